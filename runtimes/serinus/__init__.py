@@ -1,0 +1,22 @@
+"""serinus: V2-inference runtimes for KServe and Seldon."""
+
+from __future__ import annotations
+
+from .model import Call, Model, RequestModel
+from .protocol.types import InferRequest, InferResponse, RequestedOutput, Tensor, TensorSpec
+from .settings import ModelSettings
+
+__all__ = [
+    "Call",
+    "InferRequest",
+    "InferResponse",
+    "Model",
+    "ModelSettings",
+    "RequestModel",
+    "RequestedOutput",
+    "Tensor",
+    "TensorSpec",
+    "__version__",
+]
+
+__version__ = "0.1.0"

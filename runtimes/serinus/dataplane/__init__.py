@@ -1,0 +1,1 @@
+"""What a request means: registry, plane, batcher, executor, metrics, statistics. No transport."""

@@ -1,0 +1,1 @@
+"""Other people's model classes as `Model`, and `Model` as theirs."""

@@ -1,0 +1,1 @@
+"""InferenceServices on one machine: YAML, admission rules, plan, Envoy, processes."""

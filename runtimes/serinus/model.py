@@ -1,0 +1,114 @@
+"""`Model`: the one class that an author of a runtime must know, and `RequestModel` for those who want whole requests.
+
+Life of a model: construct with its settings, `load()` once (in a thread; readiness waits for it), warm up with
+`warmup_inputs()`, then `predict()` for each batch, and `unload()` after the last request in flight has been answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
+
+if TYPE_CHECKING:
+    from .settings import ModelSettings
+
+__all__ = ["Call", "Execution", "Model", "RequestModel"]
+
+Execution = Literal["auto", "inline", "thread", "process"]
+"""Where `predict` runs: on the event loop, in a thread, in a process, or wherever the measurement at warm-up says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a batch asks for besides its arrays. Requests are only batched together when all of this is equal."""
+
+    parameters: Mapping[str, Any] = field(default=NO_PARAMETERS)
+    """The request's parameters, without those that the server itself takes (timeout, priority, binary_data_output)."""
+    outputs: frozenset[str] | None = None
+    """Names of the outputs that the client wants; None: the model's default ones."""
+
+
+class Model:
+    """A model that maps named arrays to named arrays, rows first.
+
+    Example:
+        >>> class Doubler(Model):
+        ...     inputs = (TensorSpec("x", "FP32", (-1, 2)),)
+        ...     outputs = (TensorSpec("y", "FP32", (-1, 2)),)
+        ...     def predict(self, inputs, call):
+        ...         return {"y": inputs["x"] * 2}
+    """
+
+    platform: ClassVar[str] = ""
+    """`<project>_<format>`, as the protocol's metadata wants it: "xgboost_ubj"."""
+    execution: Execution = "auto"
+    batchable: bool = True
+    """Rows of several requests may be stacked along axis 0 and predicted in one call, and the rows of every output
+    belong to the rows of the inputs in order. False: one request per call."""
+    inputs: Sequence[TensorSpec] = ()
+    """What `predict` takes; set on the class or in `load`. Empty: whatever comes is passed on unchecked."""
+    outputs: Sequence[TensorSpec] = ()
+    """What `predict` returns; set on the class or in `load`."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self.name: str = settings.name
+        self.version: str = settings.version
+        """Empty: the model is not versioned."""
+        self.details: dict[str, Any] = {}
+        """Facts for the metadata's `parameters`: the engine in use, the file loaded."""
+
+    def load(self) -> None:
+        """Read the model's files. Runs once, in a thread. Raise `ConfigError` for a wrong model directory."""
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Compute the outputs of one batch.
+
+        Args:
+            inputs: one array per input, rows of all batched requests in order; may be read-only.
+            call: parameters and wanted outputs, equal for the whole batch.
+
+        Returns:
+            One array per output. With `batchable`, each has as many rows as the inputs.
+
+        Raises:
+            InvalidInput: the inputs are wrong; where they came from several requests, each is then tried alone.
+        """
+        raise NotImplementedError
+
+    def warmup_inputs(self) -> Mapping[str, np.ndarray] | None:
+        """One row of input to warm up and time the model with; None: made of zeros from `inputs`, or skipped."""
+        return None
+
+    def unload(self) -> None:
+        """Release what `load` took. Runs after the last request has been answered."""
+
+
+class RequestModel(Model):
+    """A model that answers whole requests itself: hosts of other frameworks' classes, and pipelines.
+
+    Never batched by the plane. `infer` runs on the event loop; put blocking work in a thread yourself.
+    """
+
+    batchable = False
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer one request.
+
+        Raises:
+            SerinusError: with the status to answer with; any other exception is reported as `ModelFailed`.
+        """
+        raise NotImplementedError
+
+    async def predict_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+        """Answer a V1 `:predict` body; None: the plane converts it to V2 and calls `infer`."""
+        return None
+
+    async def explain_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+        """Answer a V1 `:explain` body; None: the model explains nothing (501)."""
+        return None

@@ -1,0 +1,3 @@
+#include "kernels.h"
+
+SERINUS_EXPORT int32_t serinus_abi(void) { return SERINUS_ABI; }

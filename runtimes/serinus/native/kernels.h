@@ -1,0 +1,17 @@
+/* Shared by the kernels of this folder. Plain C11, no Python headers; see __init__.py. */
+#ifndef SERINUS_KERNELS_H
+#define SERINUS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SERINUS_EXPORT __declspec(dllexport)
+#else
+#define SERINUS_EXPORT __attribute__((visibility("default")))
+#endif
+
+/* Raise together with ABI in loader.py whenever an exported signature changes. */
+#define SERINUS_ABI 1
+
+#endif

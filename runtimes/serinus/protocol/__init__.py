@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: bytes to tensors and back. No input or output, no asyncio."""

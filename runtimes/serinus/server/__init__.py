@@ -1,0 +1,1 @@
+"""Sockets: REST, gRPC and the life of the process around them."""

@@ -1,0 +1,184 @@
+"""Every setting of a server and of a model: its unit, its default and the reason for it.
+
+A setting has one canonical name (the field), and is read, first found first taken, from
+  1. a command-line flag: `--http-port 8080`, `--http_port=8080`; KServe's own names are flags too;
+  2. the environment: `SERINUS_HTTP_PORT`, or MLServer's or KServe's name where the meaning is the same;
+  3. a file: `settings.json` (server) or `model-settings.json` (model), in MLServer's form;
+  4. the default.
+An unknown flag, `SERINUS_*` or `MLSERVER_*` variable or file key is an error that suggests the right one: a setting that
+is silently ignored is a setting that somebody believes in.
+
+The command line and the environment are parsed in `serinus.cli.serve`; this module holds only the values and their rules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .protocol.types import Limits, TensorSpec
+
+__all__ = ["BatchSettings", "ModelSettings", "PredictorSettings", "ServerSettings", "cpu_limit"]
+
+
+def cpu_limit() -> float:
+    """CPUs that this process may use: the cgroup's quota where there is one, else the affinity mask.
+
+    Returns:
+        Cores, a fraction where the container's limit is one (`cpu: 500m` gives 0.5).
+    """
+    available = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]  # cgroup v2
+        if quota != "max":
+            return min(available, int(quota) / int(period))
+    except (OSError, ValueError):
+        pass
+    try:
+        root = Path("/sys/fs/cgroup/cpu")  # cgroup v1
+        quota_us, period_us = int((root / "cpu.cfs_quota_us").read_text()), int((root / "cpu.cfs_period_us").read_text())
+        if quota_us > 0 and period_us > 0:
+            return min(available, quota_us / period_us)
+    except (OSError, ValueError):
+        pass
+    return available
+
+
+def _flags(*names: str, env: Sequence[str] = (), help: str = "") -> dict[str, Any]:
+    """Metadata of a setting: further flag and environment names (beside the field's own), and its help line."""
+    return {"flags": names, "env": tuple(env), "help": help}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """One server process group: sockets, limits, workers, logs."""
+
+    host: str = field(default="0.0.0.0", metadata=_flags(env=("MLSERVER_HOST",), help="address to listen on"))
+    http_port: int = field(
+        default=8080, metadata=_flags(env=("MLSERVER_HTTP_PORT",), help="REST port; 0 picks a free one")
+    )
+    grpc_port: int = field(
+        default=8081, metadata=_flags(env=("MLSERVER_GRPC_PORT",), help="gRPC port; 0 picks a free one")
+    )
+    enable_grpc: bool = field(default=True, metadata=_flags(help="serve gRPC"))
+    http: Literal["thin", "uvicorn"] = field(
+        default="thin", metadata=_flags(help="HTTP transport: thin (llhttp on uvloop) or uvicorn")
+    )
+    grpc: Literal["auto", "native", "grpcio"] = field(
+        default="auto",
+        metadata=_flags(help="gRPC transport: native (HTTP/2 in Rust, no TLS), grpcio, or auto: native where it can serve"),
+    )
+    workers: int = field(
+        default=1, metadata=_flags(env=("SERINUS_WORKERS",), help="processes that share the ports; each loads every model")
+    )
+    metrics_port: int | None = field(
+        default=None,
+        metadata=_flags(env=("MLSERVER_METRICS_PORT",), help="port for /metrics alone; it is on the REST port in any case"),
+    )
+    ssl_certfile: str | None = field(
+        default=None, metadata=_flags(env=("KSERVE_TLS_CERT_FILE",), help="TLS certificate chain, PEM")
+    )
+    ssl_keyfile: str | None = field(default=None, metadata=_flags(env=("KSERVE_TLS_KEY_FILE",), help="TLS key, PEM"))
+    max_body_bytes: int = field(
+        default=Limits.body_bytes,
+        metadata=_flags(help="largest HTTP body; 413 above it. 64 MiB holds 100 FP32 224x224x3 images"),
+    )
+    grpc_max_receive_message_length: int = field(
+        default=Limits.body_bytes,
+        metadata=_flags(env=("MLSERVER_GRPC_MAX_MESSAGE_LENGTH",), help="largest gRPC request, bytes"),
+    )
+    grpc_max_send_message_length: int = field(
+        default=Limits.body_bytes, metadata=_flags(help="largest gRPC response, bytes")
+    )
+    timeout_keep_alive_s: float = field(
+        default=65.0,
+        metadata=_flags(
+            "timeout-keep-alive", help="seconds an idle connection is kept; KServe's 65 outlives most load balancers' 60"
+        ),
+    )
+    request_timeout_s: float = field(
+        default=60.0, metadata=_flags(help="seconds a client may take to send one whole request; 408 after that")
+    )
+    drain_timeout_s: float = field(
+        default=25.0,
+        metadata=_flags(help="seconds after SIGTERM for requests in flight; Kubernetes kills after 30 by default"),
+    )
+    drain_delay_s: float = field(
+        default=0.0,
+        metadata=_flags(
+            help="seconds between readiness off and listeners closed, for endpoints to propagate; 5 is usual in a cluster"
+        ),
+    )
+    access_log: bool = field(default=False, metadata=_flags(help="one log line per request (costs ~20 us each)"))
+    log_level: str = field(default="INFO", metadata=_flags(help="DEBUG, INFO, WARNING or ERROR"))
+    log_format: Literal["text", "json"] = field(default="text", metadata=_flags(help="text or json, to standard error"))
+    enable_docs_url: bool = field(default=False, metadata=_flags(help="serve the OpenAPI page at /docs"))
+    limits: Limits = field(default=Limits(), metadata=_flags(help=""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings:
+    """How requests of one model are put together; see `serinus.dataplane.batcher`."""
+
+    max_batch_rows: int = 4096
+    """Most rows in one predict. Large, because a continuous batcher only takes what is already waiting."""
+    max_delay_s: float = 0.0
+    """Longest wait for more rows when a worker is free. 0: none, as Triton's default: idle servers add no delay."""
+    max_queue_rows: int = 65536
+    """Rows that may wait; beyond it requests are refused with 429 (RESOURCE_EXHAUSTED). 16 full batches."""
+    default_timeout_s: float | None = None
+    """Deadline of a request that brings none. None: it waits as long as its client does."""
+    priority_levels: int = 1
+    """Schedule policy extension: 1 is the highest. 1: all are equal."""
+    default_priority: int = 1
+    """Level of a request that names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """One model, as `model-settings.json` (MLServer's form) and the flags describe it."""
+
+    name: str
+    version: str = ""
+    """Empty: unversioned, and left out of responses."""
+    implementation: str = ""
+    """`package.module:Class` or `package.module.Class`; empty: inferred from the files of `model_dir`."""
+    model_dir: Path | None = None
+    """Where the model's files are (`parameters.uri`, `--model_dir`). A file or a folder."""
+    platform: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    """Overrides what the model says of itself; names for columns of a bare matrix, for instance."""
+    outputs: tuple[TensorSpec, ...] = ()
+    execution: Literal["auto", "inline", "thread", "process"] = "auto"
+    threads: int = 0
+    """Native threads of one predict (`--nthread`). 0: the container's CPU limit, at least 1."""
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    warmup: bool = True
+    """Warm up, and time, before ready."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """`parameters.extra` and `parameters` keys that only this runtime knows; it must refuse those that it does not."""
+
+    @property
+    def native_threads(self) -> int:
+        """`threads`, or else the container's CPU limit rounded down, at least 1."""
+        return self.threads or max(1, int(cpu_limit()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorSettings:
+    """How a transformer reaches its predictor: KServe's `--predictor_*` flags."""
+
+    host: str | None = None
+    """`--predictor_host`: host or host:port. None: the predictor is in this process, or there is none."""
+    protocol: Literal["v1", "v2", "grpc-v2"] = "v1"
+    """`--predictor_protocol`. v1 is KServe's default; ours are always started with v2 or grpc-v2."""
+    use_ssl: bool = False
+    timeout_s: float = 600.0
+    """`--predictor_request_timeout_seconds`; KServe's default."""
+    retries: int = 0
+    """`--predictor_request_retries`, used only where the predictor cannot have begun the work."""
+    health_check: bool = False
+    """`--enable_predictor_health_check`: ready only while the predictor is."""
