@@ -31,8 +31,21 @@ __all__ = [
 Parameter = str | bool | int | float
 """A parameter's value (inference_rest.md, "Parameters"): string, number or boolean."""
 
-NO_PARAMETERS: Final[Mapping[str, Any]] = {}
-"""Shared empty mapping, so that a request without parameters allocates none. Never write to it."""
+
+class _NoParameters(dict[str, Any]):
+    """An empty dict that refuses to be filled, and is hashable, so that it may be a dataclass's default."""
+
+    def __hash__(self) -> int:  # type: ignore[override] # dict forbids hashing because it can change; this one cannot
+        return 0
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("NO_PARAMETERS is shared by every request; make a dict of your own")
+
+    update = setdefault = __ior__ = __setitem__  # type: ignore[assignment] # every way to fill it fails alike
+
+
+NO_PARAMETERS: Final[Mapping[str, Any]] = _NoParameters()
+"""Shared empty mapping, so that a request without parameters allocates none."""
 
 
 @dataclass(slots=True, eq=False)
