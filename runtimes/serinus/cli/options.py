@@ -1,0 +1,420 @@
+"""The options of `serinus serve`: flags, environment and `settings.json`, each known by all its names.
+
+One table. An `Option` lists every flag that sets it (KServe's spelling among them) and every environment variable
+(MLServer's where the meaning is the same). What is in no table is an error that suggests the nearest name; what KServe
+or MLServer offers and has no meaning here is accepted with a warning that says what takes its place, so that a manifest
+written for them starts.
+
+Source of the names: KServe 0.21 `kserve.model_server` parser; MLServer 1.7 `mlserver.settings`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..settings import ServerSettings
+
+__all__ = ["INERT_ENVIRONMENT", "INERT_FLAGS", "OPTIONS", "OTHER_ENVIRONMENT", "Option", "Parsed", "parse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: `name` is the canonical one, `kind` the type its text is turned into."""
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    group: str
+    flags: tuple[str, ...] = ()
+    """Further flags, without dashes, underscores and dashes alike."""
+    env: tuple[str, ...] = ()
+    """Further environment variables; `SERINUS_<NAME>` always is one."""
+    repeat: bool = False
+    """May be given several times; the values are collected."""
+
+    def all_flags(self) -> tuple[str, ...]:
+        """Every spelling, normalised (dashes)."""
+        return tuple(dict.fromkeys(name.replace("_", "-") for name in (self.name, *self.flags)))
+
+    def all_env(self) -> tuple[str, ...]:
+        """Every environment variable, ours first."""
+        return tuple(dict.fromkeys((f"SERINUS_{self.name.upper()}", *self.env)))
+
+
+def _server_options() -> list[Option]:
+    """Read the options of `ServerSettings` off its fields."""
+    hints = typing.get_type_hints(ServerSettings)
+    options = []
+    for spec in dataclasses.fields(ServerSettings):
+        if spec.name == "limits":
+            continue
+        meta = spec.metadata
+        options.append(
+            Option(
+                name=spec.name,
+                kind=hints[spec.name],
+                default=spec.default,
+                help=str(meta.get("help", "")),
+                group="Server",
+                flags=tuple(meta.get("flags", ())),
+                env=tuple(meta.get("env", ())),
+            )
+        )
+    return options
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "model_name",
+        str | None,
+        None,
+        "name in URLs; default: INFERENCE_SERVICE_NAME, else the directory's settings, else 'model'",
+        "Model",
+        env=("MLSERVER_MODEL_NAME", "INFERENCE_SERVICE_NAME"),
+    ),
+    Option(
+        "model_dir",
+        str | None,
+        None,
+        "model file or directory (default: the argument, else /mnt/models where it exists)",
+        "Model",
+        flags=("model_uri",),
+        env=("MLSERVER_MODEL_URI",),
+    ),
+    Option(
+        "class",
+        str | None,
+        None,
+        "package[:Class] of a serinus Model, a kserve.Model or an MLServer MLModel; default: from the files",
+        "Model",
+        flags=("implementation",),
+        env=("MLSERVER_MODEL_IMPLEMENTATION",),
+    ),
+    Option(
+        "transformer",
+        str | None,
+        None,
+        "package[:Class] of a kserve.Model whose preprocess and postprocess run around the model, in this process",
+        "Model",
+    ),
+    Option("model_version", str, "", "version in URLs and responses", "Model", env=("MLSERVER_MODEL_VERSION",)),
+    Option(
+        "nthread", int, 0, "native threads of one predict; 0: the container's CPU limit", "Model", flags=("threads",)
+    ),
+    Option(
+        "execution",
+        Literal["auto", "inline", "thread", "process"],
+        "auto",
+        "where predict runs: auto measures at warm-up",
+        "Model",
+    ),
+    Option("warmup", bool, True, "warm up and time the model before ready", "Model"),
+    Option("extra", str, (), "KEY=VALUE for the runtime (JSON value or text); may be repeated", "Model", repeat=True),
+    Option(
+        "model_repository",
+        str | None,
+        None,
+        "folder of model folders, loaded and unloaded by the repository API",
+        "Model",
+        flags=("model_repository_root",),
+        env=("MLSERVER_MODEL_REPOSITORY_ROOT", "MLSERVER_MODELS_DIR"),
+    ),
+    Option(
+        "load_models_at_startup",
+        bool,
+        True,
+        "load what the repository holds at start",
+        "Model",
+        env=("MLSERVER_LOAD_MODELS_AT_STARTUP",),
+    ),
+    Option(
+        "max_batch_rows",
+        int | None,
+        None,
+        "most rows in one predict (default 4096)",
+        "Batching",
+        env=("MLSERVER_MODEL_MAX_BATCH_SIZE",),
+    ),
+    Option(
+        "max_delay_s",
+        float | None,
+        None,
+        "longest wait for more rows, seconds (default 0: take what is queued)",
+        "Batching",
+        env=("MLSERVER_MODEL_MAX_BATCH_TIME",),
+    ),
+    Option("max_queue_rows", int | None, None, "rows that may wait before 429 (default 65536)", "Batching"),
+    Option("default_timeout_s", float | None, None, "deadline of a request that brings none, seconds", "Batching"),
+    Option("priority_levels", int | None, None, "levels of the schedule policy; 1 is highest (default 1)", "Batching"),
+    Option("predictor_host", str | None, None, "host[:port] of the predictor behind a transformer", "Predictor"),
+    Option("predictor_protocol", Literal["v1", "v2", "grpc-v2"], "v1", "protocol spoken to it", "Predictor"),
+    Option("predictor_use_ssl", bool, False, "TLS to it", "Predictor"),
+    Option("predictor_request_timeout_seconds", float, 600.0, "longest wait for it", "Predictor"),
+    Option("predictor_request_retries", int, 0, "retries, only where it cannot have begun the work", "Predictor"),
+    Option("enable_predictor_health_check", bool, False, "ready only while it is", "Predictor"),
+    *_server_options(),
+    Option("settings", str | None, None, "settings.json with any of these, MLServer's names among them", "Other"),
+    Option("show_settings", bool, False, "print every setting, its value and where it came from, and exit", "Other"),
+)
+
+INERT_FLAGS: dict[str, str] = {
+    "protocol": "both protocols are always served; for the predictor behind a transformer use --predictor_protocol",
+    "max-threads": "threads are chosen by measurement; see --execution and --nthread",
+    "max-asyncio-workers": "threads are chosen by measurement; see --execution and --nthread",
+    "enable-latency-logging": "latencies are in /metrics; --access_log logs each request",
+    "configure-logging": "use --log_level and --log_format",
+    "log-config-file": "use --log_level and --log_format",
+    "access-log-format": "use --access_log and --log_format json",
+    "event-loop": "uvloop is used wherever it is installed",
+}
+"""KServe's flags that take a value and have no meaning here, each with what takes its place."""
+
+INERT_ENVIRONMENT: dict[str, str] = {
+    "MLSERVER_PARALLEL_WORKERS": "batching makes it unnecessary for most models; --workers starts whole processes",
+    "MLSERVER_PARALLEL_WORKERS_TIMEOUT": "use --drain_timeout_s",
+    "MLSERVER_DEBUG": "use --log_level DEBUG",
+    "MLSERVER_METRICS_ENDPOINT": "metrics are at /metrics",
+    "MLSERVER_METRICS_REST_SERVER_PREFIX": "metric names do not depend on it",
+    "MLSERVER_METRICS_DIR": "worker processes share their metrics over pipes",
+    "MLSERVER_ENVIRONMENTS_DIR": "an image holds one environment",
+    "MLSERVER_SERVER_NAME": "the server's name is serinus",
+    "MLSERVER_SERVER_VERSION": "the server's version is serinus's",
+    "MLSERVER_EXTENSIONS": "extensions are what this server offers",
+    "MLSERVER_ROOT_PATH": "let the gateway strip a path prefix",
+    "MLSERVER_USE_STRUCTURED_LOGGING": "use --log_format json",
+    "MLSERVER_LOGGING_SETTINGS": "use --log_level and --log_format",
+    "MLSERVER_GZIP_ENABLED": "responses are compressed when the client asks",
+    "MLSERVER_TRACING_SERVER": "trace headers are forwarded",
+    "MLSERVER_CACHE_ENABLED": "responses are not cached",
+    "MLSERVER_CACHE_SIZE": "responses are not cached",
+    "MLSERVER_CORS_SETTINGS": "let the gateway answer cross-origin requests",
+    "MLSERVER_KAFKA_ENABLED": "Kafka is not spoken",
+}
+"""MLServer's variables that have no meaning here, each with what takes its place."""
+
+
+OTHER_ENVIRONMENT: frozenset[str] = frozenset(
+    {"SERINUS_NATIVE", "SERINUS_CACHE_DIR", "SERINUS_PURE", "SERINUS_WORKER", "SERINUS_CONTROL_FD"}
+)
+"""Our variables that other parts read."""
+
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?$")
+"""What the kubelet sets for a Service that happens to be called serinus or mlserver (SERINUS_PORT_80_TCP_ADDR)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What was asked for: values by canonical name, where each came from, arguments, warnings to log."""
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+    paths: tuple[str, ...]
+    warnings: tuple[str, ...]
+    help: bool = False
+
+
+def _kinds(kind: Any) -> tuple[tuple[Any, ...], bool]:
+    """Split `int | None` into its kinds and whether None is one of them."""
+    if typing.get_origin(kind) in {typing.Union, types.UnionType}:
+        parts = typing.get_args(kind)
+        return tuple(part for part in parts if part is not type(None)), type(None) in parts
+    return (kind,), False
+
+
+def _convert(option: Option, text: Any, where: str) -> Any:
+    """Turn text (or a JSON value) into the option's kind.
+
+    Raises:
+        ConfigError: naming where it came from, what came and what is accepted.
+    """
+    (kind, *_), optional = _kinds(option.kind)
+    if text is None and optional:
+        return None
+    if typing.get_origin(kind) is Literal:
+        accepted = typing.get_args(kind)
+        if text in accepted:
+            return text
+        raise ConfigError(f"{where}: {text!r} is not one of {', '.join(accepted)}{_suggest(str(text), accepted)}")
+    if kind is bool:
+        if isinstance(text, bool):
+            return text
+        lowered = str(text).strip().lower()
+        if lowered in {"1", "true", "t", "yes", "y", "on"}:
+            return True
+        if lowered in {"0", "false", "f", "no", "n", "off"}:
+            return False
+        raise ConfigError(f"{where}: {text!r} is neither true nor false")
+    if kind in {int, float}:
+        if isinstance(text, bool):
+            raise ConfigError(f"{where}: {text!r} is not a number")
+        try:
+            number = kind(text)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{where}: {text!r} is not {'a whole number' if kind is int else 'a number'}") from None
+        if number < 0 or number != number:
+            raise ConfigError(f"{where}: {text!r} must not be negative")
+        if option.name.endswith("_port") and number > 65535:
+            raise ConfigError(f"{where}: {text!r} is no port; ports are 0 to 65535")
+        return number
+    return str(text)
+
+
+def _suggest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """End a message with the nearest known name, where there is one."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Sequence[Option] = OPTIONS) -> Parsed:
+    """Read flags, environment and settings file into one set of values.
+
+    Args:
+        argv: the words after `serinus serve`.
+        environment: usually `os.environ`.
+        options: the table.
+
+    Raises:
+        ConfigError: every problem found, together.
+    """
+    by_flag = {flag: option for option in options for flag in option.all_flags()}
+    by_env = {name: option for option in options for name in option.all_env()}
+    problems: list[str] = []
+    warnings: list[str] = []
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    paths: list[str] = []
+
+    def take(option: Option, text: Any, where: str) -> None:
+        try:
+            value = _convert(option, text, where)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return
+        if option.repeat:
+            values[option.name] = (*values.get(option.name, ()), value)
+        else:
+            values[option.name] = value
+        sources[option.name] = where
+
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word in {"-h", "--help"}:
+            return Parsed({}, {}, (), (), help=True)
+        if word == "--":
+            paths.extend(words)
+            break
+        if not word.startswith("--"):
+            if word.startswith("-") and len(word) > 1:
+                problems.append(
+                    f"{word}: flags begin with two dashes{_suggest(word.lstrip('-'), by_flag, prefix='--')}"
+                )
+            else:
+                paths.append(word)
+            continue
+        flag, equals, inline = word[2:].partition("=")
+        name = flag.replace("_", "-")
+        if name in INERT_FLAGS:
+            if not equals and words and not words[0].startswith("--"):
+                words.pop(0)
+            warnings.append(f"--{flag} has no effect here: {INERT_FLAGS[name]}")
+            continue
+        negated = name.startswith("no-") and name not in by_flag
+        option = by_flag.get(name[3:] if negated else name)
+        if option is None or (negated and option.kind is not bool):
+            near = _suggest(name, by_flag, prefix="--")
+            problems.append(f"--{flag} is not a flag of serinus serve{near} (serinus serve --help lists them)")
+            if not equals and words and not words[0].startswith("-"):
+                words.pop(0)
+            continue
+        if option.kind is bool and not equals:
+            truth = words and words[0].lower() in {"true", "false", "yes", "no", "on", "off", "0", "1"}
+            text: Any = words.pop(0) if truth and not negated else not negated
+        elif equals:
+            text = inline
+        elif words and (not words[0].startswith("--") or words[0] == "--"):
+            text = words.pop(0)
+        else:
+            problems.append(f"--{flag} needs a value: {option.help}")
+            continue
+        take(option, text, f"--{flag}")
+
+    for variable, text in environment.items():
+        option = by_env.get(variable)
+        if option is not None:
+            if option.name not in values:
+                # Of several variables for one option ours wins, then the order of the table.
+                first = next(name for name in option.all_env() if name in environment)
+                if variable == first and text != "":
+                    take(option, text, variable)
+        elif variable in INERT_ENVIRONMENT:
+            warnings.append(f"{variable} has no effect here: {INERT_ENVIRONMENT[variable]}")
+        elif (
+            variable.startswith(("MLSERVER_", "SERINUS_"))
+            and variable not in OTHER_ENVIRONMENT
+            and not _SERVICE_LINK.search(variable)
+        ):
+            problems.append(f"{variable} is not a setting of serinus{_suggest(variable, by_env)}")
+
+    if values.get("settings"):
+        _read_file(Path(values["settings"]), options, values, sources, problems, warnings)
+    if problems:
+        raise ConfigError(problems)
+    for option in options:
+        if option.name not in values:
+            values[option.name] = option.default
+            sources[option.name] = "default"
+    return Parsed(values, sources, tuple(paths), tuple(warnings))
+
+
+def _read_file(
+    path: Path,
+    options: Sequence[Option],
+    values: dict[str, Any],
+    sources: dict[str, str],
+    problems: list[str],
+    warnings: list[str],
+) -> None:
+    """Fill what flags and environment left open from a `settings.json`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+        return
+    except ValueError as error:
+        problems.append(f"{path}: not JSON: {error}")
+        return
+    if not isinstance(content, dict):
+        problems.append(f"{path}: a settings file holds one JSON object")
+        return
+    by_key: dict[str, Option] = {}
+    for option in options:
+        by_key[option.name] = option
+        by_key.update(
+            {name.removeprefix("MLSERVER_").lower(): option for name in option.env if name.startswith("MLSERVER_")}
+        )
+    inert = {name.removeprefix("MLSERVER_").lower(): note for name, note in INERT_ENVIRONMENT.items()}
+    for key, value in content.items():
+        option = by_key.get(key)
+        where = f"{path}: {key}"
+        if option is None and key in inert:
+            warnings.append(f"{where} has no effect here: {inert[key]}")
+        elif option is None:
+            problems.append(f"{where} is not a setting of serinus{_suggest(key, by_key)}")
+        elif option.name not in values:
+            try:
+                values[option.name] = _convert(option, value, where)
+                sources[option.name] = str(path)
+            except ConfigError as error:
+                problems.extend(error.problems)
