@@ -205,7 +205,15 @@ INERT_ENVIRONMENT: dict[str, str] = {
 
 
 OTHER_ENVIRONMENT: frozenset[str] = frozenset(
-    {"SERINUS_NATIVE", "SERINUS_CACHE_DIR", "SERINUS_PURE", "SERINUS_WORKER", "SERINUS_CONTROL_FD"}
+    {
+        "SERINUS_NATIVE",
+        "SERINUS_CACHE_DIR",
+        "SERINUS_PURE",
+        "SERINUS_WORKER",
+        "SERINUS_CONTROL_FD",
+        "SERINUS_HTTP_FD",
+        "SERINUS_GRPC_BOUND_PORT",
+    }
 )
 """Our variables that other parts read."""
 

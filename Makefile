@@ -1,0 +1,121 @@
+# serinus: everything from a bare clone. `make help` lists what there is.
+#
+# Needs Python 3.10 to 3.13, make and a package index; no root, nothing installed outside this folder.
+# Two environments: .venv (serinus with every runtime, tests, linters) and .venv-mlserver (MLServer cannot share one with
+# KServe). Each is made once and again when pyproject.toml or constraints.txt change.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,10) <= sys.version_info < (3,14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# uv does not read pip's own variable for a folder of wheels.
+UV_INSTALL = $(UV) pip install -q --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") -c constraints.txt
+NATIVE := $(wildcard runtimes/serinus/native/*.c runtimes/serinus/native/*.h)
+
+RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
+TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server
+
+SERVICE ?= fraud
+PYTEST ?= $(BIN)/python -m pytest
+
+.PHONY: help
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_%-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/uv:
+	@if [ -z "$(PYTHON)" ]; then echo "serinus: no Python 3.10 to 3.13 found; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
+	echo "serinus: making $(VENV) with $$($(PYTHON) --version)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+
+$(VENV)/.run: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/uv
+	@echo "serinus: installing what serving needs (a minute the first time)"
+	$(UV_INSTALL) -e ".[$(RUN_EXTRAS)]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "serinus: installing what tests and linters need"
+	$(UV_INSTALL) -e ".[$(TEST_EXTRAS)]" --group test --group lint
+	touch $@
+
+.PHONY: setup
+setup: $(VENV)/.test ## Make the environment for development
+
+.PHONY: demo
+demo: $(VENV)/.run ## Score real transactions with the fraud InferenceService, end to end
+	@$(BIN)/python tests/demo/$(SERVICE).py $(ARGS)
+
+.PHONY: up
+up: $(VENV)/.run ## Run an InferenceService on this machine: make up SERVICE=fraud [FORM=split]
+	@$(BIN)/serinus up $(if $(wildcard inferenceservices/$(SERVICE)/$(or $(FORM),fused)),inferenceservices/$(SERVICE)/$(or $(FORM),fused),inferenceservices/$(SERVICE)) $(ARGS)
+
+.PHONY: down
+down: $(VENV)/.run ## Stop what `make up` started
+	@$(BIN)/serinus down $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.test ## Run every test
+	@$(PYTEST) -q $(ARGS)
+
+.PHONY: test-quick
+test-quick: $(VENV)/.test ## Run the tests that take no more than a few seconds each
+	@$(PYTEST) -q -m "not slow" $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.test ## Check style, types and the layers' arrows
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/serinus lint inferenceservices/*/
+
+.PHONY: format
+format: $(VENV)/.test ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: native
+native: $(VENV)/.run ## Compile the kernels again
+	@$(BIN)/python -m serinus.native.build
+
+.PHONY: models
+models: $(VENV)/.models ## Train the demo models again and write their held-out data
+	@.venv-models/bin/python -m fraud_features.training --output inferenceservices/fraud --seed 42
+
+$(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "serinus: making .venv-models"
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-models
+	$(UV) pip install -q --python .venv-models/bin/python $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") -e ".[fraud]" --group models
+	touch $@
+
+.PHONY: bench
+bench: $(VENV)/.test ## Measure against KServe, MLServer, Triton and others (~20 minutes, a quiet machine)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+IMAGES := xgboost_server ensemble_server fraud_features ensemble_server-fraud_features
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
+
+.PHONY: images
+images: $(addprefix image/,$(IMAGES)) ## Build every image (docker)
+
+image/%: ## Build one image: make image/xgboost_server
+	@name="$*"; app="$${name%%-*}"; transformer=""; [ "$$app" = "$$name" ] || transformer="$${name#*-}"
+	docker build -q -f runtimes/Dockerfile --build-arg APP="$$app" --build-arg TRANSFORMER="$$transformer" -t "$$name:$(TAG)" .
+
+.PHONY: render
+render: $(VENV)/.run ## Render every kustomization with kubectl into build/rendered
+	@for folder in $$(find inferenceservices manifests -name kustomization.yaml -exec dirname {} \; | sort); do
+	  grep -q '^kind: Component' "$$folder/kustomization.yaml" && continue
+	  mkdir -p "build/rendered/$$folder"; $(BIN)/kubectl kustomize "$$folder" > "build/rendered/$$folder/all.yaml"; echo "build/rendered/$$folder/all.yaml"
+	done
+
+.PHONY: clean
+clean: ## Remove the environments and everything built
+	@rm -rf .venv .venv-mlserver .venv-models build dist .cache .serinus .pytest_cache .ruff_cache .hypothesis
