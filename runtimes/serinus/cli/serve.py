@@ -1,0 +1,317 @@
+"""`serinus serve`: run models behind the Open Inference Protocol, REST and gRPC.
+
+Imports nothing that only operators need (typer, rich): what is imported here is paid for by every start of every container.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..protocol.types import Limits
+from ..settings import ModelSettings, PredictorSettings, ServerSettings
+from .options import OPTIONS, Option, Parsed, parse
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+Examples:
+  serinus serve ./model                            a model file or directory; its runtime is inferred from the files
+  serinus serve ./fraud ./recommender              several models at once
+  serinus serve --class mypackage.model:MyModel    a serinus Model, a kserve.Model or an MLServer MLModel of your own
+  serinus serve --class ensemble_server --transformer fraud_features --model_dir ./model
+                                                   a whole pipeline in one process
+  serinus serve --class fraud_features --predictor_host 127.0.0.1:8081 --predictor_protocol grpc-v2
+                                                   a transformer in front of a remote predictor
+  serinus serve --model_repository ./models        a repository whose models are loaded and unloaded over the API
+
+Every flag is also a variable (SERINUS_HTTP_PORT=8080) and, with --settings, a key of a JSON file. KServe's flags and
+MLServer's MLSERVER_* variables are accepted where the meaning is the same.
+"""
+
+_DEFAULT_MODEL_DIR = Path("/mnt/models")
+"""Where KServe's storage initializer puts a model (kserve.constants)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `serinus serve` with these words.
+
+    Returns:
+        The exit status: 0 after a clean stop, 1 where a model does not load, 2 where the options are wrong.
+    """
+    started_workers = os.environ.get("SERINUS_WORKER") is not None
+    try:
+        parsed = parse(argv, os.environ)
+        if parsed.help:
+            print(_help())
+            return 0
+        server = _server_settings(parsed.values)
+        _set_up_logging(server)
+        if parsed.values["show_settings"]:
+            _show(parsed)
+            return 0
+        log = logging.getLogger("serinus")
+        if not started_workers:
+            for warning in parsed.warnings:
+                log.warning("%s", warning)
+        if server.workers > 1 and not started_workers:
+            from ..server.workers import supervise
+
+            return supervise(server, list(argv))
+        return _serve(parsed, server)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"serinus serve: {problem}", file=sys.stderr)
+        return 2
+
+
+def _serve(parsed: Parsed, server: ServerSettings) -> int:
+    """Resolve the models and run this process as a server."""
+    from .. import hosts
+    from ..server.lifecycle import Launch, run
+
+    values = parsed.values
+    predictor = _predictor_settings(values)
+    repository = Path(values["model_repository"]) if values["model_repository"] else None
+    models = _models(parsed, repository)
+    factory = functools.partial(
+        hosts.build_model,
+        transformer=values["transformer"] or None,
+        predictor=predictor,
+    )
+    control_fd, http_fd = os.environ.get("SERINUS_CONTROL_FD"), os.environ.get("SERINUS_HTTP_FD")
+    grpc_port = os.environ.get("SERINUS_GRPC_BOUND_PORT")
+    launch = Launch(
+        server=server,
+        models=models,
+        factory=factory,
+        discover=functools.partial(_discover, repository) if repository else None,
+        index=functools.partial(_names, repository) if repository else None,
+        http_socket=socket.socket(fileno=int(http_fd)) if http_fd else None,
+        grpc_port=int(grpc_port) if grpc_port else None,
+        control=socket.socket(fileno=int(control_fd)) if control_fd else None,
+    )
+    return run(launch)
+
+
+def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
+    """Pick the server's settings out of all values.
+
+    Raises:
+        ConfigError: settings that do not go together.
+    """
+    fields = {spec.name for spec in dataclasses.fields(ServerSettings)} - {"limits"}
+    chosen = {name: values[name] for name in fields}
+    problems = []
+    if (chosen["ssl_certfile"] is None) != (chosen["ssl_keyfile"] is None):
+        problems.append("TLS needs both --ssl_certfile and --ssl_keyfile")
+    if chosen["ssl_certfile"] and chosen["grpc"] == "native":
+        problems.append("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
+    if chosen["workers"] < 1:
+        problems.append(f"--workers {chosen['workers']}: at least 1")
+    if chosen["log_level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        problems.append(f"--log_level {chosen['log_level']}: one of DEBUG, INFO, WARNING, ERROR")
+    if problems:
+        raise ConfigError(problems)
+    chosen["limits"] = Limits(body_bytes=chosen["max_body_bytes"])
+    return ServerSettings(**chosen)
+
+
+def _predictor_settings(values: Mapping[str, Any]) -> PredictorSettings | None:
+    """How to reach the predictor; None where none was named."""
+    if not values["predictor_host"]:
+        return None
+    return PredictorSettings(
+        host=values["predictor_host"],
+        protocol=values["predictor_protocol"],
+        use_ssl=values["predictor_use_ssl"],
+        timeout_s=values["predictor_request_timeout_seconds"],
+        retries=values["predictor_request_retries"],
+        health_check=values["enable_predictor_health_check"],
+    )
+
+
+def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
+    """Settle which models to load at start.
+
+    Raises:
+        ConfigError: no model was named, or a directory holds none.
+    """
+    from .. import hosts
+
+    values = parsed.values
+    paths = [Path(path) for path in parsed.paths]
+    if values["model_dir"]:
+        paths.append(Path(values["model_dir"].removeprefix("file://")))
+    if repository is not None:
+        if not repository.is_dir():
+            raise ConfigError(f"--model_repository {repository}: no such folder")
+        if values["load_models_at_startup"]:
+            paths.extend(repository / name for name in _names(repository))
+        elif not paths and not values["class"]:
+            return []
+    if not paths and _DEFAULT_MODEL_DIR.exists() and any(_DEFAULT_MODEL_DIR.iterdir()):
+        paths.append(_DEFAULT_MODEL_DIR)
+    extra = _extra(values["extra"])
+    if not paths and not values["class"]:
+        if repository is not None:
+            return []
+        raise ConfigError(
+            "nothing to serve: name a model directory (serinus serve ./model), a class (--class package.module:Class) "
+            "or a repository (--model_repository ./models)"
+        )
+    problems: list[str] = []
+    found: list[ModelSettings] = []
+    if not paths:
+        found.append(ModelSettings(name="", implementation=values["class"]))
+    for path in paths:
+        try:
+            found.extend(hosts.settings_from_directory(path, implementation=values["class"] or ""))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    result = []
+    for settings in found:
+        changes: dict[str, Any] = {}
+        if values["model_name"] and len(found) == 1:
+            explicit = parsed.sources["model_name"] != "INFERENCE_SERVICE_NAME"
+            if explicit or not settings.name or not _names_itself(settings):
+                changes["name"] = values["model_name"]
+        elif not settings.name:
+            changes["name"] = "model"
+        if values["model_version"]:
+            changes["version"] = values["model_version"]
+        if values["nthread"]:
+            changes["threads"] = values["nthread"]
+        for name in ("execution", "warmup"):
+            if parsed.sources[name] != "default":
+                changes[name] = values[name]
+        if extra:
+            changes["extra"] = {**settings.extra, **extra}
+        batch = {
+            name: values[name]
+            for name in ("max_batch_rows", "max_delay_s", "max_queue_rows", "default_timeout_s", "priority_levels")
+            if values[name] is not None
+        }
+        if batch:
+            changes["batch"] = dataclasses.replace(settings.batch, **batch)
+        result.append(dataclasses.replace(settings, **changes))
+    names = [settings.name for settings in result]
+    twice = sorted({name for name in names if names.count(name) > 1 and not _versioned(result, name)})
+    if twice:
+        raise ConfigError(f"two models are called {twice[0]!r}; give each a name in its model-settings.json")
+    return result
+
+
+def _versioned(models: Sequence[ModelSettings], name: str) -> bool:
+    """Whether the models of this name differ in their versions."""
+    versions = [settings.version for settings in models if settings.name == name]
+    return len(set(versions)) == len(versions)
+
+
+def _names_itself(settings: ModelSettings) -> bool:
+    """Whether the model's own directory says its name."""
+    return settings.model_dir is not None and (settings.model_dir / "model-settings.json").is_file()
+
+
+def _extra(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `--extra KEY=VALUE`: the value is JSON where it parses as JSON, else text."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--extra {pair!r}: expected KEY=VALUE, such as --extra output=margin")
+        try:
+            result[key] = json.loads(text)
+        except ValueError:
+            result[key] = text
+    return result
+
+
+def _names(repository: Path) -> list[str]:
+    """Name the model folders of a repository."""
+    return sorted(path.name for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _discover(repository: Path, name: str) -> ModelSettings | None:
+    """Find a model of the repository by name; None where no folder has it."""
+    from .. import hosts
+
+    folder = repository / name
+    if Path(name).name != name or name.startswith(".") or not folder.is_dir():
+        return None
+    settings = hosts.settings_from_directory(folder)
+    return dataclasses.replace(settings[0], name=name) if settings else None
+
+
+def _set_up_logging(server: ServerSettings) -> None:
+    """Log to standard error, in text or JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if server.log_format == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("serinus").setLevel(server.log_level.upper())
+
+
+class _TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00.123 INFO serinus: message`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line, times in seconds since 1970."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        entry = {
+            "time": round(record.created, 3),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def _help() -> str:
+    """Write the help page from the table of options."""
+    lines = [
+        "usage: serinus serve [MODEL ...] [--flag value ...]",
+        "",
+        "Serve models over the Open Inference Protocol (V2), REST and gRPC, and V1.",
+        "",
+        _EXAMPLES,
+    ]
+    groups: dict[str, list[Option]] = {}
+    for option in OPTIONS:
+        groups.setdefault(option.group, []).append(option)
+    for group, options in groups.items():
+        lines.append(f"{group}:")
+        for option in options:
+            flag = f"--{option.name}"
+            silent = option.default is None or option.default in ("", ()) or option.default is False
+            default = "" if silent or "default" in option.help else f" (default {option.default})"
+            lines.append(f"  {flag:<36} {option.help}{default}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _show(parsed: Parsed) -> None:
+    """Print every setting with its value and source."""
+    for option in OPTIONS:
+        value = parsed.values[option.name]
+        print(f"{option.name:<36} {json.dumps(value, default=str):<28} {parsed.sources[option.name]}")
