@@ -1,0 +1,156 @@
+"""Flags, environment and settings file of `serinus serve`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serinus.cli.options import OPTIONS, parse
+from serinus.errors import ConfigError
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"http_port": 1, "grpc_port": 2, "workers": 3}))
+    parsed = parse(
+        ["--settings", str(file), "--http_port", "10"], {"SERINUS_HTTP_PORT": "20", "SERINUS_GRPC_PORT": "30"}
+    )
+    assert [parsed.values[name] for name in ("http_port", "grpc_port", "workers")] == [10, 30, 3]
+    assert parsed.sources["http_port"] == "--http_port"
+    assert parsed.sources["grpc_port"] == "SERINUS_GRPC_PORT"
+    assert parsed.sources["workers"] == str(file)
+    assert parsed.sources["log_level"] == "default"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--http_port", "9000"], ["--http-port", "9000"], ["--http_port=9000"], ["--http-port=9000"]],
+    ids=["underscore", "dash", "underscore-equals", "dash-equals"],
+)
+def test_every_spelling_of_a_flag_is_the_same_flag(words: list[str]):
+    assert parse(words, {}).values["http_port"] == 9000
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--enable_grpc", "false"], False),
+        (["--enable_grpc=False"], False),
+        (["--no-enable-grpc"], False),
+        (["--enable_grpc"], True),
+        (["--enable_grpc", "model"], True),
+    ],
+    ids=["value", "equals", "negated", "bare", "bare-before-a-path"],
+)
+def test_a_truth_value_is_read_in_every_usual_form(words: list[str], expected: bool):
+    assert parse(words, {}).values["enable_grpc"] is expected
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        (["--http_prot", "1"], {}, r"--http_prot is not a flag .* did you mean --http-port"),
+        ([], {"MLSERVER_HTTP_PROT": "1"}, r"MLSERVER_HTTP_PROT is not a setting .* did you mean MLSERVER_HTTP_PORT"),
+        ([], {"SERINUS_WORKRES": "1"}, r"SERINUS_WORKRES is not a setting .* did you mean SERINUS_WORKERS"),
+        (["--http_port", "many"], {}, r"--http_port: 'many' is not a whole number"),
+        (["--http_port", "70000"], {}, r"--http_port: '70000' is no port"),
+        (["--workers", "-1"], {}, r"--workers: '-1' must not be negative"),
+        (["--http", "unicorn"], {}, r"--http: 'unicorn' is not one of thin, uvicorn; did you mean uvicorn"),
+        (["--http_port"], {}, r"--http_port needs a value"),
+        (["-p", "1"], {}, r"-p: flags begin with two dashes"),
+        ([], {"SERINUS_ENABLE_GRPC": "perhaps"}, r"SERINUS_ENABLE_GRPC: 'perhaps' is neither true nor false"),
+    ],
+    ids=lambda value: None,
+)
+def test_a_wrong_option_is_refused_with_the_right_one(words: list[str], environment: dict[str, str], message: str):
+    with pytest.raises(ConfigError, match=message):
+        parse(words, environment)
+
+
+def test_all_problems_are_shown_together():
+    with pytest.raises(ConfigError) as caught:
+        parse(["--http_prot", "1", "--workers", "x"], {"MLSERVER_NONSENSE": "1"})
+    assert len(caught.value.problems) == 3
+
+
+def test_an_unknown_key_of_the_settings_file_is_refused(tmp_path: Path):
+    file = tmp_path / "settings.json"
+    file.write_text('{"http_prot": 1}')
+    with pytest.raises(ConfigError, match=r"http_prot is not a setting of serinus; did you mean http_port"):
+        parse(["--settings", str(file)], {})
+
+
+def test_mlservers_names_are_taken_where_the_meaning_is_the_same():
+    parsed = parse(
+        [],
+        {
+            "MLSERVER_HTTP_PORT": "9090",
+            "MLSERVER_MODEL_NAME": "fraud",
+            "MLSERVER_MODEL_URI": "/mnt/models",
+            "MLSERVER_LOAD_MODELS_AT_STARTUP": "false",
+        },
+    )
+    assert parsed.values["http_port"] == 9090
+    assert parsed.values["model_name"] == "fraud"
+    assert parsed.values["model_dir"] == "/mnt/models"
+    assert parsed.values["load_models_at_startup"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["--enable_latency_logging", "false", "--max_threads=4", "model"], {}),
+        (["model"], {"MLSERVER_PARALLEL_WORKERS": "1", "MLSERVER_DEBUG": "false"}),
+    ],
+    ids=["kserve", "mlserver"],
+)
+def test_what_has_no_meaning_here_is_accepted_with_a_warning(words: list[str], environment: dict[str, str]):
+    parsed = parse(words, environment)
+    assert len(parsed.warnings) == 2
+    assert all("has no effect here: " in warning for warning in parsed.warnings)
+    assert parsed.paths == ("model",)
+
+
+def test_the_kubelets_service_links_are_no_settings():
+    links = {
+        "SERINUS_SERVICE_HOST": "10.0.0.1",
+        "SERINUS_SERVICE_PORT_HTTP": "80",
+        "SERINUS_PORT": "tcp://10.0.0.1:80",
+        "SERINUS_PORT_80_TCP_ADDR": "10.0.0.1",
+        "MLSERVER_SERVICE_PORT": "80",
+    }
+    assert parse([], links).warnings == ()
+
+
+def test_our_variable_wins_over_anothers_for_the_same_option():
+    parsed = parse([], {"INFERENCE_SERVICE_NAME": "a", "MLSERVER_MODEL_NAME": "b", "SERINUS_MODEL_NAME": "c"})
+    assert parsed.values["model_name"] == "c"
+
+
+def test_a_repeated_option_collects():
+    assert parse(["--extra", "a=1", "--extra=b=2"], {}).values["extra"] == ("a=1", "b=2")
+
+
+def test_kserves_whole_command_line_parses():
+    words = (
+        "--model_name m --model_dir /d --http_port 1 --grpc_port 2 --workers 3 --nthread 4 --predictor_host h:1 "
+        "--predictor_protocol grpc-v2 --predictor_use_ssl true --predictor_request_timeout_seconds 5 "
+        "--predictor_request_retries 6 --enable_predictor_health_check --enable_grpc true --enable_docs_url true "
+        "--grpc_max_send_message_length 7 --grpc_max_receive_message_length 8 --timeout-keep-alive 9 "
+        "--ssl_certfile c --ssl_keyfile k --max_threads 4 --max_asyncio_workers 2 --enable_latency_logging true "
+        "--configure_logging true --log_config_file f --access_log_format a --event-loop auto --protocol v2"
+    )
+    parsed = parse(words.split(), {})
+    assert parsed.values["predictor_protocol"] == "grpc-v2"
+    assert parsed.values["timeout_keep_alive_s"] == 9.0
+    assert parsed.paths == ()
+
+
+def test_every_option_has_help_and_its_names_are_its_own():
+    flags = [flag for option in OPTIONS for flag in option.all_flags()]
+    variables = [name for option in OPTIONS for name in option.all_env()]
+    assert len(flags) == len(set(flags))
+    assert len(variables) == len(set(variables))
+    assert [option.name for option in OPTIONS if not option.help] == []
