@@ -1,0 +1,384 @@
+"""Tensor data, parameters and names as JSON.
+
+Sources: Open Inference Protocol, inference_rest.md, "Tensor Data", "Parameters", "Inference Request JSON Object".
+
+What the specification leaves to the server, and what is done here:
+  - `data` may be nested exactly as `shape` says, or flat; responses are flat, as the specification's examples are.
+  - Numbers are never bent: 300 into UINT8, 1.7 into INT32 and 1e39 into FP32 are refused, 2.0 into INT32 is 2 (JSON knows one kind
+    of number). NaN and Infinity are not JSON; null is not a value.
+  - BOOL takes true and false, and 0 and 1, which NumPy clients of other servers send (Triton 2.x takes only true and false).
+  - FP16 and BF16 take numbers, rounded to the nearest value of the type (Triton refuses both).
+  - BYTES takes strings of any Unicode text, as UTF-8. An output that is no UTF-8 cannot be JSON: the client is told to ask for it
+    raw. (Triton writes its bytes into the JSON as they are, which then is none.)
+  - NaN and infinite outputs are null (as ECMAScript's JSON.stringify has it; Triton writes bare NaN, which JSON parsers
+    refuse), and null reads back as NaN. Who needs to tell them apart takes the binary extension or gRPC.
+  - Keys that the specification does not name are ignored, and null stands for "left out" in `id`, `parameters` and `outputs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ..errors import InvalidInput, ModelFailed, TooLarge
+from .datatypes import BFLOAT16, BYTES, DATATYPES, NUMPY_DTYPES
+from .raw import round_to_bfloat16
+from .types import NO_PARAMETERS, Limits
+
+__all__ = [
+    "check_datatype",
+    "check_name",
+    "check_shape",
+    "decode_data",
+    "decode_parameters",
+    "describe",
+    "encode_data",
+    "load_object",
+]
+
+_NUMBERS = frozenset({int, float})
+_INTEGER_RANGES = {
+    name: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    for name, dtype in NUMPY_DTYPES.items()
+    if dtype.kind in "iu"
+}
+_FLOATS = frozenset({"FP16", "FP32", "FP64", BFLOAT16})
+_NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY
+
+
+def describe(value: Any) -> str:
+    """Name a JSON value's kind for a message, without naming a Python class."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the string {_short(value)}"
+    if isinstance(value, int | float):
+        return _short_number(value)
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _short(text: str) -> str:
+    return f"{text!r}" if len(text) <= 40 else f"{text[:40]!r}..."
+
+
+def _short_number(value: float) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def load_object(body: bytes | bytearray | memoryview, what: str, limits: Limits) -> dict[str, Any]:
+    """Parse a body that must be one JSON object (RFC 8259).
+
+    Args:
+        body: UTF-8.
+        what: its name in messages: "the request body".
+        limits: `body_bytes` and `json_depth` are checked.
+
+    Raises:
+        InvalidInput: empty, not JSON (with line and column), or not an object.
+        TooLarge: longer than `body_bytes`, or nested deeper than `json_depth`.
+    """
+    if len(body) > limits.body_bytes:
+        raise TooLarge(f"{what} has {len(body)} bytes, the limit is {limits.body_bytes}")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if not len(body):
+            raise InvalidInput(f"{what} is empty, a JSON object was expected") from None
+        if "recursion" in error.msg.lower():
+            raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels") from None
+        reason = error.msg.split(": line ")[0]
+        raise InvalidInput(f"{what} is not JSON: {reason} (line {error.lineno}, column {error.colno})") from None
+    if type(document) is not dict:
+        raise InvalidInput(f"{what} is {describe(document)}, a JSON object was expected")
+    # Brackets are an upper bound of the depth that costs next to nothing; strings that hold some only bring the true count.
+    if (
+        bytes(body).count(b"[") + bytes(body).count(b"{") > limits.json_depth
+        and _depth(document, limits) > limits.json_depth
+    ):
+        raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels")
+    return document
+
+
+def _depth(document: Any, limits: Limits) -> int:
+    """Count levels, level by level rather than by recursion, and stop one past the limit."""
+    level: list[Any] = [document]
+    depth = 0
+    while level and depth <= limits.json_depth:
+        depth += 1
+        below: list[Any] = []
+        for value in level:
+            children = value.values() if type(value) is dict else value
+            below.extend(child for child in children if type(child) is dict or type(child) is list)
+        level = below
+    return depth
+
+
+def check_name(value: Any, what: str, limits: Limits) -> str:
+    """Return a tensor's name.
+
+    Raises:
+        InvalidInput: not a string, or empty.
+        TooLarge: longer than `name_bytes`.
+    """
+    if type(value) is not str:
+        raise InvalidInput(f"{what}: 'name' is {describe(value)}, a string was expected")
+    if not value:
+        raise InvalidInput(f"{what}: 'name' is empty")
+    if len(value) * 4 > limits.name_bytes and len(value.encode()) > limits.name_bytes:
+        raise TooLarge(f"{what}: 'name' has {len(value.encode())} bytes, the limit is {limits.name_bytes}")
+    return value
+
+
+def check_shape(value: Any, what: str, limits: Limits) -> tuple[int, ...]:
+    """Return a request tensor's shape: every dimension known and not negative.
+
+    Raises:
+        InvalidInput: not an array of integers, or a negative one (-1 is for metadata only).
+        TooLarge: more dimensions than `rank`.
+    """
+    if type(value) is not list:
+        raise InvalidInput(f"{what}: 'shape' is {describe(value)}, an array of integers was expected")
+    if len(value) > limits.rank:
+        raise TooLarge(f"{what}: 'shape' has {len(value)} dimensions, the limit is {limits.rank}")
+    for size in value:
+        if type(size) is not int:
+            raise InvalidInput(f"{what}: 'shape' holds {describe(size)}, integers of 0 or more were expected")
+        if size < 0:
+            raise InvalidInput(f"{what}: shape {value} has a negative dimension; a request says each one's true size")
+    return tuple(value)
+
+
+def check_datatype(value: Any, what: str) -> str:
+    """Return a datatype's name.
+
+    Raises:
+        InvalidInput: not one of the protocol's.
+    """
+    if type(value) is not str or value not in DATATYPES:
+        kind = describe(value) if type(value) is not str else f"{value!r}"
+        raise InvalidInput(f"{what}: 'datatype' is {kind}, it must be one of {', '.join(NUMPY_DTYPES)}")
+    return value
+
+
+def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any]:
+    """Check a `parameters` object: each value a string, a number or a boolean.
+
+    Raises:
+        InvalidInput: not an object, or a value of another kind.
+        TooLarge: a key longer than `name_bytes`.
+    """
+    if value is None:
+        return NO_PARAMETERS
+    if type(value) is not dict:
+        raise InvalidInput(f"{what}: 'parameters' is {describe(value)}, an object was expected")
+    for key, parameter in value.items():
+        if type(parameter) not in (str, bool, int, float):
+            raise InvalidInput(
+                f"{what}: parameter {_short(key)} is {describe(parameter)}, a string, number or boolean was expected"
+            )
+        if len(key) * 4 > limits.name_bytes and len(key.encode()) > limits.name_bytes:
+            raise TooLarge(
+                f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes}"
+            )
+    return value
+
+
+def decode_data(
+    name: str, datatype: str, shape: tuple[int, ...], data: Any, limits: Limits, *, finite: bool = True
+) -> np.ndarray:
+    """Turn a `data` array, parsed, into the tensor's array.
+
+    Args:
+        name: what to call the tensor in messages: "input 'x'".
+        datatype: one of `DATATYPES`.
+        shape: from `check_shape`.
+        data: nested as `shape`, or flat.
+        limits: `tensor_bytes` bounds the result.
+        finite: False lets null stand for NaN, as responses have it.
+
+    Returns:
+        An array of `NUMPY_DTYPES[datatype]` and `shape`.
+
+    Raises:
+        InvalidInput: wrong count, ragged, or a value that the datatype does not hold; the message names the position.
+        TooLarge: the array would pass `tensor_bytes`.
+    """
+    if type(data) is not list:
+        raise InvalidInput(f"{name}: 'data' is {describe(data)}, an array was expected")
+    nested = bool(data) and type(data[0]) is list
+    values = _flatten(name, shape, data) if nested else data
+    count = prod(shape)
+    if len(values) != count:
+        raise InvalidInput(f"{name}: shape {list(shape)} holds {count} values, data has {len(values)}")
+    if count * NUMPY_DTYPES[datatype].itemsize > limits.tensor_bytes:
+        raise TooLarge(
+            f"{name}: {count * NUMPY_DTYPES[datatype].itemsize} bytes decoded, the limit is {limits.tensor_bytes}"
+        )
+    where = _Where(name, shape, nested)
+    if datatype in _FLOATS:
+        return _floats(where, datatype, values, finite).reshape(shape)
+    if datatype == BYTES:
+        return _texts(where, values).reshape(shape)
+    if datatype == "BOOL":
+        return _bools(where, values).reshape(shape)
+    return _integers(where, datatype, values).reshape(shape)
+
+
+class _Where:
+    """Names a value by its place in `data`: made for messages only."""
+
+    __slots__ = ("name", "nested", "shape")
+
+    def __init__(self, name: str, shape: tuple[int, ...], nested: bool) -> None:
+        self.name = name
+        self.shape = shape
+        self.nested = nested
+
+    def __call__(self, index: int) -> str:
+        return f"{self.name}: data{_position(index, self.shape if self.nested else (index + 1,))}"
+
+
+def _position(index: int, shape: tuple[int, ...]) -> str:
+    """Write a flat index as subscripts."""
+    subscripts = []
+    for size in reversed(shape):
+        subscripts.append(index % size)
+        index //= size
+    return "".join(f"[{subscript}]" for subscript in reversed(subscripts))
+
+
+def _flatten(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
+    """Flatten data that is nested as `shape`, one dimension after the other."""
+    values = data
+    for axis, size in enumerate(shape):
+        if axis == 0:
+            if len(values) != size:
+                raise InvalidInput(f"{name}: shape {list(shape)} has {size} rows, data has {len(values)}")
+            continue
+        for index, row in enumerate(values):
+            if type(row) is not list:
+                place = _position(index, shape[:axis])
+                raise InvalidInput(
+                    f"{name}: data{place} is {describe(row)}, an array of {size} was expected (shape {list(shape)})"
+                )
+            if len(row) != size:
+                place = _position(index, shape[:axis])
+                raise InvalidInput(f"{name}: data{place} holds {len(row)} values, shape {list(shape)} has {size} there")
+        values = list(chain.from_iterable(values))
+    if values and type(values[0]) is list:
+        raise InvalidInput(f"{name}: data is nested deeper than shape {list(shape)} has dimensions")
+    return values
+
+
+def _refuse(where: _Where, values: list[Any], allowed: frozenset[type], wanted: str) -> None:
+    """Raise for the first value whose kind is not allowed."""
+    for index, value in enumerate(values):
+        if type(value) not in allowed:
+            raise InvalidInput(f"{where(index)} is {describe(value)}, {wanted} was expected")
+
+
+def _floats(where: _Where, datatype: str, values: list[Any], finite: bool) -> np.ndarray:
+    if not finite:
+        values = [float("nan") if value is None else value for value in values]
+    if not set(map(type, values)) <= _NUMBERS:
+        _refuse(where, values, _NUMBERS, f"a number ({datatype})")
+    wide = np.array(values, dtype=np.float64)
+    if datatype == "FP64":
+        return wide
+    with np.errstate(over="ignore"):  # looked for below, where it can be named
+        narrow = round_to_bfloat16(wide) if datatype == BFLOAT16 else wide.astype(NUMPY_DTYPES[datatype])
+    if finite and not np.isfinite(narrow).all():
+        index = int(np.argmin(np.isfinite(narrow)))
+        raise InvalidInput(f"{where(index)} is {describe(values[index])}, which is beyond the range of {datatype}")
+    return narrow
+
+
+def _integers(where: _Where, datatype: str, values: list[Any]) -> np.ndarray:
+    kinds = set(map(type, values))
+    if not kinds <= _NUMBERS:
+        _refuse(where, values, _NUMBERS, f"an integer ({datatype})")
+    if float in kinds:
+        values = [_whole(where, index, value, datatype) for index, value in enumerate(values)]
+    low, high = _INTEGER_RANGES[datatype]
+    if values and (min(values) < low or max(values) > high):
+        index = next(i for i, value in enumerate(values) if not low <= value <= high)
+        raise InvalidInput(f"{where(index)} is {describe(values[index])}, {datatype} holds {low} to {high}")
+    return np.array(values, dtype=NUMPY_DTYPES[datatype])
+
+
+def _whole(where: _Where, index: int, value: float, datatype: str) -> int:
+    """Take 2.0 for 2; beyond 2^53 a float no longer says which integer was meant (and integers past 64 bits arrive as such)."""
+    if type(value) is int:
+        return value
+    if not value.is_integer():
+        raise InvalidInput(f"{where(index)} is {describe(value)}, an integer ({datatype}) was expected")
+    if abs(value) > 2.0**53:
+        low, high = _INTEGER_RANGES[datatype]
+        raise InvalidInput(f"{where(index)} is {describe(value)}, {datatype} holds the integers {low} to {high}")
+    return int(value)
+
+
+def _bools(where: _Where, values: list[Any]) -> np.ndarray:
+    for index, value in enumerate(values):
+        if type(value) is not bool and not (type(value) is int and value in (0, 1)):
+            raise InvalidInput(f"{where(index)} is {describe(value)}, true or false (or 1 or 0) was expected")
+    return np.array(values, dtype=np.bool_)
+
+
+def _texts(where: _Where, values: list[Any]) -> np.ndarray:
+    if not set(map(type, values)) <= {str}:
+        _refuse(where, values, frozenset({str}), "a string (BYTES)")
+    array = np.empty(len(values), dtype=object)
+    array[:] = [value.encode() for value in values]
+    return array
+
+
+def encode_data(name: str, array: np.ndarray, datatype: str) -> bytes:
+    """Write an array as a flat JSON array, row-major.
+
+    Args:
+        name: what to call the tensor in messages: "output 'y'".
+        array: any strides; BYTES elements are `bytes` or `str`.
+        datatype: one of `DATATYPES`; the array is cast where its type is another.
+
+    Returns:
+        JSON. Floats are the shortest text that reads back to the same value of their type; NaN and infinities are null.
+
+    Raises:
+        InvalidInput: a BYTES element is not UTF-8 and so cannot travel as JSON.
+        ModelFailed: the array's elements cannot be of that datatype.
+    """
+    if datatype == BYTES:
+        return orjson.dumps([_text(name, index, element) for index, element in enumerate(array.reshape(-1).tolist())])
+    dtype = NUMPY_DTYPES[datatype]
+    if array.dtype != dtype:
+        try:
+            array = array.astype(dtype)
+        except (TypeError, ValueError):
+            raise ModelFailed(f"{name}: the model's values cannot be written as {datatype}") from None
+    if array.ndim != 1:
+        array = array.reshape(-1)
+    try:
+        return orjson.dumps(array, option=_NUMPY_JSON)
+    except TypeError:  # orjson takes C-contiguous native arrays only
+        return orjson.dumps(np.ascontiguousarray(array), option=_NUMPY_JSON)
+
+
+def _text(name: str, index: int, element: Any) -> str:
+    if not isinstance(element, bytes):
+        return str(element)
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            f"{name}: element {index} is not UTF-8 text and cannot travel as JSON; ask for this output with the parameter "
+            "'binary_data': true, or over gRPC"
+        ) from None

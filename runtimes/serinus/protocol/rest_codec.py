@@ -1,0 +1,414 @@
+"""V2 REST bodies: inference requests and responses, metadata, errors, statistics, the repository's index.
+
+Sources: Open Inference Protocol, inference_rest.md; Triton, extension_binary_data.md, extension_statistics.md and
+extension_model_repository.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from ..errors import InvalidInput, TooLarge, UpstreamFailed
+from .binary_codec import BinaryReader, binary_flag, binary_size, decode_raw_body, pad
+from .json_codec import (
+    check_datatype,
+    check_name,
+    check_shape,
+    decode_data,
+    decode_parameters,
+    describe,
+    encode_data,
+    load_object,
+)
+from .raw import Buffer, decode, encode
+from .types import (
+    NO_PARAMETERS,
+    InferRequest,
+    InferResponse,
+    Limits,
+    ModelMetadata,
+    RequestedOutput,
+    ServerMetadata,
+    Tensor,
+    TensorSpec,
+)
+
+__all__ = [
+    "JSON_CONTENT_TYPE",
+    "OCTET_CONTENT_TYPE",
+    "EncodedBody",
+    "RestCodec",
+    "error_json",
+    "index_json",
+    "metadata_json",
+    "statistics_json",
+]
+
+JSON_CONTENT_TYPE = "application/json"
+OCTET_CONTENT_TYPE = "application/octet-stream"
+
+
+class EncodedBody:
+    """A body ready to send.
+
+    Attributes:
+        chunks: the bytes, in order.
+        json_length: value of the header `Inference-Header-Content-Length`; None: plain JSON, no such header.
+        content_type: value of `Content-Type`.
+        length: bytes of all chunks, the value of `Content-Length`.
+    """
+
+    __slots__ = ("chunks", "content_type", "json_length", "length")
+
+    def __init__(self, chunks: list[Buffer], json_length: int | None, content_type: str, length: int) -> None:
+        self.chunks = chunks
+        self.json_length = json_length
+        self.content_type = content_type
+        self.length = length
+
+    def to_bytes(self) -> bytes:
+        """Join the chunks."""
+        return b"".join(self.chunks)
+
+
+class RestCodec:
+    """Bytes of HTTP bodies to requests and responses, and back. One per server; safe to share between threads."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 # frozen
+        self.limits = limits
+
+    def decode_request(
+        self,
+        body: Buffer,
+        *,
+        model_name: str,
+        model_version: str = "",
+        json_length: int | None = None,
+        headers: Mapping[str, str] = NO_PARAMETERS,
+        inputs: Sequence[TensorSpec] | None = None,
+    ) -> InferRequest:
+        """Read the body of an inference request.
+
+        Args:
+            body: the whole HTTP body.
+            model_name: from the URL.
+            model_version: from the URL; empty: the server chooses.
+            json_length: value of Inference-Header-Content-Length (see `binary_codec.parse_json_length`); None: the header is absent
+                and the body is JSON. 0: a raw body, which takes `inputs`.
+            headers: kept in the request.
+            inputs: what the model takes; needed for raw bodies only.
+
+        Returns:
+            The request, its arrays as `Tensor` says. `binary` is the parameter binary_data_output, or true for a raw body.
+
+        Raises:
+            InvalidInput: with the tensor's name, what came and what was expected.
+            TooLarge: one of the limits was passed.
+        """
+        limits = self.limits
+        if len(body) > limits.body_bytes:
+            raise TooLarge(f"the request body has {len(body)} bytes, the limit is {limits.body_bytes}")
+        if json_length is None:
+            document = load_object(body, "the request body", limits)
+        else:
+            if json_length > len(body):
+                raise InvalidInput(f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
+            if json_length == 0:
+                tensor = decode_raw_body(body, inputs, limits)
+                return InferRequest(model_name, (tensor,), model_version, headers=headers, binary=True)
+            document = load_object(memoryview(body)[:json_length], "the request's JSON part", limits)
+        reader = BinaryReader(body, json_length)
+        tensors = _decode_tensors(document.get("inputs"), "input", reader, limits)
+        reader.finish()
+        parameters = decode_parameters(document.get("parameters"), "request", limits)
+        binary = binary_flag(parameters, "binary_data_output", "request")
+        return InferRequest(
+            model_name,
+            tensors,
+            model_version,
+            _decode_id(document.get("id")),
+            parameters,
+            _decode_requested_outputs(document.get("outputs"), limits),
+            headers,
+            None,
+            0,
+            binary is True,
+        )
+
+    def decode_response(self, body: Buffer, json_length: int | None = None) -> InferResponse:
+        """Read the body of an inference response, as a client.
+
+        Raises:
+            UpstreamFailed: it is not one; the message says where it departs.
+        """
+        limits = self.limits
+        try:
+            document = load_object(
+                body if json_length is None else memoryview(body)[:json_length], "the response body", limits
+            )
+            reader = BinaryReader(body, json_length)
+            tensors = _decode_tensors(document.get("outputs"), "output", reader, limits)
+            reader.finish()
+            parameters = decode_parameters(document.get("parameters"), "response", limits)
+            response_id = _decode_id(document.get("id"))
+        except (InvalidInput, TooLarge) as error:
+            raise UpstreamFailed(f"the predictor's answer cannot be read: {error}") from error
+        model_name = document.get("model_name") or ""
+        model_version = document.get("model_version") or ""
+        return InferResponse(str(model_name), tensors, str(model_version), response_id, parameters)
+
+    def encode_response(self, response: InferResponse, request: InferRequest) -> EncodedBody:
+        """Write an inference response.
+
+        Args:
+            response: its outputs are written in order, all of them.
+            request: says which outputs travel raw (`binary`, and each requested output's `binary_data`).
+
+        Raises:
+            InvalidInput: a BYTES output that is not UTF-8 was asked for as JSON.
+            ModelFailed: an output's values do not fit its datatype.
+        """
+        outputs = response.outputs
+        raw_names = _binary_outputs(request, outputs)
+        head = self._head(response)
+        parts: list[bytes] = [head]
+        tail: list[Buffer] = []
+        separator = b""
+        for tensor in outputs:
+            parts.append(separator)
+            parts.extend(_encode_tensor(tensor, "output", tensor.name in raw_names, tail))
+            separator = b","
+        parts.append(b"]}")
+        return _body(parts, tail)
+
+    def _head(self, response: InferResponse) -> bytes:
+        """Write everything before the first output."""
+        head = b'{"model_name":' + orjson.dumps(response.model_name)
+        if response.model_version:
+            head += b',"model_version":' + orjson.dumps(response.model_version)
+        if response.id is not None:
+            head += b',"id":' + orjson.dumps(response.id)
+        if response.parameters:
+            head += b',"parameters":' + orjson.dumps(dict(response.parameters))
+        return head + b',"outputs":['
+
+    def encode_request(self, request: InferRequest, *, binary: bool) -> EncodedBody:
+        """Write an inference request, as a client.
+
+        Args:
+            request: `binary` of the request asks for raw outputs.
+            binary: send the inputs raw.
+
+        Raises:
+            InvalidInput: a BYTES input that is not UTF-8 is to be sent as JSON.
+        """
+        parts: list[bytes] = [b"{"]
+        if request.id is not None:
+            parts += [b'"id":', orjson.dumps(request.id), b","]
+        parameters = dict(request.parameters)
+        if request.binary:
+            parameters["binary_data_output"] = True
+        if parameters:
+            parts += [b'"parameters":', orjson.dumps(parameters), b","]
+        parts.append(b'"inputs":[')
+        tail: list[Buffer] = []
+        for index, tensor in enumerate(request.inputs):
+            if index:
+                parts.append(b",")
+            parts.extend(_encode_tensor(tensor, "input", binary, tail))
+        parts.append(b"]")
+        if request.outputs:
+            outputs = [
+                {"name": output.name, "parameters": dict(output.parameters)}
+                if output.parameters
+                else {"name": output.name}
+                for output in request.outputs
+            ]
+            parts += [b',"outputs":', orjson.dumps(outputs)]
+        parts.append(b"}")
+        return _body(parts, tail)
+
+
+def _body(parts: list[bytes], tail: list[Buffer]) -> EncodedBody:
+    document = b"".join(parts)
+    if not tail:
+        return EncodedBody([document], None, JSON_CONTENT_TYPE, len(document))
+    document = pad(document)
+    chunks: list[Buffer] = [document, *tail]
+    return EncodedBody(chunks, len(document), OCTET_CONTENT_TYPE, sum(map(len, chunks)))
+
+
+def _decode_id(value: Any) -> str | None:
+    if value is None or type(value) is str:
+        return value
+    raise InvalidInput(f"'id' is {describe(value)}, a string was expected")
+
+
+def _decode_tensors(value: Any, role: str, reader: BinaryReader, limits: Limits) -> list[Tensor]:
+    """Read `inputs` of a request, or `outputs` of a response."""
+    if value is None:
+        raise InvalidInput(f"'{role}s' is missing: an array of at least one {role} was expected")
+    if type(value) is not list:
+        raise InvalidInput(f"'{role}s' is {describe(value)}, an array of at least one {role} was expected")
+    if not value:
+        raise InvalidInput(f"'{role}s' is empty: at least one {role} was expected")
+    if len(value) > limits.tensors:
+        raise TooLarge(f"'{role}s' holds {len(value)} tensors, the limit is {limits.tensors}")
+    tensors: list[Tensor] = []
+    names: set[str] = set()
+    for index, entry in enumerate(value):
+        tensor = _decode_tensor(entry, index, role, reader, limits)
+        if tensor.name in names:
+            raise InvalidInput(f"{role} {tensor.name!r} is given twice")
+        names.add(tensor.name)
+        tensors.append(tensor)
+    return tensors
+
+
+def _decode_tensor(entry: Any, index: int, role: str, reader: BinaryReader, limits: Limits) -> Tensor:
+    place = f"{role} {index}"
+    if type(entry) is not dict:
+        raise InvalidInput(f"{place} is {describe(entry)}, an object was expected")
+    for key in ("name", "datatype", "shape"):
+        if entry.get(key) is None:
+            named = entry.get("name")
+            raise InvalidInput(f"{f'{role} {named!r}' if type(named) is str else place}: {key!r} is missing")
+    name = check_name(entry["name"], place, limits)
+    what = f"{role} {name!r}"
+    datatype = check_datatype(entry["datatype"], what)
+    shape = check_shape(entry["shape"], what, limits)
+    parameters = decode_parameters(entry.get("parameters"), what, limits)
+    size = binary_size(parameters, what)
+    if size is None:
+        if entry.get("data") is None:
+            if "shared_memory_region" in parameters:
+                raise InvalidInput(f"{what}: shared memory is not offered by this server; send the values")
+            raise InvalidInput(f"{what}: neither 'data' nor the parameter 'binary_data_size' is there")
+        array = decode_data(what, datatype, shape, entry["data"], limits, finite=role == "input")
+        return Tensor(name, datatype, shape, array, parameters)
+    if "data" in entry:
+        raise InvalidInput(
+            f"{what}: both 'data' and the parameter 'binary_data_size' are there, one of them was expected"
+        )
+    kept = {key: value for key, value in parameters.items() if key != "binary_data_size"}
+    array = decode(what, datatype, shape, reader.take(what, size), limits)
+    return Tensor(name, datatype, shape, array, kept or NO_PARAMETERS)
+
+
+def _decode_requested_outputs(value: Any, limits: Limits) -> list[RequestedOutput] | None:
+    if value is None:
+        return None
+    if type(value) is not list:
+        raise InvalidInput(f"'outputs' is {describe(value)}, an array was expected")
+    if len(value) > limits.tensors:
+        raise TooLarge(f"'outputs' names {len(value)} tensors, the limit is {limits.tensors}")
+    outputs: list[RequestedOutput] = []
+    names: set[str] = set()
+    for index, entry in enumerate(value):
+        place = f"requested output {index}"
+        if type(entry) is not dict:
+            raise InvalidInput(f"{place} is {describe(entry)}, an object was expected")
+        if entry.get("name") is None:
+            raise InvalidInput(f"{place}: 'name' is missing")
+        name = check_name(entry["name"], place, limits)
+        if name in names:
+            raise InvalidInput(f"requested output {name!r} is given twice")
+        names.add(name)
+        what = f"requested output {name!r}"
+        parameters = decode_parameters(entry.get("parameters"), what, limits)
+        if parameters:
+            binary_flag(parameters, "binary_data", what)
+            if "shared_memory_region" in parameters:
+                raise InvalidInput(f"{what}: shared memory is not offered by this server")
+        outputs.append(RequestedOutput(name, parameters))
+    return outputs
+
+
+def _binary_outputs(request: InferRequest, outputs: Sequence[Tensor]) -> frozenset[str]:
+    """Name the outputs that travel raw: the request's default, overridden by each output's own `binary_data`."""
+    names = {tensor.name for tensor in outputs} if request.binary else set()
+    for output in request.outputs or ():
+        flag = output.parameters.get("binary_data")
+        if flag is True:
+            names.add(output.name)
+        elif flag is False:
+            names.discard(output.name)
+    return frozenset(names)
+
+
+def _encode_tensor(tensor: Tensor, role: str, binary: bool, tail: list[Buffer]) -> Iterable[bytes]:
+    """Write one tensor's JSON; raw data goes to `tail`."""
+    head = (
+        b'{"name":'
+        + orjson.dumps(tensor.name)
+        + b',"datatype":'
+        + orjson.dumps(tensor.datatype)
+        + b',"shape":'
+        + orjson.dumps(tensor.shape)
+    )
+    if binary:
+        data = encode(tensor.data, tensor.datatype)
+        tail.append(data)
+        parameters = {**tensor.parameters, "binary_data_size": len(data)}
+        return (head, b',"parameters":', orjson.dumps(parameters), b"}")
+    if tensor.parameters:
+        head += b',"parameters":' + orjson.dumps(dict(tensor.parameters))
+    return (head, b',"data":', encode_data(f"{role} {tensor.name!r}", tensor.data, tensor.datatype), b"}")
+
+
+def metadata_json(metadata: ModelMetadata | ServerMetadata) -> bytes:
+    """Write the metadata of a model or of the server (inference_rest.md, "Model Metadata", "Server Metadata").
+
+    What is empty and optional is left out: `versions` of an unversioned model, `parameters`.
+    """
+    if isinstance(metadata, ServerMetadata):
+        return orjson.dumps(
+            {"name": metadata.name, "version": metadata.version, "extensions": list(metadata.extensions)}
+        )
+    document: dict[str, Any] = {"name": metadata.name}
+    if metadata.versions:
+        document["versions"] = list(metadata.versions)
+    document["platform"] = metadata.platform
+    document["inputs"] = [_spec_json(spec) for spec in metadata.inputs]
+    document["outputs"] = [_spec_json(spec) for spec in metadata.outputs]
+    if metadata.parameters:
+        document["parameters"] = dict(metadata.parameters)
+    return orjson.dumps(document, default=str)
+
+
+def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def error_json(message: str) -> bytes:
+    """Write the error object of every failed request: `{"error": message}`."""
+    return orjson.dumps({"error": message.encode(errors="replace").decode()})
+
+
+def index_json(models: Iterable[Mapping[str, Any]]) -> bytes:
+    """Write the repository's index (extension_model_repository.md, "Index").
+
+    Args:
+        models: mappings with name, version (left out when empty), state and reason.
+    """
+    entries = []
+    for model in models:
+        entry = {"name": model["name"]}
+        if model.get("version"):
+            entry["version"] = model["version"]
+        entry["state"] = model["state"]
+        entry["reason"] = model.get("reason", "")
+        entries.append(entry)
+    return orjson.dumps(entries)
+
+
+def statistics_json(models: Iterable[Mapping[str, Any]]) -> bytes:
+    """Write the statistics response (extension_statistics.md, "Statistics Response JSON Object").
+
+    Args:
+        models: `$model_stat` objects as the extension names their fields; durations as {"count": int, "ns": int}.
+    """
+    return orjson.dumps({"model_stats": [dict(model) for model in models]})
