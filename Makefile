@@ -45,6 +45,10 @@ $(VENV)/.test: $(VENV)/.run
 	$(UV_INSTALL) -e ".[$(TEST_EXTRAS)]" --group test --group lint
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.test
+	@$(UV_INSTALL) --group bench
+	touch $@
+
 .PHONY: setup
 setup: $(VENV)/.test ## Make the environment for development
 
@@ -96,8 +100,8 @@ $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 	touch $@
 
 .PHONY: bench
-bench: $(VENV)/.test ## Measure against KServe, MLServer, Triton and others (~20 minutes, a quiet machine)
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.bench ## Measure against KServe, MLServer, Triton and others (~20 minutes, a quiet machine)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 IMAGES := xgboost_server ensemble_server fraud_features ensemble_server-fraud_features
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)

@@ -42,12 +42,9 @@ def test_every_image_has_its_extra_and_readme(package: str):
 
 
 def _modules() -> list[str]:
-    names = ["serinus"]
     package = importlib.import_module("serinus")
-    for found in pkgutil.walk_packages(package.__path__, "serinus."):
-        if not found.name.endswith(("__main__", "hatch_build", "_pb2")):
-            names.append(found.name)
-    return names
+    found = [module.name for module in pkgutil.walk_packages(package.__path__, "serinus.")]
+    return ["serinus", *(name for name in found if not name.endswith(("__main__", "hatch_build", "_pb2")))]
 
 
 @pytest.mark.parametrize("name", _modules())
@@ -75,7 +72,7 @@ def test_serve_imports_nothing_that_only_operators_need():
 
 
 def test_every_console_script_and_entry_point_loads():
-    points = [point for point in metadata.distribution("serinus").entry_points]
+    points = list(metadata.distribution("serinus").entry_points)
     assert {point.name for point in points} >= {"serinus"}
     for point in points:
         point.load()

@@ -1,0 +1,1 @@
+"""Benchmarks against other model servers: `make bench` (`python -m benchmarks --help`)."""
