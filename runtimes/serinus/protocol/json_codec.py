@@ -38,6 +38,7 @@ __all__ = [
     "decode_parameters",
     "describe",
     "encode_data",
+    "flatten",
     "load_object",
 ]
 
@@ -214,7 +215,7 @@ def decode_data(
     if type(data) is not list:
         raise InvalidInput(f"{name}: 'data' is {describe(data)}, an array was expected")
     nested = bool(data) and type(data[0]) is list
-    values = _flatten(name, shape, data) if nested else data
+    values = flatten(name, shape, data) if nested else data
     count = prod(shape)
     if len(values) != count:
         raise InvalidInput(f"{name}: shape {list(shape)} holds {count} values, data has {len(values)}")
@@ -255,8 +256,12 @@ def _position(index: int, shape: tuple[int, ...]) -> str:
     return "".join(f"[{subscript}]" for subscript in reversed(subscripts))
 
 
-def _flatten(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
-    """Flatten data that is nested as `shape`, one dimension after the other."""
+def flatten(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
+    """Flatten data that is nested as `shape`, one dimension after the other.
+
+    Raises:
+        InvalidInput: ragged, or nested otherwise; the message names the position.
+    """
     values = data
     for axis, size in enumerate(shape):
         if axis == 0:

@@ -1,0 +1,232 @@
+"""The V1 protocol, `:predict` bodies: rows and columns to V2 requests and back.
+
+Sources: TensorFlow Serving, api_rest.md, "Predict API" (row format, column format, "Encoding binary values"); KServe,
+"V1 Protocol", which is its row format.
+
+  - `{"instances": [...]}` is the row format: one entry per row, a value (for a model of one input) or an object of named values.
+    It is answered with `{"predictions": [...]}`, one entry per row.
+  - `{"inputs": ...}` is the column format: the whole tensor, or an object of named tensors. It is answered with `{"outputs": ...}`.
+  - `{"b64": "..."}` stands for bytes wherever a string may stand; outputs that are not UTF-8 are answered so.
+Datatypes come from the model's metadata; a model that says nothing of its inputs gets BOOL, INT64, FP64 or BYTES, as the
+values are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ..errors import InvalidInput, TooLarge
+from .datatypes import BYTES, NUMPY_DTYPES
+from .json_codec import decode_data, describe, flatten, load_object
+from .types import InferRequest, InferResponse, Limits, ModelMetadata, Tensor
+
+__all__ = ["DEFAULT_INPUT", "V1Payload", "decode", "encode", "to_request"]
+
+DEFAULT_INPUT = "input-0"
+"""Name of the input of a model that names none (KServe's and MLServer's convention)."""
+
+_NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class V1Payload:
+    """A `:predict` body, checked as far as it can be without knowing the model."""
+
+    document: dict[str, Any]
+    """The whole body, for models that answer V1 themselves."""
+    is_columns: bool
+    """Column format: `inputs` came, not `instances`."""
+    columns: dict[str, Any]
+    """Values by input name; the name is empty where the body gives none."""
+    signature_name: str = ""
+    """TensorFlow Serving's choice of signature; empty: the default one."""
+
+
+def decode(body: bytes, limits: Limits = _NO_LIMITS) -> V1Payload:
+    """Read a `:predict` body.
+
+    Raises:
+        InvalidInput: neither or both formats, no rows, or rows whose names differ.
+        TooLarge: one of the limits was passed.
+    """
+    document = load_object(body, "the request body", limits)
+    signature = document.get("signature_name")
+    if signature is not None and type(signature) is not str:
+        raise InvalidInput(f"'signature_name' is {describe(signature)}, a string was expected")
+    has_rows, has_columns = document.get("instances") is not None, document.get("inputs") is not None
+    if has_rows == has_columns:
+        found = "both are" if has_rows else "neither is"
+        raise InvalidInput(f"'instances' (row format) or 'inputs' (column format) was expected, {found} there")
+    columns = _columns_of(document["inputs"]) if has_columns else _columns_of_rows(document["instances"])
+    if len(columns) > limits.tensors:
+        raise TooLarge(f"the body names {len(columns)} inputs, the limit is {limits.tensors}")
+    return V1Payload(document, has_columns, columns, signature or "")
+
+
+def _is_named(value: Any) -> bool:
+    return type(value) is dict and not (len(value) == 1 and "b64" in value)
+
+
+def _columns_of(inputs: Any) -> dict[str, Any]:
+    if not _is_named(inputs):
+        return {"": inputs}
+    if not inputs:
+        raise InvalidInput("'inputs' is an empty object: at least one input was expected")
+    return inputs
+
+
+def _columns_of_rows(instances: Any) -> dict[str, Any]:
+    if type(instances) is not list:
+        raise InvalidInput(f"'instances' is {describe(instances)}, an array with one entry per row was expected")
+    if not instances:
+        raise InvalidInput("'instances' is empty: at least one row was expected")
+    if not _is_named(instances[0]):
+        for index, row in enumerate(instances):
+            if _is_named(row):
+                raise InvalidInput(f"instances[{index}] is an object of named inputs, instances[0] is not")
+        return {"": instances}
+    names = instances[0].keys()
+    if not names:
+        raise InvalidInput("instances[0] is an empty object: at least one input was expected")
+    for index, row in enumerate(instances):
+        if not _is_named(row) or row.keys() != names:
+            came = f"names {_listed(row)}" if _is_named(row) else f"is {describe(row)}"
+            raise InvalidInput(f"instances[{index}] {came}, instances[0] names {_listed(names)}; all rows must agree")
+    return {name: [row[name] for row in instances] for name in names}
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) or "nothing"
+
+
+def to_request(
+    payload: V1Payload, metadata: ModelMetadata, *, model_version: str = "", limits: Limits = _NO_LIMITS
+) -> InferRequest:
+    """Make the V2 request that a V1 body stands for.
+
+    Args:
+        payload: from `decode`.
+        metadata: the model's; its input specs name and type the tensors.
+        model_version: empty: the server chooses.
+        limits: rank and tensor size apply.
+
+    Raises:
+        InvalidInput: unknown inputs, ragged values, or values that the datatype does not hold.
+        TooLarge: one of the limits was passed.
+    """
+    specs = {spec.name: spec for spec in metadata.inputs}
+    columns = payload.columns
+    if "" in columns and len(columns) == 1:
+        required = [spec.name for spec in metadata.inputs if not spec.optional] or list(specs)
+        if len(required) > 1:
+            raise InvalidInput(f"the model has {len(required)} inputs ({_listed(required)}): name each one's values")
+        columns = {required[0] if required else DEFAULT_INPUT: columns[""]}
+    unknown = columns.keys() - specs.keys()
+    if specs and unknown:
+        raise InvalidInput(f"the model has no input {_listed(unknown)}; its inputs are {_listed(specs)}")
+    tensors = []
+    for name, value in columns.items():
+        what = f"input {name!r}"
+        shape = _shape_of(what, value, limits)
+        spec = specs.get(name)
+        values = flatten(what, shape, value) if shape else [value]
+        datatype = spec.datatype if spec else _datatype_of(what, values)
+        if datatype == BYTES:
+            values = [_text(what, index, element) for index, element in enumerate(values)]
+            array = np.empty(len(values), dtype=object)
+            array[:] = values
+            tensors.append(Tensor(name, BYTES, shape, array.reshape(shape)))
+        else:
+            data = value if shape else [value]
+            tensors.append(Tensor(name, datatype, shape, decode_data(what, datatype, shape, data, limits)))
+    return InferRequest(metadata.name, tensors, model_version)
+
+
+def _shape_of(what: str, value: Any, limits: Limits) -> tuple[int, ...]:
+    """Read the dimensions off the first element of each level; `flatten` holds the others to them."""
+    shape = []
+    while type(value) is list:
+        shape.append(len(value))
+        if len(shape) > limits.rank:
+            raise TooLarge(f"{what}: values are nested deeper than {limits.rank} levels")
+        if not value:
+            break
+        value = value[0]
+    return tuple(shape)
+
+
+def _datatype_of(what: str, values: list[Any]) -> str:
+    kinds = set(map(type, values))
+    if kinds <= {bool}:
+        return "BOOL" if kinds else "FP64"
+    if kinds <= {str, dict}:
+        return BYTES
+    if kinds <= {int}:
+        return "INT64" if min(values) >= -(2**63) and max(values) < 2**63 else "UINT64"
+    if kinds <= {int, float}:
+        return "FP64"
+    odd = next(value for value in values if type(value) is not type(values[0]) or value is None)
+    raise InvalidInput(f"{what}: {describe(values[0])} and {describe(odd)} do not make one tensor")
+
+
+def _text(what: str, index: int, element: Any) -> bytes:
+    if type(element) is str:
+        return element.encode()
+    if type(element) is dict and type(element.get("b64")) is str and len(element) == 1:
+        try:
+            return base64.b64decode(element["b64"], validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidInput(f"{what}: value {index}: 'b64' is not base64") from None
+    raise InvalidInput(f'{what}: value {index} is {describe(element)}, a string or {{"b64": ...}} was expected')
+
+
+def encode(response: InferResponse, payload: V1Payload) -> bytes:
+    """Write the body that answers a `:predict` request in its own format.
+
+    Raises:
+        InvalidInput: rows were asked for, and the outputs do not all have as many rows.
+    """
+    outputs = response.outputs
+    if payload.is_columns:
+        columns = {tensor.name: _values(tensor) for tensor in outputs}
+        document: dict[str, Any] = {"outputs": columns if len(columns) != 1 else next(iter(columns.values()))}
+    elif len(outputs) == 1:
+        document = {"predictions": _values(outputs[0])}
+    else:
+        lengths = {tensor.shape[0] if tensor.shape else -1 for tensor in outputs}
+        if len(lengths) > 1 or -1 in lengths:
+            shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in outputs)
+            raise InvalidInput(
+                f"the outputs have different numbers of rows ({shapes}); ask in column format ('inputs')"
+            )
+        values = {tensor.name: _values(tensor) for tensor in outputs}
+        rows = range(lengths.pop() if lengths else 0)
+        document = {"predictions": [{name: column[row] for name, column in values.items()} for row in rows]}
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _values(tensor: Tensor) -> Any:
+    """Return what orjson writes as nested arrays: NaN becomes null."""
+    if tensor.datatype != BYTES:
+        dtype = NUMPY_DTYPES[tensor.datatype]
+        array = tensor.data if tensor.data.dtype == dtype else tensor.data.astype(dtype)
+        return np.ascontiguousarray(array).reshape(tensor.shape) if tensor.shape else array.item()
+    texts = np.empty(tensor.data.shape, dtype=object)
+    for index, element in np.ndenumerate(tensor.data):
+        texts[index] = _written(element)
+    return texts.tolist()
+
+
+def _written(element: Any) -> Any:
+    if not isinstance(element, bytes):
+        return str(element)
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(element).decode()}
