@@ -96,9 +96,11 @@ def _servers(started: list[Running], work: Work, options: argparse.Namespace) ->
         for running in entrants:
             figures = summarise(slices[running.peer.name])
             rows.append({"workload": workload, "concurrency": concurrency, "peer": running.peer.name, **figures})
+            mark = "  disturbed" if figures["disturbed"] else ""
             _say(
-                f"{workload:>4} x{concurrency:<3} {running.peer.name:<14} {figures['rps']:>9.0f}/s  p50 {figures['p50_us']:>8.0f} us  "
-                f"p99 {figures['p99_us']:>8.0f} us  CPU {figures['cpu_us']:>7.1f} us/request{'  disturbed' if figures['disturbed'] else ''}"
+                f"{workload:>4} x{concurrency:<3} {running.peer.name:<14} {figures['rps']:>9.0f}/s  "
+                f"p50 {figures['p50_us']:>8.0f} us  p99 {figures['p99_us']:>8.0f} us  "
+                f"CPU {figures['cpu_us']:>7.1f} us/request{mark}"
             )
     return rows
 

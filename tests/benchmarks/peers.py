@@ -45,6 +45,8 @@ class Peer:
     requirements: Sequence[str] = ()
     """Installed in an environment of its own; empty: the project's."""
     workloads: Sequence[str] = ("W1", "W1b", "W1g", "W2", "W2b", "W2g")
+    interpreter: str | None = None
+    """The Python of its environment, where this program's own does not do."""
     path: str = "/v2/models/model/infer"
     environment: Mapping[str, str] = field(default_factory=dict)
     rows_json: Callable[[Work, int], bytes] | None = None
@@ -189,6 +191,9 @@ PEERS: tuple[Peer, ...] = (
         "nvidia-pytriton 0.7.0 (Python backend), dynamic batching, max batch 4096, no delay",
         _triton,
         requirements=("nvidia-pytriton==0.7.0", "xgboost-cpu", "numpy<2.3"),
+        # Its embedded interpreter is an early 3.11, which the standard library of 3.11.6 and later does not fit
+        # (RLock._recursion_count); Debian 12's 3.11.2 does.
+        interpreter="/usr/bin/python3.11",
         environment=_ONE_THREAD,
     ),
     Peer(
@@ -256,10 +261,11 @@ def install(peer: Peer) -> Path:
     folder = CACHE / "env" / peer.name
     python = folder / "bin" / "python"
     stamp = folder / ".requirements"
-    wanted = "\n".join(peer.requirements)
+    wanted = "\n".join([*peer.requirements, peer.interpreter or ""])
     if not stamp.exists() or stamp.read_text() != wanted:
         uv = Path(sys.executable).with_name("uv")
-        subprocess.run([str(uv), "venv", "-q", "--allow-existing", "--python", sys.executable, str(folder)], check=True)
+        own = peer.interpreter if peer.interpreter and shutil.which(peer.interpreter) else sys.executable
+        subprocess.run([str(uv), "venv", "-q", "--clear", "--python", own, str(folder)], check=True)
         subprocess.run([str(uv), "pip", "install", "-q", "--python", str(python), *peer.requirements], check=True)
         stamp.write_text(wanted)
     return python
