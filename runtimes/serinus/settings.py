@@ -83,15 +83,15 @@ class ServerSettings:
     )
     ssl_keyfile: str | None = field(default=None, metadata=_flags(env=("KSERVE_TLS_KEY_FILE",), help="TLS key, PEM"))
     max_body_bytes: int = field(
-        default=Limits.body_bytes,
+        default=Limits().body_bytes,
         metadata=_flags(help="largest HTTP body; 413 above it. 64 MiB holds 100 FP32 224x224x3 images"),
     )
     grpc_max_receive_message_length: int = field(
-        default=Limits.body_bytes,
+        default=Limits().body_bytes,
         metadata=_flags(env=("MLSERVER_GRPC_MAX_MESSAGE_LENGTH",), help="largest gRPC request, bytes"),
     )
     grpc_max_send_message_length: int = field(
-        default=Limits.body_bytes, metadata=_flags(help="largest gRPC response, bytes")
+        default=Limits().body_bytes, metadata=_flags(help="largest gRPC response, bytes")
     )
     timeout_keep_alive_s: float = field(
         default=65.0,
