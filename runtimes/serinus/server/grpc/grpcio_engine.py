@@ -1,0 +1,235 @@
+"""The grpcio engine: grpc.aio with handlers of raw bytes. It has TLS, and serves the streams of the native engine.
+
+Theory of operation. grpc.aio makes one task per call whatever is done; the task submits the request and waits for one
+future. grpc-core keeps deadlines, flow control and limits: when the client leaves or the deadline passes it cancels the
+task, which cancels the ticket. No message class is involved: generic handlers hand over bytes, and the service decodes
+them into our own private messages.
+`stop_accepting` begins grpc-core's shutdown: listeners close, every connection gets GOAWAY, calls in flight go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+from grpc import aio
+
+from ...errors import ConfigError
+from ...protocol import _open_inference_pb2 as pb
+from ...settings import ServerSettings
+from .reflection import REFLECTION_PATHS, Reflection
+from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
+from .streams import infer_stream
+
+__all__ = ["GrpcioEngine", "address"]
+
+_log = logging.getLogger("serinus.grpc")
+
+_SERVICES = (
+    SERVICE,
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_STREAMS_PER_CONNECTION = 1024
+"""Most calls at once on one connection: enough for a proxy that multiplexes a whole node's clients; grpc-core sets 2^31."""
+_METADATA_BYTES = 16 * 1024
+"""Most request metadata; grpc-core's hard default, made the soft one too, so that no call is refused by chance."""
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
+"""A silent client is asked for a sign of life after a minute, and given up 20 s later: its calls hold queue places."""
+_CLIENT_PING_MS = 10_000
+"""Clients may ping this often; grpc-core's 5 minutes answers usual client settings with GOAWAY too_many_pings."""
+
+
+def address(host: str, port: int) -> str:
+    """Join host and port; an IPv6 address is bracketed."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class _Pending:
+    """An `Answer` that a task waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[tuple[bytes, Metadata | None] | Failure] = loop.create_future()
+
+    def respond(self, payload: bytes, metadata: Metadata | None) -> None:
+        if not self.future.done():
+            self.future.set_result((payload, metadata))
+
+    def fail(self, failure: Failure) -> None:
+        if not self.future.done():
+            self.future.set_result(failure)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds the handler of a path; None is UNIMPLEMENTED."""
+
+    def __init__(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+class GrpcioEngine:
+    """One grpc.aio server over a `Service`."""
+
+    name = "grpcio"
+
+    def __init__(self, service: Service, settings: ServerSettings) -> None:
+        self._service = service
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._server: Any = None
+        self._stopping: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self, target: str, *, credentials: grpc.ServerCredentials | None = None) -> None:
+        """Listen on `host:port` or a `unix...:` address.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
+        settings = self._settings
+        options = [
+            ("grpc.max_receive_message_length", settings.grpc_max_receive_message_length),
+            ("grpc.max_send_message_length", settings.grpc_max_send_message_length),
+            ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
+            ("grpc.so_reuseport", int(settings.workers > 1)),
+        ]
+        self._server = aio.server(options=options)
+        self._server.add_generic_rpc_handlers((_Handlers(self._handlers()),))
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(target)
+            else:
+                self.port = self._server.add_secure_port(target, credentials)
+        except RuntimeError:
+            raise ConfigError(f"cannot listen on {target} for gRPC; is another server running?") from None
+        await self._server.start()
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        reflect = Reflection(_SERVICES, pb.POOL)
+
+        async def reflection(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            async for response in _ending_well(reflect.stream(messages), context):
+                yield response
+
+        async def watch(message: bytes, context: Any) -> AsyncIterator[bytes]:
+            async for response in _ending_well(self._service.health.watch(message), context):
+                yield response
+
+        async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            headers = plain_headers(context.invocation_metadata() or ())
+            responses = infer_stream(self._service, messages, headers, _deadline(context))
+            async for response in _ending_well(responses, context):
+                yield response
+
+        handlers = {
+            path: grpc.unary_unary_rpc_method_handler(self._unary(path))  # type: ignore[arg-type] # grpc.aio takes coroutines
+            for path in self._service.unary
+        }
+        handlers[INFER] = grpc.unary_unary_rpc_method_handler(self._infer)  # type: ignore[arg-type] # as above
+        handlers[INFER_STREAM] = grpc.stream_stream_rpc_method_handler(stream)  # type: ignore[arg-type] # as above
+        handlers["/grpc.health.v1.Health/Watch"] = grpc.unary_stream_rpc_method_handler(watch)  # type: ignore[arg-type] # as above
+        for path in REFLECTION_PATHS:
+            handlers[path] = grpc.stream_stream_rpc_method_handler(reflection)  # type: ignore[arg-type] # as above
+        return handlers
+
+    async def _infer(self, message: bytes, context: Any) -> bytes:
+        pending = _Pending(self._loop)
+        headers = plain_headers(context.invocation_metadata() or ())
+        ticket = self._service.infer(message, headers, _deadline(context), pending)
+        try:
+            outcome = await pending.future
+        except asyncio.CancelledError:
+            if ticket is not None:
+                ticket.cancel()
+            raise
+        if isinstance(outcome, Failure):
+            await _end(context, outcome)
+        payload, metadata = outcome
+        if metadata:
+            await context.send_initial_metadata(metadata)
+        return payload
+
+    def _unary(self, path: str) -> Any:
+        async def handle(message: bytes, context: Any) -> bytes:
+            try:
+                return await self._service.call(path, message)
+            except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's
+                await _end(context, failure_of(error))
+
+        return handle
+
+    def stop_accepting(self) -> None:
+        """Close the listeners and send GOAWAY; calls in flight go on, for at most the settings' drain time."""
+        self._service.draining = True
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(self._server.stop(self._settings.drain_timeout_s))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the calls in flight have ended, or the time is over."""
+        self.stop_accepting()
+        if self._stopping is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._stopping), timeout_s)
+
+    async def close(self) -> None:
+        """End what is left."""
+        self._service.draining = True
+        if self._server is not None:
+            await self._server.stop(None)
+        if self._stopping is not None:
+            await self._stopping
+
+
+def credentials_of(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    """Read the TLS files; None where none are set.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
+        return None
+    try:
+        key, chain = Path(settings.ssl_keyfile).read_bytes(), Path(settings.ssl_certfile).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"TLS file {error.filename}: {error.strerror}") from None
+    return grpc.ssl_server_credentials([(key, chain)])
+
+
+def _deadline(context: Any) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+async def _end(context: Any, failure: Failure) -> NoReturn:
+    await context.abort(_CODES[failure.code], failure.message, tuple(failure.trailing))
+    raise AssertionError("abort always raises")
+
+
+async def _ending_well(responses: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    """Pass a stream on, turning an error of ours into its status, and closing it when the client leaves."""
+    try:
+        async for response in responses:
+            yield response
+    except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's
+        await _end(context, failure_of(error))
+    finally:
+        await responses.aclose()  # type: ignore[attr-defined] # every stream here is an async generator

@@ -1,0 +1,75 @@
+"""`grpc.health.v1`: what Kubernetes' gRPC probes, grpc_health_probe and client-side load balancers ask.
+
+Service names: "" and "inference.GRPCInferenceService" and "readiness": the server takes requests; "liveness": the process works;
+anything else is a model's name, or name/version. Nothing is registered: each answer is asked of the plane when the
+question comes, so it cannot be stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from ...errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from .service import Service
+
+__all__ = ["Health"]
+
+_SERVER_NAMES: Final = frozenset({"", "inference.GRPCInferenceService", "readiness"})
+_POLL_S = 0.25
+"""How soon a watcher learns of a change. The plane announces none, and a look costs a microsecond."""
+
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health:
+    """Answers Check and Watch for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def check(self, message: bytes) -> bytes:
+        """Answer a HealthCheckRequest.
+
+        Raises:
+            NotFound: no service or model of that name (health.proto: "the call will fail with status NOT_FOUND").
+        """
+        return health_pb2.HealthCheckResponse(status=self._status(_name(message))).SerializeToString()
+
+    async def watch(self, message: bytes) -> AsyncIterator[bytes]:
+        """Yield the status now and then each time it changes; an unknown name is watched too, as SERVICE_UNKNOWN (health.proto)."""
+        name, last = _name(message), None
+        while True:
+            try:
+                status = self._status(name)
+            except NotFound:
+                status = _SERVICE_UNKNOWN
+            if status != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status).SerializeToString()
+            await asyncio.sleep(_POLL_S)
+
+    def _status(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus:
+        if name in _SERVER_NAMES:
+            ready = self._service.server_ready()
+        elif name == "liveness":
+            ready = self._service.server_live()
+        else:
+            model, _, version = name.partition("/")
+            ready = self._service.model_ready(model, version)
+        return _SERVING if ready else _NOT_SERVING
+
+
+def _name(message: bytes) -> str:
+    try:
+        return health_pb2.HealthCheckRequest.FromString(message).service
+    except DecodeError:
+        raise InvalidInput("the message is not a grpc.health.v1.HealthCheckRequest") from None

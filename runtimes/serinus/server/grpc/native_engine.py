@@ -1,0 +1,215 @@
+"""The native engine: HTTP/2 and gRPC in Rust threads outside the GIL (package pygrpc-native).
+
+Theory of operation. The front hands over calls in batches. A thread waits for the first one with the GIL released and
+wakes the loop once; from then on the loop itself takes whatever has arrived, once a turn and without waiting, so that
+under load no thread is woken at all and requests that arrived together are submitted in one turn, which the plane
+predicts together. When a turn finds nothing, the thread waits again. No coroutine and no task exists for a ModelInfer:
+the answer's callback hands bytes to the front, by the call's number.
+The front serves calls with one request message. Streams (ModelStreamInfer, Health.Watch, reflection) it passes on,
+HTTP/2 frames and all, to a grpcio engine behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ...settings import ServerSettings
+from .grpcio_engine import GrpcioEngine
+from .service import INFER, Failure, Metadata, Service, Ticket, failure_of, plain_headers
+
+__all__ = ["NativeEngine"]
+
+_log = logging.getLogger("serinus.grpc")
+
+_BATCH = 256
+"""Most calls taken in one turn; more wait for the next, so that a flood cannot keep the loop from its other work."""
+_IO_THREADS = 1
+"""Rust threads for HTTP/2; one carries some 100 000 calls a second, more than the Python side can answer."""
+_STREAMS_PER_CONNECTION = 1024
+_METADATA_BYTES = 16 * 1024
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
+# The reasons for these are beside their twins in grpcio_engine.
+
+
+class _Call:
+    """One call that awaits its answer; an `Answer`."""
+
+    __slots__ = ("engine", "number", "task", "ticket")
+
+    def __init__(self, engine: NativeEngine, number: int) -> None:
+        self.engine = engine
+        self.number = number
+        self.ticket: Ticket | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def respond(self, payload: bytes, metadata: Metadata | None) -> None:
+        engine = self.engine
+        engine.calls.pop(self.number, None)
+        engine.front.respond(self.number, payload, metadata)
+        if engine.draining:
+            engine.look_idle()
+
+    def fail(self, failure: Failure) -> None:
+        engine = self.engine
+        engine.calls.pop(self.number, None)
+        engine.front.fail(self.number, failure.code, failure.message, list(failure.trailing))
+        if engine.draining:
+            engine.look_idle()
+
+    def cancel(self) -> None:
+        if self.ticket is not None:
+            self.ticket.cancel()
+        if self.task is not None:
+            self.task.cancel()
+
+
+class NativeEngine:
+    """One front over a `Service`, and the grpcio engine behind it."""
+
+    name = "native"
+
+    def __init__(self, service: Service, settings: ServerSettings) -> None:
+        self._service = service
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._paths = [INFER, *service.unary]
+        self._streams = GrpcioEngine(service, settings)
+        self._directory: Path | None = None
+        self._thread: threading.Thread | None = None
+        self._look_again = threading.Semaphore(0)
+        """Released by the loop when it has found nothing, for the thread to wait again."""
+        self._idle = asyncio.Event()
+        self.front: Any = None
+        self.calls: dict[int, _Call] = {}
+        """Calls that have come and are not answered, by the front's number."""
+        self.draining = False
+        self.port = 0
+
+    async def start(self, target: str) -> None:
+        """Listen on `host:port`.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
+        from pygrpc_native import NativeGrpcFront
+
+        self._directory = Path(tempfile.mkdtemp(prefix="serinus-grpc-"))
+        behind = self._directory / "streams.sock"
+        await self._streams.start(f"unix:{behind}")
+        try:
+            self.front = NativeGrpcFront(
+                target,
+                [(path, False) for path in self._paths],
+                io_threads=_IO_THREADS,
+                call_details=True,
+                keepalive_time_ms=_KEEPALIVE_MS,
+                keepalive_timeout_ms=_KEEPALIVE_TIMEOUT_MS,
+                max_concurrent_streams=_STREAMS_PER_CONNECTION,
+                max_metadata_size=_METADATA_BYTES,
+                reuse_port=self._settings.workers > 1,
+            )
+        except OSError as error:
+            await self.close()
+            raise ConfigError(
+                f"cannot listen on {target} for gRPC: {error.strerror}; is another server running?"
+            ) from None
+        self.front.set_fallback(str(behind))
+        self.front.start()
+        self.port = self.front.bound_port
+        self._thread = threading.Thread(target=self._wait_for_calls, name="serinus-grpc", daemon=True)
+        self._thread.start()
+
+    def _wait_for_calls(self) -> None:
+        front, loop = self.front, self._loop
+        while (events := front.recv_batch_details(_BATCH)) is not None:
+            try:
+                loop.call_soon_threadsafe(self._woken, events)
+            except RuntimeError:  # the loop has closed
+                return
+            self._look_again.acquire()
+
+    def _woken(self, events: Sequence[Any]) -> None:
+        self._take(events)
+        self._loop.call_soon(self._poll)
+
+    def _poll(self) -> None:
+        events = self.front.recv_batch_details(_BATCH, 0)
+        if events:
+            self._take(events)
+            self._loop.call_soon(self._poll)
+        else:
+            self._look_again.release()
+
+    def _take(self, events: Sequence[Any]) -> None:
+        """Begin every call of a batch; an event is (kind, number, method, message, client key, (metadata, peer, seconds left))."""
+        now = time.monotonic()
+        calls, infer = self.calls, self._service.infer
+        for kind, number, method, message, _, details in events:
+            if kind:  # EVENT_CANCEL: the client has left, or its deadline has passed and the front has said so
+                call = calls.pop(number, None)
+                if call is not None:
+                    call.cancel()
+                    if self.draining:
+                        self.look_idle()
+                continue
+            calls[number] = call = _Call(self, number)
+            if method:
+                call.task = self._loop.create_task(self._call(call, self._paths[method], message))
+                continue
+            metadata, _, left = details
+            try:
+                call.ticket = infer(message, plain_headers(metadata), None if left is None else now + left, call)
+            except Exception as error:  # noqa: BLE001 # the edge of a request: the rest of the batch must not suffer
+                call.fail(failure_of(error))
+
+    async def _call(self, call: _Call, path: str, message: bytes) -> None:
+        try:
+            response = await self._service.call(path, message)
+        except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
+            call.fail(failure_of(error))
+        else:
+            call.respond(response, None)
+
+    def look_idle(self) -> None:
+        """Note, while draining, that the last call has ended."""
+        if not self.calls:
+            self._idle.set()
+
+    def stop_accepting(self) -> None:
+        """Refuse new calls with UNAVAILABLE; those in flight go on. GOAWAY follows in `close`, when the last has ended."""
+        self._service.draining = self.draining = True
+        self._streams.stop_accepting()
+        self.look_idle()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the calls in flight have ended, or the time is over."""
+        self.stop_accepting()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(self._idle.wait(), self._streams.drain(timeout_s)), timeout_s)
+
+    async def close(self) -> None:
+        """End what is left: GOAWAY to every client, UNAVAILABLE to calls still running."""
+        self._service.draining = self.draining = True
+        await self._streams.close()
+        if self.front is not None:
+            await self._loop.run_in_executor(None, self.front.close)
+        if self._thread is not None:
+            self._look_again.release()
+            await self._loop.run_in_executor(None, self._thread.join)
+            self._thread = None
+        for call in list(self.calls.values()):
+            call.cancel()
+        self.calls.clear()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None

@@ -1,0 +1,87 @@
+"""Server reflection, v1 and v1alpha, so that grpcurl and grpcui need no .proto file.
+
+Our messages live in a descriptor pool of their own, because the clients of KServe and Triton register the same package in the
+process-wide one. Reflection therefore looks in ours first and in the process-wide pool for health and reflection themselves.
+The two versions have equal messages (gRPC, doc/server-reflection.md), so one handler of bytes serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2  # noqa: F401 # puts grpc.health.v1 into the process-wide pool
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from ...errors import InvalidInput
+
+__all__ = ["REFLECTION_PATHS", "Reflection"]
+
+REFLECTION_PATHS = (
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+
+
+class _Pools:
+    """The part of a DescriptorPool that reflection uses, over several pools, first found first taken."""
+
+    def __init__(self, *pools: Any) -> None:
+        self._pools = pools
+
+    def _find(self, look: Callable[[Any], Any]) -> Any:
+        for pool in self._pools:
+            try:
+                return look(pool)
+            except KeyError:
+                continue
+        raise KeyError
+
+    def FindFileByName(self, name: str) -> Any:  # noqa: N802 # DescriptorPool's name
+        return self._find(lambda pool: pool.FindFileByName(name))
+
+    def FindFileContainingSymbol(self, name: str) -> Any:  # noqa: N802 # DescriptorPool's name
+        return self._find(lambda pool: pool.FindFileContainingSymbol(name))
+
+    def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802 # DescriptorPool's name
+        return self._find(lambda pool: pool.FindMessageTypeByName(name))
+
+    def FindExtensionByNumber(self, message: Any, number: int) -> Any:  # noqa: N802 # DescriptorPool's name
+        return message.file.pool.FindExtensionByNumber(message, number)
+
+    def FindAllExtensions(self, message: Any) -> Any:  # noqa: N802 # DescriptorPool's name
+        return message.file.pool.FindAllExtensions(message)
+
+
+class Reflection:
+    """Answers reflection streams.
+
+    Args:
+        services: full names of all services.
+        pool: where the inference service's descriptors are.
+    """
+
+    def __init__(self, services: tuple[str, ...], pool: Any) -> None:
+        self._servicer = reflection.aio.ReflectionServicer(services, pool=_Pools(pool, descriptor_pool.Default()))  # type: ignore[arg-type] # duck-typed pool
+
+    async def stream(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Answer each request of a stream in turn.
+
+        Raises:
+            InvalidInput: a message that does not decode.
+        """
+
+        async def requests() -> AsyncIterator[Any]:
+            async for message in messages:
+                try:
+                    yield reflection_pb2.ServerReflectionRequest.FromString(message)
+                except DecodeError:
+                    raise InvalidInput("the message is not a ServerReflectionRequest") from None
+
+        answers: Any = self._servicer.ServerReflectionInfo(
+            requests(), None
+        )  # an async generator, whatever its stub says
+        async for response in answers:
+            yield response.SerializeToString()

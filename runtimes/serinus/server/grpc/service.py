@@ -1,0 +1,360 @@
+"""What each remote procedure call means, on bytes: both engines call this and differ only in how the bytes travel.
+
+`Service.infer` is the hot path: it decodes, submits to the plane and returns; the answer comes by callback, on the loop's thread,
+with no coroutine and no task. The other calls are rare and are coroutines from bytes to bytes, in `Service.unary`.
+Errors leave here as `Failure`, made from errors.py alone, so that no engine maps a status by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from google.protobuf.message import DecodeError
+
+from ...errors import GrpcStatus, InvalidInput, NotReady, Overloaded, SerinusError, TooLarge
+from ...protocol import _open_inference_pb2 as pb
+from ...protocol.proto_codec import (
+    config_message,
+    decode_repository_parameters,
+    decode_request,
+    encode_response,
+    index_message,
+    metadata_message,
+    statistics_message,
+)
+from ...protocol.types import InferResponse
+from ...settings import ServerSettings
+from .health import Health
+
+__all__ = [
+    "INFER",
+    "INFER_STREAM",
+    "SERVICE",
+    "Answer",
+    "Failure",
+    "Metadata",
+    "Service",
+    "failure_of",
+    "plain_headers",
+]
+
+_log = logging.getLogger("serinus.grpc")
+
+SERVICE = "inference.GRPCInferenceService"
+INFER = f"/{SERVICE}/ModelInfer"
+INFER_STREAM = f"/{SERVICE}/ModelStreamInfer"
+
+Metadata = Sequence[tuple[str, str]]
+"""Names in lower case, values of printable ASCII (gRPC over HTTP/2, "Custom-Metadata")."""
+
+_MESSAGE_CHARACTERS = 4096
+"""Longest status message: a client's header limit is 8 KiB in grpc-core, and percent-encoding may triple what is not ASCII."""
+_TRANSPORT_HEADERS = frozenset(
+    {
+        "content-type",
+        "content-length",
+        "content-encoding",
+        "transfer-encoding",
+        "te",
+        "connection",
+        "keep-alive",
+        "host",
+    }
+)
+
+
+class Failure(NamedTuple):
+    """How a call ends that does not end well."""
+
+    code: int
+    """A `GrpcStatus`, never OK."""
+    message: str
+    trailing: Metadata = ()
+
+
+class Answer(Protocol):
+    """What `infer` answers to. Exactly one of the two is called, once, on the loop's thread, perhaps before `infer` returns."""
+
+    def respond(self, payload: bytes, metadata: Metadata | None) -> None:
+        """Send the response and OK; `metadata` is initial metadata."""
+
+    def fail(self, failure: Failure) -> None:
+        """End the call with a status."""
+
+
+class Ticket(Protocol):
+    """The plane's hold on a request in flight."""
+
+    def cancel(self) -> None:
+        """Forget the request: its client is gone."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Map an error to a status; one that is not ours is logged with its traceback and told to nobody else.
+
+    Args:
+        error: what a call raised, or the plane answered.
+
+    Returns:
+        The failure; `retry-after` (seconds) trails where the server says when to come back.
+    """
+    if not isinstance(error, SerinusError):
+        _log.error("unexpected error while answering a gRPC call", exc_info=error)
+        return Failure(GrpcStatus.INTERNAL, "internal error; the server's log has the details")
+    message = str(error)
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[: _MESSAGE_CHARACTERS - 3] + "..."
+    if isinstance(error, Overloaded):
+        return Failure(error.grpc_status, message, (("retry-after", str(max(1, round(error.retry_after_s)))),))
+    return Failure(error.grpc_status, message)
+
+
+def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
+    """Turn invocation metadata into request headers: binary values are left out, repeated names joined by commas (RFC 9110, 5.2).
+
+    Args:
+        metadata: pairs as they came; gRPC's names are always in lower case.
+    """
+    headers: dict[str, Any] = dict(metadata)
+    if len(headers) == len(metadata):
+        binary = [name for name in headers if name.endswith("-bin")]
+        for name in binary:
+            del headers[name]
+        return headers
+    headers.clear()
+    for name, value in metadata:
+        if not name.endswith("-bin"):
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def initial_metadata(response: InferResponse, headers: Mapping[str, str]) -> Metadata | None:
+    """Metadata to send before the response: the model's own headers, and the request's x-request-id.
+
+    What gRPC reserves or cannot carry is left out: names of the transport or starting with `grpc-` or `:`, and values outside
+    printable ASCII.
+
+    Args:
+        response: its `headers` were set by the model.
+        headers: the request's.
+
+    Returns:
+        None where there is nothing to send.
+    """
+    request_id = headers.get("x-request-id")
+    if not response.headers:
+        return None if request_id is None else (("x-request-id", request_id),)
+    metadata: dict[str, str] = {} if request_id is None else {"x-request-id": request_id}
+    for name, value in response.headers.items():
+        name, value = name.lower(), str(value)
+        known = name in _TRANSPORT_HEADERS or name.startswith(("grpc-", ":")) or name.endswith("-bin")
+        legal = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        if not known and legal and value.isascii() and value.isprintable():
+            metadata[name] = value
+    return tuple(metadata.items())
+
+
+class Service:
+    """The calls of `inference.GRPCInferenceService` and `grpc.health.v1.Health` over one plane.
+
+    Args:
+        plane: the data plane.
+        settings: limits and what the server says of itself.
+        repository: where several workers share the port: applies "load" or "unload" to all of them; None: to this plane.
+    """
+
+    def __init__(
+        self,
+        plane: Any,
+        settings: ServerSettings,
+        *,
+        repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._plane = plane
+        self._submit = plane.submit
+        self._receive_limit = settings.grpc_max_receive_message_length
+        self._limits = replace(settings.limits, body_bytes=self._receive_limit)
+        self._send_limit = settings.grpc_max_send_message_length
+        self._repository = repository
+        self.draining = False
+        """Set when the server stops taking calls: new ones are refused with UNAVAILABLE."""
+        self.health = Health(self)
+        self.unary: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
+            f"/{SERVICE}/{name}": method
+            for name, method in {
+                "ServerLive": self._server_live,
+                "ServerReady": self._server_ready,
+                "ModelReady": self._model_ready,
+                "ServerMetadata": self._server_metadata,
+                "ModelMetadata": self._model_metadata,
+                "ModelConfig": self._model_config,
+                "ModelStatistics": self._model_statistics,
+                "RepositoryIndex": self._repository_index,
+                "RepositoryModelLoad": self._repository_load,
+                "RepositoryModelUnload": self._repository_unload,
+            }.items()
+        }
+        self.unary["/grpc.health.v1.Health/Check"] = self.health.check
+        """Path to coroutine, for every call with one request and one response but ModelInfer."""
+
+    def infer(
+        self,
+        message: bytes,
+        headers: Mapping[str, str],
+        deadline: float | None,
+        answer: Answer,
+        *,
+        stream: bool = False,
+    ) -> Ticket | None:
+        """Begin a ModelInfer.
+
+        Args:
+            message: a serialized ModelInferRequest.
+            headers: the call's metadata as headers.
+            deadline: `time.monotonic()` at which the client gives up; None: never.
+            answer: told the outcome.
+            stream: the request came on a ModelStreamInfer.
+
+        Returns:
+            The ticket to cancel when the client goes away; None where the request never reached the plane.
+        """
+        try:
+            self._admit(message)
+            request = decode_request(message, limits=self._limits, headers=headers)
+            request.deadline = deadline
+            if stream and _FINAL_RESPONSE_WANTED in request.parameters:
+                request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
+        except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
+            answer.fail(failure_of(error))
+            return None
+
+        def done(result: InferResponse | SerinusError) -> None:
+            if isinstance(result, InferResponse):
+                try:
+                    payload = encode_response(result, request)
+                    if len(payload) > self._send_limit:
+                        answer.fail(failure_of(_too_long(len(payload), self._send_limit)))
+                        return
+                    metadata = initial_metadata(result, headers)
+                except Exception as error:  # noqa: BLE001 # as above
+                    answer.fail(failure_of(error))
+                else:
+                    answer.respond(payload, metadata)
+            else:
+                answer.fail(failure_of(result))
+
+        return self._submit(request, done)
+
+    async def call(self, path: str, message: bytes) -> bytes:
+        """Answer one of the `unary` calls.
+
+        Raises:
+            SerinusError: with the status to end the call with.
+        """
+        if len(message) > self._receive_limit:
+            raise _too_large(len(message), self._receive_limit)
+        return await self.unary[path](message)
+
+    def _admit(self, message: bytes) -> None:
+        """Refuse a ModelInfer before it costs anything."""
+        if self.draining:
+            raise NotReady("the server is draining and takes no new calls; try another replica")
+        if len(message) > self._receive_limit:
+            raise _too_large(len(message), self._receive_limit)
+
+    def server_ready(self) -> bool:
+        """Whether new requests would be taken."""
+        return not self.draining and self._plane.ready()
+
+    def server_live(self) -> bool:
+        """Whether the process works at all."""
+        return self._plane.live()
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether this model would take a request now.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        return not self.draining and self._plane.model_ready(name, version)
+
+    async def _server_live(self, message: bytes) -> bytes:
+        _parse(pb.ServerLiveRequest, message)
+        return pb.ServerLiveResponse(live=self.server_live()).SerializeToString()
+
+    async def _server_ready(self, message: bytes) -> bytes:
+        _parse(pb.ServerReadyRequest, message)
+        return pb.ServerReadyResponse(ready=self.server_ready()).SerializeToString()
+
+    async def _model_ready(self, message: bytes) -> bytes:
+        request = _parse(pb.ModelReadyRequest, message)
+        ready = self.model_ready(request.name, request.version)
+        return pb.ModelReadyResponse(ready=ready).SerializeToString()
+
+    async def _server_metadata(self, message: bytes) -> bytes:
+        _parse(pb.ServerMetadataRequest, message)
+        return metadata_message(self._plane.server_metadata()).SerializeToString()
+
+    async def _model_metadata(self, message: bytes) -> bytes:
+        request = _parse(pb.ModelMetadataRequest, message)
+        return metadata_message(self._plane.model_metadata(request.name, request.version)).SerializeToString()
+
+    async def _model_config(self, message: bytes) -> bytes:
+        request = _parse(pb.ModelConfigRequest, message)
+        metadata = self._plane.model_metadata(request.name, request.version)
+        return config_message(metadata, max_batch_rows=0).SerializeToString()
+
+    async def _model_statistics(self, message: bytes) -> bytes:
+        request = _parse(pb.ModelStatisticsRequest, message)
+        return statistics_message(self._plane.statistics(request.name, request.version)).SerializeToString()
+
+    async def _repository_index(self, message: bytes) -> bytes:
+        request = _parse(pb.RepositoryIndexRequest, message)
+        return index_message(self._plane.repository_index(ready_only=request.ready)).SerializeToString()
+
+    async def _repository_load(self, message: bytes) -> bytes:
+        name, parameters = decode_repository_parameters(_parse(pb.RepositoryModelLoadRequest, message))
+        await self._apply("load", name, parameters)
+        return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True).SerializeToString()
+
+    async def _repository_unload(self, message: bytes) -> bytes:
+        name, parameters = decode_repository_parameters(_parse(pb.RepositoryModelUnloadRequest, message))
+        await self._apply("unload", name, parameters)
+        return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True).SerializeToString()
+
+    async def _apply(self, action: str, name: str, parameters: dict[str, Any]) -> None:
+        if self._repository is not None:
+            await self._repository(action, name, parameters)
+        elif action == "load":
+            await self._plane.load(name, parameters)
+        else:
+            await self._plane.unload(name, parameters)
+
+
+_FINAL_RESPONSE_WANTED = "triton_enable_empty_final_response"
+"""Set by tritonclient's stream on request; every model here answers once, so each response is the final one anyway."""
+
+
+def _too_large(size: int, limit: int) -> TooLarge:
+    return TooLarge(
+        f"the request message has {size} bytes, the limit is {limit} (grpc_max_receive_message_length); send fewer rows"
+    )
+
+
+def _too_long(size: int, limit: int) -> TooLarge:
+    return TooLarge(
+        f"the response message has {size} bytes, the limit is {limit} (grpc_max_send_message_length);"
+        " ask for fewer rows or outputs"
+    )
+
+
+def _parse(kind: Any, message: bytes) -> Any:
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidInput(
+            f"the message is not a {kind.DESCRIPTOR.full_name}: {len(message)} bytes do not decode"
+        ) from None
