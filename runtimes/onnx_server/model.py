@@ -1,0 +1,201 @@
+"""`OnnxModel`: an ONNX graph behind the Open Inference Protocol; its inputs and outputs are read off the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from serinus import Call, Model, TensorSpec
+from serinus.artifacts import Extra, find_file, override_specs, read_labels
+from serinus.errors import ConfigError, InvalidInput
+from serinus.protocol.datatypes import NUMPY_DTYPES
+
+try:
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument as _Refused
+except ImportError as error:  # pragma: no cover # the image has it
+    raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
+
+__all__ = ["OnnxModel"]
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+class OnnxModel(Model):
+    """One `.onnx` file.
+
+    Settings (`parameters.extra`, `--extra`):
+        providers: execution providers in order of preference: "cpu" (default), "cuda", "tensorrt".
+        provider_fallback: true lets a provider that is not there be left out; false (default) refuses to start.
+        labels: file of class names for the classification extension; default labels.txt or labels.json.
+        optimization: graph optimisation, "all" (default), "extended", "basic" or "disable".
+    """
+
+    platform: ClassVar[str] = "onnxruntime_onnx"
+
+    def load(self) -> None:
+        """Open the graph.
+
+        Raises:
+            ConfigError: no file, a graph that ONNX Runtime refuses, or a provider that is not there.
+        """
+        extra = Extra(self.settings.extra, known=("providers", "provider_fallback", "labels", "optimization"))
+        wanted = extra.texts("providers", ("cpu",))
+        fallback = extra.truth("provider_fallback")
+        labels_file = extra.text("labels")
+        levels = {
+            "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+            "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+            "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+            "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        }
+        level = extra.choice("optimization", tuple(levels))
+        extra.close()
+        providers = _providers(wanted, fallback=fallback)
+        file = find_file(self.settings, (".onnx",), preferred=("model.onnx",))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.settings.native_threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = levels[level]
+        # Spinning threads would burn a container's CPU limit between requests.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all meaning "not loadable"
+            raise ConfigError(f"{file}: ONNX Runtime refuses it: {error}") from error
+        active = self._session.get_providers()
+        missing = [name for name in providers if name not in active]
+        if missing and not fallback:
+            raise ConfigError(
+                f"{', '.join(missing)} did not start (active: {', '.join(active)}); see its log above, or set provider_fallback"
+            )
+        own_inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        own_outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._input_names = [spec.name for spec in own_inputs]
+        self._output_names = [spec.name for spec in own_outputs]
+        self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
+        outputs = override_specs(own_outputs, self.settings.outputs, "outputs")
+        labels = read_labels(self.settings, labels_file)
+        self.outputs = tuple(_labelled(spec, labels) for spec in outputs)
+        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
+        self._on_gpu = active[0] != "CPUExecutionProvider"
+        self.details |= {"file": file.name, "providers": ",".join(active), "threads": self.settings.native_threads}
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Run the graph.
+
+        Args:
+            inputs: one array per graph input, of the graph's types; BYTES elements are UTF-8.
+            call: `outputs` limits what is computed.
+
+        Raises:
+            InvalidInput: a string that is not UTF-8, or shapes that the graph refuses.
+        """
+        feeds = {
+            own: _text(name, inputs[name]) if inputs[name].dtype == object else np.ascontiguousarray(inputs[name])
+            for own, name in zip(self._input_names, (spec.name for spec in self.inputs), strict=True)
+            if name in inputs
+        }
+        chosen = [
+            (own, spec)
+            for own, spec in zip(self._output_names, self.outputs, strict=True)
+            if call.outputs is None or spec.name in call.outputs
+        ]
+        names = [own for own, _ in chosen]
+        try:
+            results = self._bound(feeds, names) if self._on_gpu else self._session.run(names, feeds)
+        except _Refused as error:
+            raise InvalidInput(f"the graph refuses the request: {error}") from None
+        return {
+            spec.name: _bytes(result) if spec.datatype == "BYTES" else result
+            for (_, spec), result in zip(chosen, results, strict=True)
+        }
+
+    def _bound(self, feeds: Mapping[str, np.ndarray], names: list[str]) -> list[Any]:
+        """Run with inputs copied to the device once and outputs left there until all are ready."""
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            if array.dtype == object:
+                return list(self._session.run(names, dict(feeds)))
+            binding.bind_cpu_input(name, array)
+        for name in names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()
+
+
+def _providers(wanted: tuple[str, ...], *, fallback: bool) -> list[str]:
+    """Turn short names into ONNX Runtime's.
+
+    Raises:
+        ConfigError: an unknown one, or one that this build has not, unless `fallback`.
+    """
+    available = onnxruntime.get_available_providers()
+    problems, providers = [], []
+    for name in wanted:
+        full = _PROVIDERS.get(name.lower())
+        if full is None:
+            problems.append(f"provider {name!r} is unknown; known are {', '.join(_PROVIDERS)}")
+        elif full in available:
+            providers.append(full)
+        elif not fallback:
+            problems.append(
+                f"provider {name!r} is not in this build of ONNX Runtime (it has {', '.join(available)}); use the -gpu image, "
+                "or set provider_fallback to true"
+            )
+    if problems:
+        raise ConfigError(problems)
+    if "CPUExecutionProvider" not in providers:
+        providers.append("CPUExecutionProvider")  # single operators without a GPU kernel need it
+    return providers
+
+
+def _spec(node: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(node.type)
+    if datatype is None:
+        raise ConfigError(f"{node.name!r} is a {node.type}; accepted are {', '.join(_DATATYPES)}")
+    return TensorSpec(node.name, datatype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
+
+
+def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:
+    if labels and spec.datatype in NUMPY_DTYPES and spec.shape and spec.shape[-1] in {len(labels), -1}:
+        return TensorSpec(spec.name, spec.datatype, spec.shape, labels=labels)
+    return spec
+
+
+def _text(name: str, array: np.ndarray) -> np.ndarray:
+    """Decode BYTES to the str objects that ONNX strings are."""
+    result = np.empty(array.shape, dtype=object)
+    try:
+        result.ravel()[:] = [item.decode() for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"input {name!r}: a value is not UTF-8 text: {error.reason}") from None
+    return result
+
+
+def _bytes(array: Any) -> np.ndarray:
+    found = np.asarray(array, dtype=object)
+    result = np.empty(found.shape, dtype=object)
+    result.ravel()[:] = [item.encode() if isinstance(item, str) else bytes(item) for item in found.ravel()]
+    return result

@@ -1,0 +1,181 @@
+"""What the runtimes of every framework do with a model's directory and settings: find the file, read labels, check `extra`.
+
+All of it runs once, at load; every mistake is a `ConfigError` that names the file or key, what came and what is accepted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .protocol.types import TensorSpec
+from .settings import ModelSettings
+
+__all__ = ["Extra", "find_file", "override_specs", "read_labels"]
+
+
+class Extra:
+    """The runtime's own settings (`parameters.extra`, `--extra KEY=VALUE`), each taken once and checked.
+
+    Example:
+        >>> extra = Extra({"device": "cpu"}, known=("device", "autocast"))
+        >>> extra.choice("device", ("auto", "cpu", "cuda"))
+        'cpu'
+        >>> extra.close()
+    """
+
+    def __init__(self, values: Mapping[str, Any], *, known: Sequence[str]) -> None:
+        self._values = values
+        self._problems: list[str] = []
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                self._problems.append(f"extra setting {key!r} is unknown; known are {', '.join(sorted(known))}{hint}")
+
+    def choice(self, key: str, accepted: Sequence[str]) -> str:
+        """One of several words; the first is the default."""
+        value = self._values.get(key, accepted[0])
+        if value not in accepted:
+            self._problems.append(f"extra setting {key!r} is {value!r}; accepted are {', '.join(accepted)}")
+            return accepted[0]
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        """A string."""
+        value = self._values.get(key, default)
+        if not isinstance(value, str):
+            self._problems.append(f"extra setting {key!r} is {value!r}; text was expected")
+            return default
+        return value
+
+    def truth(self, key: str, *, default: bool = False) -> bool:
+        """True or false."""
+        value = self._values.get(key, default)
+        if not isinstance(value, bool):
+            self._problems.append(f"extra setting {key!r} is {value!r}; true or false was expected")
+            return default
+        return value
+
+    def texts(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
+        """A list of strings; one string alone is a list of one."""
+        value = self._values.get(key, list(default))
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._problems.append(f"extra setting {key!r} is {value!r}; a list of texts was expected")
+            return tuple(default)
+        return tuple(value)
+
+    def numbers(self, key: str, default: Sequence[int] = ()) -> tuple[int, ...]:
+        """A list of whole numbers of at least 1."""
+        value = self._values.get(key, list(default))
+        if not isinstance(value, list) or not all(type(item) is int and item >= 1 for item in value):
+            self._problems.append(f"extra setting {key!r} is {value!r}; a list of whole numbers was expected")
+            return tuple(default)
+        return tuple(value)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """An object."""
+        value = self._values.get(key, {})
+        if not isinstance(value, dict):
+            self._problems.append(f"extra setting {key!r} is {value!r}; an object was expected")
+            return {}
+        return value
+
+    def close(self) -> None:
+        """Refuse whatever was wrong.
+
+        Raises:
+            ConfigError: with all problems.
+        """
+        if self._problems:
+            raise ConfigError(self._problems)
+
+
+def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Sequence[str] = ()) -> Path:
+    """Find the one model file.
+
+    Args:
+        settings: `model_dir` is a file, or a folder that holds one.
+        suffixes: of the files that this runtime takes.
+        preferred: names that win where a folder holds several.
+
+    Raises:
+        ConfigError: none is there, or several are.
+    """
+    root = settings.model_dir
+    accepted = ", ".join(suffixes)
+    if root is None:
+        raise ConfigError(f"model {settings.name!r}: name the model's file or directory (--model_dir)")
+    if root.is_file():
+        if root.suffix not in suffixes:
+            raise ConfigError(f"{root}: not a file of this runtime, which takes {accepted}")
+        return root
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such file or directory")
+    for name in preferred:
+        if (root / name).is_file():
+            return root / name
+    found = sorted(path for path in root.iterdir() if path.suffix in suffixes and path.is_file())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {preferred[0]}")
+    seen = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
+    raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}")
+
+
+def read_labels(settings: ModelSettings, name: str) -> tuple[str, ...]:
+    """Read class names, by index: a text file with one a line, or a JSON array.
+
+    Args:
+        settings: `model_dir` is where a relative name is looked for.
+        name: the file; empty: `labels.txt` or `labels.json` where there is one.
+
+    Raises:
+        ConfigError: the named file is missing or malformed.
+    """
+    root = settings.model_dir
+    if root is None:
+        return ()
+    folder = root if root.is_dir() else root.parent
+    candidates = [folder / name] if name else [folder / "labels.txt", folder / "labels.json"]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        if name:
+            raise ConfigError(f"{candidates[0]}: no such labels file")
+        return ()
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        try:
+            labels = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{path}: not JSON: {error}") from None
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ConfigError(f"{path}: a JSON array of strings was expected")
+        return tuple(labels)
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def override_specs(own: Sequence[TensorSpec], wanted: Sequence[TensorSpec], what: str) -> tuple[TensorSpec, ...]:
+    """Let `model-settings.json` rename what the model says of itself, by position.
+
+    Args:
+        own: what the file says; empty where it says nothing.
+        wanted: what the settings say; empty: the file's own stand.
+        what: "inputs" or "outputs", for messages.
+
+    Raises:
+        ConfigError: the counts differ.
+    """
+    if not wanted:
+        return tuple(own)
+    if own and len(own) != len(wanted):
+        raise ConfigError(f"the settings name {len(wanted)} {what}, the model has {len(own)}")
+    return tuple(wanted)

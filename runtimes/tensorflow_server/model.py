@@ -1,0 +1,209 @@
+"""`TensorflowModel`: one version of a SavedModel; its signatures say its inputs and outputs.
+
+Layout, as TensorFlow Serving's: `<model>/<number>/saved_model.pb`, or a SavedModel folder itself. Which versions are served is
+decided by whoever lists the folder (the newest unless a policy says more); this class serves one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from serinus import Call, Model, TensorSpec
+from serinus.artifacts import Extra, override_specs, read_labels
+from serinus.errors import ConfigError, InvalidInput
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its banner of CPU features is no warning
+try:
+    import tensorflow as tf
+except ImportError as error:  # pragma: no cover # the image has it
+    raise ImportError("tensorflow_server needs TensorFlow: pip install serinus[tensorflow_server]") from error
+
+__all__ = ["DEFAULT_SIGNATURE", "TensorflowModel"]
+
+DEFAULT_SIGNATURE = "serving_default"
+"""tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY."""
+
+_DATATYPES = {
+    tf.bool: "BOOL",
+    tf.uint8: "UINT8",
+    tf.uint16: "UINT16",
+    tf.uint32: "UINT32",
+    tf.uint64: "UINT64",
+    tf.int8: "INT8",
+    tf.int16: "INT16",
+    tf.int32: "INT32",
+    tf.int64: "INT64",
+    tf.float16: "FP16",
+    tf.bfloat16: "BF16",
+    tf.float32: "FP32",
+    tf.float64: "FP64",
+    tf.string: "BYTES",
+}
+
+
+class TensorflowModel(Model):
+    """One SavedModel.
+
+    Settings (`parameters.extra`, `--extra`):
+        signature: the signature that requests get which name none (default "serving_default", else the only one).
+        labels: file of class names for the classification extension; default labels.txt or labels.json beside the
+            SavedModel or above its numbered folder.
+        version_policy: read by whoever lists the folder; see `serinus serve --help`.
+
+    A request may choose another signature by the parameter `signature_name`, as TensorFlow Serving's requests do.
+    """
+
+    platform: ClassVar[str] = "tensorflow_savedmodel"
+
+    def load(self) -> None:
+        """Load the SavedModel.
+
+        Raises:
+            ConfigError: no SavedModel, or no signature to serve.
+        """
+        extra = Extra(self.settings.extra, known=("signature", "labels", "version_policy"))
+        wanted, labels_file = extra.text("signature"), extra.text("labels")
+        extra.close()
+        _set_threads(self.settings.native_threads)
+        folder = self._folder()
+        try:
+            self._loaded = tf.saved_model.load(str(folder))
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
+        self._signatures: dict[str, Any] = dict(self._loaded.signatures)
+        if not self._signatures:
+            raise ConfigError(f"{folder}: has no signatures; export it with one (model.export, or signatures=...)")
+        self._default = wanted or DEFAULT_SIGNATURE
+        if self._default not in self._signatures:
+            if wanted or len(self._signatures) > 1:
+                raise ConfigError(f"{folder}: no signature {self._default!r}; there are {', '.join(self._signatures)}")
+            self._default = next(iter(self._signatures))
+        signature = self._signatures[self._default]
+        inputs = [_spec(name, spec) for name, spec in _inputs(signature).items()]
+        outputs = [_spec(name, spec) for name, spec in sorted(signature.structured_outputs.items())]
+        labels = read_labels(self.settings, labels_file) or _labels_above(folder)
+        self.inputs = override_specs(inputs, self.settings.inputs, "inputs")
+        self._own_names = {wanted.name: own.name for wanted, own in zip(self.inputs, inputs, strict=True)}
+        self.outputs = tuple(
+            TensorSpec(spec.name, spec.datatype, spec.shape, labels=labels)
+            if labels and spec.shape and spec.shape[-1] in {len(labels), -1}
+            else spec
+            for spec in override_specs(outputs, self.settings.outputs, "outputs")
+        )
+        self._output_names: dict[str, str] = {
+            own.name: wanted.name for wanted, own in zip(self.outputs, outputs, strict=True)
+        }
+        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
+        self.details |= {
+            "signatures": ",".join(sorted(self._signatures)),
+            "signature": self._default,
+            "threads": self.settings.native_threads,
+        }
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Run a signature.
+
+        Args:
+            inputs: one array per input of the signature.
+            call: the parameter `signature_name` chooses the signature; `outputs` limits what is returned.
+
+        Raises:
+            InvalidInput: an unknown signature, wrong input names, or shapes that the graph refuses.
+        """
+        name = str(call.parameters.get("signature_name") or self._default)
+        signature = self._signatures.get(name)
+        if signature is None:
+            raise InvalidInput(f"no signature {name!r}; there are {', '.join(sorted(self._signatures))}")
+        renamed = name == self._default
+        specs = _inputs(signature)
+        feeds = {}
+        for given, array in inputs.items():
+            own = self._own_names.get(given, given) if renamed else given
+            if own not in specs:
+                raise InvalidInput(f"signature {name!r} has no input {given!r}; its inputs are {', '.join(specs)}")
+            try:
+                feeds[own] = tf.constant(array, dtype=specs[own].dtype)
+            except (ValueError, TypeError) as error:
+                raise InvalidInput(f"input {given!r}: {error}") from None
+        missing = [own for own in specs if own not in feeds]
+        if missing:
+            raise InvalidInput(f"signature {name!r} needs input {', '.join(missing)}")
+        try:
+            results = signature(**feeds)
+        except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+            raise InvalidInput(f"the graph refuses the request: {str(error).splitlines()[0]}") from error
+        names = self._output_names if renamed else {}
+        found = {names.get(own, own): _array(value) for own, value in results.items()}
+        return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
+
+    def unload(self) -> None:
+        """Let go of the graph and its variables."""
+        self._signatures.clear()
+        del self._loaded
+
+    def _folder(self) -> Path:
+        """Find the SavedModel folder: the directory itself, or its newest numbered folder.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        root = self.settings.model_dir
+        if root is None:
+            raise ConfigError(f"model {self.settings.name!r}: name the SavedModel's directory (--model_dir)")
+        if root.name == "saved_model.pb":
+            return root.parent
+        if (root / "saved_model.pb").is_file():
+            return root
+        numbered = (
+            [path for path in root.glob("*/saved_model.pb") if path.parent.name.isdigit()] if root.is_dir() else []
+        )
+        if numbered:
+            return max((path.parent for path in numbered), key=lambda path: int(path.name))
+        raise ConfigError(f"{root}: no saved_model.pb here and none in a numbered folder (TensorFlow Serving's layout)")
+
+
+def _set_threads(threads: int) -> None:
+    """Bound TensorFlow's threads; a second model in the same process finds them set."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        return
+
+
+def _inputs(signature: Any) -> dict[str, Any]:
+    return dict(signature.structured_input_signature[1])
+
+
+def _spec(name: str, spec: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(spec.dtype)
+    if datatype is None:
+        raise ConfigError(
+            f"{name!r} is a {spec.dtype.name}; accepted are {', '.join(sorted(set(_DATATYPES.values())))}"
+        )
+    if spec.shape.rank is None:
+        raise ConfigError(f"{name!r} has no rank; export the signature with a TensorSpec that has one")
+    return TensorSpec(name, datatype, tuple(-1 if size is None else size for size in spec.shape.as_list()))
+
+
+def _array(value: Any) -> np.ndarray:
+    if value.dtype == tf.bfloat16:
+        value = tf.cast(value, tf.float32)
+    array = value.numpy()
+    if value.dtype != tf.string:
+        return array
+    result = np.empty(value.shape, dtype=object)
+    result[...] = array
+    return result
+
+
+def _labels_above(folder: Path) -> tuple[str, ...]:
+    """Labels lie beside the numbered folders as often as in one."""
+    from serinus.settings import ModelSettings
+
+    return read_labels(ModelSettings(name="", model_dir=folder.parent), "") if folder.name.isdigit() else ()

@@ -1,0 +1,259 @@
+"""`TorchModel`: TorchScript (.pt), exported programs (.pt2), or a state dict with an importable class.
+
+A TorchScript file says neither its inputs' names in the protocol's sense nor their shapes: name them in `model-settings.json`
+(`inputs`, `outputs`), or let them be called as the arguments of `forward` are, unchecked. An exported program says both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from serinus import Call, Model, TensorSpec
+from serinus.artifacts import Extra, find_file, override_specs, read_labels
+from serinus.errors import ConfigError, InvalidInput
+
+try:
+    import torch
+except ImportError as error:  # pragma: no cover # the image has it
+    raise ImportError("torch_server needs PyTorch: pip install serinus[torch_server]") from error
+
+__all__ = ["TorchModel"]
+
+_DATATYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "BF16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+_AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchModel(Model):
+    """One PyTorch module in inference mode.
+
+    Settings (`parameters.extra`, `--extra`):
+        device: "auto" (default: CUDA where there is one), "cpu", "cuda" or "cuda:N". A GPU that is asked for and is not
+            there is refused.
+        autocast: "none" (default), "bf16" or "fp16".
+        class: `package.module:Class` of a state dict (.pth); it must be installed, code is never read from the model directory.
+        arguments: keyword arguments of that class.
+        batch_buckets: batch sizes to pad to, so that the shapes that a GPU sees are few: no recompilation, and
+            no fragmentation of its memory. Default: none on a CPU, powers of two up to 256 on a GPU.
+        labels: file of class names for the classification extension; default labels.txt or labels.json.
+    """
+
+    platform: ClassVar[str] = "pytorch_torchscript"
+
+    def load(self) -> None:
+        """Load the module onto its device.
+
+        Raises:
+            ConfigError: no file, a file that PyTorch refuses, or a device that is not there.
+        """
+        extra = Extra(
+            self.settings.extra, known=("device", "autocast", "class", "arguments", "batch_buckets", "labels")
+        )
+        self._device = _device(extra.text("device", "auto"))
+        self._autocast = _AUTOCAST[extra.choice("autocast", tuple(_AUTOCAST))]
+        on_gpu = self._device.type == "cuda"
+        self._buckets = extra.numbers("batch_buckets", [2**n for n in range(9)] if on_gpu else [])
+        class_name, arguments = extra.text("class"), extra.mapping("arguments")
+        labels_file = extra.text("labels")
+        extra.close()
+        torch.set_num_threads(self.settings.native_threads)
+        file = find_file(self.settings, (".pt2", ".pt", ".pth"), preferred=("model.pt2", "model.pt", "model.pth"))
+        own_inputs: tuple[TensorSpec, ...] = ()
+        if file.suffix == ".pt2":
+            self._module, own_inputs = _load_exported(file, self._device)
+        elif class_name:
+            self._module = _load_state(file, class_name, arguments, self._device)
+        else:
+            self._module = _load_script(file, self._device)
+        self._names = [spec.name for spec in own_inputs] or _arguments_of(self._module)
+        self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
+        self.outputs = tuple(_labelled(self.settings.outputs, read_labels(self.settings, labels_file)))
+        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+        self.details |= {
+            "file": file.name,
+            "device": str(self._device),
+            "threads": self.settings.native_threads,
+            "batch_buckets": ",".join(map(str, self._buckets)),
+        }
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Run the module.
+
+        Args:
+            inputs: one array per argument of `forward`, by name, or in the order of the declared inputs.
+            call: `outputs` limits what is returned.
+
+        Raises:
+            InvalidInput: an input is missing, is BYTES, or has a shape that the module refuses.
+        """
+        arrays = self._in_order(inputs)
+        rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
+        padded = self._padded(rows)
+        tensors = [self._tensor(array, rows, padded) for array in arrays]
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None),
+            ):
+                result = self._module(*tensors)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise InvalidInput(f"the module refuses inputs of shape {shapes}: {str(error).splitlines()[-1]}") from error
+        found = {name: self._array(value, rows, padded) for name, value in self._named(result)}
+        return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
+
+    def unload(self) -> None:
+        """Give the device's memory back."""
+        del self._module
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _in_order(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Sort the inputs as `forward` takes them."""
+        declared = [spec.name for spec in self.inputs]
+        for names in (declared, self._names):
+            if names and all(name in inputs for name in names) and len(names) == len(inputs):
+                return [inputs[name] for name in names]
+        if len(inputs) == 1:
+            return list(inputs.values())
+        expected = declared or self._names
+        raise InvalidInput(f"inputs {', '.join(inputs)} came, {', '.join(expected)} were expected")
+
+    def _padded(self, rows: int) -> int:
+        if not self.batchable or not rows:
+            return rows
+        return next((bucket for bucket in self._buckets if bucket >= rows), rows)
+
+    def _tensor(self, array: np.ndarray, rows: int, padded: int) -> torch.Tensor:
+        if array.dtype == object:
+            raise InvalidInput("PyTorch has no tensors of BYTES; send numbers")
+        if padded != rows:
+            array = np.concatenate([array, np.zeros((padded - rows, *array.shape[1:]), array.dtype)])
+        elif not array.flags.writeable:
+            # torch shares the memory and warns of read-only arrays; inference mode never writes to its inputs.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+
+    def _named(self, result: Any) -> list[tuple[str, torch.Tensor]]:
+        """Name what the module returned: by its own keys, by the declared outputs, or output-0, output-1 ..."""
+        if isinstance(result, Mapping):
+            return list(result.items())
+        values: Sequence[Any] = result if isinstance(result, (list, tuple)) else [result]
+        names = [spec.name for spec in self.outputs] or [f"output-{index}" for index in range(len(values))]
+        if len(names) != len(values):
+            raise RuntimeError(f"the module returned {len(values)} tensors, the settings name {len(names)} outputs")
+        return list(zip(names, values, strict=True))
+
+    def _array(self, value: torch.Tensor, rows: int, padded: int) -> np.ndarray:
+        if padded != rows:
+            value = value[:rows]
+        if value.dtype == torch.bfloat16:
+            value = value.float()
+        return value.cpu().numpy()
+
+
+def _device(wanted: str) -> torch.device:
+    """Choose the device.
+
+    Raises:
+        ConfigError: a GPU was asked for and is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"extra setting 'device' is {wanted!r}: {error}") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"extra setting 'device' is {wanted!r}; accepted are auto, cpu, cuda and cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"extra setting 'device' is {wanted!r}, but this machine shows {torch.cuda.device_count()} GPUs to PyTorch "
+            f"{torch.__version__}; use the -gpu image on a node with one, or device cpu"
+        )
+    return device
+
+
+def _load_script(file: Path, device: torch.device) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and what many have
+            return torch.jit.load(str(file), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: not TorchScript: {str(error).splitlines()[0]}. A state dict needs its class: --extra class=package:Class"
+        ) from error
+
+
+def _load_exported(file: Path, device: torch.device) -> tuple[Any, tuple[TensorSpec, ...]]:
+    try:
+        program = torch.export.load(str(file))
+    except Exception as error:  # whatever torch.export raises means that the file is not one of its own
+        raise ConfigError(f"{file}: not an exported program of this PyTorch ({torch.__version__}): {error}") from error
+    specs = []
+    wanted = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in wanted:
+            value = node.meta["val"]
+            shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+            specs.append(TensorSpec(str(node.name), _DATATYPES[value.dtype], shape))
+    return program.module().to(device), tuple(specs)
+
+
+def _load_state(file: Path, class_name: str, arguments: Mapping[str, Any], device: torch.device) -> Any:
+    module_name, colon, name = class_name.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"extra setting 'class' is {class_name!r}: {error}; expected package.module:Class") from error
+    if not colon or not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        raise ConfigError(
+            f"extra setting 'class' is {class_name!r}: not a torch.nn.Module; expected package.module:Class"
+        )
+    module = cls(**arguments)
+    try:
+        module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # pickle, zip and key errors alike mean that file and class do not fit
+        raise ConfigError(f"{file}: no state dict of {class_name}: {error}") from error
+    return module.to(device).eval()
+
+
+def _arguments_of(module: Any) -> list[str]:
+    """Name the arguments of `forward`."""
+    schema = getattr(getattr(module, "forward", None), "schema", None)
+    if schema is not None:
+        return [argument.name for argument in schema.arguments if argument.name != "self"]
+    import inspect
+
+    return [name for name in inspect.signature(module.forward).parameters if name not in {"args", "kwargs"}]
+
+
+def _labelled(specs: Sequence[TensorSpec], labels: tuple[str, ...]) -> Sequence[TensorSpec]:
+    if not labels:
+        return specs
+    return [
+        TensorSpec(spec.name, spec.datatype, spec.shape, labels=labels)
+        if spec.shape and spec.shape[-1] in {len(labels), -1}
+        else spec
+        for spec in specs
+    ]
