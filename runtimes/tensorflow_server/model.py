@@ -138,7 +138,7 @@ class TensorflowModel(Model):
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
             raise InvalidInput(f"the graph refuses the request: {str(error).splitlines()[0]}") from error
         names = self._output_names if renamed else {}
-        found = {names.get(own, own): _array(value) for own, value in results.items()}
+        found = {str(names.get(own, own)): _array(value) for own, value in results.items()}
         return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
 
     def unload(self) -> None:

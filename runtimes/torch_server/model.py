@@ -84,7 +84,10 @@ class TorchModel(Model):
         self._names = [spec.name for spec in own_inputs] or _arguments_of(self._module)
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
         self.outputs = tuple(_labelled(self.settings.outputs, read_labels(self.settings, labels_file)))
-        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+        # Without declared shapes nothing says that the first dimension is the batch.
+        self.batchable = bool(self.inputs) and all(
+            spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs)
+        )
         self.details |= {
             "file": file.name,
             "device": str(self._device),
