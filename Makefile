@@ -54,7 +54,7 @@ setup: $(VENV)/.test ## Make the environment for development
 
 .PHONY: demo
 demo: $(VENV)/.run ## Score real transactions with the fraud InferenceService, end to end
-	@$(BIN)/python tests/demo/$(SERVICE).py $(ARGS)
+	@$(BIN)/python inferenceservices/$(SERVICE)/demo.py $(ARGS)
 
 .PHONY: up
 up: $(VENV)/.run ## Run an InferenceService on this machine: make up SERVICE=fraud [FORM=split]

@@ -1,0 +1,88 @@
+"""`serinus serve` as a real process on free loopback ports."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Served", "serving"]
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    http_port: int
+    grpc_port: int
+    log: Path
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Send one request on a connection of its own; returns the status and the JSON (or text) of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=30)
+        try:
+            sent = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
+            connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            content = answer.read().decode()
+            is_json = (answer.headers.get("Content-Type") or "").startswith("application/json")
+            return answer.status, json.loads(content) if content and is_json else content
+        finally:
+            connection.close()
+
+    def stop(self, *, timeout_s: float = 30) -> int:
+        """Send SIGTERM and wait; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def serving(
+    tmp_path: Path, *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 60
+) -> Iterator[Served]:
+    """Start `serinus serve` with these arguments; ready on entry, stopped on exit."""
+    log = tmp_path / "serve.log"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
+    flags = ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serinus.cli", "serve", *flags, *arguments],
+            env={**clean, **(environment or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = re.search(r"REST on 127\.0\.0\.1:(\d+)(?:, gRPC on 127\.0\.0\.1:(\d+))?", log.read_text())
+            if found:
+                break
+            if process.poll() is not None:
+                raise RuntimeError(f"serinus serve ended with status {process.returncode}:\n{log.read_text()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"serinus serve was not ready in {timeout_s:.0f} s:\n{log.read_text()}")
+            time.sleep(0.02)
+        yield Served(process, int(found[1]), int(found[2] or 0), log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)

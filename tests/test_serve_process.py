@@ -1,0 +1,206 @@
+"""`serinus serve` as a process: start, stop, drain, several models, several workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import xgboost
+from serve_support import Served, serving
+
+SLOW_MODEL = '''
+import time
+from serinus import Model, TensorSpec
+
+
+class Slow(Model):
+    """Sleeps as many seconds as its input says, then returns it."""
+
+    inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 1)),)
+    batchable = False
+    execution = "thread"
+
+    def predict(self, inputs, call):
+        time.sleep(float(inputs["x"].max()))
+        return {"y": inputs["x"]}
+'''
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    rows = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, xgboost.DMatrix(rows, rows[:, 0] > 0), 5)
+    booster.save_model(folder / "model.ubj")
+    return folder
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "slow_model.py").write_text(SLOW_MODEL)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def _body(values: list[list[float]], name: str = "x") -> dict[str, object]:
+    shape = [len(values), len(values[0])]
+    return {"inputs": [{"name": name, "shape": shape, "datatype": "FP32", "data": values}]}
+
+
+def test_a_model_directory_is_served_under_the_name_given(model: Path, tmp_path: Path):
+    with serving(tmp_path, str(model), "--model_name", "m") as served:
+        assert served.ask("GET", "/v2/health/ready")[0] == 200
+        status, answer = served.ask("POST", "/v2/models/m/infer", _body([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]], "input-0"))
+        assert status == 200
+        scores = np.float32(answer["outputs"][0]["data"])
+        rows = np.float32([[1, 0, 0, 0], [-1, 0, 0, 0]])
+        expected = xgboost.Booster(model_file=model / "model.ubj").inplace_predict(rows)
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
+        assert served.stop() == 0
+
+
+def test_several_directories_are_several_models(model: Path, tmp_path: Path):
+    paths = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"name": name, "implementation": "xgboost_server", "parameters": {"uri": str(model / "model.ubj")}}
+        (folder / "model-settings.json").write_text(json.dumps(settings))
+        paths.append(str(folder))
+    with serving(tmp_path, *paths) as served:
+        for name in ("a", "b"):
+            assert served.ask("GET", f"/v2/models/{name}/ready")[0] == 200
+
+
+def test_sigterm_answers_what_is_in_flight_and_refuses_what_is_new(slow: dict[str, str], tmp_path: Path):
+    with serving(tmp_path, "--class", "slow_model:Slow", "--model_name", "s", environment=slow) as served:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            flying = pool.submit(served.ask, "POST", "/v2/models/s/infer", _body([[1.5]]))
+            _until(lambda: "nv_inference_pending_request_count" in str(served.ask("GET", "/metrics")[1]))
+            time.sleep(0.5)  # the request must be inside predict, which nothing outside can see
+            served.process.send_signal(signal.SIGTERM)
+            assert flying.result(20)[0] == 200
+        assert served.process.wait(20) == 0
+        with pytest.raises(ConnectionError):
+            served.ask("GET", "/v2/health/live")
+
+
+def test_a_model_that_does_not_load_ends_the_process_with_its_reason(tmp_path: Path):
+    (tmp_path / "model.ubj").write_bytes(b"no model")
+    done = _run(str(tmp_path / "model.ubj"))
+    assert done.returncode == 1
+    assert "model.ubj" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to serve"),
+        (["/no/such/folder"], "/no/such/folder"),
+        (["--http_prot", "1"], "did you mean --http-port"),
+        (["--ssl_certfile", "c.pem"], "both --ssl_certfile and --ssl_keyfile"),
+    ],
+    ids=["nothing", "missing", "typo", "half-tls"],
+)
+def test_wrong_options_end_with_status_2_and_say_why(arguments: list[str], message: str):
+    done = _run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_option_with_examples():
+    done = _run("--help")
+    assert done.returncode == 0
+    assert "Examples:" in done.stdout
+    assert "--predictor_protocol" in done.stdout
+
+
+def test_a_port_that_is_taken_is_named(model: Path, tmp_path: Path):
+    with serving(tmp_path, str(model)) as served:
+        done = _run(str(model), "--host", "127.0.0.1", "--http_port", str(served.http_port), "--no-enable-grpc")
+        assert done.returncode == 1
+        assert str(served.http_port) in done.stderr
+
+
+@pytest.mark.slow
+def test_workers_share_the_port_and_one_page_of_metrics(model: Path, tmp_path: Path):
+    with serving(tmp_path, str(model), "--model_name", "m", "--workers", "2", timeout_s=90) as served:
+        for _ in range(40):
+            assert served.ask("POST", "/v2/models/m/infer", _body([[0.0] * 4], "input-0"))[0] == 200
+        pages = [served.ask("GET", "/metrics")[1] for _ in range(6)]
+        counts = {_count(page) for page in pages}
+        assert counts == {40.0}
+        assert served.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_counters_never_fall(model: Path, tmp_path: Path):
+    with serving(tmp_path, str(model), "--model_name", "m", "--workers", "2", timeout_s=90) as served:
+        body = _body([[0.0] * 4], "input-0")
+        for _ in range(20):
+            assert served.ask("POST", "/v2/models/m/infer", body)[0] == 200
+        assert _count(served.ask("GET", "/metrics")[1]) == 20.0
+        victim = _workers(served)[0]
+        victim.kill()
+        _until(lambda: len(_workers(served)) == 2 and victim.pid not in {w.pid for w in _workers(served)})
+        for _ in range(20):
+            assert served.ask("POST", "/v2/models/m/infer", body)[0] == 200
+        _until(lambda: _count(served.ask("GET", "/metrics")[1]) == 40.0)
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_is_killed_leaves_no_worker(model: Path, tmp_path: Path):
+    with serving(tmp_path, str(model), "--workers", "2", timeout_s=90) as served:
+        workers = _workers(served)
+        assert len(workers) == 2
+        os.kill(served.process.pid, signal.SIGKILL)
+        gone, alive = psutil.wait_procs(workers, timeout=40)
+        assert alive == []
+        assert len(gone) == 2
+
+
+@pytest.mark.slow
+def test_a_repository_request_reaches_every_worker(model: Path, tmp_path: Path):
+    repository = tmp_path / "repository"
+    (repository / "m").mkdir(parents=True)
+    (repository / "m" / "model.ubj").write_bytes((model / "model.ubj").read_bytes())
+    flags = ["--model_repository", str(repository), "--load_models_at_startup", "false", "--workers", "2"]
+    with serving(tmp_path, *flags, timeout_s=90) as served:
+        assert served.ask("POST", "/v2/repository/models/m/load", {})[0] == 200
+        assert {served.ask("GET", "/v2/models/m/ready")[0] for _ in range(12)} == {200}
+        assert served.ask("POST", "/v2/repository/models/m/unload", {})[0] == 200
+        assert 200 not in {served.ask("GET", "/v2/models/m/ready")[0] for _ in range(12)}
+        assert served.ask("POST", "/v2/repository/models/none/load", {})[0] in {400, 404}
+
+
+def _workers(served: Served) -> list[psutil.Process]:
+    return [child for child in psutil.Process(served.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def _count(page: str) -> float:
+    lines = [line for line in page.splitlines() if line.startswith("nv_inference_request_success{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
+    command = [sys.executable, "-m", "serinus.cli", "serve", *arguments]
+    return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _until(condition, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
