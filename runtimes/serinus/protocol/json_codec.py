@@ -346,13 +346,14 @@ def _texts(where: _Where, values: list[Any]) -> np.ndarray:
     return array
 
 
-def encode_data(name: str, array: np.ndarray, datatype: str) -> bytes:
+def encode_data(name: str, array: np.ndarray, datatype: str, *, role: str = "output") -> bytes:
     """Write an array as a flat JSON array, row-major.
 
     Args:
-        name: what to call the tensor in messages: "output 'y'".
+        name: the tensor's.
         array: any strides; BYTES elements are `bytes` or `str`.
         datatype: one of `DATATYPES`; the array is cast where its type is another.
+        role: "input" or "output", for messages.
 
     Returns:
         JSON. Floats are the shortest text that reads back to the same value of their type; NaN and infinities are null.
@@ -361,14 +362,15 @@ def encode_data(name: str, array: np.ndarray, datatype: str) -> bytes:
         InvalidInput: a BYTES element is not UTF-8 and so cannot travel as JSON.
         ModelFailed: the array's elements cannot be of that datatype.
     """
-    if datatype == BYTES:
-        return orjson.dumps([_text(name, index, element) for index, element in enumerate(array.reshape(-1).tolist())])
     dtype = NUMPY_DTYPES[datatype]
-    if array.dtype != dtype:
+    if array.dtype is not dtype and array.dtype != dtype:
         try:
             array = array.astype(dtype)
         except (TypeError, ValueError):
-            raise ModelFailed(f"{name}: the model's values cannot be written as {datatype}") from None
+            raise ModelFailed(f"{role} {name!r}: the model's values cannot be written as {datatype}") from None
+    if datatype == BYTES:
+        values = array.reshape(-1).tolist()
+        return orjson.dumps([_text(name, role, index, element) for index, element in enumerate(values)])
     if array.ndim != 1:
         array = array.reshape(-1)
     try:
@@ -377,13 +379,13 @@ def encode_data(name: str, array: np.ndarray, datatype: str) -> bytes:
         return orjson.dumps(np.ascontiguousarray(array), option=_NUMPY_JSON)
 
 
-def _text(name: str, index: int, element: Any) -> str:
+def _text(name: str, role: str, index: int, element: Any) -> str:
     if not isinstance(element, bytes):
         return str(element)
     try:
         return element.decode()
     except UnicodeDecodeError:
         raise InvalidInput(
-            f"{name}: element {index} is not UTF-8 text and cannot travel as JSON; ask for this output with the parameter "
+            f"{role} {name!r}: element {index} is not UTF-8 text and cannot travel as JSON; ask for it with the parameter "
             "'binary_data': true, or over gRPC"
         ) from None
