@@ -1,0 +1,59 @@
+/* Layout of a forest as the Python side builds it (forest.py) and forest.c walks it. */
+#ifndef SERINUS_FOREST_H
+#define SERINUS_FOREST_H
+
+#include "kernels.h"
+
+/* Nodes of one tree lie breadth first, siblings side by side: the right child is the left one's neighbour.
+ *
+ *   next = node + step + !(x[feature] < value)
+ *
+ * and a missing x (NaN) goes left where default_left is set. A leaf reads column `columns` of the padded row, which always holds
+ * NaN, with default_left clear and step -1: it goes "right", back to itself. So a walk needs no test for the leaf: it
+ * takes as many steps as the tree is deep. The leaf's output lies in `value`. */
+typedef struct {
+    float value;
+    uint16_t feature; /* low 15 bits: column; high bit: default_left */
+    int16_t step;     /* left child's index less the own one */
+} serinus_narrow_node;
+
+typedef struct {
+    float value;
+    uint32_t feature; /* low 31 bits: column; high bit: default_left */
+    int32_t step;
+} serinus_wide_node;
+
+typedef struct {
+    const void *nodes;       /* serinus_narrow_node or serinus_wide_node */
+    const uint32_t *roots;   /* [trees] index of each tree's first node */
+    const uint32_t *depths;  /* [trees] steps from the root to the deepest leaf */
+    const uint32_t *outputs; /* [trees] the output (class, target) that each tree adds to */
+    const float *base;       /* [groups] what each output starts from, margin */
+    uint32_t trees;
+    uint32_t groups;  /* outputs of a row */
+    uint32_t columns; /* features of a row */
+    uint32_t wide;    /* 1: nodes are serinus_wide_node */
+    uint32_t link;    /* what maps margins to predictions, SERINUS_LINK_* */
+    uint32_t other_missing; /* 1: `missing` counts as missing beside NaN */
+    float missing;
+} serinus_forest;
+
+enum {
+    SERINUS_LINK_IDENTITY = 0,
+    SERINUS_LINK_SIGMOID = 1,
+    SERINUS_LINK_EXP = 2,
+    SERINUS_LINK_HINGE = 3,
+    SERINUS_LINK_SOFTMAX = 4
+};
+
+/* Sum the trees for `count` rows of `columns` floats, C order.
+ *
+ * margins: [count, groups], written. predictions: [count, groups], written by the forest's link unless NULL; may be `margins`.
+ * Returns 0, or -1 where memory for a row wider than the stack's buffer cannot be had. Safe from several threads at once. */
+SERINUS_EXPORT int32_t serinus_forest_predict(const serinus_forest *forest, const float *rows, int64_t count, float *margins,
+                                              float *predictions);
+
+/* Invert a link in place, in float32: what XGBoost does to a base_score (Objective::ProbToMargin). */
+SERINUS_EXPORT void serinus_forest_margin_of(uint32_t link, float *values, int64_t count);
+
+#endif

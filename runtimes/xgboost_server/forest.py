@@ -1,0 +1,124 @@
+"""From a model file to a `serinus.native.forest.Forest`, or the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from serinus.native.forest import Forest, KernelsMissing, Link, Trees, margin_of
+
+from .modelfile import ModelFile
+from .objective import OBJECTIVES, Objective
+
+__all__ = ["Iterations", "NotCovered", "compile_forest", "iterations"]
+
+Iterations = tuple[int, int]
+"""First iteration used, and the one after the last."""
+
+
+class NotCovered(Exception):
+    """The compiled engine does not cover this model; the message is the reason, as a clause: "booster gblinear"."""
+
+
+def iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterations:
+    """Choose the boosting iterations to use.
+
+    Args:
+        file: the model.
+        wanted: "best": up to `best_iteration` where training stopped early, as XGBoost's scikit-learn classes do, else all;
+            "all"; or first and end (end 0: the last).
+
+    Raises:
+        ValueError: the range leads out of the model.
+    """
+    total = len(_iteration_ends(file)) - 1 if file.model else 0
+    if wanted == "all" or file.booster == "gblinear":
+        return 0, total
+    if isinstance(wanted, str):
+        best = file.attributes.get("best_iteration")
+        return (0, min(int(best) + 1, total)) if best is not None else (0, total)
+    first, end = wanted
+    end = end or total
+    if not 0 <= first < end <= total:
+        raise ValueError(f"iteration_range [{first}, {end}]: the model has iterations 0 to {total}")
+    return first, end
+
+
+def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threads: int) -> tuple[Forest, Objective]:
+    """Build the forest.
+
+    Raises:
+        NotCovered: for whatever the engine does not cover, or finds wrong.
+    """
+    if file.booster != "gbtree":
+        raise NotCovered(f"booster {file.booster}")
+    if file.weights is not None:
+        raise NotCovered("trees with weights (dropout)")
+    objective = OBJECTIVES.get(file.objective)
+    if objective is None:
+        raise NotCovered(f"objective {file.objective}")
+    if not file.features:
+        raise NotCovered("the file does not say how many features it takes")
+    if any(kind in ("c", "categorical") for kind in file.feature_types):
+        raise NotCovered("categorical features")
+    if len(file.base_score) not in (1, file.groups):
+        raise NotCovered(f"{len(file.base_score)} base scores for {file.groups} outputs")
+    if objective.link is Link.SOFTMAX and file.groups < 2:
+        raise NotCovered(f"{file.groups} classes")
+    ends = _iteration_ends(file)
+    trees = file.model["trees"][ends[chosen[0]] : ends[chosen[1]]]
+    outputs = np.asarray(file.model["tree_info"], np.int32)[ends[chosen[0]] : ends[chosen[1]]]
+    base = np.asarray(file.base_score, np.float32)
+    try:
+        base = margin_of(objective.base_link, base)
+        forest = Forest(
+            _gather(trees, outputs),
+            columns=file.features,
+            base=np.broadcast_to(base, (file.groups,)),
+            link=objective.link,
+            missing=missing,
+            threads=threads,
+        )
+    except (KernelsMissing, ValueError, KeyError, TypeError) as error:
+        raise NotCovered(str(error)) from None
+    return forest, objective
+
+
+def _iteration_ends(file: ModelFile) -> np.ndarray:
+    """Number of trees before each iteration, and in all: int64 [iterations + 1]."""
+    stored = file.model.get("iteration_indptr")
+    if stored is not None:
+        return np.asarray(stored, np.int64)
+    parallel = max(1, int(file.model["gbtree_model_param"].get("num_parallel_tree", 1)))
+    return np.arange(0, len(file.model["trees"]) + 1, parallel * file.groups)
+
+
+def _gather(trees: list[dict[str, Any]], outputs: np.ndarray) -> Trees:
+    """Join the trees' arrays."""
+    if len(trees) != len(outputs):
+        raise NotCovered(f"{len(trees)} trees, {len(outputs)} of them with an output")
+    for tree in trees:
+        if int(tree["tree_param"].get("size_leaf_vector", 1)) > 1:
+            raise NotCovered("leaves with several outputs (multi_output_tree)")
+        if len(tree.get("categories_nodes", ())):
+            raise NotCovered("categorical splits")
+    sizes = [len(tree["left_children"]) for tree in trees]
+    for tree, size in zip(trees, sizes, strict=True):
+        for name in ("right_children", "split_indices", "split_conditions", "default_left"):
+            if len(tree[name]) != size:
+                raise NotCovered(f"a tree with {size} nodes has {len(tree[name])} {name}")
+
+    def joined(name: str, dtype: type) -> np.ndarray:
+        parts = [np.asarray(tree[name], dtype) for tree in trees]
+        return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+    return Trees(
+        starts=np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64))),
+        left=joined("left_children", np.int32),
+        right=joined("right_children", np.int32),
+        feature=joined("split_indices", np.int32),
+        value=joined("split_conditions", np.float32),
+        default_left=joined("default_left", np.bool_),
+        outputs=outputs,
+    )

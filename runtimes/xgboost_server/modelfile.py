@@ -1,0 +1,164 @@
+"""A model file, whichever of XGBoost's formats it has, as one `ModelFile`: read without importing xgboost.
+
+Source: XGBoost, doc/model.schema and src/learner.cc. A `.ubj` and a `.json` file hold the same document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from serinus.errors import ConfigError
+
+from . import legacy, ubjson
+
+__all__ = ["FORMATS", "ModelFile", "find", "read"]
+
+FORMATS: Final = (".ubj", ".json", ".bst", ".bin", ".model", ".deprecated", ".xgb")
+"""Suffixes of model files; `.bst` is KServe's. The content decides on the format."""
+_NOT_MODELS: Final = ("model-settings.json", "settings.json", "metadata.json", "config.json")
+_CODE: Final = (".pkl", ".pickle", ".joblib")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What the engine needs of a model file."""
+
+    path: Path
+    sha256: str
+    format: str
+    """ubj, json or binary."""
+    version: tuple[int, ...]
+    """Of the XGBoost that wrote it."""
+    objective: str
+    objective_parameters: dict[str, Any]
+    booster: str
+    """gbtree, dart or gblinear."""
+    model: dict[str, Any]
+    """`trees`, `tree_info` and their parameters, for gbtree and dart."""
+    weights: np.ndarray | None
+    """float32 [trees]: dart's; None: all are 1."""
+    features: int
+    """Columns of a row; 0: the file does not say."""
+    classes: int
+    targets: int
+    base_score: tuple[float, ...]
+    attributes: dict[str, str]
+    feature_names: tuple[str, ...]
+    feature_types: tuple[str, ...]
+    document: dict[str, Any]
+    """The whole document, for handing an old binary model to a Booster that cannot read it."""
+
+    @property
+    def groups(self) -> int:
+        """Outputs of a row: classes, targets or 1."""
+        return max(self.classes, self.targets, 1)
+
+
+def find(location: Path) -> Path:
+    """Find the one model file of a folder; a file is taken as it is.
+
+    Raises:
+        ConfigError: nothing there, nothing that is a model, or several.
+    """
+    if location.is_file():
+        return location
+    if not location.is_dir():
+        raise ConfigError(f"{location}: no such file or folder; model_dir must name an XGBoost model or its folder")
+    files = sorted(path for path in location.iterdir() if path.is_file() and not path.name.startswith("."))
+    models = [
+        path
+        for path in files
+        if path.suffix.lower() in FORMATS and path.name not in _NOT_MODELS and not path.name.endswith(".verdict.json")
+    ]
+    if len(models) > 1:
+        models = [path for path in models if path.stem == "model"] or models
+    if len(models) == 1:
+        return models[0]
+    if models:
+        names = ", ".join(path.name for path in models)
+        raise ConfigError(f"{location}: several model files ({names}); keep one, or name it in parameters.uri")
+    if any(path.suffix.lower() in _CODE for path in files):
+        raise ConfigError(
+            f"{location}: pickled models are not loaded, since unpickling runs code; save with Booster.save_model('model.ubj')"
+        )
+    held = ", ".join(path.name for path in files[:8]) or "nothing"
+    raise ConfigError(f"{location}: no XGBoost model ({', '.join('*' + suffix for suffix in FORMATS)}) among: {held}")
+
+
+def read(path: Path) -> ModelFile:
+    """Read a model file of any format.
+
+    Raises:
+        ConfigError: unreadable, or not an XGBoost model.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        form, document = _decode(data)
+        return _model_file(path, hashlib.sha256(data).hexdigest(), form, document)
+    except KeyError as error:
+        raise ConfigError(f"{path}: not an XGBoost model: {error} is missing from it") from None
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ConfigError(f"{path}: not an XGBoost model: {error}") from None
+
+
+def _decode(data: bytes) -> tuple[str, dict[str, Any]]:
+    head = data[1:64].lstrip()
+    if data[:1] == b"{" and head[:1] in (b'"', b"}"):
+        return "json", orjson.loads(data)
+    if data[:1] == b"{":
+        return "ubj", ubjson.decode(data)
+    if legacy.looks_legacy(data):
+        return "binary", legacy.decode(data)
+    raise ValueError("neither JSON, UBJSON nor the old binary format")
+
+
+def _model_file(path: Path, sha256: str, form: str, document: dict[str, Any]) -> ModelFile:
+    learner = document["learner"]
+    parameters, objective = learner["learner_model_param"], learner["objective"]
+    gradient_booster = learner["gradient_booster"]
+    booster, weights = str(gradient_booster["name"]), None
+    if "gbtree" in gradient_booster:  # dart up to 3.2 wraps a gbtree
+        weights = np.asarray(gradient_booster["weight_drop"], np.float32)
+        gradient_booster = gradient_booster["gbtree"]
+    model = gradient_booster.get("model", {})
+    if "weight_drop" in model:  # later versions: trees with weights
+        weights = np.asarray(model["weight_drop"], np.float32)
+    if weights is not None and not len(weights):
+        weights = None
+    return ModelFile(
+        path=path,
+        sha256=sha256,
+        format=form,
+        version=tuple(int(part) for part in document.get("version", ())),
+        objective=str(objective["name"]),
+        objective_parameters=dict(objective),
+        booster=booster,
+        model=model,
+        weights=weights,
+        features=int(parameters.get("num_feature", 0)),
+        classes=int(parameters.get("num_class", 0)),
+        targets=int(parameters.get("num_target", 1)),
+        base_score=_base_score(str(parameters["base_score"])),
+        attributes={str(name): str(value) for name, value in learner.get("attributes", {}).items()},
+        feature_names=tuple(str(name) for name in learner.get("feature_names", ())),
+        feature_types=tuple(str(name) for name in learner.get("feature_types", ())),
+        document=document,
+    )
+
+
+def _base_score(text: str) -> tuple[float, ...]:
+    """Parse `5E-1` (up to 3.0) and `[5E-1,2E-1]` (from 3.1)."""
+    values = tuple(float(part) for part in text.strip().strip("[]").split(",") if part.strip())
+    if not values or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"base_score {text!r} is not a number")
+    return values

@@ -1,0 +1,103 @@
+"""XGBoost's own Booster: what verifies the engine, serves what the engine does not cover, and explains predictions.
+
+xgboost is imported when the first of these is wanted, and not before: its import costs over a second and 85 MB.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from serinus.errors import ConfigError
+
+from .forest import Iterations
+from .modelfile import ModelFile
+
+if TYPE_CHECKING:
+    import xgboost
+
+__all__ = ["Reference", "installed_version"]
+
+
+def installed_version() -> str:
+    """Version of the installed xgboost, found without importing it; empty: it is not installed."""
+    for name in ("xgboost-cpu", "xgboost"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+class Reference:
+    """A Booster that takes the rows that the engine takes.
+
+    Raises:
+        ConfigError: xgboost is not installed, or refuses the file.
+    """
+
+    def __init__(self, file: ModelFile, chosen: Iterations, *, missing: float, threads: int) -> None:
+        try:
+            import xgboost
+        except ImportError:
+            raise ConfigError(
+                f"{file.path}: serving this model takes xgboost, which is not installed; pip install 'serinus[xgboost_server]'"
+            ) from None
+        self._xgboost = xgboost
+        self.iterations = chosen
+        self._missing = missing
+        self._threads = threads
+        self._explaining = threading.Lock()
+        try:
+            self.booster = xgboost.Booster()
+            if file.format == "binary":
+                # Since 3.1 xgboost reads the old binary format no more; the same model as JSON it does.
+                self.booster.load_model(bytearray(orjson.dumps(file.document, option=orjson.OPT_SERIALIZE_NUMPY)))
+            else:
+                self.booster.load_model(file.path)
+            self.booster.set_param({"nthread": threads})
+            self.features: int = self.booster.num_features()
+        except xgboost.core.XGBoostError as error:
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(f"{file.path}: xgboost {xgboost.__version__} cannot load it: {first}") from None
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Predictions as xgboost shapes them: float32 [n] or [n, outputs]. rows: float32 [n, features]."""
+        return self._predict(rows, "value")
+
+    def margins(self, rows: np.ndarray) -> np.ndarray:
+        """Margins, shaped likewise."""
+        return self._predict(rows, "margin")
+
+    def contributions(self, rows: np.ndarray) -> np.ndarray:
+        """SHAP values in margin space: float32 [n, features + 1] or [n, outputs, features + 1]; the last column is the bias."""
+        matrix = self._xgboost.DMatrix(rows, missing=self._missing, nthread=self._threads)
+        with self._explaining:  # Booster.predict is thread-safe for trees, but not documented so for gblinear
+            return self.booster.predict(
+                matrix, pred_contribs=True, iteration_range=self.iterations, validate_features=False
+            )
+
+    def _predict(self, rows: np.ndarray, kind: str) -> np.ndarray:
+        booster: xgboost.Booster = self.booster
+        result: Any
+        try:
+            result = booster.inplace_predict(
+                rows, iteration_range=self.iterations, predict_type=kind, missing=self._missing, validate_features=False
+            )
+        except NotImplementedError:
+            result = None
+        except self._xgboost.core.XGBoostError as error:
+            if "inplace" not in str(error).lower():
+                raise
+            result = None
+        if result is None:  # gblinear has no inplace prediction
+            matrix = self._xgboost.DMatrix(rows, missing=self._missing, nthread=self._threads)
+            with self._explaining:
+                result = booster.predict(
+                    matrix, output_margin=kind == "margin", iteration_range=self.iterations, validate_features=False
+                )
+        return np.asarray(result, np.float32)
