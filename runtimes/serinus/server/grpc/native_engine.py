@@ -24,7 +24,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...settings import ServerSettings
-from .grpcio_engine import GrpcioEngine
+from .grpcio_engine import GrpcioEngine, address
+from .guard import FrameGuard, Relay
 from .service import INFER, Failure, Metadata, Service, Ticket, failure_of, plain_headers
 
 __all__ = ["NativeEngine"]
@@ -35,6 +36,8 @@ _BATCH = 256
 """Most calls taken in one turn; more wait for the next, so that a flood cannot keep the loop from its other work."""
 _IO_THREADS = 1
 """Rust threads for HTTP/2; one carries some 100 000 calls a second, more than the Python side can answer."""
+_BACKLOG = 1024
+"""Connections that may wait to be accepted; a restart of many clients brings them all at once."""
 _STREAMS_PER_CONNECTION = 1024
 _METADATA_BYTES = 16 * 1024
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
@@ -89,14 +92,16 @@ class NativeEngine:
         self._look_again = threading.Semaphore(0)
         """Released by the loop when it has found nothing, for the thread to wait again."""
         self._idle = asyncio.Event()
+        self._listener: asyncio.Server | None = None
+        self._relays: set[Relay] = set()
         self.front: Any = None
         self.calls: dict[int, _Call] = {}
         """Calls that have come and are not answered, by the front's number."""
         self.draining = False
         self.port = 0
 
-    async def start(self, target: str) -> None:
-        """Listen on `host:port`.
+    async def start(self, host: str, port: int) -> None:
+        """Listen on a TCP port.
 
         Raises:
             ConfigError: the address cannot be bound.
@@ -104,30 +109,37 @@ class NativeEngine:
         from pygrpc_native import NativeGrpcFront
 
         self._directory = Path(tempfile.mkdtemp(prefix="serinus-grpc-"))
-        behind = self._directory / "streams.sock"
+        behind, front = self._directory / "streams.sock", self._directory / "front.sock"
         await self._streams.start(f"unix:{behind}")
+        self.front = NativeGrpcFront(
+            f"unix:{front}",
+            [(path, False) for path in self._paths],
+            io_threads=_IO_THREADS,
+            call_details=True,
+            keepalive_time_ms=_KEEPALIVE_MS,
+            keepalive_timeout_ms=_KEEPALIVE_TIMEOUT_MS,
+            max_concurrent_streams=_STREAMS_PER_CONNECTION,
+            max_metadata_size=_METADATA_BYTES,
+        )
+        self.front.set_fallback(str(behind))
+        self.front.start()
+        self._thread = threading.Thread(target=self._wait_for_calls, name="serinus-grpc", daemon=True)
+        self._thread.start()
+        limit, marker = self._settings.grpc_max_receive_message_length, self._service.too_large_marker
         try:
-            self.front = NativeGrpcFront(
-                target,
-                [(path, False) for path in self._paths],
-                io_threads=_IO_THREADS,
-                call_details=True,
-                keepalive_time_ms=_KEEPALIVE_MS,
-                keepalive_timeout_ms=_KEEPALIVE_TIMEOUT_MS,
-                max_concurrent_streams=_STREAMS_PER_CONNECTION,
-                max_metadata_size=_METADATA_BYTES,
-                reuse_port=self._settings.workers > 1,
+            self._listener = await self._loop.create_server(
+                lambda: Relay(str(front), FrameGuard(limit, marker), self._relays),
+                host,
+                port,
+                reuse_port=self._settings.workers > 1 or None,
+                backlog=_BACKLOG,
             )
         except OSError as error:
             await self.close()
             raise ConfigError(
-                f"cannot listen on {target} for gRPC: {error.strerror}; is another server running?"
+                f"cannot listen on {address(host, port)} for gRPC: {error.strerror}; is another server running?"
             ) from None
-        self.front.set_fallback(str(behind))
-        self.front.start()
-        self.port = self.front.bound_port
-        self._thread = threading.Thread(target=self._wait_for_calls, name="serinus-grpc", daemon=True)
-        self._thread.start()
+        self.port = self._listener.sockets[0].getsockname()[1]
 
     def _wait_for_calls(self) -> None:
         front, loop = self.front, self._loop
@@ -188,6 +200,8 @@ class NativeEngine:
     def stop_accepting(self) -> None:
         """Refuse new calls with UNAVAILABLE; those in flight go on. GOAWAY follows in `close`, when the last has ended."""
         self._service.draining = self.draining = True
+        if self._listener is not None:
+            self._listener.close()
         self._streams.stop_accepting()
         self.look_idle()
 
@@ -200,6 +214,8 @@ class NativeEngine:
     async def close(self) -> None:
         """End what is left: GOAWAY to every client, UNAVAILABLE to calls still running."""
         self._service.draining = self.draining = True
+        if self._listener is not None:
+            self._listener.close()
         await self._streams.close()
         if self.front is not None:
             await self._loop.run_in_executor(None, self.front.close)
@@ -207,6 +223,8 @@ class NativeEngine:
             self._look_again.release()
             await self._loop.run_in_executor(None, self._thread.join)
             self._thread = None
+        for relay in list(self._relays):
+            relay.abort()
         for call in list(self.calls.values()):
             call.cancel()
         self.calls.clear()

@@ -67,15 +67,15 @@ async def start_grpc(
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
     """
     service = Service(plane, settings, repository=repository)
-    target = address(settings.host, settings.grpc_port if port is None else port)
+    port = settings.grpc_port if port is None else port
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine
 
         native = NativeEngine(service, settings)
-        await native.start(target)
+        await native.start(settings.host, port)
         return GrpcServer(native)
     engine = GrpcioEngine(service, settings)
-    await engine.start(target, credentials=credentials_of(settings))
+    await engine.start(address(settings.host, port), credentials=credentials_of(settings))
     return GrpcServer(engine)
 
 

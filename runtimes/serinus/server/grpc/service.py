@@ -8,6 +8,7 @@ Errors leave here as `Failure`, made from errors.py alone, so that no engine map
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -179,6 +180,8 @@ class Service:
         self._limits = replace(settings.limits, body_bytes=self._receive_limit)
         self._send_limit = settings.grpc_max_send_message_length
         self._repository = repository
+        self.too_large_marker = b"\xff" + os.urandom(11)
+        """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
         self.draining = False
         """Set when the server stops taking calls: new ones are refused with UNAVAILABLE."""
         self.health = Health(self)
@@ -222,13 +225,13 @@ class Service:
             The ticket to cancel when the client goes away; None where the request never reached the plane.
         """
         try:
-            self._admit(message)
+            self._admit()
             request = decode_request(message, limits=self._limits, headers=headers)
             request.deadline = deadline
             if stream and _FINAL_RESPONSE_WANTED in request.parameters:
                 request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(failure_of(error))
+            answer.fail(failure_of(self._too_large() if message == self.too_large_marker else error))
             return None
 
         def done(result: InferResponse | SerinusError) -> None:
@@ -254,16 +257,19 @@ class Service:
         Raises:
             SerinusError: with the status to end the call with.
         """
-        if len(message) > self._receive_limit:
-            raise _too_large(len(message), self._receive_limit)
+        if message == self.too_large_marker:
+            raise self._too_large()
         return await self.unary[path](message)
 
-    def _admit(self, message: bytes) -> None:
-        """Refuse a ModelInfer before it costs anything."""
+    def _admit(self) -> None:
         if self.draining:
             raise NotReady("the server is draining and takes no new calls; try another replica")
-        if len(message) > self._receive_limit:
-            raise _too_large(len(message), self._receive_limit)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"the request message is larger than {self._receive_limit} bytes (grpc_max_receive_message_length);"
+            " send fewer rows"
+        )
 
     def server_ready(self) -> bool:
         """Whether new requests would be taken."""
@@ -336,12 +342,6 @@ class Service:
 
 _FINAL_RESPONSE_WANTED = "triton_enable_empty_final_response"
 """Set by tritonclient's stream on request; every model here answers once, so each response is the final one anyway."""
-
-
-def _too_large(size: int, limit: int) -> TooLarge:
-    return TooLarge(
-        f"the request message has {size} bytes, the limit is {limit} (grpc_max_receive_message_length); send fewer rows"
-    )
 
 
 def _too_long(size: int, limit: int) -> TooLarge:
