@@ -1,0 +1,526 @@
+"""The REST application: what each path answers, whichever transport asks.
+
+V2 inference goes from the socket to the plane and back without a coroutine: `_infer` decodes and submits, `_InferCall` encodes and
+responds. What is not hot (V1, metadata, repository, custom routes) may take a task, which is cancelled when its client goes.
+
+Errors have one form everywhere, `{"error": message}`, and one status each, `SerinusError.http_status`.
+
+Sources: Open Inference Protocol, inference_rest.md; Triton's extension_binary_data.md, extension_model_repository.md,
+extension_statistics.md, extension_model_configuration.md; KServe's V1 protocol (v1-protocol.md) and its `/v2/models`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from ...dataplane.plane import Plane
+from ...errors import (
+    InvalidInput,
+    MethodNotAllowed,
+    ModelFailed,
+    NotReady,
+    Overloaded,
+    SerinusError,
+    UnsupportedMedia,
+)
+from ...protocol.raw import Buffer
+from ...protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
+from ...protocol.types import InferRequest, InferResponse, ModelMetadata
+from .cloudevents import CloudEvent, CloudEventSettings, read_event
+from .content import CODINGS, choose_coding, compress, decompress
+from .exchange import Exchange, RawHeaders, header_pairs
+from .router import Handler, Router
+
+__all__ = ["CustomRequest", "CustomRoute", "RestApp"]
+
+_log = logging.getLogger(__name__)
+_access = logging.getLogger("serinus.access")
+
+JSON: Final = "application/json"
+_METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_INLINE_BYTES: Final = 256 * 1024
+"""Bodies above it are (de)compressed in a thread: 256 KiB take about 1 ms, a probe may wait so long."""
+
+Reply = tuple[int, str, Sequence[Buffer], RawHeaders]
+
+
+@dataclass(frozen=True, slots=True)
+class CustomRequest:
+    """What a custom route's handler is given."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    parameters: tuple[str, ...]
+    """The path's variables, in the template's order."""
+
+
+CustomRoute = tuple[str, str, Callable[[CustomRequest], Awaitable[tuple[int, Mapping[str, str], bytes]]]]
+"""Method, path template, and the handler: status, headers and body."""
+
+
+class _InferCall:
+    """What happens when the plane has answered an inference request."""
+
+    __slots__ = ("app", "event", "exchange", "request")
+
+    def __init__(self, app: RestApp, exchange: Exchange, request: InferRequest, event: CloudEvent | None) -> None:
+        self.app = app
+        self.exchange = exchange
+        self.request = request
+        self.event = event
+
+    def __call__(self, result: InferResponse | SerinusError) -> None:
+        exchange = self.exchange
+        if exchange.gone:
+            return
+        if isinstance(result, SerinusError):
+            self.app.fail(exchange, result)
+            return
+        try:
+            encoded = self.app.codec.encode_response(result, self.request)
+            extra: RawHeaders = header_pairs(result.headers) if result.headers else ()
+            if encoded.json_length is not None:
+                extra = [*extra, (b"Inference-Header-Content-Length", b"%d" % encoded.json_length)]
+            if exchange.headers.plain:
+                exchange.respond(200, encoded.content_type, encoded.chunks, extra)
+            elif self.event is None:
+                self.app.reply(exchange, 200, encoded.content_type, encoded.chunks, extra)
+            else:
+                content_type, body, fields = self.event.wrap(
+                    self.request.model_name, encoded.to_bytes(), encoded.content_type
+                )
+                self.app.reply(exchange, 200, content_type, [body], [*extra, *fields])
+        except Exception as error:  # noqa: BLE001 # the edge of a request
+            self.app.fail(exchange, error)
+
+
+class RestApp:
+    """All REST endpoints over one plane. See `serinus.server.rest.start_rest` for the arguments."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        *,
+        render_metrics: Callable[[], bytes | Awaitable[bytes]],
+        codec: RestCodec,
+        body_bytes: int,
+        repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+        cloud_events: CloudEventSettings | None = None,
+        access_log: bool = False,
+    ) -> None:
+        self._plane = plane
+        self._render_metrics = render_metrics
+        self.codec = codec
+        self._body_bytes = body_bytes
+        self._repository = repository
+        self._cloud_events = cloud_events or CloudEventSettings()
+        self._access_log = access_log
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.router = Router()
+        add = self.router.add
+        add("GET", "/", self._alive)
+        add("GET", "/v2", self._server_metadata)
+        add("GET", "/v2/health/live", self._live)
+        add("GET", "/v2/health/ready", self._ready)
+        add("GET", "/v2/models", self._model_names)
+        add("GET", "/v2/models/stats", self._statistics)
+        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            add("GET", model, self._model_metadata)
+            add("GET", model + "/ready", self._model_ready)
+            add("GET", model + "/config", self._model_config)
+            add("GET", model + "/stats", self._statistics)
+            add("POST", model + "/infer", self._infer)
+        add("POST", "/v2/repository/index", self._repository_index)
+        add("POST", "/v2/repository/models/{model}/load", self._load)
+        add("POST", "/v2/repository/models/{model}/unload", self._unload)
+        add("GET", "/v1/models", self._model_names)
+        for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
+            add("GET", model, self._model_ready)
+            add("POST", model + ":predict", self._predict_v1)
+            add("POST", model + ":explain", self._explain_v1)
+        add("GET", "/metrics", self._metrics)
+
+    def add_page(self, path: str, content_type: str, body: bytes) -> None:
+        """Serve a fixed document."""
+
+        def handler(exchange: Exchange, parameters: tuple[str, ...]) -> None:  # noqa: ARG001
+            self.reply(exchange, 200, content_type, [body])
+
+        self.router.add("GET", path, handler)
+
+    def add_custom(self, routes: Iterable[CustomRoute]) -> None:
+        """Serve routes that a host brings (MLServer's `@custom_handler`)."""
+        for method, template, function in routes:
+            self.router.add(method, template, self._custom(function))
+
+    # What transports call
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer a complete request; see `serinus.server.http.exchange.App`."""
+        if self._access_log:
+            exchange.started = time.monotonic()
+        try:
+            match = self.router.resolve(exchange.target)
+            handler = match.handlers.get(exchange.method)
+            if handler is None:
+                self._other_method(exchange, match.handlers, match.allow)
+            else:
+                handler(exchange, match.parameters)
+        except Exception as error:  # noqa: BLE001 # the edge of a request
+            self.fail(exchange, error)
+
+    def error_body(self, error: SerinusError) -> bytes:
+        """See `App.error_body`."""
+        return error_json(str(error))
+
+    def observe(self, exchange: Exchange, status: int, length: int) -> None:
+        """Write the access log's line."""
+        _access.info(
+            '"%s %s" %d %d %.1fms',
+            exchange.method.decode("ascii", "replace"),
+            exchange.target.decode("ascii", "backslashreplace"),
+            status,
+            length,
+            (time.monotonic() - exchange.started) * 1000 if exchange.started else 0.0,
+        )
+
+    def close(self) -> None:
+        """Stop what is still running; its clients are gone."""
+        for task in self._tasks:
+            task.cancel()
+
+    # Answers
+
+    def reply(
+        self,
+        exchange: Exchange,
+        status: int,
+        content_type: str,
+        chunks: Sequence[Buffer],
+        extra: RawHeaders = (),
+    ) -> None:
+        """Respond, with what the request's headers ask for: its id back, a content coding."""
+        headers = exchange.headers
+        if headers.plain:
+            exchange.respond(status, content_type, chunks, extra)
+            return
+        fields = list(extra)
+        if headers.request_id is not None and not any(name.lower() == b"x-request-id" for name, _ in fields):
+            fields += header_pairs({"X-Request-Id": headers["x-request-id"]})
+        if headers.accept_encoding and status == 200 and chunks and exchange.method != b"HEAD":
+            coding = choose_coding(headers.accept_encoding)
+            if coding is not None:
+                fields += [(b"Content-Encoding", coding.encode()), (b"Vary", b"Accept-Encoding")]
+
+                def send(body: bytes) -> None:
+                    exchange.respond(status, content_type, [body], fields)
+
+                self._offload(exchange, sum(map(len, chunks)), lambda: compress(chunks, coding), send)
+                return
+        exchange.respond(status, content_type, chunks, fields)
+
+    def reply_json(self, exchange: Exchange, document: Any, status: int = 200, extra: RawHeaders = ()) -> None:
+        """Respond with a JSON document."""
+        self.reply(exchange, status, JSON, [orjson.dumps(document)], extra)
+
+    def fail(self, exchange: Exchange, error: Exception) -> None:
+        """Respond with an error; one that nobody foresaw is logged with its traceback, once, and told nothing of."""
+        if not isinstance(error, SerinusError):
+            _log.error(
+                "%s %s failed", exchange.method.decode(), exchange.target[:200].decode("latin-1"), exc_info=error
+            )
+            error = ModelFailed("the server failed to answer this request; its log says why")
+        extra: list[tuple[bytes, bytes]] = []
+        if isinstance(error, MethodNotAllowed):
+            extra.append((b"Allow", ", ".join(error.allow).encode()))
+        elif isinstance(error, Overloaded):
+            extra.append((b"Retry-After", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        elif isinstance(error, NotReady):
+            extra.append((b"Retry-After", b"1"))
+        elif isinstance(error, UnsupportedMedia):
+            extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
+        self.reply(exchange, error.http_status, JSON, [error_json(str(error))], extra)
+
+    def _other_method(self, exchange: Exchange, handlers: Mapping[bytes, Handler], allow: list[str]) -> None:
+        method = exchange.method
+        if method == b"HEAD" and b"GET" in handlers:  # RFC 9110, 9.3.2: GET without the body
+            match = self.router.resolve(exchange.target)
+            handlers[b"GET"](exchange, match.parameters)
+        elif method == b"OPTIONS":
+            exchange.respond(204, "", [], [(b"Allow", ", ".join(allow).encode())])
+        else:
+            text = f"{method.decode('ascii', 'replace')} is not offered here; this path has {', '.join(allow)}"
+            raise MethodNotAllowed(text, allow)
+
+    def _spawn(self, exchange: Exchange, work: Coroutine[Any, Any, Reply]) -> None:
+        """Answer from a coroutine; it is cancelled when the client goes."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Future[Reply]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                if not exchange.gone:
+                    self.fail(exchange, NotReady("the server is stopping"))
+                return
+            error = task.exception()
+            if error is None:
+                self.reply(exchange, *task.result())
+            elif isinstance(error, Exception):
+                self.fail(exchange, error)
+            else:
+                raise error
+
+        task.add_done_callback(done)
+        exchange.ticket = task
+
+    def _offload(self, exchange: Exchange, size: int, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
+        """Do byte work here if it is small, else in a thread."""
+        if size <= _INLINE_BYTES:
+            then(work())
+            return
+        future = asyncio.get_running_loop().run_in_executor(None, work)
+        self._tasks.add(future)
+
+        def done(future: asyncio.Future[bytes]) -> None:
+            self._tasks.discard(future)
+            if future.cancelled() or exchange.gone:
+                return
+            try:
+                then(future.result())
+            except Exception as error:  # noqa: BLE001 # the edge of a request
+                self.fail(exchange, error)
+
+        future.add_done_callback(done)
+
+    # Requests
+
+    def _unpack(self, exchange: Exchange, then: Callable[[bytes, CloudEvent | None], None]) -> None:
+        """Undo content coding and CloudEvent, and go on with the body."""
+        headers = exchange.headers
+
+        def go_on(body: bytes) -> None:
+            event = read_event(headers, body, self._cloud_events)
+            then(body if event is None else event.data, event)
+
+        _check_charset(headers.content_type)
+        coding = headers.content_encoding
+        if not coding:
+            go_on(exchange.body)
+            return
+        body, limit = exchange.body, self._body_bytes
+        self._offload(exchange, len(body), lambda: decompress(body, coding, limit), go_on)
+
+    def _infer(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        if exchange.headers.plain:
+            self._submit(exchange, parameters, exchange.body, None)
+        else:
+            self._unpack(exchange, lambda body, event: self._submit(exchange, parameters, body, event))
+
+    def _submit(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes, event: CloudEvent | None) -> None:
+        name = parameters[0]
+        version = parameters[1] if len(parameters) > 1 else ""
+        headers = exchange.headers
+        json_length = headers.json_length
+        inputs = None
+        if json_length is not None:
+            if json_length < 0:
+                value = headers["inference-header-content-length"][:64]
+                raise InvalidInput(
+                    f"header Inference-Header-Content-Length is {value!r}; expected the JSON part's bytes"
+                )
+            if json_length == 0:
+                inputs = self._plane.model_metadata(name, version).inputs
+        request = self.codec.decode_request(
+            body, model_name=name, model_version=version, json_length=json_length, headers=headers, inputs=inputs
+        )
+        ticket = self._plane.submit(request, _InferCall(self, exchange, request, event))
+        exchange.ticket = ticket
+
+    def _predict_v1(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._v1(exchange, parameters, self._plane.predict_v1)
+
+    def _explain_v1(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._v1(exchange, parameters, self._plane.explain_v1)
+
+    def _v1(self, exchange: Exchange, parameters: tuple[str, ...], verb: Callable[..., Awaitable[Any]]) -> None:
+        name = parameters[0]
+        version = parameters[1] if len(parameters) > 1 else ""
+
+        async def answer(body: bytes, event: CloudEvent | None) -> Reply:
+            result = await verb(name, body, version=version, headers=exchange.headers)
+            content = result if isinstance(result, bytes) else orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY)
+            if event is None:
+                return 200, JSON, [content], ()
+            content_type, content, fields = event.wrap(name, content, JSON)
+            return 200, content_type, [content], fields
+
+        self._unpack(exchange, lambda body, event: self._spawn(exchange, answer(body, event)))
+
+    def _answer(self, exchange: Exchange, value: Any, render: Callable[[Any], Reply]) -> None:
+        """Render what the plane says, now or when it comes."""
+        if not inspect.isawaitable(value):
+            self.reply(exchange, *render(value))
+            return
+
+        async def wait() -> Reply:
+            return render(await value)
+
+        self._spawn(exchange, wait())
+
+    # Health and metadata
+
+    def _alive(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self.reply(exchange, 200, JSON, [b'{"status":"alive"}'])  # as KServe's
+
+    def _live(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._answer(exchange, self._plane.live(), lambda live: _health({"live": live}, live, "the server is not live"))
+
+    def _ready(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        # The document calls the field of Server Ready `live`, KServe and its clients `ready`: both are there.
+        def render(ready: bool) -> Reply:
+            return _health(
+                {"ready": ready, "live": True}, ready, "the server is not ready: a model is loading, or it is stopping"
+            )
+
+        self._answer(exchange, self._plane.ready(), render)
+
+    def _model_ready(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        name = parameters[0]
+
+        def render(ready: bool) -> Reply:
+            return _health({"name": name, "ready": ready}, ready, f"model {name!r} is not ready")
+
+        self._answer(exchange, self._plane.model_ready(*parameters), render)
+
+    def _server_metadata(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self.reply(exchange, 200, JSON, [metadata_json(self._plane.server_metadata())])
+
+    def _model_metadata(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self.reply(exchange, 200, JSON, [metadata_json(self._plane.model_metadata(*parameters))])
+
+    def _model_config(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self.reply_json(exchange, _config(self._plane.model_metadata(*parameters)))
+
+    def _statistics(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self.reply(exchange, 200, JSON, [statistics_json(self._plane.statistics(*parameters))])
+
+    def _model_names(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        names = dict.fromkeys(entry["name"] for entry in self._plane.repository_index())
+        self.reply_json(exchange, {"models": list(names)})
+
+    def _metrics(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._answer(exchange, self._render_metrics(), lambda page: (200, _METRICS_TYPE, [page], ()))
+
+    # The repository
+
+    def _repository_index(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        document = _object(exchange.body)
+        ready = document.get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidInput("'ready' is no boolean; expected true or false")
+        self.reply(exchange, 200, JSON, [index_json(self._plane.repository_index(ready_only=ready))])
+
+    def _load(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._change(exchange, "load", parameters[0])
+
+    def _unload(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._change(exchange, "unload", parameters[0])
+
+    def _change(self, exchange: Exchange, action: str, name: str) -> None:
+        options = _object(exchange.body).get("parameters") or {}
+        if not isinstance(options, dict):
+            raise InvalidInput("'parameters' is no object; expected names and values")
+
+        async def work() -> Reply:
+            if self._repository is not None:
+                await self._repository(action, name, options)
+            elif action == "load":
+                await self._plane.load(name, options)
+            else:
+                await self._plane.unload(name, options)
+            return 200, JSON, [orjson.dumps({"name": name, action: True})], ()
+
+        # A client that stops waiting does not stop the change half-way: shielded from the exchange's cancel.
+        change = asyncio.ensure_future(work())
+        self._tasks.add(change)
+        change.add_done_callback(self._tasks.discard)
+
+        async def wait() -> Reply:
+            return await asyncio.shield(change)
+
+        self._spawn(exchange, wait())
+
+    def _custom(self, function: Callable[[CustomRequest], Awaitable[tuple[int, Mapping[str, str], bytes]]]) -> Handler:
+        async def work(exchange: Exchange, parameters: tuple[str, ...]) -> Reply:
+            path, _, query = exchange.target.decode("latin-1").partition("?")
+            request = CustomRequest(
+                exchange.method.decode(), path, dict(parse_qsl(query)), exchange.headers, exchange.body, parameters
+            )
+            status, headers, body = await function(request)
+            content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), JSON)
+            return status, content_type, [body], header_pairs(headers)
+
+        def handler(exchange: Exchange, parameters: tuple[str, ...]) -> None:
+            self._spawn(exchange, work(exchange, parameters))
+
+        return handler
+
+
+def _health(document: dict[str, Any], healthy: bool, message: str) -> Reply:
+    if healthy:
+        return 200, JSON, [orjson.dumps(document)], ()
+    return 503, JSON, [orjson.dumps({**document, "error": message})], [(b"Retry-After", b"1")]
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Read an optional JSON object of the repository extension."""
+    if not body.strip():
+        return {}
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the request body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidInput("the request body is not a JSON object")
+    return document
+
+
+def _check_charset(content_type: bytes) -> None:
+    """Refuse JSON in another charset than UTF-8 (RFC 8259, 8.1)."""
+    for parameter in content_type.lower().split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        if name.strip() == b"charset" and value.strip(b' "') not in (b"utf-8", b"utf8", b"us-ascii"):
+            shown = value.strip(b' "')[:32].decode("latin-1")
+            raise UnsupportedMedia(f"the charset {shown!r} is not offered; expected utf-8")
+
+
+def _config(metadata: ModelMetadata) -> dict[str, Any]:
+    """Say what Triton's model configuration would (extension_model_configuration.md), as far as it is true here.
+
+    `max_batch_size` is 0, so that every `dims` is the whole shape, as in the metadata.
+    """
+    document: dict[str, Any] = {"name": metadata.name, "platform": metadata.platform, "max_batch_size": 0}
+    for key, specs in (("input", metadata.inputs), ("output", metadata.outputs)):
+        document[key] = [
+            {
+                "name": spec.name,
+                "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
+                "dims": list(spec.shape),
+            }
+            for spec in specs
+        ]
+    return document

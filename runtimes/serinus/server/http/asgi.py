@@ -1,0 +1,235 @@
+"""The plain transport: the same application behind uvicorn, as an alternative and as the thin one's yardstick.
+
+uvicorn owns the sockets, the parsing and the connections; this module turns one ASGI HTTP scope into one `Exchange`.
+What uvicorn has no setting for is left as uvicorn does it: no limit on the header section, pipelined requests one at a
+time, half-closed clients taken for gone. tests/test_http_transports.py lists every difference that a client can see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
+from typing import Any, Final
+
+from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
+from ...protocol.raw import Buffer
+from .exchange import App, BadRequest, Exchange, Headers, HttpLimits, Observer, RawHeaders, UriTooLong
+
+__all__ = ["AsgiApp", "UvicornServer"]
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+_JSON: Final = "application/json"
+
+
+class _Gone(Exception):
+    """The client went away while its request was being read."""
+
+
+class _Exchange(Exchange):
+    """A request in one ASGI call."""
+
+    __slots__ = ("answered", "reply")
+
+    def __init__(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> None:
+        super().__init__(method, target, headers, body)
+        self.answered = asyncio.Event()
+        self.reply: tuple[int, str, Sequence[Buffer], RawHeaders] | None = None
+
+    def respond(
+        self,
+        status: int,
+        content_type: str,
+        chunks: Sequence[Buffer],
+        headers: RawHeaders = (),
+    ) -> None:
+        """See `Exchange.respond`."""
+        if self.gone or self.reply is not None:
+            return
+        self.ticket = None
+        self.reply = (status, content_type, chunks, headers)
+        self.answered.set()
+
+
+class AsgiApp:
+    """An ASGI 3 application around an `App`: http scopes only."""
+
+    def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
+        self._app = app
+        self._limits = limits
+        self._observer = observer
+        self.closing = False
+        """Answers carry `Connection: close`."""
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Serve one scope."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})
+            return
+        if scope["type"] != "http":
+            return
+        query = scope["query_string"]
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+        headers = Headers(scope["headers"])
+        exchange = _Exchange(scope["method"].encode(), target, headers, b"")
+        try:
+            self._check_head(scope, target, headers)
+            exchange.body = await self._read_body(headers, receive)
+        except SerinusError as error:
+            exchange.respond(error.http_status, _JSON, [self._app.error_body(error)], [(b"Connection", b"close")])
+        except _Gone:
+            return
+        else:
+            self._app(exchange)
+            if exchange.reply is None:
+                await self._wait(exchange, receive)
+        if exchange.reply is not None:
+            await self._send(exchange, exchange.reply, send)
+
+    def _check_head(self, scope: _Message, target: bytes, headers: Headers) -> None:
+        if len(target) > self._limits.target_bytes:
+            raise UriTooLong(
+                f"the request target has {len(target)} bytes; at most {self._limits.target_bytes} are taken"
+            )
+        if scope["http_version"] == "1.1" and headers.hosts != 1:
+            found = "none" if headers.hosts == 0 else str(headers.hosts)
+            raise BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}")
+        if headers.content_length is not None and headers.content_length > self._limits.body_bytes:
+            raise TooLarge(f"the body has {headers.content_length} bytes; at most {self._limits.body_bytes} are taken")
+
+    async def _read_body(self, headers: Headers, receive: _Receive) -> bytes:
+        if not headers.content_length and not headers.chunked:
+            return b""
+        parts: list[bytes] = []
+        length = 0
+        deadline = asyncio.get_running_loop().time() + self._limits.request_timeout_s
+        while True:
+            try:
+                message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                text = f"the request was not complete after {self._limits.request_timeout_s:g} seconds"
+                raise RequestTimedOut(text) from None
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            part = message.get("body", b"")
+            length += len(part)
+            if length > self._limits.body_bytes:
+                raise TooLarge(f"the body has more than {length} bytes; at most {self._limits.body_bytes} are taken")
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _wait(self, exchange: _Exchange, receive: _Receive) -> None:
+        """Wait for the answer, or for the client to go."""
+        answered = asyncio.ensure_future(exchange.answered.wait())
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+            if exchange.reply is None:
+                exchange.leave()
+        except asyncio.CancelledError:
+            exchange.leave()
+            raise
+        finally:
+            for task in (answered, gone):
+                task.cancel()
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        reply: tuple[int, str, Sequence[Buffer], RawHeaders],
+        send: _Send,
+    ) -> None:
+        status, content_type, chunks, extra = reply
+        body = b"".join(chunks)
+        fields = [(b"content-type", content_type.encode("latin-1"))] if content_type else []
+        if status not in (204, 304):
+            fields.append((b"content-length", b"%d" % len(body)))
+        fields += extra
+        if self.closing and not any(name.lower() == b"connection" for name, _ in extra):
+            fields.append((b"connection", b"close"))
+        if self._observer is not None:
+            self._observer(exchange, status, len(body))
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        await send({"type": "http.response.body", "body": b"" if exchange.method == b"HEAD" else body})
+
+
+async def _disconnected(receive: _Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class UvicornServer:
+    """uvicorn on a socket of ours, inside a running loop."""
+
+    def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise ConfigError("http=uvicorn needs the package 'uvicorn': install serinus[uvicorn]") from error
+        self._uvicorn = uvicorn
+        self._limits = limits
+        self._app = AsgiApp(app, limits, observer=observer)
+        self._server: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
+        """Accept connections on a bound socket."""
+        config = self._uvicorn.Config(
+            self._app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=backlog,
+            timeout_keep_alive=math.ceil(self._limits.keep_alive_s),
+        )
+        config.load()
+        config.ssl = ssl
+
+        class Server(self._uvicorn.Server):
+            @contextlib.contextmanager
+            def capture_signals(self) -> Generator[None, None, None]:
+                yield  # signals belong to `serinus.server.lifecycle`
+
+        sock.setblocking(False)
+        self._server = Server(config)
+        self._task = task = asyncio.ensure_future(self._server.serve(sockets=[sock]))
+        while not self._server.started:
+            if task.done():
+                task.result()
+                raise ConfigError("uvicorn stopped while starting; see its log")
+            await asyncio.sleep(0.005)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; each answer from now on carries `Connection: close`."""
+        self._app.closing = True
+        if self._server is not None:
+            for server in getattr(self._server, "servers", ()):
+                server.close()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for what is in flight, and close what is idle."""
+        await self._stop(timeout_s)
+
+    async def close(self) -> None:
+        """Close everything now."""
+        await self._stop(0.05)
+
+    async def _stop(self, timeout_s: float) -> None:
+        self.stop_accepting()
+        if self._task is None:
+            return
+        self._server.config.timeout_graceful_shutdown = timeout_s
+        self._server.should_exit = True
+        await self._task
+        self._task = None

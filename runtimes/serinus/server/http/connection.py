@@ -1,0 +1,626 @@
+"""One client's connection to the thin transport: an asyncio.Protocol; HTTP/1.1 parsed by llhttp (`httptools`).
+
+Theory of operation
+-------------------
+*Parsing* is llhttp's, in its strict mode: bare LF, obs-fold, space before the colon, NUL, Content-Length beside
+Transfer-Encoding, repeated or signed lengths and unknown codings never get past it (RFC 9112, 2.2, 5.1, 5.2, 6.3).
+What llhttp lets pass and we do not: HTTP/1.1 without exactly one Host (RFC 9112, 3.2), Transfer-Encoding in HTTP/1.0
+(RFC 9112, 6.1), HTTP/0.9.
+
+*One connection* holds two queues. `_queue` has the requests that the application works on, in order; at most
+`HttpLimits.pipeline`. `_waiting` has those that were parsed beyond that; while it is not empty, nothing more is read,
+so it holds no more than one read's worth. An answer is written when all before it are (RFC 9112, 9.3.2). uvloop gathers
+what one turn of the loop writes to a connection into one writev.
+
+*Ends.* A connection ends (a) after the answer to a request that asked for it, or while draining; (b) after an error that leaves
+the framing unsound; (c) idle for `keep_alive_s`; (d) with 408 when a request takes longer than `request_timeout_s` to
+arrive; (e) when its client takes nothing of a waiting answer for that long; (f) when the client is gone. In (b) and (d)
+the client may still be sending, and closing would reset the connection and destroy the answer on its way: we shut down
+our side, and read and drop until the client closes or `_LINGER_S` has passed (RFC 9112, 9.6).
+
+*Half-closed clients* get their answers: end of input alone does not say that nobody listens. A client that has really gone looks
+just the same until something is written to it. So where an answer takes longer than `_PROBE_S` after the end of input, an HTTP/1.1
+client is sent one interim `100 Continue`, which every client must be able to skip (RFC 9110, 15.2): a closed socket answers
+that with RST, and then the work is cancelled.
+
+*Clock.* One timer for all connections, running only while there are any; it looks at each and sets the coarse time `now` that they
+note. So a request costs no timer and no system call for the time, and deadlines hold to within one tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import httptools
+
+from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
+from ...protocol.raw import Buffer
+from .exchange import (
+    BadRequest,
+    Exchange,
+    HeaderFieldsTooLarge,
+    Headers,
+    HttpLimits,
+    RawHeaders,
+    UriTooLong,
+)
+
+if TYPE_CHECKING:
+    from .thin import ThinServer
+
+__all__ = ["Connection"]
+
+_LINGER_S: Final = 2.0
+"""Seconds to read and drop after a refusal; nginx's lingering_timeout is 5, Apache's 2."""
+_PROBE_S: Final = 0.25
+_JOIN_BYTES: Final = 64 * 1024
+"""Answers up to this size are copied into one buffer; beyond it the pieces go out as they are."""
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_JSON: Final = "application/json"
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
+_TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
+
+
+class _Version(SerinusError):
+    """HTTP/0.9, HTTP/1.2 or HTTP/2 without negotiation (RFC 9110, 15.6.6)."""
+
+    http_status = 505
+    reason = "invalid"
+
+
+class _Expectation(SerinusError):
+    """An Expect other than 100-continue (RFC 9110, 15.5.18)."""
+
+    http_status = 417
+    reason = "invalid"
+
+
+_NO_HEADERS: Final = Headers(())
+
+
+class _Exchange(Exchange):
+    """A request of one connection, and its place in the connection's order."""
+
+    __slots__ = ("connection", "held", "keep_alive", "refusal", "reply", "say_keep_alive")
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.ticket = None
+        self.gone = False
+        self.started = 0.0
+        self.connection = connection
+        self.keep_alive = keep_alive
+        self.say_keep_alive = False
+        """The client speaks HTTP/1.0 and asked for it (RFC 9112, 9.3)."""
+        self.held = 0
+        """Bytes counted in the connection's `_held`."""
+        self.refusal: SerinusError | None = None
+        """Found by the transport: answered in its turn, without the application."""
+        self.reply: bytes | list[Any] | None = None
+
+    def respond(
+        self,
+        status: int,
+        content_type: str,
+        chunks: Sequence[Buffer],
+        headers: RawHeaders = (),
+    ) -> None:
+        """See `Exchange.respond`."""
+        if self.gone or self.reply is not None:
+            return
+        connection = self.connection
+        server = connection.server
+        self.ticket = None
+        length = _byte_length(chunks[0]) if len(chunks) == 1 else sum(map(_byte_length, chunks))
+        if server.closing:
+            self.keep_alive = False
+        if status == 200 and self.keep_alive and not headers and not self.say_keep_alive:
+            prefix = server.prefixes.get(content_type)
+            if prefix is None:
+                prefix = server.make_prefix(content_type)
+            head = b"%b%d\r\n\r\n" % (prefix, length)
+        else:
+            head = server.head(status, content_type, length, headers, self.keep_alive, self.say_keep_alive)
+        if self.method == b"HEAD":
+            self.reply = head
+        elif length <= _JOIN_BYTES:
+            self.reply = b"".join((head, *chunks))
+        else:
+            self.reply = [head]
+            self.reply += [chunk if type(chunk) is bytes else memoryview(chunk).cast("B") for chunk in chunks if chunk]
+        if server.observer is not None:
+            server.observer(self, status, length)
+        if connection.queue[0] is self:
+            connection.send_ready()
+
+
+def _byte_length(chunk: Buffer) -> int:
+    return len(chunk) if type(chunk) is bytes else memoryview(chunk).nbytes
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection; the parser's callbacks are the methods named `on_*`."""
+
+    def __init__(self, server: ThinServer) -> None:
+        self.server = server
+        self.queue: deque[_Exchange] = deque()
+        self._waiting: deque[_Exchange] = deque()
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        # The request being read.
+        self._begun = False
+        self._head_done = False
+        self._url = b""
+        self._raw: list[tuple[bytes, bytes]] = []
+        self._headers = _NO_HEADERS
+        self._head_fed = 0  # bytes of its head in reads after the one that it began in
+        self._body = b""
+        self._parts: list[bytes] | None = None
+        self._body_bytes = 0
+        self._keep_alive = True
+        self._say_keep_alive = False
+        self._refused = False  # answered already: what still comes of it is dropped
+        self._upgrading = False
+        # The connection.
+        self._last = False  # no further request is taken
+        self._unsound = False  # the client may still be sending when we close
+        self._continue_due = False
+        self._eof = False
+        self._closed = False
+        self._lingering = False
+        self._since = server.now  # when the present state began: idle, reading, lingering
+        self._dispatching = False
+        self._held = 0
+        self._read_paused = False
+        self._write_paused = False
+        self._stuck_bytes = 0
+        self._stuck_since = 0.0
+        self._probed = False
+        self._tls = False
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; asyncio calls this once."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._tls = transport.get_extra_info("ssl_object") is not None
+        self.server.add(self)
+        self._since = self.server.now
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, or we have closed: cancel what is still being worked on."""
+        self._closed = True
+        self.server.discard(self)
+        queue = list(self.queue)
+        self.queue.clear()
+        self._waiting.clear()
+        for exchange in queue:
+            exchange.leave()
+        self._parser = None  # it holds us and we hold it: break the cycle rather than leave it to the collector
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, whose callbacks dispatch what is complete."""
+        if self._last or self._lingering:
+            self._unsound = self._unsound or not self._lingering  # data after `Connection: close`
+            return
+        if self._begun and not self._head_done:
+            self._head_fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_after_upgrade(memoryview(data)[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse_syntax(error, data)
+        if self._head_fed > self.server.limits.head_bytes and not self._head_done and not self._last:
+            self._refuse(_head_too_large(self._url, self.server.limits), sound=False)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still be reading."""
+        self._eof = True
+        if self._closed or self._tls or not (self.queue or self._waiting):
+            return False  # asyncio closes the transport
+        self._since = self.server.now
+        self._last = True
+        self.server.loop.call_later(_PROBE_S, self._probe)
+        return True
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we answer: take no more requests from it until it has caught up."""
+        self._write_paused = True
+        self._stuck_bytes = self._transport.get_write_buffer_size()
+        self._stuck_since = self.server.now
+        self._balance()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._write_paused = False
+        self._dispatch_waiting()
+        self._balance()
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        """First byte of a request line."""
+        self._begun = True
+        self._since = self.server.now
+        self._url = b""
+        self._raw = []
+
+    def on_url(self, url: bytes) -> None:
+        """All or a piece of the request target."""
+        self._url = self._url + url if self._url else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field, or a trailer field, which is dropped (RFC 9110, 6.5.1: a recipient may)."""
+        if not self._head_done:
+            self._raw.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Decide from the head alone whether to take the body."""
+        self._head_done = True
+        self._body = b""
+        if self._last:
+            self._refused = True
+            return
+        raw = self._raw
+        headers = self._headers
+        if raw != headers.raw:
+            headers = self._headers = Headers(raw)
+            self._check_size(headers)
+        parser = self._parser
+        self._keep_alive = keep_alive = parser.should_keep_alive()
+        self._say_keep_alive = False
+        if not keep_alive or headers.connection or headers.hosts != 1:
+            self._check_version(headers)
+        if len(self._url) > self.server.limits.target_bytes:
+            self._refuse(_head_too_large(self._url, self.server.limits), sound=False)
+        elif (headers.upgrade or not self._url.startswith(b"/")) and parser.should_upgrade():
+            self._upgrading = True
+            return
+        length = headers.content_length
+        if length is not None and length > self.server.limits.body_bytes:
+            self._refuse_body(length)
+        elif headers.expect is not None and not self._refused:
+            self._check_expect(headers)
+
+    def on_body(self, data: bytes) -> None:
+        """All or a piece of the body."""
+        if self._refused:
+            return
+        if not self._body and self._parts is None:
+            self._body = data
+            self._body_bytes = len(data)
+            if self._body_bytes <= self.server.limits.body_bytes:
+                return
+        else:
+            if self._parts is None:
+                self._parts = [self._body]
+            self._parts.append(data)
+            self._body_bytes += len(data)
+        if self._body_bytes > self.server.limits.body_bytes:
+            self._refuse_body(self._body_bytes)
+
+    def on_message_complete(self) -> None:
+        """A whole request: hand it on, or let it wait."""
+        self._begun = self._head_done = False
+        self._head_fed = 0
+        if self._upgrading:
+            return
+        body = self._body
+        held = 0
+        if self._parts is not None:
+            if not self._refused:
+                body = b"".join(self._parts)
+                held = len(body)
+            self._parts = None
+        self._continue_due = False
+        if self._refused:
+            self._refused = self._last
+            return
+        exchange = _Exchange(self, self._parser.get_method(), self._url, self._headers, body, self._keep_alive)
+        self._body = b""
+        if not self._keep_alive:
+            self._last = True
+        if self._say_keep_alive:
+            exchange.say_keep_alive = True
+        if held:
+            exchange.held = held
+            self._held += held
+        queue = self.queue
+        if self._waiting or self._write_paused or len(queue) >= self.server.limits.pipeline:
+            self._waiting.append(exchange)
+            self._balance()
+        else:
+            queue.append(exchange)
+            self.server.app(exchange)
+            if held:
+                self._balance()
+
+    # Refusals
+
+    def _check_size(self, headers: Headers) -> None:
+        limits = self.server.limits
+        raw = headers.raw
+        if (
+            len(raw) > limits.header_fields
+            or sum(len(name) + len(value) + 4 for name, value in raw) > limits.head_bytes
+        ):
+            self._refuse(_head_too_large(b"", limits), sound=False)
+
+    def _check_version(self, headers: Headers) -> None:
+        version = self._parser.get_http_version()
+        if version == "1.1":
+            if headers.hosts != 1:
+                found = "none" if headers.hosts == 0 else str(headers.hosts)
+                self._refuse(
+                    BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}"), sound=False
+                )
+        elif version == "1.0":
+            if headers.chunked:
+                self._refuse(BadRequest("Transfer-Encoding does not exist in HTTP/1.0"), sound=False)
+            self._say_keep_alive = self._keep_alive
+        else:
+            self._refuse(_Version(f"HTTP/{version} is not served; use HTTP/1.1"), sound=False)
+
+    def _check_expect(self, headers: Headers) -> None:
+        if headers.expect != b"100-continue":
+            self._refuse(_Expectation("the only expectation that can be met is '100-continue'"), sound=False)
+        elif (headers.content_length or headers.chunked) and self._parser.get_http_version() == "1.1":
+            self._continue_due = True
+            self._say_continue()
+
+    def _say_continue(self) -> None:
+        if self._continue_due and not self.queue and not self._waiting:
+            self._continue_due = False
+            self._transport.write(_CONTINUE)
+
+    def _refuse_body(self, length: int) -> None:
+        """413, at once. A body that is not much too large is read and dropped, so that the connection lives on."""
+        limit = self.server.limits.body_bytes
+        headers = self._headers
+        sound = not headers.chunked and headers.expect is None and length <= 2 * limit + 65536
+        self._parts = None
+        self._body = b""
+        self._refuse(
+            TooLarge(
+                f"the body has {'more than ' if headers.chunked else ''}{length} bytes; at most {limit} are taken"
+            ),
+            sound,
+        )
+
+    def _refuse(self, error: SerinusError, sound: bool) -> None:
+        """Answer in turn without asking the application; the connection ends unless the framing is sound."""
+        if self._refused:
+            return
+        self._refused = True
+        method = b"GET"
+        if self._head_done:
+            method = self._parser.get_method()
+        exchange = _Exchange(self, method, self._url, self._headers, b"", sound and self._keep_alive)
+        exchange.refusal = error
+        if not exchange.keep_alive:
+            self._last = True
+            self._unsound = True
+        if self._waiting or self._write_paused:
+            self._waiting.append(exchange)
+        else:
+            self.queue.append(exchange)
+            self._answer(exchange)
+
+    def _answer(self, exchange: _Exchange) -> None:
+        """Let the application answer, or the refusal."""
+        error = exchange.refusal
+        if error is None:
+            self.server.app(exchange)
+        else:
+            allow = [(b"Allow", ", ".join(error.allow).encode())] if isinstance(error, MethodNotAllowed) else []
+            exchange.respond(error.http_status, _JSON, [self.server.app.error_body(error)], allow)
+
+    def _refuse_syntax(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
+        if self._last:
+            self._unsound = True  # more data after the last request
+        else:
+            self._refuse(_syntax_error(error, bytes(data[:4096])), sound=False)
+
+    def _go_on_after_upgrade(self, rest: memoryview) -> None:
+        """Go on in HTTP/1.1: a server may ignore Upgrade (RFC 9110, 7.8), and Java's client sends `h2c` unasked.
+
+        llhttp stops at the end of an upgrading request's head and takes its body for the new protocol's. A fresh parser
+        is given the same head without Upgrade, and then the rest.
+        """
+        while True:
+            method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+            self._upgrading = False
+            if self._last:
+                self._unsound = True
+                return
+            if method == b"CONNECT":
+                self._refuse(NotSupported("CONNECT is not offered: this server is no proxy"), sound=False)
+                return
+            head = [b"%b %b HTTP/%b\r\n" % (method, self._url, version)]
+            head += [
+                b"%b: %b\r\n" % field for field in self._raw if field[0].lower() not in (b"upgrade", b"connection")
+            ]
+            head.append(b"Connection: %b\r\n\r\n" % (b"keep-alive" if self._keep_alive else b"close"))
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(b"".join(head))
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                self._refuse_syntax(error, rest)
+                return
+
+    # Answers
+
+    def send_ready(self) -> None:
+        """Write the answers at the head of the queue that are there."""
+        queue = self.queue
+        transport = self._transport
+        while queue:
+            exchange = queue[0]
+            reply = exchange.reply
+            if reply is None:
+                return
+            queue.popleft()
+            if isinstance(reply, bytes):
+                transport.write(reply)
+            else:
+                transport.writelines(reply)
+            if exchange.held:
+                self._held -= exchange.held
+            if not exchange.keep_alive:
+                self._end()
+                return
+        if self._waiting:
+            self._dispatch_waiting()
+        if self._read_paused:
+            self._balance()
+        if not queue and not self._waiting:
+            if self._eof:
+                self._end()
+            elif not self._begun:
+                self._since = self.server.now
+            elif self._continue_due:
+                self._say_continue()
+
+    def _dispatch_waiting(self) -> None:
+        if (
+            self._dispatching
+        ):  # an answer given at once comes back here through send_ready; the loop below goes on with it
+            return
+        self._dispatching = True
+        waiting, queue, limit = self._waiting, self.queue, self.server.limits.pipeline
+        while waiting and len(queue) < limit and not self._write_paused and not self._closed:
+            exchange = waiting.popleft()
+            queue.append(exchange)
+            self._answer(exchange)
+        self._dispatching = False
+
+    def _balance(self) -> None:
+        """Read while there is room for more, and only then."""
+        full = bool(self._waiting) or self._write_paused or self._held > self.server.limits.body_bytes
+        if full == self._read_paused or self._eof or self._transport.is_closing():
+            return
+        self._read_paused = full
+        if full:
+            self._transport.pause_reading()
+        else:
+            self._since = self.server.now  # the time that we did not read is not the client's
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Close after the last answer; gently, where the client may still be sending."""
+        self._last = True
+        for exchange in self.queue:
+            exchange.leave()
+        self.queue.clear()
+        self._waiting.clear()
+        transport = self._transport
+        if not self._unsound or self._eof or not transport.can_write_eof():
+            transport.close()
+            return
+        self._lingering = True
+        self._since = self.server.now
+        transport.write_eof()
+        if self._read_paused:
+            self._read_paused = False
+            transport.resume_reading()
+
+    def finish(self) -> None:
+        """Close if nothing is in flight (draining)."""
+        if not self.queue and not self._waiting and not self._begun and not self._lingering:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now, whatever is in flight."""
+        self._transport.abort()
+
+    # The clock's side
+
+    @property
+    def is_idle(self) -> bool:
+        """Between requests."""
+        return not (self.queue or self._waiting or self._begun or self._lingering)
+
+    def tick(self, now: float) -> None:
+        """Look whether the present state has lasted too long."""
+        limits = self.server.limits
+        spent = now - self._since - self.server.tick_s  # `_since` may be one tick early
+        if self._write_paused or self._transport.is_closing():
+            self._check_reader(now)
+        elif self._lingering:
+            if spent > _LINGER_S:
+                self._transport.abort()
+        elif self._begun:
+            if spent > limits.request_timeout_s and not self._read_paused and not self._refused:
+                text = f"the request was not complete after {limits.request_timeout_s:g} seconds"
+                self._refuse(RequestTimedOut(text), sound=False)
+            elif (
+                spent > 2 * limits.request_timeout_s and not self.queue and not self._waiting and not self._read_paused
+            ):
+                self._transport.abort()  # answered already (413), and still not sent
+        elif not self.queue and not self._waiting and spent > limits.keep_alive_s:
+            self._transport.close()
+
+    def _check_reader(self, now: float) -> None:
+        """Give up on a client that takes nothing of what waits for it."""
+        left = self._transport.get_write_buffer_size()
+        if left != self._stuck_bytes:
+            self._stuck_bytes = left
+            self._stuck_since = now
+        elif now - self._stuck_since - self.server.tick_s > self.server.limits.request_timeout_s:
+            self._transport.abort()
+
+    def _probe(self) -> None:
+        """After the end of input with answers due: find out whether anybody is still there."""
+        if self._closed or self._transport.is_closing() or not self.queue:
+            return
+        if not self._probed:
+            self._probed = True
+            if self.queue[0].keep_alive and not self.queue[0].say_keep_alive:  # HTTP/1.0 knows no 1xx
+                self._transport.write(_CONTINUE)
+        else:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_INFO"):
+                state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                if state == _TCP_CLOSE:
+                    self._transport.abort()
+                    return
+        self.server.loop.call_later(_PROBE_S, self._probe)
+
+
+def _head_too_large(url: bytes, limits: HttpLimits) -> SerinusError:
+    if len(url) > limits.target_bytes:
+        return UriTooLong(f"the request target has {len(url)} bytes or more; at most {limits.target_bytes} are taken")
+    return HeaderFieldsTooLarge(
+        f"the header section is too large; at most {limits.head_bytes} bytes and {limits.header_fields} fields are taken"
+    )
+
+
+def _syntax_error(error: httptools.HttpParserError, data: bytes) -> SerinusError:
+    """Say what llhttp found, with the status that it means."""
+    text = str(error)
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(data):
+        return NotSupported(f"the method {data.split()[0].decode('ascii', 'replace')[:64]!r} is not known")
+    if "HTTP version" in text or "PRI/Upgrade" in text:
+        return _Version("only HTTP/1.1 and HTTP/1.0 are served; gRPC has a port of its own")
+    return BadRequest(f"malformed HTTP request: {text}")

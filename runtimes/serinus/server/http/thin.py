@@ -1,0 +1,154 @@
+"""The thin transport: listening, the clock, the heads of answers, and the end. Each client's connection is a `Connection`.
+
+Its theory of operation is in `serinus.server.http.connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from email.utils import formatdate
+from functools import partial
+from typing import Any, cast
+
+from .connection import Connection
+from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
+
+__all__ = ["ThinServer"]
+
+
+class ThinServer:
+    """Listening sockets, their connections, the clock and what all answers share."""
+
+    def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
+        self.app = app
+        self.limits = limits
+        self.observer = observer
+        self.loop: asyncio.AbstractEventLoop = cast("asyncio.AbstractEventLoop", None)
+        self.now = 0.0
+        """Loop time of the last tick, seconds."""
+        self.tick_s = min(1.0, max(0.01, min(limits.request_timeout_s, limits.keep_alive_s) / 8))
+        self.closing = False
+        self.prefixes: dict[str, bytes] = {}
+        """Content type to the head of a plain 200, up to the length; made afresh when the second changes."""
+        self._date = b""
+        self._second = 0
+        self._connections: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._empty = asyncio.Event()
+
+    async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
+        """Accept connections on a bound socket.
+
+        `backlog` is how many connections may wait to be accepted; the kernel cuts it to net.core.somaxconn. Beyond it
+        the kernel drops SYNs, and a client's retry comes a second later.
+        """
+        self.loop = asyncio.get_running_loop()
+        self._server = await self.loop.create_server(partial(Connection, self), sock=sock, ssl=ssl, backlog=backlog)
+
+    # Connections and clock
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection in; the first starts the clock."""
+        if self._timer is None:
+            self._read_clock()
+            self._timer = self.loop.call_later(self.tick_s, self._tick)
+        self._connections.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """Count it out."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections)
+
+    def _read_clock(self) -> None:
+        self.now = self.loop.time()
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._date = formatdate(second, usegmt=True).encode()
+            self.prefixes.clear()
+
+    def _tick(self) -> None:
+        self._read_clock()
+        now = self.now
+        for connection in list(self._connections):
+            connection.tick(now)
+        self._timer = self.loop.call_later(self.tick_s, self._tick) if self._connections else None
+
+    # Heads
+
+    def make_prefix(self, content_type: str) -> bytes:
+        """Build and keep the head of a 200 without further fields, up to the digits of its length."""
+        prefix = b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Type: %b\r\nContent-Length: " % (
+            self._date,
+            content_type.encode("latin-1"),
+        )
+        if len(self.prefixes) < 64:
+            self.prefixes[content_type] = prefix
+        return prefix
+
+    def head(
+        self, status: int, content_type: str, length: int, headers: RawHeaders, keep_alive: bool, say_keep_alive: bool
+    ) -> bytes:
+        """Build the head of any answer."""
+        lines = [b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, REASONS.get(status, b"Unknown"), self._date)]
+        if content_type:
+            lines.append(b"Content-Type: %b\r\n" % content_type.encode("latin-1"))
+        if status not in (204, 304):  # RFC 9110, 8.6
+            lines.append(b"Content-Length: %d\r\n" % length)
+        lines += [b"%b: %b\r\n" % field for field in headers]
+        if not keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif say_keep_alive:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    # The end
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; each answer from now on carries `Connection: close`."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for what is in flight, and close what is idle.
+
+        A connection that has just been idle may have a request on its way, which closing would destroy; such a client gets
+        half a second to send it and to see `Connection: close`.
+        """
+        self.stop_accepting()
+        deadline = self.loop.time() + timeout_s
+        grace = self.loop.time() + min(0.5, timeout_s / 4)
+        while self._connections and (left := deadline - self.loop.time()) > 0:
+            if self.loop.time() >= grace:
+                for connection in list(self._connections):
+                    connection.finish()
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), min(left, 0.05))
+            except asyncio.TimeoutError:
+                pass
+
+    async def close(self) -> None:
+        """Close everything now; requests in flight are cancelled."""
+        self.stop_accepting()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._connections:  # connection_lost comes in the next turns
+            self._empty.clear()
+            await self._empty.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._server is not None:
+            await self._server.wait_closed()

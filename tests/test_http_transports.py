@@ -1,0 +1,509 @@
+"""The same bytes to both transports, and the same answers; where they differ, the table says who is right and why."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from http_support import TRANSPORTS, Answer, Probe, Raw, exchange_bytes, serving
+
+HOST = b"Host: x\r\n"
+GET = b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n"
+LAST = b"GET /last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+
+
+def post(body: bytes, *fields: bytes, path: bytes = b"/p", version: bytes = b"1.1") -> bytes:
+    lines = [b"POST %b HTTP/%b" % (path, version), b"Host: x", *fields]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def sized(body: bytes, *fields: bytes) -> bytes:
+    return post(body, b"Content-Length: %d" % len(body), *fields)
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+SOUND = {
+    "one get": (GET, [("GET", "/a", "")]),
+    "query and percent-encoding are passed on": (
+        b"GET /a%20b?c=%2F HTTP/1.1\r\n" + HOST + b"\r\n",
+        [("GET", "/a%20b?c=%2F", "")],
+    ),
+    "body by length": (sized(b"abc"), [("POST", "/p", "abc")]),
+    "length with spaces": (post(b"abc", b"Content-Length:   3  "), [("POST", "/p", "abc")]),
+    "empty body": (sized(b""), [("POST", "/p", "")]),
+    "no length is no body": (post(b""), [("POST", "/p", "")]),
+    "chunked body": (post(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", CHUNKED), [("POST", "/p", "abcde")]),
+    "chunk extensions are ignored": (post(b"3;a=b;c\r\nabc\r\n0\r\n\r\n", CHUNKED), [("POST", "/p", "abc")]),
+    "trailers are ignored": (
+        post(b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n", CHUNKED) + GET,
+        [("POST", "/p", "abc"), ("GET", "/a", "")],
+    ),
+    "field names in any case": (post(b"abc", b"cONTENT-lENGTH: 3"), [("POST", "/p", "abc")]),
+    "empty lines before a request": (b"\r\n\r\n" + GET, [("GET", "/a", "")]),
+    "pipelined requests are answered in order": (
+        GET + sized(b"1") + sized(b"22") + GET,
+        [("GET", "/a", ""), ("POST", "/p", "1"), ("POST", "/p", "22"), ("GET", "/a", "")],
+    ),
+    "HTTP/1.0 without a host": (b"GET /a HTTP/1.0\r\n\r\n", [("GET", "/a", "")]),
+    "other methods are the application's": (
+        b"DELETE /a HTTP/1.1\r\n" + HOST + b"\r\nPATCH /a HTTP/1.1\r\n" + HOST + b"\r\n",
+        [("DELETE", "/a", ""), ("PATCH", "/a", "")],
+    ),
+    "a field value of other bytes than ASCII": (
+        b"GET /a HTTP/1.1\r\n" + HOST + b"X: \xff\xfe\r\n\r\n",
+        [("GET", "/a", "")],
+    ),
+    "a request after Connection: close is not taken": (LAST + GET, [("GET", "/last", "")]),
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", SOUND)
+async def test_sound_requests_are_understood_alike(transport, name):
+    script, expected = SOUND[name]
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        last = b"" if b"1.0" in script or b"close" in script else LAST
+        answers = await exchange_bytes(port, script + last, end_input=False)
+    if last:
+        expected = [*expected, ("GET", "/last", "")]
+    got = [(a.json["method"], a.json["target"], a.json["body"]) for a in answers]
+    assert [a.status for a in answers] == [200] * len(expected)
+    assert got == expected
+    assert probe.seen == len(expected)
+    assert answers[-1].headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+async def test_bytes_may_arrive_in_any_pieces(transport, size):
+    script = GET + sized(b"abc") + post(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", CHUNKED) + LAST
+    async with serving(transport, Probe()) as (_, port):
+        client = await Raw.open(port)
+        for start in range(0, len(script), size):
+            await client.send(script[start : start + size])
+            await asyncio.sleep(0)
+        bodies = [(await client.answer()).json["body"] for _ in range(4)]
+        assert bodies == ["", "abc", "abcde", ""]
+        assert await client.ended()
+        await client.close()
+
+
+UNSOUND = {
+    "length and chunked": post(b"0\r\n\r\n", b"Content-Length: 5", CHUNKED),
+    "chunked and length": post(b"0\r\n\r\n", CHUNKED, b"Content-Length: 5"),
+    "two lengths": post(b"hello", b"Content-Length: 5", b"Content-Length: 6"),
+    "the same length twice": post(b"hello", b"Content-Length: 5", b"Content-Length: 5"),
+    "a list of lengths": post(b"hello", b"Content-Length: 5, 5"),
+    "a signed length": post(b"hello", b"Content-Length: +5"),
+    "a negative length": post(b"hello", b"Content-Length: -5"),
+    "a hexadecimal length": post(b"hello", b"Content-Length: 0x5"),
+    "an empty length": post(b"hello", b"Content-Length:"),
+    "a length beyond 64 bits": post(b"hello", b"Content-Length: 99999999999999999999"),
+    "a transfer coding that is not": post(b"0\r\n\r\n", b"Transfer-Encoding: xchunked"),
+    "chunked not last": post(b"0\r\n\r\n", b"Transfer-Encoding: chunked, identity"),
+    "chunked twice": post(b"0\r\n\r\n", CHUNKED, CHUNKED),
+    "identity as transfer coding": post(b"", b"Transfer-Encoding: identity"),
+    "a folded field": post(b"", b"X: a\r\n b"),
+    "bare LF after the request line": b"GET /a HTTP/1.1\nHost: x\n\n",
+    "bare LF after a field": b"GET /a HTTP/1.1\r\nHost: x\nY: 1\r\n\r\n",
+    "bare CR in a field": post(b"", b"X: a\rb"),
+    "NUL in a field": post(b"", b"X: a\0b"),
+    "a control character in a field": post(b"", b"X: a\x01b"),
+    "space before the colon": b"GET /a HTTP/1.1\r\nHost : x\r\n\r\n",
+    "space before the first field": b"GET /a HTTP/1.1\r\n Host: x\r\n\r\n",
+    "a field without a name": post(b"", b": a"),
+    "a chunk size that is none": post(b"5x\r\nhello\r\n0\r\n\r\n", CHUNKED),
+    "a chunk size beyond 64 bits": post(b"fffffffffffffffff\r\nhello", CHUNKED),
+    "a chunk size with bare LF": post(b"5\nhello\r\n0\r\n\r\n", CHUNKED),
+    "a chunk longer than it says": post(b"5\r\nhelloX\r\n0\r\n\r\n", CHUNKED),
+    "a length in the trailer": post(b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n", CHUNKED),
+    "two words for a target": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a control character in the target": b"GET /\x01 HTTP/1.1\r\n" + HOST + b"\r\n",
+    "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "no host": b"GET /a HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", UNSOUND)
+async def test_unsound_framing_is_400_and_the_end(transport, name):
+    """RFC 9112, 2.2, 3.2, 5.1, 5.2, 6.1, 6.3 and 11.2: nothing after it is ever taken for a request."""
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        answers = await exchange_bytes(port, UNSOUND[name] + GET + GET, end_input=False)
+        assert [a.status for a in answers] == [400], answers
+        assert answers[0].headers["connection"] == "close"
+        assert probe.seen == 0
+        assert [a.status for a in await exchange_bytes(port, LAST, end_input=False)] == [200], "the server lives on"
+
+
+# Differences: bytes -> (thin's statuses, uvicorn's statuses). All are for thin, with the section that says so.
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+DIFFERENCES = {
+    # RFC 9110, 7.8: "A server MAY ignore a received Upgrade header field"; the request is then served as it is. uvicorn
+    # loses the body of a request that asks for h2c, as Java's HttpClient does, and hangs or misreads it.
+    "an upgrade is ignored": (
+        post(b"abc", b"Content-Length: 3", H2C.rstrip()) + LAST,
+        [200, 200],
+        None,
+    ),
+    # RFC 9110, 6.5.1: a recipient must not merge trailer fields into the header section unless their definition allows it.
+    # uvicorn does, and then finds two hosts.
+    "a host in the trailer": (post(b"3\r\nabc\r\n0\r\nHost: y\r\n\r\n", CHUNKED) + LAST, [200, 200], [400]),
+    # RFC 9112, 9.3.2: each request that was received is answered, in order. uvicorn drops those that came in one read with an
+    # unsound one.
+    "requests before an unsound one": (GET + sized(b"abc") + UNSOUND["two lengths"], [200, 200, 400], [400]),
+    # RFC 9112, 9.3 and appendix C.2.2: keep-alive is HTTP/1.0's too, where asked for. uvicorn always closes.
+    "keep-alive in HTTP/1.0": (b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + LAST, [200, 200], [200]),
+    # RFC 9112, 6.1: Transfer-Encoding in HTTP/1.0 is faulty framing. uvicorn takes it.
+    "chunked in HTTP/1.0": (post(b"3\r\nabc\r\n0\r\n\r\n", CHUNKED, version=b"1.0"), [400], [200]),
+    # RFC 9110, 15.6.6: 505 for a major version that is not served. uvicorn says 400, or answers HTTP/0.9 as if it were 1.0.
+    "HTTP/1.2": (b"GET /a HTTP/1.2\r\n" + HOST + b"\r\n", [505], [400]),
+    "HTTP/2 without negotiation": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [505], [400]),
+    "HTTP/0.9": (b"GET /a\r\n\r\n", [505], [200]),
+    # RFC 9110, 9.1: a method that is not recognised: 501.
+    "a method that nobody knows": (b"BREW /a HTTP/1.1\r\n" + HOST + b"\r\n", [501], [400]),
+    # RFC 9110, 9.3.6: an origin server is no proxy.
+    "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\n" + HOST + b"\r\n", [501], None),
+    # RFC 9110, 10.1.1: "a server MAY respond with 417 if it cannot meet an expectation"; uvicorn ignores it.
+    "an unknown expectation": (sized(b"abc", b"Expect: tea") + LAST, [417], [200, 200]),
+    # RFC 6585, 5. uvicorn (httptools) has no limit.
+    "70 KB of fields": (
+        post(b"", *(b"X-%d: %b" % (i, b"y" * 1000) for i in range(70)), b"Connection: close"),
+        [431],
+        [200],
+    ),
+    "300 fields": (post(b"", *(b"X-%d: y" % i for i in range(300)), b"Connection: close"), [431], [200]),
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", DIFFERENCES)
+async def test_known_differences(transport, name):
+    script, thin, uvicorn = DIFFERENCES[name]
+    expected = thin if transport == "thin" else uvicorn
+    if expected is None:
+        pytest.skip("what uvicorn does depends on its version")
+    async with serving(transport, Probe()) as (_, port):
+        answers = await exchange_bytes(port, script, end_input=False)
+        assert [a.status for a in answers] == expected
+        if transport == "thin":
+            assert all("error" in a.json for a in answers if a.status >= 400)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_request_target_that_is_too_long_is_414(transport):
+    async with serving(transport, Probe(), target_bytes=100) as (_, port):
+        script = b"GET /" + b"a" * 200 + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+        (answer,) = await exchange_bytes(port, script, end_input=False)
+        assert answer.status == 414
+        assert "at most 100" in answer.json["error"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_100_continue_is_said_before_the_body_is_sent(transport):
+    async with serving(transport, Probe()) as (_, port):
+        client = await Raw.open(port)
+        await client.send(post(b"", b"Content-Length: 3", b"Expect: 100-continue"))
+        assert (await client.answer()).status == 100
+        await client.send(b"abc")
+        assert (await client.answer()).json["body"] == "abc"
+        await client.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_body_too_large_is_refused_before_it_is_sent(transport):
+    async with serving(transport, Probe(), body_bytes=1000) as (_, port):
+        for fields in ([b"Content-Length: 100000000"], [b"Content-Length: 1001", b"Expect: 100-continue"]):
+            client = await Raw.open(port)
+            await client.send(post(b"", *fields))
+            answer = await client.answer()
+            assert answer.status == 413
+            assert "at most 1000" in answer.json["error"]
+            assert answer.headers["connection"] == "close"
+            await client.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_chunked_body_too_large_is_413(transport):
+    probe = Probe()
+    async with serving(transport, probe, body_bytes=1000) as (_, port):
+        script = post(b"400\r\n" + b"x" * 1024 + b"\r\n", CHUNKED)
+        (answer,) = await exchange_bytes(port, script, end_input=False)
+        assert answer.status == 413
+        assert probe.seen == 0
+
+
+async def test_a_body_a_little_too_large_leaves_the_connection_alive():
+    probe = Probe()
+    async with serving("thin", probe, body_bytes=1000) as (_, port):
+        answers = await exchange_bytes(port, sized(b"x" * 1500) + LAST, end_input=False)
+    assert [a.status for a in answers] == [413, 200]
+    assert probe.seen == 1
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_head_has_the_fields_of_get_and_no_body(transport):
+    async with serving(transport, Probe()) as (_, port):
+        client = await Raw.open(port)
+        await client.send(b"HEAD /a HTTP/1.1\r\n" + HOST + b"\r\n" + LAST)
+        answer = await client.answer(head_only=True)
+        assert answer.status == 200
+        assert int(answer.headers["content-length"]) > 0
+        assert (await client.answer()).json["target"] == "/last"
+        await client.close()
+
+
+async def test_http_1_0_closes_unless_asked_to_keep_alive():
+    async with serving("thin", Probe()) as (_, port):
+        client = await Raw.open(port)
+        await client.send(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "keep-alive")
+        await client.send(b"GET /b HTTP/1.0\r\n\r\n")
+        answer = await client.answer()
+        assert answer.headers["connection"] == "close"
+        assert await client.ended()
+        await client.close()
+
+
+async def test_answers_out_of_order_are_put_in_order():
+    probe = Probe()
+    async with serving("thin", probe) as (_, port):
+        client = await Raw.open(port)
+        await client.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n" + GET + GET)
+        while probe.seen < 3:
+            await asyncio.sleep(0.001)  # the bytes have to arrive
+        probe.release()
+        assert [(await client.answer()).body[:7] for _ in range(3)] == [b'"held"', b'{"metho', b'{"metho']
+        await client.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_that_resets_cancels_its_work(transport):
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        client = await Raw.open(port)
+        await client.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
+        while not probe.held:
+            await asyncio.sleep(0.001)
+        client.reset()
+        while not probe.cancelled:
+            await asyncio.sleep(0.001)
+        assert probe.held[0].gone
+        probe.release()  # an answer to nobody is no error
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_that_closes_cancels_its_work(transport):
+    """Thin cannot tell it from a half-closed one until it has written something: one interim answer, after 0.25 s."""
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        client = await Raw.open(port)
+        await client.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
+        while not probe.held:
+            await asyncio.sleep(0.001)
+        await client.close()
+        while not probe.cancelled:
+            await asyncio.sleep(0.01)
+        assert probe.cancelled == 1
+
+
+async def test_half_closed_clients_get_their_answers():
+    """RFC 9112, 9.6 wants nobody cut off who still reads; uvicorn closes at the end of input."""
+    probe = Probe()
+    async with serving("thin", probe) as (_, port):
+        client = await Raw.open(port)
+        await client.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n" + GET)
+        client.end_input()
+        answers: list[Answer] = [await client.answer()]
+        assert answers[0].status == 100, "the probe for a client that has gone; any client can skip it"
+        assert probe.cancelled == 0
+        probe.release()
+        answers = [await client.answer(), await client.answer()]
+        assert [a.status for a in answers] == [200, 200]
+        assert await client.ended()
+        await client.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_request_cut_off_is_dropped(transport):
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        assert await exchange_bytes(port, post(b"ab", b"Content-Length: 3")) == []
+        assert await exchange_bytes(port, b"GET /a HT") == []
+        assert probe.seen == 0
+
+
+async def test_no_more_than_so_many_requests_of_a_connection_are_worked_on():
+    probe = Probe()
+    async with serving("thin", probe, pipeline=4) as (_, port):
+        client = await Raw.open(port)
+        await client.send((b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n") * 1000 + LAST)
+        while len(probe.held) < 4:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)  # time in which it might take a fifth
+        assert len(probe.held) == 4
+        total = 0
+        while total < 1000:
+            total += len(probe.held)
+            probe.release()
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            assert (await client.answer()).body == b'"held"'
+        assert (await client.answer()).json["target"] == "/last"
+        await client.close()
+
+
+async def test_thousands_of_pipelined_requests_answered_at_once_do_not_recurse():
+    async with serving("thin", Probe(), pipeline=2) as (_, port):
+        client = await Raw.open(port)
+        sending = asyncio.ensure_future(client.send(GET * 20_000 + LAST))
+        for _ in range(20_001):
+            assert (await client.answer()).status == 200
+        await sending
+        await client.close()
+
+
+async def test_a_slow_reader_holds_back_only_itself():
+    """Answers of 1 MB each to a client that does not read: work stops for it, memory stays bounded, others are served."""
+    probe = Probe()
+    async with serving("thin", probe) as (_, port):
+        slow = await Raw.open(port, limit=1024)
+        slow.writer.transport.pause_reading()
+        await slow.send((b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n") * 200 + LAST)
+        before = -1
+        while probe.seen != before:
+            before = probe.seen
+            await asyncio.sleep(0.1)  # until nothing moves any more
+        assert probe.seen < 100, "most requests wait"
+        assert (await exchange_bytes(port, LAST, end_input=False))[0].status == 200
+        slow.writer.transport.resume_reading()
+        for _ in range(200):
+            assert len((await slow.answer()).body) == 1_000_000
+        assert (await slow.answer()).json["target"] == "/last"
+        await slow.close()
+
+
+async def test_a_request_that_takes_too_long_to_send_is_408():
+    """Slowloris: in the head, where no byte for long or one byte now and then makes no difference; and in the body."""
+    async with serving("thin", Probe(), request_timeout_s=0.2) as (_, port):
+        for start in (
+            b"GET /a HT",
+            b"GET /a HTTP/1.1\r\nX: ",
+            post(b"a", b"Content-Length: 3"),
+            post(b"5\r\nab", CHUNKED),
+        ):
+            client = await Raw.open(port)
+            await client.send(start)
+            answer = await client.answer()
+            assert answer.status == 408
+            assert answer.headers["connection"] == "close"
+            assert "0.2 seconds" in answer.json["error"]
+            await client.close()
+        client = await Raw.open(port)
+        dripping = asyncio.ensure_future(_drip(client))
+        assert (await client.answer()).status == 408
+        dripping.cancel()
+        await client.close()
+
+
+async def _drip(client: Raw) -> None:
+    await client.send(b"GET /a HTTP/1.1\r\nX: ")
+    while True:
+        await client.send(b"y")
+        await asyncio.sleep(0.02)
+
+
+async def test_a_body_that_takes_too_long_is_408_on_uvicorn_too():
+    async with serving("uvicorn", Probe(), request_timeout_s=0.2) as (_, port):
+        (answer,) = await exchange_bytes(port, post(b"a", b"Content-Length: 3"), end_input=False)
+        assert answer.status == 408
+
+
+async def test_an_idle_connection_is_closed_and_one_at_work_is_not():
+    probe = Probe()
+    async with serving("thin", probe, keep_alive_s=0.1) as (_, port):
+        idle, fresh, working = await Raw.open(port), await Raw.open(port), await Raw.open(port)
+        await idle.send(GET)
+        await working.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await idle.answer()).status == 200
+        assert await idle.ended()
+        assert await fresh.ended()
+        probe.release()
+        assert (await working.answer()).body == b'"held"'
+        for client in (idle, fresh, working):
+            await client.close()
+
+
+async def test_a_client_that_never_reads_its_answer_is_dropped():
+    probe = Probe()
+    async with serving("thin", probe, request_timeout_s=0.2) as (server, port):
+        client = await Raw.open(port, limit=1024)
+        client.writer.transport.pause_reading()
+        await client.send((b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n") * 20)
+        while not server.connection_count:
+            await asyncio.sleep(0.01)
+        while server.connection_count:
+            await asyncio.sleep(0.01)
+        client.writer.transport.abort()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_draining_answers_what_is_in_flight_and_says_close(transport):
+    probe = Probe()
+    async with serving(transport, probe) as (server, port):
+        client, idle = await Raw.open(port), await Raw.open(port)
+        await idle.send(GET)
+        await idle.answer()
+        await client.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
+        while not probe.held:
+            await asyncio.sleep(0.001)
+        server.stop_accepting()
+        with pytest.raises(OSError):
+            await Raw.open(port)
+        drained = asyncio.ensure_future(server.drain(10))
+        assert await idle.ended()
+        assert not drained.done()
+        probe.release()
+        answer = await client.answer()
+        assert answer.headers["connection"] == "close"
+        assert answer.body == b'"held"'
+        await drained
+        await client.close()
+        await idle.close()
+
+
+async def test_draining_gives_a_request_on_its_way_its_answer():
+    probe = Probe()
+    async with serving("thin", probe) as (server, port):
+        client = await Raw.open(port)
+        await client.send(GET)
+        assert "connection" not in (await client.answer()).headers
+        drained = asyncio.ensure_future(server.drain(10))
+        await client.send(GET)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.ended()
+        await drained
+        await client.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_draining_ends_at_its_limit(transport):
+    probe = Probe()
+    async with serving(transport, probe) as (server, port):
+        client = await Raw.open(port)
+        await client.send(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
+        while not probe.held:
+            await asyncio.sleep(0.001)
+        await server.drain(0.2)
+        await server.close()
+        ended = await client.ended()
+        assert ended or transport == "uvicorn"  # which answers 500 when it stops
+        assert probe.cancelled == 1
+        await client.close()
