@@ -33,10 +33,6 @@ __all__ = ["XGBoostModel"]
 
 _log = logging.getLogger("serinus.xgboost")
 
-PREDICT: Final = "predict"
-"""The output that is always there, under the name that MLServer's runtime gives it."""
-KSERVE: Final = "output-0"
-"""KServe's name for the same; answered where a request names it."""
 _FLOAT32: Final = np.dtype(np.float32)
 
 
@@ -56,14 +52,16 @@ class _Loaded:
 class XGBoostModel(Model):
     """Serves `.ubj`, `.json` and old binary model files.
 
-    Input: one tensor [n, features] of any name, or one tensor [n] or [n, 1] per feature under the model's own feature names.
-    NaN is missing. Numbers of any type are taken and converted to float32, as XGBoost does. Outputs: `predict`, and on
-    request `margin`, `probability`, `class` and `contributions`; see the README.
+    Input: one tensor [n, features] of any name; with the setting `input_form` "columns", one tensor [n] per feature under the
+    model's own feature names. NaN is missing. Numbers of any type are taken and converted to float32, as XGBoost does.
+    Outputs: `predict`, and on request `margin`, `probability`, `class` and `contributions`; see the README.
     """
 
     platform = "xgboost_booster"
     coerce = True
-    """The data plane hands over any numeric datatype; conversion to float32 happens here."""
+    any_input_name = True
+    slow_outputs = frozenset({"contributions"})
+    """Outputs that take milliseconds where the others take microseconds: a batch that wants one does not belong on the loop."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
@@ -90,7 +88,7 @@ class XGBoostModel(Model):
         objective = OBJECTIVES.get(file.objective, Objective())
         columns = forest.columns if forest is not None else reference.features if reference is not None else 0
         self._loaded = _Loaded(file, chosen, columns, file.groups, objective, forest, reference)
-        self.inputs = (TensorSpec(self.options.input_name, "FP32", (-1, columns)),)
+        self.inputs = self._input_specs(self._loaded)
         self.outputs = self._specs(self._loaded)
         self.details = {
             "engine": "forest" if forest is not None else "booster",
@@ -119,7 +117,7 @@ class XGBoostModel(Model):
 
     def warmup_inputs(self) -> Mapping[str, np.ndarray]:
         """One row of zeros."""
-        return {self.options.input_name: np.zeros((1, self._state().columns), np.float32)}
+        return {spec.name: np.zeros((1, *spec.shape[1:]), np.float32) for spec in self.inputs}
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Predict one batch; see the class for inputs and outputs.
@@ -132,7 +130,7 @@ class XGBoostModel(Model):
         rows = self._rows(inputs, loaded)
         wanted = call.outputs
         if not wanted:
-            return {PREDICT: self._predictions(rows, loaded)}
+            return {self.options.output_name: self._predictions(rows, loaded)}
         return self._named(rows, wanted, loaded)
 
     def _choose(self, file: ModelFile, chosen: Iterations) -> tuple[Forest | None, Reference | None, str]:
@@ -180,13 +178,28 @@ class XGBoostModel(Model):
         """What the metadata says of the outputs, the default one first."""
         per_row: tuple[int, ...] = (-1,) if loaded.groups == 1 else (-1, loaded.groups)
         predicts = (-1,) if loaded.objective.predicts_class and loaded.groups > 1 else per_row
-        specs = [TensorSpec(PREDICT, "FP32", predicts), TensorSpec("margin", "FP32", per_row)]
+        specs = [
+            TensorSpec(self.options.output_name, "FP32", predicts),
+            TensorSpec("margin", "FP32", per_row, optional=True),
+        ]
         if loaded.objective.task != "other":
-            if loaded.file.objective != "binary:hinge":
-                specs.append(TensorSpec("probability", "FP32", per_row))
-            specs.append(TensorSpec("class", "INT64", (-1,)))
-        specs.append(TensorSpec("contributions", "FP32", (*per_row, loaded.columns + 1)))
+            if loaded.objective.link is not Link.HINGE:
+                specs.append(TensorSpec("probability", "FP32", per_row, optional=True))
+            specs.append(TensorSpec("class", "INT64", (-1,), optional=True))
+        specs.append(TensorSpec("contributions", "FP32", (*per_row, loaded.columns + 1), optional=True))
         return tuple(specs)
+
+    def _input_specs(self, loaded: _Loaded) -> tuple[TensorSpec, ...]:
+        """What the metadata says of the inputs."""
+        if self.options.input_form == "matrix":
+            return (TensorSpec(self.options.input_name, "FP32", (-1, loaded.columns)),)
+        names = loaded.file.feature_names
+        if len(names) != loaded.columns:
+            raise ConfigError(
+                f"{loaded.file.path}: the setting input_form is 'columns', but the model holds {len(names)} feature names for "
+                f"{loaded.columns} features; train it on a DataFrame, or take 'matrix'"
+            )
+        return tuple(TensorSpec(name, "FP32", (-1,)) for name in names)
 
     def _state(self) -> _Loaded:
         if self._loaded is None:
@@ -204,8 +217,7 @@ class XGBoostModel(Model):
                 and rows.flags.c_contiguous
             ):
                 return rows
-            if name not in loaded.file.feature_names or loaded.columns != 1:
-                return _matrix(name, rows, loaded.columns)
+            return _matrix(name, rows, loaded.columns)
         return _columns(inputs, loaded)
 
     def _predictions(self, rows: np.ndarray, loaded: _Loaded) -> np.ndarray:
@@ -220,13 +232,13 @@ class XGBoostModel(Model):
 
     def _named(self, rows: np.ndarray, wanted: frozenset[str], loaded: _Loaded) -> dict[str, np.ndarray]:
         """The outputs that the request names."""
-        offered = {spec.name for spec in self.outputs} | {KSERVE}
+        offered = {spec.name for spec in self.outputs}
         unknown = sorted(wanted - offered)
         if unknown:
             raise InvalidInput(f"output {unknown[0]!r}: the model offers {', '.join(sorted(offered))}")
         outputs: dict[str, np.ndarray] = {}
-        for name in wanted & {PREDICT, KSERVE}:
-            outputs[name] = self._predictions(rows, loaded)
+        if self.options.output_name in wanted:
+            outputs[self.options.output_name] = self._predictions(rows, loaded)
         if "contributions" in wanted:
             outputs["contributions"] = self._explainer(loaded).contributions(rows)
         if wanted & {"margin", "probability", "class"}:

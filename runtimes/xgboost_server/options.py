@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from serinus.errors import ConfigError
 
-__all__ = ["Engine", "Options"]
+__all__ = ["Engine", "InputForm", "Options"]
 
 Engine = Literal["auto", "forest", "booster"]
+InputForm = Literal["matrix", "columns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,11 @@ class Options:
     iteration_range: str | tuple[int, int] = "best"
     """best, all, or [first, end]; see `forest.iterations`."""
     input_name: str = "input-0"
-    """Name of the input in the metadata, KServe's; requests may use any."""
+    """Name of the matrix in the metadata, KServe's; requests may use any."""
+    input_form: InputForm = "matrix"
+    """matrix: one tensor [n, features]. columns: one tensor [n] per feature, by the model's feature names."""
+    output_name: str = "predict"
+    """Name of the prediction, MLServer's; KServe's xgbserver calls it "output-0"."""
 
     @classmethod
     def parse(cls, extra: Mapping[str, Any]) -> Options:
@@ -53,10 +58,13 @@ class Options:
         return cls(**values)
 
 
-def _engine(value: Any) -> str:
-    if value not in get_args(Engine):
-        raise ValueError(f"{value!r} is none of {', '.join(get_args(Engine))}")
-    return value
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+        return value
+
+    return parse
 
 
 def _missing(value: Any) -> float:
@@ -79,10 +87,17 @@ def _iteration_range(value: Any) -> str | tuple[int, int]:
     raise ValueError(f"{value!r} is neither 'best', 'all' nor [first, end]")
 
 
-def _input_name(value: Any) -> str:
+def _name(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not a name")
     return value
 
 
-_PARSERS = {"engine": _engine, "missing": _missing, "iteration_range": _iteration_range, "input_name": _input_name}
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "engine": _one_of(*get_args(Engine)),
+    "missing": _missing,
+    "iteration_range": _iteration_range,
+    "input_name": _name,
+    "input_form": _one_of(*get_args(InputForm)),
+    "output_name": _name,
+}
