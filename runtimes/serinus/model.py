@@ -6,7 +6,7 @@ Life of a model: construct with its settings, `load()` once (in a thread; readin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -40,6 +40,7 @@ class Model:
         >>> class Doubler(Model):
         ...     inputs = (TensorSpec("x", "FP32", (-1, 2)),)
         ...     outputs = (TensorSpec("y", "FP32", (-1, 2)),)
+        ...
         ...     def predict(self, inputs, call):
         ...         return {"y": inputs["x"] * 2}
     """
@@ -50,10 +51,17 @@ class Model:
     batchable: bool = True
     """Rows of several requests may be stacked along axis 0 and predicted in one call, and the rows of every output
     belong to the rows of the inputs in order. False: one request per call."""
+    coerce: bool = False
+    """Numbers of another datatype than an input's are converted (any float or integer to a float, an integer to another
+    where its values fit) instead of refused. For models whose clients send FP64 to an FP32 matrix."""
+    any_input_name: bool = False
+    """Where exactly one input is declared, take a request's only input under whatever name it has."""
+    checks_requests: bool = True
+    """Refuse requests that do not fit `inputs` and `outputs`. False: those are for the metadata only, and the model sees all."""
     inputs: Sequence[TensorSpec] = ()
     """What `predict` takes; set on the class or in `load`. Empty: whatever comes is passed on unchecked."""
     outputs: Sequence[TensorSpec] = ()
-    """What `predict` returns; set on the class or in `load`."""
+    """What `predict` returns; set on the class or in `load`. One marked `optional` comes only when a request names it."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -62,6 +70,9 @@ class Model:
         """Empty: the model is not versioned."""
         self.details: dict[str, Any] = {}
         """Facts for the metadata's `parameters`: the engine in use, the file loaded."""
+        self.observe_stage: Callable[[str, float], None] = _unobserved
+        """Call with "preprocess", "predict", "postprocess" or "explain" and seconds, on the event loop's thread, to show a stage
+        of the model's own in the metrics `request_<stage>_seconds`."""
 
     def load(self) -> None:
         """Read the model's files. Runs once, in a thread. Raise `ConfigError` for a wrong model directory."""
@@ -85,8 +96,16 @@ class Model:
         """One row of input to warm up and time the model with; None: made of zeros from `inputs`, or skipped."""
         return None
 
+    def extra_routes(self) -> Sequence[Any]:
+        """HTTP routes of the model's own, in the form that the REST server takes; read once, after `load`."""
+        return ()
+
     def unload(self) -> None:
         """Release what `load` took. Runs after the last request has been answered."""
+
+
+def _unobserved(stage: str, seconds: float) -> None:
+    """Observe nothing: the model is not served yet."""
 
 
 class RequestModel(Model):
@@ -96,6 +115,9 @@ class RequestModel(Model):
     """
 
     batchable = False
+
+    async def start(self) -> None:
+        """Do what needs the event loop, after `load` and before the first request. Raise `ConfigError` as `load` does."""
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request.

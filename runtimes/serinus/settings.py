@@ -39,7 +39,10 @@ def cpu_limit() -> float:
         pass
     try:
         root = Path("/sys/fs/cgroup/cpu")  # cgroup v1
-        quota_us, period_us = int((root / "cpu.cfs_quota_us").read_text()), int((root / "cpu.cfs_period_us").read_text())
+        quota_us, period_us = (
+            int((root / "cpu.cfs_quota_us").read_text()),
+            int((root / "cpu.cfs_period_us").read_text()),
+        )
         if quota_us > 0 and period_us > 0:
             return min(available, quota_us / period_us)
     except (OSError, ValueError):
@@ -69,14 +72,19 @@ class ServerSettings:
     )
     grpc: Literal["auto", "native", "grpcio"] = field(
         default="auto",
-        metadata=_flags(help="gRPC transport: native (HTTP/2 in Rust, no TLS), grpcio, or auto: native where it can serve"),
+        metadata=_flags(
+            help="gRPC transport: native (HTTP/2 in Rust, no TLS), grpcio, or auto: native where it can serve"
+        ),
     )
     workers: int = field(
-        default=1, metadata=_flags(env=("SERINUS_WORKERS",), help="processes that share the ports; each loads every model")
+        default=1,
+        metadata=_flags(env=("SERINUS_WORKERS",), help="processes that share the ports; each loads every model"),
     )
     metrics_port: int | None = field(
         default=None,
-        metadata=_flags(env=("MLSERVER_METRICS_PORT",), help="port for /metrics alone; it is on the REST port in any case"),
+        metadata=_flags(
+            env=("MLSERVER_METRICS_PORT",), help="port for /metrics alone; it is on the REST port in any case"
+        ),
     )
     ssl_certfile: str | None = field(
         default=None, metadata=_flags(env=("KSERVE_TLS_CERT_FILE",), help="TLS certificate chain, PEM")
@@ -96,7 +104,8 @@ class ServerSettings:
     timeout_keep_alive_s: float = field(
         default=65.0,
         metadata=_flags(
-            "timeout-keep-alive", help="seconds an idle connection is kept; KServe's 65 outlives most load balancers' 60"
+            "timeout-keep-alive",
+            help="seconds an idle connection is kept; KServe's 65 outlives most load balancers' 60",
         ),
     )
     request_timeout_s: float = field(
@@ -153,6 +162,10 @@ class ModelSettings:
     """Overrides what the model says of itself; names for columns of a bare matrix, for instance."""
     outputs: tuple[TensorSpec, ...] = ()
     execution: Literal["auto", "inline", "thread", "process"] = "auto"
+    instances: int = 1
+    """Predicts in flight at a time: threads or processes. More than 1 in threads needs a `predict` that may run concurrently."""
+    max_concurrency: int = 256
+    """Requests that a `RequestModel` works on at a time; more wait in the queue. Not for other models."""
     threads: int = 0
     """Native threads of one predict (`--nthread`). 0: the container's CPU limit, at least 1."""
     batch: BatchSettings = field(default_factory=BatchSettings)

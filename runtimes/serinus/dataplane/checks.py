@@ -1,0 +1,322 @@
+"""Whether a request fits the model, and whether the model's answer fits what it promised.
+
+`RequestChecks.admit` turns a request into what the batcher needs: the form, the arrays in the form's order, the rows.
+It is on the hot path: a request with one input, no parameters and no wanted outputs is recognised with a few
+comparisons and shares one `Form` object; all others take the general way, which makes the messages.
+
+What is refused (InvalidInput): an input that is unknown, missing or given twice; another datatype, unless the model
+sets `coerce`; another rank or dimension; inputs of one request with different numbers of rows; a wanted output that
+the model does not have. A model that declares no inputs takes anything. One that declares exactly one and sets
+`any_input_name` takes that one under any name, since clients of bare matrices (KServe's, MLServer's) name it as they
+please.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import InvalidInput, ModelFailed
+from ..model import Call, Model
+from ..protocol.classification import classification_count
+from ..protocol.datatypes import NUMPY_DTYPES, datatype_of
+from ..protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
+from .ticket import Form
+
+__all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks"]
+
+SERVER_PARAMETERS: Final = frozenset({"timeout", "priority", "binary_data_output"})
+"""Request parameters that the server itself takes and the model does not see."""
+
+
+class RequestChecks:
+    """The checks of one model's requests, made ready once.
+
+    Args:
+        model: loaded; `inputs`, `outputs`, `batchable`, `coerce` and `any_input_name` are read.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._specs = tuple(model.inputs) if model.checks_requests else ()
+        self._by_name = {spec.name: spec for spec in self._specs}
+        self._name = model.name
+        self._batchable = model.batchable and all(spec.shape and spec.shape[0] == -1 for spec in self._specs)
+        self._coerce = model.coerce
+        self._any_name = model.any_input_name and len(self._specs) == 1
+        self._outputs = {spec.name: spec for spec in model.outputs} if model.checks_requests else {}
+        self._alone = 0
+        names = tuple(spec.name for spec in self._specs)
+        self._plain = Form(None, names, Call())
+        """For requests that send every input and ask for nothing special, where no dimension but the rows may vary."""
+        self._fixed = bool(self._specs) and all(-1 not in spec.shape[1:] for spec in self._specs)
+        self._single: TensorSpec | None = None
+        self._single_rank = 0
+        self._single_tail: tuple[int, ...] = ()
+        if len(self._specs) == 1 and self._batchable and self._fixed:
+            self._single = self._specs[0]
+            self._single_rank = len(self._single.shape)
+            self._single_tail = self._single.shape[1:]
+
+    @property
+    def batchable(self) -> bool:
+        """Requests may share a batch: the model allows it, and leaves the first dimension of every input free."""
+        return self._batchable
+
+    def admit(self, request: InferRequest) -> tuple[Form, tuple[np.ndarray, ...], int]:
+        """Check a request.
+
+        Returns:
+            Its form, its arrays in the form's order, its rows.
+
+        Raises:
+            InvalidInput: naming the tensor, what came, and what the model takes.
+        """
+        spec = self._single
+        if spec is not None and not request.outputs:
+            inputs = request.inputs
+            if len(inputs) == 1 and (not request.parameters or request.parameters.keys() <= SERVER_PARAMETERS):
+                tensor = inputs[0]
+                shape = tensor.shape
+                if (
+                    tensor.datatype == spec.datatype
+                    and shape[1:] == self._single_tail
+                    and len(shape) == self._single_rank
+                    and (tensor.name == spec.name or self._any_name)
+                ):
+                    return self._plain, (tensor.data,), shape[0]
+        return self._admit(request)
+
+    def _admit(self, request: InferRequest) -> tuple[Form, tuple[np.ndarray, ...], int]:
+        wanted = self._wanted(request.outputs) if request.outputs else None
+        found = self._match(request.inputs)
+        names = tuple(found)
+        arrays = tuple(found.values())
+        rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
+        if not self._batchable:
+            self._alone += 1
+            return Form(self._alone, names, self._call(request, wanted)), arrays, rows
+        for name, array in found.items():
+            if not array.ndim:
+                raise InvalidInput(
+                    f"input '{name}': shape [] has no rows; the first dimension is the rows of the batch"
+                )
+            if array.shape[0] != rows:
+                raise InvalidInput(
+                    f"input '{name}' has {array.shape[0]} rows, input '{names[0]}' has {rows}: all inputs of a request "
+                    "have the same number of rows"
+                )
+        call = self._call(request, wanted)
+        if call is self._plain.call and self._fixed and len(found) == len(self._specs):
+            return self._plain, arrays, rows
+        asked: Any = None
+        if call.parameters:
+            # The type is part of the key: True, 1 and 1.0 are equal, and are different parameters.
+            asked = tuple(sorted((name, type(value).__name__, repr(value)) for name, value in call.parameters.items()))
+        shapes = tuple((name, array.shape[1:], array.dtype.str) for name, array in found.items())
+        return Form((shapes, asked, wanted), names, call), arrays, rows
+
+    def _call(self, request: InferRequest, wanted: frozenset[str] | None) -> Call:
+        parameters = request.parameters
+        if parameters:
+            parameters = {name: value for name, value in parameters.items() if name not in SERVER_PARAMETERS}
+        if not parameters and wanted is None:
+            return self._plain.call
+        return Call(parameters=parameters, outputs=wanted)
+
+    def _wanted(self, outputs: Sequence[RequestedOutput]) -> frozenset[str]:
+        names = set()
+        for output in outputs:
+            if self._outputs and output.name not in self._outputs:
+                raise InvalidInput(
+                    f"output '{output.name}' is not one of model '{self._name}'; its outputs are {_list(self._outputs)}"
+                )
+            if output.name in names:
+                raise InvalidInput(f"output '{output.name}' is asked for twice")
+            if classification_count(output.parameters, f"output '{output.name}'"):
+                spec = self._outputs.get(output.name)
+                if spec is not None and spec.datatype in ("BYTES", "BOOL"):
+                    raise InvalidInput(
+                        f"output '{output.name}': classification needs numbers, the output is {spec.datatype}"
+                    )
+            names.add(output.name)
+        return frozenset(names)
+
+    def _match(self, tensors: Sequence[Tensor]) -> dict[str, np.ndarray]:
+        """Find each input's array, in the model's order; by name where the model declares none, so that order is no difference."""
+        by_name: dict[str, Tensor] = {}
+        for tensor in tensors:
+            if tensor.name in by_name:
+                raise InvalidInput(f"input '{tensor.name}' is given twice")
+            by_name[tensor.name] = tensor
+        if not self._specs:
+            return {name: by_name[name].data for name in sorted(by_name)}
+        if self._any_name and len(tensors) == 1:
+            spec = self._specs[0]
+            return {spec.name: self._fit(tensors[0], spec)}
+        for name in by_name:
+            if name not in self._by_name:
+                raise InvalidInput(
+                    f"input '{name}' is not one of model '{self._name}'; its inputs are {_list(self._by_name)}"
+                )
+        found = {}
+        for spec in self._specs:
+            tensor = by_name.get(spec.name)
+            if tensor is not None:
+                found[spec.name] = self._fit(tensor, spec)
+            elif not spec.optional:
+                raise InvalidInput(
+                    f"input '{spec.name}' is missing; model '{self._name}' takes {_list(self._by_name)}, got {_list(by_name)}"
+                )
+        return found
+
+    def _fit(self, tensor: Tensor, spec: TensorSpec) -> np.ndarray:
+        shape, expected = tensor.shape, spec.shape
+        if len(shape) != len(expected):
+            raise InvalidInput(
+                f"input '{tensor.name}': shape {list(shape)} has {len(shape)} dimensions, "
+                f"the model takes {len(expected)}: {list(expected)}"
+            )
+        for axis, (size, want) in enumerate(zip(shape, expected, strict=True)):
+            if want not in (-1, size):
+                raise InvalidInput(
+                    f"input '{tensor.name}': shape {list(shape)} has {size} in dimension {axis}, "
+                    f"the model takes {want}: {list(expected)} (-1: any)"
+                )
+        if tensor.datatype == spec.datatype:
+            return tensor.data
+        if self._coerce:
+            return _coerced(tensor, spec)
+        raise InvalidInput(f"input '{tensor.name}': datatype is {tensor.datatype}, the model takes {spec.datatype}")
+
+
+def _coerced(tensor: Tensor, spec: TensorSpec) -> np.ndarray:
+    """Convert numbers to the datatype that the model takes.
+
+    Integers and floats become floats (the nearest), integers become wider or narrower integers where all values fit.
+    """
+    data = tensor.data
+    target = NUMPY_DTYPES[spec.datatype]
+    kinds = data.dtype.kind + target.kind
+    if tensor.datatype != "BYTES" and kinds in ("ff", "if", "uf"):
+        with np.errstate(over="ignore"):
+            result = data.astype(target)
+        if kinds == "ff" and target.itemsize < data.dtype.itemsize and np.isinf(result).sum() != np.isinf(data).sum():
+            raise InvalidInput(
+                f"input '{tensor.name}': a value is too large for {spec.datatype}, which the model takes"
+            )
+        return result
+    if kinds in ("ii", "uu", "iu", "ui"):
+        bounds = np.iinfo(target)
+        if data.size and (int(data.min()) < bounds.min or int(data.max()) > bounds.max):
+            raise InvalidInput(f"input '{tensor.name}': a value does not fit {spec.datatype}, which the model takes")
+        return data.astype(target)
+    raise InvalidInput(
+        f"input '{tensor.name}': datatype is {tensor.datatype}, the model takes {spec.datatype}, and no number is lost only "
+        "from integers to floats"
+    )
+
+
+class OutputChecks:
+    """The checks of one model's answers, made ready once."""
+
+    def __init__(self, model: Model, *, batchable: bool) -> None:
+        self._name = model.name
+        self._batchable = batchable
+        self._specs = tuple(
+            (spec, spec.datatype, NUMPY_DTYPES[spec.datatype], len(spec.shape)) for spec in model.outputs
+        )
+
+    def check(
+        self, outputs: Any, rows: int, wanted: frozenset[str] | None
+    ) -> list[tuple[str, str, np.ndarray, TensorSpec | None]]:
+        """Check what predict returned.
+
+        Args:
+            outputs: what came, of any type.
+            rows: of the batch.
+            wanted: outputs asked for by name; None: all but the optional ones.
+
+        Returns:
+            Name, datatype, array and spec of each output to answer with, in the model's order.
+
+        Raises:
+            ModelFailed: naming the output and what is wrong with it.
+        """
+        if not isinstance(outputs, Mapping):
+            raise ModelFailed(f"model '{self._name}' did not return its outputs by name")
+        result = []
+        if not self._specs:
+            for name, array in outputs.items():
+                if wanted is None or name in wanted:
+                    if not isinstance(array, np.ndarray):
+                        raise ModelFailed(f"model '{self._name}': output '{name}' is not an array")
+                    try:
+                        datatype = datatype_of(array.dtype)
+                    except KeyError:
+                        raise ModelFailed(
+                            f"model '{self._name}': output '{name}' has type {array.dtype}, which the protocol cannot carry"
+                        ) from None
+                    result.append((name, datatype, self._rows(name, array, rows), None))
+            missing = () if wanted is None else wanted.difference(outputs)
+            if missing:
+                raise InvalidInput(
+                    f"output '{min(missing)}' is not one of model '{self._name}'; its outputs are {_list(outputs)}"
+                )
+            return result
+        for spec, datatype, dtype, rank in self._specs:
+            name = spec.name
+            if wanted is not None and name not in wanted:
+                continue
+            array = outputs.get(name)
+            if array is None:
+                if wanted is None and spec.optional:
+                    continue
+                raise ModelFailed(f"model '{self._name}' did not return its output '{name}'")
+            if not isinstance(array, np.ndarray):
+                raise ModelFailed(f"model '{self._name}': output '{name}' is not an array")
+            if array.dtype != dtype and not (datatype == "BYTES" and array.dtype.kind in "SU"):
+                raise ModelFailed(
+                    f"model '{self._name}': output '{name}' has type {array.dtype}, its metadata promises {datatype}"
+                )
+            if array.ndim != rank:
+                raise ModelFailed(
+                    f"model '{self._name}': output '{name}' has shape {list(array.shape)}, "
+                    f"its metadata promises {list(spec.shape)}"
+                )
+            result.append((name, datatype, self._rows(name, array, rows), spec))
+        return result
+
+    def _rows(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
+        if self._batchable and (not array.ndim or array.shape[0] != rows):
+            raise ModelFailed(
+                f"model '{self._name}': output '{name}' has shape {list(array.shape)}, its inputs had {rows} rows"
+            )
+        if array.dtype.kind in "SUO":
+            return self._bytes(name, array)
+        return array
+
+    def _bytes(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Turn strings into the object array of `bytes` that carries BYTES."""
+        values = array.ravel().tolist()
+        if array.dtype.kind == "O" and all(type(value) is bytes for value in values):
+            return array
+        result = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):
+            if isinstance(value, str):
+                result[i] = value.encode()
+            elif isinstance(value, bytes):
+                result[i] = value
+            else:
+                raise ModelFailed(
+                    f"model '{self._name}': output '{name}' holds something that is neither bytes nor string"
+                )
+        return result.reshape(array.shape)
+
+
+def _list(names: Any) -> str:
+    shown = [f"'{name}'" for name in list(names)[:16]]
+    if len(names) > 16:
+        shown.append(f"and {len(names) - 16} more")
+    return ", ".join(shown) or "none"

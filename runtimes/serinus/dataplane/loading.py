@@ -1,0 +1,153 @@
+"""From settings to a model that takes requests: make, load, warm up, measure, choose where it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ..errors import ConfigError
+from ..model import Model, RequestModel
+from ..protocol.types import InferRequest, Tensor
+from ..settings import ModelSettings
+from .checks import RequestChecks
+from .deadlines import Deadlines
+from .executor import Cost, InlineExecutor, TaskExecutor, ThreadExecutor
+from .process import ProcessPool
+from .served import ServedModel
+from .statistics import ModelStatistics
+from .warmup import INLINE_ROW_S, measure
+
+__all__ = ["load_model"]
+
+_log = logging.getLogger("serinus.model")
+
+
+async def load_model(
+    factory: Callable[[ModelSettings], Model],
+    settings: ModelSettings,
+    *,
+    statistics: ModelStatistics,
+    deadlines: Deadlines,
+    loop: asyncio.AbstractEventLoop,
+    clock: Callable[[], float],
+) -> ServedModel:
+    """Load a model in a thread, and warm it up.
+
+    Raises:
+        ConfigError: the settings or the model's files are wrong.
+        Exception: whatever the model's own code raises.
+    """
+    model, pool, cost = await loop.run_in_executor(None, _load, factory, settings, clock)
+    model.observe_stage = statistics.stage
+    try:
+        if isinstance(model, RequestModel):
+            await model.start()
+            if settings.warmup:
+                await _warm_up(model)
+            executor = TaskExecutor(model, settings.max_concurrency, loop=loop, clock=clock)
+            execution = "async"
+        elif pool is not None:
+            executor = ThreadExecutor(
+                f"serinus-{model.name}", pool.predicts, loop=loop, clock=clock, on_close=pool.close
+            )
+            execution = "process"
+        else:
+            executor, execution = _local_executor(model, settings, cost, loop=loop, clock=clock)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
+    model.details["execution"] = execution
+    if settings.instances > 1 and execution in ("thread", "process"):
+        model.details["instances"] = settings.instances
+    return ServedModel(
+        model,
+        executor,
+        execution=execution,
+        settings=settings.batch,
+        statistics=statistics,
+        deadlines=deadlines,
+        loop=loop,
+        clock=clock,
+    )
+
+
+def _load(
+    factory: Callable[[ModelSettings], Model], settings: ModelSettings, clock: Callable[[], float]
+) -> tuple[Model, ProcessPool | None, Cost | None]:
+    """Do the blocking part, in a thread."""
+    if settings.instances < 1:
+        raise ConfigError(f"model '{settings.name}': instances is {settings.instances}; it is at least 1")
+    model = factory(settings)
+    where = settings.execution if settings.execution != "auto" else model.execution
+    pool = None
+    if where == "process" and not isinstance(model, RequestModel):
+        pool = ProcessPool(factory, settings, settings.instances)
+        try:
+            pool.start(model)
+        except BaseException:
+            pool.close()
+            raise
+    else:
+        model.load()
+    if settings.inputs:
+        model.inputs = settings.inputs
+    if settings.outputs:
+        model.outputs = settings.outputs
+    cost = None
+    try:
+        if settings.warmup and not isinstance(model, RequestModel):
+            batchable = RequestChecks(model).batchable
+            for predict in pool.predicts if pool is not None else (model.predict,):
+                cost = measure(model, predict, clock, batchable=batchable, max_rows=settings.batch.max_batch_rows)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
+    return model, pool, cost
+
+
+def _local_executor(
+    model: Model,
+    settings: ModelSettings,
+    cost: Cost | None,
+    *,
+    loop: asyncio.AbstractEventLoop,
+    clock: Callable[[], float],
+) -> tuple[InlineExecutor | ThreadExecutor, str]:
+    """Choose between the loop and threads, and say why in the log."""
+    where = settings.execution if settings.execution != "auto" else model.execution
+    name = f"serinus-{model.name}"
+    if cost is not None:
+        model.details["predict_us"] = round(1e6 * cost.of(1), 1)
+        model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
+    if where == "inline":
+        return InlineExecutor(model.predict, clock=clock, cost=cost or Cost(), spill=None), "inline"
+    if where == "auto" and settings.instances == 1 and cost is not None and cost.of(1) < INLINE_ROW_S:
+        _log.info(
+            "model '%s': one row takes %.0f us and each further one %.2f us, so it predicts on the event loop",
+            model.name,
+            1e6 * cost.of(1),
+            1e6 * cost.row_s,
+        )
+
+        def moved() -> None:
+            model.details["execution"] = "thread"
+            _log.warning(
+                "model '%s': predicts take much longer than at warm-up; it now predicts in a thread", model.name
+            )
+
+        spill = ThreadExecutor(name, (model.predict,), loop=loop, clock=clock)
+        return InlineExecutor(model.predict, clock=clock, cost=cost, spill=spill, moved=moved), "inline"
+    if where == "auto":
+        reason = f"one row takes {1e6 * cost.of(1):.0f} us" if cost is not None else "it was not measured"
+        _log.info("model '%s': %s, so it predicts in %d thread(s)", model.name, reason, settings.instances)
+    return ThreadExecutor(name, (model.predict,) * settings.instances, loop=loop, clock=clock), "thread"
+
+
+async def _warm_up(model: RequestModel) -> None:
+    """Send a `RequestModel` its own warm-up inputs, where it gives any."""
+    inputs = model.warmup_inputs()
+    if inputs is not None:
+        await model.infer(InferRequest(model.name, [Tensor.of(name, array) for name, array in inputs.items()]))

@@ -1,0 +1,368 @@
+"""The models of one process: their versions, their states, and how one takes another's place.
+
+Theory of operation ------------------- Each version of each name has an `Entry` with a state of Triton's model
+repository extension: LOADING, READY, UNLOADING or UNAVAILABLE, and a reason where there is one. Entries are changed
+on the event loop's thread only; a model's files are read, and the model is warmed up and measured, in a thread, so
+that whatever else is served is served on.
+
+*Loading* builds a whole new `ServedModel`. Only when it is ready does it enter the table that requests are looked up
+in, which is one assignment: a request is answered by the old model or by the new one, and none by neither. The old
+one then takes nothing new, ends what it has, and is unloaded. A load that fails changes nothing for a version that
+was READY: it serves on, and the error is in its entry's reason and in the caller's hands.
+
+*Several loads at a time* are fine for different names. A second load of a name that is loading is refused (Conflict):
+the caller could not know which of the two it got.
+
+*The default version*, for requests that name none, is the highest numeric one that is READY; versions that are no
+number come after all numbers, in order of text.
+
+*A repository* (`discover`) is asked by name and gives the settings of the versions that are there now. Loading a name
+loads all of them and then unloads the versions that are not there any more, as Triton does. Without a repository a
+name can be loaded again from the settings that it was started with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
+from ..model import Model
+from ..settings import ModelSettings
+from .deadlines import Deadlines
+from .loading import load_model
+from .metrics import Metrics
+from .served import ServedModel
+from .ticket import Ticket
+
+__all__ = ["Entry", "Registry", "State"]
+
+_log = logging.getLogger("serinus.registry")
+
+State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One version of one model."""
+
+    settings: ModelSettings
+    state: State = "LOADING"
+    reason: str = ""
+    served: ServedModel | None = None
+    """Answers requests while it is there, also while a newer load of the same version is under way."""
+
+
+class Registry:
+    """The models of one process. Belongs to the event loop on which its coroutines run.
+
+    Args:
+        factory: makes a model of its settings; called in a thread.
+        discover: gives the settings of a name in the model repository, of all its versions where there are several; None
+            for a name that is not there.
+        index: names in the repository, loaded or not.
+        metrics: where the models' statistics are registered.
+        clock: seconds, monotonic; deadlines of requests are on it.
+        unload_wait_s: longest that `unload` waits for requests in flight; they end all the same.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[ModelSettings], Model],
+        *,
+        discover: Callable[[str], ModelSettings | Sequence[ModelSettings] | None] | None = None,
+        index: Callable[[], Iterable[str]] | None = None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        unload_wait_s: float = 30.0,
+    ) -> None:
+        self.metrics = metrics if metrics is not None else Metrics()
+        self.clock = clock
+        self.defaults: dict[str, ServedModel] = {}
+        """Name to the served default version; what the hot path reads."""
+        self._factory = factory
+        self._discover = discover
+        self._index = index
+        self._unload_wait_s = unload_wait_s
+        self._entries: dict[str, dict[str, Entry]] = {}
+        self._busy: set[str] = set()
+        """Names that load now."""
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._retired: set[ServedModel] = set()
+        """Replaced or unloaded, with requests still in flight."""
+        self._deadlines: Deadlines | None = None
+        self.metrics.observe_gauges(self._gauges)
+
+    def names(self) -> list[str]:
+        """Names that are or were registered."""
+        return list(self._entries)
+
+    def entry(self, name: str, version: str = "") -> Entry:
+        """Find a version; an empty one is the default.
+
+        Raises:
+            NotFound: no such name or version; says which there are.
+        """
+        versions = self._entries.get(name)
+        if versions is None:
+            known = ", ".join(f"'{known}'" for known in sorted(self._entries)[:8]) or "none"
+            raise NotFound(f"model '{name}' is not known; the models here are {known}")
+        if version:
+            entry = versions.get(version)
+            if entry is None:
+                have = (
+                    ", ".join(f"'{known}'" for known in sorted(versions, key=_rank) if known)
+                    or "none: it is not versioned"
+                )
+                raise NotFound(f"model '{name}' has no version '{version}'; its versions are {have}")
+            return entry
+        ready = [known for known in versions if versions[known].served is not None]
+        return versions[max(ready or versions, key=_rank)]
+
+    def served(self, name: str, version: str = "") -> ServedModel:
+        """Find the model that answers a request.
+
+        Raises:
+            NotFound: no such name or version.
+            NotReady: it does not answer now; says why.
+        """
+        if not version:
+            served = self.defaults.get(name)
+            if served is not None:
+                return served
+        entry = self.entry(name, version)
+        if entry.served is None:
+            state = {"LOADING": "is loading", "UNLOADING": "is being unloaded"}.get(entry.state, "is not loaded")
+            reason = f": {entry.reason}" if entry.reason else ""
+            raise NotReady(f"model '{name}'{f' version {version}' if version else ''} {state}{reason}")
+        return entry.served
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Give the versions of a name that answer requests, lowest first; empty where it is not versioned."""
+        entries = self._entries.get(name, {})
+        return tuple(sorted((v for v, entry in entries.items() if v and entry.served is not None), key=_rank))
+
+    def all_served(self) -> list[ServedModel]:
+        """Every model that answers requests."""
+        return [entry.served for versions in self._entries.values() for entry in versions.values() if entry.served]
+
+    def known_versions(self, name: str) -> tuple[str, ...]:
+        """Give every version of a name, whatever its state, lowest first; ("",) where it is not versioned."""
+        return tuple(sorted(self._entries.get(name, ()), key=_rank))
+
+    async def add(self, *versions: ModelSettings) -> None:
+        """Load versions of one name, or load them again and swap.
+
+        Raises:
+            Conflict: the name is loading already.
+            SerinusError: one does not load; what was READY before serves on.
+        """
+        name = versions[0].name
+        if name in self._busy:
+            raise Conflict(f"model '{name}' is loading already; wait until it is ready")
+        self._busy.add(name)
+        try:
+            for settings in versions:
+                await self._load(settings)
+        finally:
+            self._busy.discard(name)
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Load a name from the repository, or again from its settings (extension_model_repository.md, "Load").
+
+        Raises:
+            NotFound: neither the repository nor this process knows the name.
+            InvalidInput: a parameter; `config` and `file:` overrides are not offered.
+            Conflict: it is loading already.
+            SerinusError: it does not load.
+        """
+        for parameter in parameters:
+            raise InvalidInput(
+                f"load parameter '{parameter}' is not offered; change the model's settings in the repository"
+            )
+        if name in self._busy:
+            raise Conflict(f"model '{name}' is loading already; wait until it is ready")
+        self._busy.add(name)
+        try:
+            found = await self._find(name)
+            for settings in found:
+                await self._load(settings)
+            if self._discover is not None:
+                gone = set(self._entries.get(name, ())) - {settings.version for settings in found}
+                await asyncio.gather(*(self._unload(name, v, "no longer in the repository") for v in gone))
+        finally:
+            self._busy.discard(name)
+
+    async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Unload all versions of a name; it takes no request from this moment, and those in flight end.
+
+        Raises:
+            NotFound: no such name.
+            Conflict: it is loading.
+        """
+        for parameter in parameters:
+            if parameter != "unload_dependents":  # nothing here depends on another model
+                raise InvalidInput(f"unload parameter '{parameter}' is not offered")
+        if name in self._busy:
+            raise Conflict(f"model '{name}' is loading; wait until it is ready")
+        if name not in self._entries:
+            if self._index is not None and name in self._index():
+                return
+            self.entry(name)
+        await asyncio.gather(*(self._unload(name, version, "unloaded") for version in self._entries[name]))
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
+        """Describe every version known, and every name in the repository (extension_model_repository.md, "Index")."""
+        rows = []
+        for name, versions in self._entries.items():
+            for version, entry in sorted(versions.items(), key=lambda item: _rank(item[0])):
+                if not ready_only or entry.served is not None:
+                    row = {"name": name, "state": entry.state, "reason": entry.reason}
+                    rows.append({"name": name, "version": version, **row} if version else row)
+        if self._index is not None and not ready_only:
+            rows += [
+                {"name": name, "state": "UNAVAILABLE", "reason": ""}
+                for name in self._index()
+                if name not in self._entries
+            ]
+        return rows
+
+    async def drain(self) -> None:
+        """Wait until no model has a request in flight."""
+        await asyncio.gather(*(served.drained() for served in (*self.all_served(), *self._retired)))
+
+    async def close(self) -> None:
+        """Unload everything at once; requests still in flight are answered NotReady."""
+        for served in (*self.all_served(), *self._retired):
+            served.close()
+        for name, versions in self._entries.items():
+            await asyncio.gather(*(self._unload(name, version, "the server stops") for version in versions))
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+        if self._deadlines is not None:
+            self._deadlines.close()
+            self._deadlines = None
+
+    async def _find(self, name: str) -> list[ModelSettings]:
+        if self._discover is not None:
+            found = await asyncio.get_running_loop().run_in_executor(None, self._discover, name)
+            if found is not None:
+                return [found] if isinstance(found, ModelSettings) else list(found)
+            raise NotFound(f"model '{name}' is not in the model repository")
+        return [entry.settings for _, entry in sorted(self._entries.get(name, {}).items())] or [
+            self.entry(name).settings
+        ]
+
+    async def _load(self, settings: ModelSettings) -> None:
+        name, version = settings.name, settings.version
+        loop = asyncio.get_running_loop()
+        if self._deadlines is None:
+            self._deadlines = Deadlines(loop, self.clock, _expire)
+        versions = self._entries.setdefault(name, {})
+        entry = versions.setdefault(version, Entry(settings))
+        if entry.served is None:
+            entry.state, entry.reason = "LOADING", ""
+        started = self.clock()
+        try:
+            served = await load_model(
+                self._factory,
+                settings,
+                statistics=self.metrics.statistics(name, version),
+                deadlines=self._deadlines,
+                loop=loop,
+                clock=self.clock,
+            )
+        except BaseException as error:
+            message = str(error) or "it does not load"
+            entry.reason = message
+            entry.state = "UNAVAILABLE" if entry.served is None else "READY"
+            if isinstance(error, SerinusError | asyncio.CancelledError):
+                raise
+            _log.exception("model '%s' does not load", name)
+            raise ModelFailed(f"model '{name}' does not load: {message}") from error
+        served.statistics.load_s = self.clock() - started
+        old = entry.served
+        entry.settings, entry.served, entry.state, entry.reason = settings, served, "READY", ""
+        self._choose_default(name)
+        _log.info(
+            "model '%s'%s is ready: %s, loaded in %.2f s",
+            name,
+            f" version {version}" if version else "",
+            served.execution,
+            served.statistics.load_s,
+        )
+        if old is not None:
+            self._retire(old)
+
+    async def _unload(self, name: str, version: str, reason: str) -> None:
+        entry = self._entries[name][version]
+        served, entry.served = entry.served, None
+        self._choose_default(name)
+        if served is None:
+            if entry.state != "UNLOADING":
+                entry.state, entry.reason = "UNAVAILABLE", reason
+            return
+        entry.state, entry.reason = "UNLOADING", "requests in flight are being answered"
+        task = self._retire(served)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            if entry.served is None and entry.state == "UNLOADING":
+                entry.state, entry.reason = "UNAVAILABLE", reason
+
+        task.add_done_callback(ended)
+        await asyncio.wait({task}, timeout=self._unload_wait_s)
+
+    def _retire(self, served: ServedModel) -> asyncio.Task[None]:
+        """Let a model end its requests, then unload it in a thread."""
+        self._retired.add(served)
+        task = asyncio.get_running_loop().create_task(self._end(served))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return task
+
+    async def _end(self, served: ServedModel) -> None:
+        served.accepting = False
+        try:
+            await served.drained()
+            served.close()
+            await asyncio.get_running_loop().run_in_executor(None, served.model.unload)
+        except Exception:  # noqa: BLE001 # the edge of a task
+            _log.exception("model '%s' did not unload cleanly", served.name)
+        finally:
+            self._retired.discard(served)
+
+    def _choose_default(self, name: str) -> None:
+        ready = {version: entry.served for version, entry in self._entries[name].items() if entry.served is not None}
+        if ready:
+            self.defaults[name] = ready[max(ready, key=_rank)]
+        else:
+            self.defaults.pop(name, None)
+
+    def _gauges(self) -> Iterable[tuple[str, str, dict[str, float]]]:
+        for name, versions in self._entries.items():
+            for version, entry in versions.items():
+                batcher = entry.served.batcher if entry.served is not None else None
+                yield (
+                    name,
+                    version,
+                    {
+                        "ready": 1.0 if batcher is not None else 0.0,
+                        "in_flight": float(batcher.queued + batcher.running) if batcher is not None else 0.0,
+                        "queued": float(batcher.queued) if batcher is not None else 0.0,
+                        "queued_rows": float(batcher.queued_rows) if batcher is not None else 0.0,
+                    },
+                )
+
+
+def _expire(ticket: Ticket) -> None:
+    if ticket.batcher is not None:
+        ticket.batcher.expire(ticket)
+
+
+def _rank(version: str) -> tuple[int, int, str]:
+    """Order versions: numbers by value, after them what is no number, as text, so the highest number comes last."""
+    return (1, int(version), "") if version.isdecimal() else (0, 0, version)

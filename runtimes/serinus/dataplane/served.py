@@ -1,0 +1,307 @@
+"""One loaded model, ready for requests: its checks, its queue, its executor, its statistics.
+
+Theory of operation. `ServedModel.submit` checks a request and queues it; the batcher gives predicted batches to
+`_answer`, which checks the outputs, cuts them into responses and tells each client. Times of a request: queue until
+its batch is taken, compute-input until the tensors are stacked, compute-infer until predict returns, compute-output
+until its response exists.
+
+What a model raises becomes what the client reads here and nowhere else: a `SerinusError` passes as it is, anything
+else is a ModelFailed without details, and its traceback is logged once (the same failure again within a few seconds
+is counted, not repeated). A failed request of no rows is the client's fault: the protocol allows an empty tensor, and
+few models do.
+
+Not safe for other threads; everything runs on the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from ..errors import Cancelled, InvalidInput, ModelFailed, NotReady, SerinusError
+from ..model import Call, Model, RequestModel
+from ..protocol.classification import classification_count, classify
+from ..protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
+from ..settings import BatchSettings
+from .batcher import Batcher
+from .checks import OutputChecks, RequestChecks
+from .deadlines import Deadlines
+from .executor import InlineExecutor, TaskExecutor, ThreadExecutor
+from .statistics import ModelStatistics
+from .ticket import DONE, RUNNING, Done, Form, Ticket, V1Call, Work
+
+__all__ = ["ServedModel"]
+
+_log = logging.getLogger("serinus.model")
+
+_V1_FORM: Final = Form(None, (), Call())
+_SAME_FAILURE_S: Final = 10.0
+"""A traceback that was logged this recently is not logged again, only counted."""
+
+
+class ServedModel:
+    """A model that takes requests.
+
+    Args:
+        model: loaded and warm.
+        executor: where its predict runs.
+        execution: name of that, for people: "inline", "thread", "process" or "async".
+        statistics: outlives this object where the model is reloaded.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        executor: InlineExecutor | ThreadExecutor | TaskExecutor,
+        *,
+        execution: str,
+        settings: BatchSettings,
+        statistics: ModelStatistics,
+        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+    ) -> None:
+        self.model = model
+        self.name = model.name
+        self.version = model.version
+        self.execution = execution
+        self.statistics = statistics
+        self.accepting = True
+        """False once it was replaced or unloaded: what is in flight ends, nothing new comes."""
+        self._executor = executor
+        self._deadlines = deadlines
+        self._clock = clock
+        self._loop = loop
+        self._checks = RequestChecks(model)
+        self._output_checks = OutputChecks(model, batchable=self._checks.batchable)
+        self._batchable = self._checks.batchable
+        self._default_timeout_s = settings.default_timeout_s
+        self._levels = max(1, settings.priority_levels)
+        self._default_level = min(max(1, settings.default_priority), self._levels) - 1
+        self._logged: tuple[str, float, int] = ("", 0.0, 0)
+        self.batcher = Batcher(
+            settings,
+            executor,
+            solo=not self._batchable,
+            answer=self._answer if not isinstance(model, RequestModel) else self._answer_whole,
+            reject=self._reject,
+            dropped=self._drop,
+            loop=loop,
+            clock=clock,
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait or run."""
+        return self.batcher.queued + self.batcher.running
+
+    def submit(self, request: InferRequest, done: Done, now: float) -> Ticket:
+        """Check and queue a request.
+
+        Raises:
+            SerinusError: it is refused; `done` will not be called.
+        """
+        deadline = request.deadline
+        level = self._default_level
+        if request.parameters or request.priority:
+            deadline, level = self._policy(request, now)
+        form, arrays, rows = (_V1_FORM, (), 1) if isinstance(request, V1Call) else self._checks.admit(request)
+        if deadline is None and self._default_timeout_s is not None:
+            deadline = now + self._default_timeout_s
+        ticket = Ticket(request, done, now, deadline, self.batcher, form, arrays, rows, level)
+        self.batcher.add(ticket)
+        if deadline is not None:
+            self._deadlines.add(ticket, deadline)
+        return ticket
+
+    async def drained(self) -> None:
+        """Wait until nothing is in flight."""
+        if self.batcher.idle:
+            return
+        idle = self._loop.create_future()
+        self.batcher.on_idle = lambda: None if idle.done() else idle.set_result(None)
+        await idle
+
+    def close(self) -> None:
+        """Fail what is left in flight, and end the executor's threads."""
+        self.accepting = False
+        self.batcher.fail_all(NotReady(f"model '{self.name}' is being unloaded"))
+        self._executor.close()
+
+    def _policy(self, request: InferRequest, now: float) -> tuple[float | None, int]:
+        """Read the schedule policy extension: priority (1 the highest, 0 the default) and timeout (microseconds, 0 none).
+
+        As in Triton, a priority beyond the levels that the model has is the default one.
+        """
+        parameters = request.parameters
+        deadline = request.deadline
+        timeout_us = parameters.get("timeout", 0)
+        if timeout_us:
+            if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
+                raise InvalidInput(f"parameter 'timeout' is {timeout_us!r}; it is a whole number of microseconds")
+            limit = now + timeout_us / 1e6
+            deadline = limit if deadline is None else min(deadline, limit)
+        priority = request.priority or parameters.get("priority", 0)
+        if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+            raise InvalidInput(
+                f"parameter 'priority' is {priority!r}; it is a whole number, 1 the highest, 0 the default"
+            )
+        level = priority - 1 if 0 < priority <= self._levels else self._default_level
+        return deadline, level
+
+    def _answer(self, work: Work) -> BaseException | None:
+        """Answer a batch with what predict returned; gives back the error that the outputs deserve."""
+        tickets = work.tickets
+        form = tickets[0].form
+        try:
+            outputs = self._output_checks.check(work.outputs, work.rows, form.call.outputs)
+        except SerinusError as error:
+            return error
+        name, version = self.name, self.version
+        if len(tickets) == 1:
+            parts = [[Tensor(output, datatype, array.shape, array) for output, datatype, array, _ in outputs]]
+        else:
+            parts = _cut(tickets, outputs)
+        answers: list[tuple[Ticket, InferResponse]] = []
+        refused: list[tuple[Ticket, SerinusError]] = []
+        for ticket, tensors in zip(tickets, parts, strict=True):
+            if ticket.state == RUNNING:
+                request = ticket.request
+                if request.outputs:
+                    specs = {spec.name: spec for *_, spec in outputs if spec}
+                    try:
+                        tensors = _selected(tensors, request, specs, self._batchable)
+                    except SerinusError as error:
+                        refused.append((ticket, error))
+                        continue
+                answers.append((ticket, InferResponse(name, tensors, version, request.id)))
+        for ticket, error in refused:
+            ticket.state = DONE
+            self._reject(ticket, error)
+        self.statistics.answered(work, self._clock())
+        for ticket, response in answers:
+            # Looked at again: telling one client may have cancelled another's ticket.
+            if ticket.state == RUNNING:
+                ticket.state = DONE
+                self._tell(ticket.done, response)
+        return None
+
+    def _answer_whole(self, work: Work) -> BaseException | None:
+        """Answer one request of a `RequestModel`."""
+        ticket = work.tickets[0]
+        if ticket.state != RUNNING:
+            return None
+        response = work.outputs
+        if not isinstance(response, InferResponse):
+            return ModelFailed(f"model '{self.name}' did not answer with a response")
+        request = ticket.request
+        changes: dict[str, Any] = {}
+        if not response.model_name:
+            changes["model_name"] = self.name
+        if response.id is None and request.id is not None:
+            changes["id"] = request.id
+        if request.outputs:
+            by_name = {tensor.name: tensor for tensor in response.outputs}
+            missing = [output.name for output in request.outputs if output.name not in by_name]
+            if missing:
+                have = ", ".join(f"'{name}'" for name in by_name) or "none"
+                return InvalidInput(f"output '{missing[0]}' is not one of model '{self.name}'; its outputs are {have}")
+            specs = {spec.name: spec for spec in self.model.outputs}
+            try:
+                changes["outputs"] = _selected(list(response.outputs), request, specs, by_row=False)
+            except SerinusError as error:
+                return error
+        if changes:
+            response = replace(response, **changes)
+        self.statistics.answered(work, self._clock())
+        ticket.state = DONE
+        self._tell(ticket.done, response)
+        return None
+
+    def _reject(self, ticket: Ticket, error: BaseException) -> None:
+        answer = self._public(ticket, error)
+        self.statistics.failed(answer, ticket, self._clock())
+        self._tell(ticket.done, answer)
+
+    def _drop(self, ticket: Ticket) -> None:
+        self.statistics.failed(Cancelled("the client went away"), ticket, self._clock())
+
+    def _public(self, ticket: Ticket, error: BaseException) -> SerinusError:
+        """What the client reads of an error."""
+        if ticket.rows == 0 and not isinstance(error, SerinusError):
+            return InvalidInput(f"model '{self.name}' cannot predict a request of 0 rows; send at least one")
+        if isinstance(error, SerinusError):
+            if isinstance(error, ModelFailed):
+                self._log_failure(error, traceback=error.__cause__ is not None)
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            return NotReady(f"model '{self.name}' stopped before the request was answered; try again")
+        self._log_failure(error, traceback=True)
+        return ModelFailed(f"model '{self.name}' failed to predict; the server's log has the details")
+
+    def _log_failure(self, error: BaseException, *, traceback: bool) -> None:
+        text = f"{type(error).__name__}: {error}"
+        last, when, repeats = self._logged
+        now = self._clock()
+        if text == last and now - when < _SAME_FAILURE_S:
+            self._logged = (last, when, repeats + 1)
+            return
+        if repeats:
+            _log.error("model '%s': %d more failures of the same kind: %s", self.name, repeats, last)
+        self._logged = (text, now, 0)
+        _log.error("model '%s' failed: %s", self.name, text, exc_info=error if traceback else None)
+
+    def _tell(self, done: Done, answer: InferResponse | SerinusError) -> None:
+        try:
+            done(answer)
+        except Exception:  # noqa: BLE001
+            # One transport's mistake must not keep the neighbours in the batch from their answers.
+            _log.exception("model '%s': an answer could not be handed over", self.name)
+
+
+def _cut(tickets: Any, outputs: list[tuple[str, str, Any, TensorSpec | None]]) -> list[list[Tensor]]:
+    """Cut each output into the rows of each ticket. The parts are views."""
+    parts: list[list[Tensor]] = []
+    start = 0
+    if len(outputs) == 1:
+        name, datatype, array, _ = outputs[0]
+        tail = array.shape[1:]
+        for ticket in tickets:
+            rows = ticket.rows
+            stop = start + rows
+            parts.append([Tensor(name, datatype, (rows, *tail), array[start:stop])])
+            start = stop
+        return parts
+    for ticket in tickets:
+        stop = start + ticket.rows
+        parts.append(
+            [
+                Tensor(name, datatype, (stop - start, *array.shape[1:]), array[start:stop])
+                for name, datatype, array, _ in outputs
+            ]
+        )
+        start = stop
+    return parts
+
+
+def _selected(
+    tensors: list[Tensor], request: InferRequest, specs: Mapping[str, TensorSpec], by_row: bool
+) -> list[Tensor]:
+    """Put the outputs in the order of the request, classified where it asks for classes."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    chosen = []
+    for output in request.outputs or ():
+        tensor = by_name[output.name]
+        count = classification_count(output.parameters, f"output '{output.name}'")
+        if count:
+            if by_row and tensor.data.ndim == 1:
+                rows = tensor.shape[0]  # one value per row: each row is a batch entry of one class
+                tensor = Tensor(tensor.name, tensor.datatype, (rows, 1), tensor.data.reshape(rows, 1))
+            spec = specs.get(output.name)
+            tensor = classify(tensor, count, spec.labels if spec else ())
+        chosen.append(tensor)
+    return chosen
