@@ -344,7 +344,7 @@ def test_floats_are_written_as_short_as_their_type_allows():
 
 def test_an_output_that_is_no_text_is_refused_as_json_and_told_how_to_ask():
     response = InferResponse("m", [Tensor.of("y", np.array([b"ok", b"\xff"], object))])
-    with pytest.raises(InvalidInput, match="output 'y': element 1 is not UTF-8 text .* 'binary_data': true"):
+    with pytest.raises(InvalidInput, match=r"output 'y': element 1 is not UTF-8 text .* 'binary_data': true"):
         RestCodec().encode_response(response, InferRequest("m", []))
 
 
