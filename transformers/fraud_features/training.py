@@ -163,7 +163,11 @@ _ENSEMBLE: Final = """\
 schema_version: 1
 
 inputs:
-  - {{name: features, datatype: FP32, shape: [-1, {features}]}}
+  - name: features
+    datatype: FP32
+    shape: [-1, {features}]
+    columns:
+{columns}
   - {{name: amount, datatype: FP64, shape: [-1]}}
   - {{name: terminal_id, datatype: BYTES, shape: [-1]}}
 
@@ -272,7 +276,15 @@ def train(output: Path, seed: int, cache: Path) -> dict[str, Any]:
     figures["model_bytes"] = (model / "fraud.ubj").stat().st_size
     (model / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     (model / "ensemble.yaml").write_text(
-        _ENSEMBLE.format(features=len(FEATURE_NAMES), a=a, b=b, review=review, decline=decline), encoding="utf-8"
+        _ENSEMBLE.format(
+            features=len(FEATURE_NAMES),
+            columns="\n".join(f"      - {name}" for name in FEATURE_NAMES),
+            a=a,
+            b=b,
+            review=review,
+            decline=decline,
+        ),
+        encoding="utf-8",
     )
     blocked = _blocked(stream, day)
     (model / "blocked_terminals.txt").write_text(
