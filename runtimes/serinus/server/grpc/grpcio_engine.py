@@ -161,19 +161,13 @@ class GrpcioEngine:
             if ticket is not None:
                 ticket.cancel()
             raise
-        if isinstance(outcome, Failure):
-            await _end(context, outcome)
-        payload, metadata = outcome
-        if metadata:
-            await context.send_initial_metadata(metadata)
-        return payload
+        return await _finish(context, outcome)
 
     def _unary(self, path: str) -> Any:
         async def handle(message: bytes, context: Any) -> bytes:
-            try:
-                return await self._service.call(path, message)
-            except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's
-                await _end(context, failure_of(error))
+            pending = _Pending(self._loop)
+            await self._service.call(path, message, pending)
+            return await _finish(context, pending.future.result())
 
         return handle
 
@@ -217,6 +211,15 @@ def credentials_of(settings: ServerSettings) -> grpc.ServerCredentials | None:
 def _deadline(context: Any) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+async def _finish(context: Any, outcome: tuple[bytes, Metadata | None] | Failure) -> bytes:
+    if isinstance(outcome, Failure):
+        await _end(context, outcome)
+    payload, metadata = outcome
+    if metadata:
+        await context.send_initial_metadata(metadata)
+    return payload
 
 
 async def _end(context: Any, failure: Failure) -> NoReturn:

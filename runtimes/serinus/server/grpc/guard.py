@@ -37,7 +37,7 @@ _FRAME = struct.Struct(">BHBBI")
 """Length (24 bits, as 8 and 16), type, flags, stream (RFC 9113, 4.1)."""
 _PREFIX = struct.Struct(">BI")
 """Compressed flag and length of a message (gRPC over HTTP/2)."""
-_DATA, _RST_STREAM = 0, 3
+_DATA, _HEADERS, _RST_STREAM = 0, 1, 3
 _END_STREAM, _PADDED = 1, 8
 _STREAM_MASK = 0x7FFF_FFFF
 _FRAME_MOST = 16384
@@ -130,7 +130,7 @@ class FrameGuard:
                             changed = []
                         changed += (data[unsent:position], passed)
                         unsent = after
-            elif kind == _RST_STREAM and messages:
+            elif messages and (kind == _RST_STREAM or (kind == _HEADERS and flags & _END_STREAM)):
                 message = messages.pop(stream & _STREAM_MASK, None)
                 if message is not None:
                     self.dropped += message.held_bytes

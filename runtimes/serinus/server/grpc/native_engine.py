@@ -176,21 +176,13 @@ class NativeEngine:
                 continue
             calls[number] = call = _Call(self, number)
             if method:
-                call.task = self._loop.create_task(self._call(call, self._paths[method], message))
+                call.task = self._loop.create_task(self._service.call(self._paths[method], message, call))
                 continue
             metadata, _, left = details
             try:
                 call.ticket = infer(message, plain_headers(metadata), None if left is None else now + left, call)
             except Exception as error:  # noqa: BLE001 # the edge of a request: the rest of the batch must not suffer
                 call.fail(failure_of(error))
-
-    async def _call(self, call: _Call, path: str, message: bytes) -> None:
-        try:
-            response = await self._service.call(path, message)
-        except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            call.fail(failure_of(error))
-        else:
-            call.respond(response, None)
 
     def look_idle(self) -> None:
         """Note, while draining, that the last call has ended."""

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ...dataplane.metrics import Metrics
+from ...dataplane.plane import Plane
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from .grpcio_engine import GrpcioEngine, address, credentials_of
@@ -47,11 +49,11 @@ class GrpcServer:
 
 
 async def start_grpc(
-    plane: Any,
+    plane: Plane,
     settings: ServerSettings,
     *,
+    metrics: Metrics,
     port: int | None = None,
-    metrics: Any = None,  # noqa: ARG001 # the plane observes each request itself, whichever transport brought it
     repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
 ) -> GrpcServer:
     """Start serving gRPC on the running loop.
@@ -59,14 +61,14 @@ async def start_grpc(
     Args:
         plane: the data plane that answers.
         settings: host, port, engine, TLS, limits; with `workers > 1` the port is shared by SO_REUSEPORT.
+        metrics: counts the errors that no model's statistics hold; all else the plane observes.
         port: overrides `settings.grpc_port`; 0 picks a free one.
-        metrics: the process's metrics.
         repository: applies ("load" or "unload", name, parameters) to every worker; None: to this plane.
 
     Raises:
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
     """
-    service = Service(plane, settings, repository=repository)
+    service = Service(plane, settings, metrics=metrics, repository=repository)
     port = settings.grpc_port if port is None else port
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 
-from ...errors import GrpcStatus, InvalidInput, NotReady, Overloaded, SerinusError, TooLarge
+from ...dataplane.metrics import Metrics
+from ...dataplane.plane import Plane
+from ...errors import GrpcStatus, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_codec import (
     config_message,
@@ -163,19 +165,22 @@ class Service:
 
     Args:
         plane: the data plane.
-        settings: limits and what the server says of itself.
+        settings: the size limits.
+        metrics: counts the errors that no model's statistics hold.
         repository: where several workers share the port: applies "load" or "unload" to all of them; None: to this plane.
     """
 
     def __init__(
         self,
-        plane: Any,
+        plane: Plane,
         settings: ServerSettings,
         *,
+        metrics: Metrics,
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
     ) -> None:
         self._plane = plane
         self._submit = plane.submit
+        self._metrics = metrics
         self._receive_limit = settings.grpc_max_receive_message_length
         self._limits = replace(settings.limits, body_bytes=self._receive_limit)
         self._send_limit = settings.grpc_max_send_message_length
@@ -231,7 +236,7 @@ class Service:
             if stream and _FINAL_RESPONSE_WANTED in request.parameters:
                 request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(failure_of(self._too_large() if message == self.too_large_marker else error))
+            answer.fail(self._uncounted(self._too_large() if message == self.too_large_marker else error))
             return None
 
         def done(result: InferResponse | SerinusError) -> None:
@@ -246,20 +251,30 @@ class Service:
                     answer.fail(failure_of(error))
                 else:
                     answer.respond(payload, metadata)
+            elif isinstance(result, NotFound):
+                answer.fail(self._uncounted(result))
             else:
                 answer.fail(failure_of(result))
 
         return self._submit(request, done)
 
-    async def call(self, path: str, message: bytes) -> bytes:
-        """Answer one of the `unary` calls.
-
-        Raises:
-            SerinusError: with the status to end the call with.
-        """
+    async def call(self, path: str, message: bytes, answer: Answer) -> None:
+        """Answer one of the `unary` calls."""
         if message == self.too_large_marker:
-            raise self._too_large()
-        return await self.unary[path](message)
+            answer.fail(self._uncounted(self._too_large()))
+            return
+        try:
+            response = await self.unary[path](message)
+        except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
+            answer.fail(self._uncounted(error))
+        else:
+            answer.respond(response, None)
+
+    def _uncounted(self, error: Exception) -> Failure:
+        """Make a failure of an error that the plane has not counted."""
+        failure = failure_of(error)
+        self._metrics.observe_error("grpc", failure.code)
+        return failure
 
     def _admit(self) -> None:
         if self.draining:
@@ -311,7 +326,10 @@ class Service:
     async def _model_config(self, message: bytes) -> bytes:
         request = _parse(pb.ModelConfigRequest, message)
         metadata = self._plane.model_metadata(request.name, request.version)
-        return config_message(metadata, max_batch_rows=0).SerializeToString()
+        model = self._plane.registry.served(request.name, request.version).model
+        batch = model.settings.batch
+        rows = batch.max_batch_rows if model.batchable else 0
+        return config_message(metadata, max_batch_rows=rows, max_delay_s=batch.max_delay_s).SerializeToString()
 
     async def _model_statistics(self, message: bytes) -> bytes:
         request = _parse(pb.ModelStatisticsRequest, message)
