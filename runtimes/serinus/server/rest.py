@@ -81,6 +81,7 @@ async def start_rest(
     )
     app = RestApp(
         plane,
+        metrics=metrics,
         render_metrics=metrics_page or metrics.render,
         codec=RestCodec(replace(settings.limits, body_bytes=settings.max_body_bytes)),
         body_bytes=settings.max_body_bytes,

@@ -23,16 +23,20 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from ...dataplane.metrics import Metrics
 from ...dataplane.plane import Plane
 from ...errors import (
     InvalidInput,
     MethodNotAllowed,
     ModelFailed,
+    NotFound,
     NotReady,
     Overloaded,
     SerinusError,
     UnsupportedMedia,
 )
+from ...model import RequestModel
+from ...protocol import v1_codec
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
@@ -87,7 +91,7 @@ class _InferCall:
         if exchange.gone:
             return
         if isinstance(result, SerinusError):
-            self.app.fail(exchange, result)
+            self.app.fail(exchange, result, count=isinstance(result, NotFound))
             return
         try:
             encoded = self.app.codec.encode_response(result, self.request)
@@ -114,6 +118,7 @@ class RestApp:
         self,
         plane: Plane,
         *,
+        metrics: Metrics,
         render_metrics: Callable[[], bytes | Awaitable[bytes]],
         codec: RestCodec,
         body_bytes: int,
@@ -122,6 +127,7 @@ class RestApp:
         access_log: bool = False,
     ) -> None:
         self._plane = plane
+        self._metrics = metrics
         self._render_metrics = render_metrics
         self.codec = codec
         self._body_bytes = body_bytes
@@ -151,7 +157,7 @@ class RestApp:
             add("GET", model, self._model_ready)
             add("POST", model + ":predict", self._predict_v1)
             add("POST", model + ":explain", self._explain_v1)
-        add("GET", "/metrics", self._metrics)
+        add("GET", "/metrics", self._metrics_page)
 
     def add_page(self, path: str, content_type: str, body: bytes) -> None:
         """Serve a fixed document."""
@@ -184,6 +190,7 @@ class RestApp:
 
     def error_body(self, error: SerinusError) -> bytes:
         """See `App.error_body`."""
+        self._metrics.observe_error("rest", error.http_status)
         return error_json(str(error))
 
     def observe(self, exchange: Exchange, status: int, length: int) -> None:
@@ -236,13 +243,18 @@ class RestApp:
         """Respond with a JSON document."""
         self.reply(exchange, status, JSON, [orjson.dumps(document)], extra)
 
-    def fail(self, exchange: Exchange, error: Exception) -> None:
-        """Respond with an error; one that nobody foresaw is logged with its traceback, once, and told nothing of."""
+    def fail(self, exchange: Exchange, error: Exception, *, count: bool = True) -> None:
+        """Respond with an error; one that nobody foresaw is logged with its traceback, once, and told nothing of.
+
+        `count`: it is in no model's statistics.
+        """
         if not isinstance(error, SerinusError):
             _log.error(
                 "%s %s failed", exchange.method.decode(), exchange.target[:200].decode("latin-1"), exc_info=error
             )
             error = ModelFailed("the server failed to answer this request; its log says why")
+        if count:
+            self._metrics.observe_error("rest", error.http_status)
         extra: list[tuple[bytes, bytes]] = []
         if isinstance(error, MethodNotAllowed):
             extra.append((b"Allow", ", ".join(error.allow).encode()))
@@ -351,22 +363,48 @@ class RestApp:
         exchange.ticket = ticket
 
     def _predict_v1(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._v1(exchange, parameters, self._plane.predict_v1)
+        self._unpack(exchange, lambda body, event: self._submit_v1(exchange, parameters, body, event))
+
+    def _submit_v1(
+        self, exchange: Exchange, parameters: tuple[str, ...], body: bytes, event: CloudEvent | None
+    ) -> None:
+        """Let a model that speaks V1 answer it; ask any other in V2, without a task."""
+        name = parameters[0]
+        version = parameters[1] if len(parameters) > 1 else ""
+        plane, headers, limits = self._plane, exchange.headers, self.codec.limits
+        if isinstance(plane.registry.served(name, version).model, RequestModel):
+
+            async def answer() -> Reply:
+                return _v1_reply(name, await plane.predict_v1(name, body, version=version, headers=headers), event)
+
+            self._spawn(exchange, answer())
+            return
+        payload = v1_codec.decode(body, limits)
+        metadata = plane.model_metadata(name, version)
+        request = v1_codec.to_request(payload, metadata, model_version=version, limits=limits)
+        request.headers = headers
+
+        def done(result: InferResponse | SerinusError) -> None:
+            if exchange.gone:
+                return
+            if isinstance(result, SerinusError):
+                self.fail(exchange, result, count=isinstance(result, NotFound))
+                return
+            try:
+                status, content_type, chunks, extra = _v1_reply(name, v1_codec.encode(result, payload), event)
+                self.reply(exchange, status, content_type, chunks, [*header_pairs(result.headers), *extra])
+            except Exception as error:  # noqa: BLE001 # the edge of a request
+                self.fail(exchange, error)
+
+        exchange.ticket = plane.submit(request, done)
 
     def _explain_v1(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._v1(exchange, parameters, self._plane.explain_v1)
-
-    def _v1(self, exchange: Exchange, parameters: tuple[str, ...], verb: Callable[..., Awaitable[Any]]) -> None:
         name = parameters[0]
         version = parameters[1] if len(parameters) > 1 else ""
 
         async def answer(body: bytes, event: CloudEvent | None) -> Reply:
-            result = await verb(name, body, version=version, headers=exchange.headers)
-            content = result if isinstance(result, bytes) else orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY)
-            if event is None:
-                return 200, JSON, [content], ()
-            content_type, content, fields = event.wrap(name, content, JSON)
-            return 200, content_type, [content], fields
+            result = await self._plane.explain_v1(name, body, version=version, headers=exchange.headers)
+            return _v1_reply(name, result, event)
 
         self._unpack(exchange, lambda body, event: self._spawn(exchange, answer(body, event)))
 
@@ -387,7 +425,8 @@ class RestApp:
         self.reply(exchange, 200, JSON, [b'{"status":"alive"}'])  # as KServe's
 
     def _live(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._answer(exchange, self._plane.live(), lambda live: _health({"live": live}, live, "the server is not live"))
+        live = self._plane.live()
+        self.reply(exchange, *_health({"live": live}, live, "the server is not live"))
 
     def _ready(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         # The document calls the field of Server Ready `live`, KServe and its clients `ready`: both are there.
@@ -419,10 +458,11 @@ class RestApp:
         self.reply(exchange, 200, JSON, [statistics_json(self._plane.statistics(*parameters))])
 
     def _model_names(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        names = dict.fromkeys(entry["name"] for entry in self._plane.repository_index())
+        index = self._plane.repository_index()
+        names = dict.fromkeys(entry["name"] for entry in index if entry["state"] != "UNAVAILABLE")
         self.reply_json(exchange, {"models": list(names)})
 
-    def _metrics(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+    def _metrics_page(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         self._answer(exchange, self._render_metrics(), lambda page: (200, _METRICS_TYPE, [page], ()))
 
     # The repository
@@ -484,6 +524,19 @@ def _health(document: dict[str, Any], healthy: bool, message: str) -> Reply:
     if healthy:
         return 200, JSON, [orjson.dumps(document)], ()
     return 503, JSON, [orjson.dumps({**document, "error": message})], [(b"Retry-After", b"1")]
+
+
+def _v1_reply(name: str, answer: bytes | Mapping[str, Any], event: CloudEvent | None) -> Reply:
+    """Write what a V1 model answered; the arrays of its object may be NumPy's."""
+    try:
+        options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+        body = answer if isinstance(answer, bytes) else orjson.dumps(answer, option=options)
+    except TypeError as error:
+        raise ModelFailed(f"the model's answer cannot be written as JSON: {error}") from error
+    if event is None:
+        return 200, JSON, [body], ()
+    content_type, body, fields = event.wrap(name, body, JSON)
+    return 200, content_type, [body], fields
 
 
 def _object(body: bytes) -> dict[str, Any]:
