@@ -114,7 +114,7 @@ class _Worker:
     async def metrics_page(self) -> bytes:
         """Render the metrics of all workers together."""
         answer = await self._ask(type="metrics")
-        return Metrics.render_merged([*answer["snapshots"], *answer["lost"]])
+        return Metrics.render_merged(answer["snapshots"])
 
     async def apply(self, action: str, name: str, parameters: dict[str, Any]) -> None:
         """Load or unload on every worker.
@@ -148,7 +148,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
 
     metrics = Metrics()
     registry = Registry(launch.factory, discover=launch.discover, index=launch.index, metrics=metrics)
-    plane = Plane(registry, metrics=metrics)
+    plane = Plane(registry, metrics=metrics, limits=settings.limits, ready_when_empty=launch.discover is not None)
     worker: _Worker | None = None
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:

@@ -10,7 +10,7 @@ replaced with exponential back-off; one that cannot even start in the first roun
 because its mistake is everybody's.
 
 Metrics: whichever worker is asked for /metrics asks the supervisor, which collects a snapshot from each and sends them all back.
-What a dead worker had counted is kept, so that counters never fall. Repository requests (load, unload) are applied to every worker.
+What a dead worker had counted at its last scrape is kept, so that counters never fall. Repository requests (load, unload) are applied to every worker.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..dataplane.metrics import Metrics
 from ..errors import ConfigError
 from ..settings import ServerSettings
 from .control import Channel
@@ -98,7 +99,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._first_round = True
         self._exit_status = 0
-        self._lost_snapshots: list[Any] = []
+        self._lost: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._applying = asyncio.Lock()
 
@@ -144,7 +145,8 @@ class Supervisor:
                 if not future.done():
                     future.set_result(None)
             if worker.last_snapshot is not None:
-                self._lost_snapshots.append(worker.last_snapshot)
+                kept = Metrics.retire(worker.last_snapshot)
+                self._lost = kept if self._lost is None else Metrics.merge([self._lost, kept])
             if self._stopping.is_set():
                 return
             if self._first_round:
@@ -191,8 +193,7 @@ class Supervisor:
                         each.channel.send(type="go")
             elif kind == "listening":
                 worker.listening = True
-                if worker.index == 0 or self._settings.workers == 1:
-                    _log.info("worker %d listens", worker.index)
+                _log.info("worker %d (pid %d) listens", worker.index, worker.process.pid)
             elif kind in {"snapshot", "applied"}:
                 future = worker.waiting.pop(message["id"], None)
                 if future is not None and not future.done():
@@ -222,7 +223,7 @@ class Supervisor:
             if answer is not None:
                 worker.last_snapshot = answer["data"]
         alive = [worker.last_snapshot for worker in workers if worker.last_snapshot is not None]
-        asker.channel.send(type="merged", id=number, snapshots=alive, lost=self._lost_snapshots)
+        asker.channel.send(type="merged", id=number, snapshots=alive if self._lost is None else [*alive, self._lost])
 
     async def _answer_apply(self, asker: _Worker, message: dict[str, Any]) -> None:
         """Apply one repository request everywhere, one at a time so that all workers see the same order."""
