@@ -9,8 +9,9 @@ replaces a dead one opens them as soon as it is ready. A worker that dies loses 
 replaced with exponential back-off; one that cannot even start in the first round ends the whole group with its exit status,
 because its mistake is everybody's.
 
-Metrics: whichever worker is asked for /metrics asks the supervisor, which collects a snapshot from each and sends them all back.
-What a dead worker had counted at its last scrape is kept, so that counters never fall. Repository requests (load, unload) are applied to every worker.
+Metrics: whichever worker is asked for /metrics asks the supervisor, which collects a snapshot from each and sends them all
+back. What a dead worker had counted at its last scrape is kept, so that counters never fall. Repository requests (load,
+unload) are applied to every worker.
 """
 
 from __future__ import annotations
