@@ -32,8 +32,10 @@ def iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterations:
     Raises:
         ValueError: the range leads out of the model.
     """
-    total = len(_iteration_ends(file)) - 1 if file.model else 0
-    if wanted == "all" or file.booster == "gblinear":
+    if file.booster == "gblinear":
+        return 0, 0  # it has none to choose from
+    total = len(_iteration_ends(file)) - 1
+    if wanted == "all":
         return 0, total
     if isinstance(wanted, str):
         best = file.attributes.get("best_iteration")

@@ -57,7 +57,7 @@ def decode(data: bytes) -> dict[str, Any]:
         LegacyError: malformed, truncated, or a booster (gblinear) whose layout is another.
     """
     reader = _Reader(data, 4 if data[:4] == b"binf" else 0)
-    base_score, features, classes, has_attributes, _, major, minor, targets, from_average = reader.fields(_LEARNER)
+    base_score, features, classes, has_attributes, _, major, _, targets, from_average = reader.fields(_LEARNER)
     objective, booster = reader.text(), reader.text()
     if booster not in ("gbtree", "dart"):
         raise LegacyError(f"booster {booster!r} in the old binary format is not read; save the model as .ubj or .json")
@@ -90,7 +90,7 @@ def decode(data: bytes) -> dict[str, Any]:
         "boost_from_average": str(from_average),
     }
     return {
-        "version": [major, minor, 0] if major else [1, 0, 0],
+        "version": [2, 1, 0],  # of the schema that this document follows
         "learner": {
             "learner_model_param": parameters,
             "objective": orjson.loads(saved) if saved else _objective(objective, classes or old_groups),

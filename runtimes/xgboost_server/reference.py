@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -16,9 +15,6 @@ from serinus.errors import ConfigError
 
 from .forest import Iterations
 from .modelfile import ModelFile
-
-if TYPE_CHECKING:
-    import xgboost
 
 __all__ = ["Reference", "installed_version"]
 
@@ -51,7 +47,9 @@ class Reference:
         self.iterations = chosen
         self._missing = missing
         self._threads = threads
-        self._explaining = threading.Lock()
+        self._inplace = file.booster != "gblinear"
+        self._alone = threading.Lock()
+        """Held where a prediction goes by way of a DMatrix, which xgboost documents as thread-safe for trees only."""
         try:
             self.booster = xgboost.Booster()
             if file.format == "binary":
@@ -76,28 +74,20 @@ class Reference:
     def contributions(self, rows: np.ndarray) -> np.ndarray:
         """SHAP values in margin space: float32 [n, features + 1] or [n, outputs, features + 1]; the last column is the bias."""
         matrix = self._xgboost.DMatrix(rows, missing=self._missing, nthread=self._threads)
-        with self._explaining:  # Booster.predict is thread-safe for trees, but not documented so for gblinear
+        with self._alone:
             return self.booster.predict(
                 matrix, pred_contribs=True, iteration_range=self.iterations, validate_features=False
             )
 
     def _predict(self, rows: np.ndarray, kind: str) -> np.ndarray:
-        booster: xgboost.Booster = self.booster
-        result: Any
-        try:
-            result = booster.inplace_predict(
+        if self._inplace:
+            result = self.booster.inplace_predict(
                 rows, iteration_range=self.iterations, predict_type=kind, missing=self._missing, validate_features=False
             )
-        except NotImplementedError:
-            result = None
-        except self._xgboost.core.XGBoostError as error:
-            if "inplace" not in str(error).lower():
-                raise
-            result = None
-        if result is None:  # gblinear has no inplace prediction
+        else:
             matrix = self._xgboost.DMatrix(rows, missing=self._missing, nthread=self._threads)
-            with self._explaining:
-                result = booster.predict(
+            with self._alone:
+                result = self.booster.predict(
                     matrix, output_margin=kind == "margin", iteration_range=self.iterations, validate_features=False
                 )
         return np.asarray(result, np.float32)

@@ -204,6 +204,8 @@ def _thresholds(file: ModelFile, columns: int) -> dict[int, np.ndarray]:
     if not features:
         return {}
     feature, value = np.concatenate(features), np.concatenate(values)
+    if not len(feature):  # every tree is one leaf
+        return {}
     order = np.argsort(feature, kind="stable")
     used, starts = np.unique(feature[order], return_index=True)
     parts = np.split(value[order], starts[1:])
