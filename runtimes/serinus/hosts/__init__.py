@@ -1,1 +1,9 @@
 """Other people's model classes as `Model`, and `Model` as theirs."""
+
+from __future__ import annotations
+
+from .directory import settings_from_directory
+from .factory import as_kserve, build_model
+from .formats import infer_implementation
+
+__all__ = ["as_kserve", "build_model", "infer_implementation", "settings_from_directory"]

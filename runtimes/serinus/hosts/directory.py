@@ -1,0 +1,289 @@
+"""Model directories to `ModelSettings`: `model-settings.json` in MLServer's form, bare model files, folders of folders.
+
+Source: MLServer 1.7, "Model settings reference" (`mlserver.settings.ModelSettings`). A key that neither MLServer nor
+serinus knows is refused with the nearest name; a key of MLServer's that has no meaning here is accepted with a warning that
+says what takes its place, so that a directory made for it starts. Keys of `parameters` that MLServer does not know
+either belong to the runtime, as in MLServer, and the runtime refuses those that it does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..protocol.datatypes import DATATYPES
+from ..protocol.types import TensorSpec
+from ..settings import BatchSettings, ModelSettings
+from .formats import MLSERVER_IMPLEMENTATIONS, infer_implementation
+
+__all__ = ["SETTINGS_FILE", "DirectorySettings", "settings_from_directory"]
+
+SETTINGS_FILE = "model-settings.json"
+
+_log = logging.getLogger("serinus.hosts")
+
+_OWN_KEYS = ("execution", "threads", "warmup", "batch", "version")
+_MLSERVER_KEYS = (
+    "name",
+    "implementation",
+    "platform",
+    "inputs",
+    "outputs",
+    "max_batch_size",
+    "max_batch_time",
+    "parameters",
+)
+_INERT = {
+    "versions": "the versions served are those of the model folders",
+    "cache_enabled": "there is no response cache",
+    "parallel_workers": "use --workers",
+    "warm_workers": "warm-up is always on; --warmup false turns it off",
+}
+_INERT_PARAMETERS = {
+    "environment_path": "install what the model needs in the image",
+    "environment_tarball": "install what the model needs in the image",
+    "inference_pool_gid": "use --workers",
+    "autogenerate_inference_pool_gid": "use --workers",
+}
+_PARAMETER_KEYS = ("uri", "version", "format", "content_type", "extra")
+
+_SERINUS_RUNTIME = "serinus.hosts.mlserver_host.SerinusRuntime"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectorySettings(ModelSettings):
+    """The settings of a `model-settings.json`, and where that file is."""
+
+    source: Path
+    """The file itself: MLServer's own classes are given its whole content again."""
+
+
+def settings_from_directory(path: Path, implementation: str = "") -> list[ModelSettings]:
+    """Read what a path holds: a model file, a model folder, or a folder of model folders.
+
+    Args:
+        path: a model file, a `model-settings.json`, or a folder.
+        implementation: the class that was named on the command line; it takes precedence over the file's own.
+
+    Returns:
+        One entry for each model. `name` is empty where nothing but the files is there to name it.
+
+    Raises:
+        ConfigError: with every problem of every file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or directory")
+    if path.name == SETTINGS_FILE:
+        return [_read(path, implementation)]
+    if (path / SETTINGS_FILE).is_file():
+        return [_read(path / SETTINGS_FILE, implementation)]
+    if path.is_file() or implementation:
+        return [ModelSettings(name="", implementation=implementation or infer_implementation(path), model_dir=path)]
+    try:
+        return [ModelSettings(name="", implementation=infer_implementation(path), model_dir=path)]
+    except ConfigError as error:
+        folders = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+        if not folders:
+            raise
+        found = _read_folders(folders)
+        if found is None:
+            raise error from None
+        return found
+
+
+def _read_folders(folders: Iterable[Path]) -> list[ModelSettings] | None:
+    """Read a folder of model folders; None where none of them is one. Numbered folders are versions of one model."""
+    found: list[ModelSettings] = []
+    problems: list[str] = []
+    recognised = False
+    folders = list(folders)
+    versions = all(folder.name.isdigit() for folder in folders)
+    for folder in folders:
+        try:
+            if (folder / SETTINGS_FILE).is_file():
+                recognised = True
+                settings: ModelSettings = _read(folder / SETTINGS_FILE, "")
+                if not settings.name:
+                    settings = dataclasses.replace(settings, name="" if versions else folder.name)
+            else:
+                implementation = infer_implementation(folder)
+                settings = ModelSettings(
+                    name="" if versions else folder.name, implementation=implementation, model_dir=folder
+                )
+            if versions and not settings.version:
+                settings = dataclasses.replace(settings, version=folder.name)
+            found.append(settings)
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if not found and not recognised:
+        return None
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _read(path: Path, implementation: str) -> DirectorySettings:
+    """Read one `model-settings.json`.
+
+    Raises:
+        ConfigError: with every problem in it.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: {type(document).__name__}, an object was expected")
+    reader = _Reader(path)
+    reader.unknown("", document, (*_OWN_KEYS, *_MLSERVER_KEYS, *_INERT))
+    reader.inert("", document, _INERT)
+    parameters = reader.take(document, "parameters", dict, {})
+    reader.inert("parameters.", parameters, _INERT_PARAMETERS)
+    extra = dict(reader.take(parameters, "extra", dict, {}, "parameters."))
+    known = {*_PARAMETER_KEYS, *_INERT_PARAMETERS}
+    extra.update({key: value for key, value in parameters.items() if key not in known})
+    named = implementation or reader.take(document, "implementation", str, "")
+    if named == _SERINUS_RUNTIME:
+        named = extra.pop("class", "")
+    settings = DirectorySettings(
+        source=path,
+        name=reader.take(document, "name", str, ""),
+        version=str(document.get("version") or parameters.get("version") or ""),
+        implementation=_implementation(named, path.parent),
+        model_dir=reader.location(parameters),
+        platform=reader.take(document, "platform", str, ""),
+        inputs=reader.specs(document, "inputs"),
+        outputs=reader.specs(document, "outputs"),
+        execution=reader.choice(document, "execution", ("auto", "inline", "thread", "process")),
+        threads=reader.take(document, "threads", int, 0),
+        batch=reader.batch(document),
+        warmup=reader.take(document, "warmup", bool, True),
+        extra=extra,
+    )
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    if not settings.implementation:
+        return dataclasses.replace(settings, implementation=infer_implementation(settings.model_dir))
+    return settings
+
+
+def _implementation(named: str, folder: Path) -> str:
+    """Replace one of MLServer's own runtimes that is not installed by ours."""
+    ours = MLSERVER_IMPLEMENTATIONS.get(named)
+    if ours is None or importlib.util.find_spec(named.partition(".")[0]) is not None:
+        return named
+    _log.info("%s: %s is not installed, %s takes its place", folder / SETTINGS_FILE, named, ours)
+    return ours
+
+
+class _Reader:
+    """Reads values and collects what is wrong with them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[str] = []
+
+    def problem(self, text: str) -> None:
+        """Note one problem."""
+        self.problems.append(f"{self.path}: {text}")
+
+    def unknown(self, prefix: str, document: Mapping[str, Any], known: Iterable[str]) -> None:
+        """Note keys that nobody knows, with the nearest that somebody does."""
+        known = tuple(known)
+        for key in document:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+                self.problem(f"unknown key {prefix + key!r}{hint}")
+
+    def inert(self, prefix: str, document: Mapping[str, Any], inert: Mapping[str, str]) -> None:
+        """Warn of keys that mean nothing here."""
+        for key, instead in inert.items():
+            if document.get(key):
+                _log.warning("%s: %r has no effect here: %s", self.path, prefix + key, instead)
+
+    def take(self, document: Mapping[str, Any], key: str, kind: type, default: Any, prefix: str = "") -> Any:
+        """Read one value of a type; null and absence are the default."""
+        value = document.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            self.problem(f"{prefix + key!r} is {json.dumps(value)[:60]}, {_NOUNS[kind]} was expected")
+            return default
+        return value
+
+    def choice(self, document: Mapping[str, Any], key: str, choices: tuple[Any, ...]) -> Any:
+        """Read one of several words; the first is the default."""
+        value = document.get(key)
+        if value is None:
+            return choices[0]
+        if value not in choices:
+            self.problem(f"{key!r} is {json.dumps(value)[:60]}, one of {', '.join(choices)} was expected")
+            return choices[0]
+        return value
+
+    def location(self, parameters: Mapping[str, Any]) -> Path:
+        """Resolve `parameters.uri` against the file's folder, as MLServer does; without one it is the folder."""
+        uri = self.take(parameters, "uri", str, "", "parameters.")
+        folder = self.path.parent
+        if not uri:
+            return folder
+        location = folder / uri.removeprefix("file://")
+        if not location.exists():
+            self.problem(f"'parameters.uri' is {uri!r}: no such file or directory in {folder}")
+        return location
+
+    def specs(self, document: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
+        """Read `inputs` or `outputs` metadata."""
+        found = []
+        for index, entry in enumerate(self.take(document, key, list, [])):
+            where = f"{key}[{index}]"
+            if not isinstance(entry, dict):
+                self.problem(f"{where} is not an object with name, datatype and shape")
+                continue
+            self.unknown(f"{where}.", entry, ("name", "datatype", "shape", "parameters"))
+            name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
+            if not isinstance(name, str) or not name:
+                self.problem(f"{where}: 'name' is missing")
+            elif datatype not in DATATYPES:
+                self.problem(f"{where}: datatype {datatype!r} is none of {', '.join(sorted(DATATYPES))}")
+            elif not isinstance(shape, list) or not all(type(size) is int and size >= -1 for size in shape):
+                self.problem(f"{where}: shape {shape!r} is not an array of sizes (-1: any)")
+            else:
+                found.append(TensorSpec(name, str(datatype), tuple(shape)))
+        return tuple(found)
+
+    def batch(self, document: Mapping[str, Any]) -> BatchSettings:
+        """Read `batch`, and MLServer's `max_batch_size` and `max_batch_time`, which mean the same in rows."""
+        values = dict(self.take(document, "batch", dict, {}))
+        fields = {spec.name: spec for spec in dataclasses.fields(BatchSettings)}
+        self.unknown("batch.", values, fields)
+        if (size := self.take(document, "max_batch_size", int, 0)) > 1:
+            values.setdefault("max_batch_rows", size)
+        if (wait := self.take(document, "max_batch_time", (int, float), 0)) > 0:  # type: ignore[arg-type] # isinstance takes a tuple
+            values.setdefault("max_delay_s", float(wait))
+        for key, value in values.items():
+            if key in fields and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+                self.problem(f"'batch.{key}' is {json.dumps(value)[:60]}, a number of at least 0 was expected")
+        return BatchSettings(**values) if not self.problems else BatchSettings()
+
+
+_NOUNS: dict[Any, str] = {
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+    dict: "an object",
+    list: "an array",
+    (int, float): "a number",
+}

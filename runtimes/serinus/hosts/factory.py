@@ -1,0 +1,97 @@
+"""Settings to models: `build_model`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..errors import ConfigError
+from ..model import Model
+from ..settings import ModelSettings, PredictorSettings
+from .construction import construct, kserve_arguments
+from .directory import DirectorySettings
+from .formats import infer_implementation
+from .implementations import Implementation, kind_of, resolve
+
+__all__ = ["as_kserve", "build_model"]
+
+
+def build_model(
+    settings: ModelSettings,
+    *,
+    transformer: str | None = None,
+    predictor: PredictorSettings | None = None,
+) -> Model:
+    """Make the model that the settings name; it is not loaded yet.
+
+    Args:
+        settings: `implementation` names a serinus `Model`, a `kserve.Model` or an MLServer `MLModel` (see
+            `implementations`); empty: the runtime is inferred from the files of `model_dir`.
+        transformer: a `kserve.Model` whose preprocess and postprocess run around the model, in this process.
+        predictor: how a transformer that is served alone reaches its predictor.
+
+    Raises:
+        ConfigError: with what was found and what would be accepted.
+    """
+    if transformer:
+        return _pipeline(settings, transformer, predictor)
+    name = settings.implementation or infer_implementation(settings.model_dir)
+    beside = settings.source.parent if isinstance(settings, DirectorySettings) else None
+    return _host(resolve(name, kserve_arguments(settings, predictor), beside), settings, predictor)
+
+
+def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Model:
+    if found.kind == "function":
+        found = _called(found, settings, predictor)
+    if found.kind == "kserve":
+        from .kserve_host import build_kserve
+
+        return build_kserve(found, settings, predictor)
+    if predictor is not None and predictor.host:
+        raise ConfigError(
+            f"{found.name!r} is a model of its own and calls no predictor; --predictor_host is for transformers"
+        )
+    if found.kind == "mlserver":
+        from .mlserver_host import build_mlserver
+
+        return build_mlserver(found, settings)
+    return found.target if found.is_instance else found.target(settings)
+
+
+def _called(found: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Implementation:
+    """Call a function that makes a model, and see what it made."""
+    made: Any = construct(found.target, settings, predictor)
+    kind = kind_of(made)
+    if kind is None:
+        raise ConfigError(
+            f"{found.name!r} returned a {type(made).__name__}; a serinus Model, a kserve.Model or an MLModel was expected"
+        )
+    return Implementation(found.name, kind, made, is_instance=True)
+
+
+def _pipeline(settings: ModelSettings, transformer: str, predictor: PredictorSettings | None) -> Model:
+    if predictor is not None and predictor.host:
+        raise ConfigError(
+            "--transformer puts the model behind it into this process, and --predictor_host names another one; "
+            "for a transformer alone, name it with --class"
+        )
+    if not settings.implementation:
+        settings = dataclasses.replace(settings, implementation=infer_implementation(settings.model_dir))
+    # The transformer takes nothing of the model's directory or settings, only its name.
+    own = ModelSettings(name=settings.name, version=settings.version, implementation=transformer)
+    found = resolve(transformer, kserve_arguments(own, None))
+    if found.kind == "function":
+        found = _called(found, own, None)
+    if found.kind != "kserve":
+        raise ConfigError(f"--transformer {transformer!r} is a {found.kind} model; a kserve.Model was expected")
+    from .kserve_host import make_kserve
+    from .pipeline import Pipeline
+
+    return Pipeline(settings, make_kserve(found, own, None), build_model)
+
+
+def as_kserve(model: Model) -> Any:
+    """Give a serinus `Model` as a `kserve.Model`, for stock `kserve.ModelServer`; call its `load()` first, as with any other."""
+    from .kserve_model import ServedByKServe
+
+    return ServedByKServe(model)

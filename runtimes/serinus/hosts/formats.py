@@ -1,0 +1,126 @@
+"""Which runtime serves which files, as data: the library names images and imports none of them.
+
+A runtime is recognised by what its files are, not by what they are called, wherever two frameworks share a suffix
+(`.bst` and `.json`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+
+__all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation"]
+
+_HEAD_BYTES = 4096
+"""Enough of a file to tell its format; XGBoost's JSON names its learner within the first bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One image: its package, which is also its extra, and how its files are known."""
+
+    package: str
+    files: str
+    """For messages: what it takes."""
+    matches: Callable[[Path], bool]
+    """Whether this file or folder is such a model."""
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _is_lightgbm(path: Path) -> bool:
+    return path.is_file() and path.suffix in {".txt", ".bst", ".lgb"} and _head(path).startswith(b"tree\n")
+
+
+def _is_xgboost(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if path.suffix == ".json":
+        return b'"learner"' in _head(path)
+    return path.suffix in {".ubj", ".bst", ".xgb"} and not _is_lightgbm(path)
+
+
+def _is_saved_model(path: Path) -> bool:
+    """Whether this is a SavedModel folder, or a folder of numbered ones (TensorFlow Serving's layout)."""
+    if not path.is_dir():
+        return False
+    if (path / "saved_model.pb").is_file():
+        return True
+    return any(child.name.isdigit() and (child / "saved_model.pb").is_file() for child in path.iterdir())
+
+
+def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and path.suffix in suffixes
+
+
+RUNTIMES: tuple[Runtime, ...] = (
+    Runtime("ensemble_server", "ensemble.yaml", lambda path: path.is_file() and path.name == "ensemble.yaml"),
+    Runtime("tensorflow_server", "saved_model.pb (or numbered folders of it)", _is_saved_model),
+    Runtime("xgboost_server", "XGBoost .ubj .json .bst .xgb", _is_xgboost),
+    Runtime("lightgbm_server", "LightGBM text .txt .bst", _is_lightgbm),
+    Runtime("onnx_server", ".onnx", _has_suffix(".onnx")),
+    Runtime("torch_server", "TorchScript .pt .pth, exported .pt2", _has_suffix(".pt", ".pth", ".pt2")),
+)
+"""In order of precedence: an ensemble's directory also holds its members' files."""
+
+MLSERVER_IMPLEMENTATIONS: dict[str, str] = {
+    "mlserver_xgboost.XGBoostModel": "xgboost_server",
+    "mlserver_lightgbm.LightGBMModel": "lightgbm_server",
+}
+"""MLServer's runtimes for which there is one here, used where MLServer's own is not installed."""
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_dir():
+        yield from sorted(child for child in path.iterdir() if not child.name.startswith("."))
+
+
+def infer_implementation(model_dir: Path | None) -> str:
+    """Name the package that serves a model file or directory.
+
+    Args:
+        model_dir: a file, or a folder whose files say what they are.
+
+    Raises:
+        ConfigError: nothing here is a model that is known, or several kinds are.
+    """
+    accepted = "; ".join(f"{runtime.files} -> {runtime.package}" for runtime in RUNTIMES)
+    if model_dir is None:
+        raise ConfigError("no class and no model directory: name one (--class package:Class, or --model_dir DIR)")
+    if not model_dir.exists():
+        raise ConfigError(f"{model_dir}: no such file or directory")
+    for runtime in RUNTIMES[:2]:
+        if any(runtime.matches(path) for path in _candidates(model_dir)):
+            return runtime.package
+    found: dict[str, list[str]] = {}
+    for path in _candidates(model_dir):
+        for runtime in RUNTIMES[2:]:
+            if runtime.matches(path):
+                found.setdefault(runtime.package, []).append(path.name)
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        kinds = "; ".join(f"{', '.join(names)} ({package})" for package, names in sorted(found.items()))
+        raise ConfigError(
+            f"{model_dir}: models of several kinds: {kinds}. Name the one file, or the class (--class {min(found)})"
+        )
+    seen = [path.name for path in _candidates(model_dir)] if model_dir.is_file() else _listing(model_dir)
+    raise ConfigError(
+        f"{model_dir}: no model is recognised here; seen: {', '.join(seen) or 'nothing'}. Accepted: {accepted}; "
+        "or a model-settings.json, or a class of your own (--class package:Class). Pickles are never loaded"
+    )
+
+
+def _listing(folder: Path, most: int = 12) -> list[str]:
+    names = sorted(child.name + ("/" if child.is_dir() else "") for child in folder.iterdir())
+    return names if len(names) <= most else [*names[:most], f"and {len(names) - most} more"]

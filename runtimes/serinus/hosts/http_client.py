@@ -1,0 +1,250 @@
+"""A small HTTP/1.1 client for one target: what a transformer's hop costs is this file.
+
+Theory of operation. A `HttpClient` keeps idle connections to one host and port, newest first. A request takes one or opens
+one, writes head and body in one call, and waits on a future that the connection's parser (llhttp) resolves. One
+request at a time per connection. A connection goes back to the pool when its response is complete and both sides keep
+it alive; a request that is cancelled or times out closes its connection, since its answer may still come. Connections
+idle for `IDLE_S` are not used again: a server may be closing them at that very moment, and an inference must not be
+sent twice to find out (RFC 9112, 9.3.1).
+
+What failed before a byte was written is told apart (`Unreachable`), since only that is safe to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httptools
+
+from ..errors import TimedOut, UpstreamFailed
+
+__all__ = ["HttpClient", "HttpResponse", "Unreachable"]
+
+IDLE_S: Final = 4.0
+"""Shorter than the shortest keep-alive in use, uvicorn's default of 5 s."""
+_MAX_IDLE: Final = 256
+
+
+class Unreachable(UpstreamFailed):
+    """No connection could be made: the request was never sent."""
+
+
+@dataclass(slots=True)
+class HttpResponse:
+    """A complete response; header names in lower case."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, as asyncio and llhttp call it."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._transport: Any = None
+        self._future: asyncio.Future[HttpResponse] | None = None
+        self._response = HttpResponse()
+        self._chunks: list[bytes] = []
+        self._parser: Any = None
+        self._keep_alive = True
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.forget(self)
+        self._transport = None
+        future = self._future
+        if future is not None and not future.done():
+            reason = f": {exc}" if exc else ""
+            future.set_exception(UpstreamFailed(f"the predictor closed the connection before it had answered{reason}"))
+
+    def data_received(self, data: bytes) -> None:
+        if self._future is None:  # nobody asked: the connection cannot be trusted any more
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._future is not None and not self._future.done():
+                self._future.set_exception(UpstreamFailed(f"the predictor's answer is no HTTP: {error}"))
+            self.close()
+
+    def send(self, chunks: Iterable[Any], future: asyncio.Future[HttpResponse]) -> None:
+        """Write a request whose answer resolves the future."""
+        self._future = future
+        self._response = HttpResponse()
+        self._chunks = []
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.writelines(list(chunks))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be written."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close without waiting."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp: one header field; repeated fields are joined (RFC 9110, 5.3)."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers = self._response.headers
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_body(self, body: bytes) -> None:
+        """llhttp: a piece of the body, chunking removed."""
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        """llhttp: the response is whole."""
+        response = self._response
+        response.status = self._parser.get_status_code()
+        if response.status < 200:  # 100 Continue and its like: the answer is still to come
+            self._response = HttpResponse()
+            self._parser = httptools.HttpResponseParser(self)
+            return
+        chunks = self._chunks
+        response.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._keep_alive = self._parser.should_keep_alive()
+        future, self._future = self._future, None
+        if future is not None and not future.done():
+            future.set_result(response)
+            if self._keep_alive:
+                self._client.release(self)
+                return
+        self.close()
+
+
+class HttpClient:
+    """Requests to one target.
+
+    Args:
+        host: name or address.
+        port: TCP port.
+        tls: a context, or None for plain HTTP.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._idle: list[_Connection] = []
+        default = 443 if tls else 80
+        name = f"[{host}]" if ":" in host else host
+        self._host_field = name if port == default else f"{name}:{port}"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Iterable[Any] = (),
+        length: int = 0,
+        *,
+        timeout_s: float | None = None,
+    ) -> HttpResponse:
+        """Send a request and read its whole response.
+
+        Args:
+            method: HTTP method.
+            path: request target, escaped.
+            headers: without Host and Content-Length.
+            body: chunks of bytes.
+            length: bytes of all chunks.
+            timeout_s: for everything; None: no limit.
+
+        Raises:
+            Unreachable: no connection; nothing was sent.
+            UpstreamFailed: it was sent, and no whole answer came.
+            TimedOut: `timeout_s` passed.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[HttpResponse] = loop.create_future()
+        started = loop.time()
+        if timeout_s is not None and timeout_s <= 0:
+            raise TimedOut("the deadline passed before the predictor was asked")
+        connection = self._take(started)
+        if connection is None:
+            connection = await self._connect(timeout_s)
+        head = [f"{method} {path} HTTP/1.1\r\nhost: {self._host_field}\r\n"]
+        head.extend(f"{name}: {value}\r\n" for name, value in headers.items())
+        if method == "POST":
+            head.append(f"content-length: {length}\r\n")
+        head.append("\r\n")
+        connection.send(["".join(head).encode("latin-1", "replace"), *body], future)
+        timer = None
+        if timeout_s is not None:
+            timer = loop.call_at(started + timeout_s, self._expire, future, timeout_s)
+        try:
+            return await future
+        except (TimedOut, asyncio.CancelledError):
+            connection.close()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    @staticmethod
+    def _expire(future: asyncio.Future[HttpResponse], timeout_s: float) -> None:
+        if not future.done():
+            future.set_exception(TimedOut(f"the predictor did not answer within {timeout_s:.3g} s"))
+
+    def _take(self, now: float) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and now - connection.idle_since < IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, timeout_s: float | None) -> _Connection:
+        loop = asyncio.get_running_loop()
+        opening = loop.create_connection(
+            lambda: _Connection(self),
+            self._host,
+            self._port,
+            ssl=self._tls,
+            server_hostname=self._host if self._tls else None,
+        )
+        try:
+            _, connection = await asyncio.wait_for(opening, timeout_s)
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            raise TimedOut(
+                f"no connection to the predictor {self._host}:{self._port} within {timeout_s:.3g} s"
+            ) from error
+        except OSError as error:
+            raise Unreachable(
+                f"no connection to the predictor {self._host}:{self._port}: {error.strerror or error}"
+            ) from error
+        return connection
+
+    def release(self, connection: _Connection) -> None:
+        """Take a connection back whose response is complete."""
+        connection.idle_since = asyncio.get_running_loop().time()
+        if len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: _Connection) -> None:
+        """Drop a connection that was closed."""
+        try:
+            self._idle.remove(connection)
+        except ValueError:
+            pass
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for connection in self._idle[:]:
+            connection.close()
+        self._idle.clear()

@@ -1,0 +1,175 @@
+"""Names of classes to classes: what `--class`, `--transformer` and `implementation` may say, and what kind each is.
+
+Accepted: `package` (its `__serinus_class__` names the class), `package:Class`, `package.module:Class`, `package.module.Class`;
+in place of a class also a function that makes the model, or a ready instance. Frameworks are recognised without importing
+them: a class can only derive from `kserve.Model` if its own module has imported kserve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..model import Model
+
+__all__ = ["Implementation", "Kind", "resolve"]
+
+Kind = Literal["serinus", "kserve", "mlserver", "function"]
+
+_EXTRAS = {
+    "kserve": "kserve",
+    "mlserver": "mlserver",
+    "xgboost": "xgboost_server",
+    "numba": "xgboost_server",
+    "lightgbm": "lightgbm_server",
+    "torch": "torch_server",
+    "onnxruntime": "onnx_server",
+    "tensorflow": "tensorflow_server",
+    "redis": "fraud_features",
+}
+"""Top-level module to the extra that installs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """What a name stands for."""
+
+    name: str
+    kind: Kind
+    target: Any
+    """A class, a function that makes a model, or an instance."""
+    is_instance: bool = False
+
+
+def resolve(name: str, argv: Sequence[str] = (), beside: Path | None = None) -> Implementation:
+    """Find what a name stands for.
+
+    Args:
+        name: see the module's docstring.
+        argv: what `sys.argv[1:]` is while the module is imported: `import kserve` parses it (`kserve.model_server`), and
+            modules written for KServe do likewise.
+        beside: the folder of the `model-settings.json` that names it, for the message where the code lies there.
+
+    Raises:
+        ConfigError: it does not exist, needs a package that is not installed, or is nothing that can be hosted.
+    """
+    with _arguments(argv):
+        target = _load(name, beside)
+    kind = _kind(target)
+    if kind is not None:
+        return Implementation(name, kind, target, is_instance=not inspect.isclass(target))
+    if inspect.isroutine(target):
+        return Implementation(name, "function", target)
+    raise ConfigError(
+        f"{name!r} is {_describe(target)}; expected a subclass of serinus.model.Model, kserve.Model or mlserver.MLModel, "
+        "a function that returns one, or an instance"
+    )
+
+
+def kind_of(model: Any) -> Kind | None:
+    """Tell what kind of model an instance is; None: none that can be hosted."""
+    return _kind(model)
+
+
+@contextlib.contextmanager
+def _arguments(argv: Sequence[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = [before[0] if before else "serinus", *argv]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _load(name: str, beside: Path | None) -> Any:
+    module_name, colon, attribute = name.partition(":")
+    if colon:
+        return _attribute(_import(module_name, name, beside), attribute, name)
+    if not _exists(module_name):
+        parent, dot, attribute = module_name.rpartition(".")
+        if dot and _exists(parent):
+            return _attribute(_import(parent, name, beside), attribute, name)
+    module = _import(module_name, name, beside)
+    named = getattr(module, "__serinus_class__", None)
+    if named is None:
+        classes = sorted(key for key, value in vars(module).items() if inspect.isclass(value) and _kind(value))
+        hint = f" (it has {', '.join(classes)})" if classes else ""
+        raise ConfigError(f"{name!r} names a package without __serinus_class__; name the class too: {name}:Class{hint}")
+    return _load(named, None) if isinstance(named, str) else named
+
+
+def _exists(module_name: str) -> bool:
+    try:
+        return importlib.util.find_spec(module_name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def _import(module_name: str, name: str, beside: Path | None) -> Any:
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"{name!r} is no name of a class; expected package, package:Class or package.module:Class")
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        root = missing.partition(".")[0]
+        if root in _EXTRAS and root != module_name.partition(".")[0]:
+            raise ConfigError(
+                f"{name!r} needs {root}, which is not installed: pip install 'serinus[{_EXTRAS[root]}]'"
+            ) from error
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            first = module_name.partition(".")[0]
+            if beside is not None and ((beside / f"{first}.py").exists() or (beside / first).is_dir()):
+                raise ConfigError(
+                    f"{name!r} is code in the model directory {beside}, and code is not loaded from there by itself; "
+                    f"to trust it, start with PYTHONPATH={beside}"
+                ) from error
+            raise ConfigError(
+                f"{name!r}: there is no package {missing!r} here; install it, or add its folder to PYTHONPATH"
+            ) from error
+        raise ConfigError(f"{name!r} needs {missing}, which is not installed") from error
+    except ImportError as error:
+        raise ConfigError(f"{name!r} cannot be imported: {error}") from error
+
+
+def _attribute(module: Any, attribute: str, name: str) -> Any:
+    target = module
+    for part in attribute.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            classes = sorted(key for key, value in vars(module).items() if inspect.isclass(value) and _kind(value))
+            hint = f"; it has {', '.join(classes)}" if classes else ""
+            raise ConfigError(f"{name!r}: {module.__name__} has no {attribute!r}{hint}") from None
+    return target
+
+
+def _kind(target: Any) -> Kind | None:
+    cls = target if inspect.isclass(target) else type(target)
+    if issubclass(cls, Model):
+        return "serinus"
+    for kind, module, base in (
+        ("kserve", "kserve.model", "BaseKServeModel"),
+        ("mlserver", "mlserver.model", "MLModel"),
+    ):
+        loaded = sys.modules.get(module)
+        if loaded is not None and issubclass(cls, getattr(loaded, base)):
+            return kind  # type: ignore[return-value] # the literals of the loop's tuple
+    return None
+
+
+def _describe(target: Any) -> str:
+    if inspect.isclass(target):
+        bases = ", ".join(base.__name__ for base in target.__mro__[1:-1]) or "nothing"
+        return f"the class {target.__name__}, derived from {bases}"
+    if inspect.ismodule(target):
+        return "a module"
+    return f"a {type(target).__name__}"

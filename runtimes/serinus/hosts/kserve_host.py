@@ -1,0 +1,408 @@
+"""`KServeHost`: any `kserve.Model` subclass, unchanged, as a model of this library.
+
+Theory of operation. For each request the host does what `kserve.Model.__call__` does: `preprocess`, `validate`,
+`predict` (or `explain`), `postprocess`, with the request's headers, and with a dict for response headers where the
+class asked for one (`return_response_headers`). What a class did not override is not called. Each synchronous method
+runs where its `Handler` says.
+
+A class that does not override `predict`, or calls `super().predict()`, is a transformer: KServe's own `Model.predict` then calls
+`_http_predict` or `_grpc_predict`. The host puts its own client in the place of these two on the instance, so both ways reach the
+predictor over one pooled client, or, in the fused form, the model in the same process (`pipeline.Pipeline`). A class that
+uses KServe's clients itself finds its `predictor_config` as under KServe.
+
+`__call__` itself is only called where a class overrides it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+try:
+    import kserve
+except ImportError as error:
+    raise ImportError("hosting a kserve.Model needs kserve: pip install 'serinus[kserve]'") from error
+
+import kserve.context as kserve_context
+from kserve import InferRequest as KServeRequest
+from kserve import InferResponse as KServeResponse
+from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb
+from kserve.predictor_config import PredictorConfig
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
+
+from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
+from ..model import Call, Model, RequestModel
+from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
+from ..settings import ModelSettings, PredictorSettings
+from .construction import construct
+from .handler import Handler
+from .implementations import Implementation
+from .kserve_errors import translate
+from .kserve_types import (
+    from_kserve_request,
+    from_kserve_response,
+    response_from_dict,
+    response_to_dict,
+    to_kserve_request,
+    to_kserve_response,
+)
+from .predictor_client import PredictorClient
+from .transport import is_grpc
+
+__all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
+
+_log = logging.getLogger("serinus.hosts")
+
+_FRAMING = frozenset(
+    {"connection", "content-encoding", "content-length", "content-type", "date", "inference-header-content-length"}
+    | {"keep-alive", "server", "trailer", "transfer-encoding", "upgrade"}
+)
+"""Response headers of a predictor that describe its own message and must not describe ours."""
+
+_in_flight: contextvars.ContextVar[tuple[Mapping[str, str], float | None] | None] = contextvars.ContextVar(
+    "serinus_in_flight", default=None
+)
+"""Headers and deadline of the request at hand, for the calls to a predictor that it leads to."""
+
+_NO_FLIGHT: tuple[Mapping[str, str], float | None] = (NO_PARAMETERS, None)
+
+
+def _specs(listed: Any) -> tuple[TensorSpec, ...]:
+    """Read what `get_input_types` and `get_output_types` say, leaving out what is not well formed."""
+    specs = []
+    for entry in listed or ():
+        if isinstance(entry, dict) and entry.get("name") and entry.get("datatype"):
+            shape = tuple(int(size) if size is not None else -1 for size in entry.get("shape", ()))
+            specs.append(TensorSpec(str(entry["name"]), str(entry["datatype"]).upper(), shape))
+    return tuple(specs)
+
+
+def make_kserve(implementation: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Any:
+    """Make the instance, with KServe's predictor configuration in place, since a constructor may look at it."""
+    config = _config(predictor)
+    kserve_context.set_predictor_config(config)
+    target = implementation.target
+    model = target if implementation.is_instance else construct(target, settings, predictor, config)
+    if not isinstance(model, BaseKServeModel):
+        raise ConfigError(f"{implementation.name!r} made a {type(model).__name__}; a kserve.Model was expected")
+    return model
+
+
+def _config(predictor: PredictorSettings | None) -> PredictorConfig:
+    if predictor is None:
+        return PredictorConfig(None)  # type: ignore[arg-type] # what KServe's own server does without --predictor_host
+    return PredictorConfig(
+        predictor.host,  # type: ignore[arg-type] # likewise
+        predictor.protocol,
+        predictor.use_ssl,
+        int(predictor.timeout_s),
+        predictor.retries,
+        predictor.health_check,
+    )
+
+
+def _load(model: Any, name: str) -> None:
+    """Load as KServe's server expects its models to be: ready.
+
+    Raises:
+        ConfigError: it is not ready after `load`.
+    """
+    loaded: Any = model.ready
+    if not loaded:
+        loaded = model.load()
+        if inspect.isawaitable(loaded):
+            loaded = asyncio.run(_awaited(loaded))
+    if not (model.ready or loaded):
+        raise ConfigError(f"model {name!r}: load() returned {loaded!r} and left `ready` False")
+    model.ready = True
+    model.start()
+    if getattr(model, "engine", False):
+        asyncio.run(model.start_engine())
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class KServeHost(RequestModel):
+    """A `kserve.Model` that answers whole requests.
+
+    Args:
+        settings: name, directory, execution (`thread` or `inline` fix where synchronous methods run).
+        model: the instance.
+        predictor: how to reach the predictor; None: there is none, or it is in this process.
+    """
+
+    platform = "kserve_model"
+    checks_requests = False
+    """KServe never checks requests against `get_input_types`, so a class may say little or nothing there."""
+
+    def __init__(self, settings: ModelSettings, model: Any, predictor: PredictorSettings | None = None) -> None:
+        super().__init__(settings)
+        self.hosted = model
+        self.predictor = predictor if predictor is not None and predictor.host else None
+        self.client = PredictorClient(self.predictor) if self.predictor is not None else None
+        self._config = _config(predictor)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"kserve-{settings.name}")
+        base = kserve.Model
+        kind = type(model)
+        self._calls_model = not isinstance(model, base) or kind.__call__ is not base.__call__
+        self._validates = isinstance(model, base) and kind.validate is not base.validate
+        self._headers_back = bool(getattr(model, "required_response_headers", False))
+        self._preprocess = self._handler("preprocess")
+        self._predict = self._handler("predict")
+        self._postprocess = self._handler("postprocess")
+        self._explain = self._handler("explain")
+        self._explains = self._explain is not None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if isinstance(model, base):
+            # Where KServe's Model.predict goes next.
+            for name in ("_http_predict", "_grpc_predict"):
+                setattr(model, name, self._predict_remotely)
+        self.details["host"] = "kserve"
+
+    def _handler(self, name: str) -> Handler | None:
+        """Wrap one method; None where the class leaves KServe's own."""
+        own = getattr(type(self.hosted), name, None)
+        if own is None or (own is getattr(kserve.Model, name) and name not in vars(self.hosted)):
+            return None
+        return Handler(getattr(self.hosted, name), self._threads, execution=self.settings.execution)
+
+    def load(self) -> None:
+        """Load the model, unless its constructor did; then read what it says of its tensors."""
+        _load(self.hosted, self.settings.name)
+        if isinstance(self.hosted, InferenceModel):
+            self.inputs = self.settings.inputs or self._listed(self.hosted.get_input_types)
+            self.outputs = self.settings.outputs or self._listed(self.hosted.get_output_types)
+
+    @staticmethod
+    def _listed(method: Any) -> tuple[TensorSpec, ...]:
+        listed = method()
+        return _specs(asyncio.run(_awaited(listed)) if inspect.isawaitable(listed) else listed)
+
+    def unload(self) -> None:
+        """Stop the model, as KServe's server does at its end."""
+        self.hosted.stop()
+        if getattr(self.hosted, "engine", False):
+            self.hosted.stop_engine()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.client is not None and self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
+
+    async def start(self) -> None:
+        """Remember the loop, on which the connections to the predictor will have to be closed."""
+        self._loop = asyncio.get_running_loop()
+
+    async def is_ready(self) -> bool:
+        """Whether the model says that it is healthy, and with `--enable_predictor_health_check` its predictor too."""
+        if not await self.hosted.healthy():
+            return False
+        if self.client is not None and self.predictor is not None and self.predictor.health_check:
+            return await self.client.model_ready(self.hosted.name)
+        return True
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer one V2 request."""
+        headers = dict(request.headers)
+        back: dict[str, str] = {}
+        result = await self._answer(to_kserve_request(request, headers), headers, back, request.deadline)
+        if isinstance(result, KServeResponse):
+            response = from_kserve_response(result, request, self.settings.version)
+        elif isinstance(result, dict):
+            response = response_from_dict(result, request, self.settings.version)
+        elif inspect.isasyncgen(result) or hasattr(result, "__aiter__"):
+            raise NotSupported(f"model {self.name!r} answers in a stream, which an inference request cannot carry")
+        else:
+            raise ModelFailed(f"model {self.name!r} answered a {type(result).__name__}; an InferResponse was expected")
+        if back:
+            response.headers = {name: value for name, value in back.items() if name.lower() not in _FRAMING}
+        return response
+
+    async def predict_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+        """Answer a V1 `:predict` body with whatever object the class makes of it."""
+        return self._v1_answer(await self._answer(payload, dict(headers), {}, None))
+
+    async def explain_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+        """Answer a V1 `:explain` body; None where the class explains nothing."""
+        if not self._explains:
+            return None
+        return self._v1_answer(await self._answer(payload, dict(headers), {}, None, explain=True))
+
+    def _v1_answer(self, result: Any) -> dict[str, Any]:
+        if isinstance(result, KServeResponse):
+            return response_to_dict(result)
+        if isinstance(result, dict):
+            return result
+        raise ModelFailed(f"model {self.name!r} answered a {type(result).__name__}; an object was expected")
+
+    async def _answer(
+        self, payload: Any, headers: dict[str, str], back: dict[str, str], deadline: float | None, explain: bool = False
+    ) -> Any:
+        """Do as `kserve.Model.__call__` does."""
+        model = self.hosted
+        if not model.ready:
+            raise NotReady(f"model {self.name!r} says that it is not ready")
+        _in_flight.set((headers, deadline))
+        kserve_context.set_predictor_config(self._config)
+        try:
+            if self._calls_model:
+                verb = InferenceVerb.EXPLAIN if explain else InferenceVerb.PREDICT
+                result = await model(payload, headers=headers, verb=verb)
+                if isinstance(result, tuple):
+                    result, more = result
+                    back.update(more)
+                return result
+            started = time.perf_counter()
+            if self._preprocess is not None:
+                payload = await self._preprocess(payload, headers)
+                started = self._stage("preprocess", started)
+            if self._validates or isinstance(payload, dict):
+                payload = self._validated(payload)
+            arguments = (payload, headers, back) if self._headers_back and not explain else (payload, headers)
+            if explain and self._explain is not None:
+                result = await self._explain(*arguments)
+                started = self._stage("explain", started)
+            elif self._predict is not None:
+                result = await self._predict(*arguments)
+            else:
+                result = await self._predict_remotely(payload, headers, back if self._headers_back else None)
+            if not explain:
+                started = self._stage("predict", started)
+            if self._postprocess is not None:
+                arguments = (result, headers, back) if self._headers_back else (result, headers)
+                result = await self._postprocess(*arguments)
+                self._stage("postprocess", started)
+            return result
+        except SerinusError:
+            raise
+        except Exception as error:
+            known = translate(error)
+            if known is None:
+                raise
+            raise known from error
+
+    def _stage(self, stage: str, started: float) -> float:
+        now = time.perf_counter()
+        self.observe_stage(stage, now - started)
+        return now
+
+    def _validated(self, payload: Any) -> Any:
+        """Check a V1 body as `kserve.Model.validate` does, or as the class does in its place."""
+        if self._validates:
+            return self.hosted.validate(payload)
+        instances = payload.get("instances")
+        if instances is not None and not isinstance(instances, list):
+            raise InvalidInput('Expected "instances" to be a list')
+        return payload
+
+    async def _predict_remotely(
+        self, payload: Any, headers: Mapping[str, str] | None = None, back: dict[str, str] | None = None
+    ) -> Any:
+        """Stand in for KServe's `_http_predict` and `_grpc_predict`."""
+        in_flight, deadline = _in_flight.get() or _NO_FLIGHT
+        headers = headers or in_flight
+        if isinstance(payload, ModelInferRequest):
+            payload = KServeRequest.from_grpc(payload)
+        if isinstance(payload, KServeRequest):
+            request = from_kserve_request(payload, model_name=self.hosted.name, headers=headers, deadline=deadline)
+            response = await self._ask(request)
+            return to_kserve_response(response, is_grpc(in_flight))
+        if isinstance(payload, dict):
+            return await self._ask_v1(payload, headers, deadline)
+        raise ModelFailed(
+            f"preprocess of model {self.name!r} made a {type(payload).__name__}; an InferRequest or a dict was expected"
+        )
+
+    async def _ask(self, request: InferRequest) -> InferResponse:
+        """Ask the predictor."""
+        return await self._client_or_refuse().infer(request)
+
+    async def _ask_v1(
+        self, payload: dict[str, Any], headers: Mapping[str, str], deadline: float | None
+    ) -> dict[str, Any]:
+        """Ask the predictor with a V1 body."""
+        return await self._client_or_refuse().predict_v1(self.hosted.name, payload, headers, deadline=deadline)
+
+    def _client_or_refuse(self) -> PredictorClient:
+        if self.client is None:
+            raise NotSupported(
+                f"model {self.name!r} has no predict of its own and no predictor was named (--predictor_host)"
+            )
+        return self.client
+
+
+class KServeArrays(Model):
+    """A `kserve.Model` that opted into batching: `serinus_batchable = True` and `predict_arrays(inputs, parameters)`.
+
+    Under stock KServe its `predict` is called; here `predict_arrays`, with the rows of all requests that wait.
+    """
+
+    platform = "kserve_model"
+
+    def __init__(self, settings: ModelSettings, model: Any) -> None:
+        super().__init__(settings)
+        self.hosted = model
+        self.platform = getattr(model, "serinus_platform", "kserve_model")  # type: ignore[misc] # of this one model
+        self.details["host"] = "kserve"
+
+    def load(self) -> None:
+        """Load the model; what it says of its tensors is checked from then on."""
+        _load(self.hosted, self.settings.name)
+        self.inputs = self.settings.inputs or self._named(self.hosted.get_input_types())
+        self.outputs = self.settings.outputs or _specs(self.hosted.get_output_types())
+        self.details.update(getattr(self.hosted, "serinus_details", {}))
+
+    @staticmethod
+    def _named(listed: Any) -> tuple[TensorSpec, ...]:
+        optional = {entry["name"] for entry in listed if entry.get("optional")}
+        return tuple(
+            TensorSpec(spec.name, spec.datatype, spec.shape, optional=True) if spec.name in optional else spec
+            for spec in _specs(listed)
+        )
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Hand the rows over."""
+        try:
+            return self.hosted.predict_arrays(inputs, call.parameters)
+        except SerinusError:
+            raise
+        except Exception as error:
+            known = translate(error)
+            if known is None:
+                raise
+            raise known from error
+
+    def warmup_inputs(self) -> Mapping[str, np.ndarray] | None:
+        """Ask the model for a row of its own, if it has one."""
+        rows = getattr(self.hosted, "warmup_arrays", None)
+        return rows() if rows is not None else None
+
+    def unload(self) -> None:
+        """Stop the model."""
+        self.hosted.stop()
+
+
+def build_kserve(
+    implementation: Implementation, settings: ModelSettings, predictor: PredictorSettings | None
+) -> KServeArrays | KServeHost:
+    """Make the host that fits the class.
+
+    Raises:
+        ConfigError: it cannot be constructed from these settings.
+    """
+    started = time.perf_counter()
+    model = make_kserve(implementation, settings, predictor)
+    _log.debug("%s constructed in %.2f s", implementation.name, time.perf_counter() - started)
+    kind = type(model)
+    plain = kind.preprocess is kserve.Model.preprocess and kind.postprocess is kserve.Model.postprocess
+    if getattr(model, "serinus_batchable", False) and callable(getattr(model, "predict_arrays", None)) and plain:
+        return KServeArrays(settings, model)
+    return KServeHost(settings, model, predictor)

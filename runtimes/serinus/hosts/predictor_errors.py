@@ -1,0 +1,45 @@
+"""A predictor's statuses as this library's errors: what is the request's fault stays the client's, the rest is ours."""
+
+from __future__ import annotations
+
+from ..errors import (
+    GrpcStatus,
+    InvalidInput,
+    NotReady,
+    Overloaded,
+    SerinusError,
+    TimedOut,
+    TooLarge,
+    UpstreamFailed,
+)
+
+__all__ = ["error_of_grpc", "error_of_status"]
+
+
+def error_of_status(status: int, message: str, retry_after_s: float | None = None) -> SerinusError:
+    """Read an HTTP status.
+
+    404 and 405 are ours: the client named this service rightly, and we sent its request to a model that is not there.
+    """
+    if status in (400, 415, 422):
+        return InvalidInput(message)
+    if status == 413:
+        return TooLarge(message)
+    if status == 429:
+        return Overloaded(message, retry_after_s or 1.0)
+    if status == 503:
+        return NotReady(message)
+    if status == 504:
+        return TimedOut(message)
+    return UpstreamFailed(message)
+
+
+def error_of_grpc(code: int, message: str) -> SerinusError:
+    """Read a gRPC status likewise."""
+    if code in (GrpcStatus.INVALID_ARGUMENT, GrpcStatus.OUT_OF_RANGE):
+        return InvalidInput(message)
+    if code == GrpcStatus.RESOURCE_EXHAUSTED:
+        return Overloaded(message)
+    if code == GrpcStatus.DEADLINE_EXCEEDED:
+        return TimedOut(message)
+    return UpstreamFailed(message)
