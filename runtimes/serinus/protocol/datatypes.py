@@ -4,7 +4,7 @@ Source: Open Inference Protocol, inference_rest.md and inference_grpc.md, "Tenso
 extension of that table.
 
 Two types have no NumPy twin. **BYTES** is an object array whose elements are `bytes`. **BF16** is carried as float32,
-which holds every BF16 value exactly (tritonclient does the same); encoding rounds to the nearest even.
+which holds every BF16 value exactly; encoding rounds to the nearest even.
 """
 
 from __future__ import annotations
@@ -57,4 +57,6 @@ def datatype_of(dtype: np.dtype) -> str:
         return name
     if dtype.kind in "SUO":
         return BYTES
+    if dtype.name == "bfloat16":  # ml_dtypes' type, which JAX and TensorFlow return and tritonclient sends
+        return BFLOAT16
     return _DATATYPE_OF[dtype.newbyteorder("=")]
