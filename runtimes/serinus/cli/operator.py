@@ -1,0 +1,66 @@
+"""The commands for people: typer's table of them, and how an error is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+
+from ..errors import ConfigError
+from .down import down
+from .lint import lint
+from .logs import logs
+from .restart import restart
+from .status import status
+from .up import up
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="serinus",
+    help="V2-inference runtimes for KServe and Seldon, the same YAML on this machine, canaries judged on evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command()(up)
+app.command()(down)
+app.command()(status)
+app.command()(logs)
+app.command()(restart)
+app.command()(lint)
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def serve() -> None:
+    """Serve models behind the Open Inference Protocol, REST and gRPC (serinus serve --help)."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command; a ConfigError is shown line by line on standard error.
+
+    Returns:
+        The exit status: 0, 1 (it failed), 2 (it was asked wrongly).
+    """
+    try:
+        result = app(args=list(words), prog_name="serinus", standalone_mode=False)
+    except ConfigError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        for problem in error.problems:
+            console.print(problem, markup=False)
+        return 1
+    except typer.Exit as ended:
+        return ended.exit_code
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        # typer's own usage errors know how to show themselves; anything else is a bug and keeps its traceback.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show(file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+    return result if isinstance(result, int) else 0

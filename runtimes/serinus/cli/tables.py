@@ -1,0 +1,72 @@
+"""What the commands show of a supervisor's status."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["COLOURS", "curl_line", "show_services", "tail"]
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
+"""Of the names in the live log; red is left for trouble."""
+
+_STATES = {"ready": "green", "starting": "yellow", "draining": "yellow", "waiting": "red", "unready": "red"}
+
+
+def show_services(console: Console, services: Sequence[Mapping[str, Any]]) -> None:
+    """Print one table of every process of every service, and why a service is not ready."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("SERVICE", "COMPONENT", "REVISION", "PID", "HTTP", "GRPC", "STATE", "RESTARTS", "TRAFFIC"):
+        table.add_column(name, justify="right" if name in {"PID", "HTTP", "GRPC", "RESTARTS", "TRAFFIC"} else "left")
+    for service in services:
+        for row in service["components"]:
+            tags = f" {','.join(row['tags'])}" if row["tags"] and row["tags"] != ["latest"] else ""
+            several = sum(other["revision"] == row["revision"] for other in service["components"]) > 1
+            table.add_row(
+                f"{service['namespace']}/{service['name']}",
+                row["component"],
+                row["revision"] + (f" {row['container']}" if several else ""),
+                str(row["pid"] or "-"),
+                str(row["http_port"]),
+                str(row["grpc_port"]),
+                Text(row["state"], style=_STATES.get(row["state"], "")),
+                str(row["restarts"]),
+                f"{row['traffic']} %{tags}",
+            )
+        if not service["components"]:
+            state = "stopped" if service["stopped"] else "starting"
+            table.add_row(f"{service['namespace']}/{service['name']}", "-", "-", "-", "-", "-", state, "-", "-")
+    console.print(table)
+    for service in services:
+        if service["problem"]:
+            console.print(Text(service["problem"], style="red"))
+
+
+def curl_line(service: Mapping[str, Any], gateway: Mapping[str, Any], folders: Iterable[Path]) -> str:
+    """A line that can be pasted: the folder's own request where there is one, else the model's metadata."""
+    address = "127.0.0.1" if gateway["host"] in {"0.0.0.0", "127.0.0.1"} else gateway["host"]
+    base = f"curl -s -H 'Host: {service['host']}' http://{address}:{gateway['port']}/v2/models/{service['model']}"
+    for folder in folders:
+        request = folder / "request.json"
+        if request.is_file():
+            return f"{base}/infer -H 'Content-Type: application/json' -d @{shlex.quote(str(request))}"
+    return base
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file; none where it is not there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            size = file.tell()
+            file.seek(max(0, size - 256 * max(lines, 1) - 65536))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return text.splitlines()[-lines:] if lines else []
