@@ -363,3 +363,17 @@ def test_the_generated_module_is_what_its_generator_writes():
     exec(text, scope)
     assert scope["DESCRIPTOR"].serialized_pb == pb.DESCRIPTOR.serialized_pb
     assert {name for name in scope if name[:1].isupper()} == {name for name in vars(pb) if name[:1].isupper()}
+
+
+def test_fields_that_are_not_known_do_not_disturb_the_values():
+    contents = pb.InferTensorContents(fp32_contents=[1, 2]).SerializeToString() + b"\x78\x05"  # field 15
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="FP32", shape=[2]).contents.MergeFromString(contents)
+    assert decode(request).inputs[0].data.tolist() == [1.0, 2.0]
+
+
+def test_packed_and_unpacked_fields_are_the_same():
+    unpacked = b"\x35" + struct.pack("<f", 1.5) + b"\x35" + struct.pack("<f", -2)
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="FP32", shape=[2]).contents.MergeFromString(unpacked)
+    assert decode(request).inputs[0].data.tolist() == [1.5, -2.0]

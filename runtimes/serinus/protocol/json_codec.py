@@ -93,7 +93,9 @@ def load_object(body: bytes | bytearray | memoryview, what: str, limits: Limits)
     except orjson.JSONDecodeError as error:
         if not len(body):
             raise InvalidInput(f"{what} is empty, a JSON object was expected") from None
-        if "depth limit" in error.msg or "recursion" in error.msg.lower():  # orjson's own, ~1024; its words vary by version
+        if (
+            "depth limit" in error.msg or "recursion" in error.msg.lower()
+        ):  # orjson's own, ~1024; its words vary by version
             raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels") from None
         reason = error.msg.split(": line ")[0]
         raise InvalidInput(f"{what} is not JSON: {reason} (line {error.lineno}, column {error.colno})") from None

@@ -67,6 +67,10 @@ _CONTENTS = {
 _WIDE = {"UINT8": np.uint32, "UINT16": np.uint32, "INT8": np.int32, "INT16": np.int32}
 """Narrow integers travel in fields of 32 bits, and are checked when they are narrowed."""
 
+_PACKED = {"BOOL": b"\x0a", "FP32": b"\x32", "FP64": b"\x3a"}
+"""Datatypes whose packed field has the raw form of the tensor behind this tag and a length (protobuf, "Packed Repeated Fields"):
+serialized, such a field is the tensor, with no Python object per element."""
+
 _NO_LIMITS = Limits()
 
 
@@ -192,6 +196,11 @@ def _decode_contents(what: str, datatype: str, shape: tuple[int, ...], contents:
         array = np.empty(count, dtype=object)
         array[:] = values
         return array.reshape(shape)
+    if datatype in _PACKED and count:
+        packed = contents.SerializeToString()
+        if len(packed) == len(_PACKED[datatype]) + len(_varint(count * dtype.itemsize)) + count * dtype.itemsize:
+            return np.frombuffer(packed[-count * dtype.itemsize :], dtype).reshape(shape)
+        # unknown fields follow
     wide = _WIDE.get(datatype)
     if wide is None:
         return np.fromiter(values, dtype, count).reshape(shape)
@@ -277,10 +286,23 @@ def _fill_tensors(entries: Any, raw_contents: Any, tensors: Sequence[Tensor], ro
         try:
             if raw:
                 raw_contents.append(bytes(encode(tensor.data, tensor.datatype)))
+            elif tensor.datatype in _PACKED and tensor.data.size:
+                data = bytes(encode(tensor.data, tensor.datatype))
+                entry.contents.MergeFromString(_PACKED[tensor.datatype] + _varint(len(data)) + data)
             else:
                 getattr(entry.contents, _CONTENTS[tensor.datatype]).extend(_plain(tensor))
         except (TypeError, ValueError):
             raise ModelFailed(f"{role} {tensor.name!r}: its values cannot be written as {tensor.datatype}") from None
+
+
+def _varint(value: int) -> bytes:
+    """Write a length as protobuf does: 7 bits a byte, the lowest first."""
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
 
 
 def _plain(tensor: Tensor) -> list[Any]:
