@@ -34,7 +34,7 @@ def iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterations:
     """
     if file.booster == "gblinear":
         return 0, 0  # it has none to choose from
-    total = len(_iteration_ends(file)) - 1
+    total = len(file.iteration_ends) - 1
     if wanted == "all":
         return 0, total
     if isinstance(wanted, str):
@@ -68,7 +68,9 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threa
         raise NotCovered(f"{len(file.base_score)} base scores for {file.groups} outputs")
     if objective.link is Link.SOFTMAX and file.groups < 2:
         raise NotCovered(f"{file.groups} classes")
-    ends = _iteration_ends(file)
+    ends = file.iteration_ends
+    if file.groups > max(1, int(ends[-1])):
+        raise NotCovered(f"{file.groups} outputs of {int(ends[-1])} trees")
     trees = file.model["trees"][ends[chosen[0]] : ends[chosen[1]]]
     outputs = np.asarray(file.model["tree_info"], np.int32)[ends[chosen[0]] : ends[chosen[1]]]
     base = np.asarray(file.base_score, np.float32)
@@ -82,18 +84,11 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threa
             missing=missing,
             threads=threads,
         )
-    except (KernelsMissing, ValueError, KeyError, TypeError) as error:
+    except (KernelsMissing, ValueError) as error:
         raise NotCovered(str(error)) from None
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise NotCovered(f"the trees are not as the schema has them: {error!r}") from None
     return forest, objective
-
-
-def _iteration_ends(file: ModelFile) -> np.ndarray:
-    """Number of trees before each iteration, and in all: int64 [iterations + 1]."""
-    stored = file.model.get("iteration_indptr")
-    if stored is not None:
-        return np.asarray(stored, np.int64)
-    parallel = max(1, int(file.model["gbtree_model_param"].get("num_parallel_tree", 1)))
-    return np.arange(0, len(file.model["trees"]) + 1, parallel * file.groups)
 
 
 def _gather(trees: list[dict[str, Any]], outputs: np.ndarray) -> Trees:

@@ -42,6 +42,8 @@ class ModelFile:
     """gbtree, dart or gblinear."""
     model: dict[str, Any]
     """`trees`, `tree_info` and their parameters, for gbtree and dart."""
+    iteration_ends: np.ndarray
+    """int64 [iterations + 1]: number of trees before each boosting iteration, and in all; [0] for gblinear."""
     weights: np.ndarray | None
     """float32 [trees]: dart's; None: all are 1."""
     features: int
@@ -135,6 +137,8 @@ def _model_file(path: Path, sha256: str, form: str, document: dict[str, Any]) ->
         weights = np.asarray(model["weight_drop"], np.float32)
     if weights is not None and not len(weights):
         weights = None
+    classes, targets = int(parameters.get("num_class", 0)), int(parameters.get("num_target", 1))
+    ends = np.zeros(1, np.int64) if booster == "gblinear" else _iteration_ends(model, max(classes, targets, 1))
     return ModelFile(
         path=path,
         sha256=sha256,
@@ -144,16 +148,29 @@ def _model_file(path: Path, sha256: str, form: str, document: dict[str, Any]) ->
         objective_parameters=dict(objective),
         booster=booster,
         model=model,
+        iteration_ends=ends,
         weights=weights,
         features=int(parameters.get("num_feature", 0)),
-        classes=int(parameters.get("num_class", 0)),
-        targets=int(parameters.get("num_target", 1)),
+        classes=classes,
+        targets=targets,
         base_score=_base_score(str(parameters["base_score"])),
         attributes={str(name): str(value) for name, value in learner.get("attributes", {}).items()},
         feature_names=tuple(str(name) for name in learner.get("feature_names", ())),
         feature_types=tuple(str(name) for name in learner.get("feature_types", ())),
         document=document,
     )
+
+
+def _iteration_ends(model: dict[str, Any], groups: int) -> np.ndarray:
+    stored = model.get("iteration_indptr")
+    count = len(model["trees"])
+    if stored is not None:
+        ends = np.asarray(stored, np.int64)
+        if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != count or np.any(np.diff(ends) < 0):
+            raise ValueError(f"iteration_indptr does not divide {count} trees")
+        return ends
+    parallel = max(1, int(model["gbtree_model_param"].get("num_parallel_tree", 1)))
+    return np.arange(0, count + 1, parallel * groups)
 
 
 def _base_score(text: str) -> tuple[float, ...]:
