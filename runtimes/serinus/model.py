@@ -127,6 +127,10 @@ class RequestModel(Model):
         """
         raise NotImplementedError
 
+    async def is_ready(self) -> bool:
+        """Whether requests would succeed now; asked every second where a class overrides it, and shown by readiness."""
+        return True
+
     async def predict_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
         """Answer a V1 `:predict` body; None: the plane converts it to V2 and calls `infer`."""
         return None

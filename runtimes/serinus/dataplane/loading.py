@@ -59,6 +59,9 @@ async def load_model(
             pool.close()
         raise
     model.details["execution"] = execution
+    if cost is not None:
+        model.details["predict_us"] = round(1e6 * cost.of(1), 1)
+        model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
     if settings.instances > 1 and execution in ("thread", "process"):
         model.details["instances"] = settings.instances
     return ServedModel(
@@ -119,9 +122,6 @@ def _local_executor(
     """Choose between the loop and threads, and say why in the log."""
     where = settings.execution if settings.execution != "auto" else model.execution
     name = f"serinus-{model.name}"
-    if cost is not None:
-        model.details["predict_us"] = round(1e6 * cost.of(1), 1)
-        model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
     if where == "inline":
         return InlineExecutor(model.predict, clock=clock, cost=cost or Cost(), spill=None), "inline"
     if where == "auto" and settings.instances == 1 and cost is not None and cost.of(1) < INLINE_ROW_S:

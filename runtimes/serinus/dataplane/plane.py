@@ -156,7 +156,8 @@ class Plane:
         Raises:
             NotFound: no such model or version.
         """
-        return self.registry.entry(name, version).served is not None and not self._stopping
+        served = self.registry.entry(name, version).served
+        return served is not None and served.healthy and not self._stopping
 
     def server_metadata(self) -> ServerMetadata:
         """Describe the server."""
@@ -297,9 +298,10 @@ class Plane:
 
     def _answers(self, name: str, version: str) -> bool:
         try:
-            return self.registry.entry(name, version).served is not None
+            served = self.registry.entry(name, version).served
         except SerinusError:
             return False
+        return served is not None and served.healthy
 
     def _find(self, name: str, version: str) -> ServedModel:
         if self._refusing:

@@ -17,6 +17,7 @@ import multiprocessing
 import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -27,7 +28,7 @@ from ..errors import ModelFailed, SerinusError
 from ..model import Call, Model
 from ..settings import ModelSettings
 
-__all__ = ["ProcessPool"]
+__all__ = ["ProcessPool", "RemoteError"]
 
 _log = logging.getLogger("serinus.process")
 
@@ -74,6 +75,10 @@ class ProcessPool:
         """End every process, after the batch that it has."""
         for worker in self._workers:
             worker.close()
+
+
+class RemoteError(Exception):
+    """What a model raised in its process; the text is the traceback from there, for the log."""
 
 
 class _Worker:
@@ -244,5 +249,4 @@ def _portable(error: BaseException, settings: ModelSettings) -> BaseException:
         except Exception:  # noqa: BLE001 # an error class of the model's own; its message travels below
             return ModelFailed(f"model '{settings.name}': {error}")
         return error
-    logging.getLogger("serinus.process").error("model '%s' failed in its process", settings.name, exc_info=error)
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return RemoteError("".join(traceback.format_exception(type(error), error, error.__traceback__)))

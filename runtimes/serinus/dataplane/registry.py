@@ -284,6 +284,7 @@ class Registry:
                 raise
             _log.exception("model '%s' does not load", name)
             raise ModelFailed(f"model '{name}' does not load: {message}") from error
+        await served.watch()
         served.statistics.load_s = self.clock() - started
         old = entry.served
         entry.settings, entry.served, entry.state, entry.reason = settings, served, "READY", ""

@@ -38,6 +38,7 @@ __all__ = ["ServedModel"]
 _log = logging.getLogger("serinus.model")
 
 _V1_FORM: Final = Form(None, (), Call())
+_HEALTH_INTERVAL_S: Final = 1.0
 _SAME_FAILURE_S: Final = 10.0
 """A traceback that was logged this recently is not logged again, only counted."""
 
@@ -70,6 +71,9 @@ class ServedModel:
         self.version = model.version
         self.execution = execution
         self.statistics = statistics
+        self.healthy = True
+        """What a `RequestModel` last said of itself; readiness shows it, requests are let through all the same."""
+        self._watcher: asyncio.Task[None] | None = None
         self.accepting = True
         """False once it was replaced or unloaded: what is in flight ends, nothing new comes."""
         self._executor = executor
@@ -118,6 +122,28 @@ class ServedModel:
             self._deadlines.add(ticket, deadline)
         return ticket
 
+    async def watch(self) -> None:
+        """Ask a `RequestModel` that overrides `is_ready` once, and then every second until `close`."""
+        model = self.model
+        if isinstance(model, RequestModel) and type(model).is_ready is not RequestModel.is_ready:
+            self.healthy = await self._is_ready(model)
+            self._watcher = self._loop.create_task(self._ask_again(model))
+
+    async def _ask_again(self, model: RequestModel) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_INTERVAL_S)
+            healthy = await self._is_ready(model)
+            if healthy != self.healthy:
+                _log.warning("model '%s' says that it is %s", self.name, "ready" if healthy else "not ready")
+                self.healthy = healthy
+
+    async def _is_ready(self, model: RequestModel) -> bool:
+        try:
+            return bool(await model.is_ready())
+        except Exception as error:  # noqa: BLE001 # an author's check; that it fails is its answer
+            _log.warning("model '%s' cannot say whether it is ready: %s", self.name, error)
+            return False
+
     async def drained(self) -> None:
         """Wait until nothing is in flight."""
         if self.batcher.idle:
@@ -129,6 +155,9 @@ class ServedModel:
     def close(self) -> None:
         """Fail what is left in flight, and end the executor's threads."""
         self.accepting = False
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
         self.batcher.fail_all(NotReady(f"model '{self.name}' is being unloaded"))
         self._executor.close()
 
