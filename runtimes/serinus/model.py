@@ -58,6 +58,8 @@ class Model:
     """Where exactly one input is declared, take a request's only input under whatever name it has."""
     checks_requests: bool = True
     """Refuse requests that do not fit `inputs` and `outputs`. False: those are for the metadata only, and the model sees all."""
+    slow_outputs: frozenset[str] = frozenset()
+    """Outputs that take far longer than the others (explanations): a batch that wants one never runs on the event loop."""
     inputs: Sequence[TensorSpec] = ()
     """What `predict` takes; set on the class or in `load`. Empty: whatever comes is passed on unchecked."""
     outputs: Sequence[TensorSpec] = ()

@@ -148,6 +148,7 @@ class InlineExecutor:
     Args:
         cost: measured at warm-up; zeros where nothing was measured.
         spill: takes the long batches; None: everything runs inline, because the settings say so.
+        slow_outputs: a batch that wants one of them is a long one, however few its rows.
         moved: told once, when the model turned out too slow for the loop and stays in the thread.
     """
 
@@ -160,12 +161,14 @@ class InlineExecutor:
         clock: Clock,
         cost: Cost,
         spill: ThreadExecutor | None,
+        slow_outputs: frozenset[str] = frozenset(),
         limit_s: float = INLINE_BATCH_S,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._predict = predict
         self._clock = clock
         self._spill = spill
+        self._slow_outputs = slow_outputs
         self._limit_s = limit_s
         self._moved = moved
         self._overruns = 0
@@ -176,8 +179,12 @@ class InlineExecutor:
     def run(self, work: Work, finish: Finish) -> bool:
         """Predict now, or hand over."""
         spill = self._spill
-        if spill is not None and work.rows > self._max_rows:
-            return spill.run(work, finish)
+        if spill is not None:
+            if work.rows > self._max_rows:
+                return spill.run(work, finish)
+            wanted = work.tickets[0].form.call.outputs
+            if wanted is not None and not self._slow_outputs.isdisjoint(wanted):
+                return spill.run(work, finish)
         compute(work, self._predict, self._clock)
         if spill is not None:
             if work.infer_to - work.infer_from <= _OVERRUN * self._limit_s:

@@ -139,7 +139,10 @@ def _local_executor(
             )
 
         spill = ThreadExecutor(name, (model.predict,), loop=loop, clock=clock)
-        return InlineExecutor(model.predict, clock=clock, cost=cost, spill=spill, moved=moved), "inline"
+        slow = model.slow_outputs
+        return InlineExecutor(
+            model.predict, clock=clock, cost=cost, spill=spill, slow_outputs=slow, moved=moved
+        ), "inline"
     if where == "auto":
         reason = f"one row takes {1e6 * cost.of(1):.0f} us" if cost is not None else "it was not measured"
         _log.info("model '%s': %s, so it predicts in %d thread(s)", model.name, reason, settings.instances)
