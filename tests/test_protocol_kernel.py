@@ -21,7 +21,7 @@ from protocol_support import ODD_NUMBERS, body, damage, outcome, plain_codec, ra
 from serinus.native import json_powers
 from serinus.protocol.json_kernel import JsonKernel
 from serinus.protocol.rest_codec import RestCodec
-from serinus.protocol.types import Limits
+from serinus.protocol.types import InferRequest, Limits, Tensor
 
 KERNEL = JsonKernel.open(Limits())
 pytestmark = pytest.mark.skipif(KERNEL is None, reason="the kernels are not built: python -m serinus.native.build")
@@ -76,6 +76,28 @@ def test_both_paths_answer_alike_to_damaged_real_requests():
         document = bytearray(whole)
         damage(rnd, document)
         assert outcome(codec, bytes(document)) == outcome(plain, bytes(document)), bytes(document)
+
+
+def test_both_paths_answer_alike_to_damaged_requests_with_raw_tensors():
+    rnd = random.Random(8)
+    codec, plain = RestCodec(), plain_codec()
+    tensors = [
+        Tensor.of("f", np.array([[0.5, 2]], np.float32)),
+        Tensor.of("t", np.array([b"a", b"\xff"], object)),
+        Tensor.of("b", np.array([True, False])),
+        Tensor("h", "BF16", (1,), np.array([1.5], np.float32)),
+    ]
+    encoded = codec.encode_request(InferRequest("m", tensors, id="i", binary=True), binary=True)
+    whole, length = encoded.to_bytes(), encoded.json_length or 0
+    for _ in range(10_000):
+        document = bytearray(whole[:length])
+        if rnd.random() < 0.5:
+            damage(rnd, document)
+        data = bytearray(whole[length:])
+        if rnd.random() < 0.5:
+            damage(rnd, data)
+        sent, claimed = bytes(document + data), max(1, len(document) + rnd.choice((0, 0, 0, 0, -1, 1)))
+        assert outcome(codec, sent, claimed) == outcome(plain, sent, claimed), sent
 
 
 def test_every_cut_of_a_request_is_refused_alike():
