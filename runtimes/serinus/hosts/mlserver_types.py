@@ -113,7 +113,7 @@ def _bytes_array(values: Any, shape: tuple[int, ...]) -> np.ndarray:
     flat = np.array(values, dtype=object).reshape(-1).tolist() if not isinstance(values, (str, bytes)) else [values]
     if len(flat) == 1 and count > 1 and isinstance(flat[0], bytes) and len(flat[0]) % count == 0:
         # MLServer's NumpyCodec: one buffer of fixed-width strings, padded with zeros.
-        buffer = bytes(flat[0])
+        buffer: Any = flat[0]
         width = len(buffer) // count
         flat = [buffer[start : start + width].rstrip(b"\0") for start in range(0, len(buffer), width)]
     array = np.empty(len(flat), dtype=object)

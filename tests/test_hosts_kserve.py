@@ -1,0 +1,349 @@
+"""`kserve.Model` subclasses run unchanged behind the data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+
+import numpy as np
+import pytest
+from kserve import InferRequest as KServeRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
+from kserve.protocol.infer_type import InferInput as KServeInput
+
+import hosts_support as support
+from hosts_support import here, hosted, serving
+from serinus.errors import (
+    ConfigError,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    NotSupported,
+    SerinusError,
+    TimedOut,
+    UpstreamFailed,
+)
+from serinus.hosts import build_model
+from serinus.hosts.handler import Handler
+from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
+from serinus.settings import ModelSettings
+
+REST = {"host": "127.0.0.1", "content-type": "application/json"}
+GRPC = {"user-agent": "grpc-python/1.0"}
+
+
+def text(*values: str) -> Tensor:
+    array = np.empty(len(values), dtype=object)
+    array[:] = [value.encode() for value in values]
+    return Tensor.of("kind", array)
+
+
+def rows(*values: list[float]) -> Tensor:
+    return Tensor.of("x", np.array(values, dtype=np.float32))
+
+
+async def test_a_documented_predictor_answers_v2_and_v1():
+    async with serving(here("DocumentedPredictor")) as plane:
+        response = await plane.infer(InferRequest("m", [rows([1, 2], [3, 4])], id="r1", headers=REST))
+        assert response.outputs[0].name == "output-0"
+        assert response.outputs[0].data.tolist() == [21.0, 43.0]
+        assert response.id == "r1"
+        answer = await plane.predict_v1("m", b'{"instances": [[1, 2], [3, 4]]}')
+        assert answer == {"predictions": [21.0, 43.0]}
+
+
+async def test_an_id_is_never_invented_even_where_kserves_helper_invents_one():
+    async with serving(here("DocumentedPredictor")) as plane:
+        assert (await plane.infer(InferRequest("m", [rows([1, 2])], headers=REST))).id is None
+
+
+async def test_coroutine_stages_run_in_order_with_the_headers():
+    async with serving(here("AsyncStages")) as plane:
+        response = await plane.infer(InferRequest("m", [rows([1, 2])], headers={**REST, "x-tenant": "blue"}))
+    assert response.output("y").data.tolist() == [[20.0, 30.0]]
+    assert response.output("tenant").data.tolist() == [b"blue"]
+
+
+async def test_response_headers_come_back_without_those_of_framing():
+    async with serving(here("HeadersBack")) as plane:
+        response = await plane.infer(InferRequest("m", [rows([1])], headers=REST))
+    assert response.headers == {"x-model-revision": "7"}
+
+
+async def test_over_rest_a_class_sees_nested_lists_and_text():
+    async with serving(here("Mirror")) as plane:
+        request = InferRequest("m", [rows([1, 2], [3, 4])], parameters={"k": 3}, headers=REST)
+        request.outputs = [RequestedOutput("x")]
+        await plane.infer(request)
+        seen = hosted(plane).seen
+        assert seen["data"] == [[1, 2], [3, 4]]
+        assert seen["shape"] == [2, 2]
+        assert seen["outputs"] == ["x"]
+        assert seen["parameters"] == {"k": 3}
+        assert seen["from_grpc"] is False
+        assert seen["headers"] == REST
+        response = await plane.infer(InferRequest("m", [text("Zürich", "b")], headers=REST))
+        assert hosted(plane).seen["data"] == ["Zürich", "b"]
+        assert hosted(plane).seen["numpy"].tolist() == ["Zürich", "b"]
+        assert response.outputs[0].data.tolist() == ["Zürich".encode(), b"b"]
+
+
+async def test_over_grpc_a_class_sees_flat_lists_bytes_and_parameter_messages():
+    async with serving(here("Mirror")) as plane:
+        await plane.infer(InferRequest("m", [rows([1, 2], [3, 4])], parameters={"k": "v"}, headers=GRPC))
+        seen = hosted(plane).seen
+        assert seen["data"] == [1, 2, 3, 4]
+        assert seen["numpy"].tolist() == [[1, 2], [3, 4]]
+        assert seen["from_grpc"] is True
+        assert seen["parameters"] == {"k": InferParameter(string_param="v")}
+        await plane.infer(InferRequest("m", [text("a")], headers=GRPC))
+        assert hosted(plane).seen["data"] == [b"a"]
+
+
+async def test_text_that_is_no_utf8_is_the_clients_fault():
+    async with serving(here("Mirror")) as plane:
+        array = np.array([b"\xff"], dtype=object)
+        with pytest.raises(InvalidInput, match="input 'x'.*not UTF-8"):
+            await plane.infer(InferRequest("m", [Tensor.of("x", array)], headers=REST))
+
+
+@pytest.mark.parametrize(
+    "datatype",
+    ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16"],
+)
+@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
+async def test_every_datatype_goes_through_a_class_bit_for_bit(datatype: str, headers: dict[str, str]):
+    from serinus.protocol.datatypes import NUMPY_DTYPES
+
+    array = np.arange(6).reshape(2, 3).astype(NUMPY_DTYPES[datatype])
+    async with serving(here("Mirror")) as plane:
+        response = await plane.infer(InferRequest("m", [Tensor("x", datatype, (2, 3), array)], headers=headers))
+    output = response.outputs[0]
+    assert output.datatype == datatype
+    assert output.data.dtype == array.dtype
+    assert output.data.tobytes() == array.tobytes()
+
+
+def test_a_hosted_input_serialises_for_kserves_own_clients_as_theirs_does():
+    from serinus.hosts.kserve_types import to_kserve_request
+
+    array = np.array([[1.5, 2.5]], np.float32)
+    ours = to_kserve_request(InferRequest("m", [Tensor.of("x", array)], id="1"), REST)
+    theirs = KServeRequest("m", [KServeInput("x", [1, 2], "FP32", [[1.5, 2.5]], {})], "1", parameters={})
+    assert json.dumps(ours.to_rest()[0]) == json.dumps(theirs.to_rest()[0])
+    flat = KServeInput("x", [1, 2], "FP32", [1.5, 2.5])
+    ours_grpc = to_kserve_request(InferRequest("m", [Tensor.of("x", array)], id="1"), GRPC)
+    assert ours_grpc.to_grpc() == KServeRequest("m", [flat], "1").to_grpc()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "message"),
+    [
+        ("invalid", InvalidInput, "column 'amount' is missing"),
+        ("inference", ModelFailed, "the weights are corrupt"),
+        ("notready", NotReady, "not ready"),
+        ("notfound", NotFound, "other"),
+        ("notimplemented", NotSupported, "no such mode"),
+        ("httpx", UpstreamFailed, "could not be reached"),
+        ("timeout", TimedOut, "in time"),
+    ],
+)
+async def test_what_a_class_raises_has_the_status_that_it_deserves(kind: str, expected: type, message: str):
+    async with serving(here("Raising")) as plane:
+        with pytest.raises(expected, match=message):
+            await plane.infer(InferRequest("m", [text(kind)], headers=REST))
+
+
+async def test_an_http_exception_keeps_its_own_status():
+    async with serving(here("Raising")) as plane:
+        with pytest.raises(SerinusError, match="a teapot") as caught:
+            await plane.infer(InferRequest("m", [text("fastapi")], headers=REST))
+    assert caught.value.http_status == 418
+
+
+async def test_a_bug_in_a_class_is_a_500_that_names_no_python_class():
+    async with serving(here("Raising")) as plane:
+        with pytest.raises(ModelFailed) as caught:
+            await plane.infer(InferRequest("m", [text("bug")], headers=REST))
+    assert "ZeroDivision" not in str(caught.value)
+
+
+async def test_a_blocking_predict_does_not_block_the_event_loop():
+    async with serving(here("Blocking")) as plane:
+        slow = asyncio.ensure_future(plane.infer(InferRequest("m", [Tensor.of("s", np.array([0.5]))], headers=REST)))
+        turns = 0
+        while not slow.done():
+            turns += 1
+            await asyncio.sleep(0.005)  # the loop is free: it turns many times while the model blocks
+        assert turns > 20
+        assert (await slow).outputs[0].data[0].startswith(b"kserve-m")
+
+
+async def test_a_quick_predict_moves_to_the_loop_and_a_slow_one_moves_it_back():
+    async with serving(here("Blocking")) as plane:
+        quick = InferRequest("m", [Tensor.of("s", np.array([0.0]))], headers=REST)
+        for _ in range(200):
+            response = await plane.infer(quick)
+            if response.outputs[0].data[0] == b"MainThread":
+                break
+        else:
+            pytest.fail("never moved to the loop")
+        await plane.infer(InferRequest("m", [Tensor.of("s", np.array([0.03]))], headers=REST))
+        assert (await plane.infer(quick)).outputs[0].data[0].startswith(b"kserve-m")
+
+
+async def test_a_handler_that_flaps_needs_ever_more_proof():
+    from concurrent.futures import ThreadPoolExecutor
+
+    now = 0.0
+    cost = 0.0
+
+    def method() -> None:
+        nonlocal now
+        now += cost
+
+    with ThreadPoolExecutor(1) as threads:
+        handler = Handler(method, threads, clock=lambda: now)
+        moves = []
+        for _ in range(3):
+            cost, calls = 1e-6, 0
+            while not handler.inline:
+                await handler()
+                calls += 1
+            moves.append(calls)
+            cost = 0.5
+            await handler()
+            assert not handler.inline
+    assert moves == [4, 8, 16]
+
+
+async def test_three_strikes_send_a_handler_back_and_one_good_call_forgives():
+    from concurrent.futures import ThreadPoolExecutor
+
+    now = 0.0
+    cost = 1e-6
+
+    def method() -> None:
+        nonlocal now
+        now += cost
+
+    with ThreadPoolExecutor(1) as threads:
+        handler = Handler(method, threads, clock=lambda: now)
+        while not handler.inline:
+            await handler()
+        for cost in (5e-3, 5e-3, 1e-6, 5e-3, 5e-3):
+            await handler()
+        assert handler.inline
+        cost = 5e-3
+        await handler()
+        assert not handler.inline
+
+
+async def test_explain_is_offered_where_the_class_explains_and_only_there():
+    async with serving(here("Explainer")) as plane:
+        assert await plane.explain_v1("m", b'{"instances": [[1, 2]]}') == {"explanations": [[0.5, 1.0]]}
+        assert await plane.predict_v1("m", b'{"instances": [[1, 2]]}') == {"predictions": [3]}
+    async with serving(here("DocumentedPredictor")) as plane:
+        with pytest.raises(NotSupported):
+            await plane.explain_v1("m", b'{"instances": [[1, 2]]}')
+
+
+async def test_a_constructor_is_given_what_its_signature_names(tmp_path):
+    async with serving(
+        here("WithDirectory"), name="named", model_dir=tmp_path, threads=3, extra={"mode": "exact"}
+    ) as plane:
+        assert hosted(plane, "named").seen == ("named", str(tmp_path), 3, "exact")
+
+
+def test_what_a_constructor_lacks_is_named_and_what_it_does_not_take_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="WithDirectory takes 'model_dir' and there is no model directory"):
+        build_model(ModelSettings(name="m", implementation=here("WithDirectory")))
+    settings = ModelSettings(name="m", implementation=here("WithDirectory"), model_dir=tmp_path, extra={"mod": 1})
+    with pytest.raises(ConfigError, match="no parameter 'mod'.*did you mean 'mode'"):
+        build_model(settings)
+
+
+async def test_functions_and_ready_instances_are_hosted():
+    async with serving(here("make_predictor"), extra={"factor": 3}) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [2]}') == {"predictions": [6]}
+    async with serving(here("ready_instance")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [[1, 1]]}') == {"predictions": [11.0]}
+
+
+async def test_a_class_that_is_not_ready_after_load_does_not_start():
+    with pytest.raises(SerinusError, match="left `ready` False"):
+        async with serving(here("NeverReady")):
+            pass
+
+
+async def test_a_transformer_without_predictor_says_so():
+    async with serving(here("SuperTransformer")) as plane:
+        with pytest.raises(NotSupported, match="predictor"):
+            await plane.infer(InferRequest("m", [rows([1])], headers=REST))
+
+
+def image(*values: int) -> str:
+    return base64.b64encode(bytes(values)).decode()
+
+
+@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
+async def test_a_fused_transformer_feeds_the_model_in_its_process(headers: dict[str, str]):
+    async with serving(here("Pixels"), transformer=here("ImageTransformer")) as plane:
+        request = InferRequest("m", [text(image(1, 2), image(200, 200))], id="7", headers=headers)
+        response = await plane.infer(request)
+        assert response.outputs[0].data.tolist() == [b"dark", b"bright"]
+        assert response.id == "7"
+        body = json.dumps({"instances": [{"image": {"b64": image(255, 255)}}]}).encode()
+        assert await plane.predict_v1("m", body) == {"predictions": [{"label": "bright"}]}
+
+
+async def test_a_fused_transformer_that_calls_super_predict_reaches_the_model_too():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        response = await plane.infer(
+            InferRequest("m", [Tensor.of("pixels", np.ones((2, 3), np.float32))], headers=REST)
+        )
+    assert response.output("sum").data.tolist() == [3.0, 3.0]
+
+
+async def test_rows_of_concurrent_requests_are_one_batch_behind_a_fused_transformer():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        pipeline = plane.registry.served("m", "").model
+        model = pipeline._served.model  # the model behind the transformer
+        model.batches.clear()
+        one = Tensor.of("pixels", np.ones((1, 3), np.float32))
+        answers = await asyncio.gather(*(plane.infer(InferRequest("m", [one], headers=REST)) for _ in range(16)))
+        assert [answer.outputs[0].data.tolist() for answer in answers] == [[3.0]] * 16
+        assert max(model.batches) > 1
+
+
+async def test_one_bad_request_spares_its_neighbours_behind_a_fused_transformer():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        good = InferRequest("m", [Tensor.of("pixels", np.ones((1, 3), np.float32))], headers=REST)
+        bad = InferRequest("m", [Tensor.of("pixels", np.ones((3,), np.float32))], headers=REST)
+        answers = await asyncio.gather(plane.infer(good), plane.infer(bad), plane.infer(good), return_exceptions=True)
+    assert answers[0].outputs[0].data.tolist() == [3.0]
+    assert isinstance(answers[1], InvalidInput)
+    assert answers[2].outputs[0].data.tolist() == [3.0]
+
+
+async def test_a_deadline_reaches_the_model_behind_a_fused_transformer():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        request = InferRequest("m", [Tensor.of("pixels", np.ones((1, 3), np.float32))], headers=REST)
+        request.deadline = time.monotonic() - 1
+        with pytest.raises(TimedOut):
+            await plane.infer(request)
+
+
+def test_transformer_and_remote_predictor_exclude_each_other():
+    settings = ModelSettings(name="m", implementation=here("Pixels"))
+    with pytest.raises(ConfigError, match="--predictor_host"):
+        build_model(
+            settings,
+            transformer=here("ImageTransformer"),
+            predictor=support.PredictorSettings(host="127.0.0.1:1"),
+        )
+    with pytest.raises(ConfigError, match="a kserve.Model was expected"):
+        build_model(settings, transformer=here("Pixels"))
