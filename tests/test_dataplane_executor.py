@@ -76,24 +76,18 @@ async def test_settings_choose_over_the_model_and_the_model_over_auto():
         assert model_of(plane).on_loop[-1]
 
 
-def measured(per_row_s: float, spill: Any, clock: Any) -> InlineExecutor:
-    return InlineExecutor(
-        lambda inputs, call: {}, clock=clock, cost=Cost(0.0001, per_row_s), spill=spill, limit_s=0.001
-    )
-
-
 async def test_an_inline_model_sends_a_batch_to_a_thread_where_it_would_hold_up_the_loop():
     async with serving(PerRow) as plane:
         model = model_of(plane)
         assert plane.model_metadata("m").parameters["execution"] == "inline"
         await outcome(plane, rows_of(1))
         assert model.on_loop[-1]
-        longest = 0.0
         watch = asyncio.ensure_future(outcome(plane, rows_of(1, 4096)))
-        last = time.monotonic()
+        turns = 0
         while not watch.done():
             await asyncio.sleep(0)
-            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            turns += 1
+        assert turns > 10  # the loop turned while the 80 ms went by elsewhere
         assert isinstance(watch.result(), InferResponse)
         assert not model.on_loop[-1]
 
@@ -326,7 +320,7 @@ async def test_a_process_predicts_elsewhere_and_describes_its_model():
         parameters = plane.model_metadata("m").parameters
         assert parameters["execution"] == "process"
         assert parameters["made_in"] != os.getpid()
-        big = np.arange(2_000_000, dtype=np.float32).reshape(-1, 2)
+        big = -np.arange(2_000_000, dtype=np.float32).reshape(-1, 2)
         answer = await outcome(plane, request_of(x=big))
         assert np.array_equal(answer.outputs[0].data, big * 2)
     for _ in range(500):  # the kernel may take a moment to reap

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/plane.py [--profile]
 
-`concurrent` requests are submitted in each turn of the loop, as a transport that has read that many would; the figure is wall time over
-requests, the load generator's own work (making the request, being called back) included.
+`concurrent` requests are submitted in each turn of the loop, as a transport that has read that many would; the figure is wall
+time over requests, the load generator's own work (making the request, being called back) included.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ async def main() -> None:
         turns = 20_000 // concurrent
         await turn(plane, concurrent, turns // 10)
         times = [1e6 * await turn(plane, concurrent, turns) for _ in range(7)]
-        print(f"concurrent {concurrent:3d}: best {min(times):5.2f} us, median {statistics.median(times):5.2f} us a request")
+        print(
+            f"concurrent {concurrent:3d}: best {min(times):5.2f} us, median {statistics.median(times):5.2f} us a request"
+        )
     if "--profile" in sys.argv:
         profile = cProfile.Profile()
         profile.enable()
