@@ -28,6 +28,7 @@ __all__ = ["CloudEvent", "CloudEventSettings", "read_event"]
 
 _REQUIRED: Final = ("id", "source", "type")
 _VERSIONS: Final = ("1.0", "0.3")
+_RESPONSE_TYPE: Final = "io.kserve.inference.response"
 _STRUCTURED: Final = "application/cloudevents+json"
 
 
@@ -35,7 +36,7 @@ _STRUCTURED: Final = "application/cloudevents+json"
 class CloudEventSettings:
     """What answers say of themselves."""
 
-    type: str = "io.kserve.inference.response"
+    type: str = _RESPONSE_TYPE
     source: str = ""
     """Empty: `io.kserve.inference.<model>`."""
     merge: bool = False
@@ -45,7 +46,7 @@ class CloudEventSettings:
     def from_environ(cls, environ: Mapping[str, str]) -> CloudEventSettings:
         """Read KServe's variables CE_TYPE, CE_SOURCE and CE_MERGE."""
         return cls(
-            environ.get("CE_TYPE", cls.type),
+            environ.get("CE_TYPE") or _RESPONSE_TYPE,
             environ.get("CE_SOURCE", ""),
             environ.get("CE_MERGE", "").lower() == "true",
         )
