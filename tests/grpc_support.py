@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 import sys
@@ -151,27 +152,27 @@ async def started(
 @contextlib.contextmanager
 def serving(engine: str, **settings: Any) -> Iterator[Running]:
     """A server on a thread of its own, so that blocking clients may call it."""
-    import uvloop
-
-    loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="server under test")
-    thread.start()
+    loop = _server_loop()
 
     def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result(30)
 
+    server, plane, metrics = run(started(engine, **settings))
     try:
-        server, plane, metrics = run(started(engine, **settings))
-        try:
-            yield Running(loop, server, plane, metrics)
-        finally:
-            run(server.close())
-            run(plane.close())
+        yield Running(loop, server, plane, metrics)
     finally:
-        run(loop.shutdown_default_executor())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        run(server.close())
+        run(plane.close())
+
+
+@functools.cache
+def _server_loop() -> asyncio.AbstractEventLoop:
+    """The one loop of all servers under test: grpc.aio does not stand several in a process."""
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="servers under test", daemon=True).start()
+    return loop
 
 
 # HTTP/2 by hand (RFC 9113), headers as literals without indexing (RFC 7541, 6.2.2)

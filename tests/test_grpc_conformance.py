@@ -13,7 +13,6 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -176,22 +175,34 @@ def test_an_empty_tensor_is_a_tensor(client):
     assert back.shape == (0, 3)
 
 
-async def test_the_async_client_is_answered_many_at_a_time(server):
-    import asyncio
+def in_a_process_of_its_own(script: str, *arguments: str) -> str:
+    """Run a client apart: KServe's and Triton's messages cannot share a process, nor can grpc.aio serve two event loops."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
-    async with triton_aio.InferenceServerClient(server.address) as client:
 
-        async def one(i: int) -> float:
-            x = np.full((1, 3), i, np.float32)
-            result = await client.infer("sum", [tensor("x", x, "FP32")], request_id=str(i))
-            assert result.get_response().id == str(i)
-            return float(result.as_numpy("y")[0, 0])
-
-        assert await asyncio.gather(*(one(i) for i in range(200))) == [3 * i for i in range(200)]
+def test_the_async_client_is_answered_many_at_a_time(server):
+    script = """if 1:
+        import asyncio, sys, numpy as np
+        from tritonclient.grpc import InferInput, aio
+        async def main():
+            async with aio.InferenceServerClient(sys.argv[1]) as client:
+                async def one(i):
+                    x = InferInput("x", [1, 3], "FP32")
+                    x.set_data_from_numpy(np.full((1, 3), i, np.float32))
+                    result = await client.infer("sum", [x], request_id=str(i))
+                    assert result.get_response().id == str(i)
+                    return float(result.as_numpy("y")[0, 0])
+                assert await asyncio.gather(*(one(i) for i in range(200))) == [3 * i for i in range(200)]
+            print("answered")
+        asyncio.run(main())
+    """
+    assert in_a_process_of_its_own(script, server.address) == "answered"
 
 
 def test_kserves_own_client_is_answered(server):
-    """In a process of its own: KServe's and Triton's messages cannot live in one."""
     script = """if 1:
         import asyncio, sys, numpy as np
         from kserve import InferenceGRPCClient, InferInput, InferRequest
@@ -208,10 +219,7 @@ def test_kserves_own_client_is_answered(server):
             print("answered")
         asyncio.run(main())
     """
-    done = subprocess.run(
-        [sys.executable, "-c", script, server.address], capture_output=True, text=True, timeout=90, check=False
-    )
-    assert done.stdout.strip().endswith("answered"), done.stderr
+    assert in_a_process_of_its_own(script, server.address).endswith("answered")
 
 
 def test_gzip_is_accepted(client):

@@ -4,14 +4,13 @@ Theory of operation. grpc.aio makes one task per call whatever is done; the task
 future. grpc-core keeps deadlines, flow control and limits: when the client leaves or the deadline passes it cancels the
 task, which cancels the ticket. No message class is involved: generic handlers hand over bytes, and the service decodes
 them into our own private messages.
-`stop_accepting` begins grpc-core's shutdown: listeners close, every connection gets GOAWAY, calls in flight go on.
+Draining is ours: while calls are in flight new ones are refused with UNAVAILABLE, and only then grpc-core's shutdown
+begins, with GOAWAY. Begun at once, it would end every call that crosses its GOAWAY with CANCELLED, which nobody retries.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,8 +28,6 @@ from .streams import infer_stream
 
 __all__ = ["GrpcioEngine", "address"]
 
-_log = logging.getLogger("serinus.grpc")
-
 _SERVICES = (
     SERVICE,
     "grpc.health.v1.Health",
@@ -40,12 +37,18 @@ _SERVICES = (
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _STREAMS_PER_CONNECTION = 1024
 """Most calls at once on one connection: enough for a proxy that multiplexes a whole node's clients; grpc-core sets 2^31."""
-_METADATA_BYTES = 16 * 1024
-"""Most request metadata; grpc-core's hard default, made the soft one too, so that no call is refused by chance."""
+_METADATA_BYTES = 64 * 1024
+"""Most request metadata: more than Envoy's 60 KiB, so what a gateway has let through is not refused here. The soft limit
+is the same, because grpc-core refuses at random between the two."""
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 """A silent client is asked for a sign of life after a minute, and given up 20 s later: its calls hold queue places."""
+_PENDING_CALLS = 65_536
+"""Calls that may wait for Python to look at them. From 1 000 on grpc-core ends some at random with CANCELLED; the plane's
+queue is bounded too, and refuses in words."""
 _CLIENT_PING_MS = 10_000
 """Clients may ping this often; grpc-core's 5 minutes answers usual client settings with GOAWAY too_many_pings."""
+_FLUSH_S = 1.0
+"""For answers that are given but not yet on the wire, when the server stops; streams that stay open are cut then."""
 
 
 def address(host: str, port: int) -> str:
@@ -90,7 +93,6 @@ class GrpcioEngine:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._server: Any = None
-        self._stopping: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self, target: str, *, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -110,6 +112,8 @@ class GrpcioEngine:
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
+            ("grpc.server.max_pending_requests", _PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
             ("grpc.so_reuseport", int(settings.workers > 1)),
         ]
         self._server = aio.server(options=options)
@@ -154,43 +158,47 @@ class GrpcioEngine:
     async def _infer(self, message: bytes, context: Any) -> bytes:
         pending = _Pending(self._loop)
         headers = plain_headers(context.invocation_metadata() or ())
-        ticket = self._service.infer(message, headers, _deadline(context), pending)
+        self._service.began()
         try:
-            outcome = await pending.future
-        except asyncio.CancelledError:
-            if ticket is not None:
-                ticket.cancel()
-            raise
+            ticket = self._service.infer(message, headers, _deadline(context), pending)
+            try:
+                outcome = await pending.future
+            except asyncio.CancelledError:
+                if ticket is not None:
+                    ticket.cancel()
+                raise
+        finally:
+            self._service.ended()
         return await _finish(context, outcome)
 
     def _unary(self, path: str) -> Any:
         async def handle(message: bytes, context: Any) -> bytes:
             pending = _Pending(self._loop)
-            await self._service.call(path, message, pending)
+            self._service.began()
+            try:
+                await self._service.call(path, message, pending)
+            finally:
+                self._service.ended()
             return await _finish(context, pending.future.result())
 
         return handle
 
     def stop_accepting(self) -> None:
-        """Close the listeners and send GOAWAY; calls in flight go on, for at most the settings' drain time."""
-        self._service.draining = True
-        if self._stopping is None:
-            self._stopping = self._loop.create_task(self._server.stop(self._settings.drain_timeout_s))
+        """Refuse new calls with UNAVAILABLE; those in flight go on."""
+        self._service.drain()
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until the calls in flight have ended, or the time is over."""
+        """Wait until the calls in flight have ended, or the time is over; then send GOAWAY and what is still unsent."""
         self.stop_accepting()
-        if self._stopping is not None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._stopping), timeout_s)
+        await self._service.wait_idle(timeout_s)
+        if self._service.idle.is_set():
+            await self._server.stop(_FLUSH_S)
 
     async def close(self) -> None:
         """End what is left."""
-        self._service.draining = True
+        self._service.drain()
         if self._server is not None:
             await self._server.stop(None)
-        if self._stopping is not None:
-            await self._stopping
 
 
 def credentials_of(settings: ServerSettings) -> grpc.ServerCredentials | None:

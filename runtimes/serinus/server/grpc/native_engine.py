@@ -12,7 +12,6 @@ HTTP/2 frames and all, to a grpcio engine behind it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import tempfile
@@ -39,9 +38,11 @@ _IO_THREADS = 1
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a restart of many clients brings them all at once."""
 _STREAMS_PER_CONNECTION = 1024
-_METADATA_BYTES = 16 * 1024
+_METADATA_BYTES = 64 * 1024
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 # The reasons for these are beside their twins in grpcio_engine.
+_FLUSH_S = 1.0
+_LOOK_S = 0.01
 
 
 class _Call:
@@ -57,23 +58,22 @@ class _Call:
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
         engine = self.engine
-        engine.calls.pop(self.number, None)
-        engine.front.respond(self.number, payload, metadata)
-        if engine.draining:
-            engine.look_idle()
+        if engine.calls.pop(self.number, None) is not None:
+            engine.front.respond(self.number, payload, metadata)
+            engine.service.ended()
 
     def fail(self, failure: Failure) -> None:
         engine = self.engine
-        engine.calls.pop(self.number, None)
-        engine.front.fail(self.number, failure.code, failure.message, list(failure.trailing))
-        if engine.draining:
-            engine.look_idle()
+        if engine.calls.pop(self.number, None) is not None:
+            engine.front.fail(self.number, failure.code, failure.message, failure.trailing)
+            engine.service.ended()
 
     def cancel(self) -> None:
         if self.ticket is not None:
             self.ticket.cancel()
         if self.task is not None:
             self.task.cancel()
+        self.engine.service.ended()
 
 
 class NativeEngine:
@@ -82,7 +82,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, service: Service, settings: ServerSettings) -> None:
-        self._service = service
+        self.service = service
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._paths = [INFER, *service.unary]
@@ -91,13 +91,11 @@ class NativeEngine:
         self._thread: threading.Thread | None = None
         self._look_again = threading.Semaphore(0)
         """Released by the loop when it has found nothing, for the thread to wait again."""
-        self._idle = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._relays: set[Relay] = set()
         self.front: Any = None
         self.calls: dict[int, _Call] = {}
         """Calls that have come and are not answered, by the front's number."""
-        self.draining = False
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
@@ -116,6 +114,7 @@ class NativeEngine:
             [(path, False) for path in self._paths],
             io_threads=_IO_THREADS,
             call_details=True,
+            metrics=True,
             keepalive_time_ms=_KEEPALIVE_MS,
             keepalive_timeout_ms=_KEEPALIVE_TIMEOUT_MS,
             max_concurrent_streams=_STREAMS_PER_CONNECTION,
@@ -125,7 +124,7 @@ class NativeEngine:
         self.front.start()
         self._thread = threading.Thread(target=self._wait_for_calls, name="serinus-grpc", daemon=True)
         self._thread.start()
-        limit, marker = self._settings.grpc_max_receive_message_length, self._service.too_large_marker
+        limit, marker = self._settings.grpc_max_receive_message_length, self.service.too_large_marker
         try:
             self._listener = await self._loop.create_server(
                 lambda: Relay(str(front), FrameGuard(limit, marker), self._relays),
@@ -165,18 +164,17 @@ class NativeEngine:
     def _take(self, events: Sequence[Any]) -> None:
         """Begin every call of a batch; an event is (kind, number, method, message, client key, (metadata, peer, seconds left))."""
         now = time.monotonic()
-        calls, infer = self.calls, self._service.infer
+        calls, infer, began = self.calls, self.service.infer, self.service.began
         for kind, number, method, message, _, details in events:
             if kind:  # EVENT_CANCEL: the client has left, or its deadline has passed and the front has said so
                 call = calls.pop(number, None)
                 if call is not None:
                     call.cancel()
-                    if self.draining:
-                        self.look_idle()
                 continue
             calls[number] = call = _Call(self, number)
+            began()
             if method:
-                call.task = self._loop.create_task(self._service.call(self._paths[method], message, call))
+                call.task = self._loop.create_task(self.service.call(self._paths[method], message, call))
                 continue
             metadata, _, left = details
             try:
@@ -184,28 +182,28 @@ class NativeEngine:
             except Exception as error:  # noqa: BLE001 # the edge of a request: the rest of the batch must not suffer
                 call.fail(failure_of(error))
 
-    def look_idle(self) -> None:
-        """Note, while draining, that the last call has ended."""
-        if not self.calls:
-            self._idle.set()
-
     def stop_accepting(self) -> None:
-        """Refuse new calls with UNAVAILABLE; those in flight go on. GOAWAY follows in `close`, when the last has ended."""
-        self._service.draining = self.draining = True
+        """Close the port and refuse new calls with UNAVAILABLE; those in flight go on."""
+        self.service.drain()
         if self._listener is not None:
             self._listener.close()
-        self._streams.stop_accepting()
-        self.look_idle()
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until the calls in flight have ended, or the time is over."""
+        """Wait until the calls in flight have ended and their answers are out, or the time is over."""
         self.stop_accepting()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.gather(self._idle.wait(), self._streams.drain(timeout_s)), timeout_s)
+        until = self._loop.time() + timeout_s
+        await self.service.wait_idle(timeout_s)
+        while self._unsent() and self._loop.time() < until:  # noqa: ASYNC110 # the front tells nobody when all is sent
+            await asyncio.sleep(_LOOK_S)
+
+    def _unsent(self) -> int:
+        """Calls whose status is not on its way yet, as the front counts."""
+        methods = self.front.metrics()["methods"].values()
+        return sum(m["started"] - sum(status["count"] for status in m["status"].values()) for m in methods)
 
     async def close(self) -> None:
         """End what is left: GOAWAY to every client, UNAVAILABLE to calls still running."""
-        self._service.draining = self.draining = True
+        self.service.drain()
         if self._listener is not None:
             self._listener.close()
         await self._streams.close()
@@ -215,6 +213,9 @@ class NativeEngine:
             self._look_again.release()
             await self._loop.run_in_executor(None, self._thread.join)
             self._thread = None
+        until = self._loop.time() + _FLUSH_S
+        while self._relays and self._loop.time() < until:  # noqa: ASYNC110 # once, at the end, and short
+            await asyncio.sleep(_LOOK_S)
         for relay in list(self._relays):
             relay.abort()
         for call in list(self.calls.values()):

@@ -7,6 +7,8 @@ Errors leave here as `Failure`, made from errors.py alone, so that no engine map
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -188,7 +190,11 @@ class Service:
         self.too_large_marker = b"\xff" + os.urandom(11)
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
         self.draining = False
-        """Set when the server stops taking calls: new ones are refused with UNAVAILABLE."""
+        """The server takes no more calls: new ones are refused with UNAVAILABLE."""
+        self.pending = 0
+        """Requests that have come and are not answered. The engines count them by `began` and `ended`."""
+        self.idle = asyncio.Event()
+        """Set when the server is draining and nothing is pending."""
         self.health = Health(self)
         self.unary: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
             f"/{SERVICE}/{name}": method
@@ -207,6 +213,27 @@ class Service:
         }
         self.unary["/grpc.health.v1.Health/Check"] = self.health.check
         """Path to coroutine, for every call with one request and one response but ModelInfer."""
+
+    def began(self) -> None:
+        """Count a request that has come."""
+        self.pending += 1
+
+    def ended(self) -> None:
+        """Count a request that has been answered, or given up by its client."""
+        self.pending -= 1
+        if self.draining and not self.pending:
+            self.idle.set()
+
+    def drain(self) -> None:
+        """Refuse new calls from now on."""
+        self.draining = True
+        if not self.pending:
+            self.idle.set()
+
+    async def wait_idle(self, timeout_s: float) -> None:
+        """Wait, once draining, until nothing is pending or the time is over."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.idle.wait(), timeout_s)
 
     def infer(
         self,

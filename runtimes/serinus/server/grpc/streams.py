@@ -31,24 +31,36 @@ _FINAL_RESPONSE = pb.ModelInferResponse(
 class _Place:
     """One request's place in the order of responses; an `Answer`."""
 
-    __slots__ = ("future", "message", "ticket")
+    __slots__ = ("future", "message", "service", "ticket", "waiting")
 
-    def __init__(self, message: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, message: bytes, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self.message = message
+        self.service = service
+        self.waiting = True
+        service.began()
         self.future: asyncio.Future[bytes | Failure] = loop.create_future()
         self.ticket: Ticket | None = None
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:  # a stream has one initial metadata
-        if not self.future.done():
-            self.future.set_result(payload)
+        self._settle(payload)
 
     def fail(self, failure: Failure) -> None:
-        if not self.future.done():
-            self.future.set_result(failure)
+        self._settle(failure)
+
+    def _settle(self, outcome: bytes | Failure) -> None:
+        if self.waiting:
+            self.waiting = False
+            self.service.ended()
+            if not self.future.done():
+                self.future.set_result(outcome)
 
     def cancel(self) -> None:
-        if not self.future.done() and self.ticket is not None:
-            self.ticket.cancel()
+        # The future says nothing: cancelling the task that awaits it has cancelled it too.
+        if self.waiting:
+            self.waiting = False
+            self.service.ended()
+            if self.ticket is not None:
+                self.ticket.cancel()
         self.future.cancel()
 
 
@@ -69,7 +81,7 @@ async def infer_stream(
     async def read() -> None:
         try:
             async for message in messages:
-                place = _Place(message, loop)
+                place = _Place(message, service, loop)
                 place.ticket = service.infer(message, headers, deadline, place, stream=True)
                 await places.put(place)
         finally:
