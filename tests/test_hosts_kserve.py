@@ -106,7 +106,7 @@ async def test_over_grpc_a_class_sees_flat_lists_bytes_and_parameter_messages():
 async def test_text_that_is_no_utf8_is_the_clients_fault():
     async with serving(here("Mirror")) as plane:
         array = np.array([b"\xff"], dtype=object)
-        with pytest.raises(InvalidInput, match="input 'x'.*not UTF-8"):
+        with pytest.raises(InvalidInput, match=r"input 'x'.*not UTF-8"):
             await plane.infer(InferRequest("m", [Tensor.of("x", array)], headers=REST))
 
 
@@ -234,7 +234,7 @@ async def test_three_strikes_send_a_handler_back_and_one_good_call_forgives():
         handler = Handler(method, threads, clock=lambda: now)
         while not handler.inline:
             await handler()
-        for cost in (5e-3, 5e-3, 1e-6, 5e-3, 5e-3):
+        for cost in (5e-3, 5e-3, 1e-6, 5e-3, 5e-3):  # noqa: B007 # `method` reads it
             await handler()
         assert handler.inline
         cost = 5e-3
@@ -262,7 +262,7 @@ def test_what_a_constructor_lacks_is_named_and_what_it_does_not_take_is_refused(
     with pytest.raises(ConfigError, match="WithDirectory takes 'model_dir' and there is no model directory"):
         build_model(ModelSettings(name="m", implementation=here("WithDirectory")))
     settings = ModelSettings(name="m", implementation=here("WithDirectory"), model_dir=tmp_path, extra={"mod": 1})
-    with pytest.raises(ConfigError, match="no parameter 'mod'.*did you mean 'mode'"):
+    with pytest.raises(ConfigError, match=r"no parameter 'mod'.*did you mean 'mode'"):
         build_model(settings)
 
 
@@ -345,5 +345,5 @@ def test_transformer_and_remote_predictor_exclude_each_other():
             transformer=here("ImageTransformer"),
             predictor=support.PredictorSettings(host="127.0.0.1:1"),
         )
-    with pytest.raises(ConfigError, match="a kserve.Model was expected"):
+    with pytest.raises(ConfigError, match=r"a kserve\.Model was expected"):
         build_model(settings, transformer=here("Pixels"))
