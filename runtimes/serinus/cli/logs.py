@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from ..errors import ConfigError
 from ..local.control import Client, ControlFailed, NotRunning
-from .tables import COLOURS, tail
+from .tables import COLOURS, make_console, tail
 from .up import STATE_DIR, StateDir
 
 __all__ = ["logs"]
@@ -27,7 +26,7 @@ def logs(
     state_dir: StateDir = STATE_DIR,
 ) -> None:
     """Show the logs of a service's processes, each line with its process's name; also of what has ended."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     colours: dict[str, str] = {}
 
     def show(path: Path, line: str) -> None:

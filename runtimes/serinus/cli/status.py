@@ -6,10 +6,9 @@ import json
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from ..local.control import Client
-from .tables import curl_line, show_services
+from .tables import curl_line, make_console, show_services
 from .up import STATE_DIR, StateDir
 
 __all__ = ["status"]
@@ -25,7 +24,7 @@ def status(
     if output == "json":
         typer.echo(json.dumps({key: value for key, value in found.items() if key != "ok"}, indent=2))
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = make_console()
         show_services(console, found["services"])
         for service in found["services"]:
             if service["ready"]:

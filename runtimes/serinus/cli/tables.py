@@ -11,19 +11,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["COLOURS", "curl_line", "show_services", "tail"]
+__all__ = ["COLOURS", "curl_line", "make_console", "show_services", "tail"]
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 """Of the names in the live log; red is left for trouble."""
 
+_NUMBERS = {"PID", "HTTP", "GRPC", "RESTARTS", "TRAFFIC"}
 _STATES = {"ready": "green", "starting": "yellow", "draining": "yellow", "waiting": "red", "unready": "red"}
+
+
+def make_console() -> Console:
+    """A console that never cuts a name short: what is not a terminal is as wide as its lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=240)
 
 
 def show_services(console: Console, services: Sequence[Mapping[str, Any]]) -> None:
     """Print one table of every process of every service, and why a service is not ready."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("SERVICE", "COMPONENT", "REVISION", "PID", "HTTP", "GRPC", "STATE", "RESTARTS", "TRAFFIC"):
-        table.add_column(name, justify="right" if name in {"PID", "HTTP", "GRPC", "RESTARTS", "TRAFFIC"} else "left")
+        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
     for service in services:
         for row in service["components"]:
             tags = f" {','.join(row['tags'])}" if row["tags"] and row["tags"] != ["latest"] else ""

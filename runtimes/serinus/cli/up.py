@@ -22,7 +22,7 @@ from ..local.images import parse_image_options
 from ..local.plan import DOMAINS, PlanOptions
 from ..local.storage import cache_folder, parse_mounts
 from ..local.supervisor import RunOptions
-from .tables import COLOURS, curl_line, show_services, tail
+from .tables import COLOURS, curl_line, make_console, show_services, tail
 
 __all__ = ["STATE_DIR", "up"]
 
@@ -65,7 +65,7 @@ def up(
     Where one runs already in the state folder, the manifests are applied to it: a changed one makes a new revision, which gets
     traffic when it is ready.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     client = Client(state_dir)
     folders = [path if path.is_dir() else path.parent for path in paths]
     if client.is_running:

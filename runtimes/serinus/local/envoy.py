@@ -126,12 +126,15 @@ def bootstrap(folder: Path, admin_port: int) -> dict[str, Any]:
         "node": {"id": "serinus", "cluster": "serinus"},
         "admin": {"address": _address(admin_port)},
         "dynamic_resources": {"cds_config": watched("cds.json"), "lds_config": watched("lds.json")},
-        "layered_runtime": {
-            "layers": [
+        # A laptop's gateway has no edge to protect; without a limit Envoy warns at each start.
+        "overload_manager": {
+            "resource_monitors": [
                 {
-                    "name": "static",
-                    # A laptop's gateway has no edge to protect; the warning it would print at each start says so.
-                    "static_layer": {"overload.global_downstream_max_connections": 50000},
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": _EXTENSIONS + "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": 50000,
+                    },
                 }
             ]
         },

@@ -25,7 +25,7 @@ async def http_get(port: int, path: str, *, timeout_s: float, method: str = "GET
 async def _ask(port: int, path: str, method: str) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 26)
     try:
-        writer.write(f"{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
         words = head.split(b"\r\n", 1)[0].split()
