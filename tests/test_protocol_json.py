@@ -197,7 +197,7 @@ WRONG_BODIES = [
     (b'{"a":1,}', "the request body is not JSON: trailing comma is not allowed (line 1, column 7)"),
     (
         b'{"inputs":\n [NaN]}',
-        "the request body is not JSON: unexpected character, expected a JSON value (line 2, column 3)",
+        "the request body is not JSON: unexpected character",
     ),
     (b"[1]", "the request body is an array, a JSON object was expected"),
     (b"null", "the request body is null, a JSON object was expected"),
@@ -258,6 +258,11 @@ def test_a_wrong_body_is_refused_and_says_why(codec: RestCodec, document: bytes,
         decode(document, codec)
     assert str(caught.value).startswith(message)
     assert not re.search(r"Error|Traceback|<class|numpy|dict|NoneType|\blist\b", str(caught.value))
+
+
+def test_a_syntax_error_names_its_line_and_column():
+    with pytest.raises(InvalidInput, match=r"^the request body is not JSON: .* \(line 2, column 3\)$"):
+        decode(b'{"inputs":\n [NaN]}')
 
 
 @pytest.mark.parametrize("codec", CODECS)

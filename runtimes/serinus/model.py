@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
+from .protocol.types import InferRequest, InferResponse, TensorSpec, no_parameters
 
 if TYPE_CHECKING:
     from .settings import ModelSettings
@@ -27,7 +27,7 @@ Execution = Literal["auto", "inline", "thread", "process"]
 class Call:
     """What a batch asks for besides its arrays. Requests are only batched together when all of this is equal."""
 
-    parameters: Mapping[str, Any] = field(default=NO_PARAMETERS)
+    parameters: Mapping[str, Any] = field(default_factory=no_parameters)
     """The request's parameters, without those that the server itself takes (timeout, priority, binary_data_output)."""
     outputs: frozenset[str] | None = None
     """Names of the outputs that the client wants; None: the model's default ones."""

@@ -26,6 +26,7 @@ __all__ = [
     "ServerMetadata",
     "Tensor",
     "TensorSpec",
+    "no_parameters",
 ]
 
 Parameter = str | bool | int | float
@@ -33,7 +34,7 @@ Parameter = str | bool | int | float
 
 
 class _NoParameters(dict[str, Any]):
-    """An empty dict that refuses to be filled, and is hashable, so that it may be a dataclass's default."""
+    """An empty dict that refuses to be filled, and so may be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override] # dict forbids hashing because it can change; this one cannot
         return 0
@@ -48,6 +49,11 @@ NO_PARAMETERS: Final[Mapping[str, Any]] = _NoParameters()
 """Shared empty mapping, so that a request without parameters allocates none."""
 
 
+def no_parameters() -> Mapping[str, Any]:
+    """Return NO_PARAMETERS: the factory of dataclasses, which take no dict as a default (Python 3.10 not even a hashable one)."""
+    return NO_PARAMETERS
+
+
 @dataclass(slots=True, eq=False)
 class Tensor:
     """A named array with its protocol datatype.
@@ -60,7 +66,7 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     data: np.ndarray
-    parameters: Mapping[str, Any] = field(default=NO_PARAMETERS)
+    parameters: Mapping[str, Any] = field(default_factory=no_parameters)
 
     @classmethod
     def of(cls, name: str, array: np.ndarray, datatype: str | None = None) -> Tensor:
@@ -77,7 +83,7 @@ class RequestedOutput:
     """One entry of the request's `outputs`: its name and parameters such as `binary_data` or `classification`."""
 
     name: str
-    parameters: Mapping[str, Any] = field(default=NO_PARAMETERS)
+    parameters: Mapping[str, Any] = field(default_factory=no_parameters)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,10 +96,10 @@ class InferRequest:
     """Empty: the server chooses."""
     id: str | None = None
     """Echoed when given, never invented."""
-    parameters: Mapping[str, Any] = field(default=NO_PARAMETERS)
+    parameters: Mapping[str, Any] = field(default_factory=no_parameters)
     outputs: Sequence[RequestedOutput] | None = None
     """None or empty: all outputs."""
-    headers: Mapping[str, str] = field(default=NO_PARAMETERS)
+    headers: Mapping[str, str] = field(default_factory=no_parameters)
     """HTTP headers or gRPC metadata, names in lower case; binary gRPC metadata is left out."""
     deadline: float | None = None
     """`time.monotonic()` at which the client stops waiting; None: it waits."""
@@ -118,8 +124,8 @@ class InferResponse:
     outputs: Sequence[Tensor]
     model_version: str = ""
     id: str | None = None
-    parameters: Mapping[str, Any] = field(default=NO_PARAMETERS)
-    headers: Mapping[str, str] = field(default=NO_PARAMETERS)
+    parameters: Mapping[str, Any] = field(default_factory=no_parameters)
+    headers: Mapping[str, str] = field(default_factory=no_parameters)
 
     def output(self, name: str) -> Tensor | None:
         """Find an output by name; None when the response has none of that name."""
