@@ -34,10 +34,7 @@ class ModelFile:
     sha256: str
     format: str
     """ubj, json or binary."""
-    version: tuple[int, ...]
-    """Of the XGBoost that wrote it."""
     objective: str
-    objective_parameters: dict[str, Any]
     booster: str
     """gbtree, dart or gblinear."""
     model: dict[str, Any]
@@ -143,9 +140,7 @@ def _model_file(path: Path, sha256: str, form: str, document: dict[str, Any]) ->
         path=path,
         sha256=sha256,
         format=form,
-        version=tuple(int(part) for part in document.get("version", ())),
         objective=str(objective["name"]),
-        objective_parameters=dict(objective),
         booster=booster,
         model=model,
         iteration_ends=ends,
