@@ -192,6 +192,7 @@ class Connection(asyncio.Protocol):
         self._stuck_bytes = 0
         self._stuck_since = 0.0
         self._probed = False
+        self._probe_timer: asyncio.TimerHandle | None = None
         self._tls = False
 
     # asyncio's side
@@ -212,6 +213,8 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         for exchange in queue:
             exchange.leave()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         self._parser = None  # it holds us and we hold it: break the cycle rather than leave it to the collector
 
     def data_received(self, data: bytes) -> None:
@@ -237,7 +240,7 @@ class Connection(asyncio.Protocol):
             return False  # asyncio closes the transport
         self._since = self.server.now
         self._last = True
-        self.server.loop.call_later(_PROBE_S, self._probe)
+        self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)
         return True
 
     def pause_writing(self) -> None:
@@ -605,7 +608,7 @@ class Connection(asyncio.Protocol):
                 if state == _TCP_CLOSE:
                     self._transport.abort()
                     return
-        self.server.loop.call_later(_PROBE_S, self._probe)
+        self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)
 
 
 def _head_too_large(url: bytes, limits: HttpLimits) -> SerinusError:
