@@ -92,6 +92,23 @@ async def test_an_inline_model_sends_a_batch_to_a_thread_where_it_would_hold_up_
         assert not model.on_loop[-1]
 
 
+async def test_a_batch_that_wants_a_slow_output_does_not_run_on_the_loop():
+    class Explains(Where):
+        outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("why", "FP32", (-1, 2), optional=True))
+        slow_outputs = frozenset({"why"})
+
+        def predict(self, inputs, call):
+            return {**super().predict(inputs, call), "why": inputs["x"]}
+
+    async with serving(Explains) as plane:
+        plain, explained = await outcomes(
+            plane, rows_of(1), request_of(x=np.ones((1, 2), np.float32), outputs=["why", "y"])
+        )
+        assert model_of(plane).on_loop[-2:] == [True, False]
+        assert [output.name for output in plain.outputs] == ["y"]
+        assert [output.name for output in explained.outputs] == ["why", "y"]
+
+
 def test_a_model_slower_than_at_warm_up_moves_to_the_thread_for_good():
     now = 0.0
     took = iter([0.01, 0.01, 0.0001, 0.01, 0.01, 0.01])

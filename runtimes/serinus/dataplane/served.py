@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -34,6 +34,9 @@ from .statistics import ModelStatistics
 from .ticket import DONE, RUNNING, Done, Form, Ticket, V1Call, Work
 
 __all__ = ["ServedModel"]
+
+Outputs = list[tuple[str, str, Any, TensorSpec | None]]
+"""Name, datatype, array of the batch, spec."""
 
 _log = logging.getLogger("serinus.model")
 
@@ -190,34 +193,58 @@ class ServedModel:
             outputs = self._output_checks.check(work.outputs, work.rows, form.call.outputs)
         except SerinusError as error:
             return error
-        name, version = self.name, self.version
-        if len(tickets) == 1:
-            parts = [[Tensor(output, datatype, array.shape, array) for output, datatype, array, _ in outputs]]
-        else:
-            parts = _cut(tickets, outputs)
-        answers: list[tuple[Ticket, InferResponse]] = []
-        refused: list[tuple[Ticket, SerinusError]] = []
-        for ticket, tensors in zip(tickets, parts, strict=True):
-            if ticket.state == RUNNING:
-                request = ticket.request
-                if request.outputs:
-                    specs = {spec.name: spec for *_, spec in outputs if spec}
-                    try:
-                        tensors = _selected(tensors, request, specs, self._batchable)
-                    except SerinusError as error:
-                        refused.append((ticket, error))
-                        continue
-                answers.append((ticket, InferResponse(name, tensors, version, request.id)))
-        for ticket, error in refused:
-            ticket.state = DONE
-            self._reject(ticket, error)
+        plain = form.call.outputs is None
+        answers = self._plain_answers(tickets, outputs) if plain else self._chosen_answers(tickets, outputs)
         self.statistics.answered(work, self._clock())
         for ticket, response in answers:
             # Looked at again: telling one client may have cancelled another's ticket.
             if ticket.state == RUNNING:
                 ticket.state = DONE
-                self._tell(ticket.done, response)
+                try:
+                    ticket.done(response)
+                except Exception:  # noqa: BLE001 # as in `_tell`, which costs a call for each request
+                    _log.exception("model '%s': an answer could not be handed over", self.name)
         return None
+
+    def _plain_answers(self, tickets: Sequence[Ticket], outputs: Outputs) -> list[tuple[Ticket, InferResponse]]:
+        """Cut the batch for requests that name no outputs. The parts are views."""
+        name, version = self.name, self.version
+        answers = []
+        start = 0
+        if len(outputs) == 1:
+            output, datatype, array, _ = outputs[0]
+            tail = array.shape[1:]
+            if len(tickets) == 1:
+                tensor = Tensor(output, datatype, array.shape, array)
+                return [(tickets[0], InferResponse(name, (tensor,), version, tickets[0].request.id))]
+            for ticket in tickets:
+                rows = ticket.rows
+                stop = start + rows
+                if ticket.state == RUNNING:
+                    tensor = Tensor(output, datatype, (rows, *tail), array[start:stop])
+                    answers.append((ticket, InferResponse(name, (tensor,), version, ticket.request.id)))
+                start = stop
+            return answers
+        for ticket, tensors in zip(tickets, _cut(tickets, outputs), strict=True):
+            if ticket.state == RUNNING:
+                answers.append((ticket, InferResponse(name, tensors, version, ticket.request.id)))
+        return answers
+
+    def _chosen_answers(self, tickets: Sequence[Ticket], outputs: Outputs) -> list[tuple[Ticket, InferResponse]]:
+        """Cut the batch for requests that name outputs; one that wants classes of what has none is refused alone."""
+        specs = {spec.name: spec for *_, spec in outputs if spec}
+        answers = []
+        for ticket, tensors in zip(tickets, _cut(tickets, outputs), strict=True):
+            if ticket.state == RUNNING:
+                request = ticket.request
+                try:
+                    tensors = _selected(tensors, request, specs, self._batchable)
+                except SerinusError as error:
+                    ticket.state = DONE
+                    self._reject(ticket, error)
+                else:
+                    answers.append((ticket, InferResponse(self.name, tensors, self.version, request.id)))
+        return answers
 
     def _answer_whole(self, work: Work) -> BaseException | None:
         """Answer one request of a `RequestModel`."""
@@ -292,24 +319,18 @@ class ServedModel:
             _log.exception("model '%s': an answer could not be handed over", self.name)
 
 
-def _cut(tickets: Any, outputs: list[tuple[str, str, Any, TensorSpec | None]]) -> list[list[Tensor]]:
+def _cut(tickets: Sequence[Ticket], outputs: Outputs) -> list[list[Tensor]]:
     """Cut each output into the rows of each ticket. The parts are views."""
+    if len(tickets) == 1:  # whole: the outputs of a model that is not batchable have no rows
+        return [[Tensor(name, datatype, array.shape, array) for name, datatype, array, _ in outputs]]
     parts: list[list[Tensor]] = []
     start = 0
-    if len(outputs) == 1:
-        name, datatype, array, _ = outputs[0]
-        tail = array.shape[1:]
-        for ticket in tickets:
-            rows = ticket.rows
-            stop = start + rows
-            parts.append([Tensor(name, datatype, (rows, *tail), array[start:stop])])
-            start = stop
-        return parts
     for ticket in tickets:
-        stop = start + ticket.rows
+        rows = ticket.rows
+        stop = start + rows
         parts.append(
             [
-                Tensor(name, datatype, (stop - start, *array.shape[1:]), array[start:stop])
+                Tensor(name, datatype, (rows, *array.shape[1:]), array[start:stop])
                 for name, datatype, array, _ in outputs
             ]
         )
