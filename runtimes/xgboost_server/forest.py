@@ -71,10 +71,11 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threa
     ends = file.iteration_ends
     if file.groups > max(1, int(ends[-1])):
         raise NotCovered(f"{file.groups} outputs of {int(ends[-1])} trees")
-    trees = file.model["trees"][ends[chosen[0]] : ends[chosen[1]]]
-    outputs = np.asarray(file.model["tree_info"], np.int32)[ends[chosen[0]] : ends[chosen[1]]]
+    first, end = int(ends[chosen[0]]), int(ends[chosen[1]])
     base = np.asarray(file.base_score, np.float32)
     try:
+        trees = file.model["trees"][first:end]
+        outputs = np.asarray(file.model["tree_info"], np.int32)[first:end]
         base = margin_of(objective.base_link, base)
         forest = Forest(
             _gather(trees, outputs),
