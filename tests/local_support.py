@@ -1,8 +1,8 @@
 """A tiny real server (HTTP and gRPC) for the local runner's tests, and a runner of `serinus up` as a process.
 
 As a program it takes the flags that KServe's controller injects. It answers `/v2/health/ready`, `/v2/models/M/ready`,
-`/v2/models/M/infer` and
-gRPC ModelInfer with a JSON object that says who answered; as a transformer it asks its predictor first and passes on no header.
+`/v2/models/M/infer` and gRPC ModelInfer with a JSON object that says who answered; as a transformer it asks its predictor
+first and passes on no header.
 """
 
 from __future__ import annotations

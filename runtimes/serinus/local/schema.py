@@ -140,7 +140,7 @@ POD_FIELDS: dict[str, Shape] = {
     ),
     **_each("affinity dnsConfig os securityContext resources schedulingGroup", OBJECT),
     **_each(
-        "ephemeralContainers evictionResponders hostAliases imagePullSecrets readinessGates resourceClaims schedulingGates "
+        "ephemeralContainers hostAliases imagePullSecrets readinessGates resourceClaims schedulingGates "
         "tolerations topologySpreadConstraints volumes",
         OBJECTS,
     ),
