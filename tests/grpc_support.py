@@ -230,10 +230,13 @@ class Wire:
     def __exit__(self, *exc: object) -> None:
         self.socket.close()
 
-    def send(self, data: bytes) -> None:
-        """Send, whatever the server thinks of it; it may have hung up already."""
-        with contextlib.suppress(ConnectionError):
+    def send(self, data: bytes) -> bool:
+        """Send, whatever the server thinks of it; False: it has hung up, or stopped reading."""
+        try:
             self.socket.sendall(data)
+        except (ConnectionError, TimeoutError):
+            return False
+        return True
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
         """(type, flags, stream, payload) of each frame until the server closes."""

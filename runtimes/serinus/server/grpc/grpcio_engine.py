@@ -4,6 +4,11 @@ Theory of operation. grpc.aio makes one task per call whatever is done; the task
 future. grpc-core keeps deadlines, flow control and limits: when the client leaves or the deadline passes it cancels the
 task, which cancels the ticket. No message class is involved: generic handlers hand over bytes, and the service decodes
 them into our own private messages.
+
+grpc.aio's serving loop dies of one request whose path is not UTF-8, and takes the whole server with it (seen in grpcio
+1.81 to 1.85; KServe's and MLServer's servers are open to it as well). It cannot be kept from that request, so a server
+that has died is replaced at once; the calls in flight are lost. The native engine refuses such a request.
+
 Draining is ours: while calls are in flight new ones are refused with UNAVAILABLE, and only then grpc-core's shutdown
 begins, with GOAWAY. Begun at once, it would end every call that crosses its GOAWAY with CANCELLED, which nobody retries.
 """
@@ -11,6 +16,7 @@ begins, with GOAWAY. Begun at once, it would end every call that crosses its GOA
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +33,8 @@ from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, f
 from .streams import infer_stream
 
 __all__ = ["GrpcioEngine", "address"]
+
+_log = logging.getLogger("serinus.grpc")
 
 _SERVICES = (
     SERVICE,
@@ -93,6 +101,9 @@ class GrpcioEngine:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._server: Any = None
+        self._target = ""
+        self._credentials: grpc.ServerCredentials | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self, target: str, *, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -101,6 +112,13 @@ class GrpcioEngine:
         Raises:
             ConfigError: the address cannot be bound.
         """
+        self._target, self._credentials = target, credentials
+        await self._listen()
+        if not target.startswith("unix"):
+            self._target = f"{target.rpartition(':')[0]}:{self.port}"
+        self._watcher = self._loop.create_task(self._watch())
+
+    async def _listen(self) -> None:
         settings = self._settings
         options = [
             ("grpc.max_receive_message_length", settings.grpc_max_receive_message_length),
@@ -119,13 +137,29 @@ class GrpcioEngine:
         self._server = aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Handlers(self._handlers()),))
         try:
-            if credentials is None:
-                self.port = self._server.add_insecure_port(target)
+            if self._credentials is None:
+                self.port = self._server.add_insecure_port(self._target)
             else:
-                self.port = self._server.add_secure_port(target, credentials)
+                self.port = self._server.add_secure_port(self._target, self._credentials)
         except RuntimeError:
-            raise ConfigError(f"cannot listen on {target} for gRPC; is another server running?") from None
+            raise ConfigError(f"cannot listen on {self._target} for gRPC; is another server running?") from None
         await self._server.start()
+
+    async def _watch(self) -> None:
+        """Put a new server in the place of one that has crashed: see the module's theory of operation."""
+        while True:
+            try:
+                await self._server.wait_for_termination()
+            except Exception as error:  # noqa: BLE001 # whatever ended grpc.aio's loop, the port must be served again
+                if self._service.draining:
+                    return
+                _log.error(
+                    "grpc.aio has stopped serving: %s; the calls in flight are lost, and it is started again", error
+                )
+                await self._server.stop(None)
+                await self._listen()
+            else:
+                return
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         reflect = Reflection(_SERVICES, pb.POOL)
@@ -199,6 +233,8 @@ class GrpcioEngine:
         self._service.drain()
         if self._server is not None:
             await self._server.stop(None)
+        if self._watcher is not None:
+            await self._watcher
 
 
 def credentials_of(settings: ServerSettings) -> grpc.ServerCredentials | None:
