@@ -132,7 +132,8 @@ def bootstrap(folder: Path, admin_port: int) -> dict[str, Any]:
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
-                        "@type": _EXTENSIONS + "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        "@type": _EXTENSIONS
+                        + "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": 50000,
                     },
                 }

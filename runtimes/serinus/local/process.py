@@ -89,6 +89,8 @@ class Process:
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._ended = asyncio.Event()
+        """Set when it is to stop; it ends a back-off. The task is not cancelled: a start under way would be lost."""
         self._process: asyncio.subprocess.Process | None = None
 
     def start(self) -> None:
@@ -118,7 +120,10 @@ class Process:
             self.restarts += 1
             self._log.note(f"{self.last_exit}; starts again in {delay:.1f} s")
             self._set("waiting")
-            await asyncio.sleep(delay)
+            try:
+                await asyncio.wait_for(self._ended.wait(), delay)
+            except asyncio.TimeoutError:
+                pass
             delay = min(delay * 2, MOST_DELAY_S)
         self._set("stopped")
 
@@ -145,6 +150,8 @@ class Process:
         self._process = process
         self.pid = process.pid
         self._guard.began(process.pid)
+        if self._stopping:
+            self._signal(signal.SIGTERM)
         self._changed()
         watcher = asyncio.create_task(self._watch(), name=f"readiness of {self.title}")
         reader = asyncio.create_task(self._read(process), name=f"log of {self.title}")
@@ -215,6 +222,7 @@ class Process:
     def kill(self) -> None:
         """End its group at once."""
         self._stopping = True
+        self._ended.set()
         self._signal(signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> None:
@@ -224,8 +232,7 @@ class Process:
         if task is None:
             return
         self._set("stopping")
-        if self._process is None:
-            task.cancel()  # in its back-off, or not yet started
+        self._ended.set()
         self._signal(signal.SIGTERM)
         done, _ = await asyncio.wait({task}, timeout=grace_s)
         if not done:
