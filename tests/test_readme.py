@@ -1,0 +1,55 @@
+"""What the README says can be done, can be done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+
+
+def test_the_python_examples_run_in_order():
+    scope: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)", SHELL))))
+def test_a_make_target_of_the_readme_is_there_and_in_help(target: str):
+    assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("flag", sorted(set(re.findall(r"--([a-z_]+)", SHELL)) - {"server"}))
+def test_a_flag_of_the_readme_is_an_option(flag: str):
+    from serinus.cli.options import OPTIONS
+
+    assert flag.replace("_", "-") in {name for option in OPTIONS for name in option.all_flags()} | {"help"}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_a_link_of_the_readme_leads_somewhere(link: str):
+    assert (ROOT / link).exists()
+
+
+def test_make_help_lists_every_target_that_is_documented():
+    listing = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0].strip("\x1b[36m") for line in listing.splitlines() if line.strip()}
+    for target in ("demo", "test", "lint", "up", "bench", "images", "models"):
+        assert target in listing
+
+
+@pytest.mark.parametrize("folder", ["runtimes", "transformers", "inferenceservices", "manifests"])
+def test_every_source_folder_is_in_the_tree_that_the_readme_draws(folder: str):
+    tree = README.split("## The tree", 1)[1].split("```")[1]
+    assert f"{folder}/" in tree
+    if folder == "runtimes":
+        for package in (path.parent.name for path in (ROOT / folder).glob("*/__init__.py")):
+            assert f"{package}/" in tree
