@@ -34,9 +34,9 @@ from .types import (
 )
 
 __all__ = [
-    "EncodedBody",
     "JSON_CONTENT_TYPE",
     "OCTET_CONTENT_TYPE",
+    "EncodedBody",
     "RestCodec",
     "error_json",
     "index_json",

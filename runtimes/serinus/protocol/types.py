@@ -16,11 +16,11 @@ import numpy as np
 from .datatypes import datatype_of
 
 __all__ = [
+    "NO_PARAMETERS",
     "InferRequest",
     "InferResponse",
     "Limits",
     "ModelMetadata",
-    "NO_PARAMETERS",
     "Parameter",
     "RequestedOutput",
     "ServerMetadata",
