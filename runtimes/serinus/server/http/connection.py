@@ -25,6 +25,9 @@ that with RST, and then the work is cancelled.
 
 *Clock.* One timer for all connections, running only while there are any; it looks at each and sets the coarse time `now` that they
 note. So a request costs no timer and no system call for the time, and deadlines hold to within one tick.
+
+This module is longer than others here because it is the hot path: each of its states is a field of one object, and every call
+that a split would add is paid by every request.
 """
 
 from __future__ import annotations

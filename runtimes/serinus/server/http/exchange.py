@@ -18,7 +18,6 @@ from ...errors import SerinusError
 from ...protocol.raw import Buffer
 
 __all__ = [
-    "REASONS",
     "App",
     "BadRequest",
     "Cancellable",
@@ -26,6 +25,9 @@ __all__ = [
     "HeaderFieldsTooLarge",
     "Headers",
     "HttpLimits",
+    "Observer",
+    "REASONS",
+    "RawHeaders",
     "UriTooLong",
     "header_pairs",
 ]
