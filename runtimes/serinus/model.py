@@ -63,7 +63,8 @@ class Model:
     inputs: Sequence[TensorSpec] = ()
     """What `predict` takes; set on the class or in `load`. Empty: whatever comes is passed on unchecked."""
     outputs: Sequence[TensorSpec] = ()
-    """What `predict` returns; set on the class or in `load`. One marked `optional` comes only when a request names it."""
+    """What `predict` returns; set on the class or in `load`. One marked `optional` may be left out of an
+    answer to a request that does not name it."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
