@@ -1,0 +1,69 @@
+"""Classes as MLServer's documents show them ("Custom Inference Runtimes", "Codecs", "Custom endpoints", "Streaming")."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import List  # noqa: UP035 # MLServer finds its codecs by this very type
+
+import numpy as np
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec, decode_args
+from mlserver.errors import InferenceError
+from mlserver.handlers import custom_handler
+from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+
+
+class SumModel(MLModel):
+    """MLServer's own test fixture by this name: sums a request, and has a custom endpoint."""
+
+    @custom_handler(rest_path="/my-custom-endpoint")
+    async def my_payload(self, payload: list) -> int:
+        return sum(payload)
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        decoded = self.decode(payload.inputs[0], default_codec=NumpyCodec)
+        total = decoded.sum(axis=1, keepdims=True)
+        output = NumpyCodec.encode_output(name="total", payload=total)
+        response = InferenceResponse(id=payload.id, model_name=self.name, outputs=[output])
+        if payload.parameters and payload.parameters.headers:
+            from mlserver.types import Parameters
+
+            response.parameters = Parameters(headers={"x-seen": payload.parameters.headers.get("x-tenant", "none")})
+        return response
+
+
+class TextModel(MLModel):
+    """Strings in and out, with `decode_args`, and a stream."""
+
+    @decode_args
+    async def predict(self, text: List[str]) -> List[str]:  # noqa: UP006
+        return [value.upper() for value in text]
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            for word in StringCodec.decode_input(payload.inputs[0])[0].split():
+                yield InferenceResponse(
+                    model_name=self.name, outputs=[StringCodec.encode_output("word", [word], use_bytes=False)]
+                )
+
+
+class Scaled(MLModel):
+    """Uses `parameters.extra`, the settings' content type, and a load that counts."""
+
+    async def load(self) -> bool:
+        self.factor = self.settings.parameters.extra["factor"]
+        return self.factor > 0
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        rows = self.decode_request(payload, default_codec=NumpyRequestCodec)
+        if not np.isfinite(rows).all():
+            raise InferenceError("rows must be finite")
+        return self.encode_response(rows * self.factor, default_codec=NumpyRequestCodec)
+
+
+class Contradiction(MLModel):
+    """Answers a shape that its data does not have."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        output = ResponseOutput(name="y", shape=[3], datatype="FP32", data=[1.0])
+        return InferenceResponse(model_name=self.name, outputs=[output])

@@ -1,0 +1,220 @@
+"""`MLModel` classes run unchanged in serinus, and serinus models run under stock `mlserver start`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import xgboost
+
+from serinus.dataplane.plane import Plane
+from serinus.dataplane.registry import Registry
+from serinus.errors import InvalidInput, ModelFailed, SerinusError
+from serinus.hosts import build_model, settings_from_directory
+from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
+from serinus.settings import ModelSettings
+
+HERE = Path(__file__).parent
+REST = {"host": "a", "x-tenant": "blue"}
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: ModelSettings) -> AsyncIterator[Plane]:
+    plane = Plane(Registry(build_model))
+    await plane.start([settings])
+    try:
+        yield plane
+    finally:
+        await plane.close()
+
+
+def named(cls: str, **settings: Any) -> ModelSettings:
+    return ModelSettings(name="m", implementation=f"models:{cls}", **settings)
+
+
+def words(*values: bytes) -> Tensor:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return Tensor.of("text", array)
+
+
+async def test_mlservers_sum_model_answers_with_its_codec_and_headers():
+    async with serving(named("SumModel")) as plane:
+        rows = Tensor.of("x", np.array([[1, 2], [3, 4]], np.int64))
+        response = await plane.infer(InferRequest("m", [rows], headers=REST))
+        assert response.outputs[0].data.tolist() == [[3], [7]]
+        assert response.id is None
+        assert response.headers == {"x-seen": "blue"}
+        answer = await plane.predict_v1("m", b'{"instances": [[1, 2]]}')
+        assert json.loads(answer) == {"predictions": [[3]]}
+
+
+async def test_custom_handlers_are_routes():
+    async with serving(named("SumModel")) as plane:
+        ((method, path, handler),) = plane.extra_routes()
+        assert (method, path) == ("POST", "/my-custom-endpoint")
+        request = SimpleNamespace(
+            method="POST", path=path, query={}, headers={"content-type": "application/json"}, body=b"[1, 2, 39]"
+        )
+        assert await handler(request) == (200, {"content-type": "application/json"}, b"42")
+        request.body = b'"no list"'
+        status, _, body = await handler(request)
+        assert status == 422
+        assert b"detail" in body
+
+
+@pytest.mark.parametrize("headers", [REST, {"user-agent": "grpc"}], ids=["rest", "grpc"])
+async def test_decoded_arguments_get_strings_over_both_transports(headers: dict[str, str]):
+    async with serving(named("TextModel")) as plane:
+        response = await plane.infer(InferRequest("m", [words(b"ab", "zü".encode())], headers=headers))
+        assert response.outputs[0].data.reshape(-1).tolist() == [b"AB", "ZÜ".encode()]
+
+
+async def test_a_stream_is_answered_as_events():
+    async with serving(named("TextModel")) as plane:
+        ((_, path, handler),) = plane.extra_routes()
+        assert path == "/v2/models/m/infer_stream"
+        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a bc d"]}]}
+        status, headers, events = await handler(SimpleNamespace(headers={}, body=json.dumps(body).encode()))
+        assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        found = [json.loads(event[6:]) for event in events.decode().strip().split("\n\n")]
+        assert [event["outputs"][0]["data"] for event in found] == [["a"], ["bc"], ["d"]]
+        status, _, body = await handler(SimpleNamespace(headers={}, body=b"{"))
+        assert status == 400
+
+
+async def test_model_settings_of_a_folder_reach_the_class(tmp_path):
+    document = {
+        "name": "scaled",
+        "implementation": "models.Scaled",
+        "parameters": {"version": "3", "extra": {"factor": 2.5}},
+    }
+    (tmp_path / "model-settings.json").write_text(json.dumps(document))
+    (settings,) = settings_from_directory(tmp_path)
+    assert (settings.name, settings.version, settings.extra) == ("scaled", "3", {"factor": 2.5})
+    async with serving(settings) as plane:
+        rows = Tensor.of("x", np.array([[2.0]]))
+        response = await plane.infer(InferRequest("scaled", [rows], headers=REST))
+        assert response.outputs[0].data.tolist() == [[5.0]]
+        assert response.model_version == "3"
+        with pytest.raises(InvalidInput, match="rows must be finite"):
+            await plane.infer(InferRequest("scaled", [Tensor.of("x", np.array([[np.inf]]))], headers=REST))
+
+
+async def test_a_load_that_says_false_is_not_served():
+    with pytest.raises(SerinusError, match=r"load\(\) returned False"):
+        async with serving(named("Scaled", extra={"factor": -1})):
+            pass
+
+
+async def test_an_answer_that_contradicts_itself_is_the_models_fault():
+    async with serving(named("Contradiction")) as plane:
+        with pytest.raises(ModelFailed, match="output 'y'"):
+            await plane.infer(InferRequest("m", [words(b"a")], headers=REST))
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(400, 5)).astype(np.float32)
+    labels = (rows.sum(axis=1) > 0).astype(int)
+    model = xgboost.XGBClassifier(n_estimators=20, max_depth=3).fit(rows, labels)
+    path = tmp_path_factory.mktemp("xgb") / "model.json"
+    model.save_model(path)
+    return path
+
+
+async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(model_file: Path):
+    rows = np.random.default_rng(1).normal(size=(257, 5)).astype(np.float32)
+    rows[::7, 2] = np.nan
+    theirs = ModelSettings(name="m", implementation="mlserver_xgboost.XGBoostModel", model_dir=model_file)
+    ours = ModelSettings(name="m", implementation="xgboost_server", model_dir=model_file)
+    tensor = Tensor.of("x", rows)
+    async with serving(theirs) as plane:
+        wanted = [RequestedOutput("predict"), RequestedOutput("predict_proba")]
+        expected = await plane.infer(InferRequest("m", [tensor], headers=REST, outputs=wanted))
+    async with serving(ours) as plane:
+        wanted = [RequestedOutput("class"), RequestedOutput("probability")]
+        got = await plane.infer(InferRequest("m", [tensor], headers=REST, outputs=wanted))
+    assert expected.output("predict").data.reshape(-1).tolist() == got.output("class").data.tolist()
+    theirs_1 = expected.output("predict_proba").data.astype(np.float32)[:, 1]
+    # The margins are equal; the last bit of a probability is the libraries' own exp.
+    np.testing.assert_array_max_ulp(got.output("probability").data, theirs_1, maxulp=2)
+
+
+def _port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Path):
+    (tmp_path / "model.json").write_bytes(model_file.read_bytes())
+    http = _port()
+    (tmp_path / "settings.json").write_text(
+        json.dumps(
+            {
+                "host": "127.0.0.1",
+                "http_port": http,
+                "grpc_port": _port(),
+                "metrics_port": _port(),
+                "parallel_workers": 0,
+            }
+        )
+    )
+    (tmp_path / "model-settings.json").write_text(
+        json.dumps(
+            {
+                "name": "fraud",
+                "implementation": "serinus.hosts.mlserver_host.SerinusRuntime",
+                "parameters": {"uri": "./model.json", "extra": {"class": "xgboost_server"}},
+            }
+        )
+    )
+    (settings,) = settings_from_directory(tmp_path)
+    assert (settings.implementation, settings.extra) == ("xgboost_server", {})
+    command = [str(Path(sys.executable).parent / "mlserver"), "start", str(tmp_path)]
+    rows = np.random.default_rng(2).normal(size=(9, 5)).astype(np.float32)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path, env=dict(os.environ)
+    ) as server:
+        try:
+            for _ in range(300):
+                assert server.poll() is None, server.communicate()[0].decode()[-3000:]
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"http://127.0.0.1:{http}/v2/models/fraud/ready").status_code == 200:
+                        break
+                time.sleep(0.1)  # another process starts: its port is all there is to wait on
+            body = {
+                "id": "7",
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
+                "outputs": [{"name": "probability"}],
+            }
+            url = f"http://127.0.0.1:{http}/v2/models/fraud"
+            answer = httpx.post(f"{url}/infer", json=body)
+            bad = httpx.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
+            metadata = httpx.get(url).json()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["id"] == "7"
+    booster = xgboost.Booster(model_file=str(model_file))
+    np.testing.assert_allclose(answer.json()["outputs"][0]["data"], booster.inplace_predict(rows), atol=1e-6)
+    assert bad.status_code == 400
+    assert "5" in bad.json()["error"]
+    assert metadata["platform"] == "xgboost_booster"
+    assert metadata["inputs"][0]["shape"] == [-1, 5]
