@@ -270,6 +270,22 @@ def test_TLS_files_that_are_not_there_are_told():
         pass
 
 
+def test_the_access_log_has_a_line_for_each_call(caplog):
+    caplog.set_level(logging.INFO, "serinus.access")
+    for engine in ENGINES:
+        caplog.clear()
+        with serving(engine, access_log=True) as server, grpc.insecure_channel(server.address) as channel:
+            infer(channel)(request_for("sum"), timeout=10)
+            infer(channel).future(request_for("nope"), timeout=10).exception(timeout=10)
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=10)
+        lines = [record.getMessage() for record in caplog.records if record.name == "serinus.access"]
+        assert [(INFER in line, "status 0" in line, "status 5" in line) for line in lines] == [
+            (True, True, False),
+            (True, False, True),
+            (False, True, False),
+        ]
+
+
 # REST and gRPC
 
 

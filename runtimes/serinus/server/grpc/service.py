@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger("serinus.grpc")
+_access = logging.getLogger("serinus.access")
 
 SERVICE = "inference.GRPCInferenceService"
 INFER = f"/{SERVICE}/ModelInfer"
@@ -162,6 +164,27 @@ def initial_metadata(response: InferResponse, headers: Mapping[str, str]) -> Met
     return tuple(metadata.items())
 
 
+class _Logged:
+    """An `Answer` that also writes the access log's line."""
+
+    def __init__(self, answer: Answer, path: str) -> None:
+        self._answer = answer
+        self._path = path
+        self._came = time.monotonic()
+
+    def respond(self, payload: bytes, metadata: Metadata | None) -> None:
+        self._answer.respond(payload, metadata)
+        self._log(GrpcStatus.OK, len(payload))
+
+    def fail(self, failure: Failure) -> None:
+        self._answer.fail(failure)
+        self._log(failure.code, 0)
+
+    def _log(self, code: int, length: int) -> None:
+        took_ms = (time.monotonic() - self._came) * 1e3
+        _access.info("grpc %s status %d %d bytes %.3f ms", self._path, code, length, took_ms)
+
+
 class Service:
     """The calls of `inference.GRPCInferenceService` and `grpc.health.v1.Health` over one plane.
 
@@ -186,6 +209,7 @@ class Service:
         self._receive_limit = settings.grpc_max_receive_message_length
         self._limits = replace(settings.limits, body_bytes=self._receive_limit)
         self._send_limit = settings.grpc_max_send_message_length
+        self._access_log = settings.access_log
         self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
@@ -256,6 +280,8 @@ class Service:
         Returns:
             The ticket to cancel when the client goes away; None where the request never reached the plane.
         """
+        if self._access_log:
+            answer = _Logged(answer, INFER_STREAM if stream else INFER)
         try:
             self._admit()
             request = decode_request(message, limits=self._limits, headers=headers)
@@ -287,6 +313,8 @@ class Service:
 
     async def call(self, path: str, message: bytes, answer: Answer) -> None:
         """Answer one of the `unary` calls."""
+        if self._access_log:
+            answer = _Logged(answer, path)
         if message == self.too_large_marker:
             answer.fail(self._uncounted(self._too_large()))
             return
