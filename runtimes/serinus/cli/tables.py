@@ -59,8 +59,8 @@ def curl_line(service: Mapping[str, Any], gateway: Mapping[str, Any], folders: I
     """A line that can be pasted: the folder's own request where there is one, else the model's metadata."""
     address = "127.0.0.1" if gateway["host"] in {"0.0.0.0", "127.0.0.1"} else gateway["host"]
     base = f"curl -s -H 'Host: {service['host']}' http://{address}:{gateway['port']}/v2/models/{service['model']}"
-    for folder in folders:
-        request = folder / "request.json"
+    # A service in several forms (fraud/split, fraud/fused) keeps its request beside them.
+    for request in (place / "request.json" for folder in folders for place in (folder, folder.parent)):
         if request.is_file():
             return f"{base}/infer -H 'Content-Type: application/json' -d @{shlex.quote(str(request))}"
     return base

@@ -515,8 +515,8 @@ def _port_environment(container: ContainerPlan, own: Ports) -> dict[str, str]:
     """Variables that tell a process its ports; MLServer's only where it is MLServer that runs."""
     env = {"SERINUS_HOST": "127.0.0.1", "SERINUS_HTTP_PORT": str(own.http), "SERINUS_GRPC_PORT": str(own.grpc)}
     if container.command.ours:
-        # Ours wins over MLServer's name, which would only be rewritten for nothing.
-        return env
+        # The delay lets endpoints propagate in a cluster; here the gateway has stopped sending before SIGTERM comes.
+        return {**env, "SERINUS_DRAIN_DELAY_S": "0"}
     env["PORT"] = str(own.grpc if container.env.get("PORT") == str(container.grpc_port) else own.http)
     env |= {"HTTP_PORT": str(own.http), "GRPC_PORT": str(own.grpc)}
     if any("mlserver" in word for word in container.command.words):
