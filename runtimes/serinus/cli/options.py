@@ -119,6 +119,10 @@ OPTIONS: tuple[Option, ...] = (
         "where predict runs: auto measures at warm-up",
         "Model",
     ),
+    Option(
+        "instances", int | None, None, "predicts of one model at a time outside the event loop (default 1)", "Model"
+    ),
+    Option("max_concurrency", int | None, None, "requests that a model answers at a time (default 256)", "Model"),
     Option("warmup", bool, True, "warm up and time the model before ready", "Model"),
     Option("extra", str, (), "KEY=VALUE for the runtime (JSON value or text); may be repeated", "Model", repeat=True),
     Option(

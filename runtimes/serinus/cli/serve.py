@@ -193,7 +193,7 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
             changes["version"] = values["model_version"]
         if values["nthread"]:
             changes["threads"] = values["nthread"]
-        for name in ("execution", "warmup"):
+        for name in ("execution", "warmup", "instances", "max_concurrency"):
             if parsed.sources[name] != "default":
                 changes[name] = values[name]
         if extra:
