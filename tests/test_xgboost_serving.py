@@ -35,8 +35,8 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Watched.on_loop = {}
 
 
-def _settings(folder: Path) -> ModelSettings:
-    return ModelSettings(name="m", model_dir=folder)
+def _settings(folder: Path, **extra: object) -> ModelSettings:
+    return ModelSettings(name="m", model_dir=folder, extra=extra)
 
 
 async def _ask(plane: Plane, data: np.ndarray, *outputs: str, name: str = "anything") -> InferResponse:
@@ -58,6 +58,34 @@ async def test_any_tensor_name_and_number_type_is_served(tmp_path: Path) -> None
         assert metadata.inputs[0].shape == (-1, 6)
         with pytest.raises(InvalidInput, match="the model takes 6"):
             await _ask(plane, rows(2, 5))
+
+
+async def test_booleans_are_taken_as_zero_and_one(tmp_path: Path) -> None:
+    booster = train()
+    save(booster, tmp_path)
+    data = rows(9, missing=0) > 0
+    async with serving(XGBoostModel, _settings(tmp_path)) as plane:
+        response = await _ask(plane, data)
+    np.testing.assert_array_equal(response.outputs[0].data, booster.inplace_predict(data.astype(np.float32)))
+
+
+@pytest.mark.parametrize("shapes", [(-1,), (-1, 1), None], ids=["n", "n,1", "mixed"])
+async def test_columns_of_both_shapes_are_put_side_by_side(shapes: tuple[int, ...] | None, tmp_path: Path) -> None:
+    data = rows(7)
+    names = ["f0", "f1", "f2", "f3", "f4", "f5"]
+    booster = train()
+    booster.feature_names = names
+    save(booster, tmp_path)
+    inputs = [
+        Tensor.of(name, column.reshape(shapes or ((-1,), (-1, 1))[index % 2]))
+        for index, (name, column) in enumerate(zip(names, np.ascontiguousarray(data.T), strict=True))
+    ]
+    async with serving(XGBoostModel, _settings(tmp_path, input_form="columns")) as plane:
+        assert [spec.shape for spec in plane.model_metadata("m").inputs] == [(-1,)] * 6
+        response = await plane.infer(InferRequest("m", inputs))
+        np.testing.assert_array_equal(response.outputs[0].data, booster.inplace_predict(data))
+        with pytest.raises(InvalidInput, match="has 2 dimensions, the model takes 1"):
+            await plane.infer(InferRequest("m", [Tensor.of(name, rows(7, 2)) for name in names]))
 
 
 async def test_explanations_run_off_the_event_loop_and_predictions_on_it(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ class Model:
     """Rows of several requests may be stacked along axis 0 and predicted in one call, and the rows of every output
     belong to the rows of the inputs in order. False: one request per call."""
     coerce: bool = False
-    """Numbers of another datatype than an input's are converted (any float or integer to a float, an integer to another
-    where its values fit) instead of refused. For models whose clients send FP64 to an FP32 matrix."""
+    """Numbers of another datatype than an input's are converted (any float, integer or boolean to a float, an integer to another
+    where its values fit) instead of refused, and a column [n, 1] is taken for an input [n]. For models whose clients send FP64
+    to an FP32 matrix."""
     any_input_name: bool = False
     """Where exactly one input is declared, take a request's only input under whatever name it has."""
     checks_requests: bool = True

@@ -173,6 +173,10 @@ class RequestChecks:
 
     def _fit(self, tensor: Tensor, spec: TensorSpec) -> np.ndarray:
         shape, expected = tensor.shape, spec.shape
+        if len(shape) == 2 and shape[1] == 1 and expected == (-1,) and self._coerce:
+            # One column: [n, 1] is how MLServer's pandas codec and KServe's clients send a feature.
+            column = Tensor(tensor.name, tensor.datatype, shape[:1], tensor.data.reshape(-1), tensor.parameters)
+            return self._fit(column, spec)
         if len(shape) != len(expected):
             raise InvalidInput(
                 f"input '{tensor.name}': shape {list(shape)} has {len(shape)} dimensions, "
@@ -194,12 +198,12 @@ class RequestChecks:
 def _coerced(tensor: Tensor, spec: TensorSpec) -> np.ndarray:
     """Convert numbers to the datatype that the model takes.
 
-    Integers and floats become floats (the nearest), integers become wider or narrower integers where all values fit.
+    Booleans, integers and floats become floats (the nearest), integers become wider or narrower integers where all values fit.
     """
     data = tensor.data
     target = NUMPY_DTYPES[spec.datatype]
     kinds = data.dtype.kind + target.kind
-    if tensor.datatype != "BYTES" and kinds in ("ff", "if", "uf"):
+    if tensor.datatype != "BYTES" and kinds in ("ff", "if", "uf", "bf"):
         with np.errstate(over="ignore"):
             result = data.astype(target)
         if kinds == "ff" and target.itemsize < data.dtype.itemsize and np.isinf(result).sum() != np.isinf(data).sum():
