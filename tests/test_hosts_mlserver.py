@@ -1,7 +1,7 @@
 """The tests of MLServer's host, in the environment that MLServer needs.
 
-MLServer 1.7 wants an older FastAPI than KServe's starlette allows, so the two cannot share one: `tests/mlserver_env` runs in `.venv-mlserver`,
-which is made here where `make` has not made it yet.
+MLServer 1.7 wants an older FastAPI than KServe's starlette allows, so the two cannot share one: `tests/mlserver_env` runs in
+`.venv-mlserver`, which is made here where `make` has not made it yet.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class SumModel(MLModel):
     """MLServer's own test fixture by this name: sums a request, and has a custom endpoint."""
 
     @custom_handler(rest_path="/my-custom-endpoint")
-    async def my_payload(self, payload: list) -> int:
+    async def my_payload(self, payload: list[int]) -> int:
         return sum(payload)
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
