@@ -6,18 +6,18 @@ Life of a model: construct with its settings, `load()` once (in a thread; readin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .protocol.types import InferRequest, InferResponse, TensorSpec, no_parameters
+from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signature, TensorSpec, no_parameters
 
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-__all__ = ["Call", "Execution", "Model", "RequestModel"]
+__all__ = ["Call", "Execution", "Family", "Model", "RequestModel"]
 
 Execution = Literal["auto", "inline", "thread", "process"]
 """Where `predict` runs: on the event loop, in a thread, in a process, or wherever the measurement at warm-up says."""
@@ -31,6 +31,17 @@ class Call:
     """The request's parameters, without those that the server itself takes (timeout, priority, binary_data_output)."""
     outputs: frozenset[str] | None = None
     """Names of the outputs that the client wants; None: the model's default ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric of a model's or transport's own."""
+
+    name: str
+    help: str
+    kind: Literal["counter", "gauge"]
+    samples: Sequence[tuple[Mapping[str, str], float]] = field(default=())
+    """Labels and value. The values of several workers are added."""
 
 
 class Model:
@@ -66,6 +77,9 @@ class Model:
     outputs: Sequence[TensorSpec] = ()
     """What `predict` returns; set on the class or in `load`. One marked `optional` may be left out of an
     answer to a request that does not name it."""
+    signatures: Mapping[str, Signature] = NO_PARAMETERS
+    """Further functions of the model, which requests choose by the parameter `signature_name`; `predict` finds the name in
+    `call.parameters`. A request that names none gets `inputs` and `outputs`."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -100,6 +114,13 @@ class Model:
         """One row of input to warm up and time the model with; None: made of zeros from `inputs`, or skipped."""
         return None
 
+    def metrics(self) -> Iterable[Family]:
+        """Metrics of the model's own, asked for at each scrape, on the event loop: be quick.
+
+        What several models of one process tell alike (the memory of a shared device) counts once.
+        """
+        return ()
+
     def extra_routes(self) -> Sequence[Any]:
         """HTTP routes of the model's own, in the form that the REST server takes; read once, after `load`."""
         return ()
@@ -119,6 +140,9 @@ class RequestModel(Model):
     """
 
     batchable = False
+    forwards_classification: bool = False
+    """The outputs that a request wants are asked of a predictor, which classifies them; what comes as text is not classified
+    again."""
 
     async def start(self) -> None:
         """Do what needs the event loop, after `load` and before the first request. Raise `ConfigError` as `load` does."""

@@ -8,7 +8,7 @@ What is refused (InvalidInput): an input that is unknown, missing or given twice
 sets `coerce`; another rank or dimension; inputs of one request with different numbers of rows; a wanted output that
 the model does not have. A model that declares no inputs takes anything. One that declares exactly one and sets
 `any_input_name` takes that one under any name, since clients of bare matrices (KServe's, MLServer's) name it as they
-please.
+please. A model with signatures has checks for each, chosen by the request's parameter `signature_name`.
 """
 
 from __future__ import annotations
@@ -35,17 +35,26 @@ class RequestChecks:
     """The checks of one model's requests, made ready once.
 
     Args:
-        model: loaded; `inputs`, `outputs`, `batchable`, `coerce` and `any_input_name` are read.
+        model: loaded; `inputs`, `outputs`, `signatures`, `batchable`, `coerce` and `any_input_name` are read.
+        signature: check for this one of the model's signatures.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._specs = tuple(model.inputs) if model.checks_requests else ()
+    def __init__(self, model: Model, signature: str = "") -> None:
+        inputs, outputs = model.inputs, model.outputs
+        self._signature = signature
+        self._signatures: dict[str, RequestChecks] = {}
+        if signature:
+            inputs, outputs = model.signatures[signature].inputs, model.signatures[signature].outputs
+        else:
+            self._signatures = {name: RequestChecks(model, name) for name in model.signatures}
+        self._specs = tuple(inputs) if model.checks_requests else ()
         self._by_name = {spec.name: spec for spec in self._specs}
         self._name = model.name
-        self._batchable = model.batchable and all(spec.shape and spec.shape[0] == -1 for spec in self._specs)
+        rowed = (*self._specs, *outputs) if signature else self._specs
+        self._batchable = model.batchable and all(spec.shape and spec.shape[0] == -1 for spec in rowed)
         self._coerce = model.coerce
         self._any_name = model.any_input_name and len(self._specs) == 1
-        self._outputs = {spec.name: spec for spec in model.outputs} if model.checks_requests else {}
+        self._outputs = {spec.name: spec for spec in outputs} if model.checks_requests else {}
         self._alone = 0
         names = tuple(spec.name for spec in self._specs)
         self._plain = Form(None, names, Call())
@@ -58,6 +67,11 @@ class RequestChecks:
             self._single = self._specs[0]
             self._single_rank = len(self._single.shape)
             self._single_tail = self._single.shape[1:]
+
+    @property
+    def signatures(self) -> Mapping[str, RequestChecks]:
+        """The checks of each signature."""
+        return self._signatures
 
     @property
     def batchable(self) -> bool:
@@ -89,6 +103,8 @@ class RequestChecks:
         return self._admit(request)
 
     def _admit(self, request: InferRequest) -> tuple[Form, tuple[np.ndarray, ...], int]:
+        if self._signatures and "signature_name" in request.parameters:
+            return self._chosen(request.parameters["signature_name"])._admit(request)
         wanted = self._wanted(request.outputs) if request.outputs else None
         found = self._match(request.inputs)
         names = tuple(found)
@@ -96,7 +112,7 @@ class RequestChecks:
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
         if not self._batchable:
             self._alone += 1
-            return Form(self._alone, names, self._call(request, wanted)), arrays, rows
+            return Form((self._signature, self._alone), names, self._call(request, wanted)), arrays, rows
         for name, array in found.items():
             if not array.ndim:
                 raise InvalidInput(
@@ -116,6 +132,14 @@ class RequestChecks:
             asked = tuple(sorted((name, type(value).__name__, repr(value)) for name, value in call.parameters.items()))
         shapes = tuple((name, array.shape[1:], array.dtype.str) for name, array in found.items())
         return Form((shapes, asked, wanted), names, call), arrays, rows
+
+    def _chosen(self, name: Any) -> RequestChecks:
+        checks = self._signatures.get(name) if isinstance(name, str) else None
+        if checks is None:
+            raise InvalidInput(
+                f"parameter 'signature_name' is {name!r}; the signatures of model '{self._name}' are {_list(self._signatures)}"
+            )
+        return checks
 
     def _call(self, request: InferRequest, wanted: frozenset[str] | None) -> Call:
         parameters = request.parameters
@@ -223,13 +247,20 @@ def _coerced(tensor: Tensor, spec: TensorSpec) -> np.ndarray:
 
 
 class OutputChecks:
-    """The checks of one model's answers, made ready once."""
+    """The checks of one model's answers, made ready once.
 
-    def __init__(self, model: Model, *, batchable: bool) -> None:
+    Args:
+        model: loaded.
+        batchable: every output has as many rows as the batch.
+        outputs: of one of its signatures; None: its default ones.
+    """
+
+    def __init__(self, model: Model, *, batchable: bool, outputs: Sequence[TensorSpec] | None = None) -> None:
         self._name = model.name
         self._batchable = batchable
         self._specs = tuple(
-            (spec, spec.datatype, NUMPY_DTYPES[spec.datatype], len(spec.shape)) for spec in model.outputs
+            (spec, spec.datatype, NUMPY_DTYPES[spec.datatype], len(spec.shape))
+            for spec in (model.outputs if outputs is None else outputs)
         )
 
     def check(

@@ -15,10 +15,10 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from ..model import Family
 from .exposition import Page
 from .statistics import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram, ModelStatistics
 
@@ -45,17 +45,6 @@ _STAGES: Final = {
 }
 """KServe's stages, and which of ours stands for one that the model does not report by itself."""
 _REASONS: Final = ("rejected", "timeout", "cancelled", "invalid", "failed", "other")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A metric of a model's or transport's own."""
-
-    name: str
-    help: str
-    kind: Literal["counter", "gauge"]
-    samples: Sequence[tuple[Mapping[str, str], float]] = field(default=())
-    """Labels and value. The values of several workers are added."""
 
 
 class Metrics:

@@ -178,6 +178,7 @@ class Plane:
             tuple(model.inputs),
             tuple(model.outputs),
             dict(model.details),
+            model.signatures,
         )
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:

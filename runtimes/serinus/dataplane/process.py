@@ -215,6 +215,7 @@ def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
         description = {
             "inputs": tuple(model.inputs),
             "outputs": tuple(model.outputs),
+            "signatures": dict(model.signatures),
             "batchable": model.batchable,
             "coerce": model.coerce,
             "any_input_name": model.any_input_name,

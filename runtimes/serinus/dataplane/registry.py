@@ -27,11 +27,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..errors import Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
-from ..model import Model
+from ..model import Family, Model
 from ..settings import ModelSettings
 from .deadlines import Deadlines
 from .loading import load_model
@@ -96,6 +96,7 @@ class Registry:
         """Replaced or unloaded, with requests still in flight."""
         self._deadlines: Deadlines | None = None
         self.metrics.observe_gauges(self._gauges)
+        self.metrics.add_source(self._families)
 
     def names(self) -> list[str]:
         """Names that are or were registered."""
@@ -342,6 +343,21 @@ class Registry:
             self.defaults[name] = ready[max(ready, key=_rank)]
         else:
             self.defaults.pop(name, None)
+
+    def _families(self) -> Iterable[Family]:
+        """Metrics of the models' own; what several tell alike counts once."""
+        found: dict[str, tuple[Family, dict[tuple[tuple[str, str], ...], float]]] = {}
+        for served in self.all_served():
+            try:
+                told = list(served.model.metrics())
+            except Exception:  # noqa: BLE001 # an author's code must not cost the page
+                _log.exception("model '%s' cannot tell its metrics", served.name)
+                continue
+            for family in told:
+                samples = found.setdefault(family.name, (family, {}))[1]
+                samples.update({tuple(sorted(labels.items())): value for labels, value in family.samples})
+        for family, samples in found.values():
+            yield replace(family, samples=[(dict(labels), value) for labels, value in samples.items()])
 
     def _gauges(self) -> Iterable[tuple[str, str, dict[str, float]]]:
         for name, versions in self._entries.items():

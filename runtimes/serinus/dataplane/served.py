@@ -24,6 +24,7 @@ from typing import Any, Final
 from ..errors import Cancelled, InvalidInput, ModelFailed, NotReady, SerinusError
 from ..model import Call, Model, RequestModel
 from ..protocol.classification import classification_count, classify
+from ..protocol.datatypes import BYTES
 from ..protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from ..settings import BatchSettings
 from .batcher import Batcher
@@ -85,6 +86,10 @@ class ServedModel:
         self._loop = loop
         self._checks = RequestChecks(model)
         self._output_checks = OutputChecks(model, batchable=self._checks.batchable)
+        self._signature_checks = {
+            name: OutputChecks(model, batchable=checks.batchable, outputs=model.signatures[name].outputs)
+            for name, checks in self._checks.signatures.items()
+        }
         self._batchable = self._checks.batchable
         self._default_timeout_s = settings.default_timeout_s
         self._levels = max(1, settings.priority_levels)
@@ -189,8 +194,11 @@ class ServedModel:
         """Answer a batch with what predict returned; gives back the error that the outputs deserve."""
         tickets = work.tickets
         form = tickets[0].form
+        checks = self._output_checks
+        if self._signature_checks and "signature_name" in form.call.parameters:
+            checks = self._signature_checks[form.call.parameters["signature_name"]]
         try:
-            outputs = self._output_checks.check(work.outputs, work.rows, form.call.outputs)
+            outputs = checks.check(work.outputs, work.rows, form.call.outputs)
         except SerinusError as error:
             return error
         plain = form.call.outputs is None
@@ -267,8 +275,11 @@ class ServedModel:
                 have = ", ".join(f"'{name}'" for name in by_name) or "none"
                 return InvalidInput(f"output '{missing[0]}' is not one of model '{self.name}'; its outputs are {have}")
             specs = {spec.name: spec for spec in self.model.outputs}
+            done = isinstance(self.model, RequestModel) and self.model.forwards_classification
             try:
-                changes["outputs"] = _selected(list(response.outputs), request, specs, by_row=False)
+                changes["outputs"] = _selected(
+                    list(response.outputs), request, specs, by_row=False, texts_are_classes=done
+                )
             except SerinusError as error:
                 return error
         if changes:
@@ -339,15 +350,19 @@ def _cut(tickets: Sequence[Ticket], outputs: Outputs) -> list[list[Tensor]]:
 
 
 def _selected(
-    tensors: list[Tensor], request: InferRequest, specs: Mapping[str, TensorSpec], by_row: bool
+    tensors: list[Tensor],
+    request: InferRequest,
+    specs: Mapping[str, TensorSpec],
+    by_row: bool,
+    texts_are_classes: bool = False,
 ) -> list[Tensor]:
-    """Put the outputs in the order of the request, classified where it asks for classes."""
+    """Put the outputs in the order of the request, classified where it asks for classes and they are not yet."""
     by_name = {tensor.name: tensor for tensor in tensors}
     chosen = []
     for output in request.outputs or ():
         tensor = by_name[output.name]
         count = classification_count(output.parameters, f"output '{output.name}'")
-        if count:
+        if count and not (texts_are_classes and tensor.datatype == BYTES):
             if by_row and tensor.data.ndim == 1:
                 rows = tensor.shape[0]  # one value per row: each row is a batch entry of one class
                 tensor = Tensor(tensor.name, tensor.datatype, (rows, 1), tensor.data.reshape(rows, 1))

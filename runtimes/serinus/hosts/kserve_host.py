@@ -142,6 +142,7 @@ class KServeHost(RequestModel):
     """
 
     platform = "kserve_model"
+    forwards_classification = True
     checks_requests = False
     """KServe never checks requests against `get_input_types`, so a class may say little or nothing there."""
 

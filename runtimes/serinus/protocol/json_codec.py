@@ -17,6 +17,7 @@ What the specification leaves to the server, and what is done here:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import chain
 from math import prod
@@ -74,13 +75,16 @@ def _short_number(value: float) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def load_object(body: bytes | bytearray | memoryview, what: str, limits: Limits) -> dict[str, Any]:
+def load_object(
+    body: bytes | bytearray | memoryview, what: str, limits: Limits, *, not_finite: bool = False
+) -> dict[str, Any]:
     """Parse a body that must be one JSON object (RFC 8259).
 
     Args:
         body: UTF-8.
         what: its name in messages: "the request body".
         limits: `body_bytes` and `json_depth` are checked.
+        not_finite: take the tokens NaN, Infinity and -Infinity.
 
     Raises:
         InvalidInput: empty, not JSON (with line and column), or not an object.
@@ -97,8 +101,10 @@ def load_object(body: bytes | bytearray | memoryview, what: str, limits: Limits)
             "depth limit" in error.msg or "recursion" in error.msg.lower()
         ):  # orjson's own, ~1024; its words vary by version
             raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels") from None
+        document = _load_not_finite(bytes(body)) if not_finite else None
         reason = error.msg.split(": line ")[0]
-        raise InvalidInput(f"{what} is not JSON: {reason} (line {error.lineno}, column {error.colno})") from None
+        if document is None:
+            raise InvalidInput(f"{what} is not JSON: {reason} (line {error.lineno}, column {error.colno})") from None
     if type(document) is not dict:
         raise InvalidInput(f"{what} is {describe(document)}, a JSON object was expected")
     # Brackets are an upper bound of the depth that costs next to nothing; strings that hold some only bring the true count.
@@ -108,6 +114,16 @@ def load_object(body: bytes | bytearray | memoryview, what: str, limits: Limits)
     ):
         raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels")
     return document
+
+
+def _load_not_finite(body: bytes) -> Any:
+    """Parse JSON with NaN, Infinity or -Infinity in it, which orjson refuses; None where that is not what is wrong with it."""
+    if b"NaN" not in body and b"Infinity" not in body:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _depth(document: Any, limits: Limits) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "Parameter",
     "RequestedOutput",
     "ServerMetadata",
+    "Signature",
     "Tensor",
     "TensorSpec",
     "no_parameters",
@@ -149,6 +150,14 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """One of several functions of a model (TensorFlow's SignatureDef), chosen by the request parameter `signature_name`."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMetadata:
     """inference_rest.md, "Model Metadata Response JSON Object"."""
 
@@ -159,6 +168,8 @@ class ModelMetadata:
     outputs: tuple[TensorSpec, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What else is worth knowing: the engine chosen, the execution mode."""
+    signatures: Mapping[str, Signature] = field(default_factory=dict)
+    """By name, for requests that choose one; empty: the model has only the one that `inputs` and `outputs` tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,10 @@ Sources: TensorFlow Serving, api_rest.md, "Predict API" (row format, column form
   - `{"instances": [...]}` is the row format: one entry per row, a value (for a model of one input) or an object of named values.
     It is answered with `{"predictions": [...]}`, one entry per row.
   - `{"inputs": ...}` is the column format: the whole tensor, or an object of named tensors. It is answered with `{"outputs": ...}`.
-  - `{"b64": "..."}` stands for bytes wherever a string may stand; outputs that are not UTF-8 are answered so.
+  - `NaN`, `Infinity` and `-Infinity` are taken, though no JSON ("JSON conformance"); answers stay JSON and hold null.
+  - `{"b64": "..."}` stands for bytes wherever a string may stand; outputs that are not UTF-8 are answered so,
+    and outputs whose name ends in `_bytes` always.
+  - `signature_name` chooses one of the model's signatures, where it has several; other models ignore it.
 Datatypes come from the model's metadata; a model that says nothing of its inputs gets BOOL, INT64, FP64 or BYTES, as the
 values are.
 """
@@ -24,7 +27,7 @@ import orjson
 from ..errors import InvalidInput, TooLarge
 from .datatypes import BYTES, NUMPY_DTYPES
 from .json_codec import decode_data, describe, flatten, load_object
-from .types import InferRequest, InferResponse, Limits, ModelMetadata, Tensor
+from .types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, Tensor
 
 __all__ = ["DEFAULT_INPUT", "V1Payload", "decode", "encode", "to_request"]
 
@@ -55,7 +58,7 @@ def decode(body: bytes, limits: Limits = _NO_LIMITS) -> V1Payload:
         InvalidInput: neither or both formats, no rows, or rows whose names differ.
         TooLarge: one of the limits was passed.
     """
-    document = load_object(body, "the request body", limits)
+    document = load_object(body, "the request body", limits, not_finite=True)
     signature = document.get("signature_name")
     if signature is not None and type(signature) is not str:
         raise InvalidInput(f"'signature_name' is {describe(signature)}, a string was expected")
@@ -120,10 +123,18 @@ def to_request(
         InvalidInput: unknown inputs, ragged values, or values that the datatype does not hold.
         TooLarge: one of the limits was passed.
     """
-    specs = {spec.name: spec for spec in metadata.inputs}
+    inputs, parameters = metadata.inputs, NO_PARAMETERS
+    if metadata.signatures and payload.signature_name:
+        signature = metadata.signatures.get(payload.signature_name)
+        if signature is None:
+            raise InvalidInput(
+                f"'signature_name' is {payload.signature_name!r}; the model's signatures are {_listed(metadata.signatures)}"
+            )
+        inputs, parameters = signature.inputs, {"signature_name": payload.signature_name}
+    specs = {spec.name: spec for spec in inputs}
     columns = payload.columns
     if "" in columns and len(columns) == 1:
-        required = [spec.name for spec in metadata.inputs if not spec.optional] or list(specs)
+        required = [spec.name for spec in inputs if not spec.optional] or list(specs)
         if len(required) > 1:
             raise InvalidInput(f"the model has {len(required)} inputs ({_listed(required)}): name each one's values")
         columns = {required[0] if required else DEFAULT_INPUT: columns[""]}
@@ -145,7 +156,7 @@ def to_request(
         else:
             data = value if shape else [value]
             tensors.append(Tensor(name, datatype, shape, decode_data(what, datatype, shape, data, limits)))
-    return InferRequest(metadata.name, tensors, model_version)
+    return InferRequest(metadata.name, tensors, model_version, parameters=parameters)
 
 
 def _shape_of(what: str, value: Any, limits: Limits) -> tuple[int, ...]:
@@ -217,16 +228,19 @@ def _values(tensor: Tensor) -> Any:
         dtype = NUMPY_DTYPES[tensor.datatype]
         array = tensor.data if tensor.data.dtype == dtype else tensor.data.astype(dtype)
         return np.ascontiguousarray(array).reshape(tensor.shape) if tensor.shape else array.item()
+    binary = tensor.name.endswith("_bytes")
     texts = np.empty(tensor.data.shape, dtype=object)
     for index, element in np.ndenumerate(tensor.data):
-        texts[index] = _written(element)
+        texts[index] = _written(element, binary)
     return texts.tolist()
 
 
-def _written(element: Any) -> Any:
+def _written(element: Any, binary: bool) -> Any:
     if not isinstance(element, bytes):
         return str(element)
-    try:
-        return element.decode()
-    except UnicodeDecodeError:
-        return {"b64": base64.b64encode(element).decode()}
+    if not binary:
+        try:
+            return element.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"b64": base64.b64encode(element).decode()}
