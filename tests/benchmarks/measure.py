@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,9 +21,14 @@ local file = io.open("{body}", "rb")
 wrk.body = file:read("*a")
 wrk.method = "POST"
 {headers}
-local bad = 0
-function response(status, headers, body)
-  if status ~= 200 then bad = bad + 1 end
+"""
+
+_NUMBERED = """\
+local before, after = wrk.body:match("^(.-){token}(.*)$")
+local number = 0
+function request()
+  number = number + 1
+  return wrk.format(nil, nil, nil, before .. "{prefix}" .. number .. after)
 end
 """
 
@@ -79,15 +84,15 @@ def _busy_seconds() -> float:
     return sum(getattr(times, name) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-def _run(command: list[str], pid: int, seconds: float) -> tuple[str, float, float, float]:
+def _run(command: list[str], pids: Sequence[int], seconds: float) -> tuple[str, float, float, float]:
     """Run a load generator; returns its output, wall seconds, the server's CPU seconds and the foreign cores."""
-    cpu_before, busy_before, own_before = cpu_seconds(pid), _busy_seconds(), psutil.Process().cpu_times()
+    cpu_before, busy_before, own_before = sum(map(cpu_seconds, pids)), _busy_seconds(), psutil.Process().cpu_times()
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     wall = time.perf_counter() - start
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed: {done.stderr[-500:] or done.stdout[-500:]}")
-    server = cpu_seconds(pid) - cpu_before
+    server = sum(map(cpu_seconds, pids)) - cpu_before
     own_after = psutil.Process().cpu_times()
     loader = (own_after.children_user + own_after.children_system) - (
         own_before.children_user + own_before.children_system
@@ -106,8 +111,28 @@ def _microseconds(text: str) -> float:
     return float(match[1]) * _UNIT_US[match[2]]
 
 
-def wrk(url: str, body: bytes, headers: Mapping[str, str], *, pid: int, connections: int, seconds: float) -> Slice:
+def wrk(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    pid: int | Sequence[int],
+    connections: int,
+    seconds: float,
+    token: str = "",
+    prefix: str = "",
+) -> Slice:
     """Closed loop over HTTP/1.1 keep-alive.
+
+    Args:
+        url: where to.
+        body: of every request.
+        headers: of every request.
+        pid: of the server, or of the processes that make it up.
+        connections: kept alive, one request in flight on each.
+        seconds: of load.
+        token: where it stands in the body, `prefix` and the request's number are put.
+        prefix: see `token`.
 
     Raises:
         RuntimeError: wrk is missing or failed.
@@ -119,13 +144,14 @@ def wrk(url: str, body: bytes, headers: Mapping[str, str], *, pid: int, connecti
         file.write_bytes(body)
         script = Path(folder) / "post.lua"
         lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
-        # A response function slows wrk down: statuses are counted by wrk itself ("Non-2xx").
-        script.write_text(_SCRIPT.format(body=file, headers=lines).split("local bad")[0])
+        # No response function: it would slow wrk down, and wrk counts wrong statuses itself ("Non-2xx").
+        numbered = _NUMBERED.format(token=token, prefix=prefix) if token else ""
+        script.write_text(_SCRIPT.format(body=file, headers=lines) + numbered)
         command = [
             "wrk",
             "-t1",
             f"-c{connections}",
-            f"-d{seconds:g}s",
+            f"-d{max(1, round(seconds))}s",
             "--timeout",
             "30s",
             "--latency",
@@ -133,7 +159,7 @@ def wrk(url: str, body: bytes, headers: Mapping[str, str], *, pid: int, connecti
             str(script),
             url,
         ]
-        output, _, server, foreign = _run(command, pid, seconds)
+        output, _, server, foreign = _run(command, [pid] if isinstance(pid, int) else pid, seconds)
     requests, took = re.search(r"(\d+) requests in ([\d.]+(?:us|ms|s|m))", output).groups()  # type: ignore[union-attr]
     p50 = re.search(r"50%\s+(\S+)", output)[1]  # type: ignore[index]
     p99 = re.search(r"99%\s+(\S+)", output)[1]  # type: ignore[index]
@@ -169,7 +195,7 @@ def h2load(url: str, frame: bytes, *, pid: int, streams: int, seconds: float) ->
             str(log),
             url,
         ]
-        output, wall, server, foreign = _run(command, pid, seconds)
+        output, wall, server, foreign = _run(command, [pid], seconds)
         latencies = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines() if line)
     done = re.search(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", output)
     if done is None or not latencies:

@@ -24,7 +24,7 @@ import numpy as np
 
 from .work import Work
 
-__all__ = ["PEERS", "Peer", "Running", "install", "start"]
+__all__ = ["PEERS", "Peer", "Running", "free_ports", "install", "quiet_kserve", "request", "start"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -71,19 +71,22 @@ def _kserve(python: Path, work: Work, ports: Ports) -> list[str]:
     return [
         *(str(python), str(HERE / "servers" / "kserve_server.py"), "--model_name", "model"),
         *("--model_file", str(work.model_file), "--http_port", str(ports["http"]), "--grpc_port", str(ports["grpc"])),
-        *("--enable_latency_logging", "false", "--log_config_file", str(CACHE / "kserve" / "logging.json")),
+        *("--enable_latency_logging", "false", "--log_config_file", str(quiet_kserve())),
     ]
 
 
-def _prepare_kserve(folder: Path, work: Work, ports: Ports) -> None:
+def quiet_kserve() -> Path:
+    """A logging configuration for KServe's server that leaves out what it logs of each request."""
     quiet = {
         "version": 1,
         "disable_existing_loggers": False,
         "root": {"level": "WARNING"},
         "loggers": {name: {"level": "WARNING"} for name in ("kserve", "uvicorn", "uvicorn.access", "uvicorn.error")},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "logging.json").write_text(json.dumps(quiet))
+    file = CACHE / "kserve-logging.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(quiet))
+    return file
 
 
 def _mlserver(python: Path, work: Work, ports: Ports) -> list[str]:
@@ -175,7 +178,6 @@ PEERS: tuple[Peer, ...] = (
         _kserve,
         workloads=("W1", "W1b", "W1g", "W2", "W2b", "W2g"),
         environment=_ONE_THREAD,
-        prepare=_prepare_kserve,
     ),
     Peer(
         "mlserver",
@@ -271,7 +273,8 @@ def install(peer: Peer) -> Path:
     return python
 
 
-def _free_ports() -> Ports:
+def free_ports() -> Ports:
+    """Three loopback ports that nobody listens on now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     ports = dict(zip(("http", "grpc", "metrics"), (sock.getsockname()[1] for sock in sockets), strict=True))
     for sock in sockets:
@@ -285,7 +288,7 @@ def start(peer: Peer, python: Path, work: Work, *, timeout_s: float = 120) -> Ru
     Raises:
         RuntimeError: it ended, was not ready in time, or answered something else than the Booster.
     """
-    ports = _free_ports()
+    ports = free_ports()
     if peer.prepare is not None:
         peer.prepare(CACHE / peer.name, work, ports)
     log = CACHE / f"{peer.name}.log"
