@@ -16,13 +16,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # uv does not read pip's own variable for a folder of wheels.
-UV_INSTALL = $(UV) pip install -q --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") -c constraints.txt
+# Without such a folder PyTorch comes from its own index of CPU builds: the package index's default carries gigabytes of CUDA.
+WHEELS = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
+UV_INSTALL = $(UV) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt
 NATIVE := $(wildcard runtimes/serinus/native/*.c runtimes/serinus/native/*.h)
 
-RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
-TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server
-
 SERVICE ?= fraud
+RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
+TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,onnx_server,torch_server,tensorflow_server,image_pixels,recommender_features,tuning
+# The fraud service needs no framework but XGBoost; the others' demos take the whole environment.
+SERVICE_ENVIRONMENT = $(VENV)/$(if $(filter fraud,$(SERVICE)),.run,.test)
+
 PYTEST ?= $(BIN)/python -m pytest
 
 .PHONY: help
@@ -52,20 +56,30 @@ $(VENV)/.bench: $(VENV)/.test
 .PHONY: setup
 setup: $(VENV)/.test ## Make the environment for development
 
+.PHONY: environment
+environment:
+	@$(MAKE) $(SERVICE_ENVIRONMENT)
+
 .PHONY: demo
-demo: $(VENV)/.run ## Score real transactions with the fraud InferenceService, end to end
+demo: environment ## Score transactions with the fraud InferenceService, end to end; or SERVICE=vision, recommender
 	@$(BIN)/python inferenceservices/$(SERVICE)/demo.py $(ARGS)
 
 .PHONY: up
-up: $(VENV)/.run ## Run an InferenceService on this machine: make up SERVICE=fraud [FORM=split]
+up: environment ## Run an InferenceService on this machine: make up SERVICE=fraud [FORM=split]
 	@$(BIN)/serinus up $(if $(wildcard inferenceservices/$(SERVICE)/$(or $(FORM),fused)),inferenceservices/$(SERVICE)/$(or $(FORM),fused),inferenceservices/$(SERVICE)) $(ARGS)
 
 .PHONY: down
 down: $(VENV)/.run ## Stop what `make up` started
 	@$(BIN)/serinus down $(ARGS)
 
+$(VENV)/.mlserver: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/uv
+	@echo "serinus: making .venv-mlserver, for the tests of MLServer's classes"
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-mlserver
+	$(UV) pip install -q --python .venv-mlserver/bin/python -e ".[mlserver]" mlserver-xgboost==1.7.1 httpx pytest pytest-asyncio pytest-timeout
+	touch $@
+
 .PHONY: test
-test: $(VENV)/.test ## Run every test
+test: $(VENV)/.test $(VENV)/.mlserver ## Run every test
 	@$(PYTEST) -q $(ARGS)
 
 .PHONY: test-quick
@@ -96,7 +110,7 @@ models: $(VENV)/.models ## Train the demo models again and write their held-out 
 $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "serinus: making .venv-models"
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-models
-	$(UV) pip install -q --python .venv-models/bin/python $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") -e ".[fraud]" --group models
+	$(UV) pip install -q --python .venv-models/bin/python $(WHEELS) -e ".[fraud]" --group models
 	touch $@
 
 .PHONY: bench
