@@ -39,7 +39,11 @@ def test_a_runtime_is_known_by_its_files(tmp_path: Path, name: str):
     path.write_bytes(content)
     assert infer_implementation(tmp_path) == package
     (settings,) = settings_from_directory(tmp_path)
-    assert (settings.name, settings.implementation, settings.model_dir) == ("", package, tmp_path)
+    assert (settings.name, settings.implementation, settings.model_dir) == (
+        "",
+        package,
+        path.parent if name == "1/saved_model.pb" else tmp_path,
+    )
     if path.parent == tmp_path and path.name != "saved_model.pb":
         assert infer_implementation(path) == package
 

@@ -175,21 +175,24 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
         found.append(ModelSettings(name="", implementation=values["class"]))
     for path in paths:
         try:
-            found.extend(hosts.settings_from_directory(path, implementation=values["class"] or ""))
+            of_path = hosts.settings_from_directory(path, implementation=values["class"] or "", extra=extra)
+            own = path.name if repository is not None and path.parent == repository else ""
+            found.extend(dataclasses.replace(settings, name=settings.name or own) for settings in of_path)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
         raise ConfigError(problems)
     result = []
+    one_model = len({settings.name for settings in found}) == 1 and _versioned(found, found[0].name)
     for settings in found:
         changes: dict[str, Any] = {}
-        if values["model_name"] and len(found) == 1:
+        if values["model_name"] and one_model:
             explicit = parsed.sources["model_name"] != "INFERENCE_SERVICE_NAME"
             if explicit or not settings.name or not _names_itself(settings):
                 changes["name"] = values["model_name"]
         elif not settings.name:
             changes["name"] = "model"
-        if values["model_version"]:
+        if values["model_version"] and len(found) == 1:
             changes["version"] = values["model_version"]
         if values["nthread"]:
             changes["threads"] = values["nthread"]
@@ -243,15 +246,15 @@ def _names(repository: Path) -> list[str]:
     return sorted(path.name for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _discover(repository: Path, name: str) -> ModelSettings | None:
-    """Find a model of the repository by name; None where no folder has it."""
+def _discover(repository: Path, name: str) -> list[ModelSettings] | None:
+    """Find a model of the repository by name, in all its versions; None where no folder has it."""
     from .. import hosts
 
     folder = repository / name
     if Path(name).name != name or name.startswith(".") or not folder.is_dir():
         return None
-    settings = hosts.settings_from_directory(folder)
-    return dataclasses.replace(settings[0], name=name) if settings else None
+    found = hosts.settings_from_directory(folder)
+    return [dataclasses.replace(settings, name=name) for settings in found] or None
 
 
 def _set_up_logging(server: ServerSettings) -> None:

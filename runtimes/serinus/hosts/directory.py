@@ -20,9 +20,10 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..protocol.datatypes import DATATYPES
-from ..protocol.types import TensorSpec
+from ..protocol.types import NO_PARAMETERS, TensorSpec
 from ..settings import BatchSettings, ModelSettings
 from .formats import MLSERVER_IMPLEMENTATIONS, infer_implementation
+from .versions import saved_model_versions
 
 __all__ = ["SETTINGS_FILE", "DirectorySettings", "settings_from_directory"]
 
@@ -66,15 +67,18 @@ class DirectorySettings(ModelSettings):
     """The file itself: MLServer's own classes are given its whole content again."""
 
 
-def settings_from_directory(path: Path, implementation: str = "") -> list[ModelSettings]:
+def settings_from_directory(
+    path: Path, implementation: str = "", extra: Mapping[str, Any] = NO_PARAMETERS
+) -> list[ModelSettings]:
     """Read what a path holds: a model file, a model folder, or a folder of model folders.
 
     Args:
         path: a model file, a `model-settings.json`, or a folder.
         implementation: the class that was named on the command line; it takes precedence over the file's own.
+        extra: settings of the runtime's own from the command line, where they say which versions to serve (`versions`).
 
     Returns:
-        One entry for each model. `name` is empty where nothing but the files is there to name it.
+        One entry for each model and version. `name` is empty where nothing but the files is there to name it.
 
     Raises:
         ConfigError: with every problem of every file.
@@ -82,6 +86,10 @@ def settings_from_directory(path: Path, implementation: str = "") -> list[ModelS
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"{path}: no such file or directory")
+    return [version for settings in _found(path, implementation) for version in saved_model_versions(settings, extra)]
+
+
+def _found(path: Path, implementation: str) -> list[ModelSettings]:
     if path.name == SETTINGS_FILE:
         return [_read(path, implementation)]
     if (path / SETTINGS_FILE).is_file():

@@ -45,7 +45,7 @@ class Launch:
     models: Sequence[ModelSettings]
     factory: Callable[[ModelSettings], Model]
     """Makes a model of its settings; runs in a thread."""
-    discover: Callable[[str], ModelSettings | None] | None = None
+    discover: Callable[[str], Sequence[ModelSettings] | None] | None = None
     """Finds a model of the repository by name, for load requests; None: there is no repository."""
     index: Callable[[], Sequence[str]] | None = None
     """Names in the repository, loaded or not."""

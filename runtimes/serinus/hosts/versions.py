@@ -1,0 +1,77 @@
+"""Which versions of a SavedModel are served: TensorFlow Serving's numbered folders and version policy.
+
+Source: TensorFlow Serving, serving_config.md, "Serving a Specific Version of a Model"; file_system_storage_path_source.proto,
+`ServableVersionPolicy`. A version is a folder whose name is a number; one without a saved_model.pb is not complete yet and
+is passed over, as there. The folder is read when the model is loaded, and again at a load request, not polled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..settings import ModelSettings
+
+__all__ = ["POLICY_KEY", "saved_model_versions"]
+
+POLICY_KEY = "version_policy"
+"""Extra setting: {"latest": n}, {"all": {}} or {"specific": [n, ...]}; {"specific": {"versions": [n, ...]}} and
+{"latest": {"num_versions": n}} as TensorFlow Serving writes them."""
+
+_RUNTIME = "tensorflow_server"
+
+
+def saved_model_versions(settings: ModelSettings, extra: Mapping[str, Any]) -> list[ModelSettings]:
+    """Give one entry for each version to serve, lowest first.
+
+    Args:
+        settings: of a model of any kind; only SavedModels in numbered folders become several.
+        extra: further extra settings, which win over those of `settings`.
+
+    Raises:
+        ConfigError: a policy that cannot be read, or one that names versions that are not there.
+    """
+    root = settings.model_dir
+    if settings.implementation.partition(":")[0].partition(".")[0] != _RUNTIME or root is None or not root.is_dir():
+        return [settings]
+    if (root / "saved_model.pb").is_file():
+        if root.name.isdecimal() and not settings.version:
+            return [dataclasses.replace(settings, version=root.name)]
+        return [settings]
+    found = sorted(
+        (child for child in root.iterdir() if child.name.isdecimal() and (child / "saved_model.pb").is_file()),
+        key=lambda child: int(child.name),
+    )
+    if not found:
+        return [settings]
+    chosen = _chosen(found, {**settings.extra, **extra}.get(POLICY_KEY, {"latest": 1}), root)
+    return [dataclasses.replace(settings, model_dir=folder, version=folder.name) for folder in chosen]
+
+
+def _chosen(found: list[Path], policy: Any, root: Path) -> list[Path]:
+    kind, value = next(iter(policy.items())) if isinstance(policy, dict) and len(policy) == 1 else ("", None)
+    if kind == "all" and value in ({}, None, True):
+        return found
+    if kind == "latest":
+        value = value.get("num_versions", 1) if isinstance(value, dict) else value
+        if type(value) is int and value >= 1:
+            return found[-value:]
+    if kind == "specific":
+        value = value.get("versions") if isinstance(value, dict) else value
+        value = [value] if type(value) is int else value
+        if isinstance(value, list) and value and all(type(version) is int for version in value):
+            known = {int(folder.name): folder for folder in found}
+            missing = [str(version) for version in value if version not in known]
+            if missing:
+                raise ConfigError(
+                    f"{root}: no version {', '.join(missing)} ({POLICY_KEY}); there are {', '.join(map(str, known))}"
+                )
+            return [known[version] for version in sorted(set(value))]
+    raise ConfigError(
+        f"extra setting {POLICY_KEY!r} is {json.dumps(policy)}; accepted are "
+        '{"latest": 1}, {"all": {}} and {"specific": [1, 2]}, with the numbers of your versions'
+    )
