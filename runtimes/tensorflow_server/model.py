@@ -1,11 +1,12 @@
 """`TensorflowModel`: one version of a SavedModel; its signatures say its inputs and outputs.
 
 Layout, as TensorFlow Serving's: `<model>/<number>/saved_model.pb`, or a SavedModel folder itself. Which versions are served is
-decided by whoever lists the folder (the newest unless a policy says more); this class serves one.
+decided where the folder is listed (`serinus.hosts.versions`: the newest unless a policy says more); this class serves one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 from serinus import Call, Model, TensorSpec
 from serinus.artifacts import Extra, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
+from serinus.protocol.types import Signature
+from serinus.settings import ModelSettings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its banner of CPU features is no warning
 try:
@@ -24,6 +27,8 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("tensorflow_server needs TensorFlow: pip install serinus[tensorflow_server]") from error
 
 __all__ = ["DEFAULT_SIGNATURE", "TensorflowModel"]
+
+_log = logging.getLogger("serinus.tensorflow")
 
 DEFAULT_SIGNATURE = "serving_default"
 """tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY."""
@@ -53,7 +58,7 @@ class TensorflowModel(Model):
         signature: the signature that requests get which name none (default "serving_default", else the only one).
         labels: file of class names for the classification extension; default labels.txt or labels.json beside the
             SavedModel or above its numbered folder.
-        version_policy: read by whoever lists the folder; see `serinus serve --help`.
+        version_policy: read where the folder is listed, `serinus.hosts.versions`.
 
     A request may choose another signature by the parameter `signature_name`, as TensorFlow Serving's requests do.
     """
@@ -83,24 +88,29 @@ class TensorflowModel(Model):
             if wanted or len(self._signatures) > 1:
                 raise ConfigError(f"{folder}: no signature {self._default!r}; there are {', '.join(self._signatures)}")
             self._default = next(iter(self._signatures))
-        signature = self._signatures[self._default]
-        inputs = [_spec(name, spec) for name, spec in _inputs(signature).items()]
-        outputs = [_spec(name, spec) for name, spec in sorted(signature.structured_outputs.items())]
-        labels = read_labels(self.settings, labels_file) or _labels_above(folder)
+        labels = self._labels(folder, labels_file)
+        default = _described(self._signatures[self._default], labels)
+        inputs, outputs = default.inputs, default.outputs
         self.inputs = override_specs(inputs, self.settings.inputs, "inputs")
-        self._own_names = {wanted.name: own.name for wanted, own in zip(self.inputs, inputs, strict=True)}
-        self.outputs = tuple(
-            TensorSpec(spec.name, spec.datatype, spec.shape, labels=labels)
-            if labels and spec.shape and spec.shape[-1] in {len(labels), -1}
-            else spec
-            for spec in override_specs(outputs, self.settings.outputs, "outputs")
+        self.outputs = override_specs(
+            outputs, tuple(_labelled(spec, labels) for spec in self.settings.outputs), "outputs"
         )
+        self._own_names = {wanted.name: own.name for wanted, own in zip(self.inputs, inputs, strict=True)}
         self._output_names: dict[str, str] = {
             own.name: wanted.name for wanted, own in zip(self.outputs, outputs, strict=True)
         }
+        self._specs = {name: _inputs(signature) for name, signature in self._signatures.items()}
+        self.signatures = {self._default: Signature(tuple(self.inputs), tuple(self.outputs))}
+        for name, signature in sorted(self._signatures.items()):
+            if name != self._default:
+                try:
+                    self.signatures[name] = _described(signature, labels)
+                except ConfigError as error:
+                    # What Keras adds for training, and signatures of sparse tensors, must not keep the others from being served.
+                    _log.warning("%s: signature %s is not served: %s", folder, name, error)
         self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
         self.details |= {
-            "signatures": ",".join(sorted(self._signatures)),
+            "signatures": ",".join(sorted(self.signatures)),
             "signature": self._default,
             "threads": self.settings.native_threads,
         }
@@ -120,7 +130,7 @@ class TensorflowModel(Model):
         if signature is None:
             raise InvalidInput(f"no signature {name!r}; there are {', '.join(sorted(self._signatures))}")
         renamed = name == self._default
-        specs = _inputs(signature)
+        specs = self._specs[name]
         feeds = {}
         for given, array in inputs.items():
             own = self._own_names.get(given, given) if renamed else given
@@ -140,6 +150,18 @@ class TensorflowModel(Model):
         names = self._output_names if renamed else {}
         found = {str(names.get(own, own)): _array(value) for own, value in results.items()}
         return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
+
+    def _labels(self, folder: Path, name: str) -> tuple[str, ...]:
+        """Read the class names, in the SavedModel's folder or, where that is a version, beside it.
+
+        Raises:
+            ConfigError: the named file is in neither, or malformed.
+        """
+        beside = ModelSettings(name="", model_dir=folder.parent)
+        if name and folder.name.isdecimal() and (folder.parent / name).is_file():
+            return read_labels(beside, name)
+        here = read_labels(ModelSettings(name="", model_dir=folder), name)
+        return here or (read_labels(beside, "") if folder.name.isdecimal() else ())
 
     def unload(self) -> None:
         """Let go of the graph and its variables."""
@@ -191,6 +213,21 @@ def _spec(name: str, spec: Any) -> TensorSpec:
     return TensorSpec(name, datatype, tuple(-1 if size is None else size for size in spec.shape.as_list()))
 
 
+def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:
+    if labels and spec.datatype != "BYTES" and spec.shape and spec.shape[-1] in {len(labels), -1}:
+        return TensorSpec(spec.name, spec.datatype, spec.shape, labels=labels)
+    return spec
+
+
+def _described(signature: Any, labels: tuple[str, ...]) -> Signature:
+    """Describe a SignatureDef's inputs, in its own order, and outputs, by name."""
+    outputs = sorted(signature.structured_outputs.items())
+    return Signature(
+        tuple(_spec(name, spec) for name, spec in _inputs(signature).items()),
+        tuple(_labelled(_spec(name, spec), labels) for name, spec in outputs),
+    )
+
+
 def _array(value: Any) -> np.ndarray:
     if value.dtype == tf.bfloat16:
         value = tf.cast(value, tf.float32)
@@ -200,10 +237,3 @@ def _array(value: Any) -> np.ndarray:
     result = np.empty(value.shape, dtype=object)
     result[...] = array
     return result
-
-
-def _labels_above(folder: Path) -> tuple[str, ...]:
-    """Labels lie beside the numbered folders as often as in one."""
-    from serinus.settings import ModelSettings
-
-    return read_labels(ModelSettings(name="", model_dir=folder.parent), "") if folder.name.isdigit() else ()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError
 from ..model import Model, RequestModel
-from ..protocol.types import InferRequest, Tensor
+from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
 from .checks import RequestChecks
 from .deadlines import Deadlines
@@ -94,9 +94,10 @@ def _load(
             raise
     else:
         model.load()
-    if settings.inputs:
+    # A model that took these itself may have added to them: labels of the classes.
+    if settings.inputs and _plain(model.inputs) != _plain(settings.inputs):
         model.inputs = settings.inputs
-    if settings.outputs:
+    if settings.outputs and _plain(model.outputs) != _plain(settings.outputs):
         model.outputs = settings.outputs
     cost = None
     try:
@@ -109,6 +110,10 @@ def _load(
             pool.close()
         raise
     return model, pool, cost
+
+
+def _plain(specs: Sequence[TensorSpec]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(spec.name, spec.datatype, spec.shape) for spec in specs]
 
 
 def _local_executor(
