@@ -1,0 +1,26 @@
+"""What every test session needs."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from google.protobuf import descriptor_pool
+
+
+def _import_tritonclient_apart() -> None:
+    """Import tritonclient.grpc with a descriptor pool of its own.
+
+    KServe's package and tritonclient's both register the messages of package `inference` in protobuf's default pool, and the
+    second to be imported fails: no program can use both. The tests use both, as peers of ours, in one process.
+    """
+    if importlib.util.find_spec("tritonclient") is None:
+        return
+    apart, default = descriptor_pool.DescriptorPool(), descriptor_pool.Default
+    descriptor_pool.Default = lambda: apart
+    try:
+        import tritonclient.grpc  # noqa: F401
+    finally:
+        descriptor_pool.Default = default
+
+
+_import_tritonclient_apart()
