@@ -101,11 +101,20 @@ class _Lazy:
         return self._array
 
     def as_numpy(self) -> np.ndarray:
-        """Give the array; shape and NumPy type as the tensor says."""
+        """Give the array; shape and NumPy type as the tensor says.
+
+        Elements of BYTES that are not all UTF-8 stay `bytes`: they came over the binary extension (a JSON string cannot be such),
+        and are no text. KServe 0.21 refuses them over REST, so a transformer of images could have none there.
+        """
         array = self._array
         if array is None:
             return super().as_numpy()  # type: ignore[misc] # KServe's own, by the class that this is mixed into
-        return self._as_text(array) if self._text else array
+        if not self._text:
+            return array
+        try:
+            return self._as_text(array)
+        except InvalidInput:
+            return array
 
     def as_string(self) -> list[Any]:
         """Give BYTES as a flat list of `str`."""
