@@ -51,8 +51,8 @@ def _modules() -> list[str]:
 def test_whatever_a_module_exports_exists(name: str):
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != "mlserver":  # never in one environment with KServe
+    except ImportError as error:
+        if "mlserver" not in str(error):  # it is never in one environment with KServe
             raise
         pytest.skip("needs MLServer, which has an environment of its own")
     exported = getattr(module, "__all__", None)

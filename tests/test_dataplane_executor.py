@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataplane_processes import Exits, Isolated, Missing
 from dataplane_support import Doubler, model_of, outcome, outcomes, request_of, rows_of, serving
 from serinus import InferResponse, Model, ModelSettings, RequestModel, TensorSpec
 from serinus.dataplane.executor import Cost, InlineExecutor, ThreadExecutor
@@ -129,7 +130,8 @@ def test_a_model_slower_than_at_warm_up_moves_to_the_thread_for_good():
     executor = InlineExecutor(
         predict, clock=lambda: now, cost=Cost(), spill=Spill(), limit_s=0.001, moved=lambda: moved.append(True)
     )
-    from dataplane_support import rows_of
+    from dataplane_processes import Exits, Isolated, Missing
+from dataplane_support import rows_of
     from serinus.dataplane.ticket import Form, Ticket, Work
 
     def work() -> Work:
@@ -305,30 +307,6 @@ async def test_a_model_that_cannot_predict_its_own_sample_does_not_become_ready(
 # Processes
 
 
-class Isolated(Doubler):
-    """Says its process; 66 ends the process; 44 raises something that does not pickle."""
-
-    execution = "process"
-    outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("pid", "INT64", (-1,)))
-
-    def load(self):
-        self.details["made_in"] = os.getpid()
-
-    def predict(self, inputs, call):
-        x = inputs["x"]
-        if (x == 66).any():
-            os._exit(7)
-        if (x == 44).any():
-            raise Unpicklable
-        return {"y": x * 2, "pid": np.full(len(x), os.getpid())}
-
-
-class Unpicklable(Exception):
-    def __init__(self) -> None:
-        super().__init__("lambda inside")
-        self.inside = lambda: None
-
-
 async def test_a_process_predicts_elsewhere_and_describes_its_model():
     async with serving(Isolated, ModelSettings(name="m", instances=2)) as plane:
         answers = await outcomes(plane, rows_of(1, 3), rows_of(2, 1))
@@ -369,16 +347,6 @@ async def test_a_model_that_does_not_load_in_its_process_says_why():
     with pytest.raises(ModelFailed, match="exit status 9"):
         async with serving(Exits):
             pass
-
-
-class Missing(Isolated):
-    def load(self):
-        raise ConfigError("model.bin: no such file")
-
-
-class Exits(Isolated):
-    def load(self):
-        os._exit(9)
 
 
 async def test_a_factory_that_does_not_travel_is_refused_with_the_reason():
