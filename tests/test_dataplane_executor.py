@@ -130,8 +130,7 @@ def test_a_model_slower_than_at_warm_up_moves_to_the_thread_for_good():
     executor = InlineExecutor(
         predict, clock=lambda: now, cost=Cost(), spill=Spill(), limit_s=0.001, moved=lambda: moved.append(True)
     )
-    from dataplane_processes import Exits, Isolated, Missing
-from dataplane_support import rows_of
+    from dataplane_support import rows_of
     from serinus.dataplane.ticket import Form, Ticket, Work
 
     def work() -> Work:
