@@ -107,6 +107,11 @@ native: $(VENV)/.run ## Compile the kernels again
 models: $(VENV)/.models ## Train the demo models again and write their held-out data
 	@.venv-models/bin/python -m fraud_features.training --output inferenceservices/fraud --seed 42
 
+.PHONY: models-vision
+models-vision: $(VENV)/.test ## Make the vision models and fetch its photographs into .cache/vision
+	@$(UV_INSTALL) --group vision_models
+	$(BIN)/python -m image_pixels.models --output .cache/vision $(ARGS)
+
 $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "serinus: making .venv-models"
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-models

@@ -18,7 +18,7 @@ from io import BytesIO
 import numpy as np
 
 try:
-    from PIL import Image, ImageOps
+    from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 except ImportError as error:  # pragma: no cover # the extra brings it
     raise ImportError("image_pixels needs Pillow: pip install 'serinus[image_pixels]'") from error
 
@@ -26,8 +26,10 @@ from .recipe import Recipe
 
 __all__ = ["FORMATS", "BadImage", "decode", "normalise_into", "shape_of"]
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF")
-"""Pillow's names of what is read; MPO is what many phones call their JPEGs. No other parser is run on a client's bytes."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+"""Pillow's names of what is read. No other parser is run on a client's bytes."""
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)
+"""Imported because a format that is named must have been registered."""
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError)
 """What Pillow raises for broken files, beside the two below; its plugins have no common class."""
@@ -76,7 +78,7 @@ def decode(content: bytes, recipe: Recipe) -> np.ndarray:
         raise BadImage(f"{width} x {height} pixels are none")
     try:
         with image:
-            if image.format in {"JPEG", "MPO"}:
+            if image.format in {"JPEG", "MPO"}:  # what many phones write is several JPEGs in one, "MPO"
                 # Pillow takes the largest reduction that leaves both sides at least this long.
                 least = recipe.resize * _DRAFT_RESERVE
                 image.draft(None, (least, least))

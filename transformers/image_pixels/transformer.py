@@ -80,10 +80,7 @@ class ImagePixels(kserve.Model):
         self._threads = ThreadPoolExecutor(self.recipe.threads or cpus, thread_name_prefix="image-pixels")
 
     def load(self) -> bool:
-        """Be ready; Pillow reads its plugins here rather than in the first request."""
-        from PIL import Image
-
-        Image.preinit()
+        """Be ready: there is nothing to read."""
         self.ready = True
         return self.ready
 
