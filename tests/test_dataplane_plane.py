@@ -111,7 +111,7 @@ REFUSED = {
     "output twice": (request_of(a=A, outputs=["s", "s"]), "output 's' is asked for twice"),
     "timeout": (
         InferRequest("m", [Tensor.of("a", A)], parameters={"timeout": "soon"}),
-        "parameter 'timeout' is 'soon'",
+        "parameter 'timeout' is the string 'soon'",
     ),
     "timeout below 0": (
         InferRequest("m", [Tensor.of("a", A)], parameters={"timeout": -1}),
@@ -120,7 +120,7 @@ REFUSED = {
     "priority": (InferRequest("m", [Tensor.of("a", A)], parameters={"priority": 1.5}), "parameter 'priority' is 1.5"),
     "priority bool": (
         InferRequest("m", [Tensor.of("a", A)], parameters={"priority": True}),
-        "parameter 'priority' is True",
+        "parameter 'priority' is true",
     ),
     "classes": (request_of(a=A, outputs=[RequestedOutput("s", {"classification": "x"})]), "'classification' is"),
     "classes of text": (request_of(a=A, outputs=[RequestedOutput("w", {"classification": 1})]), "needs numbers"),

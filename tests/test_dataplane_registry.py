@@ -103,7 +103,7 @@ async def test_a_reload_that_fails_keeps_the_old_model_and_tells_the_reason(capl
     stage = Stage()
     async with serving(stage) as plane:
         stage.error = ConfigError("model.ubj: not a model file")
-        with pytest.raises(ConfigError, match="not a model file"):
+        with pytest.raises(InvalidInput, match="not a model file"):
             await plane.load("m")
         assert plane.ready()
         assert plane.repository_index() == [{"name": "m", "state": "READY", "reason": "model.ubj: not a model file"}]
@@ -125,9 +125,9 @@ async def test_an_unloaded_model_refuses_and_can_be_loaded_again():
         assert not plane.ready()  # no model answers
         assert not plane.model_ready("m")
         refused = await outcome(plane, rows_of(1))
-        assert isinstance(refused, NotReady)
-        assert str(refused) == "model 'm' is not loaded: unloaded"
-        with pytest.raises(NotReady):
+        assert isinstance(refused, NotFound)
+        assert str(refused) == "model 'm' is not loaded (unloaded); load it first"
+        with pytest.raises(NotFound):
             plane.model_metadata("m")
         assert plane.repository_index() == [{"name": "m", "state": "UNAVAILABLE", "reason": "unloaded"}]
         assert plane.repository_index(ready_only=True) == []

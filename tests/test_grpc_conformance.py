@@ -366,7 +366,7 @@ def test_models_are_listed_unloaded_and_loaded(client):
     assert not client.is_model_ready("big")
     with pytest.raises(InferenceServerException, match="big") as caught:
         client.infer("big", [tensor("x", X, "FP32")])
-    assert "UNAVAILABLE" in caught.value.status()
+    assert "NOT_FOUND" in caught.value.status()
     client.load_model("big")
     assert client.is_model_ready("big")
 

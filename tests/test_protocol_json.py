@@ -406,7 +406,7 @@ def test_metadata_leaves_out_what_is_empty_and_optional():
     }
     versioned = ModelMetadata("m", ("1", "2"), "p", (), (), {"engine": "forest"})
     assert json.loads(metadata_json(versioned))["versions"] == ["1", "2"]
-    assert json.loads(metadata_json(versioned))["parameters"] == {"engine": "forest"}
+    assert json.loads(metadata_json(versioned))["properties"] == {"engine": "forest"}
     assert json.loads(metadata_json(ServerMetadata("serinus", "1", ("binary_tensor_data",)))) == {
         "name": "serinus",
         "version": "1",

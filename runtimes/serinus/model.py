@@ -17,7 +17,7 @@ from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signatur
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-__all__ = ["Call", "Execution", "Family", "Model", "RequestModel"]
+__all__ = ["Call", "Execution", "Family", "Model", "RequestModel", "V1Answer"]
 
 Execution = Literal["auto", "inline", "thread", "process"]
 """Where `predict` runs: on the event loop, in a thread, in a process, or wherever the measurement at warm-up says."""
@@ -42,6 +42,14 @@ class Family:
     kind: Literal["counter", "gauge"]
     samples: Sequence[tuple[Mapping[str, str], float]] = field(default=())
     """Labels and value. The values of several workers are added."""
+
+
+@dataclass(frozen=True, slots=True)
+class V1Answer:
+    """What a model answers in V1 where it has response headers of its own."""
+
+    document: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=no_parameters)
 
 
 class Model:
@@ -144,6 +152,9 @@ class RequestModel(Model):
     """The outputs that a request wants are asked of a predictor, which classifies them; what comes as text is not classified
     again."""
 
+    takes_bytes: ClassVar[bool] = False
+    """Its V1 calls are given a body that is no JSON as the bytes that came, where the content type does not claim JSON."""
+
     async def start(self) -> None:
         """Do what needs the event loop, after `load` and before the first request. Raise `ConfigError` as `load` does."""
 
@@ -159,10 +170,10 @@ class RequestModel(Model):
         """Whether requests would succeed now; asked every second where a class overrides it, and shown by readiness."""
         return True
 
-    async def predict_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+    async def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | V1Answer | None:
         """Answer a V1 `:predict` body; None: the plane converts it to V2 and calls `infer`."""
         return None
 
-    async def explain_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+    async def explain_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | V1Answer | None:
         """Answer a V1 `:explain` body; None: the model explains nothing (501)."""
         return None

@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any, Final
 
 from .. import __version__
-from ..errors import ModelFailed, NotReady, NotSupported, SerinusError
-from ..model import Call, RequestModel
+from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
+from ..model import Call, RequestModel, V1Answer
 from ..protocol import v1_codec
 from ..protocol.json_codec import load_object
 from ..protocol.types import (
@@ -45,12 +45,17 @@ _log = logging.getLogger("serinus.plane")
 EXTENSIONS: Final = (
     "binary_tensor_data",
     "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
     "statistics",
     "schedule_policy",
     "parameters",
     "classification",
 )
 """What the server metadata advertises, by Triton's names; each is served."""
+
+_JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+json", "application/ld+json"})
+"""KServe's dataplane has the same three."""
 
 _NO_FORM: Final = Form(None, (), Call())
 
@@ -171,15 +176,35 @@ class Plane:
             NotReady: it is not loaded, so there is nothing to say of it.
         """
         model = self.registry.served(name, version).model
+        details = dict(model.details)
+        outputs = tuple(spec for spec in model.outputs if not spec.optional)
+        if outputs and len(outputs) < len(model.outputs):
+            # "outputs" are those of a request that names none (inference_rest.md, "Inference Request JSON Object").
+            details["optional_outputs"] = [
+                {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+                for spec in model.outputs
+                if spec.optional
+            ]
         return ModelMetadata(
             name,
             self.registry.versions(name),
             model.settings.platform or model.platform,
             tuple(model.inputs),
-            tuple(model.outputs),
-            dict(model.details),
+            outputs or tuple(model.outputs),
+            details,
             model.signatures,
         )
+
+    def batching(self, name: str, version: str = "") -> tuple[int, float]:
+        """Say how a model is batched: most rows in one predict, 0 where each request is predicted alone; longest wait, s.
+
+        Raises:
+            NotFound: no such model or version.
+            NotReady: it is not loaded.
+        """
+        served = self.registry.served(name, version)
+        batch = served.model.settings.batch
+        return (batch.max_batch_rows, batch.max_delay_s) if served.batchable else (0, 0.0)
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """Give a `$model_stat` object (extension_statistics.md) for each version that matches; empty arguments match all.
@@ -199,8 +224,15 @@ class Plane:
     # The model repository
 
     async def load(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
-        """Load or reload a model; see `Registry.load`."""
-        await self.registry.load(name, parameters)
+        """Load or reload a model; see `Registry.load`.
+
+        Raises:
+            InvalidInput: also where the model's settings or files are wrong: who asks for the load put them there.
+        """
+        try:
+            await self.registry.load(name, parameters)
+        except ConfigError as error:
+            raise InvalidInput(f"model '{name}' cannot be loaded: {'; '.join(error.problems)}") from error
 
     async def unload(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
         """Unload a model; readiness no longer waits for it. See `Registry.unload`."""
@@ -215,7 +247,7 @@ class Plane:
 
     async def predict_v1(
         self, name: str, body: bytes, *, version: str = "", headers: Mapping[str, str] = NO_PARAMETERS
-    ) -> bytes | dict[str, Any]:
+    ) -> bytes | dict[str, Any] | V1Answer:
         """Answer a V1 `:predict` body: by the model where it speaks V1 itself, else as a V2 request.
 
         Returns:
@@ -226,7 +258,7 @@ class Plane:
         """
         model = self._find(name, version).model
         if isinstance(model, RequestModel):
-            document = load_object(body, "the request body", self._limits)
+            document = self._v1_document(model, body, headers)
             answer = await self._v1(name, version, headers, partial(model.predict_v1, document, headers))
             if answer is not None:
                 return answer
@@ -239,7 +271,7 @@ class Plane:
 
     async def explain_v1(
         self, name: str, body: bytes, *, version: str = "", headers: Mapping[str, str] = NO_PARAMETERS
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | V1Answer:
         """Answer a V1 `:explain` body.
 
         Raises:
@@ -248,7 +280,7 @@ class Plane:
         """
         model = self._find(name, version).model
         if isinstance(model, RequestModel):
-            document = load_object(body, "the request body", self._limits)
+            document = self._v1_document(model, body, headers)
             answer = await self._v1(name, version, headers, partial(model.explain_v1, document, headers))
             if answer is not None:
                 return answer
@@ -318,9 +350,19 @@ class Plane:
         asyncio.get_running_loop().call_soon(_tell, ticket, error)
         return ticket
 
+    def _v1_document(self, model: RequestModel, body: bytes, headers: Mapping[str, str]) -> dict[str, Any] | bytes:
+        """Parse a V1 body; as KServe does, leave one that neither is JSON nor claims to be to a model that can take it."""
+        try:
+            return load_object(body, "the request body", self._limits)
+        except InvalidInput:
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if not (model.takes_bytes and body and kind) or kind in _JSON_TYPES:
+                raise
+            return body
+
     async def _v1(
         self, name: str, version: str, headers: Mapping[str, str], call: Callable[[], Awaitable[Any]]
-    ) -> dict[str, Any] | None:
+    ) -> dict[str, Any] | V1Answer | None:
         """Run a V1 call of a model in its queue, like any request: bounded, counted, cancelled with its client."""
         response = await self.infer(V1Call(name, (), version, headers=headers, call=call))
         return response.parameters.get("v1")

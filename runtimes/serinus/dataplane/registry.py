@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from ..errors import Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
 from ..model import Family, Model
+from ..protocol.json_codec import describe
 from ..settings import ModelSettings
 from .deadlines import Deadlines
 from .loading import load_model
@@ -53,6 +54,8 @@ class Entry:
     settings: ModelSettings
     state: State = "LOADING"
     reason: str = ""
+    unloaded: bool = False
+    """Taken away on purpose: requests for it are NotFound, as for a model that never was, until it is loaded again."""
     served: ServedModel | None = None
     """Answers requests while it is there, also while a newer load of the same version is under way."""
 
@@ -128,7 +131,7 @@ class Registry:
         """Find the model that answers a request.
 
         Raises:
-            NotFound: no such name or version.
+            NotFound: no such name or version, or it was unloaded.
             NotReady: it does not answer now; says why.
         """
         if not version:
@@ -138,6 +141,10 @@ class Registry:
         entry = self.entry(name, version)
         if entry.served is None:
             state = {"LOADING": "is loading", "UNLOADING": "is being unloaded"}.get(entry.state, "is not loaded")
+            if entry.unloaded and entry.state == "UNAVAILABLE":
+                raise NotFound(
+                    f"model '{name}'{f' version {version}' if version else ''} is not loaded ({entry.reason}); load it first"
+                )
             reason = f": {entry.reason}" if entry.reason else ""
             raise NotReady(f"model '{name}'{f' version {version}' if version else ''} {state}{reason}")
         return entry.served
@@ -205,9 +212,11 @@ class Registry:
             NotFound: no such name.
             Conflict: it is loading.
         """
-        for parameter in parameters:
-            if parameter != "unload_dependents":  # nothing here depends on another model
-                raise InvalidInput(f"unload parameter '{parameter}' is not offered")
+        for parameter, value in parameters.items():
+            if parameter != "unload_dependents":
+                raise InvalidInput(f"unload parameter '{parameter}' is not offered; there is 'unload_dependents'")
+            if type(value) is not bool:  # its value changes nothing: no model here depends on another
+                raise InvalidInput(f"unload parameter '{parameter}' is {describe(value)}; true or false was expected")
         if name in self._busy:
             raise Conflict(f"model '{name}' is loading; wait until it is ready")
         if name not in self._entries:
@@ -289,6 +298,7 @@ class Registry:
         served.statistics.load_s = self.clock() - started
         old = entry.served
         entry.settings, entry.served, entry.state, entry.reason = settings, served, "READY", ""
+        entry.unloaded = False
         self._choose_default(name)
         _log.info(
             "model '%s'%s is ready: %s, loaded in %.2f s",
@@ -303,6 +313,7 @@ class Registry:
     async def _unload(self, name: str, version: str, reason: str) -> None:
         entry = self._entries[name][version]
         served, entry.served = entry.served, None
+        entry.unloaded = True
         self._choose_default(name)
         if served is None:
             if entry.state != "UNLOADING":

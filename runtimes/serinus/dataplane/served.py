@@ -25,6 +25,7 @@ from ..errors import Cancelled, InvalidInput, ModelFailed, NotReady, SerinusErro
 from ..model import Call, Model, RequestModel
 from ..protocol.classification import classification_count, classify
 from ..protocol.datatypes import BYTES
+from ..protocol.json_codec import describe
 from ..protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from ..settings import BatchSettings
 from .batcher import Batcher
@@ -107,6 +108,11 @@ class ServedModel:
         )
 
     @property
+    def batchable(self) -> bool:
+        """Requests share batches; see `RequestChecks.batchable`."""
+        return self._batchable
+
+    @property
     def in_flight(self) -> int:
         """Requests that wait or run."""
         return self.batcher.queued + self.batcher.running
@@ -177,15 +183,17 @@ class ServedModel:
         parameters = request.parameters
         deadline = request.deadline
         timeout_us = parameters.get("timeout", 0)
+        if type(timeout_us) is not int or timeout_us < 0:
+            raise InvalidInput(
+                f"parameter 'timeout' is {describe(timeout_us)}; it is a whole number of microseconds, 0 for none"
+            )
         if timeout_us:
-            if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-                raise InvalidInput(f"parameter 'timeout' is {timeout_us!r}; it is a whole number of microseconds")
             limit = now + timeout_us / 1e6
             deadline = limit if deadline is None else min(deadline, limit)
         priority = request.priority or parameters.get("priority", 0)
-        if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+        if type(priority) is not int or priority < 0:
             raise InvalidInput(
-                f"parameter 'priority' is {priority!r}; it is a whole number, 1 the highest, 0 the default"
+                f"parameter 'priority' is {describe(priority)}; it is a whole number, 1 the highest, 0 the default"
             )
         level = priority - 1 if 0 < priority <= self._levels else self._default_level
         return deadline, level

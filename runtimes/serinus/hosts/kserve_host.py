@@ -39,7 +39,7 @@ from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
 
 from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
-from ..model import Call, Model, RequestModel
+from ..model import Call, Model, RequestModel, V1Answer
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ..settings import ModelSettings, PredictorSettings
 from .construction import construct
@@ -73,6 +73,11 @@ _in_flight: contextvars.ContextVar[tuple[Mapping[str, str], float | None] | None
 """Headers and deadline of the request at hand, for the calls to a predictor that it leads to."""
 
 _NO_FLIGHT: tuple[Mapping[str, str], float | None] = (NO_PARAMETERS, None)
+
+
+def _own(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Leave out what a predictor's response headers say of its own message."""
+    return {name: value for name, value in headers.items() if name.lower() not in _FRAMING}
 
 
 def _specs(listed: Any) -> tuple[TensorSpec, ...]:
@@ -143,6 +148,7 @@ class KServeHost(RequestModel):
 
     platform = "kserve_model"
     forwards_classification = True
+    takes_bytes = True
     checks_requests = False
     """KServe never checks requests against `get_input_types`, so a class may say little or nothing there."""
 
@@ -224,14 +230,16 @@ class KServeHost(RequestModel):
         else:
             raise ModelFailed(f"model {self.name!r} answered a {type(result).__name__}; an InferResponse was expected")
         if back:
-            response.headers = {name: value for name, value in back.items() if name.lower() not in _FRAMING}
+            response.headers = _own(back)
         return response
 
-    async def predict_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+    async def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | V1Answer:
         """Answer a V1 `:predict` body with whatever object the class makes of it."""
-        return self._v1_answer(await self._answer(payload, dict(headers), {}, None))
+        back: dict[str, str] = {}
+        document = self._v1_answer(await self._answer(payload, dict(headers), back, None))
+        return V1Answer(document, _own(back)) if back else document
 
-    async def explain_v1(self, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+    async def explain_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | None:
         """Answer a V1 `:explain` body; None where the class explains nothing."""
         if not self._explains:
             return None

@@ -41,6 +41,7 @@ __all__ = [
     "encode_data",
     "flatten",
     "load_object",
+    "property_text",
 ]
 
 _NUMBERS = frozenset({int, float})
@@ -73,6 +74,11 @@ def _short(text: str) -> str:
 def _short_number(value: float) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def property_text(value: Any) -> str:
+    """Write a fact of a model's metadata as text: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
 
 
 def load_object(

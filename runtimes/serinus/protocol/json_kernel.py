@@ -133,10 +133,7 @@ class JsonKernel:
         native = library()
         if native is None:
             return None
-        try:
-            split = native.quick.serinus_json_split
-        except AttributeError:  # a library from before this kernel was written
-            return None
+        split = native.quick.serinus_json_split
         split.argtypes = (ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(_Area))
         split.restype = ctypes.c_int32
         return cls(split, limits)

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from ..errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
 from . import _open_inference_pb2 as pb
 from .datatypes import BYTES, NUMPY_DTYPES
-from .json_codec import check_datatype, check_name, describe
+from .json_codec import check_datatype, check_name, describe, property_text
 from .raw import Buffer, decode, encode
 from .types import (
     NO_PARAMETERS,
@@ -341,16 +341,12 @@ def metadata_message(metadata: ModelMetadata | ServerMetadata) -> Any:
         name=metadata.name,
         versions=metadata.versions,
         platform=metadata.platform,
-        properties={key: _property(value) for key, value in metadata.parameters.items()},
+        properties={key: property_text(value) for key, value in metadata.parameters.items()},
     )
     for target, specs in ((message.inputs, metadata.inputs), (message.outputs, metadata.outputs)):
         for spec in specs:
             target.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
     return message
-
-
-def _property(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def config_message(metadata: ModelMetadata, *, max_batch_rows: int, max_delay_s: float = 0.0) -> Any:

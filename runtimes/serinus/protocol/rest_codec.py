@@ -18,7 +18,7 @@ import orjson
 
 from ..errors import InvalidInput, TooLarge, UpstreamFailed
 from .binary_codec import BinaryReader, binary_flag, decode_raw_body, pad
-from .json_codec import decode_parameters, encode_data, load_object
+from .json_codec import decode_parameters, encode_data, load_object, property_text
 from .json_kernel import JsonKernel
 from .raw import Buffer, encode
 from .rest_document import decode_id, decode_requested_outputs, decode_tensors
@@ -313,7 +313,8 @@ def _encode_tensor(tensor: Tensor, role: str, binary: bool, tail: list[Buffer]) 
 def metadata_json(metadata: ModelMetadata | ServerMetadata) -> bytes:
     """Write the metadata of a model or of the server (inference_rest.md, "Model Metadata", "Server Metadata").
 
-    What is empty and optional is left out: `versions` of an unversioned model, `parameters`.
+    What is empty and optional is left out: `versions` of an unversioned model, `properties`, which are text as in gRPC
+    (open_inference_rest.yaml, "metadata_model_response").
     """
     if isinstance(metadata, ServerMetadata):
         return orjson.dumps(
@@ -326,8 +327,8 @@ def metadata_json(metadata: ModelMetadata | ServerMetadata) -> bytes:
     document["inputs"] = [_spec_json(spec) for spec in metadata.inputs]
     document["outputs"] = [_spec_json(spec) for spec in metadata.outputs]
     if metadata.parameters:
-        document["parameters"] = dict(metadata.parameters)
-    return orjson.dumps(document, default=str)
+        document["properties"] = {key: property_text(value) for key, value in metadata.parameters.items()}
+    return orjson.dumps(document)
 
 
 def _spec_json(spec: TensorSpec) -> dict[str, Any]:

@@ -104,7 +104,7 @@ _SCHEMAS: Final[_Json] = {
         platform=_STRING,
         inputs=_array(_ref("TensorMetadata")),
         outputs=_array(_ref("TensorMetadata")),
-        parameters={"type": "object"},
+        properties={"type": "object", "additionalProperties": _STRING},
     ),
     "ServerMetadata": _object(
         ("name", "version", "extensions"), name=_STRING, version=_STRING, extensions=_array(_STRING)
@@ -118,12 +118,18 @@ _SCHEMAS: Final[_Json] = {
         ("name", "platform", "max_batch_size", "input", "output"),
         name=_STRING,
         platform=_STRING,
+        backend=_STRING,
         max_batch_size=_COUNT,
+        dynamic_batching=_object(("max_queue_delay_microseconds",), max_queue_delay_microseconds=_COUNT),
         input=_array(_ref("TensorConfig")),
         output=_array(_ref("TensorConfig")),
     ),
     "TensorConfig": _object(
-        ("name", "data_type", "dims"), name=_STRING, data_type=_STRING, dims=_array({"type": "integer", "minimum": -1})
+        ("name", "data_type", "dims"),
+        name=_STRING,
+        data_type=_STRING,
+        dims=_array({"type": "integer", "minimum": -1}),
+        optional={"type": "boolean"},
     ),
     "ModelStatistics": _object(
         ("model_stats",),

@@ -381,10 +381,8 @@ class Service:
     async def _model_config(self, message: bytes) -> bytes:
         request = _parse(pb.ModelConfigRequest, message)
         metadata = self._plane.model_metadata(request.name, request.version)
-        model = self._plane.registry.served(request.name, request.version).model
-        batch = model.settings.batch
-        rows = batch.max_batch_rows if model.batchable else 0
-        return config_message(metadata, max_batch_rows=rows, max_delay_s=batch.max_delay_s).SerializeToString()
+        rows, delay_s = self._plane.batching(request.name, request.version)
+        return config_message(metadata, max_batch_rows=rows, max_delay_s=delay_s).SerializeToString()
 
     async def _model_statistics(self, message: bytes) -> bytes:
         request = _parse(pb.ModelStatisticsRequest, message)

@@ -35,8 +35,9 @@ from ...errors import (
     SerinusError,
     UnsupportedMedia,
 )
-from ...model import RequestModel
+from ...model import RequestModel, V1Answer
 from ...protocol import v1_codec
+from ...protocol.json_codec import decode_parameters, describe
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
@@ -440,10 +441,14 @@ class RestApp:
     def _model_ready(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         name = parameters[0]
 
-        def render(ready: bool) -> Reply:
-            return _health({"name": name, "ready": ready}, ready, f"model {name!r} is not ready")
-
-        self._answer(exchange, self._plane.model_ready(*parameters), render)
+        ready = self._plane.model_ready(*parameters)
+        document = {"name": name, "ready": ready}
+        if (
+            not ready and self._plane.registry.entry(*parameters).unloaded
+        ):  # as its inference endpoint: waiting is no help
+            self.reply_json(exchange, {**document, "error": f"model '{name}' is not loaded; load it first"}, 404)
+        else:
+            self.reply(exchange, *_health(document, ready, f"model '{name}' is not ready"))
 
     def _server_metadata(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         self.reply(exchange, 200, JSON, [metadata_json(self._plane.server_metadata())])
@@ -452,7 +457,8 @@ class RestApp:
         self.reply(exchange, 200, JSON, [metadata_json(self._plane.model_metadata(*parameters))])
 
     def _model_config(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self.reply_json(exchange, _config(self._plane.model_metadata(*parameters)))
+        rows, delay_s = self._plane.batching(*parameters)
+        self.reply_json(exchange, _config(self._plane.model_metadata(*parameters), rows, delay_s))
 
     def _statistics(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         self.reply(exchange, 200, JSON, [statistics_json(self._plane.statistics(*parameters))])
@@ -469,10 +475,10 @@ class RestApp:
 
     def _repository_index(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         document = _object(exchange.body)
-        ready = document.get("ready", False)
-        if not isinstance(ready, bool):
-            raise InvalidInput("'ready' is no boolean; expected true or false")
-        self.reply(exchange, 200, JSON, [index_json(self._plane.repository_index(ready_only=ready))])
+        ready = document.get("ready")
+        if ready is not None and type(ready) is not bool:
+            raise InvalidInput(f"'ready' is {describe(ready)}; true or false was expected")
+        self.reply(exchange, 200, JSON, [index_json(self._plane.repository_index(ready_only=ready is True))])
 
     def _load(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         self._change(exchange, "load", parameters[0])
@@ -481,9 +487,9 @@ class RestApp:
         self._change(exchange, "unload", parameters[0])
 
     def _change(self, exchange: Exchange, action: str, name: str) -> None:
-        options = _object(exchange.body).get("parameters") or {}
-        if not isinstance(options, dict):
-            raise InvalidInput("'parameters' is no object; expected names and values")
+        options = dict(
+            decode_parameters(_object(exchange.body).get("parameters"), f"{action} request", self.codec.limits)
+        )
 
         async def work() -> Reply:
             if self._repository is not None:
@@ -526,17 +532,21 @@ def _health(document: dict[str, Any], healthy: bool, message: str) -> Reply:
     return 503, JSON, [orjson.dumps({**document, "error": message})], [(b"Retry-After", b"1")]
 
 
-def _v1_reply(name: str, answer: bytes | Mapping[str, Any], event: CloudEvent | None) -> Reply:
+def _v1_reply(name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: CloudEvent | None) -> Reply:
     """Write what a V1 model answered; the arrays of its object may be NumPy's."""
+    own: list[tuple[bytes, bytes]] = []
+    if isinstance(answer, V1Answer):
+        own = header_pairs(answer.headers)
+        answer = answer.document
     try:
         options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
         body = answer if isinstance(answer, bytes) else orjson.dumps(answer, option=options)
     except TypeError as error:
         raise ModelFailed(f"the model's answer cannot be written as JSON: {error}") from error
     if event is None:
-        return 200, JSON, [body], ()
+        return 200, JSON, [body], own
     content_type, body, fields = event.wrap(name, body, JSON)
-    return 200, content_type, [body], fields
+    return 200, content_type, [body], [*own, *fields]
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -561,19 +571,27 @@ def _check_charset(content_type: bytes) -> None:
             raise UnsupportedMedia(f"the charset {shown!r} is not offered; expected utf-8")
 
 
-def _config(metadata: ModelMetadata) -> dict[str, Any]:
-    """Say what Triton's model configuration would (extension_model_configuration.md), as far as it is true here.
+def _config(metadata: ModelMetadata, max_batch_rows: int, max_delay_s: float) -> dict[str, Any]:
+    """Say what Triton's model configuration would (extension_model_configuration.md), as gRPC's ModelConfig has it.
 
-    `max_batch_size` is 0, so that every `dims` is the whole shape, as in the metadata.
+    `dims` have no batch dimension where `max_batch_size` is not 0.
     """
-    document: dict[str, Any] = {"name": metadata.name, "platform": metadata.platform, "max_batch_size": 0}
+    document: dict[str, Any] = {
+        "name": metadata.name,
+        "platform": metadata.platform,
+        "backend": metadata.platform,
+        "max_batch_size": max_batch_rows,
+    }
     for key, specs in (("input", metadata.inputs), ("output", metadata.outputs)):
         document[key] = [
             {
                 "name": spec.name,
                 "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
-                "dims": list(spec.shape),
+                "dims": list(spec.shape[1:] if max_batch_rows and spec.shape[:1] == (-1,) else spec.shape),
+                **({"optional": True} if spec.optional else {}),
             }
             for spec in specs
         ]
+    if max_batch_rows:
+        document["dynamic_batching"] = {"max_queue_delay_microseconds": round(max_delay_s * 1e6)}
     return document
