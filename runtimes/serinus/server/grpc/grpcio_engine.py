@@ -6,7 +6,7 @@ task, which cancels the ticket. No message class is involved: generic handlers h
 them into our own private messages.
 
 grpc.aio's serving loop dies of one request whose path is not UTF-8, and takes the whole server with it (seen in grpcio
-1.81 to 1.85; KServe's and MLServer's servers are open to it as well). It cannot be kept from that request, so a server
+1.85.1; KServe's and MLServer's servers are open to it as well). It cannot be kept from that request, so a server
 that has died is replaced at once; the calls in flight are lost. The native engine refuses such a request.
 
 Draining is ours: while calls are in flight new ones are refused with UNAVAILABLE, and only then grpc-core's shutdown

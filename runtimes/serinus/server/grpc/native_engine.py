@@ -51,7 +51,7 @@ _log = logging.getLogger("serinus.grpc")
 _BATCH = 256
 """Most calls taken in one turn; more wait for the next, so that a flood cannot keep the loop from its other work."""
 _IO_THREADS = 1
-"""Rust threads for HTTP/2; one has carried 29 000 calls a second, and Python was the limit (tests/benchmarks/grpc_floor.py)."""
+"""Rust threads for HTTP/2: what they do for a call is little beside what Python does."""
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a restart of many clients brings them all at once."""
 _STREAMS_PER_CONNECTION = 1024
@@ -119,6 +119,7 @@ class NativeEngine:
         """Listen on a TCP port.
 
         Raises:
+            OSError: there is no writable temporary directory for the sockets between guard, front and streams.
             ConfigError: the address cannot be bound.
         """
         from pygrpc_native import NativeGrpcFront

@@ -74,8 +74,16 @@ async def start_grpc(
         from .native_engine import NativeEngine
 
         native = NativeEngine(service, settings)
-        await native.start(settings.host, port)
-        return GrpcServer(native)
+        try:
+            await native.start(settings.host, port)
+        except OSError as error:
+            if settings.grpc == "native":
+                raise ConfigError(
+                    f"--grpc native needs a writable temporary directory (TMPDIR) for its sockets: {error.strerror}"
+                ) from None
+            _log.warning("gRPC engine: grpcio, since native has no writable temporary directory: %s", error.strerror)
+        else:
+            return GrpcServer(native)
     engine = GrpcioEngine(service, settings)
     await engine.start(address(settings.host, port), credentials=credentials_of(settings))
     return GrpcServer(engine)
