@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
 
-from serinus.native import build, forest, library
+from serinus.native import build, library, loader, walker
 from serinus.native.forest import Forest, Link, Trees, margin_of
 
 
@@ -42,7 +43,8 @@ def _random_trees(random: np.random.Generator, count: int, columns: int, depth: 
         parts["feature"].append(random.integers(0, columns, size).astype(np.int32))
         parts["value"].append(random.choice([-1.0, 0.0, 0.5, 1.0, np.inf, -np.inf], size).astype(np.float32))
         parts["value"][-1][left == -1] = random.normal(size=int((left == -1).sum()))
-        parts["default_left"].append(random.random(size) < 0.5)
+        # Nothing below -infinity could go left there but a missing value, which the engine refuses; see below.
+        parts["default_left"].append((random.random(size) < 0.5) & (parts["value"][-1] > -np.inf))
         starts.append(starts[-1] + size)
     joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return Trees(starts=np.array(starts), outputs=random.integers(0, groups, count).astype(np.int32), **joined)
@@ -132,8 +134,8 @@ def test_a_tree_too_broad_for_narrow_nodes_takes_wide_ones() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_rows_shared_among_threads_come_back_in_their_places(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forest, "THREAD_STEPS", 1)
-    monkeypatch.setattr(forest, "QUICK_STEPS", 1)
+    monkeypatch.setattr(walker, "THREAD_STEPS", 1)
+    monkeypatch.setattr(walker, "QUICK_STEPS", 1)
     random = np.random.default_rng(3)
     trees = _random_trees(random, 12, 5, 5, 2)
     made = Forest(trees, columns=5, base=np.zeros(2), threads=threads, link=Link.SIGMOID)
@@ -146,8 +148,8 @@ def test_rows_shared_among_threads_come_back_in_their_places(threads: int, monke
 
 
 def test_many_callers_at_once_do_not_disturb_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forest, "THREAD_STEPS", 1)
-    monkeypatch.setattr(forest, "QUICK_STEPS", 1)
+    monkeypatch.setattr(walker, "THREAD_STEPS", 1)
+    monkeypatch.setattr(walker, "QUICK_STEPS", 1)
     random = np.random.default_rng(4)
     trees = _random_trees(random, 30, 5, 6, 1)
     made = Forest(trees, columns=5, base=np.zeros(1), threads=3)
@@ -240,7 +242,7 @@ def test_rows_of_another_form_are_refused(rows: np.ndarray) -> None:
         (Link.HINGE, lambda x: (x > 0).astype(float)),
         (Link.SOFTMAX, lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)),
     ],
-    ids=[link.name for link in Link],
+    ids=["identity", "sigmoid", "exp", "hinge", "softmax"],
 )
 def test_links_are_what_they_are_called(link: Link, plain) -> None:
     margins = np.array([[-3.0, 0.0, 2.5], [80.0, -80.0, 1e-3]], np.float32)
@@ -276,7 +278,17 @@ def test_the_kernels_read_no_byte_outside_their_arrays(tmp_path: Path) -> None:
     program = tmp_path / "walks"
     flags = ["-std=c11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
     built = subprocess.run(
-        [*command, *flags, "-o", str(program), str(source), str(folder / "forest.c"), "-lm"], capture_output=True
+        [
+            *command,
+            *flags,
+            "-o",
+            str(program),
+            str(source),
+            str(folder / "forest.c"),
+            str(folder / "forest64.c"),
+            "-lm",
+        ],
+        capture_output=True,
     )
     if built.returncode and b"asan" in built.stderr:
         pytest.skip("the compiler has no sanitizers")
@@ -295,27 +307,47 @@ int main(void) {
                 enum { TREES = 11 };
                 uint32_t roots[TREES], depths[TREES], outputs[TREES];
                 serinus_narrow_node *narrow = calloc(3 * TREES, sizeof *narrow);
+                serinus_node64 *exact = calloc(3 * TREES, sizeof *exact);
                 serinus_wide_node *broad = calloc(3 * TREES, sizeof *broad);
                 for (uint32_t tree = 0; tree < TREES; tree++) {
                     roots[tree] = 3 * tree; depths[tree] = 1; outputs[tree] = tree % 2;
                     for (uint32_t node = 0; node < 3; node++) {
                         uint32_t column = node ? columns : (tree * 7) % columns;
-                        narrow[3 * tree + node].feature = (uint16_t)(column | (node ? 0 : (tree % 2) << 15));
-                        broad[3 * tree + node].feature = column | (node ? 0 : (tree % 2) << 31);
-                        narrow[3 * tree + node].step = (int16_t)(node ? -1 : 1);
-                        broad[3 * tree + node].step = node ? -1 : 1;
-                        narrow[3 * tree + node].value = broad[3 * tree + node].value = (float)node;
+                        uint32_t feature = 2 * column + (node ? 0 : tree % 2), at = 3 * tree + node;
+                        narrow[at].feature = (uint16_t)feature;
+                        exact[at].feature = broad[at].feature = feature;
+                        narrow[at].step = (int16_t)(node ? -1 : 1);
+                        exact[at].step = broad[at].step = node ? -1 : 1;
+                        narrow[at].value = broad[at].value = (float)node;
+                        exact[at].value = node;
+                        if (wide && node == 0 && tree % 3 == 0) {
+                            exact[at].feature = 2 * column | 0x80000000u;
+                            exact[at].set.first = tree % 2;
+                            exact[at].set.words = 1;
+                        }
                     }
                 }
                 float base[2] = {0, 0};
+                uint32_t *sets = calloc(2, sizeof *sets);
+                uint8_t *zeros = calloc(columns, 1);
+                double *y = malloc(sizeof(double) * (size_t)(rows * columns + !rows));
+                double *exactly = malloc(sizeof(double) * (size_t)(rows * 2 + !rows));
                 float *x = malloc(sizeof(float) * (size_t)(rows * columns + !rows));
                 float *out = malloc(sizeof(float) * (size_t)(rows * 2 + !rows));
-                for (int64_t i = 0; i < rows * (int64_t)columns; i++) x[i] = i % 5 ? (float)(i % 3) - 1 : NAN;
+                for (int64_t i = 0; i < rows * (int64_t)columns; i++) {
+                    x[i] = i % 5 ? (float)(i % 3) - 1 : NAN;
+                    y[i] = i % 7 ? x[i] * 32 : i % 2 ? 1e300 : -INFINITY;
+                }
                 const void *nodes = wide ? (void *)broad : (void *)narrow;
-                serinus_forest forest = {nodes, roots, depths, outputs, base, TREES, 2, columns, wide,
-                                         (uint32_t)(rows % 5), 0, 0};
+                serinus_forest forest = {.nodes = nodes, .roots = roots, .depths = depths, .outputs = outputs, .base = base,
+                                         .trees = TREES, .groups = 2, .columns = columns, .wide = wide,
+                                         .link = (uint32_t)(rows % 5), .slope = 1, .divisor = 2};
                 if (serinus_forest_predict(&forest, x, rows, out, out) != 0) return 1;
+                forest.nodes = exact; forest.base = NULL; forest.zeros = zeros; forest.sets = wide ? sets : NULL;
+                forest.link = (uint32_t)(rows % 7);
+                if (serinus_forest64_predict(&forest, y, rows, exactly, exactly) != 0) return 1;
                 free(narrow); free(broad); free(x); free(out);
+                free(exact); free(sets); free(zeros); free(y); free(exactly);
             }
     return 0;
 }
@@ -337,6 +369,44 @@ def test_without_the_compiled_kernels_the_booster_serves(tmp_path: Path) -> None
         [sys.executable, "-c", script, str(path)], env=environment, capture_output=True, text=True, check=True
     )
     assert ran.stdout.startswith("booster compiled kernels are missing")
+
+
+@pytest.mark.parametrize("abi", [1, None], ids=["other-abi", "symbol-missing"])
+def test_a_stale_library_is_refused_whole_with_the_command_that_mends_it(
+    abi: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        command = build.compiler()
+    except build.CompilerMissing:
+        pytest.skip("no C compiler")
+    source, stale = tmp_path / "stale.c", tmp_path / "stale.so"
+    lines = [f"int serinus_abi(void) {{ return {loader.ABI if abi is None else abi}; }}"]
+    lines += [f"void {name}(void) {{}}" for name in loader.SYMBOLS[1:]]
+    source.write_text("\n".join(lines) + "\n")
+    subprocess.run([*command, "-shared", "-fPIC", "-o", str(stale), str(source)], check=True)
+    monkeypatch.setattr(loader, "library_path", lambda: stale)
+    assert loader.library.__wrapped__() is None
+    assert "python -m serinus.native.build" in caplog.text
+    assert (f"of version 1, this code wants {loader.ABI}" if abi else f"lack {loader.SYMBOLS[0]};") in caplog.text
+
+
+def test_every_exported_symbol_is_one_that_the_loader_asks_for() -> None:
+    folder = Path(build.__file__).parent
+    exported = {
+        match
+        for path in (*folder.glob("*.h"), *folder.glob("*.c"))
+        for match in re.findall(r"SERINUS_EXPORT \w+ (\w+)\(", path.read_text())
+    }
+    assert exported == {"serinus_abi", *loader.SYMBOLS}
+
+
+def test_a_missing_value_that_goes_left_below_minus_infinity_is_refused() -> None:
+    with pytest.raises(ValueError, match="no number above -infinity"):
+        Forest(
+            _tree(value=[-np.inf, 1.0, 2.0], default_left=[True, False, False]),
+            columns=1,
+            base=np.zeros(1),
+        )
 
 
 def test_the_library_is_built() -> None:

@@ -1,8 +1,10 @@
 /* Walks of tree ensembles over flat arrays: margins and predictions equal to those of XGBoost's own CPU predictor.
  *
- * Theory of operation. Rows are copied, a block at a time, into a padded buffer in which a missing value is NaN and one more
- * column is always NaN (see forest.h for why). A block that holds no missing value takes the walk without tests for it. A
- * block's rows go down one tree after the other, so that the tree's nodes stay in the first-level cache while they are used. */
+ * Theory of operation. Rows are copied, a block at a time, into a padded buffer: a missing value is NaN, and one more column is
+ * always NaN (see forest.h for why). A block that holds a missing value is padded anew, with every column twice: in the first copy
+ * a missing value is NaN, which goes right, in the second one it is -infinity, which goes left. A node of such a block reads the
+ * copy that takes a missing value its default way, so that neither kind of block costs a test for it. A block's rows go down one
+ * tree after the other, so that the tree's nodes stay in the first-level cache while they are used. */
 #include "forest.h"
 
 #include <math.h>
@@ -15,27 +17,26 @@ enum {
     BUFFER_FLOATS = 8192,  /* 32 KiB on the stack; wider rows take the heap */
 };
 
+#define REAL float
+#define RIGHT(forest, node, x) (!((x) < (node)->value))
+#define ONCE(node) ((node)->feature >> 1)
+#define TWICE(node) ((node)->feature)
+
 #define NODE serinus_narrow_node
-#define COLUMN(node) ((node)->feature & 0x7fffu)
-#define DEFAULT_LEFT(node) ((node)->feature >> 15)
 #define NAME(x) narrow_##x
-#define MISSING 0
+#define COLUMN ONCE
 #include "forest_walk.inc"
 #define NAME(x) narrow_missing_##x
-#define MISSING 1
+#define COLUMN TWICE
 #include "forest_walk.inc"
 #undef NODE
-#undef COLUMN
-#undef DEFAULT_LEFT
 
 #define NODE serinus_wide_node
-#define COLUMN(node) ((node)->feature & 0x7fffffffu)
-#define DEFAULT_LEFT(node) ((node)->feature >> 31)
 #define NAME(x) wide_##x
-#define MISSING 0
+#define COLUMN ONCE
 #include "forest_walk.inc"
 #define NAME(x) wide_missing_##x
-#define MISSING 1
+#define COLUMN TWICE
 #include "forest_walk.inc"
 
 typedef void (*row_walk)(const serinus_forest *, const float *, float *);
@@ -63,6 +64,18 @@ static int pad(const serinus_forest *forest, const float *row, float *padded) {
     }
     padded[columns] = NAN;
     return missing;
+}
+
+/* Copy one row with every column twice; see above. */
+static void pad_twice(const serinus_forest *forest, const float *row, float *padded) {
+    const uint32_t columns = forest->columns;
+    for (uint32_t i = 0; i < columns; i++) {
+        const float value = row[i];
+        const int missing = (value != value) | (forest->other_missing & (value == forest->missing));
+        padded[2 * i] = missing ? NAN : value;
+        padded[2 * i + 1] = missing ? -INFINITY : value;
+    }
+    padded[2 * columns] = padded[2 * columns + 1] = NAN;
 }
 
 /* XGBoost's sigmoid in float32, its bounds included (src/common/math.h). */
@@ -103,38 +116,40 @@ static void apply_link(const serinus_forest *forest, const float *margins, int64
     }
 }
 
-int32_t serinus_forest_predict(const serinus_forest *forest, const float *rows, int64_t count, float *margins,
-                               float *predictions) {
+int32_t serinus_forest_predict(const serinus_forest *forest, const void *rows, int64_t count, void *margins,
+                               void *predictions) {
     float buffer[BUFFER_FLOATS];
-    const size_t width = (size_t)forest->columns + 1;
-    const size_t groups = forest->groups;
-    const size_t fit = BUFFER_FLOATS / width;
+    const float *source = rows;
+    const size_t columns = forest->columns, groups = forest->groups;
+    const size_t fit = BUFFER_FLOATS / (2 * (columns + 1));
     /* Fewer rows a block where they are wide, but a full set of lanes. */
     const int64_t block = fit >= BLOCK_ROWS ? BLOCK_ROWS : fit >= LANES ? (int64_t)(fit / LANES * LANES) : LANES;
     float *x = buffer;
     if (fit < LANES) {
-        x = malloc((size_t)block * width * sizeof(float));
+        x = malloc((size_t)block * 2 * (columns + 1) * sizeof(float));
         if (x == NULL) return -1;
     }
     const int wide = forest->wide != 0;
     for (int64_t start = 0; start < count; start += block) {
         const int64_t taken = count - start < block ? count - start : block;
-        float *sums = margins + (size_t)start * groups;
+        const float *own = source + (size_t)start * columns;
+        float *sums = (float *)margins + (size_t)start * groups;
+        size_t width = columns + 1;
         int missing = 0;
         for (int64_t row = 0; row < taken; row++) {
-            missing |= pad(forest, rows + (size_t)(start + row) * forest->columns, x + (size_t)row * width);
+            missing |= pad(forest, own + (size_t)row * columns, x + (size_t)row * width);
             memcpy(sums + (size_t)row * groups, forest->base, groups * sizeof(float));
         }
-        if (taken < LANES) {
+        if (missing) {
+            width *= 2;
             for (int64_t row = 0; row < taken; row++)
-                row_walks[wide][missing](forest, x + (size_t)row * width, sums + (size_t)row * groups);
-        } else {
-            /* The last rows, too few for all lanes, go down several trees side by side instead. */
-            const int64_t whole = taken / LANES * LANES;
-            block_walks[wide][missing](forest, x, width, whole, sums);
-            for (int64_t row = whole; row < taken; row++)
-                row_walks[wide][missing](forest, x + (size_t)row * width, sums + (size_t)row * groups);
+                pad_twice(forest, own + (size_t)row * columns, x + (size_t)row * width);
         }
+        /* The last rows, too few for all lanes, go down several trees side by side instead. */
+        const int64_t whole = taken / LANES * LANES;
+        if (whole) block_walks[wide][missing](forest, x, width, whole, sums);
+        for (int64_t row = whole; row < taken; row++)
+            row_walks[wide][missing](forest, x + (size_t)row * width, sums + (size_t)row * groups);
     }
     if (x != buffer) free(x);
     if (predictions != NULL) apply_link(forest, margins, count, predictions);

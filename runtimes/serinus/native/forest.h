@@ -8,27 +8,43 @@
  *
  *   next = node + step + !(x[feature] < value)
  *
- * and a missing x (NaN) goes left where default_left is set. A leaf reads column `columns` of the padded row, which always holds
- * NaN, with default_left clear and step -1: it goes "right", back to itself. So a walk needs no test for the leaf: it
- * takes as many steps as the tree is deep. The leaf's output lies in `value`. */
+ * (forest64.c: `<=`) and a missing x (NaN) goes left where default_left is set; such a node's value is a number above -infinity.
+ * A leaf reads column `columns` of the padded row, which always holds NaN, with default_left clear and step -1: it goes
+ * "right", back to itself. So a walk needs no test for the leaf: it takes as many steps as the tree is deep. The leaf's output
+ * lies in `value`. */
 typedef struct {
     float value;
-    uint16_t feature; /* low 15 bits: column; high bit: default_left */
+    uint16_t feature; /* twice the column, + 1: default_left */
     int16_t step;     /* left child's index less the own one */
 } serinus_narrow_node;
 
 typedef struct {
     float value;
-    uint32_t feature; /* low 31 bits: column; high bit: default_left */
+    uint32_t feature; /* twice the column, + 1: default_left */
     int32_t step;
 } serinus_wide_node;
 
+/* A node of forest64.c. With its high bit of `feature` set it compares nothing: a category goes left where its bit is set. */
 typedef struct {
-    const void *nodes;       /* serinus_narrow_node or serinus_wide_node */
+    union {
+        double value;
+        struct {
+            uint32_t first; /* where in `sets` the node's words begin */
+            uint32_t words;
+        } set;
+    };
+    uint32_t feature; /* twice the column, + 1: default_left */
+    int32_t step;
+} serinus_node64;
+
+typedef struct {
+    const void *nodes;       /* serinus_narrow_node or serinus_wide_node; forest64.c: serinus_node64 */
     const uint32_t *roots;   /* [trees] index of each tree's first node */
     const uint32_t *depths;  /* [trees] steps from the root to the deepest leaf */
     const uint32_t *outputs; /* [trees] the output (class, target) that each tree adds to */
-    const float *base;       /* [groups] what each output starts from, margin */
+    const float *base;       /* [groups] what each output starts from, margin; forest64.c: NULL, all start from 0 */
+    const uint8_t *zeros;    /* forest64.c: [columns] 1 where 0 counts as missing */
+    const uint32_t *sets;    /* forest64.c: the sets of categories, one bit each; NULL: no node has one */
     uint32_t trees;
     uint32_t groups;  /* outputs of a row */
     uint32_t columns; /* features of a row */
@@ -36,6 +52,8 @@ typedef struct {
     uint32_t link;    /* what maps margins to predictions, SERINUS_LINK_* */
     uint32_t other_missing; /* 1: `missing` counts as missing beside NaN */
     float missing;
+    double slope;   /* forest64.c: factor of the margin in the sigmoid */
+    double divisor; /* forest64.c: of the sum, before the link */
 } serinus_forest;
 
 enum {
@@ -43,15 +61,20 @@ enum {
     SERINUS_LINK_SIGMOID = 1,
     SERINUS_LINK_EXP = 2,
     SERINUS_LINK_HINGE = 3,
-    SERINUS_LINK_SOFTMAX = 4
+    SERINUS_LINK_SOFTMAX = 4,
+    SERINUS_LINK_SQUARE = 5,   /* forest64.c: x * |x| */
+    SERINUS_LINK_LOG1P_EXP = 6 /* forest64.c: log(1 + exp(x)) */
 };
 
-/* Sum the trees for `count` rows of `columns` floats, C order.
+/* Sum the trees for `count` rows of `columns` floats (forest64: doubles), C order.
  *
  * margins: [count, groups], written. predictions: [count, groups], written by the forest's link unless NULL; may be `margins`.
+ * Both are floats (forest64: doubles).
  * Returns 0, or -1 where memory for a row wider than the stack's buffer cannot be had. Safe from several threads at once. */
-SERINUS_EXPORT int32_t serinus_forest_predict(const serinus_forest *forest, const float *rows, int64_t count, float *margins,
-                                              float *predictions);
+SERINUS_EXPORT int32_t serinus_forest_predict(const serinus_forest *forest, const void *rows, int64_t count, void *margins,
+                                              void *predictions);
+SERINUS_EXPORT int32_t serinus_forest64_predict(const serinus_forest *forest, const void *rows, int64_t count, void *margins,
+                                                void *predictions);
 
 /* Invert a link in place, in float32: what XGBoost does to a base_score (Objective::ProbToMargin). */
 SERINUS_EXPORT void serinus_forest_margin_of(uint32_t link, float *values, int64_t count);

@@ -11,7 +11,7 @@
 #define SERINUS_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* Raise together with ABI in loader.py whenever an exported signature changes. */
-#define SERINUS_ABI 1
+/* Raise together with ABI in loader.py whenever an exported signature or a structure changes; a new symbol joins SYMBOLS there. */
+#define SERINUS_ABI 2
 
 #endif

@@ -8,10 +8,18 @@ import logging
 import os
 from pathlib import Path
 
-__all__ = ["ABI", "Library", "library", "library_path"]
+__all__ = ["ABI", "SYMBOLS", "Library", "library", "library_path"]
 
-ABI = 1
-"""Number that `serinus_abi()` of the library must return: raised whenever a signature in the C files changes."""
+ABI = 2
+"""Number that `serinus_abi()` of the library must return: raised whenever a signature or a structure in the C files changes."""
+
+SYMBOLS = (
+    "serinus_forest64_predict",
+    "serinus_forest_margin_of",
+    "serinus_forest_predict",
+    "serinus_json_split",
+)
+"""What the Python side calls: a library that lacks one is stale, and not used at all."""
 
 _log = logging.getLogger("serinus.native")
 
@@ -45,6 +53,7 @@ def library() -> Library | None:
     try:
         opened = Library(path)
         found = int(opened.quick.serinus_abi())
+        absent = [name for name in SYMBOLS if not hasattr(opened.quick, name)]
     except (OSError, AttributeError) as error:
         _log.warning("compiled kernels do not load here (%s); rebuild them with: python -m serinus.native.build", error)
         return None
@@ -53,6 +62,12 @@ def library() -> Library | None:
             "compiled kernels are of version %d, this code wants %d; rebuild them with: python -m serinus.native.build",
             found,
             ABI,
+        )
+        return None
+    if absent:
+        _log.warning(
+            "compiled kernels lack %s; rebuild them with: python -m serinus.native.build",
+            ", ".join(absent),
         )
         return None
     return opened
