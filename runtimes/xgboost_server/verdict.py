@@ -3,34 +3,28 @@
 Theory of operation. `verify` sends rows made to hurt through both: values on the thresholds of the model's own splits and one
 float to either side, missing values, infinities, wide and narrow random ones. The verdict names the model file's SHA-256, the
 engine's version, the xgboost that was compared with, and the iterations and missing value in force; it holds for exactly those.
-It is kept beside the model where that folder can be written (image build, laptop), else in a cache folder
-(`SERINUS_CACHE_DIR`, `$XDG_CACHE_HOME/serinus`, `~/.cache/serinus`), so that a warm start imports no xgboost.
-A verdict says only that a file was checked: it is as trustworthy as the model file beside it, and cannot speak for another.
+It is kept where `serinus.verdicts` says.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import orjson
 
+from serinus import verdicts
 from serinus.native.forest import ENGINE, Forest
+from serinus.verdicts import TOLERANCE, difference
 
 from .modelfile import ModelFile
 from .reference import Reference
 
-__all__ = ["TOLERANCE", "Verdict", "find", "keep", "verify"]
+__all__ = ["Verdict", "find", "keep", "verify"]
 
-TOLERANCE: Final = 1e-6
-"""Largest difference taken for agreement: absolute up to 1 (a probability), relative above (a regression's value)."""
 _ROWS: Final = 4096
 _SEED: Final = 20240229
 
@@ -81,7 +75,7 @@ def verify(file: ModelFile, forest: Forest, reference: Reference, *, xgboost: st
     # One row and few rows take other ways through the code than a block does.
     alone = np.concatenate([forest.both(rows[at : at + 1])[1] for at in range(64)])
     few = np.concatenate([forest.both(rows[at : at + 5])[1] for at in range(0, 65, 5)])
-    ways = max(_difference(alone, predictions[:64]), _difference(few, predictions[:65]))
+    ways = max(difference(alone, predictions[:64]), difference(few, predictions[:65]))
     return Verdict(
         sha256=file.sha256,
         engine=ENGINE,
@@ -89,8 +83,8 @@ def verify(file: ModelFile, forest: Forest, reference: Reference, *, xgboost: st
         iterations=reference.iterations,
         missing=repr(missing),
         rows=len(rows),
-        margin_difference=_difference(margins, wanted),
-        prediction_difference=max(ways, _difference(got.reshape(expected.shape), expected)),
+        margin_difference=difference(margins, wanted),
+        prediction_difference=max(ways, difference(got.reshape(expected.shape), expected)),
     )
 
 
@@ -103,8 +97,8 @@ def find(file: ModelFile, *, xgboost: str, iterations: tuple[int, int], missing:
         iterations: in use.
         missing: in use.
     """
-    for path in _places(file):
-        verdict = _load(path)
+    for body in verdicts.kept(_places(file)):
+        verdict = _parse(body)
         if (
             verdict is not None
             and (verdict.sha256, verdict.engine, verdict.missing) == (file.sha256, ENGINE, repr(missing))
@@ -117,48 +111,23 @@ def find(file: ModelFile, *, xgboost: str, iterations: tuple[int, int], missing:
 
 def keep(file: ModelFile, verdict: Verdict) -> Path | None:
     """Write the verdict to the first place that can be written; None: there is none."""
-    body = orjson.dumps({**dataclasses.asdict(verdict), "agrees": verdict.agrees}, option=orjson.OPT_INDENT_2)
-    for path in _places(file):
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    out.write(body + b"\n")
-                os.chmod(name, 0o644)
-                os.replace(name, path)
-            except OSError:
-                os.unlink(name)
-                raise
-            return path
-    return None
+    return verdicts.keep(_places(file), {**dataclasses.asdict(verdict), "agrees": verdict.agrees})
 
 
 def _places(file: ModelFile) -> Iterator[Path]:
-    yield file.path.with_name(f"{file.path.name}.verdict.json")
-    folder = os.environ.get("SERINUS_CACHE_DIR")
-    if not folder:
-        cache = os.environ.get("XDG_CACHE_HOME")
-        with contextlib.suppress(RuntimeError):  # no home folder
-            folder = str((Path(cache) if cache else Path.home() / ".cache") / "serinus")
-    if folder:
-        yield Path(folder) / "verdicts" / f"{file.sha256}.json"
+    return verdicts.places(file.path, file.sha256)
 
 
-def _load(path: Path) -> Verdict | None:
+def _parse(body: dict[str, Any]) -> Verdict | None:
     try:
-        body: dict[str, Any] = orjson.loads(path.read_bytes())
         body.pop("agrees", None)
         first, end = body.pop("iterations")
         verdict = Verdict(**body, iterations=(int(first), int(end)))
-        # A difference that JSON could not hold (NaN, infinity) was written as null.
-        if not all(
-            isinstance(value, float | int) for value in (verdict.margin_difference, verdict.prediction_difference)
-        ):
-            return None
-        return verdict
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError):
         return None
+    # A difference that JSON could not hold (NaN, infinity) was written as null.
+    held = all(isinstance(value, float | int) for value in (verdict.margin_difference, verdict.prediction_difference))
+    return verdict if held else None
 
 
 def _rows(file: ModelFile, columns: int, missing: float) -> np.ndarray:
@@ -210,14 +179,3 @@ def _thresholds(file: ModelFile, columns: int) -> dict[int, np.ndarray]:
     used, starts = np.unique(feature[order], return_index=True)
     parts = np.split(value[order], starts[1:])
     return {int(column): part for column, part in zip(used, parts, strict=True) if column < columns}
-
-
-def _difference(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Largest difference, absolute up to 1 and relative above; equal infinities and equal NaN differ by 0."""
-    if not got.size:
-        return 0.0
-    a, b = got.astype(np.float64), wanted.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.where(same, 0.0, np.abs(a - b) / np.maximum(1.0, np.abs(b)))
-    return float(np.where(np.isnan(difference), np.inf, difference).max())
