@@ -29,7 +29,10 @@ _PLACEHOLDER = re.compile(r"\{\{\s*(?:\.(\w+)(?:\.([^\s}]+))?|index\s+\.(\w+)\s+
 
 
 def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
-    """ClusterServingRuntimes for our own images, of those app folders that are installed; they rank after all others."""
+    """ClusterServingRuntimes for our own images, of those app folders that are installed; they rank after all others.
+
+    They are called as in manifests/base, so that a service that names one runs on a machine without manifests too.
+    """
     from .isvc import parse_runtime
 
     found = []
@@ -40,7 +43,7 @@ def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
         entries = "".join(f"\n    - {{name: {name}, autoSelect: true, priority: 1}}" for name in formats)
         text = (
             "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\n"
-            f"metadata:\n  name: {app.replace('_', '-')}\nspec:\n  supportedModelFormats:{entries}\n"
+            f"metadata:\n  name: serinus-{app.replace('_', '-')}\nspec:\n  supportedModelFormats:{entries}\n"
             "  protocolVersions: [v1, v2, grpc-v2]\n  containers:\n"
             f"    - name: kserve-container\n      image: {app}\n"
             '      args: ["--model_name={{.Name}}", "--model_dir=/mnt/models"]\n'
