@@ -170,16 +170,16 @@ WRONG = [
     (head(("x", [1], "FP32", True)), b"", "input 'x': 'binary_data_size' is true, a number of bytes was expected"),
     (head(("x", [2], "BOOL", 2)), b"\x00\x02", "input 'x': byte 1 is 2, a BOOL is 0 or 1"),
     (head(("x", [1], "BYTES", 3)), b"\0\0\0", "input 'x': shape [1] of BYTES takes at least 4 bytes"),
-    (head(("x", [1], "BYTES", 5)), b"\x02\0\0\0a", "input 'x': element 0 of 1 claims 2 bytes, 1 are left"),
+    (head(("x", [1], "BYTES", 5)), b"\x02\0\0\0a", "input 'x': element 0 of 1 (shape [1]) claims 2 bytes, 1 are left"),
     (
         head(("x", [1], "BYTES", 8)),
         b"\xff\xff\xff\xffabcd",
-        "input 'x': element 0 of 1 claims 4294967295 bytes, 4 are left",
+        "input 'x': element 0 of 1 (shape [1]) claims 4294967295 bytes, 4 are left",
     ),
     (
         head(("x", [2], "BYTES", 9)),
         b"\x05\0\0\0abcde",
-        "input 'x': element 1 of 2: its 4-byte length is cut off at byte 9",
+        "input 'x': element 1 of 2 (shape [2]): its 4-byte length is cut off at byte 9",
     ),
     (
         head(("x", [1], "BYTES", 6)),

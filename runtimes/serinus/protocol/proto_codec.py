@@ -365,7 +365,7 @@ def config_message(metadata: ModelMetadata, *, max_batch_rows: int, max_delay_s:
             dims = spec.shape[1:] if max_batch_rows and spec.shape[:1] == (-1,) else spec.shape
             kind = "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
             entry = target.add(name=spec.name, data_type=kind, dims=dims)
-            if spec.optional:
+            if spec.optional and specs is metadata.inputs:  # Triton's outputs have no such field
                 entry.optional = True
     if max_batch_rows:
         config.dynamic_batching.max_queue_delay_microseconds = round(max_delay_s * 1e6)

@@ -97,11 +97,13 @@ def _decode_bytes(name: str, shape: tuple[int, ...], buffer: Buffer, limits: Lim
     for index in range(count):
         start = offset + 4
         if start > size:
-            raise InvalidInput(f"{name}: element {index} of {count}: its 4-byte length is cut off at byte {offset}")
+            raise InvalidInput(
+                f"{name}: element {index} of {count} (shape {list(shape)}): its 4-byte length is cut off at byte {offset}"
+            )
         end = start + int.from_bytes(data[offset:start], "little")
         if end > size:
             raise InvalidInput(
-                f"{name}: element {index} of {count} claims {end - start} bytes, {size - start} are left"
+                f"{name}: element {index} of {count} (shape {list(shape)}) claims {end - start} bytes, {size - start} are left"
             )
         elements.append(data[start:end])
         offset = end

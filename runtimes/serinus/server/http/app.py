@@ -588,7 +588,7 @@ def _config(metadata: ModelMetadata, max_batch_rows: int, max_delay_s: float) ->
                 "name": spec.name,
                 "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
                 "dims": list(spec.shape[1:] if max_batch_rows and spec.shape[:1] == (-1,) else spec.shape),
-                **({"optional": True} if spec.optional else {}),
+                **({"optional": True} if spec.optional and key == "input" else {}),
             }
             for spec in specs
         ]
