@@ -112,6 +112,10 @@ models-vision: $(VENV)/.test ## Make the vision models and fetch its photographs
 	@$(UV_INSTALL) --group vision_models
 	$(BIN)/python -m image_pixels.models --output .cache/vision $(ARGS)
 
+.PHONY: models-recommender
+models-recommender: $(VENV)/.test ## Fetch MovieLens 100K and train both recommenders (~1 minute, .cache/recommender)
+	@$(BIN)/python -m recommender_features.training --output .cache/recommender --seed 42
+
 $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "serinus: making .venv-models"
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-models

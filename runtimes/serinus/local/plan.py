@@ -407,6 +407,15 @@ def _local_storage(service: InferenceService, component: Component) -> tuple[Sto
     if not local or not component.storage or component.kind != "predictor":
         return component.storage
     first = component.storage[0]
+    prefix, equals, folder = local.rpartition("=")
+    if equals and "://" in prefix:
+        # Speaks for every URI below the prefix, canaries' as well.
+        prefix = prefix.rstrip("/")
+        if first.uri != prefix and not first.uri.startswith(prefix + "/"):
+            return component.storage
+        local = folder.rstrip("/") + first.uri[len(prefix) :]
+        at = Source(((service.document, ("metadata", "annotations", LOCAL_STORAGE)),))
+        return (StorageUri(local, first.mount_path, at), *component.storage[1:])
     # The annotation speaks for the stable predictor's URI; a canary that names a URI of its own keeps it.
     if service.predictor.storage and first.uri != service.predictor.storage[0].uri:
         return component.storage
