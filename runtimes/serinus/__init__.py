@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .model import Call, Model, RequestModel
+from .model import Call, Family, Model, RequestModel
 from .protocol.types import InferRequest, InferResponse, RequestedOutput, Tensor, TensorSpec
 from .settings import ModelSettings
 
 __all__ = [
     "Call",
+    "Family",
     "InferRequest",
     "InferResponse",
     "Model",

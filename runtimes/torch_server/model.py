@@ -7,14 +7,16 @@ A TorchScript file says neither its inputs' names in the protocol's sense nor th
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from serinus import Call, Model, TensorSpec
+from serinus import Call, Family, Model, TensorSpec
 from serinus.artifacts import Extra, find_file, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
 
@@ -22,6 +24,8 @@ try:
     import torch
 except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("torch_server needs PyTorch: pip install serinus[torch_server]") from error
+
+from .memory import CudaMemory
 
 __all__ = ["TorchModel"]
 
@@ -37,6 +41,7 @@ _DATATYPES = {
     torch.float32: "FP32",
     torch.float64: "FP64",
 }
+_FLOATS = {"FP32": torch.float32, "FP64": torch.float64, "FP16": torch.float16, "BF16": torch.float32}
 _AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -72,18 +77,25 @@ class TorchModel(Model):
         class_name, arguments = extra.text("class"), extra.mapping("arguments")
         labels_file = extra.text("labels")
         extra.close()
+        self._memory = None
+        if on_gpu:
+            index = self._device.index if self._device.index is not None else torch.cuda.current_device()
+            self._memory = CudaMemory(index, os.environ.get("SERINUS_WORKER", "0"))
         torch.set_num_threads(self.settings.native_threads)
         file = find_file(self.settings, (".pt2", ".pt", ".pth"), preferred=("model.pt2", "model.pt", "model.pth"))
         own_inputs: tuple[TensorSpec, ...] = ()
+        own_outputs: tuple[TensorSpec, ...] = ()
         if file.suffix == ".pt2":
-            self._module, own_inputs = _load_exported(file, self._device)
+            self._module, own_inputs, own_outputs = _load_exported(file, self._device)
         elif class_name:
             self._module = _load_state(file, class_name, arguments, self._device)
         else:
             self._module = _load_script(file, self._device)
         self._names = [spec.name for spec in own_inputs] or _arguments_of(self._module)
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
-        self.outputs = tuple(_labelled(self.settings.outputs, read_labels(self.settings, labels_file)))
+        labels = read_labels(self.settings, labels_file)
+        self.outputs = tuple(_labelled(override_specs(own_outputs, self.settings.outputs, "outputs"), labels))
+        self._datatypes = {spec.name: spec.datatype for spec in (*self.inputs, *self.outputs)}
         # Without declared shapes nothing says that the first dimension is the batch.
         self.batchable = bool(self.inputs) and all(
             spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs)
@@ -108,7 +120,12 @@ class TorchModel(Model):
         arrays = self._in_order(inputs)
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
         padded = self._padded(rows)
-        tensors = [self._tensor(array, rows, padded) for array in arrays]
+        names = [spec.name for spec in self.inputs] or self._names
+        half = [self._datatypes.get(name) == "BF16" for name in names] + [False] * len(arrays)
+        tensors = [
+            tensor.to(torch.bfloat16) if is_half else tensor  # NumPy has no such type: BF16 arrives as float32
+            for tensor, is_half in zip([self._tensor(array, rows, padded) for array in arrays], half, strict=False)
+        ]
         try:
             with (
                 torch.inference_mode(),
@@ -120,8 +137,12 @@ class TorchModel(Model):
                 raise
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
             raise InvalidInput(f"the module refuses inputs of shape {shapes}: {str(error).splitlines()[-1]}") from error
-        found = {name: self._array(value, rows, padded) for name, value in self._named(result)}
+        found = {name: self._array(name, value, rows, padded) for name, value in self._named(result)}
         return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
+
+    def metrics(self) -> Iterable[Family]:
+        """Tell the memory of the GPU; nothing on a CPU."""
+        return self._memory.metrics() if self._memory is not None else ()
 
     def unload(self) -> None:
         """Give the device's memory back."""
@@ -167,10 +188,13 @@ class TorchModel(Model):
             raise RuntimeError(f"the module returned {len(values)} tensors, the settings name {len(names)} outputs")
         return list(zip(names, values, strict=True))
 
-    def _array(self, value: torch.Tensor, rows: int, padded: int) -> np.ndarray:
+    def _array(self, name: str, value: torch.Tensor, rows: int, padded: int) -> np.ndarray:
         if padded != rows:
             value = value[:rows]
-        if value.dtype == torch.bfloat16:
+        declared = _FLOATS.get(self._datatypes.get(name, ""))
+        if declared is not None and value.is_floating_point() and value.dtype != declared:
+            value = value.to(declared)  # autocast answers in half precision what the metadata promises as FP32
+        elif value.dtype == torch.bfloat16:
             value = value.float()
         return value.cpu().numpy()
 
@@ -208,19 +232,27 @@ def _load_script(file: Path, device: torch.device) -> Any:
         ) from error
 
 
-def _load_exported(file: Path, device: torch.device) -> tuple[Any, tuple[TensorSpec, ...]]:
+def _load_exported(file: Path, device: torch.device) -> tuple[Any, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Load a program; it knows its inputs by name and its outputs by position."""
     try:
         program = torch.export.load(str(file))
     except Exception as error:  # whatever torch.export raises means that the file is not one of its own
         raise ConfigError(f"{file}: not an exported program of this PyTorch ({torch.__version__}): {error}") from error
-    specs = []
-    wanted = set(program.graph_signature.user_inputs)
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in wanted:
-            value = node.meta["val"]
-            shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-            specs.append(TensorSpec(str(node.name), _DATATYPES[value.dtype], shape))
-    return program.module().to(device), tuple(specs)
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    signature = program.graph_signature
+    inputs = tuple(_described(str(name), values[name]) for name in signature.user_inputs if name in values)
+    outputs = tuple(
+        _described(f"output-{index}", values[name])
+        for index, name in enumerate(signature.user_outputs)
+        if name in values
+    )
+    return program.module().to(device), inputs, outputs
+
+
+def _described(name: str, value: Any) -> TensorSpec:
+    return TensorSpec(
+        name, _DATATYPES[value.dtype], tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    )
 
 
 def _load_state(file: Path, class_name: str, arguments: Mapping[str, Any], device: torch.device) -> Any:
@@ -246,8 +278,6 @@ def _arguments_of(module: Any) -> list[str]:
     schema = getattr(getattr(module, "forward", None), "schema", None)
     if schema is not None:
         return [argument.name for argument in schema.arguments if argument.name != "self"]
-    import inspect
-
     return [name for name in inspect.signature(module.forward).parameters if name not in {"args", "kwargs"}]
 
 
