@@ -35,6 +35,7 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+_EXTRA = ("providers", "provider_fallback", "provider_options", "labels", "io_binding", "optimization")
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -49,6 +50,9 @@ class OnnxModel(Model):
         providers: execution providers in order of preference: "cpu" (default), "cuda", "tensorrt".
         provider_fallback: true lets a provider that is not there be left out; false (default) refuses to start.
         labels: file of class names for the classification extension; default labels.txt or labels.json.
+        io_binding: "auto" (default: on a GPU), "on" or "off": inputs are copied to the device once, and outputs stay there until
+            all are ready.
+        provider_options: options of ONNX Runtime's by provider: {"tensorrt": {"trt_fp16_enable": true}}.
         optimization: graph optimisation, "all" (default), "extended", "basic" or "disable".
     """
 
@@ -60,7 +64,7 @@ class OnnxModel(Model):
         Raises:
             ConfigError: no file, a graph that ONNX Runtime refuses, or a provider that is not there.
         """
-        extra = Extra(self.settings.extra, known=("providers", "provider_fallback", "labels", "optimization"))
+        extra = Extra(self.settings.extra, known=_EXTRA)
         wanted = extra.texts("providers", ("cpu",))
         fallback = extra.truth("provider_fallback")
         labels_file = extra.text("labels")
@@ -71,8 +75,11 @@ class OnnxModel(Model):
             "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
         }
         level = extra.choice("optimization", tuple(levels))
+        binding = extra.choice("io_binding", ("auto", "on", "off"))
+        provider_options = extra.mapping("provider_options")
         extra.close()
         providers = _providers(wanted, fallback=fallback)
+        named = {_PROVIDERS.get(name.lower(), name): values for name, values in provider_options.items()}
         file = find_file(self.settings, (".onnx",), preferred=("model.onnx",))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.settings.native_threads
@@ -81,7 +88,9 @@ class OnnxModel(Model):
         # Spinning threads would burn a container's CPU limit between requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=providers, provider_options=[named.get(name, {}) for name in providers]
+            )
         except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all meaning "not loadable"
             raise ConfigError(f"{file}: ONNX Runtime refuses it: {error}") from error
         active = self._session.get_providers()
@@ -99,7 +108,9 @@ class OnnxModel(Model):
         labels = read_labels(self.settings, labels_file)
         self.outputs = tuple(_labelled(spec, labels) for spec in outputs)
         self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
-        self._on_gpu = active[0] != "CPUExecutionProvider"
+        on_gpu = active[0] != "CPUExecutionProvider"
+        self._binds = binding == "on" or (binding == "auto" and on_gpu)
+        self._output_device = "cuda" if on_gpu else "cpu"
         self.details |= {"file": file.name, "providers": ",".join(active), "threads": self.settings.native_threads}
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
@@ -124,7 +135,7 @@ class OnnxModel(Model):
         ]
         names = [own for own, _ in chosen]
         try:
-            results = self._bound(feeds, names) if self._on_gpu else self._session.run(names, feeds)
+            results = self._bound(feeds, names) if self._binds else self._session.run(names, feeds)
         except _Refused as error:
             raise InvalidInput(f"the graph refuses the request: {error}") from None
         return {
@@ -137,10 +148,10 @@ class OnnxModel(Model):
         binding = self._session.io_binding()
         for name, array in feeds.items():
             if array.dtype == object:
-                return list(self._session.run(names, dict(feeds)))
+                return list(self._session.run(names, dict(feeds)))  # strings cannot be bound
             binding.bind_cpu_input(name, array)
         for name in names:
-            binding.bind_output(name)
+            binding.bind_output(name, self._output_device)
         self._session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()
 
@@ -174,7 +185,9 @@ def _providers(wanted: tuple[str, ...], *, fallback: bool) -> list[str]:
 def _spec(node: Any) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
-        raise ConfigError(f"{node.name!r} is a {node.type}; accepted are {', '.join(_DATATYPES)}")
+        raise ConfigError(
+            f"{node.name!r} is a {node.type}; accepted are {', '.join(_DATATYPES)} (of scikit-learn: convert with zipmap off)"
+        )
     return TensorSpec(node.name, datatype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
 
 
