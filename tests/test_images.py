@@ -97,7 +97,7 @@ def test_the_xgboost_image_has_kernels_and_serves_a_model_file(tmp_path: Path):
         answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/fraud", timeout=30)
         with answer:
             metadata = json.loads(answer.read())
-    assert metadata["parameters"]["engine"] == "forest"
+    assert metadata["properties"]["engine"] == "forest"
 
 
 def test_a_build_without_a_name_says_what_to_name():

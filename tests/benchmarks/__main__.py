@@ -59,7 +59,8 @@ def _start_all(peers: list[Peer], work: Work) -> list[Running]:
         except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
             _say(f"{peer.name}: LEFT OUT: {str(error)[-400:]}")
             continue
-        _say(f"{peer.name}: ready in {running.ready_s:.2f} s, answers equal the Booster's")
+        checked = "its answer is fixed" if peer.is_floor else "its answers equal the Booster's"
+        _say(f"{peer.name}: ready in {running.ready_s:.2f} s, {checked}")
         started.append(running)
     return started
 

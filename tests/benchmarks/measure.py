@@ -183,7 +183,14 @@ def h2load(url: str, frame: bytes, *, pid: int, streams: int, seconds: float) ->
     with tempfile.TemporaryDirectory() as folder:
         file, log = Path(folder) / "body", Path(folder) / "log"
         file.write_bytes(frame)
-        command = ["h2load", "-t1", f"-c{connections}", f"-m{max(1, streams // connections)}", "-D", f"{seconds:g}"]
+        command = [
+            "h2load",
+            "-t1",
+            f"-c{connections}",
+            f"-m{max(1, streams // connections)}",
+            "-D",
+            str(max(1, round(seconds))),
+        ]
         command += [
             "-H",
             "content-type: application/grpc",
@@ -202,7 +209,7 @@ def h2load(url: str, frame: bytes, *, pid: int, streams: int, seconds: float) ->
         raise RuntimeError(f"h2load measured nothing: {output[-500:]}")
     return Slice(
         int(done[2]),
-        min(wall, seconds),
+        min(wall, max(1, round(seconds))),
         float(latencies[len(latencies) // 2]),
         float(latencies[int(len(latencies) * 0.99)]),
         server,
