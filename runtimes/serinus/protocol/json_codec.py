@@ -324,8 +324,8 @@ def _floats(where: _Where, datatype: str, values: list[Any], finite: bool) -> np
         return wide
     with np.errstate(over="ignore"):  # looked for below, where it can be named
         narrow = round_to_bfloat16(wide) if datatype == BFLOAT16 else wide.astype(NUMPY_DTYPES[datatype])
-    if finite and not np.isfinite(narrow).all():
-        index = int(np.argmin(np.isfinite(narrow)))
+    if finite and not np.isfinite(narrow).all() and (lost := np.isfinite(wide) & ~np.isfinite(narrow)).any():
+        index = int(np.argmax(lost))
         raise InvalidInput(f"{where(index)} is {describe(values[index])}, which is beyond the range of {datatype}")
     return narrow
 
