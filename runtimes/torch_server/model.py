@@ -269,7 +269,7 @@ def _load_state(file: Path, class_name: str, arguments: Mapping[str, Any], devic
     try:
         module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # pickle, zip and key errors alike mean that file and class do not fit
-        raise ConfigError(f"{file}: no state dict of {class_name}: {error}") from error
+        raise ConfigError(f"{file}: no state dict of {class_name}: {' '.join(str(error).split())}") from error
     return module.to(device).eval()
 
 

@@ -1,0 +1,195 @@
+"""ONNX models: specs from the graph, every datatype, providers, IO binding. Real graphs, small."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_server import OnnxModel
+from serinus import Call, InferRequest, ModelSettings, RequestedOutput, Tensor, TensorSpec
+from serinus.errors import ConfigError, InvalidInput
+from serinus.protocol.datatypes import NUMPY_DTYPES
+from vision_support import colour_model, plane_of
+
+TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BYTES": TensorProto.STRING,
+}
+NO_GPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+def graph(folder: Path, nodes: Any, inputs: Any, outputs: Any, name: str = "model.onnx") -> Path:
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(nodes, "g", [value(*spec) for spec in inputs], [value(*spec) for spec in outputs])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(folder / name))
+    return folder
+
+
+def two(folder: Path) -> Path:
+    """a + b and a - b; rows are free."""
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
+    ins = [("a", TensorProto.FLOAT, ["n", 3]), ("b", TensorProto.FLOAT, ["n", 3])]
+    outs = [("sum", TensorProto.FLOAT, ["n", 3]), ("difference", TensorProto.FLOAT, ["n", 3])]
+    return graph(folder, nodes, ins, outs)
+
+
+def loaded(folder: Path, **fields: Any) -> OnnxModel:
+    model = OnnxModel(ModelSettings(name="m", model_dir=folder, **fields))
+    model.load()
+    return model
+
+
+def rows(count: int) -> np.ndarray:
+    return np.arange(count * 3, dtype=np.float32).reshape(count, 3)
+
+
+def test_the_graph_says_what_it_takes_and_gives(tmp_path):
+    model = loaded(two(tmp_path))
+    assert [(s.name, s.datatype, s.shape) for s in model.inputs] == [("a", "FP32", (-1, 3)), ("b", "FP32", (-1, 3))]
+    assert [s.name for s in model.outputs] == ["sum", "difference"]
+    assert model.batchable
+    assert model.details["providers"] == "CPUExecutionProvider"
+    found = model.predict({"a": rows(2), "b": rows(2)}, Call(outputs=frozenset({"difference"})))
+    assert list(found) == ["difference"]
+    np.testing.assert_array_equal(found["difference"], np.zeros((2, 3)))
+
+
+def test_settings_rename_by_position(tmp_path):
+    spec = TensorSpec("left", "FP32", (-1, 3)), TensorSpec("right", "FP32", (-1, 3))
+    model = loaded(two(tmp_path), inputs=spec)
+    np.testing.assert_array_equal(model.predict({"right": rows(1), "left": 2 * rows(1)}, Call())["difference"], rows(1))
+    with pytest.raises(ConfigError, match="the settings name 1 inputs, the model has 2"):
+        loaded(tmp_path, inputs=spec[:1])
+
+
+def test_a_graph_of_fixed_rows_is_not_batched(tmp_path):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    model = loaded(graph(tmp_path, [node], [("x", TensorProto.FLOAT, [2, 3])], [("y", TensorProto.FLOAT, [2, 3])]))
+    assert not model.batchable
+
+
+@pytest.mark.parametrize("binding", ["auto", "on", "off"])
+@pytest.mark.parametrize("datatype", TYPES)
+def test_every_datatype_goes_through_a_graph_bound_or_not(tmp_path, datatype, binding):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    folder = graph(tmp_path, [node], [("x", TYPES[datatype], ["n"])], [("y", TYPES[datatype], ["n"])])
+    model = loaded(folder, extra={"io_binding": binding})
+    array = np.array([b"a", "ü".encode()], object) if datatype == "BYTES" else np.array([0, 1], NUMPY_DTYPES[datatype])
+    found = model.predict({"x": array}, Call())["y"]
+    assert model.outputs[0].datatype == datatype
+    assert found.dtype == array.dtype
+    assert found.tolist() == array.tolist()
+
+
+def test_bound_and_plain_runs_give_the_same(tmp_path):
+    two(tmp_path)
+    inputs = {"a": rows(5)[::-1], "b": rows(5)}
+    plain = loaded(tmp_path).predict(inputs, Call())
+    bound = loaded(tmp_path, extra={"io_binding": "on"}).predict(inputs, Call())
+    for name, array in plain.items():
+        np.testing.assert_array_equal(bound[name], array)
+
+
+def test_text_that_is_no_utf8_is_the_clients_fault(tmp_path):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    model = loaded(graph(tmp_path, [node], [("x", TensorProto.STRING, ["n"])], [("y", TensorProto.STRING, ["n"])]))
+    with pytest.raises(InvalidInput, match="input 'x': a value is not UTF-8"):
+        model.predict({"x": np.array([b"\xff"], object)}, Call())
+
+
+def test_a_shape_that_the_graph_refuses_is_the_clients_fault(tmp_path):
+    model = loaded(two(tmp_path))
+    with pytest.raises(InvalidInput, match="the graph refuses the request"):
+        model.predict({"a": rows(1)[:, :2], "b": rows(1)}, Call())
+
+
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_there_is_refused_unless_falling_back_is_allowed(tmp_path, provider):
+    two(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"provider '{provider}' is not in this build.*-gpu image, or set provider_fallback"
+    ):
+        loaded(tmp_path, extra={"providers": [provider]})
+    model = loaded(tmp_path, extra={"providers": [provider], "provider_fallback": True})
+    assert model.details["providers"] == "CPUExecutionProvider"
+
+
+def test_an_unknown_provider_is_refused_even_so(tmp_path):
+    two(tmp_path)
+    with pytest.raises(ConfigError, match="provider 'gpu' is unknown; known are cpu, cuda, tensorrt"):
+        loaded(tmp_path, extra={"providers": ["gpu"], "provider_fallback": True})
+
+
+def test_provider_options_reach_onnx_runtime(tmp_path):
+    two(tmp_path)
+    model = loaded(tmp_path, extra={"provider_options": {"cpu": {"use_arena": "0"}}})
+    assert "CPUExecutionProvider" in model._session.get_provider_options()
+
+
+def test_files_that_are_no_graph_are_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ConfigError, match="ONNX Runtime refuses it"):
+        loaded(tmp_path)
+    with pytest.raises(ConfigError, match=r"no model file \(\.onnx\)"):
+        loaded(_empty(tmp_path))
+
+
+def _empty(folder: Path) -> Path:
+    empty = folder / "empty"
+    empty.mkdir()
+    return empty
+
+
+def test_of_several_files_one_must_be_named(tmp_path):
+    two(tmp_path)
+    (tmp_path / "model.onnx").rename(tmp_path / "a.onnx")
+    two(tmp_path)
+    assert loaded(tmp_path).details["file"] == "model.onnx"
+    (tmp_path / "model.onnx").rename(tmp_path / "b.onnx")
+    with pytest.raises(ConfigError, match=r"several models \(a\.onnx, b\.onnx\); name the one file"):
+        loaded(tmp_path)
+
+
+def test_what_the_protocol_cannot_carry_is_refused_with_a_hint(tmp_path):
+    sequence = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["y"])]
+    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])], [sequence])
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "m.onnx")
+    )
+    with pytest.raises(ConfigError, match=r"'y' is a seq\(tensor\(float\)\).*zipmap off"):
+        loaded(tmp_path)
+
+
+async def test_rows_of_concurrent_requests_are_predicted_together(tmp_path):
+    settings = ModelSettings(name="m", implementation="onnx_server", model_dir=colour_model(tmp_path, side=4))
+    async with plane_of(settings) as plane:
+        images = np.random.default_rng(0).normal(size=(16, 1, 4, 4, 3)).astype(np.float32)
+        requests = [InferRequest("m", [Tensor.of("images", one)]) for one in images]
+        answers = await asyncio.gather(*(plane.infer(request) for request in requests))
+        means = images.mean((2, 3))[:, 0]
+        wanted = np.exp(means) / np.exp(means).sum(1, keepdims=True)
+        np.testing.assert_allclose(np.concatenate([a.outputs[0].data for a in answers]), wanted, rtol=1e-4)
+        assert plane.statistics("m")[0]["execution_count"] < 16
+        outputs = [RequestedOutput("probabilities", {"classification": 1})]
+        classified = await plane.infer(InferRequest("m", [Tensor.of("images", images[0])], outputs=outputs))
+        assert classified.outputs[0].data[0, 0].split(b":")[2] in (b"red", b"green", b"blue")
