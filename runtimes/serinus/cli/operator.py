@@ -12,8 +12,10 @@ from ..errors import ConfigError
 from .down import down
 from .lint import lint
 from .logs import logs
+from .optimize import optimize
 from .restart import restart
 from .status import status
+from .tune import tune
 from .up import up
 
 __all__ = ["app", "run"]
@@ -32,6 +34,8 @@ app.command()(status)
 app.command()(logs)
 app.command()(restart)
 app.command()(lint)
+app.command()(optimize)
+app.command()(tune)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

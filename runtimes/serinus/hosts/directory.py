@@ -31,7 +31,7 @@ SETTINGS_FILE = "model-settings.json"
 
 _log = logging.getLogger("serinus.hosts")
 
-_OWN_KEYS = ("execution", "threads", "warmup", "batch", "version")
+_OWN_KEYS = ("execution", "instances", "threads", "warmup", "batch", "version")
 _MLSERVER_KEYS = (
     "name",
     "implementation",
@@ -174,6 +174,7 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
         inputs=reader.specs(document, "inputs"),
         outputs=reader.specs(document, "outputs"),
         execution=reader.choice(document, "execution", ("auto", "inline", "thread", "process")),
+        instances=max(1, reader.take(document, "instances", int, 1)),
         threads=reader.take(document, "threads", int, 0),
         batch=reader.batch(document),
         warmup=reader.take(document, "warmup", bool, True),

@@ -1,0 +1,144 @@
+"""The forms of a model: what an exporter makes, and how a form becomes a directory that `serinus serve` runs.
+
+An image package that can make other forms of its models has a module `export` with one function,
+
+    export(source: ModelSettings, samples: Mapping[str, np.ndarray], output: Path) -> Iterator[Form | Skipped]
+
+which writes each form into a folder of its own below `output`. It is found by the package's name, so that the library imports no
+framework, and each new form is offered to its own package in turn: TorchScript gives ONNX, ONNX gives int8.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..hosts.directory import SETTINGS_FILE
+from ..protocol.types import TensorSpec
+from ..settings import ModelSettings
+
+__all__ = ["Form", "Precision", "Skipped", "copy_file", "update_settings", "write_settings"]
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One form of the model."""
+
+    name: str
+    path: Path
+    """A model directory, or what the user named."""
+    package: str
+    """The image that serves it."""
+    precision: Precision = "fp32"
+    """What it computes in; sets the tolerance."""
+    note: str = ""
+    exports: bool = False
+    """Its package may make further forms of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A form that was not made, and why."""
+
+    name: str
+    reason: str
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Link or copy a file or folder; a model of a gigabyte is linked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True, copy_function=_link)
+    else:
+        _link(str(source), str(target))
+
+
+def _link(source: str, target: str) -> str:
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+    return target
+
+
+def write_settings(
+    folder: Path,
+    *,
+    package: str,
+    source: ModelSettings,
+    inputs: Sequence[TensorSpec] = (),
+    outputs: Sequence[TensorSpec] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model-settings.json` of a form, and bring the labels of the source along.
+
+    Args:
+        folder: of the form; its model file is there already.
+        package: the image's.
+        source: name, version and labels are taken from it.
+        inputs: specs to declare; empty: the file says its own.
+        outputs: likewise.
+        extra: the runtime's own settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = {}
+    if source.name:
+        document["name"] = source.name
+    if source.version:
+        document["version"] = source.version
+    document["implementation"] = package
+    for key, specs in (("inputs", inputs), ("outputs", outputs)):
+        if specs:
+            document[key] = [
+                {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs
+            ]
+    document["parameters"] = {"uri": "."}
+    if extra:
+        document["parameters"]["extra"] = dict(extra)
+    (folder / SETTINGS_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if source.model_dir is not None:
+        beside = source.model_dir if source.model_dir.is_dir() else source.model_dir.parent
+        for name in ("labels.txt", "labels.json"):
+            if (beside / name).is_file() and not (folder / name).exists():
+                copy_file(beside / name, folder / name)
+
+
+def update_settings(path: Path, changes: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> Path:
+    """Change keys of a model directory's `model-settings.json`, keeping what else it says; nested objects are merged.
+
+    Args:
+        path: a model directory, its settings file, or a model file, beside which the settings are written.
+        changes: keys to set.
+        defaults: the document where there is none yet.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: there is one that is no JSON object.
+    """
+    file = path if path.name == SETTINGS_FILE else (path if path.is_dir() else path.parent) / SETTINGS_FILE
+    document: Any = dict(defaults)
+    if file.is_file():
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{file}: not JSON: {error}") from None
+        if not isinstance(document, dict):
+            raise ConfigError(f"{file}: an object was expected")
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            document[key] = {**(document.get(key) or {}), **value}
+        else:
+            document[key] = value
+    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return file
