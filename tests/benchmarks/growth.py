@@ -112,6 +112,8 @@ def _models(work: Work, seconds: float, say: Callable[[str], None]) -> list[dict
             folder = repository / f"model{index}"
             folder.mkdir(parents=True)
             shutil.copy(work.model_file, folder / "model.ubj")
+            # The verdict of its comparison with xgboost, as an image bakes it.
+            shutil.copy(f"{work.model_file}.verdict.json", folder / "model.ubj.verdict.json")
 
         def command(python: Path, _: Work, ports: Any, repository: Path = repository) -> list[str]:
             flags = ["--host", "127.0.0.1", "--http_port", str(ports["http"]), "--grpc_port", str(ports["grpc"])]

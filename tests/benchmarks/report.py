@@ -25,6 +25,10 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{row['rps']:,.0f} / {row['p50_us']:,.0f} / {row['p99_us']:,.0f} / {row['cpu_us']:,.1f}{mark}{errors}"
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def ratios(
     servers: Sequence[Mapping[str, Any]], us: str = "serinus"
 ) -> list[tuple[str, int, str, float, float, float]]:
@@ -172,7 +176,7 @@ def write(results: Mapping[str, Any], folder: Path, *, publish: bool) -> str:
     for name, curve in results.get("growth", {}).items():
         xs = sorted({point["x"] for point in curve["points"]})
         peers = list(dict.fromkeys(point["peer"] for point in curve["points"]))
-        cells = {(point["peer"], point["x"]): f"{point['y']:,.4g}" for point in curve["points"]}
+        cells = {(point["peer"], point["x"]): _short(point["y"]) for point in curve["points"]}
         parts += [
             f"## {name}",
             f"{curve['y']} by {curve['x']}.",
