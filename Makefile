@@ -92,7 +92,7 @@ lint: $(VENV)/.test ## Check style, types and the layers' arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/serinus lint inferenceservices/*/
+	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u)
 
 .PHONY: format
 format: $(VENV)/.test ## Format the code and mend what can be mended

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import xgboost
+
 from serve_support import Served, serving
 
 SLOW_MODEL = '''
