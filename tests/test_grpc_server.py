@@ -396,3 +396,16 @@ def test_thousands_of_calls_good_bad_and_cancelled_leave_no_memory_behind(engine
         assert process.wait(20) == 0
         if process.stdout is not None:
             process.stdout.close()
+
+
+def test_without_a_writable_temporary_directory_grpcio_serves_and_native_alone_says_why(monkeypatch, caplog):
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("serinus.server.grpc.native_engine.tempfile.mkdtemp", refuse)
+    with serving("auto", names=("sum",)) as running:
+        assert running.server.engine == "grpcio"
+        assert "Read-only file system" in caplog.text
+        insisting = ServerSettings(host="127.0.0.1", grpc="native")
+        with pytest.raises(ConfigError, match="writable temporary directory"):
+            running.run(start_grpc(running.plane, insisting, metrics=running.metrics, port=0))
