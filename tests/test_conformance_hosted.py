@@ -13,7 +13,6 @@ pytest.importorskip("kserve")
 from conformance_support import Server, json_tensor, values_of
 from serve_support import serving
 
-
 pytestmark = pytest.mark.slow  # importing kserve takes the server several seconds
 
 
