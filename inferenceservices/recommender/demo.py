@@ -96,9 +96,7 @@ def train(console: Console) -> None:
     words = ("--cache", str(ROOT / ".cache" / "movielens"))
     with (
         console.status("fetching MovieLens 100K") as status,
-        subprocess.Popen(
-            [*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process,
+        subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process,
     ):
         said = []
         for line in process.stderr or ():

@@ -66,7 +66,9 @@ class Catalogue:
         """
         path = folder / CATALOGUE_FILE
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; `make models-recommender` makes it, CATALOGUE_DIR says where it is")
+            raise ValueError(
+                f"{path}: no such file; `make models-recommender` makes it, CATALOGUE_DIR says where it is"
+            )
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
@@ -87,7 +89,8 @@ class Catalogue:
             f"features of {len(self.user_features)} users, {users} were expected": len(self.user_features) != users,
             f"histories of {len(self.history)} users, {users} were expected": len(self.history) != users,
             f"{len(self.seen_ends)} ends of what was seen, {users + 1} were expected": len(self.seen_ends) != users + 1,
-            f"an item above {items} was seen or liked": max(self.seen.max(initial=0), self.history.max(initial=0)) > items,
+            f"an item above {items} was seen or liked": max(self.seen.max(initial=0), self.history.max(initial=0))
+            > items,
         }
         wrong = [text for text, holds in facts.items() if holds]
         if wrong:

@@ -29,7 +29,7 @@ class Picks:
         return np.append(NO_ITEM, catalogue.item_ids)[self.numbers]
 
     def titles(self, catalogue: Catalogue) -> np.ndarray:
-        """object [n, k] of bytes, empty where there is no item or no title."""
+        """Bytes as object [n, k], empty where there is no item or no title."""
         table = np.empty(len(catalogue.item_ids) + 1, object)
         table[:] = (b"", *(catalogue.titles or [b""] * len(catalogue.item_ids)))
         return table[self.numbers]

@@ -39,9 +39,9 @@ class Factors(nn.Module):
         """Scores of all items, [n, I + 1]."""
         return self.users(user) @ self.items.weight.T + self.bias
 
-    def forward(self, user: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+    def forward(self, user: Tensor, candidates: Tensor) -> Tensor:
         """Scores [n, C] of candidates [n, C] for users [n]."""
-        return {"score": self.every(user).gather(1, candidates)}
+        return self.every(user).gather(1, candidates)
 
 
 class TwoTower(nn.Module):
@@ -93,7 +93,7 @@ class TwoTowerServed(nn.Module):
         self.trained = trained.eval()
         self.vectors = nn.Buffer(trained.item_vectors().detach())
 
-    def forward(self, user_features: Tensor, history: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+    def forward(self, user_features: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
         """Scores [n, C] of candidates [n, C]."""
         user = self.trained.user_vectors(user_features, history, self.vectors)
-        return {"score": (user @ self.vectors.T + self.trained.bias).gather(1, candidates)}
+        return (user @ self.vectors.T + self.trained.bias).gather(1, candidates)

@@ -129,9 +129,7 @@ def _train_factors(ratings: Ratings, split: _Split, plan: Plan, seed: int, say: 
 def _train_tower(ratings: Ratings, split: _Split, plan: Plan, seed: int, say: Say) -> TwoTower:
     torch.manual_seed(seed)
     features = torch.from_numpy(ratings.user_features)
-    model = TwoTower(
-        torch.from_numpy(ratings.item_features), features.shape[1], plan.history, plan.width, plan.dropout
-    )
+    model = TwoTower(torch.from_numpy(ratings.item_features), features.shape[1], plan.history, plan.width, plan.dropout)
     pairs = [(user, at) for user, row in enumerate(split.likes) for at in range(1, len(row))]
     histories = torch.from_numpy(np.stack([_padded(split.likes[user][:at], plan.history) for user, at in pairs]))
     targets = torch.tensor([int(split.likes[user][at]) for user, at in pairs])
@@ -168,8 +166,7 @@ def _catalogue(ratings: Ratings, history: int) -> Catalogue:
     ends = np.searchsorted(ratings.users, np.arange(len(ratings.user_ids) + 1))
     liked = ratings.stars >= LIKED
     histories = [
-        _padded(ratings.items[begin:end][liked[begin:end]], history)
-        for begin, end in zip(ends[:-1], ends[1:], strict=True)
+        _padded(ratings.items[begin:end][liked[begin:end]], history) for begin, end in zip(ends, ends[1:], strict=False)
     ]
     counts = np.bincount(ratings.items[liked], minlength=len(ratings.item_ids) + 1)[1:]
     return Catalogue(

@@ -6,8 +6,8 @@ model's scores, and for users that nobody knows the items that most people liked
 known the model is not asked. What `postprocess` needs of the request travels in a context variable, which belongs to
 the task that runs the three methods.
 
-The catalogue lies beside the model, and both are of one version; run the transformer in the model's pod or process, so that a canary
-has its own (`inferenceservices/recommender`).
+The catalogue lies beside the model, and both are of one version; run the transformer in the model's pod or process, so that a
+canary has its own (`inferenceservices/recommender`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse
     from kserve.errors import InferenceError, InvalidInput
 except ImportError as error:  # pragma: no cover # the extra that brings it is always there in our environments
-    raise ImportError(
-        "recommender_features needs KServe's SDK: pip install 'serinus[recommender_features]'"
-    ) from error
+    raise ImportError("recommender_features needs KServe's SDK: pip install 'serinus[recommender_features]'") from error
 
 __all__ = ["RecommenderFeatures"]
 
@@ -283,12 +281,15 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(result: Any, shape: tuple[int, int]) -> np.ndarray:
-    found = {output.name: output for output in result.outputs}
-    if "score" not in found:
-        raise InferenceError(f"the model answered {', '.join(found) or 'nothing'}; an output 'score' was expected")
-    scores = found["score"].as_numpy()
+    # An exported program has no names for its outputs, so the only one is taken, whatever it is called.
+    if len(result.outputs) != 1:
+        names = ", ".join(output.name for output in result.outputs) or "nothing"
+        raise InferenceError(f"the model answered {names}; one output, the candidates' scores, was expected")
+    scores = result.outputs[0].as_numpy()
     if scores.shape != shape:
-        raise InferenceError(f"output 'score': shape {list(scores.shape)} came, {list(shape)} was expected")
+        raise InferenceError(
+            f"output {result.outputs[0].name!r}: shape {list(scores.shape)} came, {list(shape)} was expected"
+        )
     return scores
 
 
