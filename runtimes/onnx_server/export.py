@@ -56,6 +56,7 @@ def export(
 
 def _int8(file: Path, source: ModelSettings, output: Path) -> Form | Skipped:
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     folder = output / "onnx-int8"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +64,15 @@ def _int8(file: Path, source: ModelSettings, output: Path) -> Form | Skipped:
     level = root.level
     root.setLevel(logging.ERROR)  # it advises a pre-processing step whose effect the comparison would show
     try:
+        # Weights that are Constant nodes become initializers, which alone are quantised; batch norms are folded.
+        quant_pre_process(str(file), str(folder / "folded.onnx"), skip_symbolic_shape=True)
         # Unsigned: the CPU provider's ConvInteger takes no signed weights.
-        quantize_dynamic(str(file), str(folder / "model.onnx"), weight_type=QuantType.QUInt8)
+        quantize_dynamic(str(folder / "folded.onnx"), str(folder / "model.onnx"), weight_type=QuantType.QUInt8)
     except Exception as error:  # noqa: BLE001 # whatever the tool meets in a graph that it does not know
         return Skipped("onnx-int8", f"quantisation failed: {str(error).splitlines()[0] if str(error) else error!r}")
     finally:
         root.setLevel(level)
+        (folder / "folded.onnx").unlink(missing_ok=True)
     write_settings(
         folder, package="onnx_server", source=source, inputs=source.inputs, outputs=source.outputs, extra=source.extra
     )

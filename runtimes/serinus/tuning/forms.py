@@ -96,14 +96,15 @@ def write_settings(
     if source.version:
         document["version"] = source.version
     document["implementation"] = package
-    for key, specs in (("inputs", inputs), ("outputs", outputs)):
+    for field, specs in (("inputs", inputs), ("outputs", outputs)):
         if specs:
-            document[key] = [
+            document[field] = [
                 {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs
             ]
-    document["parameters"] = {"uri": "."}
+    parameters: dict[str, Any] = {"uri": "."}
     if extra:
-        document["parameters"]["extra"] = dict(extra)
+        parameters["extra"] = dict(extra)
+    document["parameters"] = parameters
     (folder / SETTINGS_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if source.model_dir is not None:
         beside = source.model_dir if source.model_dir.is_dir() else source.model_dir.parent

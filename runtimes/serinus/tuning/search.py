@@ -132,10 +132,6 @@ class _Spent(Exception):
     """The budget is."""
 
 
-class _Generator(Exception):
-    """The generator did not keep up."""
-
-
 def search(
     measure: Callable[[Config, float], Trial],
     start: Config,
@@ -163,20 +159,21 @@ def search(
     ended: Literal["settled", "budget", "generator", "interrupted"] = "settled"
     champion, best = start, None
     step = 1.0 + precision
+    starved: dict[Config, bool] = {}
+    """Configurations of which a trial failed while the generator did not keep up: what they can do is not known."""
 
     def run(config: Config, rate: float) -> Trial:
         if trials and left_s() <= 0:
             raise _Spent
         trial = measure(config, rate)
         trials.append(trial)
-        if not trial.kept_up and not verdict_of(trial, slo):
-            raise _Generator
         return trial
 
     def holds(config: Config, rate: float) -> bool:
         nonlocal best, champion
         trial = run(config, rate)
         if not verdict_of(trial, slo):
+            starved[config] = starved.get(config, False) or not trial.kept_up
             return False
         if best is None or rate > best.rate_per_s:
             best, champion = trial, config
@@ -246,12 +243,12 @@ def search(
                 break
     except _Spent:
         ended = "budget"
-    except _Generator:
-        ended = "generator"
     except KeyboardInterrupt:
         ended = "interrupted"
         if not trials:
             raise
+    if ended == "settled" and starved.get(champion, False):
+        ended = "generator"
     nearest = best or _nearest(trials, slo)
     return Found(
         config=champion if best is not None else nearest.config,
