@@ -2,8 +2,8 @@
 
 `python tests/benchmarks/engine64.py`
 
-Each cell is the best of several repeats, one thread on both sides. The model is a binary classifier of 200 trees with 31 leaves over
-30 FP64 features. Raw scores are compared first, and must be equal to the last bit.
+Each cell is the best of several repeats, one thread on both sides. The model is a binary classifier of 200 trees with 31 leaves
+over 30 FP64 features. Raw scores are compared first, and must be equal to the last bit.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import lightgbm
 import numpy as np
-
 from engine import best_us
+
 from lightgbm_server.forest import compile_forest, iterations
 from lightgbm_server.modelfile import read
 
