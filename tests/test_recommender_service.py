@@ -214,6 +214,7 @@ def test_each_predictor_finds_its_own_version_on_this_machine(folder: str):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # two servers that import PyTorch, one after the other
 @pytest.mark.parametrize("form", ["knative", "standard"])
 def test_version_2_gets_its_tenth_behind_the_gateway_and_header_and_body_agree(form: str, models: Path, tmp_path: Path):
     from local_support import all_ready, ask, up
@@ -224,7 +225,7 @@ def test_version_2_gets_its_tenth_behind_the_gateway_and_header_and_body_agree(f
         shutil.copytree(models / version, tmp_path / ".cache" / "recommender" / version)
     paths = ["knative/v1", "knative/canary"] if form == "knative" else ["standard"]
     with up(tmp_path, *(str(source / path) for path in paths), "--no-watch", ready=False) as running:
-        running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "both versions", 110)
+        running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "both versions", 240)
         body = json.dumps({"inputs": [{"name": "user_id", "datatype": "INT64", "shape": [1], "data": [104]}]}).encode()
         seen: collections.Counter[tuple[str, str]] = collections.Counter()
         for _ in range(600):

@@ -10,6 +10,7 @@ Needs PyTorch; nothing else in this package imports this module but `networks`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -166,7 +167,7 @@ def _catalogue(ratings: Ratings, history: int) -> Catalogue:
     ends = np.searchsorted(ratings.users, np.arange(len(ratings.user_ids) + 1))
     liked = ratings.stars >= LIKED
     histories = [
-        _padded(ratings.items[begin:end][liked[begin:end]], history) for begin, end in zip(ends, ends[1:], strict=False)
+        _padded(ratings.items[begin:end][liked[begin:end]], history) for begin, end in itertools.pairwise(ends)
     ]
     counts = np.bincount(ratings.items[liked], minlength=len(ratings.item_ids) + 1)[1:]
     return Catalogue(
