@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from serinus import Call, InferRequest, ModelSettings, RequestedOutput, Tensor, TensorSpec
+from serinus import Call, InferRequest, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
 from serinus.dataplane.metrics import Metrics
+from serinus.dataplane.plane import Plane
+from serinus.dataplane.registry import Registry
 from serinus.errors import ConfigError, InvalidInput
 from serinus.hosts import settings_from_directory
 from torch_server import TorchModel
@@ -350,3 +353,29 @@ def test_on_a_gpu_the_answer_is_the_same_and_memory_is_told(tmp_path):
     np.testing.assert_allclose(gpu.predict({"x": rows(3)}, Call())["y"], wanted, rtol=1e-4)
     told = {family.name: family.samples[0][1] for family in gpu.metrics()}
     assert told["serinus_cuda_memory_reserved_bytes"] > 0
+
+
+class Threads(Model):
+    """Remembers which threads it was loaded and asked in."""
+
+    inputs, outputs = X, Y
+    execution = "thread"
+
+    def load(self) -> None:
+        self.loader = threading.current_thread()
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        self.predictor = threading.current_thread()
+        return {"y": inputs["x"]}
+
+
+async def test_the_thread_that_loads_a_model_ends_and_takes_its_openmp_workers_along():
+    plane = Plane(Registry(Threads))
+    await plane.start([ModelSettings(name="m")])
+    model = plane.registry.served("m").model
+    assert isinstance(model, Threads)
+    await plane.infer(InferRequest("m", [Tensor.of("x", rows(1))]))
+    model.loader.join(10)
+    assert not model.loader.is_alive()
+    assert model.predictor.is_alive()
+    await plane.close()
