@@ -212,6 +212,20 @@ async def measure(rest: Rest, picture: bytes) -> tuple[float, float]:
     return float(np.median(times[5:])) * 1000, TOGETHER / (time.perf_counter() - began)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the terminal what TensorFlow's C++ part says of the CPU while it is imported, before any setting of its log counts."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def measure_in_process(picture: bytes) -> tuple[float, float, float]:
     """Time the same work without a server: decode, then TensorFlow's own signature.
 
@@ -219,10 +233,12 @@ def measure_in_process(picture: bytes) -> tuple[float, float, float]:
         p50 of decoding and of the network for one picture, ms; pictures a second of decoding and predicting `AT_ONCE` at a time.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    with quiet():
+        import tensorflow as tf
 
+        loaded = tf.saved_model.load(str(MODELS / NETWORK / "tensorflow" / "1"))
     recipe = PRESETS[NETWORK]
-    signature = tf.saved_model.load(str(MODELS / NETWORK / "tensorflow" / "1")).signatures["serving_default"]
+    signature = loaded.signatures["serving_default"]
     pixels = np.empty((AT_ONCE, *shape_of(recipe)), np.float32)
     decoding, predicting = [], []
     for _ in range(ONE_BY_ONE):
