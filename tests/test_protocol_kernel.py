@@ -67,6 +67,7 @@ def test_both_paths_answer_alike_to_damaged_real_requests():
     whole = body(
         tensor_json("FP32", [2, 3], [[0.125, -1e-7, 3], [1e10, 5.5, 6]]),
         tensor_json("INT64", [2], [2**53 + 1, -5], name="ids", parameters={"k": "v"}),
+        tensor_json("BYTES", [2, 1], ["C0154", ""], name="texts"),
         id="42",
         outputs=[{"name": "y", "parameters": {"classification": 2}}],
         parameters={"timeout": 1000},
@@ -98,6 +99,43 @@ def test_both_paths_answer_alike_to_damaged_requests_with_raw_tensors():
             damage(rnd, data)
         sent, claimed = bytes(document + data), max(1, len(document) + rnd.choice((0, 0, 0, 0, -1, 1)))
         assert outcome(codec, sent, claimed) == outcome(plain, sent, claimed), sent
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["one"],
+        ["one", "two, three"],
+        [""],
+        [],
+        ["S\u00e3o"],
+        ["a", "\u00e3"],
+        ['a"b'],
+        ["back\\slash"],
+        ["\x7f"],
+        ["[{:"],
+    ],
+)
+def test_strings_come_out_as_by_the_ordinary_path_however_often_the_form_was_seen(texts: list[str]):
+    codec, plain = RestCodec(), plain_codec()
+    for extra in ("", "x", "\u00e9", "yy"):
+        varied = [text + extra for text in texts]
+        document = body(
+            tensor_json("BYTES", [len(varied)], varied, name="t"), tensor_json("FP32", [1], [0.5]), id=extra
+        )
+        assert outcome(codec, document) == outcome(plain, document)
+        decoded = codec.decode_request(document, model_name="m").inputs[0].data.tolist()
+        assert decoded == [text.encode() for text in varied]
+
+
+def test_requests_that_differ_in_their_plain_strings_share_a_template():
+    kernel = JsonKernel.open(Limits())
+    assert kernel is not None
+    for number in range(5):
+        document = body(tensor_json("BYTES", [2], [f"id-{number}", "BRL"], name="t"))
+        assert kernel.decode_request(document, None, "m", "", {}) is not None
+    (workspace,) = kernel._free
+    assert len(workspace.templates) == 1
 
 
 def test_every_cut_of_a_request_is_refused_alike():
@@ -303,7 +341,7 @@ int main(void) {
             split_area area = {malloc(skeleton_capacity + 1), skeleton_capacity, malloc(values_capacity + 1), values_capacity};
             area.skeleton = realloc(area.skeleton, skeleton_capacity ? skeleton_capacity : 1);
             area.values = realloc(area.values, values_capacity);
-            taken += serinus_json_split(body, (int32_t)length, &area) >= 0;
+            taken += serinus_json_take(body, (int32_t)length, &area) >= 0;
             free(area.skeleton);
             free(area.values);
         }

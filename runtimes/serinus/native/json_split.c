@@ -3,7 +3,8 @@
  * Theory of operation. The body is walked once. Everything is copied to the skeleton as it is, but for two things:
  *   - `data` of an input, where it holds only numbers (or, for BOOL, booleans) of the input's datatype: the values are written in that
  *     type to `values`, and the skeleton gets {"":[d0,d1,...]}, the dimensions of the nesting ([count] where it is flat);
- *     strings of BYTES stay where they are;
+ *     of a flat array of ASCII strings without escapes (BYTES), where each string lies in the body: two uint32, offset and length;
+ *     other strings stay where they are;
  *   - the string value of the top-level "id", which varies from request to request: the skeleton gets "".
  * So requests of one client that differ in their numbers alone have one and the same skeleton, and the caller parses it once.
  *
@@ -310,6 +311,40 @@ static bool take_data(walk *w, datatype type) {
     return put_dimensions(w, dims + 1, rank);
 }
 
+/* Take the flat array of plain ASCII strings at `w->at`, or leave all as it is. */
+static bool take_texts(walk *w) {
+    const uint8_t *at = w->at, *const end = w->end;
+    uint8_t *to = w->area->values + ((w->value - w->area->values + 7) & ~(int64_t)7);
+    int64_t count = 0;
+    if (at == end || *at != '[' || to > w->value_end) return false;
+    at = skip_space(at + 1, end);
+    if (at < end && *at != ']') {
+        for (;;) {
+            if (at == end || *at != '"' || w->value_end - to < 8) return false;
+            const uint8_t *start = ++at;
+            while (at < end && *at != '"' && *at != '\\' && *at >= 0x20 && *at < 0x80) at++;
+            if (at == end || *at != '"') return false;
+            const uint32_t span[2] = {(uint32_t)(start - w->body), (uint32_t)(at - start)};
+            memcpy(to, span, 8);
+            to += 8;
+            count++;
+            at = skip_space(at + 1, end);
+            if (at == end || *at != ',') break;
+            at = skip_space(at + 1, end);
+        }
+    }
+    if (at == end || *at != ']') return false;
+    uint8_t *const out = w->out;
+    if (!put_dimensions(w, &count, 1)) {
+        w->out = out;
+        return false;
+    }
+    w->value = to;
+    w->at = at + 1;
+    w->area->tensors++;
+    return true;
+}
+
 /* Find "datatype" among the members that follow `at`, which stands behind a value in an object. */
 static datatype datatype_ahead(const uint8_t *at, const uint8_t *end) {
     for (;;) {
@@ -349,7 +384,7 @@ static bool split_input(walk *w) {
                 if (stop == NULL) return false;
                 type = datatype_ahead(stop, w->end);
             }
-            if (type == BYTES ? *w->at != '[' || !copy_value(w) : !take_data(w, type)) return false;
+            if (type == BYTES ? *w->at != '[' || !(take_texts(w) || copy_value(w)) : !take_data(w, type)) return false;
         } else if (is_key(key, size, "datatype", 8)) {
             if (has_type) return false;
             has_type = true;
@@ -416,7 +451,7 @@ static bool split_request(walk *w) {
 }
 
 /* Returns the skeleton's length, or -1 where the caller must parse the body itself. `values` is aligned to 8. */
-SERINUS_EXPORT int32_t serinus_json_split(const uint8_t *body, int32_t length, split_area *area) {
+SERINUS_EXPORT int32_t serinus_json_take(const uint8_t *body, int32_t length, split_area *area) {
     walk w = {
         .body = body,
         .at = body,

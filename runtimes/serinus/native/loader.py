@@ -17,7 +17,7 @@ SYMBOLS = (
     "serinus_forest64_predict",
     "serinus_forest_margin_of",
     "serinus_forest_predict",
-    "serinus_json_split",
+    "serinus_json_take",
 )
 """What the Python side calls: a library that lacks one is stale, and not used at all."""
 

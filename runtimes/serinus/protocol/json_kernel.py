@@ -1,10 +1,10 @@
-"""Inference requests decoded by the compiled kernel, `serinus_json_split`.
+"""Inference requests decoded by the compiled kernel, `serinus_json_take`.
 
-Theory of operation. The kernel takes the numbers and the id out of a body and leaves a skeleton (see json_split.c). The first
-time a skeleton is seen it is parsed and checked like any request, and what it says (names, datatypes, shapes, parameters, wanted
-outputs, where each tensor's numbers lie in the scratch memory) is kept as a `_Template`. From then on a request with the same
-skeleton costs one call into C, one look-up and a copy of the numbers. Anything unusual or wrong gives None, and the caller's
-ordinary path decides: no error is worded here.
+Theory of operation. The kernel takes the numbers, the plain strings and the id out of a body and leaves a skeleton (see
+json_split.c). The first time a skeleton is seen it is parsed and checked like any request, and what it says (names, datatypes,
+shapes, parameters, wanted outputs, where each tensor's values lie in the scratch memory) is kept as a `_Template`. From then on
+a request with the same skeleton costs one call into C, one look-up and a copy of the values. Anything unusual or wrong gives
+None, and the caller's ordinary path decides: no error is worded here.
 
 A `_Workspace` is the memory of one call and the templates that point into it. Workspaces are handed out from a list, whose pop and
 append are atomic, so threads never share one.
@@ -133,7 +133,7 @@ class JsonKernel:
         native = library()
         if native is None:
             return None
-        split = native.quick.serinus_json_split
+        split = native.quick.serinus_json_take
         split.argtypes = (ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(_Area))
         split.restype = ctypes.c_int32
         return cls(split, limits)
@@ -245,7 +245,8 @@ class JsonKernel:
                 nesting = entry["data"][""]
                 if not self._fits(head, nesting):
                     return None
-                make, value_offset = _number_maker(workspace, head, value_offset)
+                maker = _text_maker if head.datatype == BYTES else _number_maker
+                make, value_offset = maker(workspace, head, value_offset)
                 taken += 1
             else:
                 array = decode_data(head.what, head.datatype, head.shape, entry["data"], limits)
@@ -292,6 +293,33 @@ def _number_maker(workspace: _Workspace, head: TensorHead, offset: int) -> tuple
     else:
         make = _ready_maker(view)
     return make, (end + 7) & ~7
+
+
+def _text_maker(workspace: _Workspace, head: TensorHead, offset: int) -> tuple[_Make, int]:
+    """Make arrays from the strings whose places in the body are at `offset` of the scratch memory, as `_number_maker`."""
+    make: _Make
+    shape = head.shape
+    count = prod(shape)
+    end = offset + count * 8
+    spans = workspace.values.view(np.uint8)[offset:end].view(np.uint32)
+    if count == 1:
+        words = spans.data
+
+        def make(body: bytes, _json_length: int, /) -> np.ndarray | None:
+            start = words[0]
+            array = np.empty(shape, dtype=object)
+            array.fill(body[start : start + words[1]])
+            return array
+
+    else:
+
+        def make(body: bytes, _json_length: int, /) -> np.ndarray | None:
+            places = spans.reshape(count, 2).tolist()
+            array = np.empty(count, dtype=object)
+            array[:] = [body[start : start + size] for start, size in places]
+            return array.reshape(shape)
+
+    return make, end
 
 
 def _raw_maker(head: TensorHead, offset: int, size: int, limits: Limits) -> _Make:
