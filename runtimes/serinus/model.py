@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signatur
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-__all__ = ["Call", "Execution", "Family", "Model", "RequestModel", "V1Answer"]
+__all__ = ["Begun", "Call", "Execution", "Family", "Model", "RequestDone", "RequestModel", "V1Answer"]
 
 Execution = Literal["auto", "inline", "thread", "process"]
 """Where `predict` runs: on the event loop, in a thread, in a process, or wherever the measurement at warm-up says."""
@@ -141,6 +141,18 @@ def _unobserved(stage: str, seconds: float) -> None:
     """Observe nothing: the model is not served yet."""
 
 
+RequestDone = Callable[[InferResponse | BaseException], None]
+"""Told how a request that was begun has ended."""
+
+
+class Begun(Protocol):
+    """A request that will be answered by callback."""
+
+    def cancel(self) -> None:
+        """Give it up: nobody waits for the answer any more."""
+        ...
+
+
 class RequestModel(Model):
     """A model that answers whole requests itself: hosts of other frameworks' classes, and pipelines.
 
@@ -165,6 +177,16 @@ class RequestModel(Model):
             SerinusError: with the status to answer with; any other exception is reported as `ModelFailed`.
         """
         raise NotImplementedError
+
+    def begin(self, request: InferRequest, done: RequestDone) -> Begun | None:
+        """Answer a request by callback, which costs no task; None: `infer` has to.
+
+        Args:
+            request: as for `infer`.
+            done: to be told the answer or the error, once, on the event loop's thread, after this call has returned; also where
+                the request was cancelled.
+        """
+        return None
 
     async def is_ready(self) -> bool:
         """Whether requests would succeed now; asked every second where a class overrides it, and shown by readiness."""

@@ -258,12 +258,13 @@ def columns_of_instances(instances: Any) -> dict[str, RawTensor]:
     }
 
 
-def parse(tensors: Mapping[str, RawTensor], now_s: float) -> Transactions:
+def parse(tensors: Mapping[str, RawTensor], now_s: float, *, apart: bool = False) -> Transactions:
     """Check the columns of a scoring request.
 
     Args:
         tensors: one per column.
         now_s: this machine's time, epoch seconds.
+        apart: each row is a request of its own, so that ids may repeat.
 
     Raises:
         BadTransactions: with all problems.
@@ -290,7 +291,8 @@ def parse(tensors: Mapping[str, RawTensor], now_s: float) -> Transactions:
     )
     if "currency" in tensors:
         read.choices("currency", CURRENCIES)
-    read.no_repeats(ids)
+    if not apart:
+        read.no_repeats(ids)
     problems.stop()
     return transactions
 

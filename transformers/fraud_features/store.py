@@ -286,10 +286,10 @@ class MemoryStore:
             await asyncio.sleep(0)
         return rows
 
-    def update_now(self, batch: Batch) -> list[Row]:
-        """`update` without giving way: for training, which has no event loop."""
+    def update_now(self, batch: Batch, order: list[int] | range | None = None) -> list[Row]:
+        """`update` without giving way, in time order or the one given: for training, and for rows of several requests."""
         rows: list[Row] = [()] * len(batch)
-        self._walk(batch, batch.order(), rows)
+        self._walk(batch, batch.order() if order is None else order, rows)
         return rows
 
     async def record_labels(self, labels: Labels) -> list[bool]:

@@ -258,6 +258,45 @@ class FraudFeatures(kserve.Model):
             requested_outputs=call.outputs,
         )
 
+    @property
+    def serinus_row_inputs(self) -> frozenset[str]:
+        """Columns of one-row requests that may be scored together; none where the store is not in this process.
+
+        Outcomes (`fraud`) are not among them: a row must not see those of a later one.
+        """
+        return _ROW_INPUTS if type(self.store) is MemoryStore else frozenset()
+
+    def preprocess_rows(
+        self, columns: Mapping[str, tuple[str, np.ndarray]]
+    ) -> tuple[dict[str, np.ndarray], tuple[list[bytes], bool]]:
+        """`preprocess` for the rows of n requests; see `serinus.hosts.row_lane`.
+
+        Each row is counted in the order it came, and may repeat the id of one before it, as if they had come one after the other.
+
+        Raises:
+            InvalidInput: at least one row is wrong; nothing has been counted.
+        """
+        try:
+            raw = {name: RawTensor(datatype, array.shape, array) for name, (datatype, array) in columns.items()}
+            transactions = parse(raw, self._clock(), apart=True)
+        except BadTransactions as error:
+            raise InvalidInput(str(error)) from None
+        batch = batch_of(transactions)
+        store = self.store
+        if not isinstance(store, MemoryStore):
+            raise ModelNotReady(self.name, "the feature store was exchanged")
+        features = compute(transactions, batch, store.update_now(batch, range(len(batch))))
+        terminals = np.empty(len(batch), object)
+        terminals[:] = transactions.terminals
+        inputs = {"features": features, "amount": np.array(transactions.amounts), "terminal_id": terminals}
+        return inputs, (transactions.ids, transactions.integer_ids)
+
+    def postprocess_rows(
+        self, state: tuple[list[bytes], bool], outputs: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """`postprocess` for the rows of n requests."""
+        return {"transaction_id": _ids_array(*state), **outputs}
+
     async def _record(self, columns: Mapping[str, RawTensor], now_s: float, payload: Any, v1: bool) -> InferRequest:
         labels = parse_labels(columns, now_s)
         try:
@@ -282,6 +321,8 @@ class FraudFeatures(kserve.Model):
             )
         return _Answered(self.name, answer)
 
+
+_ROW_INPUTS: Final = frozenset(column.name for column in COLUMNS if column.name != "fraud")
 
 _OWN_PARAMETERS: Final = frozenset({"operation", "stats", "binary_data_output"})
 """Request parameters that are meant for this transformer and its transport, not for the predictor."""
@@ -348,11 +389,15 @@ def _labels_of(transactions: Transactions) -> Labels:
 
 
 def _ids_output(ids: list[bytes], integers: bool) -> InferOutput:
+    return InferOutput("transaction_id", [len(ids)], "INT64" if integers else "BYTES", _ids_array(ids, integers))
+
+
+def _ids_array(ids: list[bytes], integers: bool) -> np.ndarray:
     if integers:
-        return InferOutput("transaction_id", [len(ids)], "INT64", np.array([int(v) for v in ids], np.int64))
+        return np.array([int(v) for v in ids], np.int64)
     array = np.empty(len(ids), object)
     array[:] = ids
-    return InferOutput("transaction_id", [len(ids)], "BYTES", array)
+    return array
 
 
 def _predictions(outputs: list[InferOutput], parameters: Mapping[str, Any] | None) -> dict[str, Any]:

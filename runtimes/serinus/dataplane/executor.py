@@ -12,7 +12,8 @@ model whose batches keep taking many times the limit, whatever was measured at w
 They are daemons: a predict that hangs cannot keep the process from ending. Each thread has a predict of its own,
 which is how a pool of worker processes is driven too (see process.py).
 
-*Tasks* are for `RequestModel`s, whose `infer` is a coroutine; they can be cancelled while they run.
+*Tasks* are for `RequestModel`s, whose `infer` is a coroutine; they can be cancelled while they run. A request that the
+model would rather `begin`, and answer by callback, needs none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Final
 import numpy as np
 
 from ..model import Call, RequestModel
+from ..protocol.types import InferResponse
 from .ticket import V1Call, Work
 
 __all__ = ["INLINE_BATCH_S", "Cost", "InlineExecutor", "Predict", "TaskExecutor", "ThreadExecutor"]
@@ -207,7 +209,7 @@ class InlineExecutor:
 
 
 class TaskExecutor:
-    """Runs a `RequestModel`'s coroutine, one task a request."""
+    """Runs a `RequestModel`'s coroutine, one task a request, unless the model answers by callback."""
 
     def __init__(self, model: RequestModel, capacity: int, *, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.capacity = capacity
@@ -215,9 +217,12 @@ class TaskExecutor:
         self._loop = loop
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._begins = type(model).begin is not RequestModel.begin
 
     def run(self, work: Work, finish: Finish) -> bool:
-        """Start the task."""
+        """Start the task, or what the model has in its place."""
+        if self._begins and self._begin(work, finish):
+            return False
         task = self._loop.create_task(self._infer(work))
         work.task = task
         self._tasks.add(task)
@@ -234,6 +239,28 @@ class TaskExecutor:
 
         task.add_done_callback(ended)
         return False
+
+    def _begin(self, work: Work, finish: Finish) -> bool:
+        request = work.tickets[0].request
+        if isinstance(request, V1Call):
+            return False
+
+        def done(answer: InferResponse | BaseException) -> None:
+            work.task = None
+            work.infer_to = self._clock()
+            if isinstance(answer, InferResponse):
+                work.outputs = answer
+            else:
+                work.error = answer
+            finish(work)
+
+        work.infer_from = self._clock()
+        try:
+            work.task = self._model.begin(request, done)
+        except Exception as error:  # noqa: BLE001 # the edge of a request
+            self._loop.call_soon(done, error)
+            return True
+        return work.task is not None
 
     def abandon(self, work: Work) -> None:
         """Cancel the task."""
