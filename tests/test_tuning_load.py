@@ -98,7 +98,7 @@ def test_requests_without_an_answer_are_named() -> None:
         result = generate(job(deaf.getsockname()[1], duration_s=0.3, timeout_s=0.2))
     assert result.answered == 0
     assert result.quantiles_s[0.99] == math.inf
-    assert sum(result.failures.values()) >= result.sent
+    assert result.failures == {"no answer": pytest.approx(result.sent, abs=20)}  # those of the warm-up, too
 
 
 def test_a_job_and_a_result_survive_their_way_between_processes() -> None:

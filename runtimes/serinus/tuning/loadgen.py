@@ -169,6 +169,8 @@ class _Run:
         self._in_window = 0
         self._most = min(job.connections, _MOST_CONNECTIONS)
         self._start = 0.0
+        self._over = False
+        """The time for answers has passed; what is still out counts as unanswered."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> LoadResult:
@@ -179,7 +181,7 @@ class _Run:
         self._loop.call_at(self._start + self._times[0], self._tick)
         window_s = self._job.warmup_s + self._job.duration_s
         await asyncio.wait([self._done], timeout=window_s + self._job.timeout_s)
-        unanswered = self._left
+        unanswered, self._over = self._left, True
         for connection in tuple(self._open):
             connection.close()
         counted = sum(time_s >= self._job.warmup_s for time_s in self._times)
@@ -263,7 +265,7 @@ class _Run:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if connection.index >= 0 and not self._done.done():
+        if connection.index >= 0 and not self._over:
             self._fail(connection.index, "connection lost")
 
     def _fail(self, index: int, reason: str) -> None:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # the backend is chosen before
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402 # as above
 
 from .optimize import Comparison
 from .search import Trial, describe
@@ -20,34 +21,58 @@ _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#
 """Paul Tol's bright scheme: told apart by all eyes, and in grey."""
 
 
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def _plain(axis: Any) -> None:
+    """Write 20 and 0.05 where matplotlib would write powers of ten, and between the decades, too, where those are few."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    low, high = axis.get_view_interval()
+    if high / max(low, 1e-12) < 300:
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    else:
+        axis.set_minor_formatter(NullFormatter())
+
+
 def plot_forms(comparison: Comparison, path: Path) -> None:
     """Draw rows per second and latency of each form by batch size; what differs from the original is hatched."""
     sizes = comparison.options.batches
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), constrained_layout=True)
-    width = 0.8 / len(comparison.measured)
     for index, measured in enumerate(comparison.measured):
         label = measured.form.name + ("" if measured.accepted else " (differs)")
         if measured is comparison.winner:
             label += " (winner)"
-        places = [place + (index - (len(comparison.measured) - 1) / 2) * width for place in range(len(sizes))]
         latencies = [measured.timings[size].latency_s if size in measured.timings else float("nan") for size in sizes]
-        style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "label": label}
-        if not measured.accepted:
-            style |= {"hatch": "///", "alpha": 0.55}
-        axes[0].bar(places, [size / s for size, s in zip(sizes, latencies, strict=True)], width * 0.94, **style)
-        axes[1].bar(places, [s * 1e3 for s in latencies], width * 0.94, **style)
+        # Points, not bars: a bar on a logarithmic axis begins where the axis happens to.
+        style: dict[str, Any] = {
+            "color": _COLOURS[index % len(_COLOURS)],
+            "label": label,
+            "marker": _MARKERS[index % len(_MARKERS)],
+            "markersize": 8,
+            "linewidth": 2.2 if measured is comparison.winner else 1.2,
+            "linestyle": "-" if measured.accepted else ":",
+        }
+        axes[0].plot(range(len(sizes)), [size / s for size, s in zip(sizes, latencies, strict=True)], **style)
+        axes[1].plot(range(len(sizes)), [s * 1e3 for s in latencies], **style)
     for axis, title, unit in ((axes[0], "Throughput", "rows/s"), (axes[1], "Latency of a call", "ms")):
         axis.set_yscale("log")
+        _plain(axis.yaxis)
         axis.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+        axis.margins(x=0.15, y=0.1)
         axis.set_xlabel("batch size, rows")
         axis.set_ylabel(f"{unit} (log)")
         axis.set_title(title)
         axis.grid(axis="y", which="both", alpha=0.25)
-        axis.set_axisbelow(True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"Forms of {Path(comparison.model).name}, in-process")
+    figure.suptitle(f"Forms of {_title(comparison.model)}, in-process")
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def _title(model: str) -> str:
+    """The last two parts of a path: `resnet50/torch`."""
+    return "/".join(Path(model).parts[-2:])
 
 
 def plot_frontier(trials: Sequence[Trial], chosen: Any, default: Any, slo: Any, path: Path, title: str) -> None:
@@ -100,6 +125,7 @@ def plot_frontier(trials: Sequence[Trial], chosen: Any, default: Any, slo: Any, 
         textcoords="offset points",
     )
     axis.set_yscale("log")
+    _plain(axis.yaxis)
     axis.set_xlim(left=0)
     axis.set_xlabel("answers per second (open loop, Poisson arrivals)")
     axis.set_ylabel(f"{objective.name}, ms (log), from the intended start")
