@@ -8,6 +8,8 @@ from 5.28 on.
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -48,21 +50,20 @@ def generate() -> str:
         ModuleNotFoundError: grpcio-tools is not installed.
         ValueError: protoc refused the file; its own words are on standard error.
     """
-    try:
-        from grpc_tools import protoc  # a tool of ours, not of those who use the package
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("compiling the proto file takes grpcio-tools: pip install grpcio-tools") from error
+    if importlib.util.find_spec("grpc_tools") is None:  # a tool of ours, not of those who use the package
+        raise ModuleNotFoundError("compiling the proto file takes grpcio-tools: pip install grpcio-tools")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "descriptor"
         well_known = str(files("grpc_tools") / "_proto")
-        arguments = [
-            "protoc",
+        # In a process of its own: its protobuf in C++ crashes in one that has loaded another (TensorFlow's).
+        command = [
+            *(sys.executable, "-m", "grpc_tools.protoc"),
             f"-I{_HERE}",
             f"-I{well_known}",
             f"--descriptor_set_out={target}",
             "open_inference.proto",
         ]
-        if protoc.main(arguments) != 0:
+        if subprocess.run(command, check=False).returncode != 0:
             raise ValueError("protoc refused open_inference.proto")
         compiled = descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
     (file,) = compiled.file
