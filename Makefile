@@ -126,15 +126,24 @@ $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 bench: $(VENV)/.bench ## Measure against KServe, MLServer, Triton and others (~20 minutes, a quiet machine)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-IMAGES := xgboost_server ensemble_server fraud_features ensemble_server-fraud_features
+# A dash joins a model's image and the transformer in front of it in one process.
+IMAGES := xgboost_server lightgbm_server onnx_server torch_server tensorflow_server ensemble_server \
+  fraud_features image_pixels recommender_features ensemble_server-fraud_features
+GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
 
 .PHONY: images
 images: $(addprefix image/,$(IMAGES)) ## Build every image (docker)
 
+.PHONY: images-gpu
+images-gpu: $(addprefix image/,$(GPU_IMAGES)) ## Build the images with CUDA libraries (docker)
+
 image/%: ## Build one image: make image/xgboost_server
-	@name="$*"; app="$${name%%-*}"; transformer=""; [ "$$app" = "$$name" ] || transformer="$${name#*-}"
-	docker build -q -f runtimes/Dockerfile --build-arg APP="$$app" --build-arg TRANSFORMER="$$transformer" -t "$$name:$(TAG)" .
+	@name="$*"; plain="$${name%-gpu}"; variant=""; [ "$$plain" = "$$name" ] || variant=gpu
+	app="$${plain%%-*}"; transformer=""; [ "$$app" = "$$plain" ] || transformer="$${plain#*-}"
+	echo "serinus: building $$name:$(TAG)"
+	docker build -q -f runtimes/Dockerfile --build-arg APP="$$app" --build-arg TRANSFORMER="$$transformer" \
+	  --build-arg VARIANT="$$variant" $(DOCKER_ARGS) -t "$$name:$(TAG)" .
 
 .PHONY: render
 render: $(VENV)/.run ## Render every kustomization with kubectl into build/rendered
