@@ -104,5 +104,6 @@ async def test_mutated_heads_on_connections_of_their_own(count):
             await asyncio.sleep(0.01)
     del client, server
     gc.collect()
-    kept = [one for one in gc.get_objects() if isinstance(one, Connection)]
+    # Not isinstance: it asks each object for its __class__, and some of PyTorch answer with a warning.
+    kept = [one for one in gc.get_objects() if issubclass(type(one), Connection)]
     assert len(kept) < 10, "connections are not kept"  # the last ones may still be in a frame of the loop
