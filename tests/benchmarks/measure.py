@@ -161,8 +161,8 @@ def wrk(
         ]
         output, _, server, foreign = _run(command, [pid] if isinstance(pid, int) else pid, seconds)
     requests, took = re.search(r"(\d+) requests in ([\d.]+(?:us|ms|s|m))", output).groups()  # type: ignore[union-attr]
-    p50 = re.search(r"50%\s+(\S+)", output)[1]  # type: ignore[index]
-    p99 = re.search(r"99%\s+(\S+)", output)[1]  # type: ignore[index]
+    p50 = re.search(r"^ +50% +(\S+)", output, re.MULTILINE)[1]  # type: ignore[index]
+    p99 = re.search(r"^ +99% +(\S+)", output, re.MULTILINE)[1]  # type: ignore[index]
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
     errors = (int(bad[1]) if bad else 0) + (sum(map(int, sockets.groups())) if sockets else 0)
