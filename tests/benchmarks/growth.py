@@ -25,6 +25,10 @@ def _peers() -> list[Peer]:
 
 
 def _point(running: Running, body: bytes, headers: dict[str, str], concurrency: int, seconds: float) -> Any:
+    # Large requests of the point before may still be worked on, though their client has gone: wait for an answer first.
+    first = urllib.request.Request(running.url(), data=body, headers=headers)
+    with urllib.request.urlopen(first, timeout=120) as answer:
+        answer.read()
     return wrk(running.url(), body, headers, pid=running.process.pid, connections=concurrency, seconds=seconds)
 
 

@@ -69,10 +69,16 @@ def _serinus(*extra: str) -> Callable[[Path, Work, Ports], list[str]]:
     return command
 
 
-def _kserve(python: Path, work: Work, ports: Ports) -> list[str]:
+def _kserve_default(python: Path, work: Work, ports: Ports) -> list[str]:
     return [
         *(str(python), str(HERE / "servers" / "kserve_server.py"), "--model_name", "model"),
         *("--model_file", str(work.model_file), "--http_port", str(ports["http"]), "--grpc_port", str(ports["grpc"])),
+    ]
+
+
+def _kserve(python: Path, work: Work, ports: Ports) -> list[str]:
+    return [
+        *_kserve_default(python, work, ports),
         *("--enable_latency_logging", "false", "--log_config_file", str(quiet_kserve())),
     ]
 
@@ -179,6 +185,13 @@ PEERS: tuple[Peer, ...] = (
         "0.21.0, kserve.Model with Booster.inplace_predict, nthread=1, latency and access logs off",
         _kserve,
         workloads=("W1", "W1b", "W1g", "W2", "W2b", "W2g"),
+        environment=_ONE_THREAD,
+    ),
+    Peer(
+        "kserve-default",
+        "0.21.0, the same class, without any flag: it logs each request",
+        _kserve_default,
+        workloads=("W1", "W1g"),
         environment=_ONE_THREAD,
     ),
     Peer(

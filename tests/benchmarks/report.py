@@ -90,6 +90,7 @@ def _plot(results: Mapping[str, Any], folder: Path) -> list[str]:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     names = []
     if "servers" in results:
@@ -106,6 +107,7 @@ def _plot(results: Mapping[str, Any], folder: Path) -> list[str]:
             axis.set_title(f"{workload}: {results['workloads'][workload]}", fontsize=8)
             axis.set_xlabel(f"requests/s, {level} at once", fontsize=8)
             axis.margins(x=0.25)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.tick_params(labelsize=8)
             axis.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
