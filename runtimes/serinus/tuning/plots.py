@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # the backend is chosen before
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402 # as above
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # as above
 
 from .optimize import Comparison
 from .search import Trial, describe
