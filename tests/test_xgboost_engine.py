@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from serinus.native import build, library, loader, walker
 from serinus.native.forest import Forest, Link, Trees, margin_of
 
+LANES = [lanes for lanes in (0, 8, 16) if lanes <= library().quick.serinus_forest_lanes()]
+"""Every way of this machine to walk a tree: row by row, and by its vector instructions."""
+
 
 def _random_trees(random: np.random.Generator, count: int, columns: int, depth: int, groups: int) -> Trees:
     """Grow random trees whose nodes lie in a random order, roots first."""
@@ -98,7 +101,57 @@ def test_every_row_ends_in_the_leaf_that_a_plain_walk_finds(
     made = _random_trees(random, trees, columns, depth, groups) if trees else _NO_TREES
     base = random.normal(size=groups).astype(np.float32)
     data = _random_rows(random, rows, columns, missing=missing)
-    np.testing.assert_array_equal(Forest(made, columns=columns, base=base).margins(data), _walk(made, data, base))
+    wanted = _walk(made, data, base)
+    for lanes in LANES:
+        forest = Forest(made, columns=columns, base=base, lanes=lanes)
+        np.testing.assert_array_equal(forest.margins(data), wanted, err_msg=f"{lanes} lanes")
+
+
+def test_vectors_are_used_wherever_the_machine_has_them() -> None:
+    trees = _random_trees(np.random.default_rng(6), 20, 5, 6, 1)
+    for lanes in LANES:
+        assert Forest(trees, columns=5, base=np.zeros(1), lanes=lanes).lanes == lanes
+    assert Forest(trees, columns=5, base=np.zeros(1)).lanes == max(LANES)
+
+
+@pytest.mark.parametrize("lanes", [lanes for lanes in (8, 16) if lanes in LANES])
+@pytest.mark.parametrize("depth", range(9))
+@pytest.mark.parametrize("columns", [1, 30, 1000])
+def test_vectors_give_the_bits_of_the_plain_walk_at_every_depth_and_width(depth: int, columns: int, lanes: int) -> None:
+    random = np.random.default_rng(depth)
+    trees = _random_trees(random, 25, columns, depth, 3)
+    base = random.normal(size=3).astype(np.float32)
+    plain = Forest(trees, columns=columns, base=base, lanes=0)
+    made = Forest(trees, columns=columns, base=base, lanes=lanes)
+    assert made.lanes == lanes
+    for rows in (3, 4, 15, 16, 20, 63, 64, 67, 68, 200):
+        for missing in (False, True):
+            data = _random_rows(random, rows, columns, missing=missing)
+            np.testing.assert_array_equal(made.margins(data), plain.margins(data), err_msg=f"{rows} rows")
+
+
+def test_trees_too_deep_too_ragged_or_of_too_many_outputs_are_walked_without_vectors() -> None:
+    random = np.random.default_rng(7)
+    deep = _random_trees(random, 4, 3, 12, 1)
+    assert Forest(deep, columns=3, base=np.zeros(1)).lanes == 0
+    many = _random_trees(random, 70, 3, 4, 65)
+    assert Forest(many, columns=3, base=np.zeros(65)).lanes == 0
+    # A chain of eight: 17 nodes, where a complete tree has 511.
+    size = 17
+    inner = (np.arange(size) % 2 == 0) & (np.arange(size) < size - 1)
+    chain = Trees(
+        starts=np.array([0, size]),
+        left=np.where(inner, np.arange(size) + 1, -1).astype(np.int32),
+        right=np.where(inner, np.arange(size) + 2, -1).astype(np.int32),
+        feature=np.zeros(size, np.int32),
+        value=random.normal(size=size).astype(np.float32),
+        default_left=np.zeros(size, np.bool_),
+        outputs=np.zeros(1, np.int32),
+    )
+    data = random.normal(size=(64, 1)).astype(np.float32)
+    made = Forest(chain, columns=1, base=np.zeros(1))
+    assert made.lanes == 0
+    np.testing.assert_array_equal(made.margins(data), _walk(chain, data, np.zeros(1)))
 
 
 @pytest.mark.parametrize("columns", [0x7FFE, 0x7FFF, 0x8000, 70_000])
@@ -284,8 +337,7 @@ def test_the_kernels_read_no_byte_outside_their_arrays(tmp_path: Path) -> None:
             "-o",
             str(program),
             str(source),
-            str(folder / "forest.c"),
-            str(folder / "forest64.c"),
+            *(str(folder / name) for name in ("forest.c", "forest_vector.c", "forest64.c")),
             "-lm",
         ],
         capture_output=True,
@@ -343,6 +395,23 @@ int main(void) {
                                          .trees = TREES, .groups = 2, .columns = columns, .wide = wide,
                                          .link = (uint32_t)(rows % 5), .slope = 1, .divisor = 2};
                 if (serinus_forest_predict(&forest, x, rows, out, out) != 0) return 1;
+                /* By vectors: complete trees of 3 to 8 levels, and the 32 words that a look-up may read behind them. */
+                uint32_t levels[TREES], words = 0;
+                uint64_t places[TREES];
+                for (uint32_t tree = 0; tree < TREES; tree++) {
+                    levels[tree] = 3 + tree % 6;
+                    places[tree] = words;
+                    words += 3u << levels[tree];
+                }
+                uint32_t *complete = calloc(words + 32, sizeof *complete);
+                for (uint32_t word = 0; word < words; word++) complete[word] = word * 7 % (2 * columns);
+                forest.depths = levels; forest.complete = complete; forest.places = places;
+                for (uint32_t lanes = 8; lanes <= serinus_forest_lanes(); lanes *= 2) {
+                    forest.lanes = lanes;
+                    if (serinus_forest_walk_sets(&forest, x, rows, out) < 0) return 1;
+                }
+                free(complete);
+                forest.depths = depths; forest.lanes = 0;
                 forest.nodes = exact; forest.base = NULL; forest.zeros = zeros; forest.sets = wide ? sets : NULL;
                 forest.link = (uint32_t)(rows % 7);
                 if (serinus_forest64_predict(&forest, y, rows, exactly, exactly) != 0) return 1;

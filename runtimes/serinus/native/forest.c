@@ -4,7 +4,8 @@
  * always NaN (see forest.h for why). A block that holds a missing value is padded anew, with every column twice: in the first copy
  * a missing value is NaN, which goes right, in the second one it is -infinity, which goes left. A node of such a block reads the
  * copy that takes a missing value its default way, so that neither kind of block costs a test for it. A block's rows go down one
- * tree after the other, so that the tree's nodes stay in the first-level cache while they are used. */
+ * tree after the other, so that the tree's nodes stay in the first-level cache while they are used. Rows enough to fill vectors are
+ * left to forest_vector.c where the machine and the trees allow it. */
 #include "forest.h"
 
 #include <math.h>
@@ -120,6 +121,11 @@ int32_t serinus_forest_predict(const serinus_forest *forest, const void *rows, i
                                void *predictions) {
     float buffer[BUFFER_FLOATS];
     const float *source = rows;
+    int64_t walked = 0;
+    if (forest->lanes && count >= SERINUS_SET_ROWS) {
+        walked = serinus_forest_walk_sets(forest, source, count, margins);
+        if (walked < 0) return -1;
+    }
     const size_t columns = forest->columns, groups = forest->groups;
     const size_t fit = BUFFER_FLOATS / (2 * (columns + 1));
     /* Fewer rows a block where they are wide, but a full set of lanes. */
@@ -130,7 +136,7 @@ int32_t serinus_forest_predict(const serinus_forest *forest, const void *rows, i
         if (x == NULL) return -1;
     }
     const int wide = forest->wide != 0;
-    for (int64_t start = 0; start < count; start += block) {
+    for (int64_t start = walked; start < count; start += block) {
         const int64_t taken = count - start < block ? count - start : block;
         const float *own = source + (size_t)start * columns;
         float *sums = (float *)margins + (size_t)start * groups;

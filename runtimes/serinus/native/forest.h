@@ -24,6 +24,15 @@ typedef struct {
     int32_t step;
 } serinus_wide_node;
 
+/* A complete tree of depth d (3 to 8), for forest_vector.c: three runs of 2^d words of 32 bits.
+ *
+ *   thresholds [2^d - 1, and one unused]   the children of node i are 2i + 1 and 2i + 2
+ *   features [2^d - 1, and one unused]     twice the column, + 1: default_left
+ *   outputs [2^d]                          of the leaves, from left to right
+ *
+ * Below a leaf that lies higher up every node is there, compares anything, and leads to that leaf's output.
+ * What follows the last tree are 32 words that a look-up may read and does not use. */
+
 /* A node of forest64.c. With its high bit of `feature` set it compares nothing: a category goes left where its bit is set. */
 typedef struct {
     union {
@@ -45,6 +54,8 @@ typedef struct {
     const float *base;       /* [groups] what each output starts from, margin; forest64.c: NULL, all start from 0 */
     const uint8_t *zeros;    /* forest64.c: [columns] 1 where 0 counts as missing */
     const uint32_t *sets;    /* forest64.c: the sets of categories, one bit each; NULL: no node has one */
+    const uint32_t *complete; /* forest.c: the trees laid out complete; NULL: they are not */
+    const uint64_t *places;   /* [trees] word of `complete` that each tree begins at */
     uint32_t trees;
     uint32_t groups;  /* outputs of a row */
     uint32_t columns; /* features of a row */
@@ -52,6 +63,7 @@ typedef struct {
     uint32_t link;    /* what maps margins to predictions, SERINUS_LINK_* */
     uint32_t other_missing; /* 1: `missing` counts as missing beside NaN */
     float missing;
+    uint32_t lanes; /* forest.c: rows that forest_vector.c walks side by side, at most serinus_forest_lanes(); 0: none */
     double slope;   /* forest64.c: factor of the margin in the sigmoid */
     double divisor; /* forest64.c: of the sum, before the link */
 } serinus_forest;
@@ -65,6 +77,17 @@ enum {
     SERINUS_LINK_SQUARE = 5,   /* forest64.c: x * |x| */
     SERINUS_LINK_LOG1P_EXP = 6 /* forest64.c: log(1 + exp(x)) */
 };
+
+enum {
+    SERINUS_SET_ROWS = 4,    /* rows worth a set of lanes; fewer are quicker one by one */
+    SERINUS_SET_GROUPS = 64, /* outputs of a row that forest_vector.c takes at most */
+};
+
+/* Rows that this machine's vector instructions can walk side by side: 16, 8, or 0 without any. */
+SERINUS_EXPORT uint32_t serinus_forest_lanes(void);
+
+/* Walk as many of the rows as fill sets of lanes, from the first on. Returns how many, or -1: no memory. Inner use. */
+int64_t serinus_forest_walk_sets(const serinus_forest *forest, const float *rows, int64_t count, float *margins);
 
 /* Sum the trees for `count` rows of `columns` floats (forest64: doubles), C order.
  *

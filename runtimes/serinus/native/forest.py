@@ -1,6 +1,7 @@
 """`Forest`: a float32 tree ensemble as flat arrays, walked by compiled code (`forest.c`). Knows no framework.
 
-Nodes take 8 bytes where feature numbers and distances fit 15 bits, else 12; see walker.py for what happens around them.
+Nodes take 8 bytes where feature numbers and distances fit 15 bits, else 12; see walker.py for what happens around them. Trees of
+few levels are laid out a second time, complete, for the machine's vector instructions (`forest_vector.c`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ from .walker import KernelsMissing, Link, Struct, Trees, Walker, breadth_first, 
 
 __all__ = ["ENGINE", "Forest", "KernelsMissing", "Link", "Trees", "margin_of"]
 
-ENGINE = 2
+ENGINE = 3
 """Version of the walk's arithmetic: raised with any change that could change a result, so that old verdicts lapse."""
 
 _NARROW = np.dtype([("value", "<f4"), ("feature", "<u2"), ("step", "<i2")])
 _WIDE = np.dtype([("value", "<f4"), ("feature", "<u4"), ("step", "<i4")])
 _NARROW_LIMIT = 0x7FFF
 _FLOAT32 = np.dtype(np.float32)
+_COMPLETE_LEVELS = 3, 8
+"""Fewest and most levels of a complete tree; a tree with fewer is laid out as one of three."""
+_COMPLETE_GROUPS = 64
+"""SERINUS_SET_GROUPS of forest.h."""
+_COMPLETE_SPARE = 32
+"""Words after the last tree that a look-up may read."""
+_COMPLETE_SIZE = 8
+"""Times the space of the nodes that complete trees may take: beyond it most of what is cached would be padding."""
 
 
 class Forest(Walker):
@@ -33,6 +42,7 @@ class Forest(Walker):
         link: maps margins to predictions.
         missing: a value that counts as missing, beside NaN.
         threads: most threads of one call.
+        lanes: rows that vector instructions may walk side by side (16, 8, 0); None: what the machine can. The results are the same.
         library: the compiled library; None: the installed one.
 
     Raises:
@@ -52,15 +62,24 @@ class Forest(Walker):
         link: Link = Link.IDENTITY,
         missing: float = float("nan"),
         threads: int = 1,
+        lanes: int | None = None,
         library: Library | None = None,
     ) -> None:
         library = library or kernels()
+        can = int(library.quick.serinus_forest_lanes())
+        lanes = can if lanes is None else min(lanes, can)
         order, roots, depths = breadth_first(trees)
         nodes, wide = _pack(trees, order, columns)
         outputs = outputs_of(trees, len(base))
         arrays = nodes, roots, depths, outputs, np.ascontiguousarray(base, np.float32)
+        complete = (
+            _complete(trees, order, roots, depths) if lanes and columns and len(base) <= _COMPLETE_GROUPS else None
+        )
         struct = Struct(
             *(array.ctypes.data for array in arrays),
+            complete=complete[0].ctypes.data if complete else None,
+            places=complete[1].ctypes.data if complete else None,
+            lanes=lanes if complete else 0,
             trees=len(outputs),
             groups=len(base),
             columns=columns,
@@ -69,7 +88,11 @@ class Forest(Walker):
             other_missing=0 if np.isnan(missing) else 1,
             missing=float(missing),
         )
-        super().__init__(struct, arrays, steps_per_row=int(depths.sum()), threads=threads, library=library)
+        self.lanes: int = struct.lanes
+        """Rows that go down the trees side by side by vector instructions; 0: the trees or the machine do not allow it."""
+        super().__init__(
+            struct, (*arrays, *(complete or ())), steps_per_row=int(depths.sum()), threads=threads, library=library
+        )
 
 
 def margin_of(link: Link, predictions: np.ndarray) -> np.ndarray:
@@ -101,3 +124,45 @@ def _pack(trees: Trees, order: np.ndarray, columns: int) -> tuple[np.ndarray, in
     nodes["feature"] = 2 * feature + default_left
     nodes["step"] = step
     return nodes, wide
+
+
+def _complete(
+    trees: Trees, order: np.ndarray, roots: np.ndarray, depths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lay the trees out complete, as forest.h says; None where they are too deep, or so ragged that it would not pay.
+
+    Returns:
+        uint32 words of all trees, and the word that each begins at, uint64 [trees].
+    """
+    fewest, most = _COMPLETE_LEVELS
+    levels = np.maximum(depths, fewest).astype(np.int64)
+    sizes = 3 << levels
+    if len(depths) == 0 or depths.max() > most or sizes.sum() > _COMPLETE_SIZE * 3 * len(order):
+        return None
+    places = np.cumsum(sizes) - sizes
+    words = np.zeros(int(sizes.sum()) + _COMPLETE_SPARE, np.uint32)
+    values = words.view(np.float32)
+    left = trees.left[order]
+    position = np.empty(int(trees.starts[-1]), np.int64)
+    position[order] = np.arange(len(order))
+    starts = np.asarray(trees.starts, np.int64)[:-1]
+    # All trees level by level: `node` is a place in `order`, `number` its number in the complete tree.
+    tree, node = np.arange(len(depths)), roots.astype(np.int64)
+    number, level = np.zeros(len(depths), np.int64), 0
+    while len(node):
+        is_leaf = left[node] == -1
+        at, leaf, first = tree[is_leaf], node[is_leaf], number[is_leaf] - ((1 << level) - 1)
+        spans = 1 << (levels[at] - level)
+        begin = places[at] + (2 << levels[at]) + first * spans
+        offsets = np.arange(int(spans.sum())) - np.repeat(np.cumsum(spans) - spans, spans)
+        values[np.repeat(begin, spans) + offsets] = np.repeat(trees.value[order[leaf]], spans)
+        tree, node, number = tree[~is_leaf], node[~is_leaf], number[~is_leaf]
+        place = places[tree] + number
+        values[place] = trees.value[order[node]]
+        words[place + (1 << levels[tree])] = 2 * trees.feature[order[node]] + trees.default_left[order[node]]
+        children = starts[tree] + trees.left[order[node]]
+        others = starts[tree] + trees.right[order[node]]
+        node = position[np.concatenate((children, others))]
+        tree, number = np.tile(tree, 2), np.concatenate((2 * number + 1, 2 * number + 2))
+        level += 1
+    return words, places.astype(np.uint64)

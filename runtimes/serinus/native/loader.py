@@ -10,11 +10,12 @@ from pathlib import Path
 
 __all__ = ["ABI", "SYMBOLS", "Library", "library", "library_path"]
 
-ABI = 2
+ABI = 3
 """Number that `serinus_abi()` of the library must return: raised whenever a signature or a structure in the C files changes."""
 
 SYMBOLS = (
     "serinus_forest64_predict",
+    "serinus_forest_lanes",
     "serinus_forest_margin_of",
     "serinus_forest_predict",
     "serinus_json_take",

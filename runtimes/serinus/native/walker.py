@@ -25,7 +25,8 @@ QUICK_STEPS = 24_000
 """Steps (rows x trees x depth) up to which a call keeps the GIL: ~25 us at ~1 ns a step, about what a switch of threads costs."""
 THREAD_STEPS = 1_000_000
 """Steps worth a thread of their own: ~1 ms, some 20 times what handing work to a pool costs (~50 us)."""
-
+VECTOR_SPEED = {0: 1, 8: 2, 16: 3}
+"""How many steps vectors of so many rows take in the time of one (tests/benchmarks/engine.py)."""
 
 _LIMIT = 0x3FFFFFFF
 """Largest column and distance: both times two fit 31 bits."""
@@ -91,6 +92,8 @@ class Struct(ctypes.Structure):
         ("base", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
         ("sets", ctypes.c_void_p),
+        ("complete", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
         ("trees", ctypes.c_uint32),
         ("groups", ctypes.c_uint32),
         ("columns", ctypes.c_uint32),
@@ -98,6 +101,7 @@ class Struct(ctypes.Structure):
         ("link", ctypes.c_uint32),
         ("other_missing", ctypes.c_uint32),
         ("missing", ctypes.c_float),
+        ("lanes", ctypes.c_uint32),
         ("slope", ctypes.c_double),
         ("divisor", ctypes.c_double),
     ]
@@ -134,8 +138,9 @@ class Walker:
         for function in (self._quick, self._long):
             function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
             function.restype = ctypes.c_int32
-        self._quick_rows = max(1, QUICK_STEPS // self.steps_per_row)
-        self._thread_rows = max(64, -(-THREAD_STEPS // self.steps_per_row))
+        speed = VECTOR_SPEED[struct.lanes]
+        self._quick_rows = max(1, speed * QUICK_STEPS // self.steps_per_row)
+        self._thread_rows = max(64, -(-speed * THREAD_STEPS // self.steps_per_row))
         self._threads = max(1, threads)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
