@@ -104,6 +104,39 @@ async def test_labels_survive_settings_that_name_the_outputs(tmp_path):
         assert response.outputs[0].data.tolist() == [[b"2.0:2:c"]]
 
 
+class Named(torch.nn.Module):
+    """Knows what its columns are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_names = ["amount", "hour", "km"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(1)
+
+
+def test_torchscript_that_knows_its_feature_names_tells_them(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.freeze(torch.jit.script(Named().eval()), preserved_attrs=["feature_names"])
+    module.save(str(tmp_path / "model.pt"))
+    model = loaded(tmp_path)
+    assert model.details["feature_names"] == ["amount", "hour", "km"]
+    np.testing.assert_array_equal(model.predict({"x": rows(2)}, Call())["output-0"], [3, 12])
+    (tmp_path / "plain").mkdir()
+    assert "feature_names" not in loaded(script(tmp_path / "plain", Scale())).details
+
+
+def test_inputs_in_any_memory_order_are_taken_and_results_are_arrays_of_their_own(tmp_path):
+    model = loaded(script(tmp_path, Scale(3, 1.0)), inputs=X, outputs=Y)
+    wide = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for array in (wide[:, ::2], np.asfortranarray(rows(4))):
+        np.testing.assert_array_equal(model.predict({"x": array}, Call())["y"], array + 1)
+    first = model.predict({"x": rows(2)}, Call())["y"]
+    model.predict({"x": rows(2) * 5}, Call())
+    np.testing.assert_array_equal(first, rows(2) + 1)
+
+
 def test_without_settings_inputs_are_called_as_the_arguments_of_forward(tmp_path):
     model = loaded(script(tmp_path, Pair()))
     found = model.predict({"b": rows(2), "a": 2 * rows(2)}, Call())

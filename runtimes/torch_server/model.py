@@ -44,6 +44,13 @@ _DATATYPES = {
 _FLOATS = {"FP32": torch.float32, "FP64": torch.float64, "FP16": torch.float16, "BF16": torch.float32}
 _AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# PyTorch shares the memory of arrays, and warns of the first read-only one of a process; a predict never writes to its inputs.
+_READ_ONLY = np.zeros(1, np.float32)
+_READ_ONLY.flags.writeable = False
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
+    torch.from_numpy(_READ_ONLY)
+
 
 class TorchModel(Model):
     """One PyTorch module in inference mode.
@@ -95,7 +102,9 @@ class TorchModel(Model):
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
         labels = read_labels(self.settings, labels_file)
         self.outputs = tuple(_labelled(override_specs(own_outputs, self.settings.outputs, "outputs"), labels))
-        self._datatypes = {spec.name: spec.datatype for spec in (*self.inputs, *self.outputs)}
+        self._expected = tuple(spec.name for spec in self.inputs)
+        self._half = frozenset(index for index, spec in enumerate(self.inputs) if spec.datatype == "BF16")
+        self._floats = {spec.name: dtype for spec in self.outputs if (dtype := _FLOATS.get(spec.datatype)) is not None}
         # Without declared shapes nothing says that the first dimension is the batch.
         self.batchable = bool(self.inputs) and all(
             spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs)
@@ -106,6 +115,9 @@ class TorchModel(Model):
             "threads": self.settings.native_threads,
             "batch_buckets": ",".join(map(str, self._buckets)),
         }
+        names = getattr(self._module, "feature_names", None)
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            self.details["feature_names"] = names
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Run the module.
@@ -120,25 +132,28 @@ class TorchModel(Model):
         arrays = self._in_order(inputs)
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
         padded = self._padded(rows)
-        names = [spec.name for spec in self.inputs] or self._names
-        half = [self._datatypes.get(name) == "BF16" for name in names] + [False] * len(arrays)
-        tensors = [
-            tensor.to(torch.bfloat16) if is_half else tensor  # NumPy has no such type: BF16 arrives as float32
-            for tensor, is_half in zip([self._tensor(array, rows, padded) for array in arrays], half, strict=False)
-        ]
+        tensors = [self._tensor(array, rows, padded) for array in arrays]
+        if self._half:  # NumPy has no such type: BF16 arrives as float32
+            tensors = [
+                tensor.to(torch.bfloat16) if index in self._half else tensor for index, tensor in enumerate(tensors)
+            ]
         try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None),
-            ):
-                result = self._module(*tensors)
+            with torch.inference_mode():
+                if self._autocast is None:
+                    result = self._module(*tensors)
+                else:
+                    with torch.autocast(self._device.type, dtype=self._autocast):
+                        result = self._module(*tensors)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
             raise InvalidInput(f"the module refuses inputs of shape {shapes}: {str(error).splitlines()[-1]}") from error
-        found = {name: self._array(name, value, rows, padded) for name, value in self._named(result)}
-        return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
+        return {
+            name: self._array(name, value, rows, padded)
+            for name, value in self._named(result)
+            if call.outputs is None or name in call.outputs
+        }
 
     def metrics(self) -> Iterable[Family]:
         """Tell the memory of the GPU; nothing on a CPU."""
@@ -152,13 +167,12 @@ class TorchModel(Model):
 
     def _in_order(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Sort the inputs as `forward` takes them."""
-        declared = [spec.name for spec in self.inputs]
-        for names in (declared, self._names):
-            if names and all(name in inputs for name in names) and len(names) == len(inputs):
+        for names in (self._expected, self._names):
+            if names and len(names) == len(inputs) and all(name in inputs for name in names):
                 return [inputs[name] for name in names]
         if len(inputs) == 1:
             return list(inputs.values())
-        expected = declared or self._names
+        expected = self._expected or self._names
         raise InvalidInput(f"inputs {', '.join(inputs)} came, {', '.join(expected)} were expected")
 
     def _padded(self, rows: int) -> int:
@@ -171,15 +185,13 @@ class TorchModel(Model):
             raise InvalidInput("PyTorch has no tensors of BYTES; send numbers")
         if padded != rows:
             array = np.concatenate([array, np.zeros((padded - rows, *array.shape[1:]), array.dtype)])
-        elif not array.flags.writeable:
-            # torch shares the memory and warns of read-only arrays; inference mode never writes to its inputs.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
-                return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+        tensor = torch.from_numpy(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+        return tensor if self._device.type == "cpu" else tensor.to(self._device, non_blocking=True)
 
     def _named(self, result: Any) -> list[tuple[str, torch.Tensor]]:
         """Name what the module returned: by its own keys, by the declared outputs, or output-0, output-1 ..."""
+        if isinstance(result, torch.Tensor) and len(self.outputs) < 2:
+            return [(self.outputs[0].name if self.outputs else "output-0", result)]
         if isinstance(result, Mapping):
             return list(result.items())
         values: Sequence[Any] = result if isinstance(result, (list, tuple)) else [result]
@@ -191,12 +203,12 @@ class TorchModel(Model):
     def _array(self, name: str, value: torch.Tensor, rows: int, padded: int) -> np.ndarray:
         if padded != rows:
             value = value[:rows]
-        declared = _FLOATS.get(self._datatypes.get(name, ""))
+        declared = self._floats.get(name)
         if declared is not None and value.is_floating_point() and value.dtype != declared:
             value = value.to(declared)  # autocast answers in half precision what the metadata promises as FP32
         elif value.dtype == torch.bfloat16:
             value = value.float()
-        return value.cpu().numpy()
+        return value.numpy() if self._device.type == "cpu" else value.cpu().numpy()
 
 
 def _device(wanted: str) -> torch.device:
