@@ -134,6 +134,24 @@ def test_a_floor_sets_the_mildest_outcome_and_lets_harsher_ones_through(tmp_path
     assert set(outputs["decision"][~declined]) == {b"review"}
 
 
+def test_an_anomaly_is_what_its_member_answers_above_the_limit_whatever_the_blend_makes_of_it(tmp_path):
+    text = support.without_rules().replace(
+        "    contributions:",
+        "    rules:\n      - {rule: anomaly, member: xgb, limit: 1.5, action: review, floor: true}\n    contributions:",
+    )
+    model = Ensemble("fraud", str(support.write(tmp_path, text)))
+    model.load()
+    inputs = support.request(300, 11)
+    outputs = model.predict_arrays(inputs, {})
+    strange = support.margins(inputs["features"]) > 1.5
+    assert 0 < strange.sum() < 300
+    assert [b"ANOMALY" in reasons.split(b";") for reasons in outputs["reasons"]] == strange.tolist()
+    declined = outputs["score"] >= 0.8
+    assert (strange & declined).any()
+    assert set(outputs["decision"][strange & ~declined]) <= {b"review"}
+    assert set(outputs["decision"][declined]) == {b"decline"}
+
+
 def test_probabilities_blend_as_the_margins_that_they_stand_for(tmp_path):
     as_probability = Ensemble(
         "fraud",

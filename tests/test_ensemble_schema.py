@@ -61,6 +61,26 @@ CASES = {
         8,
         "column 1 of 'features' is 'hour_sin' and the model was trained on 'amount_ratio_30d'",
     ),
+    "anomaly of no member": (
+        "rule: velocity_limit, input: count_1d, limit: 10",
+        "rule: anomaly, member: encoder, limit: 10",
+        19,
+        r"rules\[0\].member: 'encoder' is no member; members are xgb",
+    ),
+    "anomaly of an input": (
+        "rule: velocity_limit, input: count_1d, limit: 10",
+        "rule: anomaly, input: count_1d, member: xgb, limit: 10",
+        19,
+        "input: unknown key; known are rule, action, code, floor, member, limit",
+    ),
+    "anomaly without a limit": (
+        "rule: velocity_limit, input: count_1d, limit: 10",
+        "rule: anomaly, member: xgb",
+        19,
+        "'limit' is missing",
+    ),
+    "member on another rule": ("input: amount, limit", "input: amount, member: xgb, limit", 20, "member: unknown key"),
+    "no threads": ("file: xgb.ubj", "file: xgb.ubj\n    threads: 0", 11, "threads: is 0; at least 1"),
     "wrong width": ("shape: [-1, 4]}", "shape: [-1, 5]}", 8, "5 columns, the model takes 4"),
 }
 

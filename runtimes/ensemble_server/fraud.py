@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus.errors import InvalidInput
+from serinus.errors import InvalidInput, ModelFailed
 from serinus.protocol.types import TensorSpec
 
 from .combiners import CombinerContext
@@ -26,8 +26,11 @@ _ACTIONS: Final = ("approve", "review", "decline")
 _DECISIONS: Final = np.array([action.encode() for action in _ACTIONS], dtype=object)
 _CLIP: Final = 1e-7
 """Probabilities are kept this far from 0 and 1: float32 has no more to say there, and log-odds stay within +-16."""
-_KINDS: Final = ("blocked_terminal", "amount_limit", "velocity_limit")
+_KINDS: Final = ("blocked_terminal", "amount_limit", "velocity_limit", "anomaly")
 """By precedence."""
+_LIMIT_KEYS: Final = ("input", "column", "limit")
+_OWN_KEYS: Final = {"blocked_terminal": ("input", "column", "values", "values_file"), "anomaly": ("member", "limit")}
+"""What a rule says beside `rule`, `action`, `code` and `floor`."""
 _MAX_BITS: Final = 61
 """Rules' reasons are bits of an int64, and the score takes two."""
 
@@ -46,16 +49,18 @@ class _Blend:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One rule; `fires` maps the values of its input to bool [n]."""
+    """One rule; `_fires` maps the values of its input, or of its member's score, to bool [n]."""
 
     kind: str
     input: str
+    """Of a rule on a tensor of the request; empty: `member` says whose score it looks at."""
     column: int | None
     action: int
     code: str
     floor: bool
     limit: float = 0.0
     blocked: frozenset[bytes] = frozenset()
+    member: str = ""
 
 
 class FraudCombiner:
@@ -79,7 +84,8 @@ class FraudCombiner:
         self._features: Sequence[str] = ()
         self._codes = [*(rule.code for rule in self._rules), "SCORE_DECLINE", "SCORE_REVIEW"]
         self._texts: dict[int, bytes] = {0: b""}
-        plain = {blend.member: ("score",) for blend in self._blend}
+        scored = [*(blend.member for blend in self._blend), *(rule.member for rule in self._rules if rule.member)]
+        plain = dict.fromkeys(scored, ("score",))
         self._needs: Mapping[str, tuple[str, ...]] = plain
         self._needs_explained = {**plain, self._explained: (*plain.get(self._explained, ()), "contributions")}
 
@@ -100,7 +106,7 @@ class FraudCombiner:
     ) -> Mapping[str, np.ndarray]:
         """Make score, decision and reasons of a batch."""
         score = self._score(members, rows)
-        outcome, bits = self._decide(score, inputs, rows)
+        outcome, bits = self._decide(score, members, inputs, rows)
         texts = self._texts
         try:
             reasons = [texts[pattern] for pattern in bits.tolist()]
@@ -127,14 +133,20 @@ class FraudCombiner:
         # exp overflows at 709.
         return (1.0 / (1.0 + np.exp(np.minimum(-total, 700.0)))).astype(np.float32)
 
-    def _decide(self, score: np.ndarray, inputs: Mapping[str, np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(
+        self,
+        score: np.ndarray,
+        members: Mapping[str, Mapping[str, np.ndarray]],
+        inputs: Mapping[str, np.ndarray],
+        rows: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Severity and fired rules of each row: int8 [n], int64 [n] with bit i for code i."""
         outcome = np.zeros(rows, np.int8)
         floor = np.zeros(rows, np.int8)
         bits = np.zeros(rows, np.int64)
         open_rows = np.ones(rows, np.bool_)
         for index, rule in enumerate(self._rules):
-            values = inputs.get(rule.input)
+            values = members[rule.member]["score"] if rule.member else inputs.get(rule.input)
             if values is None:
                 continue
             fired = _fires(rule, values, rows)
@@ -197,6 +209,8 @@ def _fires(rule: _Rule, values: np.ndarray, rows: int) -> np.ndarray:
     """Apply one rule to all rows: bool [n]."""
     if rule.column is not None:
         values = values[:, rule.column]
+    elif rule.member and values.ndim == 2:
+        values = values[:, -1]
     values = values.reshape(rows)
     if rule.kind == "blocked_terminal":
         return np.array([value in rule.blocked for value in values.tolist()], np.bool_)
@@ -204,6 +218,8 @@ def _fires(rule: _Rule, values: np.ndarray, rows: int) -> np.ndarray:
         missing = values != values
         if missing.any():
             row = int(np.argmax(missing))
+            if rule.member:
+                raise ModelFailed(f"member {rule.member!r}, row {row}: its score is NaN")
             raise InvalidInput(
                 f"input {rule.input!r}, row {row}: NaN cannot be held against the limit of {rule.limit:g}"
             )
@@ -248,9 +264,9 @@ def _read_rules(context: CombinerContext, parameters: Mapping[str, Any]) -> tupl
     for index, entry in enumerate(checker.take(parameters, context.where, "rules", list, [])):
         where = (*context.where, "rules", index)
         kind = entry.get("rule") if isinstance(entry, dict) else None
-        own = ("values", "values_file") if kind == "blocked_terminal" else ("limit",)
-        required = ("rule", "input", "action") if kind == "blocked_terminal" else ("rule", "input", "action", "limit")
-        values = checker.keys(entry, where, ("rule", "input", "column", "action", "code", "floor", *own), required)
+        own = _OWN_KEYS.get(kind, _LIMIT_KEYS) if isinstance(kind, str) else _LIMIT_KEYS
+        required = [key for key in own if key in ("input", "member", "limit")]
+        values = checker.keys(entry, where, ("rule", "action", "code", "floor", *own), ("rule", "action", *required))
         kind = checker.choice(values, where, "rule", _KINDS, _KINDS[0])
         action = checker.choice(values, where, "action", _ACTIONS, "review")
         rule = _Rule(
@@ -261,12 +277,17 @@ def _read_rules(context: CombinerContext, parameters: Mapping[str, Any]) -> tupl
             checker.take(values, where, "code", str, kind.upper()),
             checker.take(values, where, "floor", bool, False),
             limit=checker.take(values, where, "limit", float, 0.0),
+            member=checker.take(values, where, "member", str, "") if kind == "anomaly" else "",
         )
         if ";" in rule.code or not rule.code:
             checker.problem((*where, "code"), "a code is not empty and holds no ';', which separates codes")
         if kind == "blocked_terminal":
             rule = dataclasses.replace(rule, blocked=_read_blocked(context, where, index, values))
-        found.append(dataclasses.replace(rule, column=_rule_column(checker, where, values, rule, context)))
+        if kind == "anomaly":
+            _check_member(context, (*where, "member"), rule.member)
+        else:
+            rule = dataclasses.replace(rule, column=_rule_column(checker, where, values, rule, context))
+        found.append(rule)
     if len(found) > _MAX_BITS:
         checker.problem((*context.where, "rules"), f"{len(found)} rules; at most {_MAX_BITS}")
     rank: Callable[[_Rule], int] = lambda rule: _KINDS.index(rule.kind)  # noqa: E731 # a key, named for its type
@@ -331,7 +352,11 @@ def _read_contributions(
     top = checker.take(checked, where, "top", int, 3)
     if top < 1:
         checker.problem((*where, "top"), f"is {top}; at least 1")
-    specs = {spec.name: spec for spec in context.spec.members}
-    if member and member not in specs:
-        checker.problem((*where, "member"), f"{member!r} is no member; members are {', '.join(specs)}")
+    _check_member(context, (*where, "member"), member)
     return member, top
+
+
+def _check_member(context: CombinerContext, place: Where, member: str) -> None:
+    names = [spec.name for spec in context.spec.members]
+    if member and member not in names:
+        context.checker.problem(place, f"{member!r} is no member; members are {', '.join(names)}")

@@ -150,7 +150,11 @@ def _make(spec: MemberSpec, directory: Path, threads: int) -> Model:
         raise ConfigError(f"runtime {spec.runtime!r} is code in the model directory; install its package instead")
     return found.target(
         ModelSettings(
-            name=spec.name, model_dir=spec.file, threads=threads, extra=spec.extra, implementation=spec.runtime
+            name=spec.name,
+            model_dir=spec.file,
+            threads=spec.threads or threads,
+            extra=spec.extra,
+            implementation=spec.runtime,
         )
     )
 

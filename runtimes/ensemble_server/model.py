@@ -35,6 +35,8 @@ __all__ = ["Ensemble"]
 
 _log = logging.getLogger("serinus.ensemble")
 
+_WARM_CALLS = 10
+
 
 class Ensemble(kserve.Model):
     """Members and a combiner, as `ensemble.yaml` describes them (see the README).
@@ -87,9 +89,21 @@ class Ensemble(kserve.Model):
             "combiner": spec.combiner,
             "members": {member.name: dict(member.model.details) for member in members},
         }
+        self._warm_up()
         _log.info("ensemble %s: %s combined by %s", self.name, ", ".join(m.name for m in members), spec.combiner)
         self.ready = True
         return True
+
+    def _warm_up(self) -> None:
+        """Predict a few rows: TorchScript specialises itself over its first calls, and the first takes 20 ms."""
+        inputs = self.warmup_arrays()
+        if not all(spec.optional or spec.name in inputs for spec in self._inputs):
+            return
+        try:
+            for _ in range(_WARM_CALLS):
+                self.predict_arrays(inputs, {})
+        except Exception as error:  # noqa: BLE001 # zeros need not be what a combiner of somebody else's takes
+            _log.info("ensemble %s: not warmed up, since it does not predict zeros (%s)", self.name, error)
 
     def stop(self) -> None:
         """Unload the members."""

@@ -54,6 +54,8 @@ class MemberSpec:
     outputs: Mapping[str, str]
     """Role to output name; empty: `score` is the member's first output."""
     extra: Mapping[str, Any]
+    threads: int
+    """Native threads of its predict; 0: the server's."""
     where: Where
     """Its place in the document, for what only loading finds wrong."""
 
@@ -150,7 +152,10 @@ def _members(
     for index, entry in enumerate(checker.take(document, (), "members", list, [])):
         where: Where = ("members", index)
         values = checker.keys(
-            entry, where, ("name", "runtime", "file", "inputs", "outputs", "extra"), ("name", "runtime", "file")
+            entry,
+            where,
+            ("name", "runtime", "file", "inputs", "outputs", "threads", "extra"),
+            ("name", "runtime", "file"),
         )
         name = checker.take(values, where, "name", str, "")
         runtime = checker.take(values, where, "runtime", str, "")
@@ -168,6 +173,9 @@ def _members(
         for role, output in outputs.items():
             if not isinstance(role, str) or not isinstance(output, str):
                 checker.problem((*where, "outputs", role), "must be the name of one of the member's outputs")
+        threads = checker.take(values, where, "threads", int, None)
+        if threads is not None and threads < 1:
+            checker.problem((*where, "threads"), f"is {threads}; at least 1, or leave it out for the server's")
         if name in found:
             checker.problem((*where, "name"), f"{name!r} is there twice")
         elif name:
@@ -178,6 +186,7 @@ def _members(
                 _member_inputs(checker, values, where, inputs),
                 dict(outputs),
                 checker.take(values, where, "extra", dict, {}),
+                threads or 0,
                 where,
             )
     if not found:
