@@ -24,7 +24,7 @@ NATIVE := $(wildcard runtimes/serinus/native/*.c runtimes/serinus/native/*.h)
 SERVICE ?= fraud
 RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
 TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,onnx_server,torch_server,tensorflow_server,image_pixels,recommender_features,tuning
-# The fraud service needs no framework but XGBoost; the others' demos take the whole environment.
+# The fraud service needs no framework but XGBoost and PyTorch; the others' demos take the whole environment.
 SERVICE_ENVIRONMENT = $(VENV)/$(if $(filter fraud,$(SERVICE)),.run,.test)
 
 PYTEST ?= $(BIN)/python -m pytest
@@ -107,6 +107,10 @@ native: $(VENV)/.run ## Compile the kernels again
 models: $(VENV)/.models ## Train the demo models again and write their held-out data
 	@.venv-models/bin/python -m fraud_features.training --output inferenceservices/fraud --seed 42
 
+.PHONY: novelty
+novelty: $(VENV)/.models ## Measure what the fraud ensemble catches of kinds of fraud that it has never seen (~3 minutes)
+	@.venv-models/bin/python -m fraud_features.novelty --output inferenceservices/fraud --seed 42
+
 .PHONY: models-vision
 models-vision: $(VENV)/.test ## Make the vision models and fetch its photographs into .cache/vision
 	@$(UV_INSTALL) --group vision_models
@@ -119,7 +123,7 @@ models-recommender: $(VENV)/.test ## Fetch MovieLens 100K and train both recomme
 $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "serinus: making .venv-models"
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-models
-	$(UV) pip install -q --python .venv-models/bin/python $(WHEELS) -e ".[fraud]" --group models
+	$(UV) pip install -q --python .venv-models/bin/python $(WHEELS) -c constraints.txt -e ".[fraud]" --group models
 	touch $@
 
 .PHONY: bench

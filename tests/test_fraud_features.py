@@ -18,7 +18,7 @@ from fraud_features.redis_store import RedisStore
 from fraud_features.sample import Sample, load_history, load_sample, raw_tensors, save_history, save_sample
 from fraud_features.schema import Labels, Transactions, parse
 from fraud_features.store import FeatureStore, MemoryStore, Row
-from fraud_features.training import platt, replay
+from fraud_features.stream import replay
 from fraud_support import NOW_S, SERVICE
 
 
@@ -166,12 +166,3 @@ def test_average_precision_is_the_step_wise_area():
     assert average_precision(labels, -scores) == pytest.approx(2 / 3 * 2 / 4 + 1 / 3 * 3 / 6)
     assert math.isnan(average_precision(np.zeros(3), scores[:3]))
     assert recall_at_review_rate(labels, scores, 1 / 6) == pytest.approx(1 / 3)
-
-
-def test_platt_finds_the_slope_and_offset_that_made_the_labels():
-    r = np.random.default_rng(0)
-    margins = r.normal(0, 3, 200_000)
-    labels = (r.random(len(margins)) < 1 / (1 + np.exp(-(0.7 * margins - 1.2)))).astype(int)
-    a, b = platt(margins, labels)
-    assert a == pytest.approx(0.7, abs=0.02)
-    assert b == pytest.approx(-1.2, abs=0.03)

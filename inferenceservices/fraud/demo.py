@@ -304,6 +304,38 @@ def verdict(outcome: Outcome, labels: np.ndarray) -> Group:
     return Group(table, Text(text, style="bold"))
 
 
+def deciders(outcome: Outcome, labels: np.ndarray) -> Table:
+    """Whatever held transactions up: the blend of both models (SCORE_...), the auto-encoder alone (ANOMALY), the rules."""
+    table = Table(
+        title="what spoke against a transaction", box=None, title_justify="left", header_style="dim", padding=(0, 2)
+    )
+    table.add_column("reasons")
+    for column in ("decision", "transactions", "of them fraud"):
+        table.add_column(column, justify="right")
+    counts: dict[tuple[str, str], list[int]] = {}
+    for item in outcome.decisions:
+        if item.reasons:
+            counts.setdefault((item.reasons, item.decision), [0, 0])[int(labels[item.row])] += 1
+    for (reasons, decision), (genuine, fraud) in sorted(counts.items(), key=lambda entry: -sum(entry[1])):
+        table.add_row(reasons, Text(decision, style=COLOURS[decision]), f"{genuine + fraud:,}", f"{fraud:,}")
+    return table
+
+
+async def members(console: Console, rest: Rest) -> None:
+    """Show what the ensemble is made of, as its metadata tells it."""
+    _, content = await rest.send("GET", "/v2/models/fraud")
+    told = json.loads(json.loads(content)["properties"]["model"])["members"]
+    table = Table(title="members of the ensemble", box=None, title_justify="left", header_style="dim", padding=(0, 2))
+    for column in ("member", "file", "runs as"):
+        table.add_column(column)
+    xgb, anomaly = told["xgb"], told["anomaly"]
+    table.add_row("XGBoost", xgb["model_file"], f"{xgb['engine']}, iterations {xgb['iterations']}")
+    table.add_row(
+        "PyTorch auto-encoder", anomaly["file"], f"TorchScript, {anomaly['device']}, {anomaly['threads']} thread"
+    )
+    console.print(table)
+
+
 async def malformed(console: Console, rest: Rest, sample: Sample) -> None:
     """Show the answer to a transaction that cannot be."""
     bad = sample.part(0, 1)
@@ -339,6 +371,8 @@ async def show(
     """Everything that one form shows."""
     rest, rpc = Rest(port), Grpc(port)
     try:
+        if details:
+            await members(console, rest)
         await fill(console, rpc.ask, history)
         outcomes = []
         for protocol, ask in (("REST", rest.ask), ("gRPC", rpc.ask)):
@@ -353,6 +387,7 @@ async def show(
             flagged = [item for item in outcomes[0].decisions if item.decision != "approve"]
             console.print(_decisions(flagged[:12], sample))
             console.print(verdict(outcomes[0], sample.labels))
+            console.print(deciders(outcomes[0], sample.labels))
             await malformed(console, rest, sample)
             await metrics(console, rest)
         return outcomes
@@ -385,7 +420,7 @@ def main() -> int:
     history, sample = load_history(HERE / "data"), load_sample(HERE / "data")
     console.print(
         Panel.fit(
-            f"fraud: raw transactions -> features -> XGBoost -> calibrated blend and rules -> decision\n"
+            f"fraud: raw transactions -> features -> XGBoost + PyTorch auto-encoder -> calibrated blend -> rules -> decision\n"
             f"{len(sample):,} held-out transactions with labels, {int(sample.labels.sum())} of them frauds; "
             f"{len(history):,} transactions of the days before",
             title="serinus",
