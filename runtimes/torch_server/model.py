@@ -26,6 +26,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("torch_server needs PyTorch: pip install serinus[torch_server]") from error
 
 from .memory import CudaMemory
+from .plan import MOST_ROWS, compiled
 
 __all__ = ["TorchModel"]
 
@@ -118,6 +119,12 @@ class TorchModel(Model):
         names = getattr(self._module, "feature_names", None)
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             self.details["feature_names"] = names
+        self._output = self.outputs[0].name if self.outputs else "output-0"
+        self._network = None
+        if not on_gpu and self._autocast is None and self._floats.get(self._output) in (None, torch.float64):
+            self._network = compiled(self._module, len(self.details.get("feature_names", ())))
+        if self._network is not None:
+            self.details["compiled_rows"] = MOST_ROWS
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Run the module.
@@ -131,6 +138,12 @@ class TorchModel(Model):
         """
         arrays = self._in_order(inputs)
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
+        if self._network is not None and 0 < rows <= MOST_ROWS:
+            (array,) = arrays
+            if array.dtype == np.float32 and array.ndim == 2 and array.shape[1] >= self._network.columns:
+                if call.outputs is not None and self._output not in call.outputs:
+                    return {}
+                return {self._output: self._network.predict(np.ascontiguousarray(array))}
         padded = self._padded(rows)
         tensors = [self._tensor(array, rows, padded) for array in arrays]
         if self._half:  # NumPy has no such type: BF16 arrives as float32

@@ -1,4 +1,4 @@
-"""Compiled kernels: JSON numbers into arrays, and walks of tree ensembles over flat arrays.
+"""Compiled kernels: JSON numbers into arrays, walks of tree ensembles over flat arrays, and small dense networks over few rows.
 
 Theory of operation. The kernels are plain C without Python's headers, one shared library called through ctypes, so that one
 build serves every Python version and a wheel needs no compiler where it is installed. `build.py` compiles `*.c`

@@ -19,6 +19,7 @@ SYMBOLS = (
     "serinus_forest_margin_of",
     "serinus_forest_predict",
     "serinus_json_take",
+    "serinus_network_predict",
 )
 """What the Python side calls: a library that lacks one is stale, and not used at all."""
 
