@@ -83,6 +83,14 @@ def test_a_stall_counts_against_all_requests_that_were_due_meanwhile() -> None:
     assert result.quantiles_s[0.7] > 0.05
 
 
+def test_the_server_works_as_long_as_the_load_lasts_or_until_its_last_answer() -> None:
+    # What a server's CPU time is divided by: the start of the generator's process is no part of it, the answers after the window are.
+    with answering() as port:
+        assert run_job(job(port)).elapsed_s == pytest.approx(1.1, abs=0.1)
+    with answering(stall_at=2, stall_s=1.7) as port:
+        assert generate(job(port)).elapsed_s > 1.6
+
+
 def test_error_answers_are_failures_and_their_latency_is_infinite() -> None:
     with answering(status=503) as port:
         result = generate(job(port, duration_s=0.3))

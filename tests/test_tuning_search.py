@@ -246,6 +246,12 @@ def test_the_limit_that_binds_is_named_from_the_metrics(observed: Observed, expe
     assert why
 
 
+def test_lost_requests_are_no_time_spent_in_sockets() -> None:
+    name, why = binding(seen(), cpus=2, memory_bytes=1e10, mean_latency_s=math.inf)
+    assert name == "compute"
+    assert "inf" not in why
+
+
 def test_metrics_are_summed_over_labels_and_turned_into_means() -> None:
     before = read_metrics('serinus_queue_seconds_sum{model="a"} 1\nserinus_queue_seconds_count{model="a"} 10\n')
     after = read_metrics(

@@ -69,7 +69,8 @@ def binding(observed: Observed, *, cpus: float, memory_bytes: float, mean_latenc
         observed: at the first rate that broke the SLO, or the last that held.
         cpus: what the server may use.
         memory_bytes: likewise.
-        mean_latency_s: as clients saw it, to tell time outside the data plane.
+        mean_latency_s: as clients saw it, to tell time outside the data plane; infinite where most requests were lost, which
+            tells nothing of it.
 
     Returns:
         "memory", "compute", "queue" or "transport", and a sentence.
@@ -84,7 +85,7 @@ def binding(observed: Observed, *, cpus: float, memory_bytes: float, mean_latenc
     if observed.queue_s > observed.compute_s:
         return "queue", f"{split}: predicts wait for one another while CPUs are idle; more workers or instances"
     outside = max(0.0, mean_latency_s - observed.request_s)
-    if outside > observed.request_s:
+    if observed.request_s < outside < math.inf:
         return (
             "transport",
             f"{split}; {outside * 1e3:.2f} ms are spent outside the data plane: sockets, codec, or other processes of this machine",

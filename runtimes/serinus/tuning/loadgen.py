@@ -86,6 +86,8 @@ class LoadResult:
     """Answers of the window's requests that arrived within the window, per second."""
     quantiles_s: dict[float, float]
     mean_s: float
+    elapsed_s: float
+    """From the start of the load, the warm-up's too, to the window's end or the last answer after it: the server's time at work."""
     lag_p99_s: float
     kept_up: bool
 
@@ -181,6 +183,7 @@ class _Run:
         self._loop.call_at(self._start + self._times[0], self._tick)
         window_s = self._job.warmup_s + self._job.duration_s
         await asyncio.wait([self._done], timeout=window_s + self._job.timeout_s)
+        elapsed = self._loop.time() - self._start
         unanswered, self._over = self._left, True
         for connection in tuple(self._open):
             connection.close()
@@ -200,6 +203,7 @@ class _Run:
             achieved_per_s=self._in_window / self._job.duration_s,
             quantiles_s=quantiles,
             mean_s=self._latencies.mean_s,
+            elapsed_s=max(elapsed, window_s),
             lag_p99_s=lag,
             kept_up=bool(lag <= max(_LAG_FLOOR_S, _LAG_SHARE * highest)),
         )
