@@ -3,6 +3,9 @@
 All servers are up at once and take turns: each slice of load goes to one server, every round visits all of them, and slices in
 which something else used the machine are dropped. So all servers see the same machine, and ratios within a run hold where
 absolute figures drift. Compare within one run only.
+
+`--parts` measures some sections alone. With `--merge FILE`, the figures of an earlier run (its file under results/), the
+sections that this run does not measure are taken from there, each with its own command and date.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import growth, pipeline, report
+from . import growth, pipeline, report, vision
 from .measure import Slice, h2load, resident_bytes, summarise, wrk
 from .peers import CACHE, PEERS, Peer, Running, install, request, start
 from .work import Work, make_work
 
+PARTS = report.PARTS
 RESULTS = Path(__file__).resolve().parent / "results"
 WORKLOADS = {
     "W1": "one row of 30 FP32, REST JSON",
@@ -118,6 +122,39 @@ def _machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
 
 
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the chosen parts."""
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    command = " ".join(["make bench", f'ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""]).strip()
+    results: dict[str, Any] = {
+        "when": when,
+        "machine": _machine(),
+        "runs": {part: {"when": when, "command": command} for part in PARTS if part in options.parts},
+    }
+    if {"servers", "idle"} & set(options.parts):
+        chosen = [peer for peer in PEERS if peer.name in options.peers]
+        results["peers"] = {peer.name: peer.what for peer in chosen}
+        results["workloads"] = {name: WORKLOADS[name] for name in options.workloads}
+        work = make_work(CACHE / "models")
+        started = _start_all(chosen, work)
+        try:
+            if "servers" in options.parts:
+                results["servers"] = _servers(started, work, options)
+        finally:
+            for running in started:
+                running.stop()
+        if "idle" in options.parts:
+            results["idle"] = _idle([running.peer for running in started], work, 3)
+    if "pipeline" in options.parts:
+        results["pipeline"] = pipeline.measure(options.seconds, options.rounds, _say)
+    if "vision" in options.parts:
+        # A slice of ResNet-50's is a few dozen calls: it takes more of them to tell a few per cent.
+        results["vision"] = vision.measure(8 * options.seconds, _say)
+    if "growth" in options.parts:
+        results["growth"] = growth.measure(options.seconds, _say)
+    return results
+
+
 def main() -> int:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(
@@ -129,38 +166,24 @@ def main() -> int:
     parser.add_argument("--concurrency", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16, 64])
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one slice")
     parser.add_argument("--rounds", type=int, default=5, help="slices for each server and workload")
+    parser.add_argument("--parts", type=words, default=[*PARTS], help=f"what is measured; default: {','.join(PARTS)}")
     parser.add_argument(
-        "--parts", type=words, default=["servers", "idle", "pipeline", "growth"], help="servers,idle,pipeline,growth"
+        "--merge", type=Path, help="results/*.json of an earlier run, for the parts that this one leaves out"
     )
     parser.add_argument("--publish", action="store_true", help="write RESULTS.md and its plots beside this program")
     options = parser.parse_args()
 
-    chosen = [peer for peer in PEERS if peer.name in options.peers]
-    work = make_work(CACHE / "models")
-    results: dict[str, Any] = {
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": _machine(),
-        "command": " ".join(["make bench", f'ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""]).strip(),
-        "peers": {peer.name: peer.what for peer in chosen},
-        "workloads": {name: WORKLOADS[name] for name in options.workloads},
-    }
-    started = _start_all(chosen, work)
-    try:
-        if "servers" in options.parts:
-            results["servers"] = _servers(started, work, options)
-    finally:
-        for running in started:
-            running.stop()
-    present = [running.peer for running in started]
-    if "idle" in options.parts:
-        results["idle"] = _idle(present, work, 3)
-    if "pipeline" in options.parts:
-        results["pipeline"] = pipeline.measure(options.seconds, options.rounds, _say)
-    if "growth" in options.parts:
-        results["growth"] = growth.measure(options.seconds, _say)
-
-    RESULTS.mkdir(exist_ok=True)
+    unknown = sorted(set(options.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"--parts: {unknown[0]!r} is none of {', '.join(PARTS)}")
+    if options.merge and not options.merge.is_file():
+        parser.error(f"--merge: there is no file {options.merge}; runs leave theirs in {RESULTS}")
+    earlier = json.loads(options.merge.read_text()) if options.merge else {}
+    results = _measure(options)
     file = RESULTS / f"{results['when'].replace(':', '')}.json"
+    if earlier:
+        results = report.merged(earlier, results)
+    RESULTS.mkdir(exist_ok=True)
     file.write_text(json.dumps(results, indent=1))
     print(report.write(results, RESULTS, publish=options.publish))
     _say(f"figures: {file}")

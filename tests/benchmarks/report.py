@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ratios", "table", "write"]
+__all__ = ["PARTS", "merged", "ratios", "table", "write"]
 
 PUBLISHED = Path(__file__).resolve().parent
+PARTS = ("servers", "idle", "pipeline", "vision", "growth")
+"""Sections of a run."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -54,6 +56,24 @@ def ratios(
             )
         )
     return found
+
+
+def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Take each part from the later run, or else from the earlier; each keeps its own run's command and date."""
+    runs = earlier.get("runs") or {
+        part: {"when": earlier["when"], "command": earlier["command"]} for part in PARTS if part in earlier
+    }
+    found = {**earlier, **later}
+    for key in ("peers", "workloads"):
+        found[key] = {**earlier.get(key, {}), **later.get(key, {})}
+    if later["machine"] != earlier["machine"]:
+        runs = {part: {**run, "machine": run.get("machine", earlier["machine"])} for part, run in runs.items()}
+    found["runs"] = {**runs, **later["runs"]}
+    return found
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"{machine['cores']} cores of {machine['cpu']}, CPython {machine['python']}"
 
 
 def _servers(results: Mapping[str, Any]) -> list[str]:
@@ -150,31 +170,63 @@ def write(results: Mapping[str, Any], folder: Path, *, publish: bool) -> str:
     Returns:
         The Markdown.
     """
-    machine = results["machine"]
+    runs = results["runs"]
+
+    def measured(part: str) -> str:
+        run = runs[part]
+        where = f", {_machine(run['machine'])}" if "machine" in run else ""
+        return f"`{run['command']}`, {run['when']}{where}."
+
     parts = [
         "# Measured",
         (
-            f"`{results['command']}`, {results['when']}, {machine['cores']} cores of {machine['cpu']}, "
-            f"CPython {machine['python']}; load generators (wrk, h2load) on the same machine, loopback, keep-alive. "
+            f"{_machine(results['machine'])}; load generators (wrk, h2load) on the same machine, loopback, keep-alive. "
             "All servers of a table take turns within one run; compare within one table only."
         ),
-        table(["server", "set up as"], results["peers"].items()).replace("--:|", "---|"),
     ]
+    if results.get("peers"):
+        parts.append(table(["server", "set up as"], results["peers"].items()).replace("--:|", "---|"))
     if "servers" in results:
-        parts += _servers(results)
+        title, *rest = _servers(results)
+        parts += [title, measured("servers"), *rest]
     if "idle" in results:
         rows = [(name, f"{row['ready_s']:.2f}", f"{row['memory_mb']:.0f}") for name, row in results["idle"].items()]
         parts += [
             "## Start and idle memory",
+            measured("idle"),
             table(["server", "start to first right answer, s", "resident memory of all its processes, MB"], rows),
         ]
     if results.get("pipeline"):
         rows = [(row["peer"], _cell(row)) for row in results["pipeline"]]
         parts += [
             "## The fraud pipeline: raw transaction in, decision out",
+            measured("pipeline"),
             "REST JSON, one transaction a request, 16 connections, the same classes everywhere. Cells as above.",
             table(["form", "requests/s / p50 us / p99 us / CPU us"], rows),
         ]
+    if results.get("vision"):
+        rows = [
+            (
+                row["framework"],
+                row["rows"],
+                *(f"{row[key]:.1f}" for key in ("in_process_ms", "served_ms")),
+                f"{row['added']:+.1%} ({row['added_low']:+.1%} to {row['added_high']:+.1%})",
+                *(f"{row[key]:.1f}" for key in ("in_process_cpu_ms", "served_cpu_ms")),
+            )
+            for row in results["vision"]
+        ]
+        head = ["framework", "rows", "in process, ms", "served, ms", "added", "CPU in process, ms", "CPU served, ms"]
+        parts += [
+            "## ResNet-50: what serving adds to the framework's own time",
+            measured("vision"),
+            (
+                "FP32 pixels of 224 x 224 (0.6 MB a row) over REST with the binary extension, one connection, against the framework's own "
+                "call in a process by itself, in turns of a second. Medians; added: over the rounds, with quartiles."
+            ),
+            table(head, rows),
+        ]
+    if results.get("growth"):
+        parts.append(f"The curves below: {measured('growth')}")
     for name, curve in results.get("growth", {}).items():
         xs = sorted({point["x"] for point in curve["points"]})
         peers = list(dict.fromkeys(point["peer"] for point in curve["points"]))

@@ -1,13 +1,15 @@
 """ResNet-50 through the server against the framework's own in-process time, all in one run.
 
-    python -m benchmarks.vision [--models .cache/vision] [--seconds 8] [--output FILE]        (with PYTHONPATH=tests)
+A part of `make bench` (`--parts vision`), and by itself, with PYTHONPATH=tests:
+
+    python -m benchmarks.vision [--models .cache/vision] [--seconds 8]
 
 For TensorFlow, PyTorch and ONNX Runtime, and for 1 and 8 rows: the model is served by `serinus serve` in a process of its own; FP32
 pixels go in and probabilities come out over one keep-alive connection, REST with the binary extension. The in-process figure is
 that framework's own call (SavedModel signature, TorchScript, InferenceSession.run) in a process of its own, with as many threads.
 The two are measured in turns, in short rounds, so that what else the machine does falls on both; the figure of each is the median
 over all calls, and their ratio is taken round by round, so that a slow minute cancels out. One side always waits while the other
-works.
+works. CPU time is the whole process's per call; where something else uses the machine, it says more than the clock.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,11 @@ import numpy as np
 from serinus import InferRequest, Tensor
 from serinus.protocol.rest_codec import RestCodec
 
+from .measure import cpu_seconds
+
+__all__ = ["measure"]
+
+MODELS = Path(".cache/vision")
 FORMS = {"tensorflow": "TensorFlow SavedModel", "torch": "TorchScript", "onnx": "ONNX Runtime"}
 ROWS = (1, 8)
 ROUND_S = 1.0
@@ -96,6 +104,7 @@ class Inside:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        self.pid = self._process.pid
         self._line()
 
     def _line(self) -> str:
@@ -121,7 +130,8 @@ class Inside:
 class Served:
     """The served side: one keep-alive connection."""
 
-    def __init__(self, form: str, port: int) -> None:
+    def __init__(self, form: str, port: int, pid: int) -> None:
+        self.pid = pid
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         codec = RestCodec()
         self._requests = {}
@@ -159,74 +169,104 @@ def compare(form: str, folder: Path, seconds: float, scratch: Path) -> list[dict
     """Measure one framework both ways."""
     from serve_support import serving
 
-    rows_of_table = []
-    flags = ("--class", f"{'tensorflow' if form == 'tensorflow' else form}_server", "--model_name", "m")
-    with serving(scratch, str(folder), *flags, "--nthread", str(THREADS), timeout_s=180) as server:
-        inside, served = Inside(form, folder), Served(form, server.http_port)
+    table = []
+    flags = ("--class", f"{form}_server", "--model_name", "m", "--nthread", str(THREADS))
+    with serving(scratch, str(folder), *flags, timeout_s=180) as server:
+        inside, served = Inside(form, folder), Served(form, server.http_port, server.process.pid)
         try:
             for rows in ROWS:
-                mine: list[float] = []
-                theirs: list[float] = []
+                times: dict[Inside | Served, list[float]] = {inside: [], served: []}
+                cpu_s: dict[Inside | Served, float] = {inside: 0.0, served: 0.0}
                 ratios = []
                 for _ in range(max(4, round(seconds / ROUND_S))):
-                    one, other = inside.round(rows, ROUND_S), served.round(rows, ROUND_S)
-                    theirs += one
-                    mine += other
-                    ratios.append(float(np.median(other) / np.median(one)))
-                rows_of_table.append(
+                    medians = []
+                    for side in (inside, served):
+                        before = cpu_seconds(side.pid)
+                        calls = side.round(rows, ROUND_S)
+                        cpu_s[side] += cpu_seconds(side.pid) - before
+                        times[side] += calls
+                        medians.append(float(np.median(calls)))
+                    ratios.append(medians[1] / medians[0] - 1)
+                table.append(
                     {
                         "framework": FORMS[form],
                         "rows": rows,
-                        "in_process_ms": 1000 * float(np.median(theirs)),
-                        "served_ms": 1000 * float(np.median(mine)),
-                        "added": float(np.median(ratios)) - 1,
-                        "added_low": float(np.quantile(ratios, 0.25)) - 1,
-                        "added_high": float(np.quantile(ratios, 0.75)) - 1,
-                        "calls": [len(theirs), len(mine)],
+                        "in_process_ms": 1e3 * float(np.median(times[inside])),
+                        "served_ms": 1e3 * float(np.median(times[served])),
+                        "in_process_cpu_ms": 1e3 * cpu_s[inside] / len(times[inside]),
+                        "served_cpu_ms": 1e3 * cpu_s[served] / len(times[served]),
+                        "added": float(np.median(ratios)),
+                        "added_low": float(np.quantile(ratios, 0.25)),
+                        "added_high": float(np.quantile(ratios, 0.75)),
+                        "calls": [len(times[inside]), len(times[served])],
                     }
                 )
         finally:
             served.close()
             inside.close()
-    return rows_of_table
+    return table
+
+
+def measure(
+    seconds: float, say: Callable[[str], None], *, models: Path = MODELS, forms: Sequence[str] = tuple(FORMS)
+) -> list[dict[str, Any]]:
+    """Measure ResNet-50 in each framework; its models are made where they are missing.
+
+    Args:
+        seconds: of each side, for each framework and number of rows.
+        say: told what is being done.
+        models: folder of `python -m image_pixels.models`.
+        forms: keys of `FORMS`.
+
+    Returns:
+        Figures of each framework and number of rows.
+    """
+    from image_pixels.models import is_built
+
+    if not is_built(models, "resnet50"):
+        say("vision: making ResNet-50 in its three forms")
+        subprocess.run(
+            [sys.executable, "-m", "image_pixels.models", "--model", "resnet50", "--output", str(models)],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+    found = []
+    for form in forms:
+        with tempfile.TemporaryDirectory() as scratch:
+            for row in compare(form, models / "resnet50" / form, seconds, Path(scratch)):
+                found.append(row)
+                say(
+                    f"vision: {row['framework']:<22} {row['rows']} rows  in process {row['in_process_ms']:.1f} ms  "
+                    f"served {row['served_ms']:.1f} ms  {added(row)}  "
+                    f"CPU {row['in_process_cpu_ms']:.1f} and {row['served_cpu_ms']:.1f} ms"
+                )
+    return found
+
+
+def added(row: dict[str, Any]) -> str:
+    """What serving adds: the median over rounds, and the quartiles."""
+    return f"{row['added']:+.1%} [{row['added_low']:+.1%} to {row['added_high']:+.1%}]"
 
 
 def main() -> int:
-    """Measure all three, print a table, and write JSON where asked."""
+    """Measure all three by themselves."""
     parser = argparse.ArgumentParser(description="ResNet-50: served against in-process")
-    parser.add_argument("--models", type=Path, default=Path(".cache/vision"))
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument(
-        "--seconds", type=float, default=8.0, help="of each side, for each framework and number of rows"
-    )
+    parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each side, for each framework and row count")
     parser.add_argument("--form", action="append", choices=tuple(FORMS))
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--worker", choices=tuple(FORMS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if arguments.worker:
         worker(arguments.worker, arguments.models)
         return 0
-    found = []
-    print(
-        f"{arguments.model}, {THREADS} threads, rounds of {ROUND_S:.0f} s in turns; added: median over rounds [quartiles]"
+    print(f"ResNet-50, {THREADS} threads, rounds of {ROUND_S:.0f} s in turns; added: median over rounds [quartiles]")
+    measure(
+        arguments.seconds,
+        lambda text: print(text, flush=True),
+        models=arguments.models,
+        forms=arguments.form or [*FORMS],
     )
-    print(f"{'framework':<24}{'rows':>5}{'in process ms':>15}{'served ms':>12}   added")
-    for form in arguments.form or FORMS:
-        with tempfile.TemporaryDirectory() as scratch:
-            for row in compare(form, arguments.models / arguments.model / form, arguments.seconds, Path(scratch)):
-                found.append(row)
-                spread = f"[{row['added_low']:+.1%} to {row['added_high']:+.1%}]"
-                name, rows = row["framework"], row["rows"]
-                times = f"{row['in_process_ms']:>15.2f}{row['served_ms']:>12.2f}"
-                print(
-                    f"{name:<24}{rows:>5}{times}   {row['added']:+.1%} {spread}",
-                    flush=True,
-                )
-    if arguments.output:
-        arguments.output.write_text(
-            json.dumps({"model": arguments.model, "threads": THREADS, "rows": found}, indent=2) + "\n"
-        )
     return 0
 
 
