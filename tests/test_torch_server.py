@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -77,6 +80,17 @@ class Narrow(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(self.linear(x), 1)
+
+
+class Nested(torch.nn.Module):
+    """Returns what no list of outputs can name."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return x, [x, x]
+
+
+def rows_of(count: int) -> torch.Tensor:
+    return torch.from_numpy(rows(count))
 
 
 def test_torchscript_is_named_by_its_settings_and_labelled_by_its_file(tmp_path):
@@ -160,6 +174,36 @@ def test_an_exported_program_of_fixed_rows_is_not_batched(tmp_path):
     assert not model.batchable
 
 
+def test_an_exported_program_names_its_outputs_by_the_keys_of_its_dict(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dimension = torch.export.Dim("rows", min=1)
+        program = torch.export.export(Pair(), (rows_of(2), rows_of(2)), dynamic_shapes=({0: dimension}, {0: dimension}))
+        torch.export.save(program, str(tmp_path / "model.pt2"))
+    model = loaded(tmp_path)
+    assert [spec.name for spec in model.outputs] == ["sum", "difference"]
+    answer = model.predict({"a": rows(3) * 2, "b": rows(3)}, Call())
+    np.testing.assert_array_equal(answer["difference"], rows(3))
+    renamed = loaded(tmp_path, outputs=(TensorSpec("s", "FP32", (-1, 3)), TensorSpec("d", "FP32", (-1, 3))))
+    np.testing.assert_array_equal(renamed.predict({"a": rows(3) * 2, "b": rows(3)}, Call())["d"], rows(3))
+
+
+def test_an_exported_program_of_keyword_arguments_is_called_by_keyword(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(Pair(), (rows_of(2),), {"b": rows_of(2)})
+        torch.export.save(program, str(tmp_path / "model.pt2"))
+    model = loaded(tmp_path)
+    assert [spec.name for spec in model.inputs] == ["a", "b"]
+    np.testing.assert_array_equal(model.predict({"b": rows(2), "a": rows(2) * 2}, Call())["difference"], rows(2))
+
+
+def test_what_a_module_returns_beside_tensors_is_named(tmp_path):
+    model = loaded(script(tmp_path, Nested()))
+    with pytest.raises(RuntimeError, match="output 'output-1' of the module is a list; a tensor, a flat tuple"):
+        model.predict({"x": rows(1)}, Call())
+
+
 def test_a_state_dict_needs_a_class_that_can_be_imported(tmp_path):
     module = Scale(3, 5.0)
     with torch.no_grad():
@@ -178,8 +222,12 @@ def test_a_state_dict_needs_a_class_that_can_be_imported(tmp_path):
             loaded(tmp_path, extra={"class": name})
     with pytest.raises(ConfigError, match=r"no state dict of vision_modules:Scale.*size mismatch"):
         loaded(tmp_path, extra={"class": "vision_modules:Scale", "arguments": {"width": 7}})
-    with pytest.raises(ConfigError, match="A state dict needs its class"):
+    with pytest.raises(
+        ConfigError, match=r"not TorchScript: a pickle\. A state dict needs its class.*save the state dict"
+    ):
         loaded(tmp_path)
+    with pytest.raises(ConfigError, match=r"'arguments' \(depth\): vision_modules:Scale cannot be made.*depth"):
+        loaded(tmp_path, extra={"class": "vision_modules:Scale", "arguments": {"depth": 7}})
 
 
 class Evil:
@@ -191,9 +239,24 @@ class Evil:
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, capsys):
     torch.save({"weight": Evil()}, tmp_path / "model.pth")
-    with pytest.raises(ConfigError, match="no state dict"):
+    with pytest.raises(ConfigError, match="more than tensors and plain containers") as refused:
         loaded(tmp_path, extra={"class": "vision_modules:Scale"})
+    assert "weights_only" not in str(refused.value)  # PyTorch's own message tells how to run it
     assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("7", "7")], ids=["unset", "set"])
+def test_waiting_threads_soon_give_their_cpu_up_unless_the_environment_says_otherwise(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    code = "import os, torch_server.model; print(os.environ['GOMP_SPINCOUNT'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **({"GOMP_SPINCOUNT": given} if given else {})},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

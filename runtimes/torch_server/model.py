@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +22,10 @@ from serinus import Call, Family, Model, TensorSpec
 from serinus.artifacts import Extra, find_file, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
 
+# How often a thread of GNU OpenMP looks for more work before it sleeps. Left at its default (300,000) on CPUs that anything else
+# uses, threads that wait keep those that work from their CPU: ResNet-50 on 2 CPUs beside one busy process took 323 ms a row, with
+# this 135 ms; on idle CPUs 41 ms either way. It is read when PyTorch loads the library.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 try:
     import torch
 except ImportError as error:  # pragma: no cover # the image has it
@@ -93,8 +99,9 @@ class TorchModel(Model):
         file = find_file(self.settings, (".pt2", ".pt", ".pth"), preferred=("model.pt2", "model.pt", "model.pth"))
         own_inputs: tuple[TensorSpec, ...] = ()
         own_outputs: tuple[TensorSpec, ...] = ()
+        self._keywords: tuple[str, ...] = ()
         if file.suffix == ".pt2":
-            self._module, own_inputs, own_outputs = _load_exported(file, self._device)
+            self._module, own_inputs, own_outputs, self._keywords = _load_exported(file, self._device)
         elif class_name:
             self._module = _load_state(file, class_name, arguments, self._device)
         else:
@@ -153,10 +160,10 @@ class TorchModel(Model):
         try:
             with torch.inference_mode():
                 if self._autocast is None:
-                    result = self._module(*tensors)
+                    result = self._called(tensors)
                 else:
                     with torch.autocast(self._device.type, dtype=self._autocast):
-                        result = self._module(*tensors)
+                        result = self._called(tensors)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -188,6 +195,13 @@ class TorchModel(Model):
         expected = self._expected or self._names
         raise InvalidInput(f"inputs {', '.join(inputs)} came, {', '.join(expected)} were expected")
 
+    def _called(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """Call the module; a program that was exported with keyword arguments takes those by keyword."""
+        if not self._keywords:
+            return self._module(*tensors)
+        first = len(tensors) - len(self._keywords)
+        return self._module(*tensors[:first], **dict(zip(self._keywords, tensors[first:], strict=True)))
+
     def _padded(self, rows: int) -> int:
         if not self.batchable or not rows:
             return rows
@@ -206,11 +220,23 @@ class TorchModel(Model):
         if isinstance(result, torch.Tensor) and len(self.outputs) < 2:
             return [(self.outputs[0].name if self.outputs else "output-0", result)]
         if isinstance(result, Mapping):
-            return list(result.items())
-        values: Sequence[Any] = result if isinstance(result, (list, tuple)) else [result]
-        names = [spec.name for spec in self.outputs] or [f"output-{index}" for index in range(len(values))]
+            # Names of the settings rename by place; a program says its own, which these are.
+            names = list(map(str, result))
+            declared = [spec.name for spec in self.outputs]
+            if len(declared) == len(names) and not set(declared) & set(names):
+                names = declared
+            values: Sequence[Any] = list(result.values())
+        else:
+            values = result if isinstance(result, (list, tuple)) else [result]
+            names = [spec.name for spec in self.outputs] or [f"output-{index}" for index in range(len(values))]
         if len(names) != len(values):
             raise RuntimeError(f"the module returned {len(values)} tensors, the settings name {len(names)} outputs")
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, torch.Tensor):
+                raise RuntimeError(  # noqa: TRY004 # the module's fault, not a caller's
+                    f"output {name!r} of the module is a {type(value).__name__}; a tensor, a flat tuple of tensors or a dict of "
+                    "them was expected"
+                )
         return list(zip(names, values, strict=True))
 
     def _array(self, name: str, value: torch.Tensor, rows: int, padded: int) -> np.ndarray:
@@ -252,13 +278,31 @@ def _load_script(file: Path, device: torch.device) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and what many have
             return torch.jit.load(str(file), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
+        why = "a pickle" if _is_pickle(file) else str(error).splitlines()[0]
         raise ConfigError(
-            f"{file}: not TorchScript: {str(error).splitlines()[0]}. A state dict needs its class: --extra class=package:Class"
+            f"{file}: not TorchScript: {why}. A state dict needs its class: --extra class=package:Class; of a whole module that was "
+            "pickled, which is code, save the state dict: torch.save(module.state_dict(), ...)"
         ) from error
 
 
-def _load_exported(file: Path, device: torch.device) -> tuple[Any, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Load a program; it knows its inputs by name and its outputs by position."""
+def _is_pickle(file: Path) -> bool:
+    """Whether `torch.save` wrote it, and not `torch.jit.save`, whose archive has constants beside its data."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return "data.pkl" in names and "constants.pkl" not in names
+
+
+def _load_exported(
+    file: Path, device: torch.device
+) -> tuple[Any, tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[str, ...]]:
+    """Load a program; it knows its inputs by name, and its outputs by the keys of a dict or else by position.
+
+    Returns:
+        The module, its inputs and outputs, and which of its last arguments are keywords.
+    """
     try:
         program = torch.export.load(str(file))
     except Exception as error:  # whatever torch.export raises means that the file is not one of its own
@@ -266,12 +310,14 @@ def _load_exported(file: Path, device: torch.device) -> tuple[Any, tuple[TensorS
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
     inputs = tuple(_described(str(name), values[name]) for name in signature.user_inputs if name in values)
-    outputs = tuple(
-        _described(f"output-{index}", values[name])
-        for index, name in enumerate(signature.user_outputs)
-        if name in values
-    )
-    return program.module().to(device), inputs, outputs
+    found = [(index, values[name]) for index, name in enumerate(signature.user_outputs) if name in values]
+    tree = program.call_spec.out_spec
+    keys = list(map(str, tree.context)) if tree is not None and tree.type is dict else []
+    names = keys if len(keys) == len(signature.user_outputs) else [f"output-{index}" for index, _ in found]
+    outputs = tuple(_described(names[index], value) for index, value in found)
+    call = program.call_spec.in_spec
+    keywords = tuple(map(str, call.child(1).context)) if call is not None else ()
+    return program.module().to(device), inputs, outputs, keywords
 
 
 def _described(name: str, value: Any) -> TensorSpec:
@@ -290,9 +336,20 @@ def _load_state(file: Path, class_name: str, arguments: Mapping[str, Any], devic
         raise ConfigError(
             f"extra setting 'class' is {class_name!r}: not a torch.nn.Module; expected package.module:Class"
         )
-    module = cls(**arguments)
+    try:
+        module = cls(**arguments)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(arguments) or "none"
+        raise ConfigError(
+            f"extra setting 'arguments' ({given}): {class_name} cannot be made with these: {error}"
+        ) from error
     try:
         module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{file}: holds more than tensors and plain containers, so it is not read, for a pickle can run code; save the state "
+            "dict alone: torch.save(module.state_dict(), ...)"
+        ) from error
     except Exception as error:  # pickle, zip and key errors alike mean that file and class do not fit
         raise ConfigError(f"{file}: no state dict of {class_name}: {' '.join(str(error).split())}") from error
     return module.to(device).eval()
