@@ -108,6 +108,8 @@ def test_the_gpu_component_asks_for_a_gpu_a_node_and_an_image_with_cuda(tmp_path
         assert spec["containers"][0]["image"].split(":")[0].endswith("-gpu")
         assert spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
         assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
+        # None may fall back to the CPU unnoticed.
+        assert spec["containers"][0]["args"][-1] in {'--extra=device="cuda"', '--extra=providers=["cuda"]'}
     for name in ("serinus-xgboost-server", "serinus-ensemble-server"):
         assert "nvidia.com/gpu" not in found[name]["containers"][0]["resources"]["limits"]
         assert "nodeSelector" not in found[name]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_server import OnnxModel
 from serinus import Call, InferRequest, ModelSettings, RequestedOutput, Tensor, TensorSpec
@@ -84,6 +84,61 @@ def test_a_graph_of_fixed_rows_is_not_batched(tmp_path):
     node = helper.make_node("Identity", ["x"], ["y"])
     model = loaded(graph(tmp_path, [node], [("x", TensorProto.FLOAT, [2, 3])], [("y", TensorProto.FLOAT, [2, 3])]))
     assert not model.batchable
+
+
+def reshaping(folder: Path, columns: list[int]) -> Path:
+    """An output whose rank is a value of the request: ONNX Runtime tells its shape as that of a scalar."""
+    ins = [("x", TensorProto.FLOAT, ["n", *columns]), ("shape", TensorProto.INT64, ["k"])]
+    return graph(folder, [helper.make_node("Reshape", ["x", "shape"], ["y"])], ins, [("y", TensorProto.FLOAT, None)])
+
+
+async def test_an_output_of_unknown_rank_is_not_promised_to_be_a_scalar(tmp_path):
+    model = loaded(reshaping(tmp_path, []))
+    assert model.outputs[0].shape == (-1,)
+    assert not model.batchable
+    async with plane_of(ModelSettings(name="m", implementation="onnx_server", model_dir=tmp_path)) as plane:
+        request = InferRequest("m", [Tensor.of("x", np.float32([1, 2])), Tensor.of("shape", np.int64([2]))])
+        assert (await plane.infer(request)).outputs[0].data.tolist() == [1, 2]
+
+
+def test_where_zeros_do_not_tell_the_rank_a_warning_says_what_to_do(tmp_path, caplog):
+    assert loaded(reshaping(tmp_path, [4])).outputs[0].shape == ()
+    assert "how many dimensions y has" in caplog.text
+    assert "name the outputs and their shapes in model-settings.json" in caplog.text
+    caplog.clear()
+    model = loaded(tmp_path, outputs=(TensorSpec("y", "FP32", (-1, -1)),))
+    assert not caplog.records
+    answer = model.predict({"x": np.zeros((2, 4), np.float32), "shape": np.int64([4, 2])}, Call())
+    assert answer["y"].shape == (4, 2)
+
+
+def test_a_scalar_output_stays_one(tmp_path):
+    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)]
+    graph(tmp_path, nodes, [("x", TensorProto.FLOAT, ["n", 3])], [("y", TensorProto.FLOAT, [])])
+    assert loaded(tmp_path).outputs[0].shape == ()
+
+
+def test_weights_in_a_file_of_their_own_are_found_and_missed_by_name(tmp_path):
+    weights = numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 3])],
+        [value("y", TensorProto.FLOAT, ["n", 3])],
+        [weights],
+    )
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        str(tmp_path / "model.onnx"),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    np.testing.assert_array_equal(loaded(tmp_path).predict({"x": rows(2)}, Call())["y"], rows(2))
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ConfigError, match=r"weights\.bin"):
+        loaded(tmp_path)
 
 
 @pytest.mark.parametrize("binding", ["auto", "on", "off"])

@@ -295,6 +295,22 @@ def test_a_signature_may_be_made_the_default(model_dir: Path):
         TensorflowModel(ModelSettings(name="m", model_dir=model_dir, extra={"labels": "nope.txt"})).load()
 
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_clearly(model_dir: Path):
+    from tensorflow_server import TensorflowModel
+
+    with pytest.raises(
+        ConfigError, match=r"'cuda', but this machine shows 0 GPUs to TensorFlow.*-gpu image.*device cpu"
+    ):
+        TensorflowModel(ModelSettings(name="m", model_dir=model_dir, extra={"device": "cuda"})).load()
+    with pytest.raises(ConfigError, match=r"'device' is 'tpu'; accepted are auto, cpu, cuda"):
+        TensorflowModel(ModelSettings(name="m", model_dir=model_dir, extra={"device": "tpu"})).load()
+    for device in ("auto", "cpu"):
+        model = TensorflowModel(ModelSettings(name="m", model_dir=model_dir, extra={"device": device}))
+        model.load()
+        assert model.details["device"] == "cpu"
+
+
 def test_what_is_no_saved_model_is_refused(tmp_path: Path):
     from tensorflow_server import TensorflowModel
 

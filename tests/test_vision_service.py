@@ -42,6 +42,7 @@ def test_the_gpu_component_gives_the_network_a_gpu_as_the_runtimes_component_doe
     runtime = runtimes[predictor["model"]["runtime"]]
     assert predictor["nodeSelector"] == runtime["nodeSelector"]
     assert predictor["tolerations"] == runtime["tolerations"]
+    assert predictor["model"]["args"] == runtime["containers"][0]["args"][-1:]
     transformer = predictor["containers"][0]
     assert "nvidia.com/gpu" not in transformer["resources"]["limits"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
 
 __all__ = ["OnnxModel"]
+
+_log = logging.getLogger("serinus.onnx")
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -101,13 +104,15 @@ class OnnxModel(Model):
             )
         own_inputs = tuple(_spec(node) for node in self._session.get_inputs())
         own_outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
+        if not self.settings.outputs:
+            own_outputs = self._ranked(own_inputs, own_outputs)
         self._input_names = [spec.name for spec in own_inputs]
         self._output_names = [spec.name for spec in own_outputs]
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
         outputs = override_specs(own_outputs, self.settings.outputs, "outputs")
         labels = read_labels(self.settings, labels_file)
         self.outputs = tuple(_labelled(spec, labels) for spec in outputs)
-        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
         on_gpu = active[0] != "CPUExecutionProvider"
         self._binds = binding == "on" or (binding == "auto" and on_gpu)
         self._output_device = "cuda" if on_gpu else "cpu"
@@ -142,6 +147,32 @@ class OnnxModel(Model):
             spec.name: _bytes(result) if spec.datatype == "BYTES" else result
             for (_, spec), result in zip(chosen, results, strict=True)
         }
+
+    def _ranked(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        """Find out how many dimensions the outputs have that seem to be scalars: ONNX Runtime tells an unknown rank as none.
+
+        The graph is run once on zeros, free dimensions 1; where it refuses that, the outputs stay scalars, with a warning.
+        """
+        unsure = [spec.name for spec in outputs if not spec.shape]
+        if not unsure:
+            return outputs
+        feeds: dict[str, np.ndarray] = {}
+        for spec in inputs:
+            shape = [1 if size == -1 else size for size in spec.shape]
+            feeds[spec.name] = (
+                np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
+            )
+        try:
+            ranks = dict(zip(unsure, (np.ndim(value) for value in self._session.run(unsure, feeds)), strict=True))
+        except Exception as error:  # noqa: BLE001 # whatever a graph says to zeros
+            _log.warning(
+                "the graph does not say how many dimensions %s has, and does not run on zeros (%s); unless it has none, name the "
+                "outputs and their shapes in model-settings.json",
+                ", ".join(unsure),
+                str(error).splitlines()[0],
+            )
+            return outputs
+        return tuple(TensorSpec(s.name, s.datatype, (-1,) * ranks[s.name]) if s.name in ranks else s for s in outputs)
 
     def _bound(self, feeds: Mapping[str, np.ndarray], names: list[str]) -> list[Any]:
         """Run with inputs copied to the device once and outputs left there until all are ready."""

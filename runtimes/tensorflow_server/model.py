@@ -6,6 +6,7 @@ decided where the folder is listed (`serinus.hosts.versions`: the newest unless 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -59,6 +60,8 @@ class TensorflowModel(Model):
         labels: file of class names for the classification extension; default labels.txt or labels.json beside the
             SavedModel or above its numbered folder.
         version_policy: read where the folder is listed, `serinus.hosts.versions`.
+        device: "auto" (default: a GPU where TensorFlow finds one), "cpu" or "cuda". A GPU that is asked for and is not there is
+            refused.
 
     A request may choose another signature by the parameter `signature_name`, as TensorFlow Serving's requests do.
     """
@@ -71,13 +74,16 @@ class TensorflowModel(Model):
         Raises:
             ConfigError: no SavedModel, or no signature to serve.
         """
-        extra = Extra(self.settings.extra, known=("signature", "labels", "version_policy"))
+        extra = Extra(self.settings.extra, known=("device", "signature", "labels", "version_policy"))
         wanted, labels_file = extra.text("signature"), extra.text("labels")
+        device = extra.choice("device", ("auto", "cpu", "cuda"))
         extra.close()
+        self._placed_on = _placement(device)
         _set_threads(self.settings.native_threads)
         folder = self._folder()
         try:
-            self._loaded = tf.saved_model.load(str(folder))
+            with self._device():
+                self._loaded = tf.saved_model.load(str(folder))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
             raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
         self._signatures: dict[str, Any] = dict(self._loaded.signatures)
@@ -112,6 +118,7 @@ class TensorflowModel(Model):
         self.details |= {
             "signatures": ",".join(sorted(self.signatures)),
             "signature": self._default,
+            "device": "cpu" if self._placed_on or not tf.config.list_physical_devices("GPU") else "cuda",
             "threads": self.settings.native_threads,
         }
 
@@ -144,12 +151,16 @@ class TensorflowModel(Model):
         if missing:
             raise InvalidInput(f"signature {name!r} needs input {', '.join(missing)}")
         try:
-            results = signature(**feeds)
+            with self._device():
+                results = signature(**feeds)
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
             raise InvalidInput(f"the graph refuses the request: {str(error).splitlines()[0]}") from error
         names = self._output_names if renamed else {}
         found = {str(names.get(own, own)): _array(value) for own, value in results.items()}
         return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
+
+    def _device(self) -> contextlib.AbstractContextManager[Any]:
+        return tf.device(self._placed_on) if self._placed_on else contextlib.nullcontext()
 
     def _labels(self, folder: Path, name: str) -> tuple[str, ...]:
         """Read the class names, in the SavedModel's folder or, where that is a version, beside it.
@@ -187,6 +198,25 @@ class TensorflowModel(Model):
         if numbered:
             return max((path.parent for path in numbered), key=lambda path: int(path.name))
         raise ConfigError(f"{root}: no saved_model.pb here and none in a numbered folder (TensorFlow Serving's layout)")
+
+
+def _placement(wanted: str) -> str:
+    """Choose the device; gives TensorFlow's name for it, or nothing where TensorFlow's own choice is meant.
+
+    Raises:
+        ConfigError: a GPU was asked for and is not there.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if wanted == "cuda" and not gpus:
+        raise ConfigError(
+            f"extra setting 'device' is 'cuda', but this machine shows 0 GPUs to TensorFlow {tf.__version__}; use the -gpu image "
+            "on a node with one, or device cpu"
+        )
+    for gpu in gpus:
+        # Otherwise TensorFlow takes all of the GPU's memory at once, and no other process or framework gets any.
+        with contextlib.suppress(RuntimeError):  # another model of this process has begun to use it
+            tf.config.experimental.set_memory_growth(gpu, True)
+    return "/CPU:0" if wanted == "cpu" and gpus else ""
 
 
 def _set_threads(threads: int) -> None:
