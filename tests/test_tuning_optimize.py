@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from serinus.tuning import report
 from serinus.tuning.agreement import compare
 from serinus.tuning.bench import FormFailed, FormProcess
 from serinus.tuning.forms import Form, Skipped
-from serinus.tuning.optimize import Comparison, Measured, Options, Timing, choose
+from serinus.tuning.optimize import Comparison, Measured, Options, Timing, choose, write_winner
 from serinus.tuning.samples import generate_samples, read_samples, take_rows
+from serinus.tuning.search import Config
+from serinus.tuning.tune import write_model_settings
 from serve_support import serving
 
 
@@ -132,6 +135,27 @@ def test_a_wrong_call_says_what_is_wrong(
 ) -> None:
     assert main(["optimize", str(tmp_path / "absent.onnx"), "-o", str(tmp_path / "out"), *words]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_the_winner_is_written_afresh_and_shares_no_settings_with_what_it_was_made_of(tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "model.onnx").write_bytes(b"x" * 2**21)
+    (source / "model-settings.json").write_text('{"implementation": "onnx_server"}')
+    won = measured("original", 1.0, 2.0)
+    won = replace(won, form=replace(won.form, path=source))
+    comparison = Comparison("m", "generated", Options(), [won], winner=won)
+    folder = tmp_path / "winner"
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(b"of an earlier run")
+    assert write_winner(comparison, folder) == folder
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "model-settings.json"}
+    write_model_settings(folder, Config(threads=3))
+    assert "threads" not in (source / "model-settings.json").read_text()
+    # The winner of one run is optimised again, into the same folder.
+    again = replace(won, form=replace(won.form, path=folder))
+    write_winner(Comparison("m", "generated", Options(), [again], winner=again), folder)
+    assert (folder / "model.onnx").stat().st_size == 2**21
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from serinus.hosts import settings_from_directory
 from serinus.tuning.arrivals import poisson_arrivals
 from serinus.tuning.latencies import LatencyHistogram
 from serinus.tuning.limits import Observed, Resources, binding, observe, read_metrics, resources
-from serinus.tuning.patches import PATCH_FILE, write_patch
+from serinus.tuning.patches import PATCH_FILE, operations, write_patch
 from serinus.tuning.search import Axis, Config, Found, Trial, axes_for, search
 from serinus.tuning.slo import Slo, parse_duration, parse_rate
 from serinus.tuning.tune import write_model_settings
@@ -317,6 +317,14 @@ def test_the_patch_renders_with_kubectl_and_keeps_the_files_comments(tmp_path: P
     if form == "containers":
         assert {"name": "A", "value": "b"} in container["env"]
         assert container["image"] == "x"
+
+
+def test_a_patched_predictor_keeps_its_gpu() -> None:
+    had = {"limits": {"cpu": "9", "nvidia.com/gpu": "1"}, "requests": {"nvidia.com/gpu": "1"}}
+    wanted = Resources(cpu=2, memory_mib=512, min_replicas=1, max_replicas=2, container_concurrency=9)
+    (first, *_) = operations({"model": {"resources": had}}, Config(), wanted)
+    assert first["value"]["limits"] == {"cpu": "2", "memory": "512Mi", "nvidia.com/gpu": "1"}
+    assert first["value"]["requests"] == first["value"]["limits"]
 
 
 def test_a_folder_without_an_inferenceservice_is_refused(tmp_path: Path) -> None:

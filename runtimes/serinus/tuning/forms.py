@@ -52,8 +52,14 @@ class Skipped:
     reason: str
 
 
+_LINKED_BYTES = 2**20
+
+
 def copy_file(source: Path, target: Path) -> None:
-    """Link or copy a file or folder; a model of a gigabyte is linked."""
+    """Copy a file or folder; a model of a gigabyte is linked where that can be.
+
+    Small files are copied: settings are edited in place, and an edit would reach the file's other names, the user's own too.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True, copy_function=_link)
@@ -63,10 +69,13 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _link(source: str, target: str) -> str:
     Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
+    if Path(source).stat().st_size >= _LINKED_BYTES:
+        try:
+            os.link(source, target)
+            return target
+        except OSError:  # another file system
+            pass
+    shutil.copy2(source, target)
     return target
 
 

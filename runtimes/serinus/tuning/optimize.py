@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -183,14 +184,24 @@ def choose(measured: Sequence[Measured], options: Options) -> Measured | None:
 
 
 def write_winner(comparison: Comparison, folder: Path) -> Path:
-    """Write the winner as a model directory that `serinus serve` runs.
+    """Write the winner as a model directory that `serinus serve` runs; what an earlier run left there goes.
 
     Raises:
         ConfigError: nothing was measured.
     """
     if comparison.winner is None:
         raise ConfigError("nothing was measured, so there is no winner")
-    form = comparison.winner.form
+    # Aside at first: the earlier winner may be what was measured.
+    fresh = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    _write_form(comparison.winner.form, fresh)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    fresh.rename(folder)
+    return folder
+
+
+def _write_form(form: Form, folder: Path) -> None:
     if form.path.is_dir():
         copy_file(form.path, folder)
         settings = settings_from_directory(folder)[0]
@@ -202,7 +213,6 @@ def write_winner(comparison: Comparison, folder: Path) -> Path:
         settings = settings_from_directory(form.path)[0]
     if not (folder / "model-settings.json").exists():
         write_settings(folder, package=form.package, source=settings)
-    return folder
 
 
 def _original(

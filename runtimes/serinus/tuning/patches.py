@@ -40,9 +40,10 @@ def operations(predictor: Mapping[str, Any], config: Config, wanted: Resources) 
         index = names.index("kserve-container") if "kserve-container" in names else 0
         place, server = f"/spec/predictor/containers/{index}", containers[index]
     amount = {"cpu": f"{wanted.cpu:g}", "memory": f"{wanted.memory_mib}Mi"}
-    found: list[dict[str, Any]] = [
-        {"op": "add", "path": f"{place}/resources", "value": {"requests": dict(amount), "limits": dict(amount)}}
-    ]
+    # What else it has, such as a GPU, it keeps.
+    has = server.get("resources") or {}
+    sized = {**has, **{kind: {**(has.get(kind) or {}), **amount} for kind in ("requests", "limits")}}
+    found: list[dict[str, Any]] = [{"op": "add", "path": f"{place}/resources", "value": sized}]
     entry = {"name": "SERINUS_WORKERS", "value": str(config.workers)}
     environment: Sequence[Mapping[str, Any]] = server.get("env") or []
     at = [index for index, variable in enumerate(environment) if variable.get("name") == entry["name"]]

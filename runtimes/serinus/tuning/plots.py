@@ -26,11 +26,11 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 def _plain(axis: Any) -> None:
     """Write 20 and 0.05 where matplotlib would write powers of ten, and between the decades, too, where those are few."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     low, high = axis.get_view_interval()
     if high / max(low, 1e-12) < 300:
         axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     else:
         axis.set_minor_formatter(NullFormatter())
 

@@ -150,7 +150,7 @@ class _Bench:
         """A rate that one request at a time would give, halved: from a short run at a low rate."""
         server = self._serve(config)
         metadata = server.metadata()
-        self.inline = str(metadata.get("parameters", {}).get("execution", "")) == "inline"
+        self.inline = str(metadata.get("properties", {}).get("execution", "")) == "inline"
         specs = [
             TensorSpec(entry["name"], entry["datatype"], tuple(entry["shape"])) for entry in metadata.get("inputs", [])
         ]
