@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from serinus.errors import ConfigError
 from serinus.hosts import settings_from_directory
+from serinus.local.manifest import load_documents
 from serinus.tuning.arrivals import poisson_arrivals
 from serinus.tuning.latencies import LatencyHistogram
 from serinus.tuning.limits import Observed, Resources, binding, observe, read_metrics, resources
@@ -309,11 +310,16 @@ def test_the_patch_renders_with_kubectl_and_keeps_the_files_comments(tmp_path: P
     assert (tmp_path / "kustomization.yaml").read_text().startswith(kustomization.rstrip())
     kubectl = Path(sys.executable).with_name("kubectl")
     done = subprocess.run([kubectl, "kustomize", str(tmp_path)], capture_output=True, text=True, check=True)
+    (document,) = load_documents(tmp_path)  # as `serinus lint` and `serinus up` read the folder
+    assert document.get(("spec", "predictor", "minReplicas")) == 3
     predictor = yaml.safe_load(done.stdout)["spec"]["predictor"]
     assert (predictor["minReplicas"], predictor["maxReplicas"], predictor["containerConcurrency"]) == (3, 6, 9)
     container = predictor["model"] if form == "model" else predictor["containers"][0]
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "512Mi"}
     assert {"name": "SERINUS_WORKERS", "value": "2"} in container["env"]
+    (tmp_path / "kustomization.yaml").unlink()
+    (document,) = load_documents(tmp_path)  # the patch beside it is no manifest
+    assert document.get(("spec", "predictor", "minReplicas")) == 1
     if form == "containers":
         assert {"name": "A", "value": "b"} in container["env"]
         assert container["image"] == "x"

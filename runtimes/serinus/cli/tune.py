@@ -70,6 +70,13 @@ def tune(
         raise typer.Exit(1)
     if not dry_run:
         console.print(f"settings: {write_model_settings(model, tuned.found.config)}", markup=False)
+        if tuned.found.config.workers > 1:
+            # A model's settings are read by every worker; how many there are is the server's own.
+            console.print(
+                f"and of the server itself: serinus serve --workers {tuned.found.config.workers} "
+                f"(SERINUS_WORKERS={tuned.found.config.workers})",
+                markup=False,
+            )
     if write is not None:
         file, named = write_patch(write, tuned.found.config, tuned.resources)
         note = "" if named else "; name it under patches: in the kustomization yourself"

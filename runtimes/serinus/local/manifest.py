@@ -163,8 +163,13 @@ class _Walk:
                 self.visit(value, (*path, index))
 
 
-def load_text(text: str, file: str) -> list[Document]:
+def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
     """Read every object of a YAML text; a `List` is opened.
+
+    Args:
+        text: YAML, of one document or several.
+        file: its name, for messages.
+        patches: pass over lists of operations (JSON patches), which lie beside manifests.
 
     Raises:
         ConfigError: not YAML, or a document that is not a mapping; the message has file and line.
@@ -180,6 +185,8 @@ def load_text(text: str, file: str) -> list[Document]:
             if value is None:
                 continue
             line = node.start_mark.line + 1
+            if isinstance(value, list) and patches:
+                continue
             if not isinstance(value, dict):
                 raise ConfigError(f"{file}:{line}: a manifest is a mapping, this document is a {type(value).__name__}")
             walk = _Walk(file)
@@ -235,7 +242,7 @@ def load_documents(path: Path) -> list[Document]:
         if kustomization is not None:
             return _render(path, kustomization)
         files = sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
-        found = [doc for file in files for doc in load_text(_read(file), str(file)) if _is_object(doc)]
+        found = [doc for file in files for doc in load_text(_read(file), str(file), patches=True) if _is_object(doc)]
         if not found:
             raise ConfigError(f"{path}: no manifest: the folder holds no YAML file with apiVersion and kind")
         return found
@@ -328,7 +335,7 @@ def _sources(folder: Path, seen: set[Path]) -> Iterator[Document]:
                 yield from _sources(path, seen)
             elif path.is_file():
                 shown = _shown(path)
-                yield from load_text(_read(path), shown)
+                yield from load_text(_read(path), shown, patches=True)
 
 
 def _shown(path: Path) -> str:

@@ -92,14 +92,15 @@ def plot_frontier(trials: Sequence[Trial], chosen: Any, default: Any, slo: Any, 
     lost = [t for t in trials if t.quantiles_s[objective.quantile] == float("inf")]
     top = max([objective.limit_s, *(t.quantiles_s[objective.quantile] for t in finite)]) * 2e3
     others = [t for t in finite if t.config not in (chosen, default)]
-    axis.scatter(
-        [t.achieved_per_s for t in others],
-        [t.quantiles_s[objective.quantile] * 1e3 for t in others],
-        s=28,
-        color="#bbbbbb",
-        label="other settings that were tried",
-        zorder=2,
-    )
+    if others:
+        axis.scatter(
+            [t.achieved_per_s for t in others],
+            [t.quantiles_s[objective.quantile] * 1e3 for t in others],
+            s=28,
+            color="#bbbbbb",
+            label="other settings that were tried",
+            zorder=2,
+        )
     drawn = [(default, _COLOURS[1], "as it was", "s")] if default != chosen else []
     drawn.append((chosen, _COLOURS[0], f"chosen: {describe(chosen)}", "o"))
     for config, colour, label, marker in drawn:
