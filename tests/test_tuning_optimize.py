@@ -202,3 +202,36 @@ def test_a_torch_model_is_optimised_and_the_winner_serves_the_same_answers(tmp_p
     with torch.inference_mode():
         expected = module(torch.from_numpy(pixels)).numpy()
     np.testing.assert_allclose(np.reshape(answer["outputs"][0]["data"], (2, 5)), expected, atol=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow's own
+def test_a_savedmodel_becomes_onnx_and_keeps_its_labels(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tf2onnx")
+
+    class Scores(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
+        def scores(self, x: object) -> dict[str, object]:
+            return {"scores": tf.nn.softmax(x)}
+
+    module = Scores()
+    tf.saved_model.save(module, str(tmp_path / "model" / "1"), signatures=module.scores)
+    (tmp_path / "model" / "names.txt").write_text("a\nb\nc\n")
+    settings = {"implementation": "tensorflow_server", "parameters": {"uri": ".", "extra": {"labels": "names.txt"}}}
+    (tmp_path / "model" / "model-settings.json").write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    words = ["optimize", str(tmp_path / "model"), "-o", str(out), "--batch", "1", "--rounds", "1", "--seconds", "0.02"]
+    assert main(words) == 0
+    forms = {form["name"]: form for form in json.loads((out / "report.json").read_text())["forms"]}
+    assert forms["onnx"]["max_rel"] < 1e-5
+    assert forms["onnx"]["top1"] == 1
+    body = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 9, 1]}],
+        "outputs": [{"name": "scores", "parameters": {"classification": 1}}],
+    }
+    with serving(tmp_path, str(out / "forms" / "onnx"), "--model_name", "m") as server:
+        status, answer = server.ask("POST", "/v2/models/m/infer", body)
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"][0].endswith(":1:b")

@@ -31,7 +31,10 @@ def export(
     root = source.model_dir
     missing = [name for name in ("tf2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        yield Skipped("onnx", f"the package {missing[0]} is not installed, so a SavedModel cannot become ONNX")
+        yield Skipped(
+            "onnx",
+            f"the package {missing[0]} is not installed, so a SavedModel cannot become ONNX (pip install 'serinus[tuning,onnx_server]')",
+        )
     elif root is not None:
         versions = [path for path in root.iterdir() if path.name.isdigit()] if root.is_dir() else []
         saved = root if (root / "saved_model.pb").is_file() else max(versions, key=lambda path: int(path.name))

@@ -111,15 +111,27 @@ def write_settings(
                 {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs
             ]
     parameters: dict[str, Any] = {"uri": "."}
-    if extra:
-        parameters["extra"] = dict(extra)
+    kept = {key: value for key, value in (extra or {}).items() if key != "labels"}
+    if kept:
+        parameters["extra"] = kept
     document["parameters"] = parameters
     (folder / SETTINGS_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if source.model_dir is not None:
-        beside = source.model_dir if source.model_dir.is_dir() else source.model_dir.parent
-        for name in ("labels.txt", "labels.json"):
-            if (beside / name).is_file() and not (folder / name).exists():
-                copy_file(beside / name, folder / name)
+    labels = _labels_of(source)
+    # Under the name that every runtime looks for.
+    target = folder / ("labels.json" if labels is not None and labels.suffix == ".json" else "labels.txt")
+    if labels is not None and not target.exists():
+        copy_file(labels, target)
+
+
+def _labels_of(source: ModelSettings) -> Path | None:
+    """Find the labels of a model: beside its file, or beside the numbered folder of a SavedModel."""
+    if source.model_dir is None:
+        return None
+    folder = source.model_dir if source.model_dir.is_dir() else source.model_dir.parent
+    folders = [folder, folder.parent] if folder.name.isdecimal() else [folder]
+    named = source.extra.get("labels")
+    names = [named] if isinstance(named, str) and named else ["labels.txt", "labels.json"]
+    return next((place / name for place in folders for name in names if (place / name).is_file()), None)
 
 
 def update_settings(path: Path, changes: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> Path:
