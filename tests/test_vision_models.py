@@ -154,4 +154,10 @@ def test_what_is_built_is_not_built_again(tmp_path, capsys, monkeypatch):
     assert models.is_built(tmp_path, "resnet50")
     assert not models.is_built(tmp_path, "efficientnet-lite0")
     assert models.main(["--output", str(tmp_path), "--model", "resnet50"]) == 0
-    assert "resnet50: is there already" in capsys.readouterr().out
+    assert "resnet50: is there already, random, seed 42" in capsys.readouterr().out
+    # Other weights are asked for: those that are there do not stand in for them.
+    made: list[dict[str, object]] = []
+    monkeypatch.setattr(models, "make", lambda *_, **how: made.append(how) or 0.0)
+    for words in (["--weights", "imagenet"], [], ["--weights", "imagenet"], ["--seed", "7"]):
+        assert models.main(["--output", str(tmp_path), "--model", "resnet50", *words]) == 0
+    assert made == [{"imagenet": True, "seed": 42}, {"imagenet": False, "seed": 7}]

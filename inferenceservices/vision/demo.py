@@ -150,13 +150,18 @@ async def see(console: Console, rest: Rest, files: Sequence[Path]) -> None:
     table = Table(title="what it saw", title_justify="left", header_style="dim")
     table.add_column("photograph")
     table.add_column("label")
+    table.add_column("class", justify="right")
     table.add_column("probability")
     for file, best in zip(files, seen, strict=True):
         for place, one in enumerate(best):
             bar = "█" * round(40 * one["probability"])
             name = f"{file.name} ({file.stat().st_size // 1024} KiB)" if place == 0 else ""
             table.add_row(
-                name, one["label"], f"{one['probability']:6.1%} [green]{bar}[/]", end_section=place == len(best) - 1
+                name,
+                one["label"],
+                str(one["class"]),  # the names are not unique: 657 and 744 are both "missile"
+                f"{one['probability']:6.1%} [green]{bar}[/]",
+                end_section=place == len(best) - 1,
             )
     console.print(table)
     same = [[one["class"] for one in best] for best in seen] == output(second, "class")[:, :3].tolist()

@@ -7,6 +7,7 @@ architecture with random weights (no index that this project uses has trained on
     <output>/<model>/tensorflow/1/saved_model.pb, labels.txt      tensorflow_server, pixels NHWC
     <output>/<model>/torch/model.pt, model-settings.json, ...     torch_server, pixels NCHW
     <output>/<model>/onnx/model.onnx, labels.txt                  onnx_server, pixels NCHW
+    <output>/<model>/weights.txt                                  which weights these are
     <output>/photos/                                              the demo's photographs
 """
 
@@ -37,6 +38,15 @@ Say = Callable[[str], None]
 def is_built(output: Path, model: str) -> bool:
     """Whether all three forms of a model are there."""
     return all((output / model / file).is_file() for file in _FILES)
+
+
+def _wanted(model: str, weights: str | None, seed: int | None) -> str:
+    """What the weights are called in `weights.txt`, beside the three forms."""
+    if model != "resnet50":
+        return "trained on ImageNet"
+    return (
+        "trained on ImageNet, from Keras" if weights == "imagenet" else f"random, seed {42 if seed is None else seed}"
+    )
 
 
 def make(model: str, output: Path, cache: Path, say: Say, *, imagenet: bool = False, seed: int = 42) -> float:
@@ -124,8 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path(".cache/vision"), help="folder of the models")
     parser.add_argument("--model", action="append", choices=MODELS, help="default: all; repeatable")
-    parser.add_argument("--weights", choices=("random", "imagenet"), default="random", help="of resnet50")
-    parser.add_argument("--seed", type=int, default=42, help="of random weights")
+    parser.add_argument(
+        "--weights", choices=("random", "imagenet"), help="of resnet50; default: those there, or random"
+    )
+    parser.add_argument("--seed", type=int, help="of random weights; default: 42")
     parser.add_argument("--force", action="store_true", help="build again what is there")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -140,8 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("photographs")
         photos(cache, output / "photos")
         for model in arguments.model or MODELS:
-            if is_built(output, model) and not arguments.force:
-                say(f"{model}: is there already")
+            wanted = _wanted(model, arguments.weights, arguments.seed)
+            noted = output / model / "weights.txt"
+            found = noted.read_text(encoding="utf-8").strip() if noted.is_file() else _wanted(model, None, None)
+            asked = arguments.weights is not None or arguments.seed is not None
+            if is_built(output, model) and not arguments.force and (found == wanted or not asked):
+                say(f"{model}: is there already, {found}")
                 continue
             difference = make(
                 model,
@@ -149,8 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cache,
                 lambda text, model=model: say(f"{model}: {text}"),
                 imagenet=arguments.weights == "imagenet",
-                seed=arguments.seed,
+                seed=42 if arguments.seed is None else arguments.seed,
             )
+            noted.write_text(f"{wanted}\n", encoding="utf-8")
             say(f"{model}: SavedModel, TorchScript and ONNX agree to {difference:.1e}")
     except RuntimeError as error:
         print(f"image_pixels.models: {error}", file=sys.stderr)
