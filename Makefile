@@ -132,7 +132,8 @@ bench: $(VENV)/.bench ## Measure against KServe, MLServer, Triton and others (~2
 
 # A dash joins a model's image and the transformer in front of it in one process.
 IMAGES := xgboost_server lightgbm_server onnx_server torch_server tensorflow_server ensemble_server \
-  fraud_features image_pixels recommender_features ensemble_server-fraud_features
+  fraud_features image_pixels recommender_features \
+  ensemble_server-fraud_features tensorflow_server-image_pixels torch_server-recommender_features
 GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
 

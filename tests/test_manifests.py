@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,24 @@ def test_every_runtime_has_an_image_folder_of_its_name():
         image = runtime["spec"]["containers"][0]["image"].split(":")[0]
         assert (ROOT / "runtimes" / image / "__init__.py").is_file()
         assert runtime["metadata"]["name"] == f"serinus-{image.replace('_', '-')}"
+
+
+def _images(value: Any) -> set[str]:
+    """Every image that a document names, without registry and tag."""
+    if isinstance(value, list):
+        return set().union(*map(_images, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {value["image"].rsplit("/", 1)[-1].split(":")[0]} if isinstance(value.get("image"), str) else set()
+    return own.union(*map(_images, value.values()))
+
+
+def test_every_image_that_a_manifest_names_is_built_by_make():
+    done = subprocess.run(["make", "-n", "images", "images-gpu"], cwd=ROOT, capture_output=True, text=True, check=True)
+    built = set(re.findall(r'^name="([^"]+)"', done.stdout, re.MULTILINE))
+    named = set().union(*(_images(render(ROOT / folder)) for folder in RENDERED))
+    assert {"tensorflow_server-image_pixels", "torch_server-recommender_features"} <= named
+    assert named <= built
 
 
 def test_a_runtime_is_chosen_by_name_until_autoselect_is_added(tmp_path: Path):
