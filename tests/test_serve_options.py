@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serinus.cli.options import OPTIONS, parse
+from serinus.cli.serve import _discover
 from serinus.errors import ConfigError
 
 
@@ -154,3 +155,31 @@ def test_every_option_has_help_and_its_names_are_its_own():
     assert len(flags) == len(set(flags))
     assert len(variables) == len(set(variables))
     assert [option.name for option in OPTIONS if not option.help] == []
+
+
+def test_a_model_that_is_loaded_later_gets_the_settings_of_the_command_line_too(tmp_path: Path):
+    folder = tmp_path / "later"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"")
+    words = [
+        "--model_repository",
+        str(tmp_path),
+        "--nthread",
+        "3",
+        "--max_batch_rows",
+        "7",
+        "--extra",
+        "optimization=basic",
+    ]
+    (found,) = _discover(parse(words, {}), tmp_path, "later") or ()
+    assert (found.name, found.threads, found.batch.max_batch_rows) == ("later", 3, 7)
+    assert found.extra == {"optimization": "basic"}
+    assert _discover(parse(words, {}), tmp_path, "nope") is None
+
+
+def test_a_named_directory_is_read_again_by_the_name_that_it_is_served_under(tmp_path: Path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    parsed = parse([str(tmp_path), "--model_name", "m"], {})
+    (found,) = _discover(parsed, None, "m") or ()
+    assert found.model_dir == tmp_path
+    assert _discover(parsed, None, "other") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,20 @@ def test_the_server_serves_all_versions_over_http(tmp_path: Path, model_dir: Pat
         assert served.ask("GET", "/v2/models/half")[1]["versions"] == ["2", "10"]
         scalar = {"inputs": 1, "signature_name": "scalar"}
         assert served.ask("POST", "/v1/models/half:predict", scalar) == (200, {"outputs": [1.0, -1.0]})
+
+
+def test_a_version_that_appears_is_served_from_the_next_load_on(tmp_path: Path, model_dir: Path):
+    root = tmp_path / "half"
+    shutil.copytree(model_dir / "2", root / "2")
+    body = {"signature_name": "serving_default", "instances": [1.0]}
+    with serving(tmp_path, str(root), "--model_name", "half", timeout_s=120) as served:
+        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5]}
+        shutil.copytree(model_dir / "10", root / "10")
+        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5]}
+        status, answer = served.ask("POST", "/v2/repository/models/half/load", {})
+        assert status == 200, answer
+        assert served.ask("GET", "/v2/models/half")[1]["versions"] == ["10"]
+        # Readiness does not wait for the version that the policy has retired.
+        assert served.ask("GET", "/v2/health/ready")[0] == 200
+        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [10.5]}
+        assert served.ask("POST", "/v1/models/half/versions/2:predict", body)[0] == 404

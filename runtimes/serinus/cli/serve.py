@@ -94,7 +94,7 @@ def _serve(parsed: Parsed, server: ServerSettings) -> int:
         server=server,
         models=models,
         factory=factory,
-        discover=functools.partial(_discover, repository) if repository else None,
+        discover=functools.partial(_discover, parsed, repository),
         index=functools.partial(_names, repository) if repository else None,
         http_socket=socket.socket(fileno=int(http_fd)) if http_fd else None,
         grpc_port=int(grpc_port) if grpc_port else None,
@@ -146,8 +146,6 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
     Raises:
         ConfigError: no model was named, or a directory holds none.
     """
-    from .. import hosts
-
     values = parsed.values
     paths = [Path(path) for path in parsed.paths]
     if values["model_dir"]:
@@ -161,7 +159,6 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
             return []
     if not paths and _DEFAULT_MODEL_DIR.exists() and any(_DEFAULT_MODEL_DIR.iterdir()):
         paths.append(_DEFAULT_MODEL_DIR)
-    extra = _extra(values["extra"])
     if not paths and not values["class"]:
         if repository is not None:
             return []
@@ -169,6 +166,15 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
             "nothing to serve: name a model directory (serinus serve ./model), a class (--class package.module:Class) "
             "or a repository (--model_repository ./models)"
         )
+    return _of_paths(paths, parsed, repository)
+
+
+def _of_paths(paths: Sequence[Path], parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
+    """Read model directories, and let the command line have the last word."""
+    from .. import hosts
+
+    values = parsed.values
+    extra = _extra(values["extra"])
     problems: list[str] = []
     found: list[ModelSettings] = []
     if not paths:
@@ -246,15 +252,14 @@ def _names(repository: Path) -> list[str]:
     return sorted(path.name for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _discover(repository: Path, name: str) -> list[ModelSettings] | None:
-    """Find a model of the repository by name, in all its versions; None where no folder has it."""
-    from .. import hosts
-
+def _discover(parsed: Parsed, repository: Path | None, name: str) -> list[ModelSettings] | None:
+    """Find a model by name as it is on the disk now, in all its versions; None where there is none of this name."""
+    if repository is None:
+        return [settings for settings in _models(parsed, None) if settings.name == name] or None
     folder = repository / name
     if Path(name).name != name or name.startswith(".") or not folder.is_dir():
         return None
-    found = hosts.settings_from_directory(folder)
-    return [dataclasses.replace(settings, name=name) for settings in found] or None
+    return [dataclasses.replace(settings, name=name) for settings in _of_paths([folder], parsed, repository)] or None
 
 
 def _set_up_logging(server: ServerSettings) -> None:

@@ -233,6 +233,8 @@ class Plane:
             await self.registry.load(name, parameters)
         except ConfigError as error:
             raise InvalidInput(f"model '{name}' cannot be loaded: {'; '.join(error.problems)}") from error
+        # A version that has left the disk was unloaded: readiness no longer waits for it.
+        self._required = {key for key in self._required if key[0] != name or not self.registry.is_unloaded(*key)}
 
     async def unload(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
         """Unload a model; readiness no longer waits for it. See `Registry.unload`."""

@@ -17,8 +17,9 @@ the caller could not know which of the two it got.
 number come after all numbers, in order of text.
 
 *A repository* (`discover`) is asked by name and gives the settings of the versions that are there now. Loading a name
-loads all of them and then unloads the versions that are not there any more, as Triton does. Without a repository a
-name can be loaded again from the settings that it was started with.
+loads all of them and then unloads the versions that are not there any more, as Triton does. A server of named directories has
+no index of further names, but reads those directories again likewise; what is no longer found is loaded again from the settings
+that it was started with.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class Registry:
 
     Args:
         factory: makes a model of its settings; called in a thread.
-        discover: gives the settings of a name in the model repository, of all its versions where there are several; None
-            for a name that is not there.
-        index: names in the repository, loaded or not.
+        discover: gives the settings of a name as it is on the disk now, of all its versions where there are several; None for a
+            name that is not there.
+        index: names in the model repository, loaded or not; None: there is no repository.
         metrics: where the models' statistics are registered.
         clock: seconds, monotonic; deadlines of requests are on it.
         unload_wait_s: longest that `unload` waits for requests in flight; they end all the same.
@@ -161,6 +162,11 @@ class Registry:
     def known_versions(self, name: str) -> tuple[str, ...]:
         """Give every version of a name, whatever its state, lowest first; ("",) where it is not versioned."""
         return tuple(sorted(self._entries.get(name, ()), key=_rank))
+
+    def is_unloaded(self, name: str, version: str) -> bool:
+        """Whether a version was loaded once, and unloaded on purpose since."""
+        entry = self._entries.get(name, {}).get(version)
+        return entry is not None and entry.unloaded
 
     async def add(self, *versions: ModelSettings) -> None:
         """Load versions of one name, or load them again and swap.
@@ -262,7 +268,8 @@ class Registry:
             found = await asyncio.get_running_loop().run_in_executor(None, self._discover, name)
             if found is not None:
                 return [found] if isinstance(found, ModelSettings) else list(found)
-            raise NotFound(f"model '{name}' is not in the model repository")
+            if self._index is not None:
+                raise NotFound(f"model '{name}' is not in the model repository")
         return [entry.settings for _, entry in sorted(self._entries.get(name, {}).items())] or [
             self.entry(name).settings
         ]

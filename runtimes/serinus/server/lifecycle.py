@@ -46,9 +46,9 @@ class Launch:
     factory: Callable[[ModelSettings], Model]
     """Makes a model of its settings; runs in a thread."""
     discover: Callable[[str], Sequence[ModelSettings] | None] | None = None
-    """Finds a model of the repository by name, for load requests; None: there is no repository."""
+    """Finds a model by name, for load requests; None: what was started is loaded again as it was."""
     index: Callable[[], Sequence[str]] | None = None
-    """Names in the repository, loaded or not."""
+    """Names in the repository, loaded or not; None: there is no repository."""
     http_socket: socket.socket | None = None
     """Bound already, by the supervisor of several workers."""
     grpc_port: int | None = None
@@ -148,7 +148,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
 
     metrics = Metrics()
     registry = Registry(launch.factory, discover=launch.discover, index=launch.index, metrics=metrics)
-    plane = Plane(registry, metrics=metrics, limits=settings.limits, ready_when_empty=launch.discover is not None)
+    plane = Plane(registry, metrics=metrics, limits=settings.limits, ready_when_empty=launch.index is not None)
     worker: _Worker | None = None
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:
