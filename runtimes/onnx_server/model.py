@@ -163,7 +163,8 @@ class OnnxModel(Model):
                 np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
             )
         try:
-            ranks = dict(zip(unsure, (np.ndim(value) for value in self._session.run(unsure, feeds)), strict=True))
+            found: list[Any] = list(self._session.run(unsure, feeds))
+            ranks = {name: np.ndim(value) for name, value in zip(unsure, found, strict=True)}
         except Exception as error:  # noqa: BLE001 # whatever a graph says to zeros
             _log.warning(
                 "the graph does not say how many dimensions %s has, and does not run on zeros (%s); unless it has none, name the "

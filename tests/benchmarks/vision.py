@@ -6,7 +6,8 @@ A part of `make bench` (`--parts vision`), and by itself, with PYTHONPATH=tests:
 
 For TensorFlow, PyTorch and ONNX Runtime, and for 1 and 8 rows: the model is served by `serinus serve` in a process of its own; FP32
 pixels go in and probabilities come out over one keep-alive connection, REST with the binary extension. The in-process figure is
-that framework's own call (SavedModel signature, TorchScript, InferenceSession.run) in a process of its own, with as many threads.
+that framework's own call (SavedModel signature, TorchScript, InferenceSession.run) in a process of its own, with as many threads and
+otherwise as the framework comes (ONNX Runtime's threads do not spin, as served).
 The two are measured in turns, in short rounds, so that what else the machine does falls on both; the figure of each is the median
 over all calls, and their ratio is taken round by round, so that a slow minute cancels out. One side always waits while the other
 works. CPU time is the whole process's per call; where something else uses the machine, it says more than the clock.
