@@ -50,3 +50,11 @@ def test_a_run_from_before_sections_kept_their_own_command_is_taken_too(tmp_path
     old = {"when": "2025-12-31", "command": "make bench", "machine": MACHINE, "idle": idle(0.5)}
     text = write(merged(old, run(1, vision=vision(0.02))), tmp_path, publish=False)
     assert "`make bench`, 2025-12-31." in text
+
+
+def test_the_engine_is_shown_by_its_times_and_by_its_largest_difference(tmp_path: Path) -> None:
+    cells = [{"trees": 200, "rows": rows, "forest_us": 1.0 * rows, "xgboost_us": 1000.0 * rows} for rows in (1, 64)]
+    equality = [{"objective": "binary:logistic", "rows": 5_000_000, "margin": 0.0, "prediction": 6e-8}]
+    text = write(run(1, engine={"lanes": 16, "speed": cells, "equality": equality}), tmp_path, publish=False)
+    assert "| 200 | 1.0 / 1,000.0 | 64.0 / 64,000.0 |" in text
+    assert "| binary:logistic | 5,000,000 | 0 | 6e-08 |" in text

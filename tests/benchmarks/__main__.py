@@ -17,12 +17,15 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import growth, pipeline, report, vision
+from serinus.native.walker import kernels
+
+from . import engine, engine_equality, growth, pipeline, report, vision
 from .measure import Slice, h2load, resident_bytes, summarise, wrk
 from .peers import CACHE, PEERS, Peer, Running, install, request, start
 from .work import Work, make_work
@@ -110,6 +113,18 @@ def _servers(started: list[Running], work: Work, options: argparse.Namespace) ->
     return rows
 
 
+def _engine() -> dict[str, Any]:
+    """The forest beside the Booster without a server: time of a call, and ten million answers."""
+    speed: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for trees in (50, 200, 1000):
+            _say(f"engine: {trees} trees")
+            cells = engine.measure(trees, (1, 16, 64, 1024), Path(folder), 0.25)
+            speed += [cell for cell in cells if not cell["missing"]]
+    equality = engine_equality.measure(10_000_000, lambda text: _say(f"engine: {text}"))
+    return {"lanes": int(kernels().quick.serinus_forest_lanes()), "speed": speed, "equality": equality}
+
+
 def _machine() -> dict[str, Any]:
     model = next(
         (
@@ -150,6 +165,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     if "vision" in options.parts:
         # A slice of ResNet-50's is a few dozen calls: it takes more of them to tell a few per cent.
         results["vision"] = vision.measure(8 * options.seconds, _say)
+    if "engine" in options.parts:
+        results["engine"] = _engine()
     if "growth" in options.parts:
         results["growth"] = growth.measure(options.seconds, _say)
     return results

@@ -1,6 +1,6 @@
 """The compiled forest beside XGBoost: us per call for rows 1..4096 and trees 50..2000.
 
-`python tests/benchmarks/engine.py [--quick] [--json FILE]`
+`python tests/benchmarks/engine.py [--quick] [--json FILE]`, or the part `engine` of `make bench`.
 
 Each cell is the best of several repeats, one thread on both sides: on a noisy machine the best is what the code costs. The
 model is a binary classifier over 30 FP32 features, depth 6, as in the project's other figures. Every answer is compared first.

@@ -1,8 +1,8 @@
 """Send many rows through the compiled forest and through XGBoost, and report the largest difference.
 
-`python tests/benchmarks/engine_equality.py [--rows 10000000]`. The rows are split evenly over three models (binary, multi-class,
-Poisson) and are a mixture of random values, values on the models' own thresholds and the neighbouring floats, missing values
-and infinities. Exit status 1 where a prediction differs by more than 1e-6 (absolute up to 1, relative above).
+`python tests/benchmarks/engine_equality.py [--rows 10000000]`, or the part `engine` of `make bench`. The rows are split evenly over
+three models (binary, multi-class, Poisson) and are a mixture of random values, values on the models' own thresholds and the
+neighbouring floats, missing values and infinities. Exit status 1 where a prediction differs by more than 1e-6 (absolute up to 1, relative above).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xgboost
@@ -66,12 +68,13 @@ def block(random: np.random.Generator, count: int, thresholds: list[np.ndarray])
     return data
 
 
-def main() -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    options = parser.parse_args()
-    worst, started = 0.0, time.perf_counter()
+def measure(rows: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Compare `rows` rows in all.
+
+    Returns:
+        Of each model its objective, its rows, and the largest differences of margins and of predictions.
+    """
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         for objective in MODELS:
             path = train(objective, Path(folder))
@@ -90,23 +93,33 @@ def main() -> int:
                 ]
                 thresholds.append(np.concatenate(values))
             random = np.random.default_rng(12)
-            margin, prediction, done, wanted = 0.0, 0.0, 0, options.rows // len(MODELS)
+            worst = {"margin": 0.0, "value": 0.0}
+            done, wanted = 0, rows // len(MODELS)
             while done < wanted:
                 data = block(random, min(BLOCK, wanted - done), thresholds)
-                margins, predictions = forest.both(data)
-                for kind, got in (("margin", margins), ("value", predictions)):
+                for kind, got in zip(worst, forest.both(data), strict=True):
                     expected = booster.inplace_predict(data, predict_type=kind).reshape(got.shape)
                     difference = np.abs(got - expected) / np.maximum(1, np.abs(expected))
-                    if kind == "margin":
-                        margin = max(margin, float(difference.max()))
-                    else:
-                        prediction = max(prediction, float(difference.max()))
+                    worst[kind] = max(worst[kind], float(difference.max()))
                 done += len(data)
-            worst = max(worst, margin, prediction)
-            print(
-                f"{objective:16} {done:>10,} rows: largest difference {margin:.3g} in margin, {prediction:.3g} in prediction"
+            say(
+                f"{objective:16} {done:>10,} rows: largest difference {worst['margin']:.3g} in margin, "
+                f"{worst['value']:.3g} in prediction"
             )
-            sys.stdout.flush()
+            found.append(
+                {"objective": objective, "rows": done, "margin": worst["margin"], "prediction": worst["value"]}
+            )
+    return found
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    options = parser.parse_args()
+    started = time.perf_counter()
+    found = measure(options.rows, lambda text: print(text, flush=True))
+    worst = max(max(row["margin"], row["prediction"]) for row in found)
     print(f"largest of all {worst:.3g}; {time.perf_counter() - started:.0f} s; xgboost {xgboost.__version__}")
     return int(worst > 1e-6)
 

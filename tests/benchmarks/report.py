@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["PARTS", "merged", "ratios", "table", "write"]
 
 PUBLISHED = Path(__file__).resolve().parent
-PARTS = ("servers", "idle", "pipeline", "vision", "growth")
+PARTS = ("servers", "idle", "pipeline", "vision", "engine", "growth")
 """Sections of a run."""
 
 
@@ -224,6 +224,35 @@ def write(results: Mapping[str, Any], folder: Path, *, publish: bool) -> str:
                 "call in a process by itself, in turns of a second. Medians; added: over the rounds, with quartiles."
             ),
             table(head, rows),
+        ]
+    if results.get("engine"):
+        engine = results["engine"]
+        sizes = list(dict.fromkeys(cell["rows"] for cell in engine["speed"]))
+        cells = {(cell["trees"], cell["rows"]): cell for cell in engine["speed"]}
+        times = [
+            (
+                trees,
+                *(
+                    f"{cells[trees, rows]['forest_us']:,.1f} / {cells[trees, rows]['xgboost_us']:,.1f}"
+                    for rows in sizes
+                ),
+            )
+            for trees in dict.fromkeys(cell["trees"] for cell in engine["speed"])
+        ]
+        rows = [
+            (row["objective"], f"{row['rows']:,}", f"{row['margin']:.2g}", f"{row['prediction']:.2g}")
+            for row in engine["equality"]
+        ]
+        parts += [
+            "## The XGBoost engine",
+            measured("engine"),
+            (
+                "In process, one thread, 30 features, depth 6: us of a call to the compiled forest / to `Booster.inplace_predict`, the best of "
+                f"several. Rows side by side in a vector here: {engine['lanes']}."
+            ),
+            table(["trees", *(f"{size:,} rows" for size in sizes)], times),
+            "Largest difference between the two, absolute up to 1 and relative above:",
+            table(["model", "rows", "in margin", "in prediction"], rows),
         ]
     if results.get("growth"):
         parts.append(f"The curves below: {measured('growth')}")
