@@ -181,6 +181,30 @@ def test_a_value_beyond_its_datatype_is_refused_by_place(server: Server, datatyp
         server.refused(400, model, {**tensor, "data": [[good, value]]}, says=(f"'{name}'",))
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES", "BOOL"])
+@pytest.mark.parametrize("shape", [[2**62, 0, 2**62], [0, 2**31], [2**31, 0], [2**63 - 1, 0]], ids=str)
+@pytest.mark.parametrize("way", ["json", "binary", "typed", "raw"])
+def test_a_tensor_without_values_claims_no_huge_dimensions(server: Server, datatype: str, shape: list[int], way: str):
+    tensor = json_tensor("t", datatype, shape, [])
+    if way in ("typed", "raw"):
+        reply = server.grpc_infer("identity", tensor, raw=way == "raw")
+        server.grpc_refused("RESOURCE_EXHAUSTED", reply, "'t'", str(shape))
+        return
+    if way == "json":
+        answer = server.infer("identity", tensor)
+    else:
+        tensor = {**tensor, "parameters": {"binary_data_size": 0}}
+        del tensor["data"]
+        head = orjson.dumps({"inputs": [tensor]})
+        answer = server.ask(
+            "POST", "/v2/models/identity/infer", head, {"Inference-Header-Content-Length": str(len(head))}
+        )
+    assert answer.status == 413
+    assert "'t'" in answer.error
+    assert str(shape) in answer.error
+    assert server.alive()
+
+
 @pytest.mark.parametrize("datatype", VALUES)
 @pytest.mark.parametrize("fault", ["one-less", "one-more", "none", "other-shape"])
 @pytest.mark.parametrize("way", ["json", "binary", "typed", "raw"])

@@ -18,7 +18,7 @@ What the specification leaves to the server, and what is done here:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
 from typing import Any
@@ -33,6 +33,7 @@ from .types import NO_PARAMETERS, Limits
 
 __all__ = [
     "check_datatype",
+    "check_empty",
     "check_name",
     "check_shape",
     "decode_data",
@@ -178,7 +179,23 @@ def check_shape(value: Any, what: str, limits: Limits) -> tuple[int, ...]:
             raise InvalidInput(f"{what}: 'shape' holds {describe(size)}, integers of 0 or more were expected")
         if size < 0:
             raise InvalidInput(f"{what}: shape {value} has a negative dimension; a request says each one's true size")
+    if 0 in value:
+        check_empty(value, what, limits)
     return tuple(value)
+
+
+def check_empty(shape: Sequence[int], what: str, limits: Limits) -> None:
+    """Hold the other dimensions of a tensor without elements to the limit: a claim of 2^62 rows of nothing is no tensor.
+
+    NumPy refuses such shapes only where they overflow, and a model that sums over the empty dimension would allocate the rest.
+
+    Raises:
+        TooLarge: were the empty dimensions 1, the tensor could not be held.
+    """
+    if prod(size for size in shape if size) * 8 > limits.tensor_bytes:
+        raise TooLarge(
+            f"{what}: shape {list(shape)} holds no values, but its other dimensions pass the limit of {limits.tensor_bytes} bytes"
+        )
 
 
 def check_datatype(value: Any, what: str) -> str:

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from ..errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
 from . import _open_inference_pb2 as pb
 from .datatypes import BYTES, NUMPY_DTYPES
-from .json_codec import check_datatype, check_name, describe, property_text
+from .json_codec import check_datatype, check_empty, check_name, describe, property_text
 from .raw import Buffer, decode, encode
 from .types import (
     NO_PARAMETERS,
@@ -173,6 +173,8 @@ def _shape(value: Sequence[int], what: str, limits: Limits) -> tuple[int, ...]:
         raise TooLarge(f"{what}: 'shape' has {len(shape)} dimensions, the limit is {limits.rank}")
     if shape and min(shape) < 0:
         raise InvalidInput(f"{what}: shape {list(shape)} has a negative dimension; a request says each one's true size")
+    if 0 in shape:
+        check_empty(shape, what, limits)
     return shape
 
 
