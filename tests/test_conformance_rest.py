@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 
 from conformance_support import Case, Server, case, ids, json_tensor, server_process
@@ -250,8 +251,6 @@ def _(s: Server) -> None:
 
 @case(TABLE, "optional-outputs-are-named-and-given-when-asked-for", "ours")
 def _(s: Server) -> None:
-    import orjson
-
     properties = s.ask("GET", "/v2/models/xgb").json["properties"]
     for spec in orjson.loads(properties["optional_outputs"]):
         answer = s.infer("xgb", {**scores(), "name": "input-0"}, outputs=[{"name": spec["name"]}]).json
@@ -522,6 +521,9 @@ def _(s: Server) -> None:
 
 for name, lines, status in (
     ("no-host", b"GET /v2 HTTP/1.1\r\n\r\n", 400),
+    ("host-that-is-none", b"GET /v2 HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    ("host-with-a-path", b"GET /v2 HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    ("two-hosts-one-is-none", b"GET /v2 HTTP/1.1\r\nHost: a b\r\nHost: a\r\n\r\n", 400),
     ("two-hosts", b"GET /v2 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     ("space-before-colon", b"GET /v2 HTTP/1.1\r\nHost : a\r\n\r\n", 400),
     ("folded-field", b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", 400),
@@ -624,6 +626,24 @@ for accept, coding in {"gzip": "gzip", "deflate": "deflate", "identity": None, "
         assert answer.headers.get("content-encoding") == coding
         body = {"gzip": gzip.decompress, "deflate": zlib.decompress, None: bytes}[coding](answer.body)
         assert body == s.infer("labels", scores()).body
+
+
+for name, host in {"ipv6": "[::1]:8080", "name": "a-b_c.example:80", "none": "", "port": "h:"}.items():
+
+    @case(TABLE, f"host-{name}", "RFC 9110, 7.2; RFC 3986, 3.2.2")
+    def _(s: Server, host: str = host) -> None:
+        assert s.exchange(f"GET /v2 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()).status == 200
+
+
+@case(TABLE, "json-length-given-twice", "extension_binary_data.md: one length; RFC 9110, 5.3")
+def _(s: Server) -> None:
+    body = orjson.dumps(GOOD)
+    lines = ["POST /v2/models/labels/infer HTTP/1.1", "Host: a", f"Content-Length: {len(body)}"]
+    for other, status in ((len(body), 200), (5, 400)):
+        lengths = [f"Inference-Header-Content-Length: {length}" for length in (len(body), other)]
+        head = "\r\n".join([*lines, *lengths, "", ""]).encode()
+        assert s.exchange(head + body).status == status
+        assert s.alive()
 
 
 @ids(TABLE)

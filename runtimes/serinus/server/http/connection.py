@@ -382,9 +382,9 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version == "1.1":
             if headers.hosts != 1:
-                found = "none" if headers.hosts == 0 else str(headers.hosts)
+                found = {0: "has none", -1: "has one that is no host"}.get(headers.hosts, f"has {headers.hosts}")
                 self._refuse(
-                    BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}"), sound=False
+                    BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one {found}"), sound=False
                 )
         elif version == "1.0":
             if headers.chunked:

@@ -9,6 +9,7 @@ does nothing. Answers may come in any order; the transport puts them back in the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -46,6 +47,8 @@ _OWN_HEADERS: Final = frozenset(
 )
 """Response headers that belong to the transport: framing and connection (RFC 9110, 7.6.1), and what describes the body."""
 
+_HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+"""uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
 _SPECIAL: Final = frozenset((b"content-encoding", b"accept-encoding", b"x-request-id", b"ce-specversion"))
 
 
@@ -133,11 +136,12 @@ class Headers(Mapping[str, str]):
         self.connection = False
         self.upgrade = False
         self.hosts = 0
+        """How many Host fields; -1: one of them is no host (RFC 9112, 3.2)."""
         self.content_type: bytes = b""
         self.content_encoding: bytes = b""
         self.accept_encoding: bytes = b""
         self.json_length: int | None = None
-        """Inference-Header-Content-Length; -1 where it is not a number."""
+        """Inference-Header-Content-Length; -1 where it is not a number, or several that differ."""
         self.request_id: bytes | None = None
         """X-Request-Id, to be echoed."""
         self.cloud_event = False
@@ -153,12 +157,14 @@ class Headers(Mapping[str, str]):
                 if b";" in value or b"cloudevents" in value:
                     self.plain = False
             elif key == b"host":
-                self.hosts += 1
+                if self.hosts >= 0:
+                    self.hosts = self.hosts + 1 if _HOST.fullmatch(value.strip()) else -1
             elif key == b"connection":
                 self.connection = True
             elif key == b"inference-header-content-length":
                 digits = value.strip()
-                self.json_length = int(digits) if digits.isdigit() and len(digits) < 20 else -1
+                length = int(digits) if digits.isdigit() and len(digits) < 20 else -1
+                self.json_length = length if self.json_length in (None, length) else -1
             elif key == b"transfer-encoding":
                 self.chunked = True
             elif key == b"expect":
