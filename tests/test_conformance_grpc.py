@@ -335,6 +335,16 @@ def _(s: Server) -> None:
     assert reply.code in ("OK", "UNIMPLEMENTED")
 
 
+for name, version in (("nobody", ""), ("versioned", "9")):
+
+    @case(TABLE, f"unknown-model-before-what-else-is-wrong-{name}", "gRPC status codes: NOT_FOUND; as over REST")
+    def _(s: Server, name: str = name, version: str = version) -> None:
+        message = pb.ModelInferRequest(model_name=name, model_version=version)
+        s.grpc_refused("NOT_FOUND", s.rpc("ModelInfer", message), f"'{name}'")
+        message = infer_message(name, [json_tensor("t", "FP99", [1], [])], version=version)
+        s.grpc_refused("NOT_FOUND", s.rpc("ModelInfer", message), f"'{name}'")
+
+
 @case(TABLE, "request-id-comes-back", "good practice")
 def _(s: Server) -> None:
     reply = s.rpc("ModelInfer", infer_message("labels", [scores()]), metadata=(("x-request-id", "r-1"),))

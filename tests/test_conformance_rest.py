@@ -635,6 +635,18 @@ for name, host in {"ipv6": "[::1]:8080", "name": "a-b_c.example:80", "none": "",
         assert s.exchange(f"GET /v2 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()).status == 200
 
 
+for name, body in {"no-json": b"{", "empty": b"", "no-inputs": b"{}", "good": orjson.dumps(GOOD)}.items():
+    for path in ("nobody", "versioned/versions/9"):
+
+        @case(
+            TABLE, f"unknown-model-before-a-{name}-body-{path}", "RFC 9110, 15.5.5: the target comes before its content"
+        )
+        def _(s: Server, path: str = path, body: bytes = body) -> None:
+            answer = s.ask("POST", f"/v2/models/{path}/infer", body)
+            assert answer.status == 404
+            assert path.partition("/")[0] in answer.error
+
+
 @case(TABLE, "json-length-given-twice", "extension_binary_data.md: one length; RFC 9110, 5.3")
 def _(s: Server) -> None:
     body = orjson.dumps(GOOD)

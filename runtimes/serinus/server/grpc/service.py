@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from ...dataplane.metrics import Metrics
 from ...dataplane.plane import Plane
-from ...errors import GrpcStatus, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
+from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_codec import (
     config_message,
@@ -289,7 +289,9 @@ class Service:
             if stream and _FINAL_RESPONSE_WANTED in request.parameters:
                 request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(self._uncounted(self._too_large() if message == self.too_large_marker else error))
+            answer.fail(
+                self._uncounted(self._too_large() if message == self.too_large_marker else self._blame(message, error))
+            )
             return None
 
         def done(result: InferResponse | SerinusError) -> None:
@@ -330,6 +332,18 @@ class Service:
         failure = failure_of(error)
         self._metrics.observe_error("grpc", failure.code)
         return failure
+
+    def _blame(self, message: bytes, error: Exception) -> Exception:
+        """Say first that there is no such model, as REST does, where that is wrong with a request as well."""
+        if isinstance(error, ClientError):
+            with contextlib.suppress(DecodeError):
+                request = pb.ModelInferRequest.FromString(message)
+                if request.model_name:
+                    try:
+                        self._plane.registry.served(request.model_name, request.model_version)
+                    except SerinusError as other:
+                        return other
+        return error
 
     def _admit(self) -> None:
         if self.draining:

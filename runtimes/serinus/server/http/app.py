@@ -26,6 +26,7 @@ import orjson
 from ...dataplane.metrics import Metrics
 from ...dataplane.plane import Plane
 from ...errors import (
+    ClientError,
     InvalidInput,
     MethodNotAllowed,
     ModelFailed,
@@ -357,9 +358,14 @@ class RestApp:
                 )
             if json_length == 0:
                 inputs = self._plane.model_metadata(name, version).inputs
-        request = self.codec.decode_request(
-            body, model_name=name, model_version=version, json_length=json_length, headers=headers, inputs=inputs
-        )
+        try:
+            request = self.codec.decode_request(
+                body, model_name=name, model_version=version, json_length=json_length, headers=headers, inputs=inputs
+            )
+        except ClientError:
+            # A path that leads nowhere is told before what is wrong with the body.
+            self._plane.registry.served(name, version)
+            raise
         ticket = self._plane.submit(request, _InferCall(self, exchange, request, event))
         exchange.ticket = ticket
 
