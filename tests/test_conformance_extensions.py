@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import gzip
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,17 @@ for action in ("load", "unload"):
         method = f"RepositoryModel{action.capitalize()}"
         s.grpc_refused("NOT_FOUND", s.rpc(method, getattr(pb, f"{method}Request")(model_name="nobody")), "'nobody'")
         s.grpc_refused("INVALID_ARGUMENT", s.rpc(method, getattr(pb, f"{method}Request")()), "model_name")
+
+
+for path in ("index", "models/spare/load"):
+
+    @case(TABLE, f"compressed-{path}", "RFC 9110, 8.4: a coding is undone or refused, whatever the path")
+    def _(s: Server, path: str = path) -> None:
+        path = f"/v2/repository/{path}"
+        assert s.ask("POST", path, gzip.compress(b"{}"), {"Content-Encoding": "gzip"}).status == 200
+        assert s.ask("POST", path, b"{}", {"Content-Encoding": "br"}).status == 415
+        assert s.ask("POST", path, b"{}", {"Content-Type": "application/json; charset=utf-16"}).status == 415
+        assert s.ask("POST", path, b'{"a":' + b"[" * 200 + b"]" * 200 + b"}").status == 413
 
 
 @case(TABLE, "reloading-drops-no-request", "issue of every swap: good practice")

@@ -38,7 +38,7 @@ from ...errors import (
 )
 from ...model import RequestModel, V1Answer
 from ...protocol import v1_codec
-from ...protocol.json_codec import decode_parameters, describe
+from ...protocol.json_codec import decode_parameters, describe, load_object
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
@@ -480,22 +480,26 @@ class RestApp:
     # The repository
 
     def _repository_index(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        document = _object(exchange.body)
-        ready = document.get("ready")
-        if ready is not None and type(ready) is not bool:
-            raise InvalidInput(f"'ready' is {describe(ready)}; true or false was expected")
-        self.reply(exchange, 200, JSON, [index_json(self._plane.repository_index(ready_only=ready is True))])
+        def answer(body: bytes, event: CloudEvent | None) -> None:  # noqa: ARG001
+            ready = self._object(body).get("ready")
+            if ready is not None and type(ready) is not bool:
+                raise InvalidInput(f"'ready' is {describe(ready)}; true or false was expected")
+            self.reply(exchange, 200, JSON, [index_json(self._plane.repository_index(ready_only=ready is True))])
+
+        self._unpack(exchange, answer)
 
     def _load(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._change(exchange, "load", parameters[0])
+        self._unpack(exchange, lambda body, event: self._change(exchange, "load", parameters[0], body))  # noqa: ARG005
 
     def _unload(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._change(exchange, "unload", parameters[0])
+        self._unpack(exchange, lambda body, event: self._change(exchange, "unload", parameters[0], body))  # noqa: ARG005
 
-    def _change(self, exchange: Exchange, action: str, name: str) -> None:
-        options = dict(
-            decode_parameters(_object(exchange.body).get("parameters"), f"{action} request", self.codec.limits)
-        )
+    def _object(self, body: bytes) -> dict[str, Any]:
+        """Read an optional JSON object of the repository extension."""
+        return load_object(body, "the request body", self.codec.limits) if body.strip() else {}
+
+    def _change(self, exchange: Exchange, action: str, name: str, body: bytes) -> None:
+        options = dict(decode_parameters(self._object(body).get("parameters"), f"{action} request", self.codec.limits))
 
         async def work() -> Reply:
             if self._repository is not None:
@@ -553,19 +557,6 @@ def _v1_reply(name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: Cl
         return 200, JSON, [body], own
     content_type, body, fields = event.wrap(name, body, JSON)
     return 200, content_type, [body], [*own, *fields]
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """Read an optional JSON object of the repository extension."""
-    if not body.strip():
-        return {}
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the request body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidInput("the request body is not a JSON object")
-    return document
 
 
 def _check_charset(content_type: bytes) -> None:
