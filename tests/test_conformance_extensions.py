@@ -183,6 +183,51 @@ for path in ("index", "models/spare/load"):
         assert s.ask("POST", path, b'{"a":' + b"[" * 200 + b"]" * 200 + b"}").status == 413
 
 
+@case(TABLE, "load-with-a-configuration", f"{REPOSITORY}, Load: config")
+def _(s: Server) -> None:
+    def size() -> int:
+        return s.ask("GET", "/v2/models/spare/config").json["max_batch_size"]
+
+    before = size()
+    request = pb.RepositoryModelLoadRequest(model_name="spare")
+    request.parameters["config"].string_param = '{"max_batch_size": 16}'
+    load = "/v2/repository/models/spare/load"
+    assert s.ask("POST", load, {"parameters": {"config": '{"max_batch_size": 8}'}}).status == 200
+    assert size() == 8
+    assert s.infer("spare", scores()).status == 200
+    assert s.rpc("RepositoryModelLoad", request).code == "OK"
+    assert size() == 16
+    assert s.ask("POST", load, {}).status == 200
+    assert size() == before
+
+
+for name, config in {
+    "number": 5,
+    "no-json": "{",
+    "list": "[]",
+    "unknown-field": '{"backend": "onnxruntime"}',
+    "other-name": '{"name": "labels"}',
+    "size-text": '{"max_batch_size": "many"}',
+    "size-0": '{"max_batch_size": 0}',
+    "size-true": '{"max_batch_size": true}',
+    "size-huge": '{"max_batch_size": 99999999999}',
+    "batching-text": '{"dynamic_batching": "on"}',
+    "batching-unknown": '{"dynamic_batching": {"eager": true}}',
+    "batching-negative": '{"dynamic_batching": {"max_queue_delay_microseconds": -1}}',
+    "policy-unknown": '{"dynamic_batching": {"default_queue_policy": {"timeout_action": "DELAY"}}}',
+    "priority-beyond": '{"dynamic_batching": {"priority_levels": 2, "default_priority_level": 3}}',
+    "groups-object": '{"instance_group": {}}',
+    "group-unknown": '{"instance_group": [{"kind": "KIND_GPU"}]}',
+}.items():
+
+    @case(TABLE, f"load-with-a-wrong-configuration-{name}", f"{REPOSITORY}, Load: config; error object")
+    def _(s: Server, config: Any = config) -> None:
+        answer = s.ask("POST", "/v2/repository/models/spare/load", {"parameters": {"config": config}})
+        assert answer.status == 400, answer.body
+        assert "'config'" in answer.error
+        assert s.ask("GET", "/v2/models/spare/ready").status == 200
+
+
 @case(TABLE, "reloading-drops-no-request", "issue of every swap: good practice")
 def _(s: Server) -> None:
     def ask(_: int) -> str:

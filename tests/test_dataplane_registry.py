@@ -165,10 +165,32 @@ async def test_a_name_that_nobody_knows_is_not_found():
 
 async def test_parameters_of_a_load_that_are_not_offered_are_refused():
     async with serving(Doubler) as plane:
-        with pytest.raises(InvalidInput, match="'config' is not offered"):
-            await plane.load("m", {"config": "{}"})
+        with pytest.raises(InvalidInput, match="'file:1/model' is not offered"):
+            await plane.load("m", {"file:1/model": "x"})
         with pytest.raises(InvalidInput, match="'now' is not offered"):
             await plane.unload("m", {"now": True})
+
+
+async def test_a_load_request_changes_the_batching_until_the_next_load():
+    async with serving(Doubler) as plane:
+        before = plane.batching("m")
+        policy = '"default_queue_policy": {"default_timeout_microseconds": 5000}'
+        queue = (
+            f'{{"max_queue_delay_microseconds": "2000", "priority_levels": 3, "default_priority_level": 2, {policy}}}'
+        )
+        groups = '[{"count": 1}, {"count": 2}]'
+        config = f'{{"name": "m", "max_batch_size": 8, "dynamic_batching": {queue}, "instance_group": {groups}}}'
+        await plane.load("m", {"config": config})
+        settings = plane.registry.entry("m").settings
+        batch = settings.batch
+        assert plane.batching("m") == (8, 0.002)
+        assert (batch.priority_levels, batch.default_priority, batch.default_timeout_s) == (3, 2, 0.005)
+        assert settings.instances == 3
+        with pytest.raises(InvalidInput):
+            await plane.load("m", {"config": '{"backend": "onnxruntime"}'})
+        assert plane.batching("m") == (8, 0.002)
+        await plane.load("m")
+        assert plane.batching("m") == before
 
 
 async def test_a_second_load_or_an_unload_while_loading_is_a_conflict():

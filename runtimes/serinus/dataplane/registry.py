@@ -38,6 +38,7 @@ from ..settings import ModelSettings
 from .deadlines import Deadlines
 from .loading import load_model
 from .metrics import Metrics
+from .overrides import overridden
 from .served import ServedModel
 from .ticket import Ticket
 
@@ -53,6 +54,8 @@ class Entry:
     """One version of one model."""
 
     settings: ModelSettings
+    own: ModelSettings
+    """Without what a load request's `config` changed."""
     state: State = "LOADING"
     reason: str = ""
     unloaded: bool = False
@@ -190,21 +193,24 @@ class Registry:
 
         Raises:
             NotFound: neither the repository nor this process knows the name.
-            InvalidInput: a parameter; `config` and `file:` overrides are not offered.
+            InvalidInput: a parameter other than `config`, or what that changes; files cannot be sent.
             Conflict: it is loading already.
             SerinusError: it does not load.
         """
         for parameter in parameters:
-            raise InvalidInput(
-                f"load parameter '{parameter}' is not offered; change the model's settings in the repository"
-            )
+            if parameter != "config":
+                raise InvalidInput(
+                    f"load parameter '{parameter}' is not offered; there is 'config'. Put files into the repository"
+                )
         if name in self._busy:
             raise Conflict(f"model '{name}' is loading already; wait until it is ready")
         self._busy.add(name)
         try:
             found = await self._find(name)
-            for settings in found:
-                await self._load(settings)
+            config = parameters.get("config")
+            changed = [settings if config is None else overridden(settings, config) for settings in found]
+            for settings, own in zip(changed, found, strict=True):
+                await self._load(settings, own)
             if self._discover is not None:
                 gone = set(self._entries.get(name, ())) - {settings.version for settings in found}
                 await asyncio.gather(*(self._unload(name, v, "no longer in the repository") for v in gone))
@@ -270,17 +276,15 @@ class Registry:
                 return [found] if isinstance(found, ModelSettings) else list(found)
             if self._index is not None:
                 raise NotFound(f"model '{name}' is not in the model repository")
-        return [entry.settings for _, entry in sorted(self._entries.get(name, {}).items())] or [
-            self.entry(name).settings
-        ]
+        return [entry.own for _, entry in sorted(self._entries.get(name, {}).items())] or [self.entry(name).own]
 
-    async def _load(self, settings: ModelSettings) -> None:
+    async def _load(self, settings: ModelSettings, own: ModelSettings | None = None) -> None:
         name, version = settings.name, settings.version
         loop = asyncio.get_running_loop()
         if self._deadlines is None:
             self._deadlines = Deadlines(loop, self.clock, _expire)
         versions = self._entries.setdefault(name, {})
-        entry = versions.setdefault(version, Entry(settings))
+        entry = versions.setdefault(version, Entry(settings, settings))
         if entry.served is None:
             entry.state, entry.reason = "LOADING", ""
         started = self.clock()
@@ -305,6 +309,7 @@ class Registry:
         served.statistics.load_s = self.clock() - started
         old = entry.served
         entry.settings, entry.served, entry.state, entry.reason = settings, served, "READY", ""
+        entry.own = own or settings
         entry.unloaded = False
         self._choose_default(name)
         _log.info(

@@ -1,0 +1,102 @@
+"""A model's settings as a load request changes them: the parameter `config` of the model repository extension.
+
+Source: Triton, extension_model_repository.md, "Load", and model_config.proto. The parameter is a model configuration as JSON text. It holds
+until the model is loaded again. What it may change here is how the model is batched and how often it runs at a time; what the
+model itself decides (inputs, outputs, backend) it cannot, and says so rather than ignoring it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import InvalidInput
+from ..protocol.json_codec import describe, load_object
+from ..protocol.types import Limits
+from ..settings import BatchSettings, ModelSettings
+
+__all__ = ["overridden"]
+
+_WHAT = "load parameter 'config'"
+_OFFERED = "max_batch_size, dynamic_batching, instance_group"
+
+
+def overridden(settings: ModelSettings, config: Any) -> ModelSettings:
+    """Apply a model configuration.
+
+    Args:
+        settings: the model's own.
+        config: JSON text.
+
+    Raises:
+        InvalidInput: no text, no JSON object, or a field that is not offered or out of its range.
+    """
+    if type(config) is not str:
+        raise InvalidInput(f"{_WHAT} is {describe(config)}; the text of a JSON object was expected")
+    document = load_object(config.encode(errors="replace"), _WHAT, Limits())
+    batch, instances = settings.batch, settings.instances
+    for key, value in document.items():
+        if key == "name":
+            if value != settings.name:
+                raise InvalidInput(f"{_WHAT}: 'name' is {describe(value)}, the model is '{settings.name}'")
+        elif key == "max_batch_size":
+            batch = replace(batch, max_batch_rows=_number(value, key, 1))
+        elif key == "dynamic_batching":
+            batch = _batching(batch, value)
+        elif key == "instance_group":
+            instances = _instances(value)
+        else:
+            raise InvalidInput(f"{_WHAT}: {key[:40]!r} cannot be changed by a load; what can is {_OFFERED}")
+    return replace(settings, batch=batch, instances=instances)
+
+
+def _batching(batch: BatchSettings, value: Any) -> BatchSettings:
+    for key, item in _object(value, "dynamic_batching").items():
+        name = f"dynamic_batching.{key[:40]}"
+        if key == "max_queue_delay_microseconds":
+            batch = replace(batch, max_delay_s=_number(item, name, 0) / 1e6)
+        elif key == "priority_levels":
+            batch = replace(batch, priority_levels=_number(item, name, 1))
+        elif key == "default_priority_level":
+            batch = replace(batch, default_priority=_number(item, name, 1))
+        elif key == "default_queue_policy":
+            for policy, limit in _object(item, name).items():
+                if policy != "default_timeout_microseconds":
+                    raise InvalidInput(f"{_WHAT}: '{name}.{policy[:40]}' is not offered")
+                timeout_s = _number(limit, f"{name}.{policy}", 0) / 1e6
+                batch = replace(batch, default_timeout_s=timeout_s or None)
+        else:
+            raise InvalidInput(f"{_WHAT}: '{name}' is not offered")
+    if batch.default_priority > batch.priority_levels:
+        raise InvalidInput(
+            f"{_WHAT}: the default priority {batch.default_priority} is beyond the {batch.priority_levels} levels"
+        )
+    return batch
+
+
+def _instances(value: Any) -> int:
+    if type(value) is not list:
+        raise InvalidInput(f"{_WHAT}: 'instance_group' is {describe(value)}; an array was expected")
+    count = 0
+    for group in value:
+        for key, item in _object(group, "instance_group").items():
+            if key == "count":
+                count += _number(item, "instance_group.count", 1)
+            else:
+                raise InvalidInput(f"{_WHAT}: 'instance_group.{key[:40]}' is not offered; 'count' is")
+    return count or 1
+
+
+def _object(value: Any, name: str) -> Mapping[str, Any]:
+    if type(value) is not dict:
+        raise InvalidInput(f"{_WHAT}: '{name}' is {describe(value)}; an object was expected")
+    return value
+
+
+def _number(value: Any, name: str, least: int) -> int:
+    if type(value) is str and value.isdecimal() and len(value) < 20:  # protobuf writes 64-bit integers as text
+        value = int(value)
+    if type(value) is not int or not least <= value < 2**31:
+        raise InvalidInput(f"{_WHAT}: '{name}' is {describe(value)}; an integer of at least {least} was expected")
+    return value
