@@ -329,10 +329,10 @@ class Servicer(grpc.GenericRpcHandler):
         return proto_codec.encode_response(answer, request)
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[int]:
+    async def listening(self, port: int = 0) -> AsyncIterator[int]:
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((self,))
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
         try:
             yield port
@@ -350,6 +350,25 @@ async def test_each_client_has_a_channel_to_its_own_target():
         assert await one.model_ready("m")
         await one.close()
         await two.close()
+
+
+async def test_a_grpc_predictor_that_is_back_after_a_while_is_reached_at_once():
+    servicer = Servicer("a")
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2")
+        await ours.infer(question())
+    gone = time.monotonic()
+    while time.monotonic() - gone < 6:  # long enough that gRPC's own pauses, by now 4 s, would be seen
+        with pytest.raises(UpstreamFailed):
+            await ours.infer(question())
+        await asyncio.sleep(0.1)
+    async with servicer.listening(port):
+        back = time.monotonic()
+        while not await ours.server_ready():
+            assert time.monotonic() - back < 2
+            await asyncio.sleep(0.02)
+        assert (await ours.infer(question())).model_name == "a"
+        await ours.close()
 
 
 async def test_grpc_carries_deadline_and_headers():

@@ -272,6 +272,9 @@ class PredictorClient:
             ("grpc.max_send_message_length", -1),
             ("grpc.use_local_subchannel_pool", 1),  # a channel of its own, also to a target that another client has
             ("grpc.keepalive_time_ms", 60_000),
+            # gRPC's own pauses grow to two minutes, in which a predictor that is back again gets no request.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
         )
         if self.settings.use_ssl:
             return grpc.aio.secure_channel(f"{name}:{self._port}", grpc.ssl_channel_credentials(), options)
