@@ -58,6 +58,10 @@ def test_a_truth_value_is_read_in_every_usual_form(words: list[str], expected: b
         (["--http_port", "many"], {}, r"--http_port: 'many' is not a whole number"),
         (["--http_port", "70000"], {}, r"--http_port: '70000' is no port"),
         (["--workers", "-1"], {}, r"--workers: '-1' must not be negative"),
+        (["--grpc_max_receive_message_length=-1"], {}, r"'-1' must not be negative; 'no limit' is 2147483647"),
+        (["--max_batch_rows", "0"], {}, r"--max_batch_rows: '0' must be at least 1"),
+        ([], {"MLSERVER_MODEL_EXTRA": "[1]"}, r"MLSERVER_MODEL_EXTRA: '\[1\]' is no JSON object"),
+        ([], {"MLSERVER_MODEL_EXTRA": "{"}, r"MLSERVER_MODEL_EXTRA: not JSON"),
         (["--http", "unicorn"], {}, r"--http: 'unicorn' is not one of thin, uvicorn; did you mean uvicorn"),
         (["--http_port"], {}, r"--http_port needs a value"),
         (["-p", "1"], {}, r"-p: flags begin with two dashes"),
@@ -183,3 +187,19 @@ def test_a_named_directory_is_read_again_by_the_name_that_it_is_served_under(tmp
     (found,) = _discover(parsed, None, "m") or ()
     assert found.model_dir == tmp_path
     assert _discover(parsed, None, "other") is None
+
+
+def test_mlservers_extra_is_so_many_settings_of_the_runtime():
+    assert parse([], {"MLSERVER_MODEL_EXTRA": '{"output": "margin", "depth": 3}'}).values["extra"] == (
+        'output="margin"',
+        "depth=3",
+    )
+    assert parse(["--extra", "a=1"], {"MLSERVER_MODEL_EXTRA": '{"b": 2}'}).values["extra"] == ("a=1",)
+
+
+@pytest.mark.parametrize("size", ["0", "1"])
+def test_mlservers_word_for_no_batching_changes_nothing_and_is_told(size: str):
+    parsed = parse([], {"MLSERVER_MODEL_MAX_BATCH_SIZE": size})
+    assert parsed.values["max_batch_rows"] is None
+    assert "--max_batch_rows 1 predicts each alone" in parsed.warnings[0]
+    assert parse([], {"MLSERVER_MODEL_MAX_BATCH_SIZE": "64"}).values["max_batch_rows"] == 64

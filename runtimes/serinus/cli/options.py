@@ -204,6 +204,25 @@ INERT_ENVIRONMENT: dict[str, str] = {
     "MLSERVER_CACHE_SIZE": "responses are not cached",
     "MLSERVER_CORS_SETTINGS": "let the gateway answer cross-origin requests",
     "MLSERVER_KAFKA_ENABLED": "Kafka is not spoken",
+    "MLSERVER_KAFKA_SERVERS": "Kafka is not spoken",
+    "MLSERVER_KAFKA_TOPIC_INPUT": "Kafka is not spoken",
+    "MLSERVER_KAFKA_TOPIC_OUTPUT": "Kafka is not spoken",
+    "MLSERVER_MODEL_REPOSITORY_IMPLEMENTATION": "the repository is a folder; see --model_repository",
+    "MLSERVER_MODEL_REPOSITORY_IMPLEMENTATION_ARGS": "the repository is a folder; see --model_repository",
+    "MLSERVER_MODEL_FORMAT": "the format is read off the model's file",
+    "MLSERVER_MODEL_VERSIONS": "the versions told are those that are loaded",
+    "MLSERVER_MODEL_PLATFORM": "put 'platform' into model-settings.json",
+    "MLSERVER_MODEL_INPUTS": "put 'inputs' into model-settings.json",
+    "MLSERVER_MODEL_OUTPUTS": "put 'outputs' into model-settings.json",
+    "MLSERVER_MODEL_PARAMETERS": "put 'parameters' into model-settings.json",
+    "MLSERVER_MODEL_CONTENT_TYPE": "put 'parameters.content_type' into model-settings.json",
+    "MLSERVER_MODEL_CACHE_ENABLED": "responses are not cached",
+    "MLSERVER_MODEL_PARALLEL_WORKERS": "see --instances and --execution process",
+    "MLSERVER_MODEL_WARM_WORKERS": "models are warm before they are ready; see --warmup",
+    "MLSERVER_MODEL_ENVIRONMENT_PATH": "an image holds one environment",
+    "MLSERVER_MODEL_ENVIRONMENT_TARBALL": "an image holds one environment",
+    "MLSERVER_MODEL_INFERENCE_POOL_GID": "all models share one process; see --execution process",
+    "MLSERVER_MODEL_AUTOGENERATE_INFERENCE_POOL_GID": "all models share one process; see --execution process",
 }
 """MLServer's variables that have no meaning here, each with what takes its place."""
 
@@ -275,7 +294,12 @@ def _convert(option: Option, text: Any, where: str) -> Any:
         except (TypeError, ValueError):
             raise ConfigError(f"{where}: {text!r} is not {'a whole number' if kind is int else 'a number'}") from None
         if number < 0 or number != number:
-            raise ConfigError(f"{where}: {text!r} must not be negative")
+            unlimited = (
+                f"; 'no limit' is {2**31 - 1}, the most that gRPC takes" if "message_length" in option.name else ""
+            )
+            raise ConfigError(f"{where}: {text!r} must not be negative{unlimited}")
+        if option.name == "max_batch_rows" and number == 0:
+            raise ConfigError(f"{where}: {text!r} must be at least 1, which predicts every request alone")
         if option.name.endswith("_port") and number > 65535:
             raise ConfigError(f"{where}: {text!r} is no port; ports are 0 to 65535")
         return number
@@ -364,7 +388,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
 
     for variable, text in environment.items():
         option = by_env.get(variable)
-        if option is not None:
+        if variable == "MLSERVER_MODEL_MAX_BATCH_SIZE" and text.strip() in {"0", "1"}:
+            warnings.append(f"{variable} has no effect here: {_NO_BATCHING}")
+        elif variable == "MLSERVER_MODEL_EXTRA":
+            if "extra" not in values:
+                _take_extra(text, variable, values, sources, problems)
+        elif option is not None:
             if option.name not in values:
                 # Of several variables for one option ours wins, then the order of the table.
                 first = next(name for name in option.all_env() if name in environment)
@@ -388,6 +417,24 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
             values[option.name] = option.default
             sources[option.name] = "default"
     return Parsed(values, sources, tuple(paths), tuple(warnings))
+
+
+_NO_BATCHING = "only requests that wait already are predicted together; --max_batch_rows 1 predicts each alone"
+"""What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
+
+
+def _take_extra(text: str, where: str, values: dict[str, Any], sources: dict[str, str], problems: list[str]) -> None:
+    """Read MLServer's `MLSERVER_MODEL_EXTRA`, one JSON object, as so many `--extra KEY=VALUE`."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        problems.append(f"{where}: not JSON: {error}")
+        return
+    if not isinstance(content, dict):
+        problems.append(f"{where}: {text!r} is no JSON object")
+        return
+    values["extra"] = tuple(f"{key}={json.dumps(value)}" for key, value in content.items())
+    sources["extra"] = where
 
 
 def _read_file(
