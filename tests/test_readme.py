@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+_COMMAND = re.compile(r"serinus [a-z]+|make bench")
+_FLAG = re.compile(r"--([a-z_]+)")
 
 
 def test_the_python_examples_run_in_order():
@@ -27,11 +31,25 @@ def test_a_make_target_of_the_readme_is_there_and_in_help(target: str):
     assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"--([a-z_]+)", SHELL)) - {"server"}))
-def test_a_flag_of_the_readme_is_an_option(flag: str):
-    from serinus.cli.options import OPTIONS
+FLAGS = sorted(
+    {
+        (command, flag)
+        for line in SHELL.splitlines()
+        for command in _COMMAND.findall(line)[:1]
+        for flag in _FLAG.findall(line)
+    }
+)
 
-    assert flag.replace("_", "-") in {name for option in OPTIONS for name in option.all_flags()} | {"help"}
+
+@pytest.mark.parametrize(("command", "flag"), FLAGS, ids=[f"{command}-{flag}" for command, flag in FLAGS])
+def test_a_flag_of_the_readme_is_one_of_its_commands(command: str, flag: str):
+    _, _, name = command.partition(" ")
+    words = ["benchmarks"] if command == "make bench" else ["serinus.cli", name]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "200"}
+    text = subprocess.run(
+        [sys.executable, "-m", *words, "--help"], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert flag == "help" or re.search(rf"--{flag}\b".replace("_", "[-_]"), text)
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
