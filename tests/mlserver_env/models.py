@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import List  # noqa: UP035 # MLServer finds its codecs by this very type
 
@@ -10,7 +11,7 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec, decode_args
 from mlserver.errors import InferenceError
 from mlserver.handlers import custom_handler
-from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 
 
 class SumModel(MLModel):
@@ -26,8 +27,6 @@ class SumModel(MLModel):
         output = NumpyCodec.encode_output(name="total", payload=total)
         response = InferenceResponse(id=payload.id, model_name=self.name, outputs=[output])
         if payload.parameters and payload.parameters.headers:
-            from mlserver.types import Parameters
-
             response.parameters = Parameters(headers={"x-seen": payload.parameters.headers.get("x-tenant", "none")})
         return response
 
@@ -66,4 +65,15 @@ class Contradiction(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         output = ResponseOutput(name="y", shape=[3], datatype="FP32", data=[1.0])
+        return InferenceResponse(model_name=self.name, outputs=[output])
+
+
+class WholeText(MLModel):
+    """Answers one string whose shape is its length in bytes, as MLServer's "custom JSON" example does."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        text = json.dumps({"got": self.decode(payload.inputs[0], default_codec=StringCodec)}).encode()
+        output = ResponseOutput(
+            name="text", shape=[len(text)], datatype="BYTES", data=[text], parameters=Parameters(content_type="str")
+        )
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -83,6 +83,13 @@ async def test_decoded_arguments_get_strings_over_both_transports(headers: dict[
         assert response.outputs[0].data.reshape(-1).tolist() == [b"AB", "ZÜ".encode()]
 
 
+async def test_a_string_whose_shape_is_its_length_stays_one_string():
+    async with serving(named("WholeText")) as plane:
+        response = await plane.infer(InferRequest("m", [words(b"ab")], headers=REST))
+        assert response.outputs[0].data.tolist() == [b'{"got": ["ab"]}']
+        assert response.outputs[0].shape == (1,)
+
+
 async def test_a_stream_is_answered_as_events():
     async with serving(named("TextModel")) as plane:
         ((_, path, handler),) = plane.extra_routes()

@@ -101,17 +101,33 @@ def _array(what: str, tensor: RequestInput | ResponseOutput, error: type[Serinus
     values = _values(tensor)
     try:
         if datatype == BYTES:
-            return _bytes_array(values, shape).reshape(shape)
+            return _bytes_array(values, shape, _content_type(tensor)).reshape(shape)
         # MLServer writes NaN as null; NumPy reads None as NaN.
         return np.asarray(values, dtype=NUMPY_DTYPES[datatype]).reshape(shape)
     except (TypeError, ValueError, OverflowError, KeyError) as problem:
         raise error(f"{what} {tensor.name!r}: the values do not fit {datatype} {list(shape)}: {problem}") from problem
 
 
-def _bytes_array(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _output_array(output: ResponseOutput) -> np.ndarray:
+    """Read an output's values; one string whose shape is its length, as MLServer's examples write it, has the shape [1]."""
+    values = _values(output)
+    if output.datatype == BYTES and _content_type(output) != "np":
+        only = values[0] if isinstance(values, list) and len(values) == 1 else values
+        if isinstance(only, (str, bytes)):
+            only = only.encode() if isinstance(only, str) else only
+            if int(np.prod(output.shape)) == len(only) != 1:
+                return _bytes_array([only], (1,), None)
+    return _array("output", output, ModelFailed)
+
+
+def _content_type(tensor: RequestInput | ResponseOutput) -> str | None:
+    return tensor.parameters.content_type if tensor.parameters is not None else None
+
+
+def _bytes_array(values: Any, shape: tuple[int, ...], content_type: str | None) -> np.ndarray:
     count = int(np.prod(shape))
     flat = np.array(values, dtype=object).reshape(-1).tolist() if not isinstance(values, (str, bytes)) else [values]
-    if len(flat) == 1 and count > 1 and isinstance(flat[0], bytes) and len(flat[0]) % count == 0:
+    if content_type == "np" and len(flat) == 1 and count > 1 and isinstance(flat[0], bytes) and not len(flat[0]) % count:
         # MLServer's NumpyCodec: one buffer of fixed-width strings, padded with zeros.
         buffer: Any = flat[0]
         width = len(buffer) // count
@@ -129,7 +145,7 @@ def from_mlserver_response(answer: InferenceResponse, request: InferRequest, ver
     """
     outputs = []
     for output in answer.outputs:
-        array = _array("output", output, ModelFailed)
+        array = _output_array(output)
         datatype = str(getattr(output.datatype, "value", output.datatype))
         outputs.append(Tensor(output.name, datatype, array.shape, array, _plain(output.parameters) or NO_PARAMETERS))
     headers = (answer.parameters.headers if answer.parameters is not None else None) or {}
