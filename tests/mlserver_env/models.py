@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import List  # noqa: UP035 # MLServer finds its codecs by this very type
 
 import numpy as np
+from fastapi import HTTPException
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec, decode_args
-from mlserver.errors import InferenceError
+from mlserver.errors import InferenceError, MLServerError
 from mlserver.handlers import custom_handler
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 
@@ -77,3 +78,17 @@ class WholeText(MLModel):
             name="text", shape=[len(text)], datatype="BYTES", data=[text], parameters=Parameters(content_type="str")
         )
         return InferenceResponse(model_name=self.name, outputs=[output])
+
+
+class Refusing(MLModel):
+    """Raises the status that `parameters.extra` says, in `predict` and in a custom endpoint."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        extra = self.settings.parameters.extra
+        if extra["kind"] == "http":
+            raise HTTPException(extra["status"], "refused")
+        raise MLServerError("refused", extra["status"])
+
+    @custom_handler(rest_path="/refuse", rest_method="GET")
+    async def refuse(self) -> None:
+        raise MLServerError("refused here", self.settings.parameters.extra["status"])

@@ -76,6 +76,20 @@ async def test_custom_handlers_are_routes():
         assert b"detail" in body
 
 
+@pytest.mark.parametrize("kind", ["mlserver", "http"])
+@pytest.mark.parametrize(
+    ("status", "grpc_status"), [(404, 5), (418, 3), (422, 3), (429, 8), (500, 13), (503, 14), (504, 4), (200, 13)]
+)
+async def test_the_status_that_a_class_chose_is_the_answers(kind: str, status: int, grpc_status: int):
+    async with serving(named("Refusing", extra={"kind": kind, "status": status})) as plane:
+        with pytest.raises(SerinusError, match="refused") as caught:
+            await plane.infer(InferRequest("m", [words(b"a")], headers=REST))
+        assert (caught.value.http_status, caught.value.grpc_status) == (status if status >= 400 else 500, grpc_status)
+        handler = next(handler for _, path, handler in plane.extra_routes() if path == "/refuse")
+        answer = await handler(SimpleNamespace(method="GET", path="/refuse", query={}, headers={}, body=b""))
+        assert answer == (status, {"content-type": "application/json"}, b'{"error":"refused here"}')
+
+
 @pytest.mark.parametrize("headers", [REST, {"user-agent": "grpc"}], ids=["rest", "grpc"])
 async def test_decoded_arguments_get_strings_over_both_transports(headers: dict[str, str]):
     async with serving(named("TextModel")) as plane:

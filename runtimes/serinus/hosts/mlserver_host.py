@@ -32,8 +32,22 @@ from mlserver.settings import ModelParameters
 from mlserver.settings import ModelSettings as MLServerSettings
 from mlserver.types import InferenceRequest, InferenceResponse
 from mlserver.utils import get_model_uri
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
-from ..errors import ConfigError, InvalidInput, ModelFailed, NotFound, NotReady, NotSupported, SerinusError
+from ..errors import (
+    ConfigError,
+    Conflict,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    NotSupported,
+    Overloaded,
+    SerinusError,
+    TimedOut,
+    TooLarge,
+)
 from ..model import RequestModel
 from ..protocol.rest_codec import RestCodec, error_json
 from ..protocol.types import InferRequest, InferResponse
@@ -197,6 +211,7 @@ class MLServerHost(RequestModel):
             from fastapi import FastAPI
 
             app = FastAPI(openapi_url=None)
+            app.add_exception_handler(MLServerError, _known_error)
             for handler, method in handlers:
                 app.add_api_route(handler.rest_path, method, methods=[handler.rest_method])
             routes += [(handler.rest_method, handler.rest_path, _AsgiRoute(app, self)) for handler, _ in handlers]
@@ -252,11 +267,38 @@ def _translate(error: Exception) -> SerinusError | None:
     if isinstance(error, ModelNotFound):
         return NotFound(str(error))
     if isinstance(error, MLServerError):
-        status: int = error.status_code  # type: ignore[attr-defined] # checked above
-        return InvalidInput(str(error)) if status < 500 else ModelFailed(str(error))
+        return _of_status(error.status_code, str(error))  # type: ignore[attr-defined] # checked above
+    if isinstance(error, HTTPException):  # MLServer's REST server is FastAPI, so its classes may raise FastAPI's
+        return _of_status(error.status_code, str(error.detail))  # type: ignore[attr-defined] # checked above
     if isinstance(error, NotImplementedError):
         return NotSupported(str(error) or "this model does not offer that")
     return None
+
+
+_OF_STATUS: dict[int, type[SerinusError]] = {
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    429: Overloaded,
+    501: NotSupported,
+    503: NotReady,
+    504: TimedOut,
+}
+
+
+def _of_status(status: int, message: str) -> SerinusError:
+    """Keep exactly the status that the class chose itself, and give it the gRPC code that belongs to it."""
+    if not 400 <= status < 600:
+        return ModelFailed(message)
+    error = _OF_STATUS.get(status, InvalidInput if status < 500 else ModelFailed)(message)
+    # The status is of this one error, not of its class.
+    error.http_status = status  # type: ignore[misc]
+    return error
+
+
+async def _known_error(_: Any, error: Exception) -> JSONResponse:
+    """Answer what a custom handler raises of MLServer's errors, as MLServer does."""
+    return JSONResponse({"error": str(error)}, error.status_code)  # type: ignore[attr-defined] # an MLServerError
 
 
 class _AsgiRoute:
