@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import List  # noqa: UP035 # MLServer finds its codecs by this very type
 
+import mlserver
 import numpy as np
 from fastapi import HTTPException
 from mlserver import MLModel
@@ -92,3 +93,17 @@ class Refusing(MLModel):
     @custom_handler(rest_path="/refuse", rest_method="GET")
     async def refuse(self) -> None:
         raise MLServerError("refused here", self.settings.parameters.extra["status"])
+
+
+class Counting(MLModel):
+    """Has a metric of its own, of which it logs the rows of each request."""
+
+    async def load(self) -> bool:
+        mlserver.register("rows_seen", "Rows of a request.")
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        mlserver.log(rows_seen=payload.inputs[0].shape[0])
+        return InferenceResponse(
+            model_name=self.name, outputs=[NumpyCodec.encode_output("n", np.array(payload.inputs[0].shape))]
+        )

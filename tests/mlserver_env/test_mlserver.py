@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import xgboost
 
+from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.errors import InvalidInput, ModelFailed, SerinusError
@@ -64,7 +65,7 @@ async def test_mlservers_sum_model_answers_with_its_codec_and_headers():
 
 async def test_custom_handlers_are_routes():
     async with serving(named("SumModel")) as plane:
-        ((method, path, handler),) = plane.extra_routes()
+        (method, path, handler), *_ = plane.extra_routes()
         assert (method, path) == ("POST", "/my-custom-endpoint")
         request = SimpleNamespace(
             method="POST", path=path, query={}, headers={"content-type": "application/json"}, body=b"[1, 2, 39]"
@@ -106,8 +107,9 @@ async def test_a_string_whose_shape_is_its_length_stays_one_string():
 
 async def test_a_stream_is_answered_as_events():
     async with serving(named("TextModel")) as plane:
-        ((_, path, handler),) = plane.extra_routes()
-        assert path == "/v2/models/m/infer_stream"
+        handlers = {path: handler for _, path, handler in plane.extra_routes()}
+        handler = handlers["/v2/models/m/infer_stream"]
+        assert handlers["/v2/models/m/generate_stream"] == handler
         body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a bc d"]}]}
         status, headers, events = await handler(SimpleNamespace(headers={}, body=json.dumps(body).encode()))
         assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
@@ -115,6 +117,39 @@ async def test_a_stream_is_answered_as_events():
         assert [event["outputs"][0]["data"] for event in found] == [["a"], ["bc"], ["d"]]
         status, _, body = await handler(SimpleNamespace(headers={}, body=b"{"))
         assert status == 400
+
+
+@pytest.mark.parametrize("version", ["", "3"])
+async def test_generate_is_infer_by_mlservers_other_name(version: str):
+    async with serving(named("TextModel", version=version)) as plane:
+        handlers = {path: handler for _, path, handler in plane.extra_routes()}
+        handler = handlers[f"/v2/models/m/versions/{version}/generate" if version else "/v2/models/m/generate"]
+        body = {"id": "7", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
+        status, headers, answer = await handler(SimpleNamespace(headers=REST, body=json.dumps(body).encode()))
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert json.loads(answer)["outputs"][0]["data"] == ["A"]
+        assert json.loads(answer)["id"] == "7"
+        status, _, answer = await handler(SimpleNamespace(headers=REST, body=b'{"inputs": 1}'))
+        assert status == 400
+        assert b"inputs" in answer
+
+
+async def test_metrics_that_a_class_logs_are_on_the_page_of_its_own_model():
+    metrics = Metrics()
+    plane = Plane(Registry(build_model, metrics=metrics))
+    await plane.start([named("Counting", version="2"), ModelSettings(name="other", implementation="models:Counting")])
+    try:
+        for model, rows in (("m", 3), ("m", 30), ("other", 1)):
+            await plane.infer(InferRequest(model, [Tensor.of("x", np.zeros((rows, 1)))], headers=REST))
+        page = metrics.render().decode().splitlines()
+    finally:
+        await plane.close()
+    assert "# HELP rows_seen_sum Rows of a request." in page
+    assert 'rows_seen_sum{model_name="m",model_version="2"} 33.0' in page
+    assert 'rows_seen_count{model_name="other",model_version=""} 1.0' in page
+    (bucket,) = [line for line in page if line.startswith("rows_seen_bucket") and 'le="5.0"' in line and '"m"' in line]
+    assert bucket.endswith(" 1.0")
+    assert not [line for line in page if "_created" in line]
 
 
 async def test_model_settings_of_a_folder_reach_the_class(tmp_path):

@@ -5,8 +5,8 @@ coroutines that mostly block, and under MLServer they have a worker process to b
 health checks, other models and the sockets go on. Nothing is pickled: arrays are shared.
 
 Custom handlers (`@custom_handler`) are FastAPI endpoints by their signatures, so they are served by a FastAPI
-application, called in process. Streams (`predict_stream`) are offered at `/v2/models/{name}/infer_stream` as
-server-sent events, sent when they are complete.
+application, called in process. Streams (`predict_stream`) are offered at `/v2/models/{name}/infer_stream` and
+`/generate_stream` as server-sent events, sent when they are complete.
 """
 
 # MLServer cannot be installed beside KServe, where the type checker runs.
@@ -28,6 +28,7 @@ except ImportError as error:
 from mlserver.context import model_context
 from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
 from mlserver.handlers.custom import get_custom_handlers
+from mlserver.metrics import REGISTRY
 from mlserver.settings import ModelParameters
 from mlserver.settings import ModelSettings as MLServerSettings
 from mlserver.types import InferenceRequest, InferenceResponse
@@ -48,7 +49,7 @@ from ..errors import (
     TimedOut,
     TooLarge,
 )
-from ..model import RequestModel
+from ..model import Family, RequestModel
 from ..protocol.rest_codec import RestCodec, error_json
 from ..protocol.types import InferRequest, InferResponse
 from ..settings import ModelSettings
@@ -139,6 +140,7 @@ class MLServerHost(RequestModel):
         super().__init__(settings)
         self.hosted = model
         self._loop: _Loop | None = None
+        self._routes: list[Any] | None = None
         self.details["host"] = "mlserver"
 
     def load(self) -> None:
@@ -171,7 +173,8 @@ class MLServerHost(RequestModel):
         """Unload the model, then end its loop."""
         if self._loop is not None:
             try:
-                self._loop.run(self.hosted.unload())
+                with model_context(self.hosted.settings):
+                    self._loop.run(self.hosted.unload())
             finally:
                 self._close()
 
@@ -204,20 +207,51 @@ class MLServerHost(RequestModel):
         return from_mlserver_response(answer, request, self.settings.version)
 
     def extra_routes(self) -> Sequence[Any]:
-        """Routes of the model's custom handlers, and of its stream where it overrides `predict_stream`."""
-        routes: list[Any] = []
-        handlers = get_custom_handlers(self.hosted)
-        if handlers:
-            from fastapi import FastAPI
+        """Routes of the model's custom handlers, of MLServer's `/generate`, and of its stream where it overrides `predict_stream`."""
+        if self._routes is None:
+            self._routes = [*self._handler_routes(), *self._generate_routes()]
+        return self._routes
 
-            app = FastAPI(openapi_url=None)
-            app.add_exception_handler(MLServerError, _known_error)
-            for handler, method in handlers:
-                app.add_api_route(handler.rest_path, method, methods=[handler.rest_method])
-            routes += [(handler.rest_method, handler.rest_path, _AsgiRoute(app, self)) for handler, _ in handlers]
+    def _handler_routes(self) -> list[Any]:
+        handlers = get_custom_handlers(self.hosted)
+        if not handlers:
+            return []
+        from fastapi import FastAPI
+
+        app = FastAPI(openapi_url=None)
+        app.add_exception_handler(MLServerError, _known_error)
+        for handler, method in handlers:
+            app.add_api_route(handler.rest_path, method, methods=[handler.rest_method])
+        return [(handler.rest_method, handler.rest_path, _AsgiRoute(app, self)) for handler, _ in handlers]
+
+    def _generate_routes(self) -> list[Any]:
+        model = f"/v2/models/{self.name}"
+        offered = [("generate", self._generate)]
         if type(self.hosted).predict_stream is not MLModel.predict_stream:
-            routes.append(("POST", f"/v2/models/{self.name}/infer_stream", self._stream))
-        return routes
+            offered += [("infer_stream", self._stream), ("generate_stream", self._stream)]
+        version = self.settings.version
+        paths = [model, f"{model}/versions/{version}"] if version else [model]
+        return [("POST", f"{path}/{verb}", answer) for path in paths for verb, answer in offered]
+
+    def metrics(self) -> Sequence[Family]:
+        """Tell what the class counts with `mlserver.log` and `mlserver.register`, histograms as the counters they are made of."""
+        return [
+            Family(name, text, "gauge" if kind == "gauge" else "counter", samples)
+            for name, (text, kind, samples) in self._samples().items()
+        ]
+
+    def _samples(self) -> dict[str, tuple[str, str, list[tuple[Mapping[str, str], float]]]]:
+        version = self.settings.version
+        found: dict[str, tuple[str, str, list[tuple[Mapping[str, str], float]]]] = {}
+        for metric in REGISTRY.collect():
+            for sample in metric.samples:
+                labels = sample.labels
+                of_another = labels.get("model_name", self.name) != self.name
+                if of_another or labels.get("model_version", version) != version or sample.name.endswith("_created"):
+                    continue
+                known = found.setdefault(sample.name, (metric.documentation, metric.type, []))
+                known[2].append((labels, float(sample.value)))
+        return found
 
     async def on_own_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine on the model's loop.
@@ -229,6 +263,17 @@ class MLServerHost(RequestModel):
             work.close()
             raise NotReady(f"model {self.name!r} is not loaded")
         return await self._loop.call(work)
+
+    async def _generate(self, request: Any) -> tuple[int, Mapping[str, str], bytes]:
+        """Answer `/generate`, which is `/infer` by another name in MLServer."""
+        codec = RestCodec()
+        try:
+            decoded = codec.decode_request(request.body, model_name=self.name, headers=request.headers)
+            answer = await self.infer(decoded)
+        except SerinusError as error:
+            return error.http_status, {"content-type": "application/json"}, error_json(str(error))
+        encoded = codec.encode_response(answer, decoded)
+        return 200, {**answer.headers, "content-type": encoded.content_type}, encoded.to_bytes()
 
     async def _stream(self, request: Any) -> tuple[int, Mapping[str, str], bytes]:
         """Answer `/infer_stream`: every response of the stream as one server-sent event."""
