@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +217,43 @@ def _port() -> int:
         return sock.getsockname()[1]
 
 
+@contextlib.contextmanager
+def _process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
+    """Run a server until the block ends; enters when `ready` answers 200."""
+    program = str(Path(sys.executable).parent / command[0])
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    with subprocess.Popen(
+        [program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
+    ) as server:
+        try:
+            for _ in range(300):
+                assert server.poll() is None, server.communicate()[0].decode()[-3000:]
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(ready).status_code == 200:
+                        break
+                time.sleep(0.1)  # another process starts: its port is all there is to wait on
+            yield
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=30)
+
+
+def test_custom_handlers_answer_after_a_reload(tmp_path):
+    (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
+    http = _port()
+    url = f"http://127.0.0.1:{http}"
+    command = ["serinus", "serve", str(tmp_path), "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
+    with _process(command, tmp_path, f"{url}/v2/health/ready"):
+        answers = [httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])]
+        assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
+        answers.append(httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]))
+        assert httpx.post(f"{url}/v2/repository/models/m/unload").status_code == 200
+        unloaded = httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])
+    assert [(answer.status_code, answer.text) for answer in answers] == [(200, "42"), (200, "42")]
+    assert unloaded.status_code == 503
+    assert "not loaded" in unloaded.json()["error"]
+
+
 def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Path):
     (tmp_path / "model.json").write_bytes(model_file.read_bytes())
     http = _port()
@@ -242,30 +279,17 @@ def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Pat
     )
     (settings,) = settings_from_directory(tmp_path)
     assert (settings.implementation, settings.extra) == ("xgboost_server", {})
-    command = [str(Path(sys.executable).parent / "mlserver"), "start", str(tmp_path)]
     rows = np.random.default_rng(2).normal(size=(9, 5)).astype(np.float32)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path, env=dict(os.environ)
-    ) as server:
-        try:
-            for _ in range(300):
-                assert server.poll() is None, server.communicate()[0].decode()[-3000:]
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(f"http://127.0.0.1:{http}/v2/models/fraud/ready").status_code == 200:
-                        break
-                time.sleep(0.1)  # another process starts: its port is all there is to wait on
-            body = {
-                "id": "7",
-                "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
-                "outputs": [{"name": "probability"}],
-            }
-            url = f"http://127.0.0.1:{http}/v2/models/fraud"
-            answer = httpx.post(f"{url}/infer", json=body)
-            bad = httpx.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
-            metadata = httpx.get(url).json()
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=30)
+    url = f"http://127.0.0.1:{http}/v2/models/fraud"
+    with _process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
+        body = {
+            "id": "7",
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
+            "outputs": [{"name": "probability"}],
+        }
+        answer = httpx.post(f"{url}/infer", json=body)
+        bad = httpx.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
+        metadata = httpx.get(url).json()
     assert answer.status_code == 200, answer.text
     assert answer.json()["id"] == "7"
     booster = xgboost.Booster(model_file=str(model_file))

@@ -127,7 +127,13 @@ def _content_type(tensor: RequestInput | ResponseOutput) -> str | None:
 def _bytes_array(values: Any, shape: tuple[int, ...], content_type: str | None) -> np.ndarray:
     count = int(np.prod(shape))
     flat = np.array(values, dtype=object).reshape(-1).tolist() if not isinstance(values, (str, bytes)) else [values]
-    if content_type == "np" and len(flat) == 1 and count > 1 and isinstance(flat[0], bytes) and not len(flat[0]) % count:
+    if (
+        content_type == "np"
+        and len(flat) == 1
+        and count > 1
+        and isinstance(flat[0], bytes)
+        and not len(flat[0]) % count
+    ):
         # MLServer's NumpyCodec: one buffer of fixed-width strings, padded with zeros.
         buffer: Any = flat[0]
         width = len(buffer) // count

@@ -18,18 +18,20 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..dataplane.metrics import Metrics
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
-from ..errors import ConfigError, SerinusError
+from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from .control import Channel
 from .grpc import start_grpc
+from .http.app import CustomRequest, CustomRoute
 from .rest import start_rest
 
 __all__ = ["Launch", "run"]
@@ -176,7 +178,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         sock=launch.http_socket,
         metrics_page=worker.metrics_page if worker else None,
         repository=worker.apply if worker else None,
-        extra_routes=plane.extra_routes(),
+        extra_routes=_routes(plane),
     )
     grpc = None
     if settings.enable_grpc:
@@ -219,6 +221,18 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         listener.cancel()
     _log.info("stopped")
     return 0
+
+
+def _routes(plane: Plane) -> list[CustomRoute]:
+    """Give the models' own routes, each answered by the model that is loaded when the request comes: a reload makes a new one."""
+
+    async def answer(method: str, template: str, request: CustomRequest) -> tuple[int, Mapping[str, str], bytes]:
+        for known_method, known_template, handler in plane.extra_routes():
+            if (known_method, known_template) == (method, template):
+                return await handler(request)
+        raise NotReady(f"the model that answers {method} {template} is not loaded")
+
+    return [(method, template, partial(answer, method, template)) for method, template, _ in plane.extra_routes()]
 
 
 async def _first(task: asyncio.Future[Any], other: Awaitable[Any]) -> None:
