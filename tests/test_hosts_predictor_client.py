@@ -287,6 +287,56 @@ async def test_a_chunked_answer_and_a_closed_connection_are_read():
     assert predictor.connections == 2
 
 
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"]
+)
+async def test_an_interim_response_in_the_same_segment_is_passed_over(interim: bytes):
+    async with Predictor(lambda predictor: interim + doubled(predictor)).listening() as predictor:
+        ours = client(predictor.port, timeout_s=5)
+        for _ in range(2):
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [[3.0, 5.0]]
+        await ours.close()
+    assert predictor.connections == 1
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_answer_without_a_length_ends_with_its_connection(version: bytes):
+    body = orjson.dumps({"model_name": "m", "outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [7]}]})
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/" + version + b" 200 OK\r\ncontent-type: application/json\r\n\r\n" + body[:9])
+        await writer.drain()
+        writer.write(body[9:])
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        ours = client(server.sockets[0].getsockname()[1], timeout_s=5)
+        for _ in range(2):
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [7]
+        await ours.close()
+
+
+async def test_an_answer_cut_short_is_the_predictors_fault():
+    whole = http(200, b'{"model_name": "m"}')
+    for cut in (5, 20, -3):
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int = cut) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(whole(Predictor())[:cut])
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            ours = client(server.sockets[0].getsockname()[1], timeout_s=5)
+            with pytest.raises(UpstreamFailed, match="before it had answered"):
+                await ours.infer(question())
+            await ours.close()
+
+
 async def test_v1_rows_go_out_and_predictions_come_back():
     async with Predictor(http(200, b'{"predictions": [[1, 2]]}')).listening() as predictor:
         ours = client(predictor.port, protocol="v1")
@@ -350,6 +400,19 @@ async def test_each_client_has_a_channel_to_its_own_target():
         assert await one.model_ready("m")
         await one.close()
         await two.close()
+
+
+async def test_a_header_that_grpc_cannot_carry_is_left_behind():
+    servicer = Servicer("a")
+    headers = {"baggage": "who=ü", "tracestate": "a\x07b", "traceparent": "00-1", "x-request-id": "r 1"}
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2")
+        answer = await ours.infer(question(headers=headers))
+        await ours.close()
+    assert answer.outputs[0].data.tolist() == [[3.0, 5.0]]
+    metadata = servicer.calls[0][0]
+    assert (metadata["traceparent"], metadata["x-request-id"]) == ("00-1", "r 1")
+    assert not {"baggage", "tracestate"} & metadata.keys()
 
 
 async def test_a_grpc_predictor_that_is_back_after_a_while_is_reached_at_once():

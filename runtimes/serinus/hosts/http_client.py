@@ -53,6 +53,7 @@ class _Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._parser: Any = None
         self._keep_alive = True
+        self._until_close = False
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -62,6 +63,8 @@ class _Connection(asyncio.Protocol):
         self._client.forget(self)
         self._transport = None
         future = self._future
+        if exc is None and self._until_close:  # RFC 9112, 6.3: without a length the body ends with the connection
+            self._finish()
         if future is not None and not future.done():
             reason = f": {exc}" if exc else ""
             future.set_exception(UpstreamFailed(f"the predictor closed the connection before it had answered{reason}"))
@@ -82,6 +85,7 @@ class _Connection(asyncio.Protocol):
         self._future = future
         self._response = HttpResponse()
         self._chunks = []
+        self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport.writelines(list(chunks))
 
@@ -101,28 +105,41 @@ class _Connection(asyncio.Protocol):
         headers = self._response.headers
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
+    def on_headers_complete(self) -> None:
+        """llhttp: the head is whole; only now does the parser know the status."""
+        response = self._response
+        response.status = self._parser.get_status_code()
+        headers = response.headers
+        self._until_close = (
+            response.status >= 200 and "content-length" not in headers and "transfer-encoding" not in headers
+        )
+
     def on_body(self, body: bytes) -> None:
         """llhttp: a piece of the body, chunking removed."""
         self._chunks.append(body)
 
     def on_message_complete(self) -> None:
         """llhttp: the response is whole."""
-        response = self._response
-        response.status = self._parser.get_status_code()
-        if response.status < 200:  # 100 Continue and its like: the answer is still to come
+        if self._response.status < 200:  # 100 Continue and its like: the answer is still to come, from the same parser
             self._response = HttpResponse()
-            self._parser = httptools.HttpResponseParser(self)
+            self._chunks = []
             return
-        chunks = self._chunks
-        response.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._keep_alive = self._parser.should_keep_alive()
+        self._until_close = False
+        if self._finish() and self._keep_alive:
+            self._client.release(self)
+        else:
+            self.close()
+
+    def _finish(self) -> bool:
+        """Give the response to whom waits for it; whether somebody does."""
+        response, chunks = self._response, self._chunks
+        response.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         future, self._future = self._future, None
-        if future is not None and not future.done():
-            future.set_result(response)
-            if self._keep_alive:
-                self._client.release(self)
-                return
-        self.close()
+        if future is None or future.done():
+            return False
+        future.set_result(response)
+        return True
 
 
 class HttpClient:
@@ -176,6 +193,8 @@ class HttpClient:
         connection = self._take(started)
         if connection is None:
             connection = await self._connect(timeout_s)
+            if not connection.is_open:
+                raise Unreachable(f"the predictor {self._host}:{self._port} closed the connection at once")
         head = [f"{method} {path} HTTP/1.1\r\nhost: {self._host_field}\r\n"]
         head.extend(f"{name}: {value}\r\n" for name, value in headers.items())
         if method == "POST":

@@ -10,6 +10,7 @@ on the first: no connection was made, or it said itself that it had not (429 or 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -55,6 +56,8 @@ FORWARDED_HEADERS: Final = frozenset(
 _SERVICE: Final = "/inference.GRPCInferenceService/"
 _LIMITS: Final = Limits(body_bytes=1 << 31, tensor_bytes=1 << 34)
 """The predictor is ours: its answers are bounded by what gRPC can carry."""
+_METADATA: Final = re.compile(r"[ -~]*")
+"""What gRPC's metadata can carry (gRPC over HTTP/2, "ASCII-Value"); HTTP allows more, which is left behind."""
 _PAUSE_S: Final = 0.1
 """Before the first retry; KServe's first back-off. It doubles up to 1 s, as there."""
 
@@ -242,7 +245,9 @@ class PredictorClient:
 
     async def _infer_grpc(self, request: InferRequest, until: float) -> InferResponse:
         message = proto_codec.encode_request(request)
-        metadata = tuple(forwarded(request.headers).items())
+        metadata = tuple(
+            (name, value) for name, value in forwarded(request.headers).items() if _METADATA.fullmatch(value)
+        )
         call = self._call("ModelInfer")
 
         async def attempt() -> bytes:
