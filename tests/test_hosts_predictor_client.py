@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +19,7 @@ import pytest
 
 from hosts_support import free_port, here, serving
 from serinus.errors import (
+    ClientError,
     ConfigError,
     InvalidInput,
     NotReady,
@@ -42,8 +46,8 @@ class Predictor:
         self.tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[Predictor]:
-        server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Predictor]:
+        server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -206,6 +210,17 @@ async def test_a_status_of_the_predictor_becomes_the_right_error(
             await ours.infer(question())
         await ours.close()
     assert len(predictor.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "grpc_status"), [(401, 16), (403, 7)])
+async def test_a_predictor_that_refuses_the_clients_credentials_says_so_to_the_client(status: int, grpc_status: int):
+    codes = {401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED}
+    async with Predictor(http(status)).listening() as predictor, Servicer("a", codes[status]).listening() as port:
+        for ours in (client(predictor.port), client(port, protocol="grpc-v2")):
+            with pytest.raises(ClientError, match="the predictor answered") as caught:
+                await ours.infer(question(headers={"authorization": "Bearer x"}))
+            assert (caught.value.http_status, caught.value.grpc_status) == (status, grpc_status)
+            await ours.close()
 
 
 async def test_a_request_that_was_sent_is_never_sent_again():
@@ -379,15 +394,56 @@ class Servicer(grpc.GenericRpcHandler):
         return proto_codec.encode_response(answer, request)
 
     @contextlib.asynccontextmanager
-    async def listening(self, port: int = 0) -> AsyncIterator[int]:
+    async def listening(self, port: int = 0, *, tls: tuple[bytes, bytes] | None = None) -> AsyncIterator[int]:
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((self,))
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials((tls,)))
         await server.start()
         try:
             yield port
         finally:
             await server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key and a certificate of localhost, signed by itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, chain = folder / "key.pem", folder / "chain.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run([*make.split(), "-keyout", key, "-out", chain], check=True, capture_output=True)
+    return key, chain
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("protocol", ["v2", "v1", "grpc-v2"])
+async def test_a_predictor_over_TLS_is_asked_where_its_certificate_is_trusted(
+    protocol: str, trusted: bool, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+):
+    key, chain = certificate
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+        monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    answer = http(200, b'{"predictions": [[3.0, 5.0]]}') if protocol == "v1" else doubled
+    async with contextlib.AsyncExitStack() as stack:
+        if protocol == "grpc-v2":
+            port = await stack.enter_async_context(Servicer("a").listening(tls=(key.read_bytes(), chain.read_bytes())))
+        else:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(chain, key)
+            port = (await stack.enter_async_context(Predictor(answer).listening(tls=tls))).port
+        settings = PredictorSettings(host=f"localhost:{port}", protocol=protocol, use_ssl=True, timeout_s=10)
+        ours = PredictorClient(settings)
+        stack.push_async_callback(ours.close)
+        if trusted:
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [[3.0, 5.0]]
+        else:
+            with pytest.raises(UpstreamFailed, match=r"certificate|SSL|handshake"):
+                await ours.infer(question())
 
 
 async def test_each_client_has_a_channel_to_its_own_target():

@@ -10,10 +10,12 @@ on the first: no connection was made, or it said itself that it had not (429 or 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -30,7 +32,7 @@ from ..protocol.rest_codec import RestCodec
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, Tensor
 from ..settings import PredictorSettings
 from .http_client import HttpClient, HttpResponse, Unreachable
-from .predictor_errors import error_of_grpc, error_of_status
+from .predictor_errors import error_of_credentials, error_of_grpc, error_of_status
 
 __all__ = ["FORWARDED_HEADERS", "PredictorClient", "forwarded", "split_host"]
 
@@ -282,7 +284,7 @@ class PredictorClient:
             ("grpc.max_reconnect_backoff_ms", 1000),
         )
         if self.settings.use_ssl:
-            return grpc.aio.secure_channel(f"{name}:{self._port}", grpc.ssl_channel_credentials(), options)
+            return grpc.aio.secure_channel(f"{name}:{self._port}", _grpc_credentials(), options)
         return grpc.aio.insecure_channel(f"{name}:{self._port}", options)
 
     async def _grpc_ready(self, method: str, request: Any, answer: Any) -> bool:
@@ -309,6 +311,17 @@ class PredictorClient:
             await asyncio.sleep(wait_s)
             pause_s = min(1.0, pause_s * 2)
         raise AssertionError("unreachable: the last attempt raises")
+
+
+def _grpc_credentials() -> grpc.ChannelCredentials:
+    """Trust what REST trusts: the authorities in SSL_CERT_FILE; gRPC alone knows only its own variable and bundle."""
+    file = os.environ.get("SSL_CERT_FILE")
+    if not file or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+        return grpc.ssl_channel_credentials()
+    try:
+        return grpc.ssl_channel_credentials(Path(file).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"SSL_CERT_FILE {file!r} cannot be read: {error.strerror}") from error
 
 
 class _Refused(Exception):
@@ -338,6 +351,8 @@ def _status_error(response: HttpResponse) -> SerinusError:
     message = (
         f"the predictor answered {response.status}: {text}" if text else f"the predictor answered {response.status}"
     )
+    if response.status in (401, 403):
+        return error_of_credentials(response.status, message)
     return error_of_status(
         response.status, text if text and response.status == 400 else message, _retry_after(response)
     )
@@ -351,6 +366,8 @@ def _grpc_refusal(error: grpc.aio.AioRpcError) -> Exception:
     pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
     number = int(code.value[0])
     message = details if code == grpc.StatusCode.INVALID_ARGUMENT else f"the predictor answered {code.name}: {details}"
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return _Refused(error_of_credentials(401 if code == grpc.StatusCode.UNAUTHENTICATED else 403, message), None)
     retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED) and str(pushback or "").isdigit()
     return _Refused(error_of_grpc(number, message), int(str(pushback)) / 1000 if retry else None)
 
