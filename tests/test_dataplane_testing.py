@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 from typing import Any
 
+import kserve
 import numpy as np
 import orjson
 import pytest
@@ -14,6 +16,7 @@ from dataplane_support import Doubler
 from serinus import InferRequest, InferResponse, RequestedOutput, RequestModel, Tensor
 from serinus.errors import InvalidInput, ModelFailed, SerinusError
 from serinus.protocol import proto_codec
+from serinus.settings import ModelSettings
 from serinus.testing import InMemoryClient
 
 X = np.array([[1, 2], [3, 4]], np.float32)
@@ -98,3 +101,64 @@ def test_a_model_that_does_not_load_is_told_on_entering_and_a_closed_client_says
         pass
     with pytest.raises(RuntimeError, match="not open"):
         client.infer({"x": X})
+
+
+class Sums(kserve.Model):
+    """Adds up each row, as KServe's documents write a predictor."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.ready = True
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        return {"predictions": [sum(row) for row in payload["instances"]]}
+
+
+class PlusOneTimesTen(kserve.Model):
+    """A transformer around it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.ready = True
+
+    def preprocess(self, payload: Any, headers: Any = None) -> Any:
+        return {"instances": [[value + 1 for value in row] for row in payload["instances"]]}
+
+    async def postprocess(self, result: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        return {"predictions": [value * 10 for value in result["predictions"]]}
+
+
+@pytest.mark.parametrize("model", [Sums, Sums("model"), ModelSettings(name="model", implementation=f"{__name__}:Sums")])
+@pytest.mark.parametrize("transformed", [False, True])
+def test_a_kserve_class_is_tested_as_it_is_with_and_without_its_transformer(model: Any, transformed: bool):
+    transformer = (
+        (f"{__name__}:PlusOneTimesTen" if isinstance(model, ModelSettings) else PlusOneTimesTen)
+        if transformed
+        else None
+    )
+    with InMemoryClient(model, transformer=transformer) as client:
+        status, answer = client.rest_v1(b'{"instances": [[1, 2], [3, 4]]}')
+    assert (status, orjson.loads(answer) if isinstance(answer, bytes) else answer) == (
+        200,
+        {"predictions": [50, 90] if transformed else [3, 7]},
+    )
+
+
+def test_what_is_no_model_is_told():
+    with pytest.raises(SerinusError, match=r"expected a subclass of serinus\.model\.Model"), InMemoryClient(dict):
+        pass
+
+
+def test_a_closed_client_and_one_in_a_coroutine_say_what_to_do():
+    client = InMemoryClient(Doubler)
+    with client:
+        pass
+    with pytest.raises(RuntimeError, match="make another"), client:
+        pass
+
+    async def inside() -> None:
+        with InMemoryClient(Doubler):
+            pass
+
+    with pytest.raises(RuntimeError, match="not coroutines"):
+        asyncio.run(inside())

@@ -19,7 +19,9 @@ take the bytes that a client would send, so a test can hold a model to the proto
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -28,7 +30,7 @@ import numpy as np
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
 from .errors import SerinusError
-from .hosts import build_model
+from .hosts import build_model, build_model_of
 from .model import Model
 from .protocol import proto_codec
 from .protocol.rest_codec import EncodedBody, RestCodec, error_json
@@ -52,9 +54,12 @@ class InMemoryClient:
     """A model behind the data plane, in this process, for tests that are not coroutines.
 
     Args:
-        model: a `Model` subclass, or the settings of any model that `serinus serve` takes.
-        name: of the model; for a class only.
-        settings: further fields of `ModelSettings`; for a class only.
+        model: a `Model` subclass, a `kserve.Model` or MLServer `MLModel` (class or instance), a function from settings to
+            a `Model`, or the settings of any model that `serinus serve` takes.
+        name: of the model; not beside settings.
+        settings: further fields of `ModelSettings`; likewise.
+        transformer: a `kserve.Model` whose preprocess and postprocess run around the model, as `--transformer`: a class, an
+            instance, or beside settings its name.
         limits: of request bodies.
 
     Raises:
@@ -63,23 +68,37 @@ class InMemoryClient:
 
     def __init__(
         self,
-        model: type[Model] | ModelSettings,
+        model: type[Any] | Callable[[ModelSettings], Model] | ModelSettings | Any,
         *,
         name: str = "model",
         settings: Mapping[str, Any] = NO_PARAMETERS,
+        transformer: Any = None,
         limits: Limits = Limits(),  # noqa: B008 # frozen
     ) -> None:
+        factory: Callable[[ModelSettings], Model]
         if isinstance(model, ModelSettings):
-            self._settings, factory = model, build_model
-        else:
+            self._settings, factory = model, partial(build_model, transformer=transformer)
+        elif inspect.isroutine(model) and transformer is None:
             self._settings, factory = ModelSettings(name=name, **settings), model
+        else:
+            self._settings = ModelSettings(name=name, **settings)
+            factory = partial(build_model_of, model, transformer=transformer)
         self.plane = Plane(Registry(factory), limits=limits)
         """For what this class has no method for: metadata, statistics, load and unload."""
         self._codec = RestCodec(limits)
         self._limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._used = False
 
     def __enter__(self) -> InMemoryClient:  # noqa: PYI034 # typing.Self comes with Python 3.11
+        if self._used:
+            raise RuntimeError("this client was closed, and its server with it; make another")
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "InMemoryClient is for tests that are not coroutines; in one, use serinus.dataplane.plane.Plane, "
+                "or enter the client in a thread (asyncio.to_thread)"
+            )
+        self._used = True
         self._loop = asyncio.new_event_loop()
         try:
             self.run(self.plane.start([self._settings]))

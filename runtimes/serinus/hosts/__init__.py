@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .directory import settings_from_directory
-from .factory import as_kserve, build_model
+from .factory import as_kserve, build_model, build_model_of
 from .formats import infer_implementation
 
-__all__ = ["as_kserve", "build_model", "infer_implementation", "settings_from_directory"]
+__all__ = ["as_kserve", "build_model", "build_model_of", "infer_implementation", "settings_from_directory"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError
@@ -11,9 +12,9 @@ from ..settings import ModelSettings, PredictorSettings
 from .construction import construct, kserve_arguments
 from .directory import DirectorySettings
 from .formats import infer_implementation
-from .implementations import Implementation, kind_of, resolve
+from .implementations import Implementation, implementation_of, kind_of, resolve
 
-__all__ = ["as_kserve", "build_model"]
+__all__ = ["as_kserve", "build_model", "build_model_of"]
 
 
 def build_model(
@@ -38,6 +39,22 @@ def build_model(
     name = settings.implementation or infer_implementation(settings.model_dir)
     beside = settings.source.parent if isinstance(settings, DirectorySettings) else None
     return _host(resolve(name, kserve_arguments(settings, predictor), beside), settings, predictor)
+
+
+def build_model_of(target: Any, settings: ModelSettings, *, transformer: Any = None) -> Model:
+    """Make the model of a class, function or instance at hand, with a transformer's around it; it is not loaded yet.
+
+    Raises:
+        ConfigError: with what was found and what would be accepted.
+    """
+
+    def build(inner: ModelSettings) -> Model:
+        return _host(implementation_of(target), inner, None)
+
+    if transformer is None:
+        return build(settings)
+    own = ModelSettings(name=settings.name, version=settings.version)
+    return _around(implementation_of(transformer), own, settings, build)
 
 
 def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Model:
@@ -79,15 +96,21 @@ def _pipeline(settings: ModelSettings, transformer: str, predictor: PredictorSet
         settings = dataclasses.replace(settings, implementation=infer_implementation(settings.model_dir))
     # The transformer takes nothing of the model's directory or settings, only its name.
     own = ModelSettings(name=settings.name, version=settings.version, implementation=transformer)
-    found = resolve(transformer, kserve_arguments(own, None))
+    return _around(resolve(transformer, kserve_arguments(own, None)), own, settings, build_model)
+
+
+def _around(
+    found: Implementation, own: ModelSettings, settings: ModelSettings, build: Callable[[ModelSettings], Model]
+) -> Model:
+    """Put a transformer, with settings of its own, around the model that `build` makes."""
     if found.kind == "function":
         found = _called(found, own, None)
     if found.kind != "kserve":
-        raise ConfigError(f"--transformer {transformer!r} is a {found.kind} model; a kserve.Model was expected")
+        raise ConfigError(f"--transformer {found.name!r} is a {found.kind} model; a kserve.Model was expected")
     from .kserve_host import make_kserve
     from .pipeline import Pipeline
 
-    return Pipeline(settings, make_kserve(found, own, None), build_model)
+    return Pipeline(settings, make_kserve(found, own, None), build)
 
 
 def as_kserve(model: Model) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ..errors import ConfigError
 from ..model import Model
 
-__all__ = ["Implementation", "Kind", "resolve"]
+__all__ = ["Implementation", "Kind", "implementation_of", "resolve"]
 
 Kind = Literal["serinus", "kserve", "mlserver", "function"]
 
@@ -63,6 +63,16 @@ def resolve(name: str, argv: Sequence[str] = (), beside: Path | None = None) -> 
     """
     with _arguments(argv):
         target = _load(name, beside)
+    return implementation_of(target, name)
+
+
+def implementation_of(target: Any, name: str = "") -> Implementation:
+    """Tell what a class, function or instance at hand is.
+
+    Raises:
+        ConfigError: nothing that can be hosted.
+    """
+    name = name or getattr(target, "__qualname__", type(target).__qualname__)
     kind = _kind(target)
     if kind is not None:
         return Implementation(name, kind, target, is_instance=not inspect.isclass(target))

@@ -20,6 +20,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,9 +29,9 @@ from ..dataplane.deadlines import Deadlines
 from ..dataplane.loading import load_model
 from ..dataplane.served import ServedModel
 from ..dataplane.statistics import ModelStatistics
-from ..dataplane.ticket import Ticket
+from ..dataplane.ticket import Ticket, V1Call
 from ..errors import NotReady, SerinusError
-from ..model import Begun, Model, RequestDone, RequestModel
+from ..model import Begun, Model, RequestDone, RequestModel, V1Answer
 from ..protocol import v1_codec
 from ..protocol.types import InferRequest, InferResponse, ModelMetadata
 from ..settings import ModelSettings, PredictorSettings
@@ -138,6 +139,12 @@ class Pipeline(KServeHost):
         if self._served is None:
             raise NotReady(f"model {self.name!r} is not loaded")
         model = self._served.model
+        if isinstance(model, RequestModel):  # a class that speaks V1 itself is asked in V1
+            call = V1Call(self.name, (), "", headers=headers, call=partial(model.predict_v1, payload, headers))
+            call.deadline = deadline
+            answer = (await self._ask(call)).parameters["v1"]
+            if answer is not None:
+                return dict(answer.document) if isinstance(answer, V1Answer) else answer
         metadata = ModelMetadata(self.name, (), model.platform, tuple(model.inputs), tuple(model.outputs))
         decoded = v1_codec.decode(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY))
         request = v1_codec.to_request(decoded, metadata)
