@@ -30,8 +30,9 @@ def _make_environment() -> None:
         subprocess.run([command, "venv", "-q", "--python", version, str(folder)], check=True, timeout=120)
     packages = [
         "-e",
-        f"{REPOSITORY}[mlserver]",
+        f"{REPOSITORY}[mlserver,lightgbm_server,onnx_server]",
         "mlserver-xgboost==1.7.1",
+        "onnx",
         "httpx",
         "pytest",
         "pytest-asyncio",
@@ -47,7 +48,7 @@ def test_the_tests_of_mlservers_environment_pass_there():
     ready = (
         PYTHON.exists()
         and not subprocess.run(
-            [str(PYTHON), "-c", "import mlserver_xgboost, serinus, pytest_asyncio, httpx"],
+            [str(PYTHON), "-c", "import mlserver_xgboost, lightgbm, onnx, onnxruntime, serinus, pytest_asyncio, httpx"],
             check=False,
             capture_output=True,
         ).returncode

@@ -10,15 +10,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import lightgbm
 import numpy as np
 import pytest
+import tritonclient.grpc
 import xgboost
+from onnx import TensorProto, helper, numpy_helper
 
 from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
@@ -297,4 +300,58 @@ def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Pat
     assert bad.status_code == 400
     assert "5" in bad.json()["error"]
     assert metadata["platform"] == "xgboost_booster"
+    assert metadata["inputs"][0]["shape"] == [-1, 5]
+
+
+def _lightgbm(folder: Path, rows: np.ndarray) -> np.ndarray:
+    labels = (rows.sum(axis=1) > 0).astype(int)
+    booster = lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(rows, labels), 10)
+    booster.save_model(folder / "model.txt")
+    return booster.predict(rows)
+
+
+def _onnx(folder: Path, rows: np.ndarray) -> np.ndarray:
+    weights = np.arange(10, dtype=np.float32).reshape(5, 2)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return rows @ weights
+
+
+@pytest.mark.parametrize(("runtime", "write"), [("lightgbm_server", _lightgbm), ("onnx_server", _onnx)])
+def test_our_other_runtimes_run_under_stock_mlserver_over_rest_and_grpc(
+    runtime: str, write: Callable[[Path, np.ndarray], np.ndarray], tmp_path: Path
+):
+    rows = np.random.default_rng(5).normal(size=(60, 5)).astype(np.float32)
+    expected = write(tmp_path, rows)
+    http, grpc_port = _port(), _port()
+    ports = {"http_port": http, "grpc_port": grpc_port, "metrics_port": _port()}
+    (tmp_path / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
+    parameters = {"uri": ".", "version": "4", "extra": {"class": runtime}}
+    document = {"name": "m", "implementation": "serinus.hosts.mlserver_host.SerinusRuntime", "parameters": parameters}
+    (tmp_path / "model-settings.json").write_text(json.dumps(document))
+    url = f"http://127.0.0.1:{http}/v2/models/m"
+    with _process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
+        metadata = httpx.get(url).json()
+        name = metadata["inputs"][0]["name"]
+        tensor = {"name": name, "datatype": "FP32", "shape": [60, 5], "data": rows.reshape(-1).tolist()}
+        answer = httpx.post(f"{url}/infer", json={"id": "7", "inputs": [tensor]})
+        unknown = httpx.post(f"{url}/infer", json={"inputs": [{**tensor, "datatype": "BYTES", "data": ["a"] * 300}]})
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
+            raw = tritonclient.grpc.InferInput(name, [60, 5], "FP32")
+            raw.set_data_from_numpy(rows)
+            over_grpc = client.infer("m", [raw], request_id="7").get_response()
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["id"], answer.json()["model_version"]) == ("7", "4")
+    output = answer.json()["outputs"][0]
+    np.testing.assert_allclose(np.reshape(output["data"], expected.shape), expected, rtol=1e-5, atol=1e-5)
+    assert over_grpc.outputs[0].name == output["name"]
+    assert list(over_grpc.outputs[0].shape) == output["shape"]
+    assert unknown.status_code == 400, unknown.text
     assert metadata["inputs"][0]["shape"] == [-1, 5]
