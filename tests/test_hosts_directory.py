@@ -11,6 +11,7 @@ import pytest
 from serinus.errors import ConfigError
 from serinus.hosts import build_model, infer_implementation, settings_from_directory
 from serinus.hosts.formats import RUNTIMES
+from serinus.hosts.implementations import resolve
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings
 
@@ -195,3 +196,12 @@ def test_code_beside_model_settings_is_not_imported_by_itself(tmp_path: Path):
     (settings,) = settings_from_directory(tmp_path)
     with pytest.raises(ConfigError, match=f"PYTHONPATH={tmp_path}"):
         build_model(settings)
+
+
+@pytest.mark.parametrize("runtime", ["xgboost", "lightgbm", "onnx", "torch", "tensorflow"])
+def test_the_settings_that_a_runtime_brings_name_it_here_as_under_mlserver(runtime: str, tmp_path: Path):
+    shipped = Path(__file__).parent.parent / "runtimes" / f"{runtime}_server" / "model-settings.json"
+    (tmp_path / "model-settings.json").write_bytes(shipped.read_bytes())
+    (settings,) = settings_from_directory(tmp_path)
+    assert (settings.implementation, settings.extra, settings.model_dir) == (f"{runtime}_server", {}, tmp_path)
+    assert resolve(settings.implementation).kind == "serinus"

@@ -32,6 +32,7 @@ from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
 
 HERE = Path(__file__).parent
+RUNTIMES = HERE.parent.parent / "runtimes"
 REST = {"host": "a", "x-tenant": "blue"}
 
 
@@ -325,7 +326,7 @@ def _onnx(folder: Path, rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("runtime", "write"), [("lightgbm_server", _lightgbm), ("onnx_server", _onnx)])
-def test_our_other_runtimes_run_under_stock_mlserver_over_rest_and_grpc(
+def test_our_other_runtimes_run_by_their_own_settings_under_stock_mlserver(
     runtime: str, write: Callable[[Path, np.ndarray], np.ndarray], tmp_path: Path
 ):
     rows = np.random.default_rng(5).normal(size=(60, 5)).astype(np.float32)
@@ -333,8 +334,9 @@ def test_our_other_runtimes_run_under_stock_mlserver_over_rest_and_grpc(
     http, grpc_port = _port(), _port()
     ports = {"http_port": http, "grpc_port": grpc_port, "metrics_port": _port()}
     (tmp_path / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
-    parameters = {"uri": ".", "version": "4", "extra": {"class": runtime}}
-    document = {"name": "m", "implementation": "serinus.hosts.mlserver_host.SerinusRuntime", "parameters": parameters}
+    document = json.loads((RUNTIMES / runtime / "model-settings.json").read_text())
+    document["name"] = "m"
+    document["parameters"]["version"] = "4"
     (tmp_path / "model-settings.json").write_text(json.dumps(document))
     url = f"http://127.0.0.1:{http}/v2/models/m"
     with _process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
