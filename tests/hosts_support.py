@@ -160,6 +160,40 @@ class Explainer(kserve.Model):
         return {"explanations": [[value / 2 for value in row] for row in payload["instances"]]}
 
 
+class Talker(kserve.Model):
+    """Answers in the forms that classes under KServe's server answer in, by the request's `form`."""
+
+    def __init__(self, name: str):
+        super().__init__(name, return_response_headers=True)
+
+    def predict(self, payload, headers=None, response_headers=None):
+        form = payload["form"] if isinstance(payload, dict) else payload.inputs[0].name
+        output = InferOutput("y", [2], "FP32", [1.5, 2.5])
+        contents = {"name": "y", "shape": [2], "datatype": "FP32", "contents": {"fp32_contents": [1.5, 2.5]}}
+        return {
+            "text": "hello",
+            "bytes": b"\x89PNG",
+            "list": [1, 2],
+            "number": 3,
+            "nothing": None,
+            "stream": self.stream(),
+            "message": InferResponse("r", self.name, [output]).to_grpc(),
+            "contents": {"id": "1", "model_name": self.name, "outputs": [contents]},
+            "wrong": {"outputs": [{**contents, "contents": {"fp32": [1.5]}}]},
+        }[form]
+
+    def explain(self, payload, headers=None):
+        return {"explanations": payload["instances"]}
+
+    async def postprocess(self, result, headers=None, response_headers=None):
+        response_headers["x-after"] = "yes"
+        return result
+
+    async def stream(self):
+        for word in ("a", b"b", "c"):
+            yield word
+
+
 class WithDirectory(kserve.Model):
     """Takes what command lines usually hand over."""
 

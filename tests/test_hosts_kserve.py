@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,15 @@ from serinus.errors import (
     NotFound,
     NotReady,
     NotSupported,
+    Overloaded,
     SerinusError,
     TimedOut,
     UpstreamFailed,
 )
 from serinus.hosts import build_model
 from serinus.hosts.handler import Handler
+from serinus.hosts.kserve_errors import translate
+from serinus.model import V1Answer
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
 
@@ -249,6 +253,53 @@ async def test_explain_is_offered_where_the_class_explains_and_only_there():
     async with serving(here("DocumentedPredictor")) as plane:
         with pytest.raises(NotSupported):
             await plane.explain_v1("m", b'{"instances": [[1, 2]]}')
+
+
+@pytest.mark.parametrize(
+    ("form", "document"),
+    [("text", b"hello"), ("bytes", b"\x89PNG"), ("list", [1, 2]), ("number", 3), ("nothing", None), ("stream", b"abc")],
+)
+async def test_v1_answers_that_are_no_object_are_given_as_kserve_gives_them(form: str, document: Any):
+    async with serving(here("Talker")) as plane:
+        answer = await plane.predict_v1("m", json.dumps({"form": form}).encode())
+    assert answer == V1Answer(document, {"x-after": "yes"})
+
+
+@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
+@pytest.mark.parametrize("form", ["message", "contents"])
+async def test_grpcs_messages_and_their_fields_as_an_object_are_answers(form: str, headers: dict[str, str]):
+    async with serving(here("Talker")) as plane:
+        named = Tensor.of(form, np.zeros(1, np.float32))
+        response = await plane.infer(InferRequest("m", [named], headers=headers))
+    assert response.output("y").datatype == "FP32"
+    assert response.output("y").data.tolist() == [1.5, 2.5]
+
+
+async def test_an_object_of_fields_that_grpc_has_not_is_the_models_fault():
+    async with serving(here("Talker")) as plane:
+        with pytest.raises(ModelFailed, match="none of gRPC's"):
+            await plane.infer(InferRequest("m", [Tensor.of("wrong", np.zeros(1, np.float32))], headers=GRPC))
+
+
+async def test_explanations_carry_the_response_headers_of_the_class():
+    async with serving(here("Talker")) as plane:
+        answer = await plane.explain_v1("m", b'{"instances": [1]}')
+    assert answer == V1Answer({"explanations": [1]}, {"x-after": "yes"})
+
+
+async def test_a_structured_event_is_known_by_its_attributes_as_under_kserve():
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "time": "2020-01-01T00:00:00Z"}
+    body = json.dumps({**event, "data": {"instances": [[1, 2]]}}).encode()
+    async with serving(here("DocumentedPredictor")) as plane:
+        assert await plane.predict_v1("m", body) == {"predictions": [21.0]}
+
+
+async def test_when_to_come_back_is_said_as_the_class_says_it():
+    from fastapi import HTTPException
+
+    error = translate(HTTPException(429, "busy", headers={"Retry-After": "7"}))
+    assert isinstance(error, Overloaded)
+    assert (str(error), error.retry_after_s) == ("busy", 7.0)
 
 
 async def test_a_constructor_is_given_what_its_signature_names(tmp_path):

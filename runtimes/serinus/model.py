@@ -46,9 +46,10 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class V1Answer:
-    """What a model answers in V1 where it has response headers of its own."""
+    """What a model answers in V1 where it is no object, or has response headers of its own."""
 
-    document: Mapping[str, Any]
+    document: Any
+    """What the body is made of: bytes as they are, all else as JSON."""
     headers: Mapping[str, str] = field(default_factory=no_parameters)
 
 

@@ -8,6 +8,7 @@ alike.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from kserve.errors import (
@@ -30,6 +31,7 @@ from ..errors import (
     NotFound,
     NotReady,
     NotSupported,
+    Overloaded,
     SerinusError,
     ServerError,
     TimedOut,
@@ -90,12 +92,15 @@ def _of_client(error: Exception) -> SerinusError | None:
         return error_of_grpc(int(code.value[0]), details)
     starlette: Any = sys.modules.get("starlette.exceptions")
     if starlette is not None and isinstance(error, starlette.HTTPException):
-        return _status_error(error.status_code, str(error.detail))  # type: ignore[attr-defined] # checked above
+        return _status_error(error.status_code, str(error.detail), error.headers)  # type: ignore[attr-defined] # checked above
     return None
 
 
-def _status_error(status: int, message: str) -> SerinusError:
-    """Keep exactly the status that a class chose itself (`fastapi.HTTPException`)."""
+def _status_error(status: int, message: str, headers: Mapping[str, str] | None) -> SerinusError:
+    """Keep exactly the status that a class chose itself (`fastapi.HTTPException`), and when it said to come back."""
+    if status == 429:
+        after = next((value for name, value in (headers or {}).items() if name.lower() == "retry-after"), "")
+        return Overloaded(message, float(after) if after.isdecimal() else 1.0)
     error: SerinusError = ClientError(message) if 400 <= status < 500 else ServerError(message)
     # The status is of this one error, not of its class.
     error.http_status = status  # type: ignore[misc]

@@ -20,7 +20,7 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,7 +36,8 @@ from kserve import InferRequest as KServeRequest
 from kserve import InferResponse as KServeResponse
 from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb
 from kserve.predictor_config import PredictorConfig
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from kserve.utils.utils import is_structured_cloudevent
 
 from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
 from ..model import Call, Model, RequestModel, V1Answer
@@ -221,6 +222,8 @@ class KServeHost(RequestModel):
         headers = dict(request.headers)
         back: dict[str, str] = {}
         result = await self._answer(to_kserve_request(request, headers), headers, back, request.deadline)
+        if isinstance(result, ModelInferResponse):
+            result = KServeResponse.from_grpc(result)
         if isinstance(result, KServeResponse):
             response = from_kserve_response(result, request, self.settings.version)
         elif isinstance(result, dict):
@@ -234,23 +237,28 @@ class KServeHost(RequestModel):
         return response
 
     async def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | V1Answer:
-        """Answer a V1 `:predict` body with whatever object the class makes of it."""
-        back: dict[str, str] = {}
-        document = self._v1_answer(await self._answer(payload, dict(headers), back, None))
-        return V1Answer(document, _own(back)) if back else document
+        """Answer a V1 `:predict` body with whatever the class makes of it."""
+        return await self._v1(payload, headers)
 
-    async def explain_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | None:
+    async def explain_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | V1Answer | None:
         """Answer a V1 `:explain` body; None where the class explains nothing."""
-        if not self._explains:
-            return None
-        return self._v1_answer(await self._answer(payload, dict(headers), {}, None, explain=True))
+        return await self._v1(payload, headers, explain=True) if self._explains else None
 
-    def _v1_answer(self, result: Any) -> dict[str, Any]:
+    async def _v1(self, payload: Any, headers: Mapping[str, str], explain: bool = False) -> dict[str, Any] | V1Answer:
+        """Answer as KServe's `V1Endpoints` does: text and bytes as they are, a stream once it has ended, all else as JSON."""
+        back: dict[str, str] = {}
+        if isinstance(payload, dict) and is_structured_cloudevent(payload):
+            payload = payload["data"]  # KServe knows an event by its attributes, whatever the content type says
+        result = await self._answer(payload, dict(headers), back, None, explain=explain)
+        if isinstance(result, AsyncIterator):
+            result = b"".join([chunk if isinstance(chunk, bytes) else str(chunk).encode() async for chunk in result])
+        if isinstance(result, ModelInferResponse):
+            result = KServeResponse.from_grpc(result)
         if isinstance(result, KServeResponse):
-            return response_to_dict(result)
-        if isinstance(result, dict):
+            result = response_to_dict(result)
+        if isinstance(result, dict) and not back:
             return result
-        raise ModelFailed(f"model {self.name!r} answered a {type(result).__name__}; an object was expected")
+        return V1Answer(result.encode() if isinstance(result, str) else result, _own(back))
 
     async def _answer(
         self, payload: Any, headers: dict[str, str], back: dict[str, str], deadline: float | None, explain: bool = False

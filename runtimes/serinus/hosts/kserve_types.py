@@ -18,7 +18,7 @@ import numpy as np
 from kserve import InferInput, InferOutput
 from kserve import InferRequest as KServeRequest
 from kserve import InferResponse as KServeResponse
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter, ModelInferResponse
 from kserve.protocol.infer_type import RequestedOutput as KServeRequestedOutput
 
 from ..errors import InvalidInput, ModelFailed, SerinusError
@@ -343,6 +343,8 @@ def response_from_dict(document: Mapping[str, Any], request: InferRequest, versi
     """
     outputs = document.get("outputs")
     if isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        if any(isinstance(entry, Mapping) and "contents" in entry for entry in outputs):
+            return from_kserve_response(_of_contents(document), request, version)
         try:
             tensors = [
                 InferOutput(
@@ -365,6 +367,19 @@ def response_from_dict(document: Mapping[str, Any], request: InferRequest, versi
         return InferResponse(request.model_name, [Tensor.of("output-0", array)], version, request.id)
     keys = ", ".join(sorted(map(str, document))) or "nothing"
     raise ModelFailed(f"the model answered an object of {keys}; 'outputs' (V2) or 'predictions' (V1) was expected")
+
+
+def _of_contents(document: Mapping[str, Any]) -> KServeResponse:
+    """Read an object of gRPC's fields (`contents: {fp32_contents: [...]}`), as KServe's gRPC server takes it from a class.
+
+    Raises:
+        ModelFailed: a field does not exist, or does not hold what it is given.
+    """
+    try:
+        message = ModelInferResponse(outputs=document["outputs"], parameters=document.get("parameters"))
+    except (TypeError, ValueError) as error:
+        raise ModelFailed(f"the model answered outputs that are none of gRPC's: {error}") from error
+    return KServeResponse.from_grpc(message)
 
 
 def response_to_dict(hosted: KServeResponse) -> dict[str, Any]:
