@@ -176,7 +176,8 @@ def test_a_class_that_was_named_takes_the_directory_as_it_is(tmp_path: Path):
         ("hosts_support", "names a package without __serinus_class__.*DocumentedPredictor"),
         ("pathlib:Path", "the class Path, derived from PurePath; expected a subclass of serinus.model.Model"),
         ("hosts_support:REPOSITORY", "is a PosixPath"),
-        ("../code.py", "no name of a class"),
+        ("../code", "no name of a class"),
+        ("../code.py", "no such file: ../code.py"),
         ("serinus.hosts.mlserver_host", "pip install 'serinus\\[mlserver\\]'"),
     ],
 )
@@ -205,3 +206,11 @@ def test_the_settings_that_a_runtime_brings_name_it_here_as_under_mlserver(runti
     (settings,) = settings_from_directory(tmp_path)
     assert (settings.implementation, settings.extra, settings.model_dir) == (f"{runtime}_server", {}, tmp_path)
     assert resolve(settings.implementation).kind == "serinus"
+
+
+def test_a_file_of_code_that_model_settings_name_is_not_run(tmp_path: Path):
+    (tmp_path / "code.py").write_text("raise AssertionError\n")
+    (tmp_path / "model-settings.json").write_text(json.dumps({"implementation": f"{tmp_path}/code.py:Model"}))
+    with pytest.raises(ConfigError, match=r"code is not loaded because a model directory says so.*--class"):
+        settings_from_directory(tmp_path)
+    assert settings_from_directory(tmp_path, implementation="code.py:Model")[0].implementation == "code.py:Model"

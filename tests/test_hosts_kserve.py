@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import kserve
 import numpy as np
 import pytest
 from kserve import InferRequest as KServeRequest
@@ -398,3 +401,66 @@ def test_transformer_and_remote_predictor_exclude_each_other():
         )
     with pytest.raises(ConfigError, match=r"a kserve\.Model was expected"):
         build_model(settings, transformer=here("Pixels"))
+
+
+SCRIPT = """
+import argparse
+import kserve
+import beside_the_script
+
+parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
+parser.add_argument("--weight", type=float, required=True)
+args, _ = parser.parse_known_args()
+
+
+class Weighted(kserve.Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name, args.weight, beside_the_script.OFFSET]}
+
+
+if __name__ == "__main__":
+    model = Weighted(args.model_name)
+    model.load()
+    kserve.ModelServer(workers=1).start([model])
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_the_script.py").write_text("OFFSET = 5\n")
+    path = tmp_path / "calendar.py"  # as one of Python's own modules is called
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.mark.parametrize("named", ["", ":Weighted"], ids=["script", "class"])
+async def test_a_file_is_hosted_as_a_script_or_by_its_class_and_reads_its_own_flags(script: Path, named: str):
+    before = kserve.ModelServer.start
+    async with serving(f"{script}{named}", extra={"weight": 2}) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": ["m", 2.0, 5]}
+    assert kserve.ModelServer.start is before
+
+
+@pytest.mark.parametrize(
+    ("source", "named", "message"),
+    [
+        (SCRIPT, ":Weighted", r"ended with status 2 .* --extra FLAG=VALUE"),
+        (SCRIPT, "", r"ended with status 2 .* --extra FLAG=VALUE"),
+        ("import kserve\n", "", r"starts no kserve.ModelServer with a model; name the class to serve: .*\.py:Class"),
+        ("import kserve\nclass A(kserve.Model): pass\n", ":B", "has no 'B'; it has A"),
+        ("import kserve\nclass A(:\n", ":A", "cannot be imported: invalid syntax"),
+        ("import not_installed_here\n", ":A", "needs not_installed_here, which is not installed"),
+        ("import not_installed_here\n", "", "needs not_installed_here, which is not installed"),
+        ("import kserve\nkserve.ModelServer().start([1, 2])\n", "", "starts a server of 2 models"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(script: Path, source: str, named: str, message: str):
+    script.write_text(source)
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelSettings(name="m", implementation=f"{script}{named}"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such file"):
+        build_model(ModelSettings(name="m", implementation=f"{tmp_path}/none.py:A"))

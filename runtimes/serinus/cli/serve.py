@@ -28,6 +28,7 @@ Examples:
   serinus serve ./model                            a model file or directory; its runtime is inferred from the files
   serinus serve ./fraud ./recommender              several models at once
   serinus serve --class mypackage.model:MyModel    a serinus Model, a kserve.Model or an MLServer MLModel of your own
+  serinus serve --class model.py --model_name m    a script that ends in kserve.ModelServer().start([model]), as it is
   serinus serve --class ensemble_server --transformer fraud_features --model_dir ./model
                                                    a whole pipeline in one process
   serinus serve --class fraud_features --predictor_host 127.0.0.1:8081 --predictor_protocol grpc-v2

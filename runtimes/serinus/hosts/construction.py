@@ -7,8 +7,10 @@ supplies every other one.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +34,15 @@ def kserve_arguments(settings: ModelSettings, predictor: PredictorSettings | Non
         words += ["--predictor_request_retries", str(predictor.retries)]
         if predictor.health_check:
             words.append("--enable_predictor_health_check")
+    for name, value in settings.extra.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def _parsed(target: Any) -> set[str]:
+    """Name what the command line of the module itself takes: it has parsed it into a global, as KServe's examples do."""
+    module = vars(sys.modules.get(getattr(target, "__module__", ""), sys))
+    return {name for value in module.values() if isinstance(value, argparse.Namespace) for name in vars(value)}
 
 
 def _known(settings: ModelSettings, predictor: PredictorSettings | None, config: Any) -> dict[str, Any]:
@@ -111,8 +121,9 @@ def construct(
     spare = {key: value for key, value in settings.extra.items() if key not in names}
     if takes_any:
         named |= spare
-    else:
-        problems += [_unknown(what, key, names) for key in spare]
+    elif spare:
+        parsed = _parsed(target)
+        problems += [_unknown(what, key, names | parsed) for key in spare if key not in parsed]
     if problems:
         raise ConfigError(problems)
     return target(*positional, **named)

@@ -164,6 +164,11 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
     named = implementation or reader.take(document, "implementation", str, "")
     if named == _SERINUS_RUNTIME:
         named = extra.pop("class", "")
+    if not implementation and named.partition(":")[0].endswith(".py"):
+        reader.problem(
+            f"'implementation': {named!r} is a file of code, and code is not loaded because a model directory says so; "
+            f"to trust it, start with --class {named}"
+        )
     settings = DirectorySettings(
         source=path,
         name=reader.take(document, "name", str, ""),

@@ -1,16 +1,21 @@
 """Names of classes to classes: what `--class`, `--transformer` and `implementation` may say, and what kind each is.
 
-Accepted: `package` (its `__serinus_class__` names the class), `package:Class`, `package.module:Class`, `package.module.Class`;
-in place of a class also a function that makes the model, or a ready instance. Frameworks are recognised without importing
+Accepted: `package` (its `__serinus_class__` names the class), `package:Class`, `package.module:Class`, `package.module.Class`,
+`folder/file.py:Class`; in place of a class also a function that makes the model, or a ready instance. `folder/file.py` alone is a
+script as it is written for KServe, which ends in `kserve.ModelServer().start([model])`: it runs as it would there, and the model
+that it would start is the one. Frameworks are recognised without importing
 them: a class can only derive from `kserve.Model` if its own module has imported kserve.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,8 +66,14 @@ def resolve(name: str, argv: Sequence[str] = (), beside: Path | None = None) -> 
     Raises:
         ConfigError: it does not exist, needs a package that is not installed, or is nothing that can be hosted.
     """
+    path, is_file, attribute = _file(name)
+    if is_file and not path.is_file():
+        raise ConfigError(f"{name!r}: no such file: {path}")
     with _arguments(argv):
-        target = _load(name, beside)
+        if is_file:
+            target = _attribute(_import_file(path, name), attribute, name) if attribute else _run_script(path, name)
+        else:
+            target = _load(name, beside)
     return implementation_of(target, name)
 
 
@@ -116,6 +127,85 @@ def _load(name: str, beside: Path | None) -> Any:
     return _load(named, None) if isinstance(named, str) else named
 
 
+def _file(name: str) -> tuple[Path, bool, str]:
+    """Split `folder/file.py:Class`; whether it is one at all."""
+    path, _, attribute = name.partition(":")
+    return Path(path), path.endswith(".py"), attribute
+
+
+def _import_file(path: Path, name: str) -> Any:
+    """Import a file whose folder need not be on the module path; what lies beside it can be imported from it."""
+    path = path.resolve()
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    module_name = path.stem if loaded is None and path.stem not in sys.stdlib_module_names else f"hosted_{path.stem}"
+    loader = importlib.machinery.SourceFileLoader(module_name, str(path))
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(module_name, loader, origin=str(path)))
+    module.__file__ = str(path)
+    sys.modules[module_name] = module
+    try:
+        with _beside(path), _reported(name):
+            loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        if isinstance(error, ModuleNotFoundError):
+            raise _needed(error, name) from error
+        raise
+    return module
+
+
+def _run_script(path: Path, name: str) -> Any:
+    """Run a script as Python would, up to `kserve.ModelServer.start`, and take the model that it hands over there."""
+    import kserve
+
+    started: list[Any] = []
+
+    def start(_: Any, models: Sequence[Any]) -> None:
+        started.extend(models)
+
+    original, kserve.ModelServer.start = kserve.ModelServer.start, start  # type: ignore[method-assign] # until the script ends
+    try:
+        with _beside(path), _reported(name):
+            runpy.run_path(str(path), run_name="__main__")
+    except ModuleNotFoundError as error:
+        raise _needed(error, name) from error
+    finally:
+        kserve.ModelServer.start = original  # type: ignore[method-assign] # back again
+    if len(started) != 1:
+        what = f"starts a server of {len(started)} models" if started else "starts no kserve.ModelServer with a model"
+        raise ConfigError(f"{name!r} {what}; name the class to serve: {name}:Class")
+    return started[0]
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    """Let a file import its neighbours: before all else while it runs, as under Python, and after all else later."""
+    folder = str(path.resolve().parent)
+    known = folder in sys.path
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if not known:
+            sys.path.append(folder)
+
+
+@contextlib.contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Say of code that does not run when it is imported what it says itself."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ConfigError(
+            f"{name!r} ended with status {error.code} when it was imported; where its command line needs a further flag "
+            "(it said so above), give it with --extra FLAG=VALUE"
+        ) from error
+    except (SyntaxError, argparse.ArgumentError) as error:
+        raise ConfigError(f"{name!r} cannot be imported: {error}") from error
+
+
 def _exists(module_name: str) -> bool:
     try:
         return importlib.util.find_spec(module_name) is not None
@@ -127,14 +217,12 @@ def _import(module_name: str, name: str, beside: Path | None) -> Any:
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ConfigError(f"{name!r} is no name of a class; expected package, package:Class or package.module:Class")
     try:
-        return importlib.import_module(module_name)
+        with _reported(name):
+            return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or module_name
-        root = missing.partition(".")[0]
-        if root in _EXTRAS and root != module_name.partition(".")[0]:
-            raise ConfigError(
-                f"{name!r} needs {root}, which is not installed: pip install 'serinus[{_EXTRAS[root]}]'"
-            ) from error
+        if missing.partition(".")[0] in _EXTRAS and missing.partition(".")[0] != module_name.partition(".")[0]:
+            raise _needed(error, name) from error
         if module_name == missing or module_name.startswith(f"{missing}."):
             first = module_name.partition(".")[0]
             if beside is not None and ((beside / f"{first}.py").exists() or (beside / first).is_dir()):
@@ -145,9 +233,15 @@ def _import(module_name: str, name: str, beside: Path | None) -> Any:
             raise ConfigError(
                 f"{name!r}: there is no package {missing!r} here; install it, or add its folder to PYTHONPATH"
             ) from error
-        raise ConfigError(f"{name!r} needs {missing}, which is not installed") from error
+        raise _needed(error, name) from error
     except ImportError as error:
         raise ConfigError(f"{name!r} cannot be imported: {error}") from error
+
+
+def _needed(error: ModuleNotFoundError, name: str) -> ConfigError:
+    root = (error.name or "").partition(".")[0]
+    extra = f": pip install 'serinus[{_EXTRAS[root]}]'" if root in _EXTRAS else ""
+    return ConfigError(f"{name!r} needs {root if extra else error.name}, which is not installed{extra}")
 
 
 def _attribute(module: Any, attribute: str, name: str) -> Any:
