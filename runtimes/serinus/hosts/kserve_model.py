@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from pathlib import Path
+import dataclasses
 from typing import Any
 
 try:
@@ -23,11 +23,12 @@ from kserve import InferRequest as KServeRequest
 from kserve.errors import InferenceError, ModelNotReady
 from kserve.errors import InvalidInput as KServeInvalidInput
 
-from ..errors import ClientError, ServerError
+from ..errors import ClientError, ConfigError, ServerError
 from ..model import Model, RequestModel
 from ..protocol import v1_codec
 from ..protocol.types import Tensor, TensorSpec
 from ..settings import ModelSettings
+from .directory import settings_from_directory
 from .factory import build_model
 from .kserve_types import from_kserve_request
 from .local_calls import LocalCalls
@@ -114,20 +115,38 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
+def _settings(arguments: argparse.Namespace) -> ModelSettings:
+    """Read the model directory as `serinus serve` does; of several versions the last is served, since KServe has none.
+
+    Raises:
+        ConfigError: the directory holds no model, or several.
+    """
+    named = arguments.implementation
+    if arguments.model_dir:
+        found = settings_from_directory(arguments.model_dir, named)
+    else:
+        found = [ModelSettings(name="", implementation=named)]
+    names = sorted({settings.name for settings in found})
+    if len(names) > 1:
+        raise ConfigError(f"{arguments.model_dir} holds several models, {', '.join(names)}: name the folder of one")
+    last = max(found, key=lambda settings: int(settings.version) if settings.version.isdecimal() else -1)
+    threads = arguments.nthread or last.threads
+    return dataclasses.replace(last, name=arguments.model_name, threads=threads)
+
+
 def main() -> None:
     """Serve a serinus model with KServe's own server."""
     parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
-    parser.add_argument("--class", dest="implementation", default="", help="package[:Class]; default: from the files")
+    parser.add_argument(
+        "--class", dest="implementation", default="", help="package[:Class] or file.py[:Class]; default: from the files"
+    )
     parser.add_argument("--model_dir", default=None, help="model file or directory")
     parser.add_argument("--nthread", type=int, default=0, help="native threads of one predict; 0: the CPU limit")
     arguments, _ = parser.parse_known_args()
-    settings = ModelSettings(
-        name=arguments.model_name,
-        implementation=arguments.implementation,
-        model_dir=Path(arguments.model_dir) if arguments.model_dir else None,
-        threads=arguments.nthread,
-    )
-    model = ServedByKServe(build_model(settings))
+    try:
+        model = ServedByKServe(build_model(_settings(arguments)))
+    except ConfigError as error:
+        parser.exit(2, "".join(f"{parser.prog}: {problem}\n" for problem in error.problems))
     model.load()
     kserve.ModelServer().start([model])
 
