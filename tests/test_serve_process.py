@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,14 +111,28 @@ def test_a_model_that_does_not_load_ends_the_process_with_its_reason(tmp_path: P
         (["/no/such/folder"], "/no/such/folder"),
         (["--http_prot", "1"], "did you mean --http-port"),
         (["--ssl_certfile", "c.pem"], "both --ssl_certfile and --ssl_keyfile"),
+        (["--ssl_certfile", "c.pem", "--ssl_keyfile", "k.pem"], "--ssl_certfile c.pem: no such file"),
     ],
-    ids=["nothing", "missing", "typo", "half-tls"],
+    ids=["nothing", "missing", "typo", "half-tls", "no-pem"],
 )
 def test_wrong_options_end_with_status_2_and_say_why(arguments: list[str], message: str):
     done = _run(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [((), "8443"), (("--http_port", "9000"), "9000")],
+    ids=["none named", "named"],
+)
+def test_with_tls_rest_listens_where_kserves_server_would(words: Sequence[str], port: str, tmp_path: Path):
+    pem = tmp_path / "both.pem"
+    pem.touch()
+    shown = _run("--ssl_certfile", str(pem), "--ssl_keyfile", str(pem), *words, "--show_settings").stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("http_port ")]
+    assert line.split()[1] == port
 
 
 def test_help_lists_every_option_with_examples():

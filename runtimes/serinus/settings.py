@@ -61,7 +61,7 @@ class ServerSettings:
 
     host: str = field(default="0.0.0.0", metadata=_flags(env=("MLSERVER_HOST",), help="address to listen on"))
     http_port: int = field(
-        default=8080, metadata=_flags(env=("MLSERVER_HTTP_PORT",), help="REST port; 0 picks a free one")
+        default=8080, metadata=_flags(env=("MLSERVER_HTTP_PORT",), help="REST port; 0 picks a free one; 8443 with TLS")
     )
     grpc_port: int = field(
         default=8081, metadata=_flags(env=("MLSERVER_GRPC_PORT",), help="gRPC port; 0 picks a free one")

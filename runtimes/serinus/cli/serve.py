@@ -43,6 +43,10 @@ _DEFAULT_MODEL_DIR = Path("/mnt/models")
 """Where KServe's storage initializer puts a model (kserve.constants)."""
 
 
+_HTTPS_PORT = 8443
+"""Where KServe's server listens with TLS (kserve.constants, DEFAULT_HTTPS_PORT)."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run `serinus serve` with these words.
 
@@ -55,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
         if parsed.help:
             print(_help())
             return 0
+        parsed = _with_https_port(parsed)
         server = _server_settings(parsed.values)
         _set_up_logging(server)
         if parsed.values["show_settings"]:
@@ -104,6 +109,17 @@ def _serve(parsed: Parsed, server: ServerSettings) -> int:
     return run(launch)
 
 
+def _with_https_port(parsed: Parsed) -> Parsed:
+    """Move REST to KServe's port for TLS where TLS is on and nothing names a port, as `kserve.ModelServer` does."""
+    if not parsed.values["ssl_certfile"] or parsed.sources["http_port"] != "default":
+        return parsed
+    return dataclasses.replace(
+        parsed,
+        values={**parsed.values, "http_port": _HTTPS_PORT},
+        sources={**parsed.sources, "http_port": "default with TLS"},
+    )
+
+
 def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """Pick the server's settings out of all values.
 
@@ -115,6 +131,11 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     problems = []
     if (chosen["ssl_certfile"] is None) != (chosen["ssl_keyfile"] is None):
         problems.append("TLS needs both --ssl_certfile and --ssl_keyfile")
+    problems += [
+        f"--{name} {chosen[name]}: no such file"
+        for name in ("ssl_certfile", "ssl_keyfile")
+        if chosen[name] and not Path(chosen[name]).is_file()
+    ]
     if chosen["ssl_certfile"] and chosen["grpc"] == "native":
         problems.append("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
     if chosen["workers"] < 1:
