@@ -33,4 +33,7 @@ class Taker(kserve.Model):
             return kserve.InferResponse(payload.id, self.name, outputs)
         if isinstance(payload, bytes):
             return {"predictions": [len(payload)]}
+        if payload["instances"] == ["picture"]:
+            response_headers["Content-Type"] = "image/png"
+            return b"\x89PNG"
         return {"predictions": payload["instances"]}

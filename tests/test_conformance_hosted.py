@@ -34,6 +34,11 @@ def test_v1_answers_carry_the_response_headers_of_the_class(server: Server):
     assert int(answer.headers["content-length"]) == len(answer.body)
 
 
+def test_bytes_of_the_class_are_the_body_with_its_own_content_type(server: Server):
+    answer = server.ask("POST", "/v1/models/taker:predict", {"instances": ["picture"]})
+    assert (answer.status, answer.headers["content-type"], answer.body) == (200, "image/png", b"\x89PNG")
+
+
 def test_v2_answers_carry_the_response_headers_of_the_class(server: Server):
     tensor = json_tensor("t", "FP32", [1, 2], [1.0, 2.0])
     answer = server.infer("taker", tensor, id="7")

@@ -259,13 +259,20 @@ async def test_explain_is_offered_where_the_class_explains_and_only_there():
 
 
 @pytest.mark.parametrize(
-    ("form", "document"),
-    [("text", b"hello"), ("bytes", b"\x89PNG"), ("list", [1, 2]), ("number", 3), ("nothing", None), ("stream", b"abc")],
+    ("form", "document", "kind"),
+    [
+        ("text", b"hello", "text/plain; charset=utf-8"),
+        ("bytes", b"\x89PNG", "application/octet-stream"),
+        ("list", [1, 2], "application/json"),
+        ("number", 3, "application/json"),
+        ("nothing", None, "application/json"),
+        ("stream", b"abc", "application/octet-stream"),
+    ],
 )
-async def test_v1_answers_that_are_no_object_are_given_as_kserve_gives_them(form: str, document: Any):
+async def test_v1_answers_that_are_no_object_are_given_as_kserve_gives_them(form: str, document: Any, kind: str):
     async with serving(here("Talker")) as plane:
         answer = await plane.predict_v1("m", json.dumps({"form": form}).encode())
-    assert answer == V1Answer(document, {"x-after": "yes"})
+    assert answer == V1Answer(document, {"x-after": "yes"}, kind)
 
 
 @pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])

@@ -51,6 +51,8 @@ class V1Answer:
     document: Any
     """What the body is made of: bytes as they are, all else as JSON."""
     headers: Mapping[str, str] = field(default_factory=no_parameters)
+    content_type: str = "application/json"
+    """Of bytes."""
 
 
 class Model:

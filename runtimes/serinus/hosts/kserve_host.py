@@ -258,7 +258,11 @@ class KServeHost(RequestModel):
             result = response_to_dict(result)
         if isinstance(result, dict) and not back:
             return result
-        return V1Answer(result.encode() if isinstance(result, str) else result, _own(back))
+        kind = "application/json"
+        if isinstance(result, (str, bytes)):
+            default = "text/plain; charset=utf-8" if isinstance(result, str) else "application/octet-stream"
+            kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
+        return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 
     async def _answer(
         self, payload: Any, headers: dict[str, str], back: dict[str, str], deadline: float | None, explain: bool = False

@@ -545,8 +545,9 @@ def _health(document: dict[str, Any], healthy: bool, message: str) -> Reply:
 def _v1_reply(name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: CloudEvent | None) -> Reply:
     """Write what a V1 model answered; the arrays of its object may be NumPy's."""
     own: list[tuple[bytes, bytes]] = []
+    kind = JSON
     if isinstance(answer, V1Answer):
-        own = header_pairs(answer.headers)
+        own, kind = header_pairs(answer.headers), answer.content_type
         answer = answer.document
     try:
         options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -554,8 +555,8 @@ def _v1_reply(name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: Cl
     except TypeError as error:
         raise ModelFailed(f"the model's answer cannot be written as JSON: {error}") from error
     if event is None:
-        return 200, JSON, [body], own
-    content_type, body, fields = event.wrap(name, body, JSON)
+        return 200, kind, [body], own
+    content_type, body, fields = event.wrap(name, body, kind)
     return 200, content_type, [body], [*own, *fields]
 
 
