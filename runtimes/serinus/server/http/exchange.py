@@ -47,8 +47,9 @@ _OWN_HEADERS: Final = frozenset(
 )
 """Response headers that belong to the transport: framing and connection (RFC 9110, 7.6.1), and what describes the body."""
 
-_HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
-"""uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
+_HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%/|-]*)(:[0-9]*)?")
+"""uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2), and `/` and `|`: Envoy's health checks send their cluster's name unless told
+otherwise (HealthCheck.HttpHealthCheck.host), such as `httproute/default/name/rule/0` or `outbound|80||name`."""
 _SPECIAL: Final = frozenset((b"content-encoding", b"accept-encoding", b"x-request-id", b"ce-specversion"))
 
 
