@@ -258,6 +258,21 @@ def test_custom_handlers_answer_after_a_reload(tmp_path):
     assert "not loaded" in unloaded.json()["error"]
 
 
+def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(tmp_path):
+    """As Seldon's agent does: the repository is served empty, and models are loaded by request."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
+    http = _port()
+    url = f"http://127.0.0.1:{http}"
+    flags = ["--model_repository", str(tmp_path), "--load_models_at_startup", "false"]
+    command = ["serinus", "serve", *flags, "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
+    with _process(command, tmp_path, f"{url}/v2/health/ready"):
+        assert httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]).status_code == 404
+        assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
+        answer = httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])
+    assert (answer.status_code, answer.text) == (200, "42")
+
+
 def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Path):
     (tmp_path / "model.json").write_bytes(model_file.read_bytes())
     http = _port()

@@ -89,6 +89,8 @@ class Plane:
         self._defaults: Mapping[str, ServedModel] = registry.defaults
         self._required: set[tuple[str, str]] = set()
         """Models asked for at start and not unloaded since."""
+        self.on_load: Callable[[], None] = lambda: None
+        """Called when a load request has brought a model, whose own routes may be new."""
         self._started = False
         self._stopping = False
         self._refusing = False
@@ -233,6 +235,7 @@ class Plane:
             await self.registry.load(name, parameters)
         except ConfigError as error:
             raise InvalidInput(f"model '{name}' cannot be loaded: {'; '.join(error.problems)}") from error
+        self.on_load()
         # A version that has left the disk was unloaded: readiness no longer waits for it.
         self._required = {key for key in self._required if key[0] != name or not self.registry.is_unloaded(*key)}
 

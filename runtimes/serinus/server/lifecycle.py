@@ -180,6 +180,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         repository=worker.apply if worker else None,
         extra_routes=_routes(plane),
     )
+    plane.on_load = lambda: rest.add_custom(_routes(plane))
     grpc = None
     if settings.enable_grpc:
         grpc = await start_grpc(

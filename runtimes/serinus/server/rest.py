@@ -36,6 +36,10 @@ class RestServer:
         self.port = port
         """The port that it listens on, also where 0 was asked for."""
 
+    def add_custom(self, routes: Iterable[CustomRoute]) -> None:
+        """Serve further routes; one that is there already is replaced."""
+        self._app.add_custom(routes)
+
     def stop_accepting(self) -> None:
         """Refuse new connections; answers on those that there are carry `Connection: close`."""
         self._server.stop_accepting()
