@@ -83,6 +83,13 @@ class SerinusError(Exception):
     reason: ClassVar[str] = "other"
     """Label of the failure in metrics: rejected, cancelled, invalid, timeout, failed or other."""
 
+    def with_status(self, http_status: int, grpc_status: int | None = None) -> SerinusError:
+        """Give this one error, not its class, the statuses that somebody else chose; returns it."""
+        self.http_status = http_status  # type: ignore[misc]
+        if grpc_status is not None:
+            self.grpc_status = grpc_status  # type: ignore[misc]
+        return self
+
 
 class ClientError(SerinusError):
     """The request is at fault."""

@@ -226,6 +226,8 @@ INERT_ENVIRONMENT: dict[str, str] = {
 }
 """MLServer's variables that have no meaning here, each with what takes its place."""
 
+_NO_BATCHING = "only requests that wait already are predicted together; --max_batch_rows 1 predicts each alone"
+"""What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
 
 OTHER_ENVIRONMENT: frozenset[str] = frozenset(
     {
@@ -417,10 +419,6 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
             values[option.name] = option.default
             sources[option.name] = "default"
     return Parsed(values, sources, tuple(paths), tuple(warnings))
-
-
-_NO_BATCHING = "only requests that wait already are predicted together; --max_batch_rows 1 predicts each alone"
-"""What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
 
 
 def _take_extra(text: str, where: str, values: dict[str, Any], sources: dict[str, str], problems: list[str]) -> None:

@@ -102,9 +102,6 @@ def _status_error(status: int, message: str, headers: Mapping[str, str] | None) 
         after = next((value for name, value in (headers or {}).items() if name.lower() == "retry-after"), "")
         return Overloaded(message, float(after) if after.isdecimal() else 1.0)
     error: SerinusError = ClientError(message) if 400 <= status < 500 else ServerError(message)
-    # The status is of this one error, not of its class.
-    error.http_status = status  # type: ignore[misc]
-    error.grpc_status = _GRPC_OF_STATUS.get(  # type: ignore[misc]
-        status, GrpcStatus.INVALID_ARGUMENT if status < 500 else GrpcStatus.INTERNAL
+    return error.with_status(
+        status, _GRPC_OF_STATUS.get(status, GrpcStatus.INVALID_ARGUMENT if status < 500 else GrpcStatus.INTERNAL)
     )
-    return error

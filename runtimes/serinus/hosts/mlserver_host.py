@@ -335,10 +335,7 @@ def _of_status(status: int, message: str) -> SerinusError:
     """Keep exactly the status that the class chose itself, and give it the gRPC code that belongs to it."""
     if not 400 <= status < 600:
         return ModelFailed(message)
-    error = _OF_STATUS.get(status, InvalidInput if status < 500 else ModelFailed)(message)
-    # The status is of this one error, not of its class.
-    error.http_status = status  # type: ignore[misc]
-    return error
+    return _OF_STATUS.get(status, InvalidInput if status < 500 else ModelFailed)(message).with_status(status)
 
 
 async def _known_error(_: Any, error: Exception) -> JSONResponse:

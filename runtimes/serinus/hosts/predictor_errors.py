@@ -19,11 +19,8 @@ __all__ = ["error_of_credentials", "error_of_grpc", "error_of_status"]
 
 def error_of_credentials(http_status: int, message: str) -> SerinusError:
     """Pass a 401 or 403 on: the credentials that the predictor refused are the client's, whose `authorization` went along."""
-    error = ClientError(message)
-    # The status is of this one error, not of its class.
-    error.http_status = http_status  # type: ignore[misc]
-    error.grpc_status = GrpcStatus.UNAUTHENTICATED if http_status == 401 else GrpcStatus.PERMISSION_DENIED  # type: ignore[misc]
-    return error
+    grpc_status = GrpcStatus.UNAUTHENTICATED if http_status == 401 else GrpcStatus.PERMISSION_DENIED
+    return ClientError(message).with_status(http_status, grpc_status)
 
 
 def error_of_status(status: int, message: str, retry_after_s: float | None = None) -> SerinusError:
