@@ -203,3 +203,22 @@ def test_mlservers_word_for_no_batching_changes_nothing_and_is_told(size: str):
     assert parsed.values["max_batch_rows"] is None
     assert "--max_batch_rows 1 predicts each alone" in parsed.warnings[0]
     assert parse([], {"MLSERVER_MODEL_MAX_BATCH_SIZE": "64"}).values["max_batch_rows"] == 64
+
+
+def test_settings_beside_the_models_are_read_as_mlserver_reads_them(tmp_path: Path):
+    (tmp_path / "settings.json").write_text('{"http_port": 40, "parallel_workers": 2}')
+    assert parse([str(tmp_path)], {}).values["http_port"] == 8080  # a folder of another kind may have one of its own
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model-settings.json").write_text("{}")
+    for words in ([str(tmp_path)], ["--model_repository", str(tmp_path)]):
+        parsed = parse(words, {})
+        assert (parsed.values["http_port"], parsed.sources["http_port"]) == (40, str(tmp_path / "settings.json"))
+    assert parse([str(tmp_path), "--http_port", "50"], {}).values["http_port"] == 50
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("settings.json", "model-settings.json"):
+        (other / name).write_text("{}")
+    with pytest.raises(ConfigError, match="choose one with --settings"):
+        parse([str(tmp_path), str(other)], {})
+    chosen = parse([str(tmp_path), str(other), "--settings", str(other / "settings.json")], {})
+    assert chosen.values["http_port"] == 8080

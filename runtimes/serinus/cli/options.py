@@ -168,7 +168,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("predictor_request_retries", int, 0, "retries, only where it cannot have begun the work", "Predictor"),
     Option("enable_predictor_health_check", bool, False, "ready only while it is", "Predictor"),
     *_server_options(),
-    Option("settings", str | None, None, "settings.json with any of these, MLServer's names among them", "Other"),
+    Option(
+        "settings",
+        str | None,
+        None,
+        "settings.json with any of these, or MLServer's names; by default that beside the models",
+        "Other",
+    ),
     Option("show_settings", bool, False, "print every setting, its value and where it came from, and exit", "Other"),
 )
 
@@ -410,8 +416,11 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
         ):
             problems.append(f"{variable} is not a setting of serinus{_suggest(variable, by_env)}")
 
-    if values.get("settings"):
-        _read_file(Path(values["settings"]), options, values, sources, problems, warnings)
+    chosen = [Path(values["settings"])] if values.get("settings") else _beside_models(paths, values)
+    if len(chosen) > 1:
+        problems.append(f"several settings.json: {', '.join(map(str, chosen))}; choose one with --settings")
+    elif chosen:
+        _read_file(chosen[0], options, values, sources, problems, warnings)
     if problems:
         raise ConfigError(problems)
     for option in options:
@@ -433,6 +442,20 @@ def _take_extra(text: str, where: str, values: dict[str, Any], sources: dict[str
         return
     values["extra"] = tuple(f"{key}={json.dumps(value)}" for key, value in content.items())
     sources["extra"] = where
+
+
+def _beside_models(paths: Sequence[str], values: Mapping[str, Any]) -> list[Path]:
+    """Find the `settings.json` of the folders to serve, where `mlserver start` reads it.
+
+    Only in folders of MLServer's kind, which have a model-settings.json too, themselves or in their folders.
+    """
+    folders = dict.fromkeys(Path(path) for path in (*paths, values.get("model_repository")) if path)
+    return [
+        folder / "settings.json"
+        for folder in folders
+        if (folder / "settings.json").is_file()
+        and ((folder / "model-settings.json").is_file() or any(folder.glob("*/model-settings.json")))
+    ]
 
 
 def _read_file(
