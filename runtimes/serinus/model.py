@@ -6,7 +6,7 @@ Life of a model: construct with its settings, `load()` once (in a thread; readin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -49,10 +49,10 @@ class V1Answer:
     """What a model answers in V1 where it is no object, or has response headers of its own."""
 
     document: Any
-    """What the body is made of: bytes as they are, all else as JSON."""
+    """What the body is made of: bytes as they are, an asynchronous iterator of bytes piece by piece, all else as JSON."""
     headers: Mapping[str, str] = field(default_factory=no_parameters)
     content_type: str = "application/json"
-    """Of bytes."""
+    """Of bytes and pieces."""
 
 
 class Model:
@@ -170,6 +170,14 @@ class RequestModel(Model):
     takes_bytes: ClassVar[bool] = False
     """Its V1 calls are given a body that is no JSON as the bytes that came, where the content type does not claim JSON."""
 
+    streams: bool = False
+    """It offers `infer_stream`: any number of responses to a request, over `/infer_stream` and ModelStreamInfer."""
+    whole_streams: bool = False
+    """All requests of a gRPC stream go to one call of `infer_stream`, and are answered in MLServer's messages (ModelInferResponse),
+    unless the client asks for Triton's. False: each request has a call of its own, answered in Triton's."""
+    has_generate: bool = False
+    """`/generate` and `/generate_stream` are `/infer` and `/infer_stream` by other names, as on MLServer."""
+
     async def start(self) -> None:
         """Do what needs the event loop, after `load` and before the first request. Raise `ConfigError` as `load` does."""
 
@@ -178,6 +186,19 @@ class RequestModel(Model):
 
         Raises:
             SerinusError: with the status to answer with; any other exception is reported as `ModelFailed`.
+        """
+        raise NotImplementedError
+
+    def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+        """Answer a stream of requests with a stream of responses; called where `streams` is true. An asynchronous generator.
+
+        It waits where the client reads slowly, and is closed when the client leaves.
+
+        Args:
+            requests: one request; with `whole_streams` over gRPC, those that follow on the same stream too.
+
+        Raises:
+            SerinusError: with the status to answer with, or, after the first response, to end the stream with.
         """
         raise NotImplementedError
 

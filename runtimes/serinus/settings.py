@@ -101,6 +101,13 @@ class ServerSettings:
     grpc_max_send_message_length: int = field(
         default=Limits().body_bytes, metadata=_flags(help="largest gRPC response, bytes")
     )
+    grpc_stream_form: Literal["auto", "triton"] = field(
+        default="auto",
+        metadata=_flags(
+            help="messages of ModelStreamInfer: triton (ModelStreamInferResponse), or auto: MLServer's (ModelInferResponse) for a "
+            "hosted MLModel that overrides predict_stream, whose clients read nothing else"
+        ),
+    )
     timeout_keep_alive_s: float = field(
         default=65.0,
         metadata=_flags(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import List  # noqa: UP035 # MLServer finds its codecs by this very type
@@ -14,6 +15,7 @@ from mlserver.codecs import NumpyCodec, NumpyRequestCodec, StringCodec, decode_a
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.handlers import custom_handler
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
+from starlette.responses import StreamingResponse
 
 
 class SumModel(MLModel):
@@ -107,3 +109,44 @@ class Counting(MLModel):
         return InferenceResponse(
             model_name=self.name, outputs=[NumpyCodec.encode_output("n", np.array(payload.inputs[0].shape))]
         )
+
+
+class Speaking(MLModel):
+    """Streams each text's words; before a word "wait", it waits for a `predict`. Fails at "fail" and at "break"."""
+
+    async def load(self) -> bool:
+        self.gate = asyncio.Semaphore(0)
+        self.ended = 0
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        self.gate.release()
+        return self._response(str(self.ended))
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        try:
+            async for payload in payloads:
+                for word in StringCodec.decode_input(payload.inputs[0])[0].split():
+                    if word == "wait":
+                        await self.gate.acquire()
+                    if word == "fail":
+                        raise InferenceError("it cannot say that")
+                    if word == "break":
+                        raise ZeroDivisionError("secret of the model")
+                    yield self._response(word)
+        finally:
+            self.ended += 1
+
+    def _response(self, word: str) -> InferenceResponse:
+        output = StringCodec.encode_output("word", [word])
+        return InferenceResponse(model_name=self.name, outputs=[output])
+
+    @custom_handler(rest_path="/lines", rest_method="GET")
+    async def lines(self, count: int) -> StreamingResponse:
+        async def body() -> AsyncIterator[str]:
+            for n in range(count):
+                if n:
+                    await self.gate.acquire()
+                yield f"{n}\n"
+
+        return StreamingResponse(body(), media_type="text/plain", headers={"x-own": "1"})

@@ -109,35 +109,6 @@ async def test_a_string_whose_shape_is_its_length_stays_one_string():
         assert response.outputs[0].shape == (1,)
 
 
-async def test_a_stream_is_answered_as_events():
-    async with serving(named("TextModel")) as plane:
-        handlers = {path: handler for _, path, handler in plane.extra_routes()}
-        handler = handlers["/v2/models/m/infer_stream"]
-        assert handlers["/v2/models/m/generate_stream"] == handler
-        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a bc d"]}]}
-        status, headers, events = await handler(SimpleNamespace(headers={}, body=json.dumps(body).encode()))
-        assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        found = [json.loads(event[6:]) for event in events.decode().strip().split("\n\n")]
-        assert [event["outputs"][0]["data"] for event in found] == [["a"], ["bc"], ["d"]]
-        status, _, body = await handler(SimpleNamespace(headers={}, body=b"{"))
-        assert status == 400
-
-
-@pytest.mark.parametrize("version", ["", "3"])
-async def test_generate_is_infer_by_mlservers_other_name(version: str):
-    async with serving(named("TextModel", version=version)) as plane:
-        handlers = {path: handler for _, path, handler in plane.extra_routes()}
-        handler = handlers[f"/v2/models/m/versions/{version}/generate" if version else "/v2/models/m/generate"]
-        body = {"id": "7", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
-        status, headers, answer = await handler(SimpleNamespace(headers=REST, body=json.dumps(body).encode()))
-        assert (status, headers["content-type"]) == (200, "application/json")
-        assert json.loads(answer)["outputs"][0]["data"] == ["A"]
-        assert json.loads(answer)["id"] == "7"
-        status, _, answer = await handler(SimpleNamespace(headers=REST, body=b'{"inputs": 1}'))
-        assert status == 400
-        assert b"inputs" in answer
-
-
 async def test_metrics_that_a_class_logs_are_on_the_page_of_its_own_model():
     metrics = Metrics()
     plane = Plane(Registry(build_model, metrics=metrics))

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..model import Call, RequestModel
 from ..protocol.types import InferResponse
-from .ticket import V1Call, Work
+from .ticket import ModelCall, Work
 
 __all__ = ["INLINE_BATCH_S", "Cost", "InlineExecutor", "Predict", "TaskExecutor", "ThreadExecutor"]
 
@@ -242,7 +242,7 @@ class TaskExecutor:
 
     def _begin(self, work: Work, finish: Finish) -> bool:
         request = work.tickets[0].request
-        if isinstance(request, V1Call):
+        if isinstance(request, ModelCall):
             return False
 
         def done(answer: InferResponse | BaseException) -> None:
@@ -275,4 +275,6 @@ class TaskExecutor:
     async def _infer(self, work: Work) -> None:
         work.infer_from = self._clock()
         request = work.tickets[0].request
-        work.outputs = await (request.answer() if isinstance(request, V1Call) else self._model.infer(request))
+        work.outputs = await (
+            request.answer(self._model) if isinstance(request, ModelCall) else self._model.infer(request)
+        )

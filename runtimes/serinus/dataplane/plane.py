@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -34,9 +35,10 @@ from ..protocol.types import (
 )
 from ..settings import ModelSettings
 from .metrics import Metrics
+from .pipe import Pipe
 from .registry import Registry
 from .served import ServedModel
-from .ticket import DONE, Done, Form, Ticket, V1Call
+from .ticket import DONE, Done, Form, StreamCall, Ticket, V1Call
 
 __all__ = ["EXTENSIONS", "Plane"]
 
@@ -142,6 +144,41 @@ class Plane:
         except asyncio.CancelledError:
             ticket.cancel()
             raise
+
+    def streams(self, name: str, version: str = "") -> RequestModel | None:
+        """Give the model if it answers in streams; None also where there is no such model."""
+        try:
+            model = self.registry.served(name, version).model
+        except SerinusError:
+            return None
+        return model if isinstance(model, RequestModel) and model.streams else None
+
+    def infer_stream(
+        self, request: InferRequest, further: AsyncIterator[InferRequest] | None = None
+    ) -> Pipe[InferResponse]:
+        """Answer a request with the stream of its responses; a model that has no stream gives one.
+
+        Args:
+            request: what opens the stream.
+            further: requests that follow it, for a model that takes whole streams.
+
+        Returns:
+            The responses; iterating raises the `SerinusError` that the client reads. Read to the end, or close it.
+        """
+        pipe: Pipe[InferResponse] = Pipe()
+        if self.streams(request.model_name, request.model_version) is None:
+            pipe.ticket = self.submit(request, pipe.only)
+            return pipe
+        served = self.registry.served(request.model_name, request.model_version)
+
+        async def checked(requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferRequest]:
+            async for one in requests:
+                served.check(one)
+                yield one
+
+        call = StreamCall(request, checked(further) if further is not None else None, pipe, served.complete)
+        pipe.ticket = self.submit(call, pipe.ended)
+        return pipe
 
     # Health and metadata
 
@@ -368,9 +405,35 @@ class Plane:
     async def _v1(
         self, name: str, version: str, headers: Mapping[str, str], call: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any] | V1Answer | None:
-        """Run a V1 call of a model in its queue, like any request: bounded, counted, cancelled with its client."""
-        response = await self.infer(V1Call(name, (), version, headers=headers, call=call))
-        return response.parameters.get("v1")
+        """Run a V1 call of a model in its queue, like any request: bounded, counted, cancelled with its client.
+
+        An answer in pieces is there when its first piece may be read; the call goes on until the last one has been.
+        """
+        begun: asyncio.Future[V1Answer] = asyncio.get_running_loop().create_future()
+        pipe: Pipe[bytes] = Pipe()
+
+        async def run() -> Any:
+            answer = await call()
+            if isinstance(answer, V1Answer) and isinstance(answer.document, AsyncIterator):
+                if not begun.done():
+                    begun.set_result(replace(answer, document=pipe))
+                await pipe.fill(answer.document)
+            return answer
+
+        def done(result: InferResponse | SerinusError) -> None:
+            if begun.done():
+                pipe.ended(result)
+            elif isinstance(result, SerinusError):
+                begun.set_exception(result)
+            else:
+                begun.set_result(result.parameters["v1"])
+
+        pipe.ticket = ticket = self.submit(V1Call(name, (), version, headers=headers, call=run), done)
+        try:
+            return await begun
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
 
 
 def _tell(ticket: Ticket, error: SerinusError) -> None:

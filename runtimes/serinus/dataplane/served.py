@@ -33,7 +33,7 @@ from .checks import OutputChecks, RequestChecks
 from .deadlines import Deadlines
 from .executor import InlineExecutor, TaskExecutor, ThreadExecutor
 from .statistics import ModelStatistics
-from .ticket import DONE, RUNNING, Done, Form, Ticket, V1Call, Work
+from .ticket import DONE, RUNNING, Done, Form, ModelCall, StreamCall, Ticket, Work
 
 __all__ = ["ServedModel"]
 
@@ -42,7 +42,7 @@ Outputs = list[tuple[str, str, Any, TensorSpec | None]]
 
 _log = logging.getLogger("serinus.model")
 
-_V1_FORM: Final = Form(None, (), Call())
+_CALL_FORM: Final = Form(None, (), Call())
 _HEALTH_INTERVAL_S: Final = 1.0
 _SAME_FAILURE_S: Final = 10.0
 """A traceback that was logged this recently is not logged again, only counted."""
@@ -127,7 +127,12 @@ class ServedModel:
         level = self._default_level
         if request.parameters or request.priority:
             deadline, level = self._policy(request, now)
-        form, arrays, rows = (_V1_FORM, (), 1) if isinstance(request, V1Call) else self._checks.admit(request)
+        if isinstance(request, ModelCall):
+            form, arrays, rows = _CALL_FORM, (), 1
+            if isinstance(request, StreamCall):
+                self._checks.admit(request.first)
+        else:
+            form, arrays, rows = self._checks.admit(request)
         if deadline is None and self._default_timeout_s is not None:
             deadline = now + self._default_timeout_s
         ticket = Ticket(request, done, now, deadline, self.batcher, form, arrays, rows, level)
@@ -135,6 +140,14 @@ class ServedModel:
         if deadline is not None:
             self._deadlines.add(ticket, deadline)
         return ticket
+
+    def check(self, request: InferRequest) -> None:
+        """Check a further request of a stream.
+
+        Raises:
+            InvalidInput: it does not fit the model.
+        """
+        self._checks.admit(request)
 
     async def watch(self) -> None:
         """Ask a `RequestModel` that overrides `is_ready` once, and then every second until `close`."""
@@ -270,7 +283,21 @@ class ServedModel:
         response = work.outputs
         if not isinstance(response, InferResponse):
             return ModelFailed(f"model '{self.name}' did not answer with a response")
-        request = ticket.request
+        try:
+            response = self.complete(response, ticket.request)
+        except SerinusError as error:
+            return error
+        self.statistics.answered(work, self._clock())
+        ticket.state = DONE
+        self._tell(ticket.done, response)
+        return None
+
+    def complete(self, response: InferResponse, request: InferRequest) -> InferResponse:
+        """Make what a `RequestModel` answered the client's response: its name and id, the outputs that were asked for.
+
+        Raises:
+            InvalidInput: an output that was asked for is not there, or cannot be classified.
+        """
         changes: dict[str, Any] = {}
         if not response.model_name:
             changes["model_name"] = self.name
@@ -281,21 +308,11 @@ class ServedModel:
             missing = [output.name for output in request.outputs if output.name not in by_name]
             if missing:
                 have = ", ".join(f"'{name}'" for name in by_name) or "none"
-                return InvalidInput(f"output '{missing[0]}' is not one of model '{self.name}'; its outputs are {have}")
+                raise InvalidInput(f"output '{missing[0]}' is not one of model '{self.name}'; its outputs are {have}")
             specs = {spec.name: spec for spec in self.model.outputs}
             done = isinstance(self.model, RequestModel) and self.model.forwards_classification
-            try:
-                changes["outputs"] = _selected(
-                    list(response.outputs), request, specs, by_row=False, texts_are_classes=done
-                )
-            except SerinusError as error:
-                return error
-        if changes:
-            response = replace(response, **changes)
-        self.statistics.answered(work, self._clock())
-        ticket.state = DONE
-        self._tell(ticket.done, response)
-        return None
+            changes["outputs"] = _selected(list(response.outputs), request, specs, by_row=False, texts_are_classes=done)
+        return replace(response, **changes) if changes else response
 
     def _reject(self, ticket: Ticket, error: BaseException) -> None:
         answer = self._public(ticket, error)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..errors import SerinusError
-from ..model import Call
+from ..errors import ModelFailed, SerinusError
+from ..model import Call, RequestModel
 from ..protocol.types import InferRequest, InferResponse
+from .pipe import Pipe, closing
 
 if TYPE_CHECKING:
     from .batcher import Batcher
 
-__all__ = ["DONE", "QUEUED", "RUNNING", "Done", "Form", "Ticket", "V1Call", "Work"]
+__all__ = ["DONE", "QUEUED", "RUNNING", "Done", "Form", "ModelCall", "StreamCall", "Ticket", "V1Call", "Work"]
 
 Done = Callable[[InferResponse | SerinusError], None]
 """Told the outcome of a request, once, on the loop's thread; never from within `submit`, never after a cancel."""
@@ -103,8 +104,18 @@ class Ticket:
         self.done = _told_already
 
 
-class V1Call(InferRequest):
-    """A V1 body for a model that speaks V1: takes its place in the queue, and `call()` answers it.
+class ModelCall(InferRequest):
+    """What a `RequestModel` is asked beside `infer`: takes its place in the queue like any request."""
+
+    __slots__ = ()
+
+    async def answer(self, model: RequestModel) -> InferResponse:
+        """Run the call."""
+        raise NotImplementedError
+
+
+class V1Call(ModelCall):
+    """A V1 body for a model that speaks V1: `call()` answers it.
 
     The answer travels as the response's parameter "v1": an object, or None where the model would rather have V2.
     """
@@ -123,9 +134,63 @@ class V1Call(InferRequest):
         super().__init__(model_name, inputs, model_version, headers=headers)
         self.call = call
 
-    async def answer(self) -> InferResponse:
+    async def answer(self, model: RequestModel) -> InferResponse:  # `call` knows it
         """Run the call."""
         return InferResponse(self.model_name, (), parameters={"v1": await self.call()})
+
+
+class StreamCall(ModelCall):
+    """A request that the model answers with any number of responses, and perhaps further requests of the same client.
+
+    Args:
+        first: the request that opens the stream; its deadline, priority and timeout are the whole stream's.
+        further: those that follow.
+        pipe: takes the responses.
+        complete: makes a response of the model's the client's.
+    """
+
+    __slots__ = ("complete", "first", "further", "pipe")
+
+    def __init__(
+        self,
+        first: InferRequest,
+        further: AsyncIterator[InferRequest] | None,
+        pipe: Pipe[InferResponse],
+        complete: Callable[[InferResponse, InferRequest], InferResponse],
+    ) -> None:
+        super().__init__(
+            first.model_name,
+            first.inputs,
+            first.model_version,
+            first.id,
+            first.parameters,
+            headers=first.headers,
+            deadline=first.deadline,
+            priority=first.priority,
+        )
+        self.first = first
+        self.further = further
+        self.pipe = pipe
+        self.complete = complete
+
+    async def answer(self, model: RequestModel) -> InferResponse:
+        """Pass on what the model answers, until it has ended."""
+        responses = model.infer_stream(self._requests())
+        async with closing(responses):
+            async for response in responses:
+                if not isinstance(response, InferResponse):
+                    raise ModelFailed(
+                        f"model '{self.model_name}' answered a {type(response).__name__} in its stream; "
+                        "an InferResponse was expected"
+                    )
+                await self.pipe.put(self.complete(response, self.first))
+        return InferResponse(self.model_name, ())
+
+    async def _requests(self) -> AsyncIterator[InferRequest]:
+        yield self.first
+        if self.further is not None:
+            async for request in self.further:
+                yield request
 
 
 _NO_REQUEST: Final = InferRequest("", ())

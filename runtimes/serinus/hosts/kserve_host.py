@@ -39,6 +39,7 @@ from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from kserve.utils.utils import is_structured_cloudevent
 
+from ..dataplane.pipe import closing
 from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
 from ..model import Call, Model, RequestModel, V1Answer
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
@@ -89,6 +90,21 @@ def _specs(listed: Any) -> tuple[TensorSpec, ...]:
             shape = tuple(int(size) if size is not None else -1 for size in entry.get("shape", ()))
             specs.append(TensorSpec(str(entry["name"]), str(entry["datatype"]).upper(), shape))
     return tuple(specs)
+
+
+async def _pieces(result: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """Read what a class streams, as bytes; its errors become those that a client reads."""
+    try:
+        async with closing(result):
+            async for piece in result:
+                yield piece if isinstance(piece, bytes) else str(piece).encode()
+    except SerinusError:
+        raise
+    except Exception as error:
+        known = translate(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def make_kserve(implementation: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Any:
@@ -245,13 +261,11 @@ class KServeHost(RequestModel):
         return await self._v1(payload, headers, explain=True) if self._explains else None
 
     async def _v1(self, payload: Any, headers: Mapping[str, str], explain: bool = False) -> dict[str, Any] | V1Answer:
-        """Answer as KServe's `V1Endpoints` does: text and bytes as they are, a stream once it has ended, all else as JSON."""
+        """Answer as KServe's `V1Endpoints` does: text and bytes as they are, a stream piece by piece, all else as JSON."""
         back: dict[str, str] = {}
         if isinstance(payload, dict) and is_structured_cloudevent(payload):
             payload = payload["data"]  # KServe knows an event by its attributes, whatever the content type says
         result = await self._answer(payload, dict(headers), back, None, explain=explain)
-        if isinstance(result, AsyncIterator):
-            result = b"".join([chunk if isinstance(chunk, bytes) else str(chunk).encode() async for chunk in result])
         if isinstance(result, ModelInferResponse):
             result = KServeResponse.from_grpc(result)
         if isinstance(result, KServeResponse):
@@ -259,9 +273,11 @@ class KServeHost(RequestModel):
         if isinstance(result, dict) and not back:
             return result
         kind = "application/json"
-        if isinstance(result, (str, bytes)):
+        if isinstance(result, (str, bytes, AsyncIterator)):
             default = "text/plain; charset=utf-8" if isinstance(result, str) else "application/octet-stream"
             kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
+        if isinstance(result, AsyncIterator):
+            return V1Answer(_pieces(result), _own(back), kind)
         return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 
     async def _answer(

@@ -5,8 +5,8 @@ coroutines that mostly block, and under MLServer they have a worker process to b
 health checks, other models and the sockets go on. Nothing is pickled: arrays are shared.
 
 Custom handlers (`@custom_handler`) are FastAPI endpoints by their signatures, so they are served by a FastAPI
-application, called in process. Streams (`predict_stream`) are offered at `/v2/models/{name}/infer_stream` and
-`/generate_stream` as server-sent events, sent when they are complete.
+application, called in process. What they or `predict_stream` give piece by piece crosses from the model's loop to the server's
+piece by piece, and the model waits where the client reads slowly.
 """
 
 # MLServer cannot be installed beside KServe, where the type checker runs.
@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 try:
@@ -36,6 +37,7 @@ from mlserver.utils import get_model_uri
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from ..dataplane.pipe import Pipe, closing
 from ..errors import (
     ConfigError,
     Conflict,
@@ -50,7 +52,6 @@ from ..errors import (
     TooLarge,
 )
 from ..model import Family, RequestModel
-from ..protocol.rest_codec import RestCodec, error_json
 from ..protocol.types import InferRequest, InferResponse
 from ..settings import ModelSettings
 from .directory import DirectorySettings
@@ -68,6 +69,8 @@ from .mlserver_types import (
 __all__ = ["MLServerHost", "SerinusRuntime", "build_mlserver"]
 
 _T = TypeVar("_T")
+_I = TypeVar("_I")
+_R = TypeVar("_R")
 
 
 def build_mlserver(implementation: Implementation, settings: ModelSettings) -> MLServerHost:
@@ -116,6 +119,52 @@ class _Loop:
         """Run a coroutine there and await it; cancelling the awaiting task cancels it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
+    async def each(
+        self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
+    ) -> AsyncGenerator[_T, None]:
+        """Iterate there over what is given here, and give here what comes out.
+
+        Args:
+            answers: called there; its iterator is closed there.
+            given: iterated here.
+        """
+        here = asyncio.get_running_loop()
+        pipe: Pipe[_T] = Pipe()
+
+        async def bring(work: Coroutine[Any, Any, _R]) -> _R:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, here))
+
+        async def following() -> tuple[_I, ...]:
+            try:
+                return (await anext(given),)
+            except StopAsyncIteration:  # which no future can carry
+                return ()
+
+        async def given_there() -> AsyncIterator[_I]:
+            while item := await bring(following()):
+                yield item[0]
+
+        async def produce() -> None:
+            pieces = answers(given_there())
+            async with closing(pieces):
+                async for piece in pieces:
+                    await bring(pipe.put(piece))
+
+        def done(producer: asyncio.Future[None]) -> None:
+            if not producer.cancelled():
+                producer.exception()  # raised below, unless the reader has left
+            pipe.end()
+
+        producer = asyncio.ensure_future(self.call(produce()))
+        producer.add_done_callback(done)
+        try:
+            async for piece in pipe:
+                yield piece
+            await producer
+        finally:
+            producer.cancel()
+            pipe.cancel()
+
     def close(self) -> None:
         """Stop the loop and its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -133,6 +182,7 @@ class MLServerHost(RequestModel):
     """
 
     platform = "mlserver_model"
+    has_generate = True
     checks_requests = False
     """MLServer never checks requests against the metadata, so a model may say little or nothing there."""
 
@@ -141,6 +191,7 @@ class MLServerHost(RequestModel):
         self.hosted = model
         self._loop: _Loop | None = None
         self._routes: list[Any] | None = None
+        self.streams = self.whole_streams = type(model).predict_stream is not MLModel.predict_stream
         self.details["host"] = "mlserver"
 
     def load(self) -> None:
@@ -200,16 +251,26 @@ class MLServerHost(RequestModel):
             if known is None:
                 raise
             raise known from error
+        return self._response(answer, request)
+
+    def _response(self, answer: Any, request: InferRequest) -> InferResponse:
         if not isinstance(answer, InferenceResponse):
             raise ModelFailed(
                 f"model {self.name!r} answered a {type(answer).__name__}; an InferenceResponse was expected"
             )
         return from_mlserver_response(answer, request, self.settings.version)
 
+    async def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+        """Answer with the class's `predict_stream`."""
+        responses = self.each_on_own_loop(self._streamed, requests)
+        async with closing(responses):
+            async for response in responses:
+                yield response
+
     def extra_routes(self) -> Sequence[Any]:
-        """Routes of the model's custom handlers, of MLServer's `/generate`, and of its stream where it overrides `predict_stream`."""
+        """Routes of the model's custom handlers."""
         if self._routes is None:
-            self._routes = [*self._handler_routes(), *self._generate_routes()]
+            self._routes = self._handler_routes()
         return self._routes
 
     def _handler_routes(self) -> list[Any]:
@@ -223,15 +284,6 @@ class MLServerHost(RequestModel):
         for handler, method in handlers:
             app.add_api_route(handler.rest_path, method, methods=[handler.rest_method])
         return [(handler.rest_method, handler.rest_path, _AsgiRoute(app, self)) for handler, _ in handlers]
-
-    def _generate_routes(self) -> list[Any]:
-        model = f"/v2/models/{self.name}"
-        offered = [("generate", self._generate)]
-        if type(self.hosted).predict_stream is not MLModel.predict_stream:
-            offered += [("infer_stream", self._stream), ("generate_stream", self._stream)]
-        version = self.settings.version
-        paths = [model, f"{model}/versions/{version}"] if version else [model]
-        return [("POST", f"{path}/{verb}", answer) for path in paths for verb, answer in offered]
 
     def metrics(self) -> Sequence[Family]:
         """Tell what the class counts with `mlserver.log` and `mlserver.register`, histograms as the counters they are made of."""
@@ -253,49 +305,37 @@ class MLServerHost(RequestModel):
                 known[2].append((labels, float(sample.value)))
         return found
 
-    async def on_own_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine on the model's loop.
+    def each_on_own_loop(
+        self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
+    ) -> AsyncGenerator[_T, None]:
+        """Iterate on the model's loop; see `_Loop.each`.
 
         Raises:
             NotReady: the model is not loaded.
         """
         if self._loop is None:
-            work.close()
             raise NotReady(f"model {self.name!r} is not loaded")
-        return await self._loop.call(work)
+        return self._loop.each(answers, given)
 
-    async def _generate(self, request: Any) -> tuple[int, Mapping[str, str], bytes]:
-        """Answer `/generate`, which is `/infer` by another name in MLServer."""
-        codec = RestCodec()
-        try:
-            decoded = codec.decode_request(request.body, model_name=self.name, headers=request.headers)
-            answer = await self.infer(decoded)
-        except SerinusError as error:
-            return error.http_status, {"content-type": "application/json"}, error_json(str(error))
-        encoded = codec.encode_response(answer, decoded)
-        return 200, {**answer.headers, "content-type": encoded.content_type}, encoded.to_bytes()
+    async def _streamed(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+        """Run `predict_stream`, on the model's loop. MLServer gives every response of a stream the id of its first request."""
+        first = await anext(requests)
 
-    async def _stream(self, request: Any) -> tuple[int, Mapping[str, str], bytes]:
-        """Answer `/infer_stream`: every response of the stream as one server-sent event."""
-        codec = RestCodec()
-        try:
-            decoded = codec.decode_request(request.body, model_name=self.name, headers=request.headers)
-            answers = await self.on_own_loop(self._streamed(decoded))
-        except SerinusError as error:
-            return error.http_status, {"content-type": "application/json"}, error_json(str(error))
-        events = [b"data: " + codec.encode_response(answer, decoded).to_bytes() + b"\n\n" for answer in answers]
-        return 200, {"content-type": "text/event-stream; charset=utf-8"}, b"".join(events)
-
-    async def _streamed(self, request: InferRequest) -> list[InferResponse]:
         async def payloads() -> AsyncIterator[InferenceRequest]:
-            yield to_mlserver_request(request)
+            payload = to_mlserver_request(first)
+            stream_id = payload.id
+            yield payload
+            async for request in requests:
+                payload = to_mlserver_request(request)
+                payload.id = stream_id
+                yield payload
 
         try:
             with model_context(self.hosted.settings):
-                return [
-                    from_mlserver_response(answer, request, self.settings.version)
-                    async for answer in self.hosted.predict_stream(payloads())
-                ]
+                answers = self.hosted.predict_stream(payloads())
+                async with closing(answers):
+                    async for answer in answers:
+                        yield self._response(answer, first)
         except Exception as error:
             known = _translate(error)
             if known is None:
@@ -343,6 +383,10 @@ async def _known_error(_: Any, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, error.status_code)  # type: ignore[attr-defined] # an MLServerError
 
 
+_Head = tuple[int, dict[str, str], bytes, bool]
+"""Status, headers, the first of the body, and whether more of it comes."""
+
+
 class _AsgiRoute:
     """One call of the custom handlers' application, as the REST server's extra routes are called."""
 
@@ -350,11 +394,19 @@ class _AsgiRoute:
         self._app = app
         self._host = host
 
-    async def __call__(self, request: Any) -> tuple[int, Mapping[str, str], bytes]:
+    async def __call__(self, request: Any) -> tuple[int, Mapping[str, str], bytes | AsyncIterator[bytes]]:
         """Answer one request with the handler that FastAPI finds for it, on the model's own loop."""
-        return await self._host.on_own_loop(self._answer(request))
+        answers = self._host.each_on_own_loop(lambda _: self._answer(request), _nothing())
+        async with AsyncExitStack() as unless_streaming:
+            await unless_streaming.enter_async_context(closing(answers))
+            status, headers, body, more = cast("_Head", await anext(answers))
+            if not more:
+                return status, headers, body
+            unless_streaming.pop_all()
+        return status, headers, _and_the_rest(body, cast("AsyncIterator[bytes]", answers))
 
-    async def _answer(self, request: Any) -> tuple[int, Mapping[str, str], bytes]:
+    async def _answer(self, request: Any) -> AsyncIterator[_Head | bytes]:
+        """Give the answer's head, with the body where that is whole, and then its pieces."""
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -369,23 +421,53 @@ class _AsgiRoute:
             "server": None,
             "client": None,
         }
-        status, headers, chunks = 500, {}, []
+        unread = True
+        messages: Pipe[Any] = Pipe()
 
         async def receive() -> dict[str, Any]:
+            nonlocal unread
+            if not unread:
+                await asyncio.Event().wait()  # the client's leaving cancels all this
+            unread = False
             return {"type": "http.request", "body": request.body, "more_body": False}
 
-        async def send(message: Any) -> None:
-            nonlocal status, headers
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
-            else:
-                chunks.append(message.get("body", b""))
+        async def run() -> None:
+            with model_context(self._host.hosted.settings):
+                await self._app(scope, receive, messages.put)
 
-        with model_context(self._host.hosted.settings):
-            await self._app(scope, receive, send)
-        headers.pop("content-length", None)
-        return status, headers, b"".join(chunks)
+        running = asyncio.ensure_future(run())
+        running.add_done_callback(lambda _: messages.end())
+        try:
+            status, headers = 0, {}
+            async for message in messages:
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+                    headers.pop("content-length", None)
+                    continue
+                body, more = message.get("body", b""), message.get("more_body", False)
+                if status:
+                    if not more:
+                        await running  # a handler that fails is answered before it raises; what it raises is told
+                    yield status, headers, body, more
+                    status = 0
+                elif body:
+                    yield body
+            await running
+        finally:
+            running.cancel()
+
+
+async def _nothing() -> AsyncIterator[None]:
+    return
+    yield
+
+
+async def _and_the_rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with closing(pieces):
+        yield first
+        async for piece in pieces:
+            yield piece
 
 
 class SerinusRuntime(MLModel):

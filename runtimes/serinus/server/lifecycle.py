@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from .control import Channel
 from .grpc import start_grpc
-from .http.app import CustomRequest, CustomRoute
+from .http.app import CustomAnswer, CustomRequest, CustomRoute
 from .rest import start_rest
 
 __all__ = ["Launch", "run"]
@@ -227,7 +227,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
 def _routes(plane: Plane) -> list[CustomRoute]:
     """Give the models' own routes, each answered by the model that is loaded when the request comes: a reload makes a new one."""
 
-    async def answer(method: str, template: str, request: CustomRequest) -> tuple[int, Mapping[str, str], bytes]:
+    async def answer(method: str, template: str, request: CustomRequest) -> CustomAnswer:
         for known_method, known_template, handler in plane.extra_routes():
             if (known_method, known_template) == (method, template):
                 return await handler(request)

@@ -12,13 +12,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from google.protobuf.message import DecodeError
 
 from ...dataplane.metrics import Metrics
+from ...dataplane.pipe import Pipe
 from ...dataplane.plane import Plane
 from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
 from ...protocol import _open_inference_pb2 as pb
@@ -31,7 +32,7 @@ from ...protocol.proto_codec import (
     metadata_message,
     statistics_message,
 )
-from ...protocol.types import InferResponse
+from ...protocol.types import InferRequest, InferResponse
 from ...settings import ServerSettings
 from .health import Health
 
@@ -42,7 +43,9 @@ __all__ = [
     "Answer",
     "Failure",
     "Metadata",
+    "Responses",
     "Service",
+    "StreamAnswer",
     "failure_of",
     "plain_headers",
 ]
@@ -90,6 +93,40 @@ class Answer(Protocol):
 
     def fail(self, failure: Failure) -> None:
         """End the call with a status."""
+
+
+class StreamAnswer(Answer, Protocol):
+    """What a request on a ModelStreamInfer answers to: one of the three is called."""
+
+    def begin(self, responses: Responses) -> None:
+        """Send any number of responses."""
+
+
+class Responses:
+    """What a model answers to one request of a stream, serialized as ModelInferResponse.
+
+    Iterating raises the `SerinusError` that ends it. Read to the end, or `cancel`.
+    """
+
+    def __init__(self, pipe: Pipe[InferResponse], request: InferRequest, limit: int, *, final_wanted: bool) -> None:
+        self._pipe = pipe
+        self.request = request
+        self.final_wanted = final_wanted
+        """The client asks to be told when the last response has come."""
+        self._limit = limit
+
+    def __aiter__(self) -> Responses:
+        return self
+
+    async def __anext__(self) -> bytes:
+        payload = encode_response(await anext(self._pipe), self.request)
+        if len(payload) > self._limit:
+            raise _too_long(len(payload), self._limit)
+        return payload
+
+    def cancel(self) -> None:
+        """Stop the model: nobody reads on."""
+        self._pipe.cancel()
 
 
 class Ticket(Protocol):
@@ -180,6 +217,10 @@ class _Logged:
         self._answer.fail(failure)
         self._log(failure.code, 0)
 
+    def begin(self, responses: Responses) -> None:
+        cast("StreamAnswer", self._answer).begin(responses)
+        self._log(GrpcStatus.OK, 0)
+
     def _log(self, code: int, length: int) -> None:
         took_ms = (time.monotonic() - self._came) * 1e3
         _access.info("grpc %s status %d %d bytes %.3f ms", self._path, code, length, took_ms)
@@ -209,6 +250,7 @@ class Service:
         self._receive_limit = settings.grpc_max_receive_message_length
         self._limits = replace(settings.limits, body_bytes=self._receive_limit)
         self._send_limit = settings.grpc_max_send_message_length
+        self._stream_form = settings.grpc_stream_form
         self._access_log = settings.access_log
         self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
@@ -268,14 +310,14 @@ class Service:
         *,
         stream: bool = False,
     ) -> Ticket | None:
-        """Begin a ModelInfer.
+        """Begin a ModelInfer, or a request of a ModelStreamInfer.
 
         Args:
             message: a serialized ModelInferRequest.
             headers: the call's metadata as headers.
             deadline: `time.monotonic()` at which the client gives up; None: never.
             answer: told the outcome.
-            stream: the request came on a ModelStreamInfer.
+            stream: the request came on a ModelStreamInfer; `answer` is a `StreamAnswer`.
 
         Returns:
             The ticket to cancel when the client goes away; None where the request never reached the plane.
@@ -283,15 +325,13 @@ class Service:
         if self._access_log:
             answer = _Logged(answer, INFER_STREAM if stream else INFER)
         try:
-            self._admit()
-            request = decode_request(message, limits=self._limits, headers=headers)
-            request.deadline = deadline
-            if stream and _FINAL_RESPONSE_WANTED in request.parameters:
-                request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
+            request, final_wanted = self._decode(message, headers, deadline, stream=stream)
+            if stream and self._plane.streams(request.model_name, request.model_version) is not None:
+                responses = self._responses(request, None, final_wanted=final_wanted)
+                cast("StreamAnswer", answer).begin(responses)
+                return responses
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(
-                self._uncounted(self._too_large() if message == self.too_large_marker else self._blame(message, error))
-            )
+            answer.fail(self._uncounted(self._blame(message, error)))
             return None
 
         def done(result: InferResponse | SerinusError) -> None:
@@ -312,6 +352,61 @@ class Service:
                 answer.fail(failure_of(result))
 
         return self._submit(request, done)
+
+    def whole_stream(
+        self, first: bytes, further: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
+    ) -> Responses | None:
+        """Begin a stream that goes to its model as a whole; None: each request is for `infer`.
+
+        So are those of a model that wants them that way, unless the server is told otherwise (`grpc_stream_form`), or the first
+        request carries the parameter by which only a client of Triton's messages asks for the last of them.
+
+        Args:
+            first: the stream's first serialized ModelInferRequest.
+            further: those that follow.
+            headers: the stream's metadata.
+            deadline: the stream's, `time.monotonic()`; None: none.
+        """
+        if self._stream_form != "auto":
+            return None
+        try:
+            request, final_wanted = self._decode(first, headers, deadline, stream=True)
+        except Exception:  # noqa: BLE001 # `infer` finds it again, and says so
+            return None
+        model = self._plane.streams(request.model_name, request.model_version)
+        if model is None or not model.whole_streams or final_wanted:
+            return None
+
+        async def requests() -> AsyncIterator[InferRequest]:
+            async for message in further:
+                following, _ = self._decode(message, headers, deadline, stream=True)
+                if (following.model_name, following.model_version) != (request.model_name, request.model_version):
+                    raise InvalidInput(
+                        f"a request for model '{following.model_name}' came on a stream of model '{request.model_name}', "
+                        "which takes the stream as a whole; open another stream"
+                    )
+                yield following
+
+        return self._responses(request, requests(), final_wanted=False)
+
+    def _responses(
+        self, request: InferRequest, further: AsyncIterator[InferRequest] | None, *, final_wanted: bool
+    ) -> Responses:
+        pipe = self._plane.infer_stream(request, further)
+        return Responses(pipe, request, self._send_limit, final_wanted=final_wanted)
+
+    def _decode(
+        self, message: bytes, headers: Mapping[str, str], deadline: float | None, *, stream: bool
+    ) -> tuple[InferRequest, bool]:
+        """Read a request; also whether it asks for an empty last response (a parameter that is not the model's)."""
+        self._admit()
+        request = decode_request(message, limits=self._limits, headers=headers)
+        request.deadline = deadline
+        final_wanted = False
+        if stream and _FINAL_RESPONSE_WANTED in request.parameters:
+            final_wanted = bool(request.parameters[_FINAL_RESPONSE_WANTED])
+            request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
+        return request, final_wanted
 
     async def call(self, path: str, message: bytes, answer: Answer) -> None:
         """Answer one of the `unary` calls."""
@@ -335,6 +430,8 @@ class Service:
 
     def _blame(self, message: bytes, error: Exception) -> Exception:
         """Say first that there is no such model, as REST does, where that is wrong with a request as well."""
+        if message == self.too_large_marker:
+            return self._too_large()
         if isinstance(error, ClientError):
             with contextlib.suppress(DecodeError):
                 request = pb.ModelInferRequest.FromString(message)
@@ -426,7 +523,7 @@ class Service:
 
 
 _FINAL_RESPONSE_WANTED = "triton_enable_empty_final_response"
-"""Set by tritonclient's stream on request; every model here answers once, so each response is the final one anyway."""
+"""Set by tritonclient's stream on request (Triton, extension_parameters.md and decoupled_models.md)."""
 
 
 def _too_long(size: int, limit: int) -> TooLarge:

@@ -1,10 +1,18 @@
-"""ModelStreamInfer: Triton's bidirectional stream, one response for each request, in the order of the requests.
+"""ModelStreamInfer: Triton's bidirectional stream, answered in the order of the requests; and MLServer's.
 
 Theory of operation. Requests of one stream are submitted as they arrive, so that the plane can batch them, up to
 `_WINDOW` unanswered ones; then the stream is not read any further, and HTTP/2 flow control holds the client back.
 Responses wait their turn in a queue of futures. A failed request is answered in its place with `error_message`, and the
 stream goes on (Triton, grpc_service.proto, ModelStreamInferResponse). When the client leaves, whatever is still
 unanswered is cancelled.
+
+A model that answers in streams gives any number of responses in the place of one request (Triton, decoupled_models.md). The
+last of them is only known when it has been sent, so none is marked as final; a client that asked for it gets an empty one at
+the end.
+
+MLServer's stream is another thing under the same name: the model takes all requests of the stream, gives any
+number of responses, and each is a ModelInferResponse itself, which no client of Triton's can read, and the reverse. An error
+ends it with a status. `Service.whole_stream` says which of the two a stream is.
 """
 
 from __future__ import annotations
@@ -14,18 +22,23 @@ from collections.abc import AsyncIterator, Mapping
 
 from google.protobuf.message import DecodeError
 
+from ...dataplane.pipe import closing
 from ...protocol import _open_inference_pb2 as pb
-from .service import Failure, Metadata, Service, Ticket
+from .service import Failure, Metadata, Responses, Service, Ticket, failure_of
 
 __all__ = ["infer_stream"]
 
 _WINDOW = 64
 """Requests of one stream that may be unanswered: several batches' worth for one client, and a bound on what it can queue."""
 
-_FINAL_RESPONSE = pb.ModelInferResponse(
-    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
-).SerializeToString()
-"""Appended to each response: protobuf merges concatenated messages. tritonclient reads it to know that no more will come."""
+
+def _marked(final: bool) -> bytes:
+    parameter = pb.InferParameter(bool_param=final)
+    return pb.ModelInferResponse(parameters={"triton_final_response": parameter}).SerializeToString()
+
+
+_FINAL, _MORE = _marked(True), _marked(False)
+"""Appended to each response: protobuf merges concatenated messages. tritonclient reads it to know whether more will come."""
 
 
 class _Place:
@@ -38,7 +51,7 @@ class _Place:
         self.service = service
         self.waiting = True
         service.began()
-        self.future: asyncio.Future[bytes | Failure] = loop.create_future()
+        self.future: asyncio.Future[bytes | Failure | Responses] = loop.create_future()
         self.ticket: Ticket | None = None
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:  # a stream has one initial metadata
@@ -46,6 +59,44 @@ class _Place:
 
     def fail(self, failure: Failure) -> None:
         self._settle(failure)
+
+    def begin(self, responses: Responses) -> None:
+        if not self.future.done():
+            self.future.set_result(responses)
+
+    async def answers(self) -> AsyncIterator[bytes]:
+        """Give what is answered in this place, as ModelStreamInferResponse."""
+        outcome = await self.future
+        if isinstance(outcome, bytes):
+            yield _response(outcome + _FINAL)
+        elif isinstance(outcome, Failure):
+            yield self._error(outcome)
+        else:
+            failure = None
+            try:
+                async for payload in outcome:
+                    yield _response(payload + _MORE)
+            except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's
+                failure = failure_of(error)
+            if failure is not None:
+                yield self._error(failure)
+            elif outcome.final_wanted:
+                request = outcome.request
+                last = pb.ModelInferResponse(model_name=request.model_name, id=request.id or "")
+                yield _response(last.SerializeToString() + _FINAL)
+            self._settle(b"")
+
+    def _error(self, failure: Failure) -> bytes:
+        response = pb.ModelStreamInferResponse(error_message=failure.message)
+        try:
+            request = pb.ModelInferRequest.FromString(self.message)
+        except DecodeError:
+            pass
+        else:
+            response.infer_response.id = request.id
+            response.infer_response.model_name = request.model_name
+        response.infer_response.parameters["triton_final_response"].bool_param = True
+        return response.SerializeToString()
 
     def _settle(self, outcome: bytes | Failure) -> None:
         if self.waiting:
@@ -67,7 +118,7 @@ class _Place:
 async def infer_stream(
     service: Service, messages: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
 ) -> AsyncIterator[bytes]:
-    """Answer a stream of serialized ModelInferRequest with serialized ModelStreamInferResponse.
+    """Answer a stream of serialized ModelInferRequest with serialized ModelStreamInferResponse, or MLServer's ModelInferResponse.
 
     Args:
         service: takes the requests.
@@ -75,15 +126,46 @@ async def infer_stream(
         headers: the stream's metadata, given to every request.
         deadline: the stream's, `time.monotonic()`; None: none.
     """
+    messages = aiter(messages)
+    first = await anext(messages, None)
+    if first is None:
+        return
+    responses = service.whole_stream(first, messages, headers, deadline)
+    if responses is None:
+        answers = _in_places(service, first, messages, headers, deadline)
+    else:
+        answers = _as_a_whole(service, responses)
+    async with closing(answers):
+        async for answer in answers:
+            yield answer
+
+
+async def _as_a_whole(service: Service, responses: Responses) -> AsyncIterator[bytes]:
+    service.began()
+    try:
+        async for payload in responses:
+            yield payload
+    finally:
+        responses.cancel()
+        service.ended()
+
+
+async def _in_places(
+    service: Service, first: bytes, messages: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
+) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     places: asyncio.Queue[_Place | None] = asyncio.Queue(_WINDOW)
 
+    async def submit(message: bytes) -> None:
+        place = _Place(message, service, loop)
+        place.ticket = service.infer(message, headers, deadline, place, stream=True)
+        await places.put(place)
+
     async def read() -> None:
         try:
+            await submit(first)
             async for message in messages:
-                place = _Place(message, service, loop)
-                place.ticket = service.infer(message, headers, deadline, place, stream=True)
-                await places.put(place)
+                await submit(message)
         finally:
             await places.put(None)
 
@@ -91,7 +173,8 @@ async def infer_stream(
     place: _Place | None = None
     try:
         while (place := await places.get()) is not None:
-            yield _stream_response(await place.future, place.message)
+            async for answer in place.answers():
+                yield answer
         await reader
     finally:
         reader.cancel()
@@ -103,18 +186,8 @@ async def infer_stream(
                 left.cancel()
 
 
-def _stream_response(outcome: bytes | Failure, message: bytes) -> bytes:
-    if isinstance(outcome, Failure):
-        response = pb.ModelStreamInferResponse(error_message=outcome.message)
-        try:
-            request = pb.ModelInferRequest.FromString(message)
-        except DecodeError:
-            pass
-        else:
-            response.infer_response.id = request.id
-            response.infer_response.model_name = request.model_name
-        return response.SerializeToString()
-    payload = outcome + _FINAL_RESPONSE
+def _response(payload: bytes) -> bytes:
+    """Wrap a ModelInferResponse as ModelStreamInferResponse's field 2."""
     return b"\x12" + _varint(len(payload)) + payload
 
 

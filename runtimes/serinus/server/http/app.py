@@ -16,14 +16,15 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import orjson
 
 from ...dataplane.metrics import Metrics
+from ...dataplane.pipe import Pipe, closing
 from ...dataplane.plane import Plane
 from ...errors import (
     ClientError,
@@ -47,7 +48,7 @@ from .content import CODINGS, choose_coding, compress, decompress
 from .exchange import Exchange, RawHeaders, header_pairs
 from .router import Handler, Router
 
-__all__ = ["CustomRequest", "CustomRoute", "RestApp"]
+__all__ = ["CustomAnswer", "CustomRequest", "CustomRoute", "RestApp"]
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("serinus.access")
@@ -58,6 +59,13 @@ _INLINE_BYTES: Final = 256 * 1024
 """Bodies above it are (de)compressed in a thread: 256 KiB take about 1 ms, a probe may wait so long."""
 
 Reply = tuple[int, str, Sequence[Buffer], RawHeaders]
+"""Status, content type, body, further fields."""
+Stream = tuple[int, str, AsyncIterator[bytes], RawHeaders]
+"""The same with the body piece by piece."""
+
+_EVENTS: Final = "text/event-stream; charset=utf-8"
+_LIVE: Final = ((b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no"))
+"""Events are for now: no cache keeps them, and nginx passes them on at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,10 @@ class CustomRequest:
     """The path's variables, in the template's order."""
 
 
-CustomRoute = tuple[str, str, Callable[[CustomRequest], Awaitable[tuple[int, Mapping[str, str], bytes]]]]
-"""Method, path template, and the handler: status, headers and body."""
+CustomAnswer = tuple[int, Mapping[str, str], bytes | AsyncIterator[bytes]]
+"""Status, headers and the body, whole or piece by piece."""
+CustomRoute = tuple[str, str, Callable[[CustomRequest], Awaitable[CustomAnswer]]]
+"""Method, path template, and the handler."""
 
 
 class _InferCall:
@@ -151,6 +161,9 @@ class RestApp:
             add("GET", model + "/config", self._model_config)
             add("GET", model + "/stats", self._statistics)
             add("POST", model + "/infer", self._infer)
+            add("POST", model + "/infer_stream", self._infer_stream)
+            add("POST", model + "/generate", self._generate)
+            add("POST", model + "/generate_stream", self._generate_stream)
         add("POST", "/v2/repository/index", self._repository_index)
         add("POST", "/v2/repository/models/{model}/load", self._load)
         add("POST", "/v2/repository/models/{model}/unload", self._unload)
@@ -226,9 +239,7 @@ class RestApp:
         if headers.plain:
             exchange.respond(status, content_type, chunks, extra)
             return
-        fields = list(extra)
-        if headers.request_id is not None and not any(name.lower() == b"x-request-id" for name, _ in fields):
-            fields += header_pairs({"X-Request-Id": headers["x-request-id"]})
+        fields = _with_request_id(exchange, extra)
         if headers.accept_encoding and status == 200 and chunks and exchange.method != b"HEAD":
             coding = choose_coding(headers.accept_encoding)
             if coding is not None:
@@ -279,27 +290,53 @@ class RestApp:
             text = f"{method.decode('ascii', 'replace')} is not offered here; this path has {', '.join(allow)}"
             raise MethodNotAllowed(text, allow)
 
-    def _spawn(self, exchange: Exchange, work: Coroutine[Any, Any, Reply]) -> None:
+    def _spawn(self, exchange: Exchange, work: Coroutine[Any, Any, Reply | Stream]) -> None:
         """Answer from a coroutine; it is cancelled when the client goes."""
-        task = asyncio.ensure_future(work)
+        begun = False
+
+        async def run() -> None:
+            nonlocal begun
+            status, content_type, body, extra = await work
+            if not isinstance(body, AsyncIterator):
+                self.reply(exchange, status, content_type, body, extra)
+                return
+            async with closing(body):
+                piece = await anext(body, None)  # what fails here still has a status of its own
+                begun = True
+                exchange.begin(status, content_type, _with_request_id(exchange, extra))
+                while piece is not None:
+                    if piece:
+                        await exchange.send(piece)
+                    piece = await anext(body, None)
+                exchange.finish()
+
+        task = asyncio.ensure_future(run())
         self._tasks.add(task)
 
-        def done(task: asyncio.Future[Reply]) -> None:
+        def done(task: asyncio.Future[None]) -> None:
             self._tasks.discard(task)
-            if task.cancelled():
-                if not exchange.gone:
-                    self.fail(exchange, NotReady("the server is stopping"))
+            work.close()  # where the task was cancelled before it began
+            error = NotReady("the server is stopping") if task.cancelled() else task.exception()
+            if error is None or exchange.gone:
                 return
-            error = task.exception()
-            if error is None:
-                self.reply(exchange, *task.result())
-            elif isinstance(error, Exception):
-                self.fail(exchange, error)
-            else:
+            if not isinstance(error, Exception):
                 raise error
+            if begun:
+                self._break_off(exchange, error)
+            else:
+                self.fail(exchange, error)
 
         task.add_done_callback(done)
         exchange.ticket = task
+
+    def _break_off(self, exchange: Exchange, error: Exception) -> None:
+        """End an answer in pieces that cannot be completed: its status has been sent, so only the log can say why."""
+        what = f"{exchange.method.decode()} {exchange.target[:200].decode('latin-1')} broke off"
+        if isinstance(error, SerinusError):
+            _log.error("%s: %s", what, error)
+        else:
+            _log.error("%s", what, exc_info=error)
+        exchange.finish(whole=False)
 
     def _offload(self, exchange: Exchange, size: int, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
         """Do byte work here if it is small, else in a thread."""
@@ -345,6 +382,11 @@ class RestApp:
             self._unpack(exchange, lambda body, event: self._submit(exchange, parameters, body, event))
 
     def _submit(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes, event: CloudEvent | None) -> None:
+        request = self._decode(exchange, parameters, body)
+        ticket = self._plane.submit(request, _InferCall(self, exchange, request, event))
+        exchange.ticket = ticket
+
+    def _decode(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes) -> InferRequest:
         name = parameters[0]
         version = parameters[1] if len(parameters) > 1 else ""
         headers = exchange.headers
@@ -359,15 +401,61 @@ class RestApp:
             if json_length == 0:
                 inputs = self._plane.model_metadata(name, version).inputs
         try:
-            request = self.codec.decode_request(
+            return self.codec.decode_request(
                 body, model_name=name, model_version=version, json_length=json_length, headers=headers, inputs=inputs
             )
         except ClientError:
             # A path that leads nowhere is told before what is wrong with the body.
             self._plane.registry.served(name, version)
             raise
-        ticket = self._plane.submit(request, _InferCall(self, exchange, request, event))
-        exchange.ticket = ticket
+
+    def _infer_stream(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        """Answer with events (WHATWG HTML, 9.2), one for each response, as MLServer does."""
+
+        async def answer(body: bytes) -> Stream:
+            request = self._decode(exchange, parameters, body)
+            responses = self._plane.infer_stream(request)
+            try:
+                first = await anext(responses, None)
+                event = b"" if first is None else self._event(first, request)
+            except BaseException:
+                responses.cancel()
+                raise
+            own = header_pairs(first.headers) if first is not None else []
+            return 200, _EVENTS, self._events(event, responses, request), [*own, *_LIVE]
+
+        self._unpack(exchange, lambda body, event: self._spawn(exchange, answer(body)))  # noqa: ARG005
+
+    async def _events(
+        self, first: bytes, responses: Pipe[InferResponse], request: InferRequest
+    ) -> AsyncIterator[bytes]:
+        """Write a stream; an error after its first response is an event as well, since the status has been sent."""
+        async with closing(responses):
+            yield first
+            try:
+                async for response in responses:
+                    yield self._event(response, request)
+            except SerinusError as error:
+                yield b"data: %b\n\n" % error_json(str(error))
+
+    def _event(self, response: InferResponse, request: InferRequest) -> bytes:
+        encoded = self.codec.encode_response(response, request)
+        if encoded.json_length is not None:
+            raise InvalidInput("binary outputs were asked for; events carry JSON, so leave binary_data out")
+        return b"data: %b\n\n" % encoded.to_bytes()
+
+    def _generate(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._check_generate(parameters)
+        self._infer(exchange, parameters)
+
+    def _generate_stream(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._check_generate(parameters)
+        self._infer_stream(exchange, parameters)
+
+    def _check_generate(self, parameters: tuple[str, ...]) -> None:
+        model = self._plane.registry.served(*parameters).model
+        if not (isinstance(model, RequestModel) and model.has_generate):
+            raise NotFound(f"model '{parameters[0]}' has no /generate; it has /infer and /infer_stream")
 
     def _predict_v1(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         self._unpack(exchange, lambda body, event: self._submit_v1(exchange, parameters, body, event))
@@ -381,8 +469,9 @@ class RestApp:
         plane, headers, limits = self._plane, exchange.headers, self.codec.limits
         if isinstance(plane.registry.served(name, version).model, RequestModel):
 
-            async def answer() -> Reply:
-                return _v1_reply(name, await plane.predict_v1(name, body, version=version, headers=headers), event)
+            async def answer() -> Reply | Stream:
+                result = await plane.predict_v1(name, body, version=version, headers=headers)
+                return await _v1_answer(name, result, event)
 
             self._spawn(exchange, answer())
             return
@@ -409,9 +498,9 @@ class RestApp:
         name = parameters[0]
         version = parameters[1] if len(parameters) > 1 else ""
 
-        async def answer(body: bytes, event: CloudEvent | None) -> Reply:
+        async def answer(body: bytes, event: CloudEvent | None) -> Reply | Stream:
             result = await self._plane.explain_v1(name, body, version=version, headers=exchange.headers)
-            return _v1_reply(name, result, event)
+            return await _v1_answer(name, result, event)
 
         self._unpack(exchange, lambda body, event: self._spawn(exchange, answer(body, event)))
 
@@ -520,15 +609,18 @@ class RestApp:
 
         self._spawn(exchange, wait())
 
-    def _custom(self, function: Callable[[CustomRequest], Awaitable[tuple[int, Mapping[str, str], bytes]]]) -> Handler:
-        async def work(exchange: Exchange, parameters: tuple[str, ...]) -> Reply:
+    def _custom(self, function: Callable[[CustomRequest], Awaitable[CustomAnswer]]) -> Handler:
+        async def work(exchange: Exchange, parameters: tuple[str, ...]) -> Reply | Stream:
             path, _, query = exchange.target.decode("latin-1").partition("?")
             request = CustomRequest(
                 exchange.method.decode(), path, dict(parse_qsl(query)), exchange.headers, exchange.body, parameters
             )
             status, headers, body = await function(request)
             content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), JSON)
-            return status, content_type, [body], header_pairs(headers)
+            fields = header_pairs(headers)
+            if isinstance(body, AsyncIterator):
+                return status, content_type, body, fields
+            return status, content_type, [body], fields
 
         def handler(exchange: Exchange, parameters: tuple[str, ...]) -> None:
             self._spawn(exchange, work(exchange, parameters))
@@ -540,6 +632,27 @@ def _health(document: dict[str, Any], healthy: bool, message: str) -> Reply:
     if healthy:
         return 200, JSON, [orjson.dumps(document)], ()
     return 503, JSON, [orjson.dumps({**document, "error": message})], [(b"Retry-After", b"1")]
+
+
+async def _v1_answer(
+    name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: CloudEvent | None
+) -> Reply | Stream:
+    """Write what a V1 model answered, piece by piece where it comes so; a CloudEvent has to hold all of it."""
+    if isinstance(answer, V1Answer) and isinstance(answer.document, AsyncIterator):
+        pieces = answer.document
+        if event is None:
+            return 200, answer.content_type, pieces, header_pairs(answer.headers)
+        async with closing(pieces):
+            answer = replace(answer, document=b"".join([piece async for piece in pieces]))
+    return _v1_reply(name, answer, event)
+
+
+def _with_request_id(exchange: Exchange, fields: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """Add the id of the request, unless the model set one."""
+    headers = exchange.headers
+    if headers.request_id is None or any(name.lower() == b"x-request-id" for name, _ in fields):
+        return list(fields)
+    return [*fields, *header_pairs({"X-Request-Id": headers["x-request-id"]})]
 
 
 def _v1_reply(name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: CloudEvent | None) -> Reply:

@@ -34,12 +34,14 @@ class _Gone(Exception):
 class _Exchange(Exchange):
     """A request in one ASGI call."""
 
-    __slots__ = ("answered", "reply")
+    __slots__ = ("answered", "pieces", "reply")
 
     def __init__(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> None:
         super().__init__(method, target, headers, body)
         self.answered = asyncio.Event()
         self.reply: tuple[int, str, Sequence[Buffer], RawHeaders] | None = None
+        self.pieces: asyncio.Queue[bytes | None] | None = None
+        """Of an answer in pieces: empty at its end, None where it has broken off."""
 
     def respond(
         self,
@@ -54,6 +56,26 @@ class _Exchange(Exchange):
         self.ticket = None
         self.reply = (status, content_type, chunks, headers)
         self.answered.set()
+
+    def begin(self, status: int, content_type: str, headers: RawHeaders = ()) -> None:
+        """See `Exchange.begin`."""
+        if self.gone or self.reply is not None:
+            return
+        self.pieces = asyncio.Queue()
+        self.reply = (status, content_type, (), headers)
+        self.answered.set()
+
+    async def send(self, piece: bytes) -> None:
+        """See `Exchange.send`."""
+        if self.pieces is not None and not self.gone:
+            self.pieces.put_nowait(piece)
+            await self.pieces.join()
+
+    def finish(self, *, whole: bool = True) -> None:
+        """See `Exchange.finish`."""
+        if self.pieces is not None:
+            self.ticket = None
+            self.pieces.put_nowait(b"" if whole else None)
 
 
 class AsgiApp:
@@ -89,7 +111,11 @@ class AsgiApp:
             self._app(exchange)
             if exchange.reply is None:
                 await self._wait(exchange, receive)
-        if exchange.reply is not None:
+        if exchange.reply is None:
+            return
+        if exchange.pieces is not None:
+            await self._send_pieces(exchange, exchange.reply, exchange.pieces, receive, send)
+        else:
             await self._send(exchange, exchange.reply, send)
 
     def _check_head(self, scope: _Message, target: bytes, headers: Headers) -> None:
@@ -146,18 +172,56 @@ class AsgiApp:
         reply: tuple[int, str, Sequence[Buffer], RawHeaders],
         send: _Send,
     ) -> None:
-        status, content_type, chunks, extra = reply
+        status, _, chunks, _ = reply
         body = b"".join(chunks)
+        if self._observer is not None:
+            self._observer(exchange, status, len(body))
+        await send(self._start(reply, len(body)))
+        await send({"type": "http.response.body", "body": b"" if exchange.method == b"HEAD" else body})
+
+    def _start(self, reply: tuple[int, str, Sequence[Buffer], RawHeaders], length: int | None) -> _Message:
+        status, content_type, _, extra = reply
         fields = [(b"content-type", content_type.encode("latin-1"))] if content_type else []
-        if status not in (204, 304):
-            fields.append((b"content-length", b"%d" % len(body)))
+        if length is not None and status not in (204, 304):
+            fields.append((b"content-length", b"%d" % length))
         fields += extra
         if self.closing and not any(name.lower() == b"connection" for name, _ in extra):
             fields.append((b"connection", b"close"))
-        if self._observer is not None:
-            self._observer(exchange, status, len(body))
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": b"" if exchange.method == b"HEAD" else body})
+        return {"type": "http.response.start", "status": status, "headers": fields}
+
+    async def _send_pieces(
+        self,
+        exchange: _Exchange,
+        reply: tuple[int, str, Sequence[Buffer], RawHeaders],
+        pieces: asyncio.Queue[bytes | None],
+        receive: _Receive,
+        send: _Send,
+    ) -> None:
+        """Pass pieces on until the last, or until the client has gone. uvicorn makes chunks of them."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        gone.add_done_callback(lambda _: exchange.leave())
+        sent = 0
+        try:
+            await send(self._start(reply, None))
+            while not exchange.gone:
+                following = asyncio.ensure_future(pieces.get())
+                await asyncio.wait((following, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    return
+                piece = following.result()
+                if piece is None:
+                    return  # uvicorn closes the connection of an answer that has no end
+                sent += len(piece)
+                await send({"type": "http.response.body", "body": piece, "more_body": bool(piece)})
+                pieces.task_done()
+                if not piece:
+                    break
+            if self._observer is not None:
+                self._observer(exchange, reply[0], sent)
+        finally:
+            gone.cancel()
+            exchange.leave()
 
 
 async def _disconnected(receive: _Receive) -> None:

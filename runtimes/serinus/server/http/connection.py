@@ -23,6 +23,9 @@ just the same until something is written to it. So where an answer takes longer 
 client is sent one interim `100 Continue`, which every client must be able to skip (RFC 9110, 15.2): a closed socket answers
 that with RST, and then the work is cancelled.
 
+*Answers in pieces* (RFC 9112, 7.1: chunked; closed by the end of the connection for HTTP/1.0) keep their place in the order: until
+the answers before them are written, and while the client's window is full, their sender waits.
+
 *Clock.* One timer for all connections, running only while there are any; it looks at each and sets the coarse time `now` that they
 note. So a request costs no timer and no system call for the time, and deadlines hold to within one tick.
 
@@ -91,7 +94,18 @@ _NO_HEADERS: Final = Headers(())
 class _Exchange(Exchange):
     """A request of one connection, and its place in the connection's order."""
 
-    __slots__ = ("connection", "held", "keep_alive", "refusal", "reply", "say_keep_alive")
+    __slots__ = (
+        "chunked",
+        "connection",
+        "held",
+        "keep_alive",
+        "pieces",
+        "refusal",
+        "reply",
+        "say_keep_alive",
+        "sent",
+        "status",
+    )
 
     def __init__(
         self,
@@ -118,6 +132,8 @@ class _Exchange(Exchange):
         self.refusal: SerinusError | None = None
         """Found by the transport: answered in its turn, without the application."""
         self.reply: bytes | list[Any] | None = None
+        self.pieces: list[bytes] | None = None
+        """Of an answer in pieces: what waits for its turn; None: it is no such answer."""
 
     def respond(
         self,
@@ -151,6 +167,47 @@ class _Exchange(Exchange):
             self.reply += [chunk if type(chunk) is bytes else memoryview(chunk).cast("B") for chunk in chunks if chunk]
         if server.observer is not None:
             server.observer(self, status, length)
+        if connection.queue[0] is self:
+            connection.send_ready()
+
+    def begin(self, status: int, content_type: str, headers: RawHeaders = ()) -> None:
+        """See `Exchange.begin`."""
+        if self.gone or self.reply is not None:
+            return
+        server = self.connection.server
+        chunked = not self.connection.old
+        if server.closing or not chunked:
+            self.keep_alive = False
+        self.status = status
+        self.sent = 0
+        self.pieces = [server.head(status, content_type, None, headers, self.keep_alive, False, chunked=chunked)]
+        self.chunked = chunked and self.method != b"HEAD"
+        self.connection.send_pieces(self)
+
+    async def send(self, piece: bytes) -> None:
+        """See `Exchange.send`."""
+        if self.gone or self.pieces is None or self.method == b"HEAD":
+            return
+        self.sent += len(piece)
+        self.pieces.append(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece)
+        connection = self.connection
+        connection.send_pieces(self)
+        await connection.room(self)
+
+    def finish(self, *, whole: bool = True) -> None:
+        """See `Exchange.finish`."""
+        pieces = self.pieces
+        if self.gone or pieces is None or self.reply is not None:
+            return
+        self.ticket = None
+        if not whole:
+            self.keep_alive = False
+        elif self.chunked:
+            pieces.append(b"0\r\n\r\n")
+        self.reply = b"".join(pieces)
+        connection = self.connection
+        if connection.server.observer is not None:
+            connection.server.observer(self, self.status, self.sent)
         if connection.queue[0] is self:
             connection.send_ready()
 
@@ -202,6 +259,9 @@ class Connection(asyncio.Protocol):
         self._probed = False
         self._probe_timer: asyncio.TimerHandle | None = None
         self._tls = False
+        self.old = False
+        """Its client speaks HTTP/1.0, which knows no chunks."""
+        self._senders: list[asyncio.Future[None]] = []  # of answers in pieces, waiting for room
 
     # asyncio's side
 
@@ -221,6 +281,7 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         for exchange in queue:
             exchange.leave()
+        self._wake_senders()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
         self._parser = None  # it holds us and we hold it: break the cycle rather than leave it to the collector
@@ -265,6 +326,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._write_paused = False
+        self._wake_senders()
         self._dispatch_waiting()
         self._balance()
 
@@ -390,6 +452,7 @@ class Connection(asyncio.Protocol):
             if headers.chunked:
                 self._refuse(BadRequest("Transfer-Encoding does not exist in HTTP/1.0"), sound=False)
             self._say_keep_alive = self._keep_alive
+            self.old = True
         else:
             self._refuse(_Version(f"HTTP/{version} is not served; use HTTP/1.1"), sound=False)
 
@@ -496,6 +559,10 @@ class Connection(asyncio.Protocol):
             exchange = queue[0]
             reply = exchange.reply
             if reply is None:
+                if exchange.pieces is not None:
+                    self.send_pieces(exchange)
+                    self._wake_senders()
+                    out = self._out
                 break
             queue.popleft()
             if isinstance(reply, bytes):
@@ -527,6 +594,32 @@ class Connection(asyncio.Protocol):
                 self._since = self.server.now
             elif self._continue_due:
                 self._say_continue()
+
+    def send_pieces(self, exchange: _Exchange) -> None:
+        """Write what there is of an answer in pieces, if it is its turn; what one turn of the loop brings leaves together."""
+        pieces = exchange.pieces
+        if self.queue[0] is not exchange or not pieces:
+            return
+        self._out += pieces
+        exchange.pieces = []
+        if len(self._out) >= _GATHERED or len(pieces[-1]) > _JOIN_BYTES:
+            self._flush()
+        elif not self._feeding and not self._flush_due:
+            self._flush_due = True
+            self.server.loop.call_soon(self._flush)
+
+    async def room(self, exchange: _Exchange) -> None:
+        """Wait until it is this answer's turn and its client takes more."""
+        while not exchange.gone and (self._write_paused or self.queue[0] is not exchange):
+            sender: asyncio.Future[None] = self.server.loop.create_future()
+            self._senders.append(sender)
+            await sender
+
+    def _wake_senders(self) -> None:
+        senders, self._senders = self._senders, []
+        for sender in senders:
+            if not sender.done():
+                sender.set_result(None)
 
     def _flush(self) -> None:
         """Write all answers that are due in one system call."""
@@ -633,7 +726,7 @@ class Connection(asyncio.Protocol):
         """After the end of input with answers due: find out whether anybody is still there."""
         if self._closed or self._transport.is_closing() or not self.queue:
             return
-        if not self._probed:
+        if not self._probed and self.queue[0].pieces is None:
             self._probed = True
             if self.queue[0].keep_alive and not self.queue[0].say_keep_alive:  # HTTP/1.0 knows no 1xx
                 self._transport.write(_CONTINUE)

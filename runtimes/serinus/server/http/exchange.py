@@ -5,6 +5,8 @@ on the event loop's thread. The application calls `respond` exactly once, now or
 coroutine or task per request: what takes time takes a callback. Where the work can be stopped, the application leaves
 something with a `cancel()` in `exchange.ticket`; the transport calls it when the client has gone, and from then on `respond`
 does nothing. Answers may come in any order; the transport puts them back in the order of the requests (RFC 9112, 9.3.2).
+
+An answer whose length nobody knows yet is given in pieces instead: `begin`, `send` for each, `finish`.
 """
 
 from __future__ import annotations
@@ -242,6 +244,18 @@ class Exchange:
             chunks: the body, in pieces; left out of the answer to HEAD, though counted.
             headers: further fields; not those of framing and connection, which the transport sets.
         """
+        raise NotImplementedError
+
+    def begin(self, status: int, content_type: str, headers: RawHeaders = ()) -> None:
+        """Answer in pieces, in place of `respond`; the arguments are the same. The head leaves at once."""
+        raise NotImplementedError
+
+    async def send(self, piece: bytes) -> None:
+        """Send a piece, not empty; waits while the client takes nothing, or the requests before this one are not answered."""
+        raise NotImplementedError
+
+    def finish(self, *, whole: bool = True) -> None:
+        """End an answer in pieces. Not `whole`: the client must see that something is missing, so the connection ends."""
         raise NotImplementedError
 
     def leave(self) -> None:

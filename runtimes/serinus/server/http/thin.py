@@ -96,13 +96,23 @@ class ThinServer:
         return prefix
 
     def head(
-        self, status: int, content_type: str, length: int, headers: RawHeaders, keep_alive: bool, say_keep_alive: bool
+        self,
+        status: int,
+        content_type: str,
+        length: int | None,
+        headers: RawHeaders,
+        keep_alive: bool,
+        say_keep_alive: bool,
+        *,
+        chunked: bool = False,
     ) -> bytes:
-        """Build the head of any answer."""
+        """Build the head of any answer; a length that is not known is None."""
         lines = [b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, REASONS.get(status, b"Unknown"), self._date)]
         if content_type:
             lines.append(b"Content-Type: %b\r\n" % content_type.encode("latin-1"))
-        if status not in (204, 304):  # RFC 9110, 8.6
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif length is not None and status not in (204, 304):  # RFC 9110, 8.6
             lines.append(b"Content-Length: %d\r\n" % length)
         lines += [b"%b: %b\r\n" % field for field in headers]
         if not keep_alive:

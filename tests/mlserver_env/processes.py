@@ -1,0 +1,66 @@
+"""Servers in processes of their own: ours, and stock MLServer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
+    """Run a server until the block ends; enters when `ready` answers 200."""
+    program = str(Path(sys.executable).parent / command[0])
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    with subprocess.Popen(
+        [program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
+    ) as server:
+        try:
+            for _ in range(300):
+                assert server.poll() is None, server.communicate()[0].decode()[-3000:]
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(ready).status_code == 200:
+                        break
+                time.sleep(0.1)  # another process starts: its port is all there is to wait on
+            yield
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=30)
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    url: str
+    grpc: str
+
+
+@contextlib.contextmanager
+def serving_folder(server: str, folder: Path, *flags: str, **settings: Any) -> Iterator[Address]:
+    """Serve the models of a folder under `serinus` or `mlserver`; `settings` are MLServer's, which both read."""
+    http, grpc = free_port(), free_port()
+    url = f"http://127.0.0.1:{http}"
+    settings |= {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "parallel_workers": 0}
+    settings |= {"metrics_port": free_port()} if server == "mlserver" else {}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    command = ["serinus", "serve", str(folder), *flags] if server == "serinus" else ["mlserver", "start", str(folder)]
+    with process(command, folder, f"{url}/v2/health/ready"):
+        yield Address(url, f"127.0.0.1:{grpc}")
