@@ -14,10 +14,11 @@ import pytest
 import serinus.testing
 from dataplane_support import Doubler
 from serinus import InferRequest, InferResponse, RequestedOutput, RequestModel, Tensor
-from serinus.errors import InvalidInput, ModelFailed, SerinusError
+from serinus.errors import InvalidInput, ModelFailed, NotSupported, SerinusError
 from serinus.protocol import proto_codec
 from serinus.settings import ModelSettings
 from serinus.testing import InMemoryClient
+from stream_support import Conversing
 
 X = np.array([[1, 2], [3, 4]], np.float32)
 
@@ -47,6 +48,33 @@ def test_requests_sent_together_are_one_batch():
         answers = client.together(*requests, bad)
         assert [type(answer) for answer in answers] == [InferResponse] * 3 + [ModelFailed]
         assert client.model.sizes[0] == 8  # type: ignore[attr-defined] # as above
+
+
+def test_streams():
+    with InMemoryClient(Conversing) as client:
+        first, second = (InferRequest("model", [Tensor.of("count", np.array([n]))], id=str(n)) for n in (2, 1))
+        responses = client.stream(first, second)
+        assert next(responses).output("n").data.tolist() == [0]
+        assert client.model.opened == 1  # type: ignore[attr-defined] # Conversing's own
+        assert [(answer.id, answer.output("n").data.tolist()) for answer in responses] == [("2", [1]), ("2", [0])]
+        responses = client.stream(first)
+        next(responses)
+        responses.close()
+        client.run(asyncio.sleep(0.01))
+        assert client.model.closed == 2  # type: ignore[attr-defined] # as above
+        with pytest.raises(InvalidInput, match="count"):
+            next(client.stream(InferRequest("model", [Tensor.of("n", X)])))
+    with InMemoryClient(Doubler) as client:
+        (answer,) = client.stream(InferRequest("model", [Tensor.of("x", X)]))
+        assert np.array_equal(answer.output("y").data, 2 * X)
+
+
+def test_a_model_that_only_streams_says_so():
+    class Streaming(RequestModel):
+        streams = True
+
+    with InMemoryClient(Streaming) as client, pytest.raises(NotSupported, match="infer_stream"):
+        client.infer({"x": X})
 
 
 def test_the_bytes_of_rest():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from .errors import NotSupported
 from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signature, TensorSpec, no_parameters
 
 if TYPE_CHECKING:
@@ -187,6 +188,8 @@ class RequestModel(Model):
         Raises:
             SerinusError: with the status to answer with; any other exception is reported as `ModelFailed`.
         """
+        if self.streams:
+            raise NotSupported(f"model '{self.name}' answers in streams only; use infer_stream or ModelStreamInfer")
         raise NotImplementedError
 
     def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:

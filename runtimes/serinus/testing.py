@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 
+from .dataplane.pipe import Pipe
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
 from .errors import SerinusError
@@ -171,6 +172,30 @@ class InMemoryClient:
             SerinusError: what a client would be answered.
         """
         return self.run(self.plane.infer(request))
+
+    def stream(self, *requests: InferRequest) -> Iterator[InferResponse]:
+        """Send a request, and give its responses as the model makes them; further ones for a model that takes whole streams.
+
+        Raises:
+            SerinusError: what a client would be answered, or told in the stream.
+        """
+
+        async def following() -> AsyncIterator[InferRequest]:
+            for request in requests[1:]:
+                yield request
+
+        async def begun() -> Pipe[InferResponse]:
+            return self.plane.infer_stream(requests[0], following())
+
+        async def next_of(responses: Pipe[InferResponse]) -> InferResponse | None:
+            return await anext(responses, None)
+
+        responses = self.run(begun())
+        try:
+            while (response := self.run(next_of(responses))) is not None:
+                yield response
+        finally:
+            self.run(responses.aclose())
 
     def together(self, *requests: InferRequest) -> list[InferResponse | SerinusError]:
         """Send requests at the same moment, so that they are batched; gives each one's response or error."""

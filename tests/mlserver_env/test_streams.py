@@ -179,3 +179,23 @@ def test_the_server_can_be_told_to_speak_tritons_messages_only(tmp_path):
         got = triton(address, 2, "a", "b")
         assert [said(response) for response, _ in got] == ["a", "b"]
         assert [error for _, error in got] == [None, None]
+
+
+def test_a_stream_of_ours_runs_under_stock_mlserver(tmp_path):
+    """The other way round: a serinus model that streams, under `mlserver start` and its own `serinus serve`."""
+    runtime = "serinus.hosts.mlserver_host.SerinusRuntime"
+    document = {"name": "m", "implementation": runtime, "parameters": {"extra": {"class": "ours:Countdown"}}}
+    (tmp_path / "model-settings.json").write_text(json.dumps(document))
+    request = {"inputs": [{"name": "count", "datatype": "INT64", "shape": [1], "data": [3]}]}
+    found = []
+    for server in SERVERS:
+        with serving_folder(server, tmp_path, gzip_enabled=False) as address:
+            answer = httpx.post(f"{address.url}/v2/models/m/infer_stream", json=request)
+            found.append([json.loads(event[6:])["outputs"] for event in answer.text.split("\n\n") if event])
+            assert httpx.post(f"{address.url}/v2/models/m/infer", json=request).status_code == 501
+    assert found[0] == [[{"name": "n", "datatype": "INT64", "shape": [1], "data": [n]}] for n in (3, 2, 1)]
+    assert [[without_nulls(output) for output in outputs] for outputs in found[1]] == found[0]
+
+
+def without_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value is not None}

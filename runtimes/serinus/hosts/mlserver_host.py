@@ -517,6 +517,25 @@ class SerinusRuntime(MLModel):
         except SerinusError as error:
             raise MLServerError(str(error), error.http_status) from error
 
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        """Answer a stream of requests with the model's stream, or its one answer."""
+        model = self._calls.model if self._calls is not None else None
+        if not isinstance(model, RequestModel) or not model.streams:
+            yield await self.predict(await anext(payloads))
+            return
+
+        async def requests() -> AsyncIterator[InferRequest]:
+            async for payload in payloads:
+                yield from_mlserver_request(payload, self.name)
+
+        responses = model.infer_stream(requests())
+        try:
+            async with closing(responses):
+                async for response in responses:
+                    yield to_mlserver_response(response)
+        except SerinusError as error:
+            raise MLServerError(str(error), error.http_status) from error
+
     async def unload(self) -> bool:
         """Unload the model."""
         calls, self._calls = self._calls, None

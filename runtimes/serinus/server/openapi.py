@@ -210,6 +210,16 @@ def _operation(
     return operation
 
 
+def _stream_operation(summary: str, *, tag: str = "inference") -> _Json:
+    operation = _operation(summary, "InferResponse", tag=tag, takes="InferRequest", errors=_ALL)
+    operation["responses"]["200"] = {
+        "description": "Server-sent events: `data: ` and an InferResponse for each response; an Error as the last one where the "
+        "model fails after its first response",
+        "content": {"text/event-stream": {"schema": _STRING}},
+    }
+    return operation
+
+
 _PLAIN: Final = "400 404 405 408 413 414 415 417 431"
 _ALL: Final = "400 404 405 408 409 413 414 415 417 429 431 500 501 502 503 504"
 
@@ -270,6 +280,16 @@ def _paths() -> dict[str, _Json]:
         paths[model + "/infer"] = {
             "post": _operation("Inference", "InferResponse", tag="inference", takes="InferRequest", errors=_ALL)
         }
+        paths[model + "/infer_stream"] = {"post": _stream_operation("Inference, answered with events")}
+        for verb, operation in (
+            (
+                "generate",
+                _operation("Inference (MLServer)", "InferResponse", tag="mlserver", takes="InferRequest", errors=_ALL),
+            ),
+            ("generate_stream", _stream_operation("Inference, answered with events (MLServer)", tag="mlserver")),
+        ):
+            operation["description"] = "Offered by hosted MLServer models; 404 for any other"
+            paths[f"{model}/{verb}"] = {"post": operation}
     for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
         paths[model] = {"get": _operation("Model ready (V1)", "ModelReady", tag="v1", errors="400 404 405 503")}
         for verb in ("predict", "explain"):
