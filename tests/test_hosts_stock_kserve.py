@@ -193,3 +193,31 @@ async def test_as_kserve_gives_a_model_that_kserve_can_call(tmp_path):
     answer, _ = await model({"instances": rows.tolist()}, headers={})
     np.testing.assert_allclose(answer["predictions"], 1 / (1 + np.exp(-ensemble_support.margins(rows))), atol=1e-6)
     model.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["serinus", "kserve"])
+def test_a_v1_stream_leaves_piece_by_piece_here_as_under_stock_kserve(server: str):
+    script = str(Path(__file__).parent / "kserve_teller.py")
+    port = free_port()
+    arguments = (
+        [script] if server == "kserve" else ["-m", "serinus.cli", "serve", "--class", script, "--host", "127.0.0.1"]
+    )
+    arguments += ["--model_name", "teller", "--http_port", str(port), "--enable_grpc", "false"]
+    url = f"http://127.0.0.1:{port}/v1/models/teller"
+    with process(arguments, url), httpx.Client(timeout=20) as client:
+        texts = {"instances": ["a", "wait", "b", "wait", "c"]}
+        with client.stream("POST", f"{url}:predict", json=texts) as answer:
+            assert answer.status_code == 200
+            lines = answer.iter_lines()
+            assert next(lines) == "a"
+            for told in ("b", "c"):
+                assert client.post(f"{url}:predict", json={"instances": ["go"]}).json() == {"predictions": ["gone"]}
+                assert [next(lines), next(lines)] == ["wait", told]
+            assert list(lines) == []
+        if server == "serinus":  # KServe's has sent 200 before the class is asked for the first piece
+            refused = client.post(f"{url}:predict", json={"instances": ["fail"]})
+            assert (refused.status_code, refused.json()) == (400, {"error": "it cannot tell that"})
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.post(f"{url}:predict", json={"instances": ["a", "fail"]})
+        assert client.post(f"{url}:predict", json={"instances": ["go"]}).status_code == 200
