@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -220,3 +222,27 @@ def _until(condition, timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.05)
+
+
+def test_every_limit_of_a_request_is_a_setting(tmp_path: Path):
+    flags = ["--max_tensor_bytes", "64", "--max_tensors", "2", "--max_rank", "3", "--max_json_depth", "9"]
+    flags += ["--max_name_bytes", "8", "--max_body_bytes", "4096", "--class", "limited_model:Doubler"]
+    (tmp_path / "limited_model.py").write_text(
+        "from serinus import Model\n\nclass Doubler(Model):\n    def predict(self, inputs, call):\n        return inputs\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path)}
+
+    def tensor(name: str, shape: list[int]) -> dict[str, Any]:
+        return {"name": name, "datatype": "FP32", "shape": shape, "data": [1] * math.prod(shape)}
+
+    with serving(tmp_path, *flags, environment=environment) as server:
+        for document, setting in (
+            ({"inputs": [tensor("x", [17])]}, "max_tensor_bytes"),
+            ({"inputs": [tensor("x", [1])] * 3}, "max_tensors"),
+            ({"inputs": [tensor("x", [1, 1, 1, 1])]}, "max_rank"),
+            ({"inputs": [{**tensor("x", [1]), "parameters": {"a": [[[[[[[[1]]]]]]]]}}]}, "max_json_depth"),
+            ({"inputs": [tensor("x" * 9, [1])]}, "max_name_bytes"),
+            ({"inputs": [tensor("x", [1])], "id": "x" * 5000}, "max_body_bytes"),
+        ):
+            status, answer = server.ask("POST", "/v2/models/model/infer", document)
+            assert (status, setting in answer["error"]) == (413, True), (setting, status, answer)

@@ -94,6 +94,21 @@ class ServerSettings:
         default=Limits().body_bytes,
         metadata=_flags(help="largest HTTP body; 413 above it. 64 MiB holds 100 FP32 224x224x3 images"),
     )
+    max_tensor_bytes: int = field(
+        default=Limits().tensor_bytes, metadata=_flags(help="largest tensor in memory, after decoding; 413 above it")
+    )
+    max_tensors: int = field(
+        default=Limits().tensors, metadata=_flags(help="most inputs, and most requested outputs, of one request")
+    )
+    max_rank: int = field(
+        default=Limits().rank, metadata=_flags(help="most dimensions of a tensor; NumPy 1 stops at 32")
+    )
+    max_json_depth: int = field(
+        default=Limits().json_depth, metadata=_flags(help="deepest nesting of a JSON body; 1024 is the most")
+    )
+    max_name_bytes: int = field(
+        default=Limits().name_bytes, metadata=_flags(help="longest name of a tensor or parameter")
+    )
     grpc_max_receive_message_length: int = field(
         default=Limits().body_bytes,
         metadata=_flags(env=("MLSERVER_GRPC_MAX_MESSAGE_LENGTH",), help="largest gRPC request, bytes"),

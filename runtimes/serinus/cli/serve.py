@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError
 from ..protocol.types import Limits
 from ..settings import ModelSettings, PredictorSettings, ServerSettings
@@ -120,6 +122,10 @@ def _with_https_port(parsed: Parsed) -> Parsed:
     )
 
 
+_ORJSON_DEPTH = 1024
+_LIMITS = ("max_body_bytes", "max_tensor_bytes", "max_tensors", "max_rank", "max_json_depth", "max_name_bytes")
+
+
 def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """Pick the server's settings out of all values.
 
@@ -142,9 +148,15 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
         problems.append(f"--workers {chosen['workers']}: at least 1")
     if chosen["log_level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         problems.append(f"--log_level {chosen['log_level']}: one of DEBUG, INFO, WARNING, ERROR")
+    most = {"max_json_depth": _ORJSON_DEPTH, "max_rank": 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32}
+    for name in _LIMITS:
+        if not 1 <= chosen[name] <= most.get(name, chosen[name]):
+            problems.append(
+                f"--{name} {chosen[name]}: at least 1" + (f", at most {most[name]}" if name in most else "")
+            )
     if problems:
         raise ConfigError(problems)
-    chosen["limits"] = Limits(body_bytes=chosen["max_body_bytes"])
+    chosen["limits"] = Limits(**{name.removeprefix("max_"): chosen[name] for name in _LIMITS})
     return ServerSettings(**chosen)
 
 

@@ -98,7 +98,7 @@ def load_object(
         TooLarge: longer than `body_bytes`, or nested deeper than `json_depth`.
     """
     if len(body) > limits.body_bytes:
-        raise TooLarge(f"{what} has {len(body)} bytes, the limit is {limits.body_bytes}")
+        raise TooLarge(f"{what} has {len(body)} bytes, the limit is {limits.body_bytes} (max_body_bytes)")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -107,7 +107,7 @@ def load_object(
         if (
             "depth limit" in error.msg or "recursion" in error.msg.lower()
         ):  # orjson's own, ~1024; its words vary by version
-            raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels") from None
+            raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)") from None
         document = _load_not_finite(bytes(body)) if not_finite else None
         reason = error.msg.split(": line ")[0]
         if document is None:
@@ -119,7 +119,7 @@ def load_object(
         bytes(body).count(b"[") + bytes(body).count(b"{") > limits.json_depth
         and _depth(document, limits) > limits.json_depth
     ):
-        raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels")
+        raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)")
     return document
 
 
@@ -159,7 +159,9 @@ def check_name(value: Any, what: str, limits: Limits) -> str:
     if not value:
         raise InvalidInput(f"{what}: 'name' is empty")
     if len(value) * 4 > limits.name_bytes and len(value.encode()) > limits.name_bytes:
-        raise TooLarge(f"{what}: 'name' has {len(value.encode())} bytes, the limit is {limits.name_bytes}")
+        raise TooLarge(
+            f"{what}: 'name' has {len(value.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
+        )
     return value
 
 
@@ -173,7 +175,7 @@ def check_shape(value: Any, what: str, limits: Limits) -> tuple[int, ...]:
     if type(value) is not list:
         raise InvalidInput(f"{what}: 'shape' is {describe(value)}, an array of integers was expected")
     if len(value) > limits.rank:
-        raise TooLarge(f"{what}: 'shape' has {len(value)} dimensions, the limit is {limits.rank}")
+        raise TooLarge(f"{what}: 'shape' has {len(value)} dimensions, the limit is {limits.rank} (max_rank)")
     for size in value:
         if type(size) is not int:
             raise InvalidInput(f"{what}: 'shape' holds {describe(size)}, integers of 0 or more were expected")
@@ -194,7 +196,7 @@ def check_empty(shape: Sequence[int], what: str, limits: Limits) -> None:
     """
     if prod(size for size in shape if size) * 8 > limits.tensor_bytes:
         raise TooLarge(
-            f"{what}: shape {list(shape)} holds no values, but its other dimensions pass the limit of {limits.tensor_bytes} bytes"
+            f"{what}: shape {list(shape)} holds no values, but its other dimensions pass the limit of {limits.tensor_bytes} bytes (max_tensor_bytes)"
         )
 
 
@@ -228,7 +230,7 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
             )
         if len(key) * 4 > limits.name_bytes and len(key.encode()) > limits.name_bytes:
             raise TooLarge(
-                f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes}"
+                f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
             )
     return value
 
@@ -262,7 +264,7 @@ def decode_data(
         raise InvalidInput(f"{name}: shape {list(shape)} holds {count} values, data has {len(values)}")
     if count * NUMPY_DTYPES[datatype].itemsize > limits.tensor_bytes:
         raise TooLarge(
-            f"{name}: {count * NUMPY_DTYPES[datatype].itemsize} bytes decoded, the limit is {limits.tensor_bytes}"
+            f"{name}: {count * NUMPY_DTYPES[datatype].itemsize} bytes decoded, the limit is {limits.tensor_bytes} (max_tensor_bytes)"
         )
     where = _Where(name, shape, nested)
     if datatype in _FLOATS:

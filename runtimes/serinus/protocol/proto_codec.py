@@ -139,7 +139,7 @@ def decode_response(message: Buffer, *, limits: Limits = _NO_LIMITS) -> InferRes
 def _decode_tensors(entries: Sequence[Any], raw: Sequence[bytes], role: str, limits: Limits) -> list[Tensor]:
     count = len(entries)
     if count > limits.tensors:
-        raise TooLarge(f"the message holds {count} {role}s, the limit is {limits.tensors}")
+        raise TooLarge(f"the message holds {count} {role}s, the limit is {limits.tensors} (max_tensors)")
     if raw and len(raw) != count:
         raise InvalidInput(f"'raw_{role}_contents' holds {len(raw)} tensors, '{role}s' names {count}")
     tensors: list[Tensor] = []
@@ -170,7 +170,7 @@ def _decode_tensors(entries: Sequence[Any], raw: Sequence[bytes], role: str, lim
 def _shape(value: Sequence[int], what: str, limits: Limits) -> tuple[int, ...]:
     shape = tuple(value)
     if len(shape) > limits.rank:
-        raise TooLarge(f"{what}: 'shape' has {len(shape)} dimensions, the limit is {limits.rank}")
+        raise TooLarge(f"{what}: 'shape' has {len(shape)} dimensions, the limit is {limits.rank} (max_rank)")
     if shape and min(shape) < 0:
         raise InvalidInput(f"{what}: shape {list(shape)} has a negative dimension; a request says each one's true size")
     if 0 in shape:
@@ -193,7 +193,9 @@ def _decode_contents(what: str, datatype: str, shape: tuple[int, ...], contents:
         raise InvalidInput(f"{what}: shape {list(shape)} holds {count} values, '{field}' has {len(values)}")
     dtype = NUMPY_DTYPES[datatype]
     if count * dtype.itemsize > limits.tensor_bytes:
-        raise TooLarge(f"{what}: {count * dtype.itemsize} bytes decoded, the limit is {limits.tensor_bytes}")
+        raise TooLarge(
+            f"{what}: {count * dtype.itemsize} bytes decoded, the limit is {limits.tensor_bytes} (max_tensor_bytes)"
+        )
     if datatype == BYTES:
         array = np.empty(count, dtype=object)
         array[:] = values
@@ -222,7 +224,7 @@ def _decode_parameters(parameters: Mapping[str, Any], what: str, limits: Limits)
             raise InvalidInput(f"{what}: parameter {key[:40]!r} has no value; a string, number or boolean was expected")
         if len(key) * 4 > limits.name_bytes and len(key.encode()) > limits.name_bytes:
             raise TooLarge(
-                f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes}"
+                f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
             )
         decoded[key] = getattr(parameter, kind)
     return decoded or NO_PARAMETERS
@@ -230,7 +232,7 @@ def _decode_parameters(parameters: Mapping[str, Any], what: str, limits: Limits)
 
 def _decode_requested_outputs(entries: Sequence[Any], limits: Limits) -> list[RequestedOutput]:
     if len(entries) > limits.tensors:
-        raise TooLarge(f"'outputs' names {len(entries)} tensors, the limit is {limits.tensors}")
+        raise TooLarge(f"'outputs' names {len(entries)} tensors, the limit is {limits.tensors} (max_tensors)")
     outputs: list[RequestedOutput] = []
     names: set[str] = set()
     for index, entry in enumerate(entries):

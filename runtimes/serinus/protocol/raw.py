@@ -62,7 +62,9 @@ def decode(name: str, datatype: str, shape: tuple[int, ...], buffer: Buffer, lim
         raise InvalidInput(f"{name}: shape {list(shape)} of {datatype} takes {expected} bytes, {size} came")
     dtype = NUMPY_DTYPES[datatype]
     if count * dtype.itemsize > limits.tensor_bytes:
-        raise TooLarge(f"{name}: {count * dtype.itemsize} bytes decoded, the limit is {limits.tensor_bytes}")
+        raise TooLarge(
+            f"{name}: {count * dtype.itemsize} bytes decoded, the limit is {limits.tensor_bytes} (max_tensor_bytes)"
+        )
     if datatype == BFLOAT16:
         return bfloat16_values(np.frombuffer(buffer, dtype="<u2")).reshape(shape)
     array = np.ndarray(shape, dtype, buffer)
@@ -90,7 +92,9 @@ def _decode_bytes(name: str, shape: tuple[int, ...], buffer: Buffer, limits: Lim
             f"{name}: shape {list(shape)} of BYTES takes at least {count * 4} bytes (4 for each length), {size} came"
         )
     if size + count * 8 > limits.tensor_bytes:
-        raise TooLarge(f"{name}: {size} bytes in {count} elements, the limit is {limits.tensor_bytes}")
+        raise TooLarge(
+            f"{name}: {size} bytes in {count} elements, the limit is {limits.tensor_bytes} (max_tensor_bytes)"
+        )
     data = bytes(buffer)
     elements: list[bytes] = []
     offset = 0

@@ -69,7 +69,7 @@ def read_list(value: Any, role: str, limits: Limits) -> list[Any]:
     if not value:
         raise InvalidInput(f"'{role}s' is empty: at least one {role} was expected")
     if len(value) > limits.tensors:
-        raise TooLarge(f"'{role}s' holds {len(value)} tensors, the limit is {limits.tensors}")
+        raise TooLarge(f"'{role}s' holds {len(value)} tensors, the limit is {limits.tensors} (max_tensors)")
     return value
 
 
@@ -125,7 +125,7 @@ def decode_requested_outputs(value: Any, limits: Limits) -> list[RequestedOutput
     if type(value) is not list:
         raise InvalidInput(f"'outputs' is {describe(value)}, an array was expected")
     if len(value) > limits.tensors:
-        raise TooLarge(f"'outputs' names {len(value)} tensors, the limit is {limits.tensors}")
+        raise TooLarge(f"'outputs' names {len(value)} tensors, the limit is {limits.tensors} (max_tensors)")
     outputs: list[RequestedOutput] = []
     names: set[str] = set()
     for index, entry in enumerate(value):

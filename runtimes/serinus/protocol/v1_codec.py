@@ -68,7 +68,7 @@ def decode(body: bytes, limits: Limits = _NO_LIMITS) -> V1Payload:
         raise InvalidInput(f"'instances' (row format) or 'inputs' (column format) was expected, {found} there")
     columns = _columns_of(document["inputs"]) if has_columns else _columns_of_rows(document["instances"])
     if len(columns) > limits.tensors:
-        raise TooLarge(f"the body names {len(columns)} inputs, the limit is {limits.tensors}")
+        raise TooLarge(f"the body names {len(columns)} inputs, the limit is {limits.tensors} (max_tensors)")
     return V1Payload(document, has_columns, columns, signature or "")
 
 
@@ -165,7 +165,7 @@ def _shape_of(what: str, value: Any, limits: Limits) -> tuple[int, ...]:
     while type(value) is list:
         shape.append(len(value))
         if len(shape) > limits.rank:
-            raise TooLarge(f"{what}: values are nested deeper than {limits.rank} levels")
+            raise TooLarge(f"{what}: values are nested deeper than {limits.rank} levels (max_rank)")
         if not value:
             break
         value = value[0]

@@ -127,7 +127,9 @@ class AsgiApp:
             found = "none" if headers.hosts == 0 else str(headers.hosts)
             raise BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}")
         if headers.content_length is not None and headers.content_length > self._limits.body_bytes:
-            raise TooLarge(f"the body has {headers.content_length} bytes; at most {self._limits.body_bytes} are taken")
+            raise TooLarge(
+                f"the body has {headers.content_length} bytes; at most {self._limits.body_bytes} are taken (max_body_bytes)"
+            )
 
     async def _read_body(self, headers: Headers, receive: _Receive) -> bytes:
         if not headers.content_length and not headers.chunked:
@@ -146,7 +148,9 @@ class AsgiApp:
             part = message.get("body", b"")
             length += len(part)
             if length > self._limits.body_bytes:
-                raise TooLarge(f"the body has more than {length} bytes; at most {self._limits.body_bytes} are taken")
+                raise TooLarge(
+                    f"the body has more than {length} bytes; at most {self._limits.body_bytes} are taken (max_body_bytes)"
+                )
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)

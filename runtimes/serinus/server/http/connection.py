@@ -479,7 +479,7 @@ class Connection(asyncio.Protocol):
         self._body = b""
         self._refuse(
             TooLarge(
-                f"the body has {'more than ' if headers.chunked else ''}{length} bytes; at most {limit} are taken"
+                f"the body has {'more than ' if headers.chunked else ''}{length} bytes; at most {limit} are taken (max_body_bytes)"
             ),
             sound,
         )

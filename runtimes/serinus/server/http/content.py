@@ -59,7 +59,9 @@ def decompress(body: bytes, content_encoding: bytes, limit: int) -> bytes:
             raise InvalidInput(f"the body is not {coding}, though Content-Encoding says so") from None
         left -= len(part)
         if left < 0:
-            raise TooLarge(f"the body has more than {limit} bytes after {coding} decoding; at most {limit} are taken")
+            raise TooLarge(
+                f"the body has more than {limit} bytes after {coding} decoding; at most {limit} are taken (max_body_bytes)"
+            )
         parts.append(part)
         if not decoder.eof:
             raise InvalidInput(f"the {coding} body is cut short")
