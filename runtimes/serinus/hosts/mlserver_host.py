@@ -54,6 +54,7 @@ from ..errors import (
 from ..model import Family, RequestModel
 from ..protocol.types import InferRequest, InferResponse
 from ..settings import ModelSettings
+from .crossing import each
 from .directory import DirectorySettings
 from .implementations import Implementation
 from .local_calls import LocalCalls
@@ -70,7 +71,6 @@ __all__ = ["MLServerHost", "SerinusRuntime", "build_mlserver"]
 
 _T = TypeVar("_T")
 _I = TypeVar("_I")
-_R = TypeVar("_R")
 
 
 def build_mlserver(implementation: Implementation, settings: ModelSettings) -> MLServerHost:
@@ -119,51 +119,11 @@ class _Loop:
         """Run a coroutine there and await it; cancelling the awaiting task cancels it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    async def each(
+    def each(
         self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
     ) -> AsyncGenerator[_T, None]:
-        """Iterate there over what is given here, and give here what comes out.
-
-        Args:
-            answers: called there; its iterator is closed there.
-            given: iterated here.
-        """
-        here = asyncio.get_running_loop()
-        pipe: Pipe[_T] = Pipe()
-
-        async def bring(work: Coroutine[Any, Any, _R]) -> _R:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, here))
-
-        async def following() -> tuple[_I, ...]:
-            try:
-                return (await anext(given),)
-            except StopAsyncIteration:  # which no future can carry
-                return ()
-
-        async def given_there() -> AsyncIterator[_I]:
-            while item := await bring(following()):
-                yield item[0]
-
-        async def produce() -> None:
-            pieces = answers(given_there())
-            async with closing(pieces):
-                async for piece in pieces:
-                    await bring(pipe.put(piece))
-
-        def done(producer: asyncio.Future[None]) -> None:
-            if not producer.cancelled():
-                producer.exception()  # raised below, unless the reader has left
-            pipe.end()
-
-        producer = asyncio.ensure_future(self.call(produce()))
-        producer.add_done_callback(done)
-        try:
-            async for piece in pipe:
-                yield piece
-            await producer
-        finally:
-            producer.cancel()
-            pipe.cancel()
+        """Iterate there over what is given here, and give here what comes out; see `crossing.each`."""
+        return each(self._loop, answers, given)
 
     def close(self) -> None:
         """Stop the loop and its thread."""
