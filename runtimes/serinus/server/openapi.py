@@ -284,9 +284,9 @@ def _paths() -> dict[str, _Json]:
         for verb, operation in (
             (
                 "generate",
-                _operation("Inference (MLServer)", "InferResponse", tag="mlserver", takes="InferRequest", errors=_ALL),
+                _operation("Inference (MLServer)", "InferResponse", tag="MLServer", takes="InferRequest", errors=_ALL),
             ),
-            ("generate_stream", _stream_operation("Inference, answered with events (MLServer)", tag="mlserver")),
+            ("generate_stream", _stream_operation("Inference, answered with events (MLServer)", tag="MLServer")),
         ):
             operation["description"] = "Offered by hosted MLServer models; 404 for any other"
             paths[f"{model}/{verb}"] = {"post": operation}
