@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serinus import Call, ModelSettings
+from serinus import Call, ModelSettings, TensorSpec
+from serinus.errors import ConfigError, InvalidInput
 from serinus.native import library
 from serinus.native.network import Kind, Network, Step
-from torch_server import TorchModel, plan
+from torch_server import TorchModel, plan, stored
+from torch_server.module import TorchModule
 
 pytestmark = [
     pytest.mark.slow,  # importing PyTorch takes ~2 s
@@ -56,11 +61,11 @@ class Net(nn.Module):
         return torch.log(torch.linalg.vector_norm(torch.addmm(normal, hidden, self.w3, beta=-1), 2, [1]))
 
 
-def loaded(folder: Path, module: nn.Module, **extra: Any) -> TorchModel:
+def loaded(folder: Path, module: nn.Module, **extra: Any) -> TorchModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.freeze(torch.jit.script(module.eval()), preserved_attrs=["feature_names"]).save(str(folder / "m.pt"))
-    model = TorchModel(ModelSettings(name="m", model_dir=folder / "m.pt", threads=1, extra=extra))
+    model = TorchModule(ModelSettings(name="m", model_dir=folder / "m.pt", threads=1, extra=extra))
     model.load()
     return model
 
@@ -189,3 +194,113 @@ def test_steps_that_do_not_fit_are_refused():
             Network(steps)
     with pytest.raises(ValueError, match="rows must be float32"):
         Network([select, norm]).predict(np.zeros((2, 3), np.float32))
+
+
+# What is kept of a network
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import numpy as np
+from serinus import Call, ModelSettings
+from torch_server import TorchModel
+model = TorchModel(ModelSettings(name="m", model_dir=Path(sys.argv[1]), threads=1))
+model.load()
+for rows in (1, 16, 17, 300):
+    answer = model.predict({"features": np.load(sys.argv[2])[:rows]}, Call())["output-0"]
+    print(answer.dtype, " ".join(map(float.hex, answer.tolist())))
+print("torch" in sys.modules, model.details)
+"""
+
+
+def in_a_process(folder: Path, *more: str) -> list[str]:
+    command = [sys.executable, "-c", "\n".join((*more, PROGRAM)), str(folder / "m.pt"), str(folder / "rows.npy")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_network_that_was_compiled_before_needs_no_pytorch(tmp_path: Path):
+    model = loaded(tmp_path, Net())
+    assert (tmp_path / "m.pt.verdict.json").is_file()
+    features = rows(300)
+    np.save(tmp_path / "rows.npy", features)
+    for more in ((), ("import sys; sys.modules['torch'] = None",)):  # PyTorch is not asked for, and not missed
+        *answers, told = in_a_process(tmp_path, *more)
+        assert told.startswith("True" if more else "False")
+        assert "'compiled_rows': 'all'" in told
+        assert "'feature_names': ['c0'" in told
+        for line, count in zip(answers, (1, 16, 17, 300), strict=True):
+            dtype, *numbers = line.split(" ")
+            assert dtype == "float64"
+            # To the last bit: they are the same steps.
+            np.testing.assert_array_equal(list(map(float.fromhex, numbers)), model._network.predict(features[:count]))
+
+
+@pytest.mark.parametrize("change", ["file", "engine", "torch", "steps", "damage"])
+def test_what_was_kept_of_another_file_or_engine_is_not_used(tmp_path: Path, change: str, monkeypatch):
+    loaded(tmp_path, Net())
+    verdict = tmp_path / "m.pt.verdict.json"
+    body = json.loads(verdict.read_text())
+    if change == "file":
+        with (tmp_path / "m.pt").open("ab") as file:
+            file.write(b"\0")
+    elif change == "damage":
+        verdict.write_text(verdict.read_text()[:-9])
+    else:
+        body |= {"engine": {"engine": 0}, "torch": {"torch": "1.0"}, "steps": {"steps": [{}]}}[change]
+        verdict.write_text(json.dumps(body))
+    assert stored.find(tmp_path / "m.pt") is None
+
+
+def light(folder: Path, **settings: Any) -> TorchModel:
+    model = TorchModel(ModelSettings(name="m", model_dir=folder / "m.pt", threads=1, **settings))
+    model.load()
+    return model
+
+
+def test_what_the_steps_cannot_answer_is_pytorchs_to_answer(tmp_path: Path):
+    module = loaded(tmp_path, Net())
+    model = light(tmp_path)
+    assert model.module is None
+    features = rows(8)
+    wide = np.repeat(features, 2, axis=1)[:, ::2]
+    for given in (features, np.asfortranarray(features), wide, features[:0]):
+        expected = module.predict({"features": given}, Call())["output-0"]
+        np.testing.assert_allclose(model.predict({"features": given}, Call())["output-0"], expected, rtol=1e-10)
+    assert model.predict({"features": features}, Call(outputs=frozenset({"other"}))) == {}
+    assert model.module is None
+    doubles = model.predict({"features": features.astype(np.float64)}, Call())["output-0"]
+    np.testing.assert_allclose(doubles, module.predict({"features": features}, Call())["output-0"], rtol=1e-10)
+    assert model.module is not None
+    with pytest.raises(InvalidInput, match="refuses"):
+        model.predict({"features": features[:, :2]}, Call())
+    with pytest.raises(InvalidInput, match="features"):
+        model.predict({"a": features, "b": features}, Call())
+    model.unload()
+
+
+@pytest.mark.parametrize("extra", [{"autocast": "bf16"}, {"batch_buckets": [4]}, {"device": "cuda"}])
+def test_settings_that_are_pytorchs_load_it(tmp_path: Path, extra: dict[str, Any]):
+    loaded(tmp_path, Net())
+    if extra == {"device": "cuda"}:
+        with pytest.raises(ConfigError, match="GPU"):
+            light(tmp_path, extra=extra)
+    else:
+        assert light(tmp_path, extra=extra).module is not None
+
+
+def test_a_gpu_that_is_there_is_used_as_before(tmp_path: Path, monkeypatch):
+    loaded(tmp_path, Net())
+    monkeypatch.setattr("torch_server.model._GPU", tmp_path)
+    assert light(tmp_path).module is not None
+    assert light(tmp_path, extra={"device": "cpu"}).module is None
+
+
+def test_declared_tensors_are_those_of_the_steps(tmp_path: Path):
+    loaded(tmp_path, Net())
+    specs = {"inputs": (TensorSpec("x", "FP32", (-1, 9)),), "outputs": (TensorSpec("y", "FP64", (-1,)),)}
+    model = light(tmp_path, **specs)
+    assert (model.module, model.batchable, model.inputs, model.outputs) == (None, True, *specs.values())
+    assert model.predict({"x": rows(3)}, Call())["y"].shape == (3,)
+    single = light(tmp_path, inputs=specs["inputs"], outputs=(TensorSpec("y", "FP32", (-1,)),))
+    assert single.predict({"x": rows(3)}, Call())["y"].dtype == np.float32

@@ -248,7 +248,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, capsys):
 @pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("7", "7")], ids=["unset", "set"])
 def test_waiting_threads_soon_give_their_cpu_up_unless_the_environment_says_otherwise(given, expected):
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    code = "import os, torch_server.model; print(os.environ['GOMP_SPINCOUNT'])"
+    code = "import os, torch_server.module; print(os.environ['GOMP_SPINCOUNT'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**environment, **({"GOMP_SPINCOUNT": given} if given else {})},
@@ -265,7 +265,7 @@ def test_a_gpu_that_is_not_there_is_refused_clearly(tmp_path, device):
     script(tmp_path, Scale())
     with pytest.raises(ConfigError, match=rf"'{device}', but this machine shows 0 GPUs.*-gpu image.*device cpu"):
         loaded(tmp_path, extra={"device": device})
-    assert str(loaded(tmp_path)._device) == "cpu"
+    assert loaded(tmp_path).details["device"] == "cpu"
 
 
 @pytest.mark.parametrize("device", ["gpu", "tpu", "meta", "cpu:x"])
@@ -278,13 +278,13 @@ def test_a_device_that_means_nothing_is_refused(tmp_path, device):
 def test_batches_are_padded_to_buckets_and_the_padding_is_cut_off(tmp_path, monkeypatch):
     model = loaded(script(tmp_path, Scale()), inputs=X, outputs=Y, extra={"batch_buckets": [2, 4, 8]})
     seen: list[int] = []
-    module = model._module
+    module = model.module._module
 
     def watched(x: torch.Tensor) -> torch.Tensor:
         seen.append(x.shape[0])
         return module(x)
 
-    monkeypatch.setattr(model, "_module", watched)
+    monkeypatch.setattr(model.module, "_module", watched)
     for count in (1, 2, 3, 4, 5, 8, 9):
         np.testing.assert_array_equal(model.predict({"x": rows(count)}, Call())["y"], rows(count))
     assert seen == [2, 2, 4, 4, 8, 8, 9]
@@ -413,7 +413,7 @@ async def test_models_of_one_process_tell_the_memory_of_their_device_once(tmp_pa
         assert "serinus_cuda" not in plane.metrics.render().decode()
         for name in "ab":
             model = plane.registry.served(name).model
-            monkeypatch.setattr(model, "_memory", Remembered())
+            monkeypatch.setattr(model.module, "_memory", Remembered())
         page = plane.metrics.render().decode()
         assert 'serinus_cuda_memory_reserved_bytes{device="0",worker="0"} 1000000000' in page.replace(
             "1e+09", "1000000000"

@@ -30,7 +30,7 @@ _UNKNOWN: Final = object()
 _PLAIN: Final = {"aten::asinh": Kind.ASINH, "aten::relu": Kind.RELU, "aten::log": Kind.LOG}
 
 
-def compiled(module: Any, columns: int) -> Network | None:
+def compiled(module: Any, columns: int) -> tuple[Network, list[Step]] | None:
     """Make steps of a module and hold them against it; None where it is of another kind, or they differ.
 
     Args:
@@ -40,10 +40,11 @@ def compiled(module: Any, columns: int) -> Network | None:
     if not isinstance(module, torch.jit.ScriptModule) or columns <= 0:
         return None
     try:
-        network = Network(_steps(module.graph))
+        steps = _steps(module.graph)
+        network = Network(steps)
     except (_Other, KernelsMissing, ValueError, RuntimeError):
         return None
-    return network if network.columns <= columns and _same(network, module, columns) else None
+    return (network, steps) if network.columns <= columns and _same(network, module, columns) else None
 
 
 class _Other(Exception):

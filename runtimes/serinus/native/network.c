@@ -2,13 +2,14 @@
  *
  * Theory of operation. For one row a framework's dispatch costs many times the arithmetic, and far more where other code has run in
  * between and its many pages are cold. Here the whole network is one call: every step reads its vector from the workspace and writes
- * another. A row's result never depends on the rows beside it. Sums run over the inputs in order, eight outputs at a time. */
+ * another. A row's result never depends on the rows beside it. Sums run over the inputs in order, several outputs at a time: as many
+ * as the processor's registers hold, each by itself, so that every processor finds the same bits. */
 #include "kernels.h"
 
 #include <math.h>
 
 enum { SELECT, ASINH, AFFINE, FILL, DENSE, RELU, NORM, LOG };
-enum { TILE = 8, WORKSPACE = 2048 };
+enum { WORKSPACE = 2048 };
 
 /* Mirrored by network.py. */
 typedef struct {
@@ -20,29 +21,34 @@ typedef struct {
     double x, y, z;                /* FILL: for NaN, infinity, -infinity; DENSE: x is the factor of what is added */
 } serinus_step;
 
-/* `tile` outputs from `from` on; a constant where it is called, so that the sums stay in registers. */
-static inline void dense_tile(const serinus_step *step, const double *source, const double *added, double *target,
-                              int32_t from, const int tile) {
-    const int32_t width = step->width, outputs = step->outputs;
-    const double *weights = step->second + from;
-    double sums[TILE];
-    for (int k = 0; k < tile; k++) sums[k] = step->x * added[from + k];
-    for (int32_t i = 0; i < width; i++, weights += outputs) {
-        const double value = source[i];
-        for (int k = 0; k < tile; k++) sums[k] += value * weights[k];
-    }
-    for (int k = 0; k < tile; k++) target[from + k] = sums[k];
+#define NAME(x) plain_##x
+#define TARGET
+#define TILE 8
+#include "network_dense.inc"
+
+#if defined(__x86_64__)
+#define NAME(x) avx2_##x
+#define TARGET __attribute__((target("avx2")))
+#define TILE 16
+#include "network_dense.inc"
+
+#define NAME(x) avx512_##x
+#define TARGET __attribute__((target("avx512f")))
+#define TILE 32
+#include "network_dense.inc"
+#endif
+
+typedef void dense_function(const serinus_step *, const double *, const double *, double *);
+
+static dense_function *widest_dense(void) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) return avx512_dense;
+    if (__builtin_cpu_supports("avx2")) return avx2_dense;
+#endif
+    return plain_dense;
 }
 
-static void dense(const serinus_step *step, const double *source, const double *added, double *target) {
-    int32_t from = 0;
-    for (; from + TILE <= step->outputs; from += TILE) dense_tile(step, source, added, target, from, TILE);
-    if (from + 4 <= step->outputs) dense_tile(step, source, added, target, from, 4), from += 4;
-    if (from + 2 <= step->outputs) dense_tile(step, source, added, target, from, 2), from += 2;
-    if (from < step->outputs) dense_tile(step, source, added, target, from, 1);
-}
-
-static void run(const serinus_step *step, const float *row, double *work) {
+static void run(const serinus_step *step, const float *row, double *work, dense_function *dense) {
     const double *source = work + step->source;
     double *target = work + step->target;
     const int32_t width = step->width;
@@ -83,8 +89,9 @@ static void run(const serinus_step *step, const float *row, double *work) {
 SERINUS_EXPORT void serinus_network_predict(const serinus_step *steps, int32_t count_steps, const float *rows, int64_t count,
                                             int64_t columns, double *answers) {
     double work[WORKSPACE];
+    dense_function *const dense = widest_dense();
     for (int64_t row = 0; row < count; row++) {
-        for (int32_t at = 0; at < count_steps; at++) run(steps + at, rows + (size_t)row * (size_t)columns, work);
+        for (int32_t at = 0; at < count_steps; at++) run(steps + at, rows + (size_t)row * (size_t)columns, work, dense);
         answers[row] = work[steps[count_steps - 1].target];
     }
 }
