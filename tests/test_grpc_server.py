@@ -95,6 +95,13 @@ def test_a_stream_that_its_client_leaves_leaves_the_model(server, channel):
     server.until(lambda: SLOW["slow"].cancelled == 3)
 
 
+def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(channel):
+    call = infer(channel)
+    for _ in range(2):
+        burst = [call.future(request_for("sum", id=str(number)), timeout=60) for number in range(3000)]
+        assert [one.result().id for one in burst] == [str(number) for number in range(3000)]
+
+
 def test_a_timeout_parameter_is_a_deadline_too(channel):
     request = request_for("slow")
     request.parameters["timeout"].int64_param = 200_000

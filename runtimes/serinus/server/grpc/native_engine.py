@@ -55,9 +55,10 @@ _IO_THREADS = 1
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a restart of many clients brings them all at once."""
 _STREAMS_PER_CONNECTION = 1024
+"""Most calls at once on one connection: enough for a proxy that multiplexes a whole node's clients; what is more waits there."""
 _METADATA_BYTES = 64 * 1024
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
-# The reasons for these are beside their twins in grpcio_engine.
+# The reasons for these two are beside their twins in grpcio_engine.
 _FLUSH_S = 1.0
 _LOOK_S = 0.01
 
