@@ -194,6 +194,22 @@ async def test_a_scalar_has_no_rows():
         assert "shape [] has no rows" in str(await outcome(plane, request_of(x=np.float32(1))))
 
 
+@pytest.mark.parametrize("declared", [True, False])
+async def test_what_numpy_makes_of_a_scalar_is_answered_as_a_tensor_of_shape_nothing(declared: bool):
+    class Twice(Model):
+        batchable = False
+        inputs = (TensorSpec("x", "FP32", ()),) if declared else ()
+        outputs = (TensorSpec("y", "FP32", ()),) if declared else ()
+
+        def predict(self, inputs, call):
+            return {"y": inputs["x"] * 2}  # a np.float32
+
+    async with serving(Twice) as plane:
+        answer = await outcome(plane, request_of(x=np.asarray(1.5, np.float32)))
+    assert (answer.outputs[0].datatype, answer.outputs[0].shape) == ("FP32", ())
+    assert answer.outputs[0].data == np.float32(3)
+
+
 async def test_a_request_of_no_rows_is_answered_with_none_or_refused_but_is_never_our_fault():
     class Max(Doubler):
         def predict(self, inputs, call):

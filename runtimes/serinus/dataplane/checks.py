@@ -285,8 +285,7 @@ class OutputChecks:
         if not self._specs:
             for name, array in outputs.items():
                 if wanted is None or name in wanted:
-                    if not isinstance(array, np.ndarray):
-                        raise ModelFailed(f"model '{self._name}': output '{name}' is not an array")
+                    array = array if isinstance(array, np.ndarray) else self._array(name, array)
                     try:
                         datatype = datatype_of(array.dtype)
                     except KeyError:
@@ -310,7 +309,7 @@ class OutputChecks:
                     continue
                 raise ModelFailed(f"model '{self._name}' did not return its output '{name}'")
             if not isinstance(array, np.ndarray):
-                raise ModelFailed(f"model '{self._name}': output '{name}' is not an array")
+                array = self._array(name, array)
             if array.dtype != dtype and not (datatype == "BYTES" and array.dtype.kind in "SU"):
                 raise ModelFailed(
                     f"model '{self._name}': output '{name}' has type {array.dtype}, its metadata promises {datatype}"
@@ -322,6 +321,12 @@ class OutputChecks:
                 )
             result.append((name, datatype, self._rows(name, array, rows), spec))
         return result
+
+    def _array(self, name: str, value: Any) -> np.ndarray:
+        """Take NumPy's scalar for an array of shape []: that is what its arithmetic makes of one."""
+        if isinstance(value, np.generic):
+            return np.asarray(value)
+        raise ModelFailed(f"model '{self._name}': output '{name}' is not an array")
 
     def _rows(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
         if self._batchable and (not array.ndim or array.shape[0] != rows):
