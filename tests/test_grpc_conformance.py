@@ -425,6 +425,27 @@ def test_reflection_describes_the_service_to_its_own_client(channel):
         database.FindFileContainingSymbol("no.such.Symbol")
 
 
+@pytest.mark.parametrize(
+    ("symbol", "found"),
+    [
+        (SERVICE, True),
+        (f"{SERVICE}.ModelInfer", True),
+        ("grpc.health.v1.Health.Check", True),
+        ("inference.ModelInferRequest.InferInputTensor", True),
+        ("inference.ModelInferRequest.id", True),
+        (f"{SERVICE}.Nothing", False),
+        ("ModelInfer", False),
+    ],
+)
+def test_reflection_finds_the_file_of_every_kind_of_symbol(channel, symbol, found):
+    database = ProtoReflectionDescriptorDatabase(channel)
+    if found:
+        assert database.FindFileContainingSymbol(symbol).name
+    else:
+        with pytest.raises(KeyError):
+            database.FindFileContainingSymbol(symbol)
+
+
 def test_reflection_speaks_v1_too(channel):
     call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     ask = reflection_pb2.ServerReflectionRequest(list_services="")

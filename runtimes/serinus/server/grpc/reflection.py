@@ -25,6 +25,12 @@ REFLECTION_PATHS = (
 )
 
 
+def _file_of_method(pool: Any, name: str) -> Any:
+    """Find what a pool does not: a method is a symbol too (gRPC, reflection.proto: "<package>.<service>[.<method>]")."""
+    service, _, method = name.rpartition(".")
+    return pool.FindServiceByName(service).methods_by_name[method].containing_service.file
+
+
 class _Pools:
     """The part of a DescriptorPool that reflection uses, over several pools, first found first taken."""
 
@@ -43,7 +49,10 @@ class _Pools:
         return self._find(lambda pool: pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, name: str) -> Any:  # noqa: N802 # DescriptorPool's name
-        return self._find(lambda pool: pool.FindFileContainingSymbol(name))
+        try:
+            return self._find(lambda pool: pool.FindFileContainingSymbol(name))
+        except KeyError:
+            return self._find(lambda pool: _file_of_method(pool, name))
 
     def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802 # DescriptorPool's name
         return self._find(lambda pool: pool.FindMessageTypeByName(name))
