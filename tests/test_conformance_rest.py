@@ -425,7 +425,7 @@ def _(s: Server) -> None:
 def _(s: Server) -> None:
     for shape in ([2**31, 4], [2**63 - 1, 1], [2**40] * 4, [2**62, 2**62], [1] * 33, [2**31, 0, 2**31]):
         answer = s.infer("identity", json_tensor("t", "FP32", shape, [1.0] * 4))
-        assert answer.status in (400, 413), shape
+        assert answer.status == 400, shape
         assert s.alive()
 
 

@@ -169,13 +169,12 @@ def check_shape(value: Any, what: str, limits: Limits) -> tuple[int, ...]:
     """Return a request tensor's shape: every dimension known and not negative.
 
     Raises:
-        InvalidInput: not an array of integers, or a negative one (-1 is for metadata only).
-        TooLarge: more dimensions than `rank`.
+        InvalidInput: not an array of integers, a negative one (-1 is for metadata only), or more of them than `rank`.
     """
     if type(value) is not list:
         raise InvalidInput(f"{what}: 'shape' is {describe(value)}, an array of integers was expected")
     if len(value) > limits.rank:
-        raise TooLarge(f"{what}: 'shape' has {len(value)} dimensions, the limit is {limits.rank} (max_rank)")
+        raise InvalidInput(f"{what}: 'shape' has {len(value)} dimensions, the limit is {limits.rank} (max_rank)")
     for size in value:
         if type(size) is not int:
             raise InvalidInput(f"{what}: 'shape' holds {describe(size)}, integers of 0 or more were expected")
@@ -192,10 +191,10 @@ def check_empty(shape: Sequence[int], what: str, limits: Limits) -> None:
     NumPy refuses such shapes only where they overflow, and a model that sums over the empty dimension would allocate the rest.
 
     Raises:
-        TooLarge: were the empty dimensions 1, the tensor could not be held.
+        InvalidInput: were the empty dimensions 1, the tensor could not be held. What came is not large: this is no 413.
     """
     if prod(size for size in shape if size) * 8 > limits.tensor_bytes:
-        raise TooLarge(
+        raise InvalidInput(
             f"{what}: shape {list(shape)} holds no values, but its other dimensions pass the limit of {limits.tensor_bytes} bytes (max_tensor_bytes)"
         )
 

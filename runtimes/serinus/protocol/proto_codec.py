@@ -170,7 +170,7 @@ def _decode_tensors(entries: Sequence[Any], raw: Sequence[bytes], role: str, lim
 def _shape(value: Sequence[int], what: str, limits: Limits) -> tuple[int, ...]:
     shape = tuple(value)
     if len(shape) > limits.rank:
-        raise TooLarge(f"{what}: 'shape' has {len(shape)} dimensions, the limit is {limits.rank} (max_rank)")
+        raise InvalidInput(f"{what}: 'shape' has {len(shape)} dimensions, the limit is {limits.rank} (max_rank)")
     if shape and min(shape) < 0:
         raise InvalidInput(f"{what}: shape {list(shape)} has a negative dimension; a request says each one's true size")
     if 0 in shape:
