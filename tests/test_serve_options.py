@@ -178,7 +178,14 @@ def test_a_model_that_is_loaded_later_gets_the_settings_of_the_command_line_too(
     (found,) = _discover(parse(words, {}), tmp_path, "later") or ()
     assert (found.name, found.threads, found.batch.max_batch_rows) == ("later", 3, 7)
     assert found.extra == {"optimization": "basic"}
-    assert _discover(parse(words, {}), tmp_path, "nope") is None
+
+
+@pytest.mark.parametrize("name", ["nope", "", ".", "..", ".hidden", "../later", "/", "later/.", "n" * 300, "nul\0"])
+def test_a_name_that_is_no_folder_of_the_repository_is_nothing_to_load(tmp_path: Path, name: str):
+    for folder in ("later", ".hidden"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.onnx").write_bytes(b"")
+    assert _discover(parse(["--model_repository", str(tmp_path)], {}), tmp_path, name) is None
 
 
 def test_a_named_directory_is_read_again_by_the_name_that_it_is_served_under(tmp_path: Path):

@@ -290,10 +290,10 @@ def _discover(parsed: Parsed, repository: Path | None, name: str) -> list[ModelS
     """Find a model by name as it is on the disk now, in all its versions; None where there is none of this name."""
     if repository is None:
         return [settings for settings in _models(parsed, None) if settings.name == name] or None
-    folder = repository / name
-    if Path(name).name != name or name.startswith(".") or not folder.is_dir():
+    if name not in _names(repository):
         return None
-    return [dataclasses.replace(settings, name=name) for settings in _of_paths([folder], parsed, repository)] or None
+    found = _of_paths([repository / name], parsed, repository)
+    return [dataclasses.replace(settings, name=name) for settings in found] or None
 
 
 def _set_up_logging(server: ServerSettings) -> None:
