@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serinus.cli.options import OPTIONS, parse
-from serinus.cli.serve import _discover
+from serinus.cli.serve import _discover, _models
 from serinus.errors import ConfigError
 
 
@@ -186,6 +186,18 @@ def test_a_name_that_is_no_folder_of_the_repository_is_nothing_to_load(tmp_path:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.onnx").write_bytes(b"")
     assert _discover(parse(["--model_repository", str(tmp_path)], {}), tmp_path, name) is None
+
+
+@pytest.mark.parametrize(("folders", "version"), [(["one"], "5"), (["one", "two"], "")])
+def test_a_version_for_one_model_is_not_given_to_one_of_several_when_it_is_loaded_again(
+    tmp_path: Path, folders: list[str], version: str
+):
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.onnx").write_bytes(b"")
+    parsed = parse(["--model_repository", str(tmp_path), "--model_version", "5"], {})
+    assert {settings.version for settings in _models(parsed, tmp_path)} == {version}
+    assert {settings.version for settings in _discover(parsed, tmp_path, "one") or ()} == {version}
 
 
 def test_a_named_directory_is_read_again_by_the_name_that_it_is_served_under(tmp_path: Path):

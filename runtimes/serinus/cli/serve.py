@@ -203,8 +203,10 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
     return _of_paths(paths, parsed, repository)
 
 
-def _of_paths(paths: Sequence[Path], parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
-    """Read model directories, and let the command line have the last word."""
+def _of_paths(
+    paths: Sequence[Path], parsed: Parsed, repository: Path | None, *, alone: bool = True
+) -> list[ModelSettings]:
+    """Read model directories, and let the command line have the last word; `alone`: no other is served beside these."""
     from .. import hosts
 
     values = parsed.values
@@ -232,7 +234,7 @@ def _of_paths(paths: Sequence[Path], parsed: Parsed, repository: Path | None) ->
                 changes["name"] = values["model_name"]
         elif not settings.name:
             changes["name"] = "model"
-        if values["model_version"] and len(found) == 1:
+        if values["model_version"] and len(found) == 1 and alone:
             changes["version"] = values["model_version"]
         if values["nthread"]:
             changes["threads"] = values["nthread"]
@@ -290,9 +292,10 @@ def _discover(parsed: Parsed, repository: Path | None, name: str) -> list[ModelS
     """Find a model by name as it is on the disk now, in all its versions; None where there is none of this name."""
     if repository is None:
         return [settings for settings in _models(parsed, None) if settings.name == name] or None
-    if name not in _names(repository):
+    names = _names(repository)
+    if name not in names:
         return None
-    found = _of_paths([repository / name], parsed, repository)
+    found = _of_paths([repository / name], parsed, repository, alone=len(names) == 1)
     return [dataclasses.replace(settings, name=name) for settings in found] or None
 
 
