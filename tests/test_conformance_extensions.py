@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from conformance_support import Case, Server, case, ids, infer_message, json_tensor, server_process, values_of
 from serinus.protocol import _open_inference_pb2 as pb
@@ -201,7 +202,30 @@ def _(s: Server) -> None:
     assert size() == before
 
 
+@case(TABLE, "load-with-the-configuration-that-was-told", f"{REPOSITORY}, Load: config, parsed into ModelConfig")
+def _(s: Server) -> None:
+    for name in ("spare", "simple", "typed", "identity", "texts"):
+        told = s.ask("GET", f"/v2/models/{name}/config").json
+        message = s.rpc("ModelConfig", pb.ModelConfigRequest(name=name)).message
+        for config in (told, MessageToDict(message.config, preserving_proto_field_name=True)):
+            request = {"parameters": {"config": orjson.dumps(config).decode()}}
+            assert s.ask("POST", f"/v2/repository/models/{name}/load", request).status == 200, config
+            changed = {**config, "output": [{"name": "other", "data_type": "TYPE_FP32", "dims": [1]}]}
+            request = {"parameters": {"config": orjson.dumps(changed).decode()}}
+            answer = s.ask("POST", f"/v2/repository/models/{name}/load", request)
+            assert answer.status == 400
+            assert "'output'" in answer.error
+    told = s.ask("GET", "/v2/models/spare/config").json
+    request = {"parameters": {"config": orjson.dumps({**told, "max_batch_size": 8}).decode()}}
+    assert s.ask("POST", "/v2/repository/models/spare/load", request).status == 200
+    assert s.ask("GET", "/v2/models/spare/config").json == {**told, "max_batch_size": 8}
+    assert s.ask("POST", "/v2/repository/models/spare/load", {}).status == 200
+
+
 for name, config in {
+    "input-text": '{"input": "x"}',
+    "input-entries": '{"input": [1]}',
+    "input-dims": '{"input": [{"name": "scores", "dims": 4}]}',
     "number": 5,
     "no-json": "{",
     "list": "[]",

@@ -2,18 +2,20 @@
 
 Source: Triton, extension_model_repository.md, "Load", and model_config.proto. The parameter is a model configuration as JSON text. It holds
 until the model is loaded again. What it may change here is how the model is batched and how often it runs at a time; what the
-model itself decides (inputs, outputs, backend) it cannot, and says so rather than ignoring it.
+model itself decides (inputs, outputs, backend) it cannot, and says so rather than ignoring it. It may repeat that, so that a client can
+send the configuration that it was told with another batch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidInput
+from ..model import Model
 from ..protocol.json_codec import describe, load_object
-from ..protocol.types import Limits
+from ..protocol.types import Limits, TensorSpec
 from ..settings import BatchSettings, ModelSettings
 
 __all__ = ["overridden"]
@@ -22,12 +24,16 @@ _WHAT = "load parameter 'config'"
 _OFFERED = "max_batch_size, dynamic_batching, instance_group"
 
 
-def overridden(settings: ModelSettings, config: Any) -> ModelSettings:
+def overridden(
+    settings: ModelSettings, config: Any, loaded: Model | None = None, *, batched: bool = True
+) -> ModelSettings:
     """Apply a model configuration.
 
     Args:
         settings: the model's own.
         config: JSON text.
+        loaded: the model as it is served until this load, whose own decisions may be repeated; None: it is not loaded.
+        batched: whether that one is batched.
 
     Raises:
         InvalidInput: no text, no JSON object, or a field that is not offered or out of its range.
@@ -40,6 +46,8 @@ def overridden(settings: ModelSettings, config: Any) -> ModelSettings:
         if key == "name":
             if value != settings.name:
                 raise InvalidInput(f"{_WHAT}: 'name' is {describe(value)}, the model is '{settings.name}'")
+        elif loaded is not None and _repeats(key, value, loaded, batched):
+            continue
         elif key == "max_batch_size":
             batch = replace(batch, max_batch_rows=_number(value, key, 1))
         elif key == "dynamic_batching":
@@ -49,6 +57,48 @@ def overridden(settings: ModelSettings, config: Any) -> ModelSettings:
         else:
             raise InvalidInput(f"{_WHAT}: {key[:40]!r} cannot be changed by a load; what can is {_OFFERED}")
     return replace(settings, batch=batch, instances=instances)
+
+
+def _repeats(key: str, value: Any, model: Model, batched: bool) -> bool:
+    """Whether this is what ModelConfig says of the model anyway."""
+    if key == "max_batch_size":
+        return not batched and value == 0 and type(value) is int
+    if key in ("platform", "backend"):
+        return value == (model.settings.platform or model.platform)
+    if key == "input":
+        return _told(value) == _tensors(model.inputs, batched)
+    if key == "output":
+        always = [spec for spec in model.outputs if not spec.optional]
+        shown = always or [replace(spec, optional=False) for spec in model.outputs]  # its outputs have no such field
+        return _told(value) == _tensors(shown, batched)
+    return False
+
+
+def _told(value: Any) -> Any:
+    """Bring a configuration's tensors into the form of `_tensors`; None where it says anything else of them."""
+    known = {"name", "data_type", "dims", "optional"}
+    if type(value) is not list or not all(type(entry) is dict and entry.keys() <= known for entry in value):
+        return None
+    dims = [entry.get("dims", []) for entry in value]
+    if not all(type(sizes) is list for sizes in dims):
+        return None
+    return [
+        (entry.get("name"), entry.get("data_type"), [str(size) for size in sizes], entry.get("optional", False))
+        for entry, sizes in zip(value, dims, strict=True)
+    ]
+
+
+def _tensors(specs: Sequence[TensorSpec], batched: bool) -> Any:
+    """Name, type, dimensions but the batch's, and whether a request may leave it out; protobuf writes 64-bit integers as text."""
+    return [
+        (
+            spec.name,
+            "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
+            [str(size) for size in (spec.shape[1:] if batched and spec.shape[:1] == (-1,) else spec.shape)],
+            spec.optional,
+        )
+        for spec in specs
+    ]
 
 
 def _batching(batch: BatchSettings, value: Any) -> BatchSettings:

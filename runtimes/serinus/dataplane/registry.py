@@ -208,7 +208,7 @@ class Registry:
         try:
             found = await self._find(name)
             config = parameters.get("config")
-            changed = [settings if config is None else overridden(settings, config) for settings in found]
+            changed = [settings if config is None else self._overridden(settings, config) for settings in found]
             for settings, own in zip(changed, found, strict=True):
                 await self._load(settings, own)
             if self._discover is not None:
@@ -268,6 +268,12 @@ class Registry:
         if self._deadlines is not None:
             self._deadlines.close()
             self._deadlines = None
+
+    def _overridden(self, settings: ModelSettings, config: Any) -> ModelSettings:
+        entry = self._entries.get(settings.name, {}).get(settings.version)
+        if entry is None or entry.served is None:
+            return overridden(settings, config)
+        return overridden(settings, config, entry.served.model, batched=entry.served.batchable)
 
     async def _find(self, name: str) -> list[ModelSettings]:
         if self._discover is not None:
