@@ -222,10 +222,34 @@ def test_kserves_own_client_is_answered(server):
     assert in_a_process_of_its_own(script, server.address).endswith("answered")
 
 
-def test_gzip_is_accepted(client):
-    x = np.zeros((50_000, 3), np.float32)
-    result = client.infer("sum", [tensor("x", x, "FP32")], compression_algorithm="gzip")
-    assert result.as_numpy("y").shape == (50_000, 1)
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compression_is_accepted(client, algorithm):
+    for x in (np.zeros((50_000, 3), np.float32), np.random.default_rng(1).random((1, 3), np.float32)):
+        result = client.infer("sum", [tensor("x", x, "FP32")], compression_algorithm=algorithm)
+        np.testing.assert_allclose(result.as_numpy("y"), x.sum(axis=1, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate], ids=["gzip", "deflate"])
+def test_a_channel_may_compress_all_it_sends(server, compression):
+    with grpc.insecure_channel(server.address, compression=compression) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        entry = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[2_000, 3])
+        large = sum_request(inputs=[entry], raw_input_contents=[bytes(24_000)])
+        assert len(stub.ModelInfer(large).raw_output_contents[0]) == 8_000
+        assert stub.ModelInfer(sum_request(), compression=grpc.Compression.NoCompression).raw_output_contents
+        bad = sum_request(id="bad", inputs=[entry], raw_input_contents=[bytes(23_999)])
+        streamed = list(stub.ModelStreamInfer(iter([large, bad, sum_request()])))
+        assert [bool(answer.error_message) for answer in streamed] == [False, True, False]
+        assert streamed[1].infer_response.id == "bad"
+        unknown = sum_request(model_name="nobody", inputs=[entry], raw_input_contents=[bytes(23_999)])
+        assert failure(stub.ModelInfer, unknown).code() == grpc.StatusCode.NOT_FOUND
+        load = pb.RepositoryModelLoadRequest(model_name="sum")
+        load.parameters["config"].string_param = "{" + " " * 5_000 + "}"
+        stub.RepositoryModelLoad(load)
+        entry = pb.ModelInferRequest.InferInputTensor(name="a", datatype="UINT8", shape=[5_000])
+        request = pb.ModelInferRequest(model_name="echo", inputs=[entry], raw_input_contents=[bytes(5_000)])
+        saw = stub.ModelInfer(request).parameters["saw"].string_param.split(",")
+        assert not any("codec" in name for name in saw), saw
 
 
 # Metadata

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serinus.errors import InvalidInput, TooLarge
+from serinus.server.grpc.deflate import DEFLATED, inflate
 from serinus.server.grpc.guard import FrameGuard
 
 LIMIT = 100_000
@@ -168,3 +170,53 @@ def test_a_reset_stream_leaves_nothing_behind():
         3, 0, 3, bytes(4)
     )
     assert not checked._messages
+
+
+# Deflate
+
+
+@given(
+    payload=st.binary(min_size=1, max_size=60_000),
+    most=st.integers(7, 16384),
+    cuts=st.lists(st.integers(1, 5_000), min_size=1, max_size=30),
+)
+def test_a_deflate_message_arrives_under_another_name_and_of_the_same_length(payload, most, cuts):
+    headers = frame(1, 4, 1, b"\x40\x0dgrpc-encoding\x07deflate\xc2")
+    body = message(zlib.compress(payload), 1)
+    sent = headers + b"".join(data_frames(1, body, most=max(most, len(body) // 200 + 1)))
+    checked, got, position, turn = guard(), [], 0, 0
+    while position < len(sent):
+        step = cuts[turn % len(cuts)]
+        got.append(checked.feed(sent[position : position + step]))
+        position, turn = position + step, turn + 1
+    passed = b"".join(got)
+    assert len(passed) == len(sent)
+    assert passed.startswith(headers.replace(b"grpc-encoding", b"serinus-codec"))
+    seen, ended = messages_of(passed)[1]
+    assert ended
+    assert seen[:7] == b"\0" + body[1:5] + DEFLATED
+    assert inflate(seen[5:], LIMIT) == payload
+    assert not checked._messages
+
+
+def test_deflate_messages_on_one_stream_are_each_renamed_and_plain_ones_between_are_not():
+    body = message(zlib.compress(b"one"), 1) + message(b"two") + message(zlib.compress(b"three"), 1)
+    seen, _ = messages_of(guard().feed(frame(0, 9, 1, bytes((4,)) + body + bytes(4))))[1]
+    assert len(seen) == len(body)
+    assert seen.count(DEFLATED) == 2
+    assert message(b"two") in seen
+
+
+def test_the_name_of_the_coding_within_a_message_is_left_alone():
+    sent = frame(0, 1, 1, message(b"\x0dgrpc-encoding\x07deflate"))
+    assert guard().feed(sent) == sent
+
+
+def test_what_inflates_over_the_limit_or_is_damaged_is_refused():
+    whole = DEFLATED + zlib.compress(bytes(LIMIT))[2:]
+    assert inflate(whole, LIMIT) == bytes(LIMIT)
+    with pytest.raises(TooLarge, match=f"more than {LIMIT - 1} bytes after deflate"):
+        inflate(whole, LIMIT - 1)
+    for damaged in (whole[:-1], whole[:-1] + b"?", whole + b"?", whole[:-9], DEFLATED, DEFLATED + b"\xff" * 9):
+        with pytest.raises(InvalidInput, match="damaged"):
+            inflate(damaged, LIMIT)

@@ -113,7 +113,9 @@ def test_a_timeout_parameter_is_a_deadline_too(channel):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    "compression", [None, grpc.Compression.Gzip, grpc.Compression.Deflate], ids=["plain", "gzip", "deflate"]
+)
 def test_a_request_over_the_limit_is_refused_and_one_within_it_is_not(engine, compression):
     with (
         serving(engine, grpc_max_receive_message_length=512 * KIB) as server,

@@ -15,6 +15,7 @@ A message that fits in its DATA frame, as nearly all do, costs a few comparisons
   - A gzip message is inflated here, piece by piece and thrown away, to learn its true size. Frames are held until it is known, up
     to `_HELD_BYTES`; what is larger is passed on while it is measured, and cut short where it passes the limit, which the front
     answers with INTERNAL.
+  - A deflate message is passed on under another name, for deflate.py to inflate within the limit.
 Dropped bytes are never credited to the connection's flow-control window of 2 GiB, so a connection that had more than
 `_DROPPED_MOST` dropped is closed. The server's half is passed on unread. Back-pressure goes through: a client that does not
 read stops the reading from the front, whose own flow control then stops the answers.
@@ -27,6 +28,8 @@ import logging
 import struct
 import zlib
 from typing import Any
+
+from .deflate import DEFLATED, HIDDEN, NAMED, begins_deflated
 
 __all__ = ["FrameGuard", "Relay"]
 
@@ -134,6 +137,11 @@ class FrameGuard:
                 message = messages.pop(stream & _STREAM_MASK, None)
                 if message is not None:
                     self.dropped += message.held_bytes
+            if kind == _HEADERS and data.find(NAMED, position, after) >= 0:
+                if changed is None:
+                    changed = []
+                changed += (data[unsent:position], data[position:after].replace(NAMED, HIDDEN))
+                unsent = after
             position = after
         if position < end:
             self._tail = data[position:]
@@ -170,6 +178,11 @@ class FrameGuard:
                 taken = min(5 - len(message.prefix), end - start)
                 message.prefix += frame[start : start + taken]
                 start += taken
+                if taken == 5 and frame[start - 5] == 1 and end - start >= 2 and begins_deflated(frame, start):
+                    frame = b"".join(
+                        (frame[: start - 5], b"\0", frame[start - 4 : start], DEFLATED, frame[start + len(DEFLATED) :])
+                    )
+                    message.prefix = b"\0" + message.prefix[1:]
                 if len(message.prefix) == 5:
                     compressed, message.remaining = _PREFIX.unpack(message.prefix)
                     if message.remaining > self._limit:

@@ -34,6 +34,7 @@ from ...protocol.proto_codec import (
 )
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import ServerSettings
+from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 
 __all__ = [
@@ -167,10 +168,11 @@ def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, s
         binary = [name for name in headers if name.endswith("-bin")]
         for name in binary:
             del headers[name]
+        headers.pop(HIDDEN_HEADER, None)
         return headers
     headers.clear()
     for name, value in metadata:
-        if not name.endswith("-bin"):
+        if not name.endswith("-bin") and name != HIDDEN_HEADER:
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
 
@@ -400,13 +402,22 @@ class Service:
     ) -> tuple[InferRequest, bool]:
         """Read a request; also whether it asks for an empty last response (a parameter that is not the model's)."""
         self._admit()
-        request = decode_request(message, limits=self._limits, headers=headers)
+        request = decode_request(self.plain(message), limits=self._limits, headers=headers)
         request.deadline = deadline
         final_wanted = False
         if stream and _FINAL_RESPONSE_WANTED in request.parameters:
             final_wanted = bool(request.parameters[_FINAL_RESPONSE_WANTED])
             request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
         return request, final_wanted
+
+    def plain(self, message: bytes) -> bytes:
+        """Undo a coding that the native front does not know, which the guard has left to be undone here; see deflate.py.
+
+        Raises:
+            TooLarge: it passes the limit of a request message.
+            InvalidInput: it is damaged.
+        """
+        return inflate(message, self._receive_limit) if message.startswith(DEFLATED) else message
 
     async def call(self, path: str, message: bytes, answer: Answer) -> None:
         """Answer one of the `unary` calls."""
@@ -416,7 +427,7 @@ class Service:
             answer.fail(self._uncounted(self._too_large()))
             return
         try:
-            response = await self.unary[path](message)
+            response = await self.unary[path](self.plain(message))
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
             answer.fail(self._uncounted(error))
         else:
@@ -433,8 +444,8 @@ class Service:
         if message == self.too_large_marker:
             return self._too_large()
         if isinstance(error, ClientError):
-            with contextlib.suppress(DecodeError):
-                request = pb.ModelInferRequest.FromString(message)
+            with contextlib.suppress(DecodeError, TooLarge, InvalidInput):
+                request = pb.ModelInferRequest.FromString(self.plain(message))
                 if request.model_name:
                     try:
                         self._plane.registry.served(request.model_name, request.model_version)

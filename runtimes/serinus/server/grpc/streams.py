@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Mapping
 from google.protobuf.message import DecodeError
 
 from ...dataplane.pipe import closing
+from ...errors import ClientError
 from ...protocol import _open_inference_pb2 as pb
 from .service import Failure, Metadata, Responses, Service, Ticket, failure_of
 
@@ -89,8 +90,8 @@ class _Place:
     def _error(self, failure: Failure) -> bytes:
         response = pb.ModelStreamInferResponse(error_message=failure.message)
         try:
-            request = pb.ModelInferRequest.FromString(self.message)
-        except DecodeError:
+            request = pb.ModelInferRequest.FromString(self.service.plain(self.message))
+        except (DecodeError, ClientError):
             pass
         else:
             response.infer_response.id = request.id
