@@ -82,6 +82,23 @@ async def test_histogram_buckets_are_cumulative():
             assert counts == sorted(counts), family.name
 
 
+async def test_statistics_of_several_workers_add_up():
+    _, snapshot, one = await busy_page()
+    async with serving(Doubler, ModelSettings(name="m", version="1")) as plane:
+        await outcomes(plane, rows_of(1, rows=4))
+        other, two = plane.metrics.snapshot(), plane.statistics("m")[0]
+    sent = json.loads(json.dumps([snapshot, other, Metrics.retire(snapshot)]))
+    merged = Metrics.merged_statistics(sent)["m", "1"]
+    assert merged.keys() == one.keys()
+    assert (merged["inference_count"], merged["execution_count"]) == (7 + 4 + 7, 3)
+    assert merged["last_inference"] == two["last_inference"]
+    for stage, duration in merged["inference_stats"].items():
+        for key in ("count", "ns"):
+            assert duration[key] == 2 * one["inference_stats"][stage][key] + two["inference_stats"][stage][key]
+    assert [row["batch_size"] for row in merged["batch_stats"]] == [4, 7]
+    assert [row["compute_infer"]["count"] for row in merged["batch_stats"]] == [1, 2]
+
+
 async def test_statistics_are_those_that_the_extension_names():
     _, _, statistics = await busy_page()
     assert statistics["name"] == "m"

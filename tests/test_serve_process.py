@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import xgboost
+from tritonclient.grpc import InferenceServerClient
 
 from serve_support import Served, serving
 
@@ -159,6 +160,12 @@ def test_workers_share_the_port_and_one_page_of_metrics(model: Path, tmp_path: P
         pages = [served.ask("GET", "/metrics")[1] for _ in range(6)]
         counts = {_count(page) for page in pages}
         assert counts == {40.0}
+        told = [served.ask("GET", "/v2/models/m/stats")[1] for _ in range(6)]
+        assert {document["model_stats"][0]["inference_count"] for document in told} == {40}
+        assert served.ask("GET", "/v2/models/none/stats")[0] == 404
+        with InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as client:
+            told = client.get_inference_statistics("m").model_stats[0]
+        assert told.inference_stats.success.count == 40
         assert served.stop() == 0
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ..model import Family
 from .exposition import Page
-from .statistics import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram, ModelStatistics
+from .statistics import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram, ModelStatistics, added
 
 __all__ = ["CONTENT_TYPE", "Family", "Metrics", "Snapshot"]
 
@@ -138,6 +138,11 @@ class Metrics:
         }
 
     @staticmethod
+    def merged_statistics(snapshots: Sequence[Snapshot]) -> dict[tuple[str, str], dict[str, Any]]:
+        """Give the `$model_stat` object of each name and version for several workers."""
+        return {(model["name"], model["version"]): model["statistics"] for model in Metrics.merge(snapshots)["models"]}
+
+    @staticmethod
     def render_merged(snapshots: Sequence[Snapshot]) -> bytes:
         """Give one page for several workers."""
         merged = Metrics.merge(snapshots)
@@ -170,6 +175,7 @@ def _model(statistics: ModelStatistics, gauges: Mapping[str, float]) -> dict[str
         "batch_rows": _pack(statistics.batch_rows),
         "stages": {name: _pack(histogram) for name, histogram in statistics.stages.items()},
         "gauges": dict(gauges),
+        "statistics": statistics.describe(),
     }
 
 
@@ -205,6 +211,7 @@ def _add_models(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
             for name in {**a["stages"], **b["stages"]}
         },
         "gauges": gauges,
+        "statistics": added(a["statistics"], b["statistics"]),
     }
 
 

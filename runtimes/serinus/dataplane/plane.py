@@ -93,6 +93,8 @@ class Plane:
         """Models asked for at start and not unloaded since."""
         self.on_load: Callable[[], None] = lambda: None
         """Called when a load request has brought a model, whose own routes may be new."""
+        self.workers_statistics: Callable[[], Awaitable[Mapping[tuple[str, str], dict[str, Any]]]] | None = None
+        """Gives the statistics of all workers by name and version, where there are several."""
         self._started = False
         self._stopping = False
         self._refusing = False
@@ -259,6 +261,14 @@ class Plane:
             for one in self.registry.known_versions(known)
             if not version or one == version
         ]
+
+    async def statistics_of_all(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
+        """As `statistics`, for all workers that share the ports together."""
+        own = self.statistics(name, version)
+        if self.workers_statistics is None:
+            return own
+        told = await self.workers_statistics()
+        return [told.get((entry["name"], entry.get("version", "")), entry) for entry in own]
 
     # The model repository
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import SerinusError
 from .ticket import DONE, Ticket, Work
 
-__all__ = ["LATENCY_BUCKETS_S", "ROW_BUCKETS", "Histogram", "ModelStatistics"]
+__all__ = ["LATENCY_BUCKETS_S", "ROW_BUCKETS", "Histogram", "ModelStatistics", "added"]
 
 LATENCY_BUCKETS_S: Final = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -189,3 +190,25 @@ class ModelStatistics:
             ],
             "memory_usage": [],
         }
+
+
+def added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Add up the `$model_stat` objects that two processes give of one model version."""
+    rows = {row["batch_size"]: row for row in a["batch_stats"]}
+    for row in b["batch_stats"]:
+        size = row["batch_size"]
+        rows[size] = {**_sum(rows.get(size, {}), row), "batch_size": size}
+    return {
+        **a,
+        "last_inference": max(a["last_inference"], b["last_inference"]),
+        **{name: _sum(a[name], b[name]) for name in ("inference_count", "execution_count", "inference_stats")},
+        "response_stats": _sum(a["response_stats"], b["response_stats"]),
+        "batch_stats": [rows[size] for size in sorted(rows)],
+    }
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Add numbers, and objects of numbers name by name."""
+    if isinstance(b, Mapping):
+        return {**a, **{name: _sum(a[name], value) if name in a else value for name, value in b.items()}}
+    return a + b

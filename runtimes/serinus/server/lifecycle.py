@@ -118,6 +118,11 @@ class _Worker:
         answer = await self._ask(type="metrics")
         return Metrics.render_merged(answer["snapshots"])
 
+    async def statistics(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Add up the statistics of all workers."""
+        answer = await self._ask(type="metrics")
+        return Metrics.merged_statistics(answer["snapshots"])
+
     async def apply(self, action: str, name: str, parameters: dict[str, Any]) -> None:
         """Load or unload on every worker.
 
@@ -156,6 +161,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     if launch.control is not None:
         worker = _Worker(await Channel.open(launch.control), plane, metrics, stop)
         listener = asyncio.ensure_future(worker.listen())
+        plane.workers_statistics = worker.statistics
 
     loading = asyncio.ensure_future(plane.start(launch.models))
     await _first(loading, stop.wait())

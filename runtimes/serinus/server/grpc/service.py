@@ -508,7 +508,8 @@ class Service:
 
     async def _model_statistics(self, message: bytes) -> bytes:
         request = _parse(pb.ModelStatisticsRequest, message)
-        return statistics_message(self._plane.statistics(request.name, request.version)).SerializeToString()
+        statistics = await self._plane.statistics_of_all(request.name, request.version)
+        return statistics_message(statistics).SerializeToString()
 
     async def _repository_index(self, message: bytes) -> bytes:
         request = _parse(pb.RepositoryIndexRequest, message)

@@ -556,7 +556,10 @@ class RestApp:
         self.reply_json(exchange, _config(self._plane.model_metadata(*parameters), rows, delay_s))
 
     def _statistics(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self.reply(exchange, 200, JSON, [statistics_json(self._plane.statistics(*parameters))])
+        async def work() -> Reply:
+            return 200, JSON, [statistics_json(await self._plane.statistics_of_all(*parameters))], ()
+
+        self._spawn(exchange, work())
 
     def _model_names(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         index = self._plane.repository_index()
