@@ -19,6 +19,7 @@ import psutil
 import pytest
 import xgboost
 from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from serve_support import Served, serving
 
@@ -207,6 +208,11 @@ def test_a_repository_request_reaches_every_worker(model: Path, tmp_path: Path):
         assert served.ask("POST", "/v2/repository/models/m/unload", {})[0] == 200
         assert 200 not in {served.ask("GET", "/v2/models/m/ready")[0] for _ in range(12)}
         assert served.ask("POST", "/v2/repository/models/none/load", {})[0] in {400, 404}
+        with InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as client:
+            for name in ("file:1/model.ubj", "config"):
+                with pytest.raises(InferenceServerException, match=f"INVALID_ARGUMENT.*'{name}'"):
+                    client.load_model("m", config="{}", files={name: b"\xff"})
+        assert "Traceback" not in served.log.read_text()
 
 
 def _workers(served: Served) -> list[psutil.Process]:

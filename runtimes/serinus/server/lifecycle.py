@@ -129,6 +129,8 @@ class _Worker:
         Raises:
             SerinusError: the first worker's refusal.
         """
+        # No parameter takes bytes, which the channel cannot carry either: its name is what the refusal is about.
+        parameters = {key: "" if isinstance(value, bytes) else value for key, value in parameters.items()}
         answer = await self._ask(type="apply", action=action, name=name, parameters=parameters)
         if answer["error"] is not None:
             kind, text = answer["error"]
