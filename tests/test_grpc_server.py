@@ -95,6 +95,20 @@ def test_a_stream_that_its_client_leaves_leaves_the_model(server, channel):
     server.until(lambda: SLOW["slow"].cancelled == 3)
 
 
+def test_a_stream_whose_deadline_passes_ends_with_that_and_no_answer(channel):
+    stream = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
+    for _ in range(5):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream(iter([request_for("sum"), request_for("slow")]), timeout=0.2))
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    late = request_for("slow", id="late")
+    late.parameters["timeout"].int64_param = 100_000
+    first, second = stream(iter([late, request_for("sum")]), timeout=30)
+    assert "deadline" in first.error_message
+    assert first.infer_response.id == "late"
+    assert second.infer_response.raw_output_contents
+
+
 def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(channel):
     call = infer(channel)
     for _ in range(2):

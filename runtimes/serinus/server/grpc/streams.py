@@ -18,12 +18,13 @@ ends it with a status. `Service.whole_stream` says which of the two a stream is.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 
 from google.protobuf.message import DecodeError
 
 from ...dataplane.pipe import closing
-from ...errors import ClientError
+from ...errors import ClientError, GrpcStatus, TimedOut
 from ...protocol import _open_inference_pb2 as pb
 from .service import Failure, Metadata, Responses, Service, Ticket, failure_of
 
@@ -31,6 +32,9 @@ __all__ = ["infer_stream"]
 
 _WINDOW = 64
 """Requests of one stream that may be unanswered: several batches' worth for one client, and a bound on what it can queue."""
+
+_TIMER_S = 0.01
+"""A timer may fire this much early."""
 
 
 def _marked(final: bool) -> bytes:
@@ -65,13 +69,20 @@ class _Place:
         if not self.future.done():
             self.future.set_result(responses)
 
-    async def answers(self) -> AsyncIterator[bytes]:
-        """Give what is answered in this place, as ModelStreamInferResponse."""
+    async def answers(self, deadline: float | None) -> AsyncIterator[bytes]:
+        """Give what is answered in this place, as ModelStreamInferResponse.
+
+        Args:
+            deadline: the stream's.
+
+        Raises:
+            TimedOut: it has passed: that is the stream's end and no answer, also where the client's own clock is behind.
+        """
         outcome = await self.future
         if isinstance(outcome, bytes):
             yield _response(outcome + _FINAL)
         elif isinstance(outcome, Failure):
-            yield self._error(outcome)
+            yield self._error(_in_time(outcome, deadline))
         else:
             failure = None
             try:
@@ -80,7 +91,7 @@ class _Place:
             except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's
                 failure = failure_of(error)
             if failure is not None:
-                yield self._error(failure)
+                yield self._error(_in_time(failure, deadline))
             elif outcome.final_wanted:
                 request = outcome.request
                 last = pb.ModelInferResponse(model_name=request.model_name, id=request.id or "")
@@ -174,7 +185,7 @@ async def _in_places(
     place: _Place | None = None
     try:
         while (place := await places.get()) is not None:
-            async for answer in place.answers():
+            async for answer in place.answers(deadline):
                 yield answer
         await reader
     finally:
@@ -185,6 +196,13 @@ async def _in_places(
             left = places.get_nowait()
             if left is not None:
                 left.cancel()
+
+
+def _in_time(failure: Failure, deadline: float | None) -> Failure:
+    late = deadline is not None and time.monotonic() > deadline - _TIMER_S
+    if late and failure.code == GrpcStatus.DEADLINE_EXCEEDED:
+        raise TimedOut(failure.message)
+    return failure
 
 
 def _response(payload: bytes) -> bytes:
