@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
+from tritonclient.utils import InferenceServerException
 
 import grpc_support
 from grpc_support import ENGINES, Running, serving
@@ -305,3 +307,18 @@ def test_a_server_that_stops_waits_for_its_streams(engine: str, model: str, mode
         server.loop.call_soon_threadsafe(COUNTING[model].go.release)
         assert len(list(answers)) == 1
         draining.result(20)
+
+
+def test_the_configuration_says_which_model_is_decoupled(server):
+    """perf_analyzer and other clients of Triton's read it to know that a request may have several responses."""
+    with triton.InferenceServerClient(server.address) as client:
+        told = {name: client.get_model_config(name, as_json=True)["config"] for name in NAMES}
+        assert {name: told[name].get("model_transaction_policy") for name in NAMES} == {
+            "sum": None,
+            "counting": {"decoupled": True},
+            "conversing": None,
+        }
+        for name in NAMES:
+            client.load_model(name, config=json.dumps(told[name]))
+        with pytest.raises(InferenceServerException, match="'model_transaction_policy' cannot be changed"):
+            client.load_model("sum", config='{"model_transaction_policy": {"decoupled": true}}')

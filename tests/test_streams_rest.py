@@ -396,3 +396,9 @@ async def test_a_route_of_a_models_own_may_answer_in_pieces(http: str):
             assert await pieces(client) == b"one two"
             await client.send(wire("HEAD", "/own"))
             assert (await head(client)).status == 200
+
+
+async def test_the_configuration_says_which_model_is_decoupled(server: Rest):
+    told = (await server.ask("GET", "/v2/models/counting/config")).json
+    assert told["model_transaction_policy"] == {"decoupled": True}
+    assert "model_transaction_policy" not in (await server.ask("GET", "/v2/models/row/config")).json

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidInput
-from ..model import Model
+from ..model import Model, RequestModel
 from ..protocol.json_codec import describe, load_object
 from ..protocol.types import Limits, TensorSpec
 from ..settings import BatchSettings, ModelSettings
@@ -63,6 +63,9 @@ def _repeats(key: str, value: Any, model: Model, batched: bool) -> bool:
     """Whether this is what ModelConfig says of the model anyway."""
     if key == "max_batch_size":
         return not batched and value == 0 and type(value) is int
+    if key == "model_transaction_policy":
+        streams = isinstance(model, RequestModel) and model.streams and not model.whole_streams
+        return type(value) is dict and value in ([{"decoupled": True}] if streams else [{}, {"decoupled": False}])
     if key in ("platform", "backend"):
         return value == (model.settings.platform or model.platform)
     if key == "input":

@@ -155,6 +155,11 @@ class Plane:
             return None
         return model if isinstance(model, RequestModel) and model.streams else None
 
+    def is_decoupled(self, name: str, version: str = "") -> bool:
+        """Whether each request on a stream has any number of responses (Triton, decoupled_models.md)."""
+        model = self.streams(name, version)
+        return model is not None and not model.whole_streams
+
     def infer_stream(
         self, request: InferRequest, further: AsyncIterator[InferRequest] | None = None
     ) -> Pipe[InferResponse]:

@@ -353,13 +353,16 @@ def metadata_message(metadata: ModelMetadata | ServerMetadata) -> Any:
     return message
 
 
-def config_message(metadata: ModelMetadata, *, max_batch_rows: int, max_delay_s: float = 0.0) -> Any:
+def config_message(
+    metadata: ModelMetadata, *, max_batch_rows: int, max_delay_s: float = 0.0, decoupled: bool = False
+) -> Any:
     """Make a ModelConfigResponse, the part of Triton's configuration that clients such as perf_analyzer read.
 
     Args:
         metadata: shapes whose first dimension is -1 are those of batches.
         max_batch_rows: 0 where the model is not batched; then the shapes are given whole.
         max_delay_s: the batcher's longest wait, seconds.
+        decoupled: a request has any number of responses.
     """
     config = pb.ModelConfig(
         name=metadata.name, platform=metadata.platform, backend=metadata.platform, max_batch_size=max_batch_rows
@@ -373,6 +376,8 @@ def config_message(metadata: ModelMetadata, *, max_batch_rows: int, max_delay_s:
                 entry.optional = True
     if max_batch_rows:
         config.dynamic_batching.max_queue_delay_microseconds = round(max_delay_s * 1e6)
+    if decoupled:
+        config.model_transaction_policy.decoupled = True
     return pb.ModelConfigResponse(config=config)
 
 

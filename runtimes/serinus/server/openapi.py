@@ -121,6 +121,7 @@ _SCHEMAS: Final[_Json] = {
         backend=_STRING,
         max_batch_size=_COUNT,
         dynamic_batching=_object(("max_queue_delay_microseconds",), max_queue_delay_microseconds=_COUNT),
+        model_transaction_policy=_object(("decoupled",), decoupled={"const": True}),
         input=_array(_ref("TensorConfig")),
         output=_array(_ref("TensorConfig")),
     ),

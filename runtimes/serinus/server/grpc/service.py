@@ -504,7 +504,9 @@ class Service:
         request = _parse(pb.ModelConfigRequest, message)
         metadata = self._plane.model_metadata(request.name, request.version)
         rows, delay_s = self._plane.batching(request.name, request.version)
-        return config_message(metadata, max_batch_rows=rows, max_delay_s=delay_s).SerializeToString()
+        decoupled = self._plane.is_decoupled(request.name, request.version)
+        config = config_message(metadata, max_batch_rows=rows, max_delay_s=delay_s, decoupled=decoupled)
+        return config.SerializeToString()
 
     async def _model_statistics(self, message: bytes) -> bytes:
         request = _parse(pb.ModelStatisticsRequest, message)

@@ -553,7 +553,10 @@ class RestApp:
 
     def _model_config(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         rows, delay_s = self._plane.batching(*parameters)
-        self.reply_json(exchange, _config(self._plane.model_metadata(*parameters), rows, delay_s))
+        document = _config(self._plane.model_metadata(*parameters), rows, delay_s)
+        if self._plane.is_decoupled(*parameters):
+            document["model_transaction_policy"] = {"decoupled": True}
+        self.reply_json(exchange, document)
 
     def _statistics(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         async def work() -> Reply:
