@@ -447,6 +447,10 @@ def test_reflection_describes_the_service_to_its_own_client(channel):
     assert {"ModelInfer", "ModelStreamInfer", "ServerLive", "RepositoryIndex"} <= methods
     with pytest.raises(KeyError):
         database.FindFileContainingSymbol("no.such.Symbol")
+    for name in database.get_services():
+        file = database.FindFileContainingSymbol(name)
+        assert name in {f"{file.package}.{service.name}" for service in file.service}
+        assert database.FindFileByName(file.name) == file
 
 
 @pytest.mark.parametrize(

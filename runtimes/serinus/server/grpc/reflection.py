@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2  # noqa: F401 # puts grpc.health.v1 into the process-wide pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -29,6 +29,25 @@ def _file_of_method(pool: Any, name: str) -> Any:
     """Find what a pool does not: a method is a symbol too (gRPC, reflection.proto: "<package>.<service>[.<method>]")."""
     service, _, method = name.rpartition(".")
     return pool.FindServiceByName(service).methods_by_name[method].containing_service.file
+
+
+def _v1() -> Any:
+    """Describe reflection's v1, of which grpcio-reflection has no module, by v1alpha's description."""
+    file: Any = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    methods = [method for service in file.service for method in service.method]
+    fields = [field for message in file.message_type for field in message.field]
+    for part, names in (
+        *((method, ("input_type", "output_type")) for method in methods),
+        *((field, ("type_name",)) for field in fields),
+        (file, ("name", "package")),
+    ):
+        for name in names:
+            if getattr(part, name):
+                setattr(part, name, getattr(part, name).replace("v1alpha", "v1"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool
 
 
 class _Pools:
@@ -73,7 +92,8 @@ class Reflection:
     """
 
     def __init__(self, services: tuple[str, ...], pool: Any) -> None:
-        self._servicer = reflection.aio.ReflectionServicer(services, pool=_Pools(pool, descriptor_pool.Default()))  # type: ignore[arg-type] # duck-typed pool
+        pools = _Pools(pool, descriptor_pool.Default(), _v1())
+        self._servicer = reflection.aio.ReflectionServicer(services, pool=pools)  # type: ignore[arg-type] # duck-typed pool
 
     async def stream(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Answer each request of a stream in turn.
