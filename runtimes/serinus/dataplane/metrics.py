@@ -140,7 +140,8 @@ class Metrics:
     @staticmethod
     def merged_statistics(snapshots: Sequence[Snapshot]) -> dict[tuple[str, str], dict[str, Any]]:
         """Give the `$model_stat` object of each name and version for several workers."""
-        return {(model["name"], model["version"]): model["statistics"] for model in Metrics.merge(snapshots)["models"]}
+        models = [model["statistics"] for model in Metrics.merge(snapshots)["models"]]
+        return {(model["name"], model["version"]): model for model in models}
 
     @staticmethod
     def render_merged(snapshots: Sequence[Snapshot]) -> bytes:

@@ -273,7 +273,7 @@ class Plane:
         if self.workers_statistics is None:
             return own
         told = await self.workers_statistics()
-        return [told.get((entry["name"], entry.get("version", "")), entry) for entry in own]
+        return [told.get((entry["name"], entry["version"]), entry) for entry in own]
 
     # The model repository
 

@@ -155,7 +155,10 @@ class ModelStatistics:
         histogram.observe(seconds)
 
     def describe(self) -> dict[str, Any]:
-        """Give the `$model_stat` object of the statistics extension; the version is left out of an unversioned model."""
+        """Give the `$model_stat` object of the statistics extension.
+
+        The extension wants a version, and perf_analyzer a number (`std::stoll`): an unversioned model's is "1", Triton's first.
+        """
         success = self.success_count
         nothing = {"count": 0, "ns": 0}
 
@@ -164,7 +167,7 @@ class ModelStatistics:
 
         return {
             "name": self.name,
-            **({"version": self.version} if self.version else {}),
+            "version": self.version or "1",
             "last_inference": self.last_inference_ms,
             "inference_count": self.rows,
             "execution_count": self.executions,

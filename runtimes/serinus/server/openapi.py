@@ -136,7 +136,7 @@ _SCHEMAS: Final[_Json] = {
         ("model_stats",),
         model_stats=_array(
             _object(
-                ("name", "last_inference", "inference_count", "execution_count", "inference_stats"),
+                ("name", "version", "last_inference", "inference_count", "execution_count", "inference_stats"),
                 name=_STRING,
                 version=_STRING,
                 last_inference=_COUNT,
