@@ -326,6 +326,8 @@ async def test_names_are_percent_decoded_and_other_forms_of_the_target_are_under
         assert (await server.ask("GET", "/v2/models/a%2Fb")).status == 404
         assert (await server.ask("GET", "/v2/models/%FF")).status == 400
         assert (await server.ask("GET", "/v2//models/row")).status == 404
+        assert (await server.ask("OPTIONS", "*")).status == 204
+        assert (await server.ask("GET", "*")).status == 400
 
 
 @BOTH

@@ -518,6 +518,8 @@ class RestApp:
     # Health and metadata
 
     def _alive(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        if exchange.target == b"*":
+            raise InvalidInput("the target '*' is for OPTIONS alone (RFC 9112, 3.2.4)")
         self.reply(exchange, 200, JSON, [b'{"status":"alive"}'])  # as KServe's
 
     def _live(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
