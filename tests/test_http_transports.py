@@ -196,6 +196,53 @@ async def test_known_differences(transport, name):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"foo;a=b, chunked", b"identity, Chunked"])
+async def test_a_transfer_coding_that_nobody_undoes_is_501(transport, coding):
+    """RFC 9112, 6.1; the body would else be taken for what it is not."""
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        body = post(b"3\r\nabc\r\n0\r\n\r\n", b"Transfer-Encoding: " + coding)
+        for _ in range(2):
+            (answer,) = await exchange_bytes(port, body + GET, end_input=False)
+            assert (answer.status, answer.headers["connection"], probe.seen) == (501, "close", 0)
+            shown = coding.decode().lower().replace("\r\ntransfer-encoding: ", ",")
+            assert repr(shown) in answer.json["error"]
+        sound = post(b"3\r\nabc\r\n0\r\n\r\n", b"Transfer-Encoding:  CHUNKED ", b"Connection: close")
+        assert [a.status for a in await exchange_bytes(port, sound, end_input=False)] == [200]
+
+
+@pytest.mark.parametrize("endless", [b"1;", b"1\r\na\r\n0\r\nX: ", b"0\r\nX: y\r\n"])
+async def test_chunk_extensions_and_trailers_have_an_end(endless):
+    """RFC 9112, 7.1.1. llhttp gathers a field's value by copying it, so 100 MB of one would take the loop for seconds."""
+    async with serving("thin", Probe()) as (_, port):
+        client = await Raw.open(port)
+        await client.send(post(endless, CHUNKED))
+        filler = b"X: y\r\n" * 2000 if endless.endswith(b"\n") else b"x" * 12_000
+        sender = asyncio.ensure_future(_send_all(client, filler, 1000))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (431, "close")
+        assert "trailer fields are too large; at most 65536 bytes" in answer.json["error"]
+        sender.cancel()
+        await client.close()
+        body = b"".join(b"1;%b\r\nx\r\n" % (b"y" * 50_000) for _ in range(10)) + b"0\r\n\r\n"
+        answers = await exchange_bytes(port, post(body, CHUNKED) + LAST, end_input=False)
+        assert [a.status for a in answers] == [200, 200], "what brings a body is taken"
+        assert answers[0].json["body"] == "x" * 10
+
+
+async def _send_all(client: Raw, data: bytes, times: int) -> None:
+    for _ in range(times):
+        await client.send(data)
+
+
+async def test_what_follows_a_sound_request_is_not_blamed_on_its_method():
+    async with serving("thin", Probe()) as (_, port):
+        answers = await exchange_bytes(port, GET + b"garbage\r\n\r\n" + GET, end_input=False)
+        assert [a.status for a in answers] == [200, 400]
+        assert "malformed" in answers[1].json["error"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_request_target_that_is_too_long_is_414(transport):
     async with serving(transport, Probe(), target_bytes=100) as (_, port):
         script = b"GET /" + b"a" * 200 + b" HTTP/1.1\r\n" + HOST + b"\r\n"

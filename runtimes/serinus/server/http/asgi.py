@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from .exchange import App, BadRequest, Exchange, Headers, HttpLimits, Observer, RawHeaders, UriTooLong
+from .exchange import App, BadRequest, Exchange, Headers, HttpLimits, Observer, RawHeaders, UriTooLong, unknown_coding
 
 __all__ = ["AsgiApp", "UvicornServer"]
 
@@ -126,6 +126,9 @@ class AsgiApp:
         if scope["http_version"] == "1.1" and headers.hosts != 1:
             found = "none" if headers.hosts == 0 else str(headers.hosts)
             raise BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}")
+        coding = unknown_coding(headers)
+        if coding is not None:
+            raise coding
         if headers.content_length is not None and headers.content_length > self._limits.body_bytes:
             raise TooLarge(
                 f"the body has {headers.content_length} bytes; at most {self._limits.body_bytes} are taken (max_body_bytes)"

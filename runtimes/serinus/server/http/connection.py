@@ -54,6 +54,7 @@ from .exchange import (
     HttpLimits,
     RawHeaders,
     UriTooLong,
+    unknown_coding,
 )
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._raw: list[tuple[bytes, bytes]] = []
         self._headers = _NO_HEADERS
-        self._head_fed = 0  # bytes of its head in reads after the one that it began in
+        self._head_fed = 0  # bytes of its head, or of its chunks' extensions and trailer, in reads that brought nothing else
         self._body = b""
         self._parts: list[bytes] | None = None
         self._body_bytes = 0
@@ -291,7 +292,8 @@ class Connection(asyncio.Protocol):
         if self._last or self._lingering:
             self._unsound = self._unsound or not self._lingering  # data after `Connection: close`
             return
-        if self._begun and not self._head_done:
+        body_bytes = self._body_bytes
+        if self._begun:
             self._head_fed += len(data)
         self._feeding = True
         try:
@@ -300,8 +302,15 @@ class Connection(asyncio.Protocol):
             self._go_on_after_upgrade(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse_syntax(error, data)
-        if self._head_fed > self.server.limits.head_bytes and not self._head_done and not self._last:
-            self._refuse(_head_too_large(self._url, self.server.limits), sound=False)
+        if self._body_bytes != body_bytes:
+            self._head_fed = 0
+        elif self._head_fed > self.server.limits.head_bytes and not self._last:
+            self._refuse(
+                _chunks_too_large(self.server.limits)
+                if self._head_done
+                else _head_too_large(self._url, self.server.limits),
+                sound=False,
+            )
         self._feeding = False
         if self._out:
             self._flush()
@@ -351,7 +360,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Decide from the head alone whether to take the body."""
         self._head_done = True
+        self._head_fed = 0
         self._body = b""
+        self._body_bytes = 0
         if self._last:
             self._refused = True
             return
@@ -359,7 +370,7 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         if raw != headers.raw:
             headers = self._headers = Headers(raw)
-            self._check_size(headers)
+            self._check_fields(headers)
         parser = self._parser
         self._keep_alive = keep_alive = parser.should_keep_alive()
         self._say_keep_alive = False
@@ -431,7 +442,10 @@ class Connection(asyncio.Protocol):
 
     # Refusals
 
-    def _check_size(self, headers: Headers) -> None:
+    def _check_fields(self, headers: Headers) -> None:
+        coding = unknown_coding(headers)
+        if coding is not None:
+            self._refuse(coding, sound=False)
         limits = self.server.limits
         raw = headers.raw
         if (
@@ -748,11 +762,29 @@ def _head_too_large(url: bytes, limits: HttpLimits) -> SerinusError:
     )
 
 
+def _chunks_too_large(limits: HttpLimits) -> SerinusError:
+    """RFC 9112, 7.1.1: a recipient ought to limit chunk extensions; llhttp also gathers a trailer field that goes on."""
+    return HeaderFieldsTooLarge(
+        f"chunk extensions and trailer fields are too large; at most {limits.head_bytes} bytes are taken without a body's"
+    )
+
+
 def _syntax_error(error: httptools.HttpParserError, data: bytes) -> SerinusError:
     """Say what llhttp found, with the status that it means."""
     text = str(error)
     if isinstance(error, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(data):
-        return NotSupported(f"the method {data.split()[0].decode('ascii', 'replace')[:64]!r} is not known")
+        method = data.split()[0]
+        if not _is_method(method):  # else the request that it found is one of those after this one
+            return NotSupported(f"the method {method.decode('ascii', 'replace')[:64]!r} is not known")
     if "HTTP version" in text or "PRI/Upgrade" in text:
         return _Version("only HTTP/1.1 and HTTP/1.0 are served; gRPC has a port of its own")
     return BadRequest(f"malformed HTTP request: {text}")
+
+
+def _is_method(method: bytes) -> bool:
+    """Whether llhttp knows it; it has no list to be asked for."""
+    try:
+        httptools.HttpRequestParser(object()).feed_data(method + b" ")
+    except httptools.HttpParserError:
+        return False
+    return True

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from ...errors import SerinusError
+from ...errors import NotSupported, SerinusError
 from ...protocol.raw import Buffer
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "RawHeaders",
     "UriTooLong",
     "header_pairs",
+    "unknown_coding",
 ]
 
 REASONS: Final[dict[int, bytes]] = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -126,6 +127,7 @@ class Headers(Mapping[str, str]):
         "plain",
         "raw",
         "request_id",
+        "transfer_coding",
         "upgrade",
     )
 
@@ -135,6 +137,8 @@ class Headers(Mapping[str, str]):
         self.content_length: int | None = None
         """None: chunked, or no body."""
         self.chunked = False
+        self.transfer_coding: bytes = b""
+        """Where there are others than `chunked`: all of them, in lower case."""
         self.expect: bytes | None = None
         self.connection = False
         self.upgrade = False
@@ -170,6 +174,9 @@ class Headers(Mapping[str, str]):
                 self.json_length = length if self.json_length in (None, length) else -1
             elif key == b"transfer-encoding":
                 self.chunked = True
+                codings = value.strip().lower()
+                if self.transfer_coding or codings != b"chunked":
+                    self.transfer_coding = self.transfer_coding + b"," + codings if self.transfer_coding else codings
             elif key == b"expect":
                 self.expect = value.strip().lower()
             elif key == b"upgrade":
@@ -281,6 +288,18 @@ class App(Protocol):
 
 Observer = Callable[[Exchange, int, int], None]
 """Called with each exchange, its status and its body's bytes, when its answer is handed over (the access log)."""
+
+
+def unknown_coding(headers: Headers) -> SerinusError | None:
+    """Refuse a body that is coded otherwise before it is chunked (RFC 9112, 6.1: 501 for a coding that is not understood).
+
+    Where `chunked` is not the last, it is for the parser to refuse: nobody knows where such a body ends (6.3).
+    """
+    codings = headers.transfer_coding
+    if not codings or codings.rpartition(b",")[2].strip() != b"chunked":
+        return None
+    found = codings[:64].decode("latin-1")
+    return NotSupported(f"the transfer coding {found!r} is not offered, only 'chunked'; compress by Content-Encoding")
 
 
 def header_pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
