@@ -692,6 +692,50 @@ def test_a_repository_folder_is_looked_into_at_each_load(tmp_path: Path):
         s.close()
 
 
+def test_a_model_of_a_repository_has_the_name_that_it_gives_itself(tmp_path: Path):
+    """extension_model_repository.md, Index: what "can potentially be loaded by the Load API", by the name told there."""
+    repository = tmp_path / "repository"
+
+    def write(folder: str, settings: dict[str, Any]) -> None:
+        (repository / folder).mkdir(parents=True)
+        document = {"implementation": "conformance_models.Labels", **settings}
+        (repository / folder / "model-settings.json").write_text(orjson.dumps(document).decode())
+
+    write("a-folder", {"name": "modèle 1"})
+    write("v-first", {"name": "several", "parameters": {"version": "1"}})
+    write("v-second", {"name": "several", "parameters": {"version": "2"}})
+    for version in ("1", "2"):
+        write(f"numbered/{version}", {"name": "inside", "parameters": {"version": version}})
+    write("bare", {})
+    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    with serving(tmp_path, "--model_repository", str(repository), environment=path) as served:
+        s = Server(served)
+
+        def index() -> list[tuple[str, str, str]]:
+            entries = s.ask("POST", "/v2/repository/index", {}).json
+            return sorted((entry["name"], entry.get("version", ""), entry["state"]) for entry in entries)
+
+        others = [(name, v, "READY") for name in ("inside", "several") for v in ("1", "2")]
+        others = sorted([*others, ("modèle 1", "", "READY")])
+        assert index() == [("bare", "", "READY"), *others]
+        for name in ("mod%C3%A8le%201", "several", "inside", "bare"):
+            for action in ("load", "unload", "load"):
+                answer = s.ask("POST", f"/v2/repository/models/{name}/{action}", {})
+                assert answer.status == 200, (name, action, answer.body)
+            assert s.infer(name, scores()).status == 200
+        assert index() == [("bare", "", "READY"), *others]
+        assert s.ask("POST", "/v2/repository/models/a-folder/load", {}).status == 404
+
+        (repository / "bare" / "model-settings.json").unlink()
+        (repository / "bare").rmdir()
+        assert s.infer("bare", scores()).status == 200, "it serves until it is unloaded"
+        assert ("bare", "", "READY") in index()
+        assert s.ask("POST", "/v2/repository/models/bare/unload", {}).status == 200
+        assert index() == others, "what is nowhere any more is not in the index"
+        assert s.ask("POST", "/v2/repository/models/bare/load", {}).status == 404
+        s.close()
+
+
 def test_no_client_fault_left_a_traceback(server: Server):
     """Runs last in this module."""
     log = server.served.log.read_text()

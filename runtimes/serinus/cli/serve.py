@@ -188,7 +188,7 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
         if not repository.is_dir():
             raise ConfigError(f"--model_repository {repository}: no such folder")
         if values["load_models_at_startup"]:
-            paths.extend(repository / name for name in _names(repository))
+            paths.extend(_folders(repository))
         elif not paths and not values["class"]:
             return []
     if not paths and _DEFAULT_MODEL_DIR.exists() and any(_DEFAULT_MODEL_DIR.iterdir()):
@@ -283,19 +283,37 @@ def _extra(pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def _folders(repository: Path) -> list[Path]:
+    """Find the model folders of a repository."""
+    return sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def _names(repository: Path) -> list[str]:
-    """Name the model folders of a repository."""
-    return sorted(path.name for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Name the models of a repository."""
+    return sorted({_own_name(folder) for folder in _folders(repository)})
+
+
+def _own_name(folder: Path) -> str:
+    """Read the name that a model folder, or one of its versions, gives itself, as MLServer does; else it is the folder's."""
+    for path in (folder / "model-settings.json", *sorted(folder.glob("*/model-settings.json"))):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(document, dict) and isinstance(document.get("name"), str) and document["name"]:
+            return document["name"]
+    return folder.name
 
 
 def _discover(parsed: Parsed, repository: Path | None, name: str) -> list[ModelSettings] | None:
     """Find a model by name as it is on the disk now, in all its versions; None where there is none of this name."""
     if repository is None:
         return [settings for settings in _models(parsed, None) if settings.name == name] or None
-    names = _names(repository)
-    if name not in names:
+    there = _folders(repository)
+    folders = [folder for folder in there if _own_name(folder) == name]
+    if not folders:
         return None
-    found = _of_paths([repository / name], parsed, repository, alone=len(names) == 1)
+    found = _of_paths(folders, parsed, repository, alone=len(there) == 1)
     return [dataclasses.replace(settings, name=name) for settings in found] or None
 
 

@@ -238,18 +238,23 @@ class Registry:
         await asyncio.gather(*(self._unload(name, version, "unloaded") for version in self._entries[name]))
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
-        """Describe every version known, and every name in the repository (extension_model_repository.md, "Index")."""
+        """Describe every version known, and every name in the repository (extension_model_repository.md, "Index").
+
+        What was unloaded, and is in the repository no more, cannot be loaded again and is not told of.
+        """
         rows = []
+        there = None if self._index is None or ready_only else set(self._index())
         for name, versions in self._entries.items():
+            gone = there is not None and name not in there
             for version, entry in sorted(versions.items(), key=lambda item: _rank(item[0])):
+                if gone and entry.unloaded and entry.state == "UNAVAILABLE":
+                    continue
                 if not ready_only or entry.served is not None:
                     row = {"name": name, "state": entry.state, "reason": entry.reason}
                     rows.append({"name": name, "version": version, **row} if version else row)
-        if self._index is not None and not ready_only:
+        if there is not None:
             rows += [
-                {"name": name, "state": "UNAVAILABLE", "reason": ""}
-                for name in self._index()
-                if name not in self._entries
+                {"name": name, "state": "UNAVAILABLE", "reason": ""} for name in sorted(there.difference(self._entries))
             ]
         return rows
 
