@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import kserve
+from kserve.errors import InferenceError, InvalidInput, ModelNotReady
+
+RAISED = {
+    "invalid": InvalidInput("column 'amount' is missing"),
+    "inference": InferenceError("the weights are corrupt"),
+    "not-ready": ModelNotReady("taker"),
+    "not-implemented": NotImplementedError("no such mode"),
+    "shape": ValueError("cannot reshape array of size 3 into shape (2,)"),
+}
 
 
 class Taker(kserve.Model):
@@ -13,6 +22,11 @@ class Taker(kserve.Model):
     def __init__(self, name: str) -> None:
         super().__init__(name, return_response_headers=True)
         self.ready = True
+        self.well = True
+
+    async def healthy(self) -> bool:
+        """Fall ill and recover as a V1 body says."""
+        return self.well
 
     def load(self) -> bool:
         """Have nothing to load."""
@@ -25,6 +39,8 @@ class Taker(kserve.Model):
         assert response_headers is not None
         response_headers |= {"x-taken": type(payload).__name__, "content-length": "1"}
         if isinstance(payload, kserve.InferRequest):
+            if payload.inputs[0].name in RAISED:
+                raise RAISED[payload.inputs[0].name]
             outputs = []
             for tensor in payload.inputs:
                 output = kserve.InferOutput(tensor.name, list(tensor.shape), tensor.datatype)
@@ -33,6 +49,8 @@ class Taker(kserve.Model):
             return kserve.InferResponse(payload.id, self.name, outputs)
         if isinstance(payload, bytes):
             return {"predictions": [len(payload)]}
+        if payload["instances"] in (["ill"], ["well"]):
+            self.well = payload["instances"] == ["well"]
         if payload["instances"] == ["picture"]:
             response_headers["Content-Type"] = "image/png"
             return b"\x89PNG"

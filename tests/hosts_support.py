@@ -120,6 +120,14 @@ class SuperTransformer(kserve.Model):
         return await super().predict(payload, headers, response_headers)
 
 
+class Versioned(kserve.Model):
+    """Says in its answer which version of the predictor it came from."""
+
+    def postprocess(self, result, headers=None, response_headers=None):
+        output = InferOutput("version", [1], "BYTES", [result.model_version or ""])
+        return InferResponse(result.id, self.name, [output])
+
+
 class Raising(kserve.Model):
     """Raises what the request's parameter names."""
 

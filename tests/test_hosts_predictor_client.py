@@ -368,8 +368,11 @@ async def test_v1_rows_go_out_and_predictions_come_back():
 class Servicer(grpc.GenericRpcHandler):
     """A gRPC predictor on raw bytes."""
 
-    def __init__(self, name: str, status: grpc.StatusCode | None = None, pushback: str | None = None) -> None:
+    def __init__(
+        self, name: str, status: grpc.StatusCode | None = None, pushback: str | None = None, version: str = ""
+    ) -> None:
         self.name = name
+        self.version = version
         self.status = status
         self.pushback = pushback
         self.calls: list[tuple[dict[str, str], float | None]] = []
@@ -390,7 +393,8 @@ class Servicer(grpc.GenericRpcHandler):
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback),))
             await context.abort(status, "because")
         request = proto_codec.decode_request(message)
-        answer = InferResponse(self.name, [Tensor.of("y", request.inputs[0].data * 2)], id=request.id)
+        output = Tensor.of("y", request.inputs[0].data * 2)
+        answer = InferResponse(self.name, [output], self.version, id=request.id)
         return proto_codec.encode_response(answer, request)
 
     @contextlib.asynccontextmanager
@@ -554,6 +558,21 @@ async def test_a_transformer_reaches_its_remote_predictor_whichever_way_it_predi
         assert set(response.outputs[0].data.tolist()) <= {b"dark", b"bright"}
     seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
     assert seen["x-request-id"] == "abc"
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
+async def test_the_predictors_version_and_the_trace_are_not_lost_on_the_way(protocol: str):
+    """Departures 21 and 22 of KServe's: `from_bytes` drops the version, and `traceparent` is not forwarded."""
+    output = {"name": "y", "shape": [1], "datatype": "FP32", "data": [1.0]}
+    answer = orjson.dumps({"model_name": "m", "model_version": "7", "outputs": [output]})
+    rest, servicer = Predictor(http(200, answer)), Servicer("m", version="7")
+    async with rest.listening(), servicer.listening() as port:
+        predictor = PredictorSettings(host=f"127.0.0.1:{rest.port if protocol == 'v2' else port}", protocol=protocol)
+        async with serving(here("Versioned"), predictor=predictor) as plane:
+            response = await plane.infer(question(headers={"host": "x", "traceparent": "00-1"}))
+    assert response.outputs[0].data.tolist() == [b"7"]
+    seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
+    assert seen["traceparent"] == "00-1"
 
 
 async def test_readiness_asks_the_predictor_where_it_is_told_to():
