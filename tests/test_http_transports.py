@@ -137,6 +137,7 @@ async def test_unsound_framing_is_400_and_the_end(transport, name):
         answers = await exchange_bytes(port, UNSOUND[name] + GET + GET, end_input=False)
         assert [a.status for a in answers] == [400], answers
         assert answers[0].headers["connection"] == "close"
+        assert list(answers[0].json) == ["error"]
         assert probe.seen == 0
         assert [a.status for a in await exchange_bytes(port, LAST, end_input=False)] == [200], "the server lives on"
 
@@ -171,13 +172,6 @@ DIFFERENCES = {
     "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\n" + HOST + b"\r\n", [501], None),
     # RFC 9110, 10.1.1: "a server MAY respond with 417 if it cannot meet an expectation"; uvicorn ignores it.
     "an unknown expectation": (sized(b"abc", b"Expect: tea") + LAST, [417], [200, 200]),
-    # RFC 6585, 5. uvicorn (httptools) has no limit.
-    "70 KB of fields": (
-        post(b"", *(b"X-%d: %b" % (i, b"y" * 1000) for i in range(70)), b"Connection: close"),
-        [431],
-        [200],
-    ),
-    "300 fields": (post(b"", *(b"X-%d: y" % i for i in range(300)), b"Connection: close"), [431], [200]),
 }
 
 
@@ -191,12 +185,31 @@ async def test_known_differences(transport, name):
     async with serving(transport, Probe()) as (_, port):
         answers = await exchange_bytes(port, script, end_input=False)
         assert [a.status for a in answers] == expected
-        if transport == "thin":
-            assert all("error" in a.json for a in answers if a.status >= 400)
+        assert all(list(a.json) == ["error"] for a in answers if a.status >= 400)
+        assert all(a.headers["content-type"] == "application/json" for a in answers)
+
+
+LARGE = {
+    "70 KB of fields": [b"X-%d: %b" % (i, b"y" * 1000) for i in range(70)],
+    "300 fields": [b"X-%d: y" % i for i in range(300)],
+}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"foo;a=b, chunked", b"identity, Chunked"])
+@pytest.mark.parametrize("name", LARGE)
+async def test_a_header_section_that_is_too_large_is_431(transport, name):
+    """RFC 6585, 5. uvicorn (httptools) has no limit while it reads; it is refused when it has come."""
+    probe = Probe()
+    async with serving(transport, probe) as (_, port):
+        (answer,) = await exchange_bytes(port, post(b"", *LARGE[name], b"Connection: close"), end_input=False)
+        assert (answer.status, probe.seen) == (431, 0)
+        assert "at most 65536 bytes and 256 fields" in answer.json["error"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    "coding", [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"foo;a=b, chunked", b"identity, Chunked"]
+)
 async def test_a_transfer_coding_that_nobody_undoes_is_501(transport, coding):
     """RFC 9112, 6.1; the body would else be taken for what it is not."""
     probe = Probe()
@@ -291,6 +304,22 @@ async def test_a_body_a_little_too_large_leaves_the_connection_alive():
         answers = await exchange_bytes(port, sized(b"x" * 1500) + LAST, end_input=False)
     assert [a.status for a in answers] == [413, 200]
     assert probe.seen == 1
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_that_sends_a_body_too_large_to_its_end_gets_to_read_why(transport):
+    """RFC 9112, 9.6: a connection closed with bytes unread is reset, and the answer with it."""
+    body = sized(b"x" * 1_900_000)
+    probe = Probe()
+    async with serving(transport, probe, body_bytes=1_000_000) as (_, port):
+        for _ in range(5):
+            client = await Raw.open(port)
+            for start in range(0, len(body), 100_000):
+                await client.send(body[start : start + 100_000])
+                await asyncio.sleep(0.001)  # time for a reset to come, if one does
+            assert (await client.answer()).status == 413
+            await client.close()
+    assert probe.seen == 0
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -1,8 +1,8 @@
 """The plain transport: the same application behind uvicorn, as an alternative and as the thin one's yardstick.
 
 uvicorn owns the sockets, the parsing and the connections; this module turns one ASGI HTTP scope into one `Exchange`.
-What uvicorn has no setting for is left as uvicorn does it: no limit on the header section, pipelined requests one at a
-time, half-closed clients taken for gone. tests/test_http_transports.py lists every difference that a client can see.
+What uvicorn has no setting for is left as uvicorn does it: a header section is measured when it has come, pipelined
+requests one at a time, half-closed clients taken for gone. tests/test_http_transports.py lists every difference that a client can see.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from typing import Any, Final
 
 from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from .exchange import App, BadRequest, Exchange, Headers, HttpLimits, Observer, RawHeaders, UriTooLong, unknown_coding
+from .exchange import (
+    App,
+    BadRequest,
+    Exchange,
+    Headers,
+    HttpLimits,
+    Observer,
+    RawHeaders,
+    UriTooLong,
+    head_too_large,
+    unknown_coding,
+)
 
 __all__ = ["AsgiApp", "UvicornServer"]
 
@@ -104,6 +115,8 @@ class AsgiApp:
             self._check_head(scope, target, headers)
             exchange.body = await self._read_body(headers, receive)
         except SerinusError as error:
+            if isinstance(error, TooLarge):
+                await self._drop_body(headers, receive)
             exchange.respond(error.http_status, _JSON, [self._app.error_body(error)], [(b"Connection", b"close")])
         except _Gone:
             return
@@ -123,6 +136,9 @@ class AsgiApp:
             raise UriTooLong(
                 f"the request target has {len(target)} bytes; at most {self._limits.target_bytes} are taken"
             )
+        raw, limits = headers.raw, self._limits
+        if len(raw) > limits.header_fields or sum(len(n) + len(v) + 4 for n, v in raw) > limits.head_bytes:
+            raise head_too_large(limits)
         if scope["http_version"] == "1.1" and headers.hosts != 1:
             found = "none" if headers.hosts == 0 else str(headers.hosts)
             raise BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}")
@@ -157,6 +173,14 @@ class AsgiApp:
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _drop_body(self, headers: Headers, receive: _Receive) -> None:
+        """Read off a body that is not much too large: uvicorn resets the connection, and the answer is lost, if it closes before."""
+        length = headers.content_length
+        if length is None or headers.expect is not None or length > 2 * self._limits.body_bytes + 65536:
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_read_off(receive), self._limits.request_timeout_s)
 
     async def _wait(self, exchange: _Exchange, receive: _Receive) -> None:
         """Wait for the answer, or for the client to go."""
@@ -231,6 +255,11 @@ class AsgiApp:
             exchange.leave()
 
 
+async def _read_off(receive: _Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
+
+
 async def _disconnected(receive: _Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -242,8 +271,19 @@ class UvicornServer:
     def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
         try:
             import uvicorn
+            from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
         except ImportError as error:
             raise ConfigError("http=uvicorn needs the package 'uvicorn': install serinus[uvicorn]") from error
+
+        class Protocol(HttpToolsProtocol):
+            def send_400_response(self, msg: str) -> None:
+                """Say in JSON what uvicorn says in text, and before any answer of its own to the same request."""
+                body = app.error_body(BadRequest("malformed HTTP request"))
+                fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+                self.transport.write(STATUS_LINE[400] + fields % (len(body), body))
+                self.transport.close()
+
+        self._protocol = Protocol
         self._uvicorn = uvicorn
         self._limits = limits
         self._app = AsgiApp(app, limits, observer=observer)
@@ -254,7 +294,7 @@ class UvicornServer:
         """Accept connections on a bound socket."""
         config = self._uvicorn.Config(
             self._app,
-            http="httptools",
+            http=self._protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -54,6 +54,7 @@ from .exchange import (
     HttpLimits,
     RawHeaders,
     UriTooLong,
+    head_too_large,
     unknown_coding,
 )
 
@@ -235,7 +236,9 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._raw: list[tuple[bytes, bytes]] = []
         self._headers = _NO_HEADERS
-        self._head_fed = 0  # bytes of its head, or of its chunks' extensions and trailer, in reads that brought nothing else
+        self._head_fed = (
+            0  # bytes of its head, or of its chunks' extensions and trailer, in reads that brought nothing else
+        )
         self._body = b""
         self._parts: list[bytes] | None = None
         self._body_bytes = 0
@@ -757,9 +760,7 @@ class Connection(asyncio.Protocol):
 def _head_too_large(url: bytes, limits: HttpLimits) -> SerinusError:
     if len(url) > limits.target_bytes:
         return UriTooLong(f"the request target has {len(url)} bytes or more; at most {limits.target_bytes} are taken")
-    return HeaderFieldsTooLarge(
-        f"the header section is too large; at most {limits.head_bytes} bytes and {limits.header_fields} fields are taken"
-    )
+    return head_too_large(limits)
 
 
 def _chunks_too_large(limits: HttpLimits) -> SerinusError:

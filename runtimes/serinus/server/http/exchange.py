@@ -32,6 +32,7 @@ __all__ = [
     "REASONS",
     "RawHeaders",
     "UriTooLong",
+    "head_too_large",
     "header_pairs",
     "unknown_coding",
 ]
@@ -288,6 +289,13 @@ class App(Protocol):
 
 Observer = Callable[[Exchange, int, int], None]
 """Called with each exchange, its status and its body's bytes, when its answer is handed over (the access log)."""
+
+
+def head_too_large(limits: HttpLimits) -> SerinusError:
+    """Refuse a header section beyond the limits."""
+    return HeaderFieldsTooLarge(
+        f"the header section is too large; at most {limits.head_bytes} bytes and {limits.header_fields} fields are taken"
+    )
 
 
 def unknown_coding(headers: Headers) -> SerinusError | None:
