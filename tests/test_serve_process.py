@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,6 +74,40 @@ def test_a_model_directory_is_served_under_the_name_given(model: Path, tmp_path:
         expected = xgboost.Booster(model_file=model / "model.ubj").inplace_predict(rows)
         np.testing.assert_allclose(scores, expected, atol=1e-6)
         assert served.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_metrics_have_a_port_of_their_own_where_one_is_named(model: Path, tmp_path: Path, workers: int):
+    """MLServer's `metrics_port`; whichever worker answers there tells of all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--model_name", "m", "--metrics_port", str(port), "--workers", str(workers)]
+    with serving(tmp_path, str(model), *flags, timeout_s=90) as served:
+        for _ in range(6):
+            assert served.ask("POST", "/v2/models/m/infer", _body([[1.0, 0, 0, 0]], "input-0"))[0] == 200
+        metrics = dataclasses.replace(served, http_port=port)
+        for _ in range(4):
+            status, page = metrics.ask("GET", "/metrics")
+            assert status == 200
+            assert 'nv_inference_request_success{model="m",version=""} 6' in page
+        status, answer = metrics.ask("GET", "/v2")
+        assert (status, answer) == (404, {"error": "there is no path '/v2'; there are: /metrics"})
+        assert metrics.ask("POST", "/metrics")[0] == 405
+        assert served.ask("GET", "/metrics")[0] == 200
+        log = served.log.read_text()
+        assert workers > 1 or f", metrics on 127.0.0.1:{port}" in log
+        assert served.stop() == 0
+
+
+def test_a_metrics_port_that_is_taken_ends_the_start(model: Path, tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}"):
+            with serving(tmp_path, str(model), "--metrics_port", str(port)):
+                pass
 
 
 def test_several_directories_are_several_models(model: Path, tmp_path: Path):

@@ -204,12 +204,14 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     # What start-up made stays for good: take it out of every later collection, whose pauses would show in p99.
     gc.collect()
     gc.freeze()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     _log.info(
-        "ready in %.2f s: REST on %s:%d%s",
+        "ready in %.2f s: REST on %s:%d%s%s",
         time.monotonic() - launch.started,
-        settings.host,
+        host,
         rest.port,
-        f", gRPC on {settings.host}:{grpc_port} ({grpc.engine})" if grpc is not None else "",
+        f", gRPC on {host}:{grpc_port} ({grpc.engine})" if grpc is not None else "",
+        f", metrics on {host}:{rest.metrics_port}" if rest.metrics_port is not None else "",
     )
     if announce is not None:
         announce(rest.port, grpc_port)

@@ -30,18 +30,27 @@ __all__ = ["RestServer", "start_rest"]
 class RestServer:
     """A running REST server."""
 
-    def __init__(self, server: ThinServer | UvicornServer, app: RestApp, port: int) -> None:
+    def __init__(
+        self,
+        server: ThinServer | UvicornServer,
+        app: RestApp,
+        port: int,
+        metrics: tuple[ThinServer, RestApp, int] | None = None,
+    ) -> None:
         self._server = server
         self._app = app
+        self._metrics = metrics
         self.port = port
         """The port that it listens on, also where 0 was asked for."""
+        self.metrics_port = metrics[2] if metrics is not None else None
+        """Of `/metrics` alone; None: it has no port of its own."""
 
     def add_custom(self, routes: Iterable[CustomRoute]) -> None:
         """Serve further routes; one that is there already is replaced."""
         self._app.add_custom(routes)
 
     def stop_accepting(self) -> None:
-        """Refuse new connections; answers on those that there are carry `Connection: close`."""
+        """Refuse new connections; answers on those that there are carry `Connection: close`. Metrics can be read to the end."""
         self._server.stop_accepting()
 
     async def drain(self, timeout_s: float) -> None:
@@ -52,6 +61,9 @@ class RestServer:
         """Close what is left, cancelling its requests."""
         await self._server.close()
         self._app.close()
+        if self._metrics is not None:
+            await self._metrics[0].close()
+            self._metrics[1].close()
 
 
 async def start_rest(
@@ -83,16 +95,20 @@ async def start_rest(
         request_timeout_s=settings.request_timeout_s,
         keep_alive_s=settings.timeout_keep_alive_s,
     )
-    app = RestApp(
-        plane,
-        metrics=metrics,
-        render_metrics=metrics_page or metrics.render,
-        codec=RestCodec(replace(settings.limits, body_bytes=settings.max_body_bytes)),
-        body_bytes=settings.max_body_bytes,
-        repository=repository,
-        cloud_events=CloudEventSettings.from_environ(os.environ),
-        access_log=settings.access_log,
-    )
+
+    def make_app() -> RestApp:
+        return RestApp(
+            plane,
+            metrics=metrics,
+            render_metrics=metrics_page or metrics.render,
+            codec=RestCodec(replace(settings.limits, body_bytes=settings.max_body_bytes)),
+            body_bytes=settings.max_body_bytes,
+            repository=repository,
+            cloud_events=CloudEventSettings.from_environ(os.environ),
+            access_log=settings.access_log,
+        )
+
+    app = make_app()
     app.add_custom(extra_routes)
     document, as_json = openapi_document(app.router.templates)
     app.add_page("/openapi.json", "application/json", as_json)
@@ -107,14 +123,40 @@ async def start_rest(
     except BaseException:
         listener.close()
         raise
-    return RestServer(server, app, listener.getsockname()[1])
+    port = listener.getsockname()[1]
+    if settings.metrics_port is None or settings.metrics_port == port:
+        return RestServer(server, app, port)
+    metrics_app = make_app()
+    metrics_app.router.keep_only("/metrics")
+    try:
+        metrics_server, metrics_port = await _listen_for_metrics(settings, metrics_app, limits, share=sock is not None)
+    except BaseException:
+        await server.close()
+        raise
+    return RestServer(server, app, port, (metrics_server, metrics_app, metrics_port))
 
 
-def _bind(host: str, port: int) -> socket.socket:
+async def _listen_for_metrics(
+    settings: ServerSettings, app: RestApp, limits: HttpLimits, *, share: bool
+) -> tuple[ThinServer, int]:
+    """Open the port for metrics alone: without TLS, as MLServer's and Triton's; whichever worker is asked tells of all."""
+    listener = _bind(settings.host, settings.metrics_port or 0, "metrics_port", share=share)
+    server = ThinServer(app, limits)
+    try:
+        await server.listen(sock=listener)
+    except BaseException:
+        listener.close()
+        raise
+    return server, listener.getsockname()[1]
+
+
+def _bind(host: str, port: int, setting: str = "http_port", *, share: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6 and host == "::":
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((host, port))
@@ -122,7 +164,7 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"http_port: cannot listen on {host}:{port}: {error.strerror}; choose another, or 0"
+            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another, or 0"
         ) from error
     return sock
 

@@ -94,6 +94,11 @@ class Router:
         known.handlers[method.upper().encode()] = handler
         self._cache.clear()
 
+    def keep_only(self, template: str) -> None:
+        """Drop every path but one."""
+        self._templates = [known for known in self._templates if known.text == template]
+        self._cache.clear()
+
     @property
     def templates(self) -> Iterable[str]:
         """Every path there is."""
