@@ -323,6 +323,20 @@ async def test_a_client_that_sends_a_body_too_large_to_its_end_gets_to_read_why(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_refusal_of_the_transport_has_the_requests_own_id(transport):
+    async with serving(transport, Probe(), body_bytes=10) as (_, port):
+        for fields, expected in (([b"X-Request-Id: r-2"], "r-2"), ([], None)):
+            script = sized(b"x" * 11, b"Connection: close", *fields)
+            (answer,) = await exchange_bytes(port, script, end_input=False)
+            assert (answer.status, answer.headers.get("x-request-id")) == (413, expected)
+    first = b"GET /a HTTP/1.1\r\n" + HOST + b"X-Request-Id: r-1\r\n\r\n"  # `Probe` echoes nothing
+    async with serving("thin", Probe()) as (_, port):
+        answers = await exchange_bytes(port, first + b"GET /a b HTTP/1.1\r\n", end_input=False)
+        assert [a.status for a in answers] == [200, 400]
+        assert "x-request-id" not in answers[1].headers, "that was the other request's"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_head_has_the_fields_of_get_and_no_body(transport):
     async with serving(transport, Probe()) as (_, port):
         client = await Raw.open(port)

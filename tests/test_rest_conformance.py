@@ -312,6 +312,7 @@ async def test_request_ids_come_back():
             ("POST", "/v2/models/row/infer", X),
             ("GET", "/v2", None),
             ("GET", "/nowhere", None),
+            ("OPTIONS", "/v2", None),
         ):
             answer = await server.ask(method, path, body, {"X-Request-Id": "r-1"})
             assert answer.headers["x-request-id"] == "r-1"

@@ -285,7 +285,7 @@ class RestApp:
             match = self.router.resolve(exchange.target)
             handlers[b"GET"](exchange, match.parameters)
         elif method == b"OPTIONS":
-            exchange.respond(204, "", [], [(b"Allow", ", ".join(allow).encode())])
+            self.reply(exchange, 204, "", [], [(b"Allow", ", ".join(allow).encode())])
         else:
             text = f"{method.decode('ascii', 'replace')} is not offered here; this path has {', '.join(allow)}"
             raise MethodNotAllowed(text, allow)
@@ -660,7 +660,7 @@ def _with_request_id(exchange: Exchange, fields: RawHeaders) -> list[tuple[bytes
     headers = exchange.headers
     if headers.request_id is None or any(name.lower() == b"x-request-id" for name, _ in fields):
         return list(fields)
-    return [*fields, *header_pairs({"X-Request-Id": headers["x-request-id"]})]
+    return [*fields, *headers.request_id_back()]
 
 
 def _v1_reply(name: str, answer: bytes | Mapping[str, Any] | V1Answer, event: CloudEvent | None) -> Reply:

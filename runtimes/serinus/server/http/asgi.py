@@ -36,6 +36,8 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 _JSON: Final = "application/json"
+_LINGER_S: Final = 2.0
+"""Longest wait for more of a body that was refused already; the thin transport's."""
 
 
 class _Gone(Exception):
@@ -117,7 +119,8 @@ class AsgiApp:
         except SerinusError as error:
             if isinstance(error, TooLarge):
                 await self._drop_body(headers, receive)
-            exchange.respond(error.http_status, _JSON, [self._app.error_body(error)], [(b"Connection", b"close")])
+            extra = [(b"Connection", b"close"), *headers.request_id_back()]
+            exchange.respond(error.http_status, _JSON, [self._app.error_body(error)], extra)
         except _Gone:
             return
         else:
@@ -179,8 +182,11 @@ class AsgiApp:
         length = headers.content_length
         if length is None or headers.expect is not None or length > 2 * self._limits.body_bytes + 65536:
             return
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._limits.request_timeout_s
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(_read_off(receive), self._limits.request_timeout_s)
+            while (await asyncio.wait_for(receive(), min(_LINGER_S, end - loop.time()))).get("more_body", False):
+                pass
 
     async def _wait(self, exchange: _Exchange, receive: _Receive) -> None:
         """Wait for the answer, or for the client to go."""
@@ -253,11 +259,6 @@ class AsgiApp:
         finally:
             gone.cancel()
             exchange.leave()
-
-
-async def _read_off(receive: _Receive) -> None:
-    while (await receive()).get("more_body", False):
-        pass
 
 
 async def _disconnected(receive: _Receive) -> None:

@@ -506,10 +506,10 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         self._refused = True
-        method = b"GET"
+        method, headers = b"GET", _NO_HEADERS
         if self._head_done:
-            method = self._parser.get_method()
-        exchange = _Exchange(self, method, self._url, self._headers, b"", sound and self._keep_alive)
+            method, headers = self._parser.get_method(), self._headers
+        exchange = _Exchange(self, method, self._url, headers, b"", sound and self._keep_alive)
         exchange.refusal = error
         if not exchange.keep_alive:
             self._last = True
@@ -526,8 +526,10 @@ class Connection(asyncio.Protocol):
         if error is None:
             self.server.app(exchange)
         else:
-            allow = [(b"Allow", ", ".join(error.allow).encode())] if isinstance(error, MethodNotAllowed) else []
-            exchange.respond(error.http_status, _JSON, [self.server.app.error_body(error)], allow)
+            extra = exchange.headers.request_id_back()
+            if isinstance(error, MethodNotAllowed):
+                extra.append((b"Allow", ", ".join(error.allow).encode()))
+            exchange.respond(error.http_status, _JSON, [self.server.app.error_body(error)], extra)
 
     def _refuse_syntax(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
         if self._last:

@@ -193,6 +193,10 @@ class Headers(Mapping[str, str]):
                 else:
                     self.cloud_event = True
 
+    def request_id_back(self) -> list[tuple[bytes, bytes]]:
+        """Make the field that tells the client its X-Request-Id again; empty where it sent none."""
+        return [] if self.request_id is None else header_pairs({"X-Request-Id": self["x-request-id"]})
+
     def _fill(self) -> dict[str, str]:
         mapping: dict[str, str] = {}
         for name, value in self.raw:
