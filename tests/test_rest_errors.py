@@ -223,6 +223,8 @@ ACCEPTED = {
     "gzip;q=1.0, identity; q=0.5": "gzip",
     "br;q=1, gzip;q=0.2, identity;q=0": "gzip",
     "*;q=0, deflate;q=0.4": "deflate",
+    "identity, gzip;q=0.5": None,
+    "gzip;q=0.5, identity;q=0.5": "gzip",
     "gzip, deflate, br": None,
     "gzip;q=0": None,
     "br": None,

@@ -77,8 +77,8 @@ def choose_coding(accept_encoding: bytes) -> str | None:
 
     Client libraries (requests, httpx, aiohttp) send a list of all that they can undo with every request; they did not ask
     for compression, which for tensors costs more than it saves on any network between two services. So a response is
-    compressed only where `gzip` or `deflate` is the one coding that is named, as tritonclient names it, or where the client refuses
-    the plain form (`identity;q=0`).
+    compressed only where `gzip` or `deflate` is the one coding that is named, as tritonclient names it, and the plain form is not
+    preferred to it (`identity, gzip;q=0.5`), or where the client refuses the plain form (`identity;q=0`).
     """
     weights: dict[str, float] = {}
     for item in accept_encoding.decode("latin-1").lower().split(","):
@@ -95,7 +95,7 @@ def choose_coding(accept_encoding: bytes) -> str | None:
     if not offered:
         return None
     named = [name for name in weights if name not in ("identity", "*") and weights[name] > 0]
-    if named == offered[:1] or plain == 0:
+    if (named == offered[:1] and weights.get("identity", 0.0) <= weights[named[0]]) or plain == 0:
         return max(offered, key=lambda name: weights.get(name, everything or 0.0))
     return None
 
