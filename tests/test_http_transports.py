@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -241,6 +242,27 @@ async def test_chunk_extensions_and_trailers_have_an_end(endless):
         answers = await exchange_bytes(port, post(body, CHUNKED) + LAST, end_input=False)
         assert [a.status for a in answers] == [200, 200], "what brings a body is taken"
         assert answers[0].json["body"] == "x" * 10
+
+
+async def test_a_body_in_tiny_chunks_takes_no_more_memory_than_it_has_bytes():
+    """Each piece as an object of its own took 28 times the limit."""
+    tracemalloc.start()
+    try:
+        async with serving("thin", Probe()) as (_, port):
+            client = await Raw.open(port)
+            await client.send(post(b"", CHUNKED))
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(20):
+                await client.send(b"2\r\nab\r\n" * 5000 + b"1388\r\n" + b"x" * 5000 + b"\r\n")
+                await asyncio.sleep(0.01)  # the bytes have to arrive
+            held = tracemalloc.get_traced_memory()[0] - before
+            await client.send(b"0\r\n\r\n")
+            answer = await client.answer()
+            await client.close()
+    finally:
+        tracemalloc.stop()
+    assert answer.json["body"] == 20 * 15_000
+    assert held < 1_500_000, held
 
 
 async def _send_all(client: Raw, data: bytes, times: int) -> None:

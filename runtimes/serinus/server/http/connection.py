@@ -70,6 +70,8 @@ _JOIN_BYTES: Final = 64 * 1024
 """Answers up to this size are copied into one buffer; beyond it the pieces go out as they are."""
 _GATHERED: Final = 16
 """Small answers that are written together at most: 1 MiB."""
+_SMALL_PART: Final = 4096
+"""Pieces of a body below this size are gathered: an object for each two bytes of a chunked body would take 28 times its size."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON: Final = "application/json"
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
@@ -240,7 +242,7 @@ class Connection(asyncio.Protocol):
             0  # bytes of its head, or of its chunks' extensions and trailer, in reads that brought nothing else
         )
         self._body = b""
-        self._parts: list[bytes] | None = None
+        self._parts: list[bytes | bytearray] | None = None
         self._body_bytes = 0
         self._keep_alive = True
         self._say_keep_alive = False
@@ -400,9 +402,15 @@ class Connection(asyncio.Protocol):
             if self._body_bytes <= self.server.limits.body_bytes:
                 return
         else:
-            if self._parts is None:
-                self._parts = [self._body]
-            self._parts.append(data)
+            parts = self._parts
+            if parts is None:
+                parts = self._parts = [self._body]
+            if len(data) >= _SMALL_PART:
+                parts.append(data)
+            elif type(parts[-1]) is bytearray:
+                parts[-1] += data
+            else:
+                parts.append(bytearray(data))
             self._body_bytes += len(data)
         if self._body_bytes > self.server.limits.body_bytes:
             self._refuse_body(self._body_bytes)
