@@ -206,6 +206,12 @@ def test_sizes_that_do_not_add_up_are_refused(codec: RestCodec, document: bytes,
 def test_raw_tensors_need_the_header():
     with pytest.raises(InvalidInput, match="Inference-Header-Content-Length says where that ends"):
         RestCodec().decode_request(head(("x", [1], "UINT8", 1)), model_name="m")
+    for data in (b"1", b"\xff\xff\xff\xff", bytearray(b"\0")):
+        with pytest.raises(InvalidInput, match="is not JSON.*only with the header Inference-Header-Content-Length"):
+            RestCodec().decode_request(head(("x", [1], "UINT8", len(data))) + data, model_name="m")
+    with pytest.raises(InvalidInput) as caught:
+        RestCodec().decode_request(b'{"inputs": [}', model_name="m")
+    assert "header" not in str(caught.value)
 
 
 def test_a_tensor_beyond_the_limit_is_refused():

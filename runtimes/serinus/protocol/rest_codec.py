@@ -120,7 +120,14 @@ class RestCodec:
             if request is not None:
                 return request
         if json_length is None:
-            document = load_object(body, "the request body", limits)
+            try:
+                document = load_object(body, "the request body", limits)
+            except InvalidInput as error:
+                if b'"binary_data_size"' not in bytes(body):
+                    raise
+                raise InvalidInput(
+                    f"{error}; binary data follow the JSON only with the header Inference-Header-Content-Length"
+                ) from None
         else:
             if json_length > len(body):
                 raise InvalidInput(f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
