@@ -105,7 +105,7 @@ WRONG = [
     ({"instances": [[1, 2], [3]]}, ONE, "input 'x': data[1] holds 1 values, shape [2, 2] has 2 there"),
     ({"instances": [[1, "a"]]}, ONE, "input 'x': data[0][1] is the string 'a', a number (FP32) was expected"),
     ({"instances": [1, "a"]}, model(), "input 'input-0': 1 and the string 'a' do not make one tensor"),
-    ({"instances": [None]}, model(), "input 'input-0': null and null do not make one tensor"),
+    ({"instances": [None]}, model(), "input 'input-0' holds null, which is no value; a missing number is sent as NaN"),
     (
         {"instances": [5]},
         TEXT,

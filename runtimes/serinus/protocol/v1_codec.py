@@ -182,7 +182,9 @@ def _datatype_of(what: str, values: list[Any]) -> str:
         return "INT64" if min(values) >= -(2**63) and max(values) < 2**63 else "UINT64"
     if kinds <= {int, float}:
         return "FP64"
-    odd = next(value for value in values if type(value) is not type(values[0]) or value is None)
+    if None in values:
+        raise InvalidInput(f"{what} holds null, which is no value; a missing number is sent as NaN")
+    odd = next(value for value in values if type(value) is not type(values[0]))
     raise InvalidInput(f"{what}: {describe(values[0])} and {describe(odd)} do not make one tensor")
 
 
