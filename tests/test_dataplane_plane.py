@@ -431,6 +431,27 @@ async def test_a_model_whose_first_dimension_is_fixed_is_not_batched():
         assert model_of(plane).sizes == [1, 1]
 
 
+async def test_a_request_to_a_model_without_batches_is_one_inference_however_long_it_is():
+    """Seconds of sound are not rows: three requests filled the queue of 65536, and counted as 100 000 inferences each."""
+
+    class Sound(Model):
+        batchable = False
+        execution = "thread"
+        inputs = (TensorSpec("x", "FP32", (-1,)),)
+        outputs = (TensorSpec("y", "FP32", (1,)),)
+
+        def predict(self, inputs, call):
+            return {"y": inputs["x"].sum(keepdims=True)}
+
+    async with serving(Sound) as plane:
+        sound = np.ones(100_000, np.float32)
+        answers = await outcomes(plane, *[request_of(x=sound) for _ in range(5)])
+        assert [answer.outputs[0].data.tolist() for answer in answers] == [[100_000]] * 5
+        statistics = plane.statistics("m")[0]
+    assert (statistics["inference_count"], statistics["execution_count"]) == (5, 5)
+    assert [batch["batch_size"] for batch in statistics["batch_stats"]] == [1]
+
+
 class Whole(RequestModel):
     """Answers its headers; speaks V1; 13 raises; waits where it is told to."""
 

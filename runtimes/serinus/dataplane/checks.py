@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed
-from ..model import Call, Model
+from ..model import Call, Model, RequestModel
 from ..protocol.classification import classification_count
 from ..protocol.datatypes import NUMPY_DTYPES, datatype_of
 from ..protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
@@ -52,6 +52,8 @@ class RequestChecks:
         self._name = model.name
         rowed = (*self._specs, *outputs) if signature else self._specs
         self._batchable = model.batchable and all(spec.shape and spec.shape[0] == -1 for spec in rowed)
+        self._whole = not self._batchable and not isinstance(model, RequestModel)
+        """A request is one thing, whatever its shape: for the queue and the statistics it is one row."""
         self._coerce = model.coerce
         self._any_name = model.any_input_name and len(self._specs) == 1
         self._outputs = {spec.name: spec for spec in outputs} if model.checks_requests else {}
@@ -112,7 +114,8 @@ class RequestChecks:
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
         if not self._batchable:
             self._alone += 1
-            return Form((self._signature, self._alone), names, self._call(request, wanted)), arrays, rows
+            form = Form((self._signature, self._alone), names, self._call(request, wanted))
+            return form, arrays, min(rows, 1) if self._whole else rows
         for name, array in found.items():
             if not array.ndim:
                 raise InvalidInput(
