@@ -126,7 +126,7 @@ def test_a_wrong_body_is_refused_and_says_why(document: Any, metadata: ModelMeta
 def test_limits_are_honoured():
     with pytest.raises(TooLarge, match="the body names 2 inputs, the limit is 1"):
         decode(b'{"inputs":{"a":1,"b":2}}', Limits(tensors=1))
-    with pytest.raises(TooLarge, match="nested deeper than 2 levels"):
+    with pytest.raises(InvalidInput, match="nested deeper than 2 levels"):
         to_request(decode(b'{"inputs":[[[1]]]}'), ONE, limits=Limits(rank=2))
     with pytest.raises(TooLarge, match="the limit is 7"):
         to_request(decode(b'{"inputs":[[1,2]]}'), ONE, limits=Limits(tensor_bytes=7))

@@ -9,7 +9,7 @@
     │   ├── MethodNotAllowed      405  UNIMPLEMENTED         the path exists, the HTTP method does not
     │   ├── RequestTimedOut       408  DEADLINE_EXCEEDED     the client took too long to send its request
     │   ├── Conflict              409  FAILED_PRECONDITION   the model's state does not allow it (load while loading)
-    │   ├── TooLarge              413  RESOURCE_EXHAUSTED    a limit on body, tensor, nesting or count
+    │   ├── TooLarge              413  RESOURCE_EXHAUSTED    more bytes or tensors than a limit allows
     │   ├── UnsupportedMedia      415  INVALID_ARGUMENT      a content type or encoding that is not offered
     │   └── Cancelled             499  CANCELLED             the client went away
     ├── ServerError               500  INTERNAL              our fault
@@ -137,7 +137,10 @@ class Conflict(ClientError):
 
 
 class TooLarge(ClientError):
-    """A limit on body size, tensor size, nesting depth or count was passed."""
+    """More than a limit allows of bytes in a body or tensor, or of tensors: what a smaller request would mend (RFC 9110, 15.5.14).
+
+    Nesting, dimensions and names beyond theirs are `InvalidInput`: no batch is too large, and waiting does not help.
+    """
 
     http_status = 413
     grpc_status = GrpcStatus.RESOURCE_EXHAUSTED

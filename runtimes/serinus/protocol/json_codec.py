@@ -94,8 +94,8 @@ def load_object(
         not_finite: take the tokens NaN, Infinity and -Infinity.
 
     Raises:
-        InvalidInput: empty, not JSON (with line and column), or not an object.
-        TooLarge: longer than `body_bytes`, or nested deeper than `json_depth`.
+        InvalidInput: empty, not JSON (with line and column), not an object, or nested deeper than `json_depth`.
+        TooLarge: longer than `body_bytes`.
     """
     if len(body) > limits.body_bytes:
         raise TooLarge(f"{what} has {len(body)} bytes, the limit is {limits.body_bytes} (max_body_bytes)")
@@ -107,7 +107,7 @@ def load_object(
         if (
             "depth limit" in error.msg or "recursion" in error.msg.lower()
         ):  # orjson's own, ~1024; its words vary by version
-            raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)") from None
+            raise InvalidInput(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)") from None
         document = _load_not_finite(bytes(body)) if not_finite else None
         reason = error.msg.split(": line ")[0]
         if document is None:
@@ -119,7 +119,7 @@ def load_object(
         bytes(body).count(b"[") + bytes(body).count(b"{") > limits.json_depth
         and _depth(document, limits) > limits.json_depth
     ):
-        raise TooLarge(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)")
+        raise InvalidInput(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)")
     return document
 
 
@@ -151,15 +151,14 @@ def check_name(value: Any, what: str, limits: Limits) -> str:
     """Return a tensor's name.
 
     Raises:
-        InvalidInput: not a string, or empty.
-        TooLarge: longer than `name_bytes`.
+        InvalidInput: not a string, empty, or longer than `name_bytes`.
     """
     if type(value) is not str:
         raise InvalidInput(f"{what}: 'name' is {describe(value)}, a string was expected")
     if not value:
         raise InvalidInput(f"{what}: 'name' is empty")
     if len(value) * 4 > limits.name_bytes and len(value.encode()) > limits.name_bytes:
-        raise TooLarge(
+        raise InvalidInput(
             f"{what}: 'name' has {len(value.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
         )
     return value
@@ -215,8 +214,7 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
     """Check a `parameters` object: each value a string, a number or a boolean.
 
     Raises:
-        InvalidInput: not an object, or a value of another kind.
-        TooLarge: a key longer than `name_bytes`.
+        InvalidInput: not an object, a value of another kind, or a key longer than `name_bytes`.
     """
     if value is None:
         return NO_PARAMETERS
@@ -228,7 +226,7 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
                 f"{what}: parameter {_short(key)} is {describe(parameter)}, a string, number or boolean was expected"
             )
         if len(key) * 4 > limits.name_bytes and len(key.encode()) > limits.name_bytes:
-            raise TooLarge(
+            raise InvalidInput(
                 f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
             )
     return value

@@ -223,7 +223,7 @@ def _decode_parameters(parameters: Mapping[str, Any], what: str, limits: Limits)
         if kind is None:
             raise InvalidInput(f"{what}: parameter {key[:40]!r} has no value; a string, number or boolean was expected")
         if len(key) * 4 > limits.name_bytes and len(key.encode()) > limits.name_bytes:
-            raise TooLarge(
+            raise InvalidInput(
                 f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
             )
         decoded[key] = getattr(parameter, kind)

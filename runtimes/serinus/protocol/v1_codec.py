@@ -165,7 +165,7 @@ def _shape_of(what: str, value: Any, limits: Limits) -> tuple[int, ...]:
     while type(value) is list:
         shape.append(len(value))
         if len(shape) > limits.rank:
-            raise TooLarge(f"{what}: values are nested deeper than {limits.rank} levels (max_rank)")
+            raise InvalidInput(f"{what}: values are nested deeper than {limits.rank} levels (max_rank)")
         if not value:
             break
         value = value[0]

@@ -171,7 +171,7 @@ _ERRORS: Final[dict[str, str]] = {
     "405": "The path does not take this method; the header Allow names those that it takes",
     "408": "The request took too long to arrive",
     "409": "The state of the model does not allow it now",
-    "413": "A limit on the body, a tensor, nesting or count was passed",
+    "413": "The body or a tensor has more bytes, or the request more tensors, than are taken",
     "414": "The request target is too long",
     "415": "The content encoding or charset is not offered",
     "417": "The expectation cannot be met",
