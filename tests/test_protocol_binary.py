@@ -207,7 +207,7 @@ def test_raw_tensors_need_the_header():
     with pytest.raises(InvalidInput, match="Inference-Header-Content-Length says where that ends"):
         RestCodec().decode_request(head(("x", [1], "UINT8", 1)), model_name="m")
     for data in (b"1", b"\xff\xff\xff\xff", bytearray(b"\0")):
-        with pytest.raises(InvalidInput, match="is not JSON.*only with the header Inference-Header-Content-Length"):
+        with pytest.raises(InvalidInput, match=r"is not JSON.*only with the header Inference-Header-Content-Length"):
             RestCodec().decode_request(head(("x", [1], "UINT8", len(data))) + data, model_name="m")
     with pytest.raises(InvalidInput) as caught:
         RestCodec().decode_request(b'{"inputs": [}', model_name="m")

@@ -105,9 +105,11 @@ def test_a_metrics_port_that_is_taken_ends_the_start(model: Path, tmp_path: Path
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(RuntimeError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}"):
-            with serving(tmp_path, str(model), "--metrics_port", str(port)):
-                pass
+        with (
+            pytest.raises(RuntimeError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}"),
+            serving(tmp_path, str(model), "--metrics_port", str(port)),
+        ):
+            pass
 
 
 def test_several_directories_are_several_models(model: Path, tmp_path: Path):
