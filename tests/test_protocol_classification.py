@@ -34,6 +34,11 @@ def test_each_row_of_a_batch_is_classified_by_itself():
 def test_more_classes_than_there_are_give_all_and_none_give_none():
     assert classes([1.0, 2.0], 5) == [b"2.0:1", b"1.0:0"]
     assert classes(np.zeros((0, 3)), 2) == []
+    assert [classify(Tensor.of("y", np.zeros(shape)), 2).shape for shape in ((0, 3), (0, 2, 5), (2, 0))] == [
+        (0, 2),
+        (0, 2),
+        (2, 0),
+    ]
     assert classes([], 2) == []
 
 

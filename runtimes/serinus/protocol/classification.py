@@ -10,6 +10,7 @@ Triton's server writes six decimals ("3.300000:1") and so cannot tell small prob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,7 @@ def classify(tensor: Tensor, count: int, labels: Sequence[str] = ()) -> Tensor:
     if tensor.datatype in (BYTES, "BOOL"):
         raise InvalidInput(f"{what}: 'classification' wants numbers, the output is {tensor.datatype}")
     data = tensor.data
-    rows = data.reshape(data.shape[0], -1) if data.ndim > 1 and data.shape[0] else data.reshape(1, -1)
-    if data.ndim > 1 and not data.shape[0]:
-        rows = np.empty((0, 0), data.dtype)
+    rows = data.reshape(data.shape[0], prod(data.shape[1:])) if data.ndim > 1 else data.reshape(1, -1)
     width = min(count, rows.shape[1])
     order = _descending(rows)[:, :width]
     texts = np.empty((rows.shape[0], width), dtype=object)
