@@ -342,6 +342,10 @@ async def test_other_methods_are_405_and_name_those_that_work(http):
             answer = await server.ask(method, path)
             assert (answer.status, answer.headers["allow"]) == (405, allow)
             assert allow in answer.json["error"]
+        for path in ("/v1/models/row:classify", "/v1/models/row/versions/1:classify"):
+            answer = await server.ask("POST", path, {"examples": []})
+            assert (answer.status, "':classify' is nothing that V1 does" in answer.json["error"]) == (404, True)
+        assert (await server.ask("POST", "/v1/models/row", {"instances": []})).status == 405
         options = await server.ask("OPTIONS", "/v2/models/row/infer")
         assert (options.status, options.headers["allow"], options.body) == (204, "OPTIONS, POST", b"")
         assert "content-length" not in options.headers

@@ -46,7 +46,7 @@ from ...protocol.types import InferRequest, InferResponse, ModelMetadata
 from .cloudevents import CloudEvent, CloudEventSettings, read_event
 from .content import CODINGS, choose_coding, compress, decompress
 from .exchange import Exchange, RawHeaders, header_pairs
-from .router import Handler, Router
+from .router import Handler, Match, Router
 
 __all__ = ["CustomAnswer", "CustomRequest", "CustomRoute", "RestApp"]
 
@@ -197,7 +197,7 @@ class RestApp:
             match = self.router.resolve(exchange.target)
             handler = match.handlers.get(exchange.method)
             if handler is None:
-                self._other_method(exchange, match.handlers, match.allow)
+                self._other_method(exchange, match)
             else:
                 handler(exchange, match.parameters)
         except Exception as error:  # noqa: BLE001 # the edge of a request
@@ -279,13 +279,15 @@ class RestApp:
             extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
         self.reply(exchange, error.http_status, JSON, [error_json(str(error))], extra)
 
-    def _other_method(self, exchange: Exchange, handlers: Mapping[bytes, Handler], allow: list[str]) -> None:
-        method = exchange.method
-        if method == b"HEAD" and b"GET" in handlers:  # RFC 9110, 9.3.2: GET without the body
-            match = self.router.resolve(exchange.target)
-            handlers[b"GET"](exchange, match.parameters)
+    def _other_method(self, exchange: Exchange, match: Match) -> None:
+        method, allow = exchange.method, match.allow
+        if method == b"HEAD" and b"GET" in match.handlers:  # RFC 9110, 9.3.2: GET without the body
+            match.handlers[b"GET"](exchange, match.parameters)
         elif method == b"OPTIONS":
             self.reply(exchange, 204, "", [], [(b"Allow", ", ".join(allow).encode())])
+        elif method == b"POST" and match.template.startswith("/v1/models/") and ":" in match.parameters[-1]:
+            verb = match.parameters[-1].rpartition(":")[2]
+            raise NotFound(f"':{verb[:64]}' is nothing that V1 does with a model; there are ':predict' and ':explain'")
         else:
             text = f"{method.decode('ascii', 'replace')} is not offered here; this path has {', '.join(allow)}"
             raise MethodNotAllowed(text, allow)
