@@ -35,7 +35,9 @@ from serinus.errors import (
 from serinus.hosts import build_model
 from serinus.hosts.handler import Handler
 from serinus.hosts.kserve_errors import translate
+from serinus.hosts.kserve_types import to_kserve_request, to_kserve_response
 from serinus.model import V1Answer
+from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
 
@@ -81,13 +83,13 @@ async def test_response_headers_come_back_without_those_of_framing():
     assert response.headers == {"x-model-revision": "7"}
 
 
-async def test_over_rest_a_class_sees_nested_lists_and_text():
+async def test_over_rest_a_class_sees_text_and_lists_as_they_were_sent():
     async with serving(here("Mirror")) as plane:
         request = InferRequest("m", [rows([1, 2], [3, 4])], parameters={"k": 3}, headers=REST)
         request.outputs = [RequestedOutput("x")]
         await plane.infer(request)
         seen = hosted(plane).seen
-        assert seen["data"] == [[1, 2], [3, 4]]
+        assert seen["data"] == [1, 2, 3, 4]
         assert seen["shape"] == [2, 2]
         assert seen["outputs"] == ["x"]
         assert seen["parameters"] == {"k": 3}
@@ -97,6 +99,21 @@ async def test_over_rest_a_class_sees_nested_lists_and_text():
         assert hosted(plane).seen["data"] == ["Zürich", "b"]
         assert hosted(plane).seen["numpy"].tolist() == ["Zürich", "b"]
         assert response.outputs[0].data.tolist() == ["Zürich".encode(), b"b"]
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]]], ids=["flat", "nested"])
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "python"])
+async def test_lists_of_json_are_as_flat_or_nested_as_their_sender_wrote_them(data: list[Any], kernel: bool):
+    codec = RestCodec()
+    if not kernel:
+        codec._kernel = None
+    entry = {"name": "x", "datatype": "INT32", "shape": [2, 2], "data": data}
+    request = codec.decode_request(json.dumps({"inputs": [entry]}).encode(), model_name="m", headers=REST)
+    answer = codec.decode_response(json.dumps({"model_name": "m", "outputs": [entry]}).encode())
+    async with serving(here("Mirror")) as plane:
+        await plane.infer(request)
+        assert hosted(plane).seen["data"] == data
+    assert to_kserve_response(answer, False).outputs[0].data == data
 
 
 async def test_over_grpc_a_class_sees_flat_lists_bytes_and_parameter_messages():
@@ -136,13 +153,12 @@ async def test_every_datatype_goes_through_a_class_bit_for_bit(datatype: str, he
 
 
 def test_a_hosted_input_serialises_for_kserves_own_clients_as_theirs_does():
-    from serinus.hosts.kserve_types import to_kserve_request
-
     array = np.array([[1.5, 2.5]], np.float32)
     ours = to_kserve_request(InferRequest("m", [Tensor.of("x", array)], id="1"), REST)
-    theirs = KServeRequest("m", [KServeInput("x", [1, 2], "FP32", [[1.5, 2.5]], {})], "1", parameters={})
+    flat = KServeInput("x", [1, 2], "FP32", [1.5, 2.5], {})
+    theirs = KServeRequest("m", [flat], "1", parameters={})
     assert json.dumps(ours.to_rest()[0]) == json.dumps(theirs.to_rest()[0])
-    flat = KServeInput("x", [1, 2], "FP32", [1.5, 2.5])
+    assert ours.to_grpc() == theirs.to_grpc()
     ours_grpc = to_kserve_request(InferRequest("m", [Tensor.of("x", array)], id="1"), GRPC)
     assert ours_grpc.to_grpc() == KServeRequest("m", [flat], "1").to_grpc()
 

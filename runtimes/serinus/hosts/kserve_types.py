@@ -4,8 +4,9 @@ KServe hands a subclass `kserve.InferRequest`: inputs whose `data` is a Python l
 raw), and `as_numpy()`. The classes here derive from KServe's, hold the decoded array, and make a list only when somebody
 looks at `data`. What a subclass can see is as KServe shows it:
 
-* over REST, elements of BYTES are `str`, and numeric `data` is nested as the shape says; over gRPC, BYTES are `bytes` and `data` is
-  flat (`kserve.protocol.infer_type.InferRequest.from_inference_request`, `from_grpc`). `as_numpy()` likewise.
+* `data` is flat or nested as the client's JSON was (a predictor's, in a response); over gRPC and the binary extension it is flat.
+* over REST, elements of BYTES are `str`, over gRPC `bytes` (`kserve.protocol.infer_type.InferRequest.from_inference_request`,
+  `from_grpc`); `as_numpy()` likewise.
 * over gRPC the request's parameters are `InferParameter` messages, over REST plain values.
 """
 
@@ -57,14 +58,14 @@ class _Lazy:
     _flat: bool
     _text: bool
 
-    def _hold(self, tensor: Tensor, flat: bool, text: bool) -> None:
+    def _hold(self, tensor: Tensor, text: bool) -> None:
         self._name = tensor.name
         self._shape = list(tensor.shape)
         self._datatype = tensor.datatype
         self._raw_data = None
         self._array = tensor.data
         self._list = None
-        self._flat = flat
+        self._flat = not tensor.nested
         self._text = text and tensor.datatype == BYTES
 
     @property
@@ -75,8 +76,7 @@ class _Lazy:
         if self._list is None:
             if self._text:
                 array = self._as_text(array)
-            flat = self._flat or (array.dtype == object and array.ndim > 1 and array.size == array.shape[0])
-            self._list = (array.reshape(-1) if flat else array).tolist()
+            self._list = (array.reshape(-1) if self._flat else array).tolist()
         return self._list
 
     @_data.setter
@@ -128,7 +128,7 @@ class HostedInput(_Lazy, InferInput):
     """`kserve.InferInput` around an array."""
 
     def __init__(self, tensor: Tensor, grpc: bool) -> None:
-        self._hold(tensor, grpc, not grpc)
+        self._hold(tensor, not grpc)
         self._parameters = dict(tensor.parameters) if tensor.parameters else (None if grpc else {})
 
 
@@ -136,7 +136,7 @@ class HostedOutput(_Lazy, InferOutput):
     """`kserve.InferOutput` around an array."""
 
     def __init__(self, tensor: Tensor, grpc: bool) -> None:
-        self._hold(tensor, grpc, not grpc)
+        self._hold(tensor, not grpc)
         self._parameters = dict(tensor.parameters) if tensor.parameters else None
 
 

@@ -1,7 +1,7 @@
 """Requests and responses between this library's types and MLServer's.
 
-What an `MLModel` sees is what MLServer shows it: flat lists (as MLServer's own clients send them), BYTES as `str` over REST and
-as `bytes` over gRPC, an id (MLServer invents one where the client gave none), and the request's headers in `parameters.headers`.
+What an `MLModel` sees is what MLServer shows it: lists as flat or nested as they were sent, BYTES as `str` over REST and as `bytes`
+over gRPC, an id (MLServer invents one where the client gave none), and the request's headers in `parameters.headers`.
 The answer to the client carries the client's own id, or none.
 """
 
@@ -63,14 +63,18 @@ def to_mlserver_request(request: InferRequest) -> InferenceRequest:
 def _request_input(tensor: Tensor, text: bool) -> RequestInput:
     if tensor.datatype == BFLOAT16:
         raise InvalidInput(f"input {tensor.name!r} is BF16, which this model's framework does not know; send FP32")
-    values = tensor.data.reshape(-1).tolist()
+    array = tensor.data
     if tensor.datatype == BYTES and text:
         try:
-            values = [value.decode() for value in values]
+            decoded = [value.decode() for value in array.reshape(-1).tolist()]
         except UnicodeDecodeError as error:
             raise InvalidInput(
                 f"input {tensor.name!r}: {error.object[:32]!r} is not UTF-8; send it over gRPC"
             ) from error
+        array = np.empty(len(decoded), dtype=object)
+        array[:] = decoded
+        array = array.reshape(tensor.shape)
+    values = (array if tensor.nested else array.reshape(-1)).tolist()
     return RequestInput.model_construct(
         name=tensor.name,
         shape=list(tensor.shape),

@@ -41,6 +41,7 @@ __all__ = [
     "describe",
     "encode_data",
     "flatten",
+    "is_nested",
     "load_object",
     "property_text",
 ]
@@ -254,7 +255,7 @@ def decode_data(
     """
     if type(data) is not list:
         raise InvalidInput(f"{name}: 'data' is {describe(data)}, an array was expected")
-    nested = bool(data) and type(data[0]) is list
+    nested = is_nested(data)
     values = flatten(name, shape, data) if nested else data
     count = prod(shape)
     if len(values) != count:
@@ -271,6 +272,11 @@ def decode_data(
     if datatype == "BOOL":
         return _bools(where, values).reshape(shape)
     return _integers(where, datatype, values).reshape(shape)
+
+
+def is_nested(data: list[Any]) -> bool:
+    """Tell an array of arrays from a flat one."""
+    return bool(data) and type(data[0]) is list
 
 
 class _Where:

@@ -23,7 +23,7 @@ from ..errors import InvalidInput, TooLarge
 from ..native import library
 from .binary_codec import binary_flag
 from .datatypes import BFLOAT16, BYTES, NUMPY_DTYPES
-from .json_codec import decode_data, decode_parameters, load_object
+from .json_codec import decode_data, decode_parameters, is_nested, load_object
 from .raw import Buffer, decode, round_to_bfloat16
 from .rest_document import TensorHead, decode_id, decode_requested_outputs, read_head, read_list
 from .types import NO_PARAMETERS, InferRequest, Limits, RequestedOutput, Tensor
@@ -51,6 +51,8 @@ _WIDE_FLOATS = frozenset({"FP16", BFLOAT16})
 _Make = Callable[[bytes, int], np.ndarray | None]
 """Makes a tensor's array from the body and the offset of the first byte after its JSON; None: leave it to the ordinary path."""
 
+_Input = tuple[str, str, tuple[int, ...], Mapping[str, Any], bool, _Make]
+
 
 class _Area(ctypes.Structure):
     """`split_area` of json_split.c."""
@@ -75,7 +77,7 @@ class _Template:
     """What all requests of one skeleton have in common.
 
     Attributes:
-        inputs: per input its name, datatype, shape, parameters and maker.
+        inputs: per input its name, datatype, shape, parameters, whether its JSON is nested, and its maker.
         binary_bytes: bytes that must follow the JSON.
         can_be_kept: no value of one request is part of it.
     """
@@ -84,7 +86,7 @@ class _Template:
 
     def __init__(
         self,
-        inputs: list[tuple[str, str, tuple[int, ...], Mapping[str, Any], _Make]],
+        inputs: list[_Input],
         parameters: Mapping[str, Any],
         outputs: list[RequestedOutput] | None,
         binary: bool,
@@ -188,11 +190,12 @@ class JsonKernel:
         if template.binary_bytes != len(body) - length:
             return None
         tensors = []
-        for name, datatype, shape, parameters, make in template.inputs:
+        for name, datatype, shape, parameters, nested, make in template.inputs:
             array = make(body, length)
             if array is None:
                 return None
-            tensors.append(Tensor(name, datatype, shape, array, dict(parameters) if parameters else NO_PARAMETERS))
+            own = dict(parameters) if parameters else NO_PARAMETERS
+            tensors.append(Tensor(name, datatype, shape, array, own, nested))
         words = workspace.words
         id_length = words[_ID_LENGTH]
         request_id = None
@@ -232,12 +235,13 @@ class JsonKernel:
         limits = self._limits
         document = load_object(skeleton, "the request body", limits)
         decode_id(document.get("id"))
-        inputs: list[tuple[str, str, tuple[int, ...], Mapping[str, Any], _Make]] = []
+        inputs: list[_Input] = []
         names: set[str] = set()
         taken = value_offset = binary_bytes = 0
         can_be_kept = True
         for index, entry in enumerate(read_list(document.get("inputs"), "input", limits)):
             head = read_head(entry, index, "input", names, limits)
+            nested = False
             if head.size is not None:
                 make = _raw_maker(head, binary_bytes, head.size, limits)
                 binary_bytes += head.size
@@ -245,13 +249,14 @@ class JsonKernel:
                 nesting = entry["data"][""]
                 if not self._fits(head, nesting):
                     return None
+                nested = len(nesting) > 1
                 maker = _text_maker if head.datatype == BYTES else _number_maker
                 make, value_offset = maker(workspace, head, value_offset)
                 taken += 1
             else:
                 array = decode_data(head.what, head.datatype, head.shape, entry["data"], limits)
-                make, can_be_kept = _ready_maker(array), False
-            inputs.append((head.name, head.datatype, head.shape, head.parameters, make))
+                make, can_be_kept, nested = _ready_maker(array), False, is_nested(entry["data"])
+            inputs.append((head.name, head.datatype, head.shape, head.parameters, nested, make))
         if taken != workspace.words[_TENSORS]:
             return None
         parameters = decode_parameters(document.get("parameters"), "request", limits)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InvalidInput, TooLarge
 from .binary_codec import BinaryReader, binary_flag, binary_size
-from .json_codec import check_datatype, check_name, check_shape, decode_data, decode_parameters, describe
+from .json_codec import check_datatype, check_name, check_shape, decode_data, decode_parameters, describe, is_nested
 from .raw import decode
 from .types import NO_PARAMETERS, Limits, RequestedOutput, Tensor
 
@@ -84,11 +84,13 @@ def decode_tensors(value: Any, role: str, reader: BinaryReader, limits: Limits) 
     names: set[str] = set()
     for index, entry in enumerate(read_list(value, role, limits)):
         head = read_head(entry, index, role, names, limits)
+        nested = False
         if head.size is None:
             data = decode_data(head.what, head.datatype, head.shape, entry["data"], limits, finite=role == "input")
+            nested = is_nested(entry["data"])
         else:
             data = decode(head.what, head.datatype, head.shape, reader.take(head.what, head.size), limits)
-        tensors.append(Tensor(head.name, head.datatype, head.shape, data, head.parameters))
+        tensors.append(Tensor(head.name, head.datatype, head.shape, data, head.parameters, nested))
     return tensors
 
 

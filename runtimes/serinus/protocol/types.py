@@ -68,6 +68,8 @@ class Tensor:
     shape: tuple[int, ...]
     data: np.ndarray
     parameters: Mapping[str, Any] = field(default_factory=no_parameters)
+    nested: bool = False
+    """Its JSON was nested as the shape says, not flat: hosted classes that read lists are shown what was sent."""
 
     @classmethod
     def of(cls, name: str, array: np.ndarray, datatype: str | None = None) -> Tensor:
