@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import kserve
 import numpy as np
+import prometheus_client
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.errors import InferenceError, InvalidInput
 from kserve.utils.utils import generate_uuid, get_predict_input, get_predict_response
@@ -111,6 +112,18 @@ class ImageTransformer(kserve.Model):
             model_name=self.name,
             infer_outputs=[InferOutput("label", [len(labels)], "BYTES", labels)],
         )
+
+
+class Counting(kserve.Model):
+    """Counts and times what it sees with `prometheus_client`."""
+
+    rows = prometheus_client.Counter("audited_rows", "Rows seen.", ["tenant"])
+    seconds = prometheus_client.Histogram("audited_seconds", "Time spent.", buckets=[1.0])
+
+    def predict(self, payload, headers=None, response_headers=None):
+        self.rows.labels(tenant=headers.get("x-tenant", "none")).inc(len(payload["instances"]))
+        self.seconds.observe(0.5)
+        return {"predictions": payload["instances"]}
 
 
 class SuperTransformer(kserve.Model):

@@ -20,6 +20,9 @@ from kserve.protocol.infer_type import InferInput as KServeInput
 
 import hosts_support as support
 from hosts_support import here, hosted, serving
+from serinus.dataplane.metrics import Metrics
+from serinus.dataplane.plane import Plane
+from serinus.dataplane.registry import Registry
 from serinus.errors import (
     ConfigError,
     InvalidInput,
@@ -308,6 +311,26 @@ async def test_an_object_of_fields_that_grpc_has_not_is_the_models_fault():
     async with serving(here("Talker")) as plane:
         with pytest.raises(ModelFailed, match="none of gRPC's"):
             await plane.infer(InferRequest("m", [Tensor.of("wrong", np.zeros(1, np.float32))], headers=GRPC))
+
+
+async def test_metrics_that_a_class_counts_with_prometheus_are_on_the_page_beside_ours():
+    metrics = Metrics()
+    plane = Plane(Registry(build_model, metrics=metrics))
+    names = ("one", "two")
+    await plane.start([ModelSettings(name=name, implementation=here("Counting")) for name in names])
+    try:
+        for name in names:
+            await plane.predict_v1(name, b'{"instances": [[1], [2]]}', headers={"x-tenant": "blue"})
+        page = metrics.render().decode().splitlines()
+    finally:
+        await plane.close()
+    assert page.count("# TYPE audited_rows_total counter") == 1
+    assert [line for line in page if line.startswith("audited_rows_total{")] == [
+        'audited_rows_total{tenant="blue"} 4.0'
+    ]
+    assert 'audited_seconds_bucket{le="1.0"} 2.0' in page
+    assert len([line for line in page if line.startswith("# TYPE process_cpu_seconds_total")]) == 1
+    assert not [line for line in page if "_created" in line]
 
 
 async def test_explanations_carry_the_response_headers_of_the_class():

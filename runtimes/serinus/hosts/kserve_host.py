@@ -20,7 +20,7 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,10 +38,11 @@ from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from kserve.utils.utils import is_structured_cloudevent
+from prometheus_client import REGISTRY
 
 from ..dataplane.pipe import closing
 from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
-from ..model import Call, Model, RequestModel, V1Answer
+from ..model import Call, Family, Model, RequestModel, V1Answer
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ..settings import ModelSettings, PredictorSettings
 from .construction import construct
@@ -57,6 +58,7 @@ from .kserve_types import (
     to_kserve_response,
 )
 from .predictor_client import PredictorClient
+from .prometheus import families_of
 from .transport import is_grpc
 
 __all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
@@ -75,6 +77,21 @@ _in_flight: contextvars.ContextVar[tuple[Mapping[str, str], float | None] | None
 """Headers and deadline of the request at hand, for the calls to a predictor that it leads to."""
 
 _NO_FLIGHT: tuple[Mapping[str, str], float | None] = (NO_PARAMETERS, None)
+
+
+_OF_NO_CLASS = (
+    "python_",
+    "process_",
+    "request_preprocess_",
+    "request_predict_",
+    "request_postprocess_",
+    "request_explain_",
+)
+"""Beginnings of the names that `prometheus_client` and KServe count by themselves."""
+
+
+def _is_of_a_class(name: str, _: Mapping[str, str]) -> bool:
+    return not name.startswith(_OF_NO_CLASS)
 
 
 def _own(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -220,6 +237,10 @@ class KServeHost(RequestModel):
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self.client is not None and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
+
+    def metrics(self) -> Sequence[Family]:
+        """Tell what the class counts with `prometheus_client`, which KServe's server shows beside its own."""
+        return families_of(REGISTRY.collect(), _is_of_a_class)
 
     async def start(self) -> None:
         """Remember the loop, on which the connections to the predictor will have to be closed."""
@@ -416,6 +437,10 @@ class KServeArrays(Model):
             if known is None:
                 raise
             raise known from error
+
+    def metrics(self) -> Sequence[Family]:
+        """As `KServeHost.metrics`."""
+        return families_of(REGISTRY.collect(), _is_of_a_class)
 
     def warmup_inputs(self) -> Mapping[str, np.ndarray] | None:
         """Ask the model for a row of its own, if it has one."""

@@ -66,6 +66,7 @@ from .mlserver_types import (
     to_mlserver_request,
     to_mlserver_response,
 )
+from .prometheus import families_of
 
 __all__ = ["MLServerHost", "SerinusRuntime", "build_mlserver"]
 
@@ -246,24 +247,13 @@ class MLServerHost(RequestModel):
         return [(handler.rest_method, handler.rest_path, _AsgiRoute(app, self)) for handler, _ in handlers]
 
     def metrics(self) -> Sequence[Family]:
-        """Tell what the class counts with `mlserver.log` and `mlserver.register`, histograms as the counters they are made of."""
-        return [
-            Family(name, text, "gauge" if kind == "gauge" else "counter", samples)
-            for name, (text, kind, samples) in self._samples().items()
-        ]
+        """Tell what the class counts with `mlserver.log` and `mlserver.register`."""
+        name, version = self.name, self.settings.version
 
-    def _samples(self) -> dict[str, tuple[str, str, list[tuple[Mapping[str, str], float]]]]:
-        version = self.settings.version
-        found: dict[str, tuple[str, str, list[tuple[Mapping[str, str], float]]]] = {}
-        for metric in REGISTRY.collect():
-            for sample in metric.samples:
-                labels = sample.labels
-                of_another = labels.get("model_name", self.name) != self.name
-                if of_another or labels.get("model_version", version) != version or sample.name.endswith("_created"):
-                    continue
-                known = found.setdefault(sample.name, (metric.documentation, metric.type, []))
-                known[2].append((labels, float(sample.value)))
-        return found
+        def is_own(_: str, labels: Mapping[str, str]) -> bool:
+            return labels.get("model_name", name) == name and labels.get("model_version", version) == version
+
+        return families_of(REGISTRY.collect(), is_own)
 
     def each_on_own_loop(
         self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
