@@ -126,6 +126,63 @@ class Counting(kserve.Model):
         return {"predictions": payload["instances"]}
 
 
+class Spawning(kserve.Model):
+    """Starts a task in a synchronous method, which KServe calls on its event loop."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.ready = True
+        self.logged: list[Any] = []
+
+    def preprocess(self, payload, headers=None):
+        self.task = asyncio.create_task(self.log(threading.get_ident()))
+        return payload
+
+    async def log(self, thread: int) -> None:
+        self.logged.append((thread, asyncio.get_running_loop()))
+
+
+class SpawningPredictor(Spawning):
+    """Its `preprocess` is that of another class."""
+
+    def predict(self, payload, headers=None, response_headers=None):
+        return {"predictions": payload["instances"]}
+
+
+class Engined(kserve.Model):
+    """Answers by a task that its engine runs, which never ends by itself."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.ended = False
+
+    def load(self):
+        self.engine = self.ready = True
+        return True
+
+    async def start_engine(self):
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.ready = True
+        try:
+            while True:
+                value, answer = await self.queue.get()
+                answer.set_result(2 * value)
+        finally:
+            self.ended = True
+
+    async def predict(self, payload, headers=None, response_headers=None):
+        answer = asyncio.get_running_loop().create_future()
+        await self.queue.put((payload["instances"][0], answer))
+        return {"predictions": [await answer]}
+
+
+class BrokenEngine(Engined):
+    """Has an engine that does not start."""
+
+    async def start_engine(self):
+        raise RuntimeError("no such device")
+
+
 class SuperTransformer(kserve.Model):
     """Overrides `predict` only to call KServe's own."""
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from serinus.hosts import build_model
 from serinus.hosts.handler import Handler
 from serinus.hosts.kserve_errors import translate
 from serinus.hosts.kserve_types import to_kserve_request, to_kserve_response
+from serinus.hosts.own_loop import asks_for_loop
 from serinus.model import V1Answer
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
@@ -207,6 +209,57 @@ async def test_a_blocking_predict_does_not_block_the_event_loop():
             await asyncio.sleep(0.005)  # the loop is free: it turns many times while the model blocks
         assert turns > 20
         assert (await slow).outputs[0].data[0].startswith(b"kserve-m")
+
+
+async def test_synchronous_methods_that_ask_for_the_running_loop_have_one_that_they_may_block():
+    async with serving(here("SpawningPredictor")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": [1]}
+        await plane.predict_v1("m", b'{"instances": [1]}')
+        ((thread, loop), second) = hosted(plane).logged
+        assert second == (thread, loop)
+        assert thread != threading.get_ident()
+        assert type(loop).__module__.startswith("asyncio")
+        stages = plane.registry.all_served()[0].statistics.stages
+        assert sum(stages["preprocess"].counts) == 2
+
+
+async def test_a_transformer_on_a_loop_of_its_own_reaches_the_model_in_its_process():
+    pixels = Tensor.of("pixels", np.float32([[100, 150, 60]]))
+    async with serving(here("Pixels"), transformer=here("Spawning")) as plane:
+        response = await plane.infer(InferRequest("m", [pixels], headers=REST))
+        v1 = await plane.predict_v1("m", b'{"instances": [[1, 2, 3]]}')
+        assert len(hosted(plane).logged) == 2
+    assert response.outputs[0].data.tolist() == [310.0]
+    assert v1 == {"predictions": [6.0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("Spawning", True),
+        ("SpawningPredictor", True),
+        ("AsyncStages", False),
+        ("Engined", False),
+        ("DocumentedPredictor", False),
+    ],
+)
+def test_only_classes_whose_requests_meet_synchronous_code_that_asks_are_given_a_loop(name: str, asks: bool):
+    assert asks_for_loop(getattr(support, name)) is asks
+
+
+async def test_an_engine_runs_for_as_long_as_its_model_is_loaded():
+    async with serving(here("Engined")) as plane:
+        answers = [plane.predict_v1("m", b'{"instances": [%d]}' % value) for value in (1, 2, 3)]
+        assert await asyncio.gather(*answers) == [{"predictions": [2 * value]} for value in (1, 2, 3)]
+        model = hosted(plane)
+        assert not model.ended
+    assert model.ended
+
+
+async def test_a_model_whose_engine_does_not_start_is_not_served():
+    with pytest.raises(SerinusError, match="does not load: no such device"):
+        async with serving(here("BrokenEngine")):
+            pass
 
 
 async def test_a_quick_predict_moves_to_the_loop_and_a_slow_one_moves_it_back():

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 from ..dataplane.pipe import closing
 
-__all__ = ["each"]
+__all__ = ["each", "nothing"]
 
 _T = TypeVar("_T")
 _I = TypeVar("_I")
@@ -122,3 +122,9 @@ async def each(
         await asyncio.wrap_future(maker)
     finally:
         maker.cancel()
+
+
+async def nothing() -> AsyncIterator[None]:
+    """Give nothing, for `each`."""
+    return
+    yield

@@ -11,6 +11,9 @@ predictor over one pooled client, or, in the fused form, the model in the same p
 uses KServe's clients itself finds its `predictor_config` as under KServe.
 
 `__call__` itself is only called where a class overrides it.
+
+A class whose synchronous methods ask for the running event loop, or one that has an engine (`start_engine`), is given a loop of its
+own, see `own_loop`; what it asks of a predictor in this process goes back to the server's.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +49,7 @@ from ..model import Call, Family, Model, RequestModel, V1Answer
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ..settings import ModelSettings, PredictorSettings
 from .construction import construct
+from .crossing import nothing
 from .handler import Handler
 from .implementations import Implementation
 from .kserve_errors import translate
@@ -57,6 +61,7 @@ from .kserve_types import (
     to_kserve_request,
     to_kserve_response,
 )
+from .own_loop import OwnLoop, asks_for_loop
 from .predictor_client import PredictorClient
 from .prometheus import families_of
 from .transport import is_grpc
@@ -64,6 +69,7 @@ from .transport import is_grpc
 __all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
 
 _log = logging.getLogger("serinus.hosts")
+_T = TypeVar("_T")
 
 _FRAMING = frozenset(
     {"connection", "content-encoding", "content-length", "content-type", "date", "inference-header-content-length"}
@@ -75,6 +81,9 @@ _in_flight: contextvars.ContextVar[tuple[Mapping[str, str], float | None] | None
     "serinus_in_flight", default=None
 )
 """Headers and deadline of the request at hand, for the calls to a predictor that it leads to."""
+
+_ENGINE_LOOK_S, _ENGINE_LOOKS = 0.05, 100
+"""How often, and how many times, a load looks whether the engine is ready: KServe does not wait for it at all."""
 
 _NO_FLIGHT: tuple[Mapping[str, str], float | None] = (NO_PARAMETERS, None)
 
@@ -148,8 +157,13 @@ def _config(predictor: PredictorSettings | None) -> PredictorConfig:
     )
 
 
-def _load(model: Any, name: str) -> None:
+def _load(model: Any, name: str, run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run) -> None:
     """Load as KServe's server expects its models to be: ready.
+
+    Args:
+        model: the instance.
+        name: for messages.
+        run: runs a coroutine of the model's to its end.
 
     Raises:
         ConfigError: it is not ready after `load`.
@@ -158,13 +172,11 @@ def _load(model: Any, name: str) -> None:
     if not loaded:
         loaded = model.load()
         if inspect.isawaitable(loaded):
-            loaded = asyncio.run(_awaited(loaded))
+            loaded = run(_awaited(loaded))
     if not (model.ready or loaded):
         raise ConfigError(f"model {name!r}: load() returned {loaded!r} and left `ready` False")
     model.ready = True
     model.start()
-    if getattr(model, "engine", False):
-        asyncio.run(model.start_engine())
 
 
 async def _awaited(awaitable: Any) -> Any:
@@ -192,17 +204,15 @@ class KServeHost(RequestModel):
         self.predictor = predictor if predictor is not None and predictor.host else None
         self.client = PredictorClient(self.predictor) if self.predictor is not None else None
         self._config = _config(predictor)
+        self._own: OwnLoop | None = None
+        self._engine: asyncio.Task[Any] | None = None
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"kserve-{settings.name}")
         base = kserve.Model
         kind = type(model)
         self._calls_model = not isinstance(model, base) or kind.__call__ is not base.__call__
         self._validates = isinstance(model, base) and kind.validate is not base.validate
         self._headers_back = bool(getattr(model, "required_response_headers", False))
-        self._preprocess = self._handler("preprocess")
-        self._predict = self._handler("predict")
-        self._postprocess = self._handler("postprocess")
-        self._explain = self._handler("explain")
-        self._explains = self._explain is not None
+        self._preprocess = self._predict = self._postprocess = self._explain = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if isinstance(model, base):
             # Where KServe's Model.predict goes next.
@@ -215,14 +225,50 @@ class KServeHost(RequestModel):
         own = getattr(type(self.hosted), name, None)
         if own is None or (own is getattr(kserve.Model, name) and name not in vars(self.hosted)):
             return None
-        return Handler(getattr(self.hosted, name), self._threads, execution=self.settings.execution)
+        execution = self.settings.execution if self._own is None else "inline"
+        return Handler(getattr(self.hosted, name), self._threads, execution=execution)
+
+    async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await a coroutine of the class's on the loop that it lives on."""
+        return await (work if self._own is None else self._own.call(work))
 
     def load(self) -> None:
         """Load the model, unless its constructor did; then read what it says of its tensors."""
-        _load(self.hosted, self.settings.name)
+        if asks_for_loop(type(self.hosted)):
+            self._own = OwnLoop(f"kserve-{self.name}")
+        try:
+            _load(self.hosted, self.settings.name, asyncio.run if self._own is None else self._own.run)
+            if getattr(self.hosted, "engine", False):
+                self._own = self._own or OwnLoop(f"kserve-{self.name}")
+                self._own.run(self._start_engine())
+        except BaseException:
+            self._close()
+            raise
+        self._preprocess = self._handler("preprocess")
+        self._predict = self._handler("predict")
+        self._postprocess = self._handler("postprocess")
+        self._explain = self._handler("explain")
         if isinstance(self.hosted, InferenceModel):
             self.inputs = self.settings.inputs or self._listed(self.hosted.get_input_types)
             self.outputs = self.settings.outputs or self._listed(self.hosted.get_output_types)
+
+    async def _start_engine(self) -> None:
+        """Start the engine, which may never return, and wait until it has, or until the class calls itself ready again."""
+        self.hosted.ready = False
+        self._engine = asyncio.create_task(self.hosted.start_engine())
+        for _ in range(_ENGINE_LOOKS):
+            done, _ = await asyncio.wait({self._engine}, timeout=_ENGINE_LOOK_S)
+            if done:
+                self._engine.result()
+            if done or self.hosted.ready:
+                break
+        self.hosted.ready = True
+        self._engine.add_done_callback(self._engine_ended)
+
+    def _engine_ended(self, engine: asyncio.Task[Any]) -> None:
+        if not engine.cancelled() and engine.exception() is not None:
+            self.hosted.ready = False
+            _log.error("the engine of model '%s' failed", self.name, exc_info=engine.exception())
 
     @staticmethod
     def _listed(method: Any) -> tuple[TensorSpec, ...]:
@@ -232,11 +278,25 @@ class KServeHost(RequestModel):
     def unload(self) -> None:
         """Stop the model, as KServe's server does at its end."""
         self.hosted.stop()
+        if self._own is not None:
+            self._own.run(self._stop_engine())
+            if self.client is not None:
+                self._own.run(self.client.close())
+        elif self.client is not None and self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
+        self._close()
+
+    async def _stop_engine(self) -> None:
         if getattr(self.hosted, "engine", False):
             self.hosted.stop_engine()
+        if self._engine is not None:
+            self._engine.cancel()
+            await asyncio.wait({self._engine})
+
+    def _close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self.client is not None and self._loop is not None and not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
+        if self._own is not None:
+            self._own.close()
 
     def metrics(self) -> Sequence[Family]:
         """Tell what the class counts with `prometheus_client`, which KServe's server shows beside its own."""
@@ -248,6 +308,9 @@ class KServeHost(RequestModel):
 
     async def is_ready(self) -> bool:
         """Whether the model says that it is healthy, and with `--enable_predictor_health_check` its predictor too."""
+        return await self._run(self._is_ready())
+
+    async def _is_ready(self) -> bool:
         if not await self.hosted.healthy():
             return False
         if self.client is not None and self.predictor is not None and self.predictor.health_check:
@@ -258,7 +321,7 @@ class KServeHost(RequestModel):
         """Answer one V2 request."""
         headers = dict(request.headers)
         back: dict[str, str] = {}
-        result = await self._answer(to_kserve_request(request, headers), headers, back, request.deadline)
+        result = await self._run(self._answer(to_kserve_request(request, headers), headers, back, request.deadline))
         if isinstance(result, ModelInferResponse):
             result = KServeResponse.from_grpc(result)
         if isinstance(result, KServeResponse):
@@ -279,14 +342,14 @@ class KServeHost(RequestModel):
 
     async def explain_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any] | V1Answer | None:
         """Answer a V1 `:explain` body; None where the class explains nothing."""
-        return await self._v1(payload, headers, explain=True) if self._explains else None
+        return await self._v1(payload, headers, explain=True) if self._explain is not None else None
 
     async def _v1(self, payload: Any, headers: Mapping[str, str], explain: bool = False) -> dict[str, Any] | V1Answer:
         """Answer as KServe's `V1Endpoints` does: text and bytes as they are, a stream piece by piece, all else as JSON."""
         back: dict[str, str] = {}
         if isinstance(payload, dict) and is_structured_cloudevent(payload):
             payload = payload["data"]  # KServe knows an event by its attributes, whatever the content type says
-        result = await self._answer(payload, dict(headers), back, None, explain=explain)
+        result = await self._run(self._answer(payload, dict(headers), back, None, explain=explain))
         if isinstance(result, ModelInferResponse):
             result = KServeResponse.from_grpc(result)
         if isinstance(result, KServeResponse):
@@ -298,7 +361,10 @@ class KServeHost(RequestModel):
             default = "text/plain; charset=utf-8" if isinstance(result, str) else "application/octet-stream"
             kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
         if isinstance(result, AsyncIterator):
-            return V1Answer(_pieces(result), _own(back), kind)
+            pieces = _pieces(result)
+            if self._own is not None:
+                pieces = self._own.each(lambda _: _pieces(result), nothing())
+            return V1Answer(pieces, _own(back), kind)
         return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 
     async def _answer(
@@ -349,7 +415,10 @@ class KServeHost(RequestModel):
 
     def _stage(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        self.observe_stage(stage, now - started)
+        if self._own is None:
+            self.observe_stage(stage, now - started)
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(self.observe_stage, stage, now - started)
         return now
 
     def _validated(self, payload: Any) -> Any:
@@ -371,13 +440,17 @@ class KServeHost(RequestModel):
             payload = KServeRequest.from_grpc(payload)
         if isinstance(payload, KServeRequest):
             request = from_kserve_request(payload, model_name=self.hosted.name, headers=headers, deadline=deadline)
-            response = await self._ask(request)
+            response = await self._predictor(self._ask(request))
             return to_kserve_response(response, is_grpc(in_flight))
         if isinstance(payload, dict):
-            return await self._ask_v1(payload, headers, deadline)
+            return await self._predictor(self._ask_v1(payload, headers, deadline))
         raise ModelFailed(
             f"preprocess of model {self.name!r} made a {type(payload).__name__}; an InferRequest or a dict was expected"
         )
+
+    async def _predictor(self, question: Coroutine[Any, Any, _T]) -> _T:
+        """Await what the predictor answers, on the loop where it is asked."""
+        return await question
 
     async def _ask(self, request: InferRequest) -> InferResponse:
         """Ask the predictor."""

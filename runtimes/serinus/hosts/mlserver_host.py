@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
@@ -54,7 +53,7 @@ from ..errors import (
 from ..model import Family, RequestModel
 from ..protocol.types import InferRequest, InferResponse
 from ..settings import ModelSettings
-from .crossing import each
+from .crossing import nothing
 from .directory import DirectorySettings
 from .implementations import Implementation
 from .local_calls import LocalCalls
@@ -66,6 +65,7 @@ from .mlserver_types import (
     to_mlserver_request,
     to_mlserver_response,
 )
+from .own_loop import OwnLoop
 from .prometheus import families_of
 
 __all__ = ["MLServerHost", "SerinusRuntime", "build_mlserver"]
@@ -104,36 +104,6 @@ def _settings(target: type[MLModel], settings: ModelSettings) -> MLServerSetting
     )
 
 
-class _Loop:
-    """An event loop in a daemon thread."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine there and wait for it, from another thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine there and await it; cancelling the awaiting task cancels it."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
-
-    def each(
-        self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
-    ) -> AsyncGenerator[_T, None]:
-        """Iterate there over what is given here, and give here what comes out; see `crossing.each`."""
-        return each(self._loop, answers, given)
-
-    def close(self) -> None:
-        """Stop the loop and its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5.0)
-        if not self._thread.is_alive():
-            self._loop.close()
-
-
 class MLServerHost(RequestModel):
     """An `MLModel` that answers whole requests.
 
@@ -150,7 +120,7 @@ class MLServerHost(RequestModel):
     def __init__(self, settings: ModelSettings, model: MLModel) -> None:
         super().__init__(settings)
         self.hosted = model
-        self._loop: _Loop | None = None
+        self._loop: OwnLoop | None = None
         self._routes: list[Any] | None = None
         self.streams = self.whole_streams = type(model).predict_stream is not MLModel.predict_stream
         self.details["host"] = "mlserver"
@@ -161,7 +131,7 @@ class MLServerHost(RequestModel):
         Raises:
             ConfigError: it says that it is not ready.
         """
-        self._loop = _Loop(f"mlserver-{self.name}")
+        self._loop = OwnLoop(f"mlserver-{self.name}")
         try:
             with model_context(self.hosted.settings):
                 ready = self._loop.run(self.hosted.load())
@@ -346,7 +316,7 @@ class _AsgiRoute:
 
     async def __call__(self, request: Any) -> tuple[int, Mapping[str, str], bytes | AsyncIterator[bytes]]:
         """Answer one request with the handler that FastAPI finds for it, on the model's own loop."""
-        answers = self._host.each_on_own_loop(lambda _: self._answer(request), _nothing())
+        answers = self._host.each_on_own_loop(lambda _: self._answer(request), nothing())
         async with AsyncExitStack() as unless_streaming:
             await unless_streaming.enter_async_context(closing(answers))
             status, headers, body, more = cast("_Head", await anext(answers))
@@ -406,11 +376,6 @@ class _AsgiRoute:
             await running
         finally:
             running.cancel()
-
-
-async def _nothing() -> AsyncIterator[None]:
-    return
-    yield
 
 
 async def _and_the_rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

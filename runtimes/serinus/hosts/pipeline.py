@@ -19,9 +19,9 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -40,6 +40,7 @@ from .row_lane import RowLane, row_transformer
 
 __all__ = ["Pipeline"]
 
+_T = TypeVar("_T")
 _log = logging.getLogger("serinus.hosts")
 
 
@@ -109,6 +110,11 @@ class Pipeline(KServeHost):
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(served.close)
             served.model.unload()
+
+    async def _predictor(self, question: Coroutine[Any, Any, _T]) -> _T:
+        if self._own is None or self._loop is None:
+            return await question
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
 
     async def _ask(self, request: InferRequest) -> InferResponse:
         """Ask the model in this process."""
