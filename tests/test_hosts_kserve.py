@@ -36,7 +36,7 @@ from serinus.errors import (
     TimedOut,
     UpstreamFailed,
 )
-from serinus.hosts import build_model
+from serinus.hosts import build_model, settings_from_script
 from serinus.hosts.handler import Handler
 from serinus.hosts.kserve_errors import translate
 from serinus.hosts.kserve_types import to_kserve_request, to_kserve_response
@@ -542,6 +542,61 @@ async def test_a_file_is_hosted_as_a_script_or_by_its_class_and_reads_its_own_fl
     async with serving(f"{script}{named}", extra={"weight": 2}) as plane:
         assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": ["m", 2.0, 5]}
     assert kserve.ModelServer.start is before
+
+
+SCRIPT_OF_SEVERAL = """
+import kserve
+from kserve.model_repository import ModelRepository
+
+args = kserve.model_server.args
+
+
+class Named(kserve.Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name]}
+
+
+if __name__ == "__main__":
+    stored = Named("stored")
+    stored.load()
+    repository = ModelRepository()
+    repository.update(stored)
+    models = [Named("first"), Named("second")]
+    for model in models:
+        model.load()
+    server = kserve.ModelServer(registered_models=repository, workers=7)
+    server.start(models)
+"""
+
+
+async def test_a_script_gives_every_model_that_it_starts_and_runs_again_when_one_is_loaded_again(
+    script: Path, caplog: pytest.LogCaptureFixture
+):
+    script.write_text(SCRIPT_OF_SEVERAL)
+    settings = ModelSettings(name="", implementation=str(script), threads=3)
+    found = settings_from_script(settings, None, keep_name=True)
+    assert [(one.name, one.threads) for one in found] == [("stored", 3), ("first", 3), ("second", 3)]
+    plane = Plane(Registry(build_model))
+    await plane.start(found)
+    try:
+        before = hosted(plane, "first")
+        await plane.registry.load("first", {})
+        assert hosted(plane, "first") is not before
+        for name in ("stored", "first", "second"):
+            assert await plane.predict_v1(name, b'{"instances": []}') == {"predictions": [name]}
+    finally:
+        await plane.close()
+    assert "ModelServer(workers=7) has no effect here; give --workers" in caplog.text
+
+
+@pytest.mark.parametrize(("keep_name", "expected"), [(True, "given"), (False, "own")])
+def test_an_only_model_of_a_script_has_the_scripts_name_for_it_unless_one_is_given(
+    script: Path, keep_name: bool, expected: str
+):
+    script.write_text("import kserve\nkserve.ModelServer().start([kserve.Model('own')])\n")
+    settings = ModelSettings(name="given", implementation=str(script))
+    (found,) = settings_from_script(settings, None, keep_name=keep_name)
+    assert found.name == expected
 
 
 @pytest.mark.parametrize(

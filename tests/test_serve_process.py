@@ -299,3 +299,30 @@ def test_every_limit_of_a_request_is_a_setting(tmp_path: Path):
             smaller_would_do = setting in ("max_body_bytes", "max_tensor_bytes", "max_tensors")
             assert status == (413 if smaller_would_do else 400), (setting, status, answer)
             assert setting in answer["error"]
+
+
+SCRIPT = """
+import kserve
+
+
+class Named(kserve.Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name]}
+
+
+if __name__ == "__main__":
+    models = [Named("first"), Named("second")]
+    for model in models:
+        model.load()
+    kserve.ModelServer().start(models)
+"""
+
+
+def test_a_script_of_several_models_serves_each_and_loads_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "several.py"
+    path.write_text(SCRIPT)
+    with serving(tmp_path, "--class", str(path)) as server:
+        assert server.ask("GET", "/v1/models") == (200, {"models": ["first", "second"]})
+        assert server.ask("POST", "/v2/repository/models/second/load")[0] == 200
+        answers = [server.ask("POST", f"/v1/models/{name}:predict", {"instances": []}) for name in ("first", "second")]
+    assert answers == [(200, {"predictions": ["first"]}), (200, {"predictions": ["second"]})]

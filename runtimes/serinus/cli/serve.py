@@ -91,6 +91,12 @@ def _serve(parsed: Parsed, server: ServerSettings) -> int:
     predictor = _predictor_settings(values)
     repository = Path(values["model_repository"]) if values["model_repository"] else None
     models = _models(parsed, repository)
+    discover = functools.partial(_discover, parsed, repository)
+    if len(models) == 1 and not values["transformer"] and hosts.is_script(models[0].implementation):
+        keeps = values["model_name"] and parsed.sources["model_name"] != "INFERENCE_SERVICE_NAME"
+        named = models[0] if values["model_name"] else dataclasses.replace(models[0], name="")
+        models = hosts.settings_from_script(named, predictor, keep_name=bool(keeps))
+        discover = None
     factory = functools.partial(
         hosts.build_model,
         transformer=values["transformer"] or None,
@@ -102,7 +108,7 @@ def _serve(parsed: Parsed, server: ServerSettings) -> int:
         server=server,
         models=models,
         factory=factory,
-        discover=functools.partial(_discover, parsed, repository),
+        discover=discover,
         index=functools.partial(_names, repository) if repository else None,
         http_socket=socket.socket(fileno=int(http_fd)) if http_fd else None,
         grpc_port=int(grpc_port) if grpc_port else None,

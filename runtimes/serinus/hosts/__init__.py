@@ -5,5 +5,15 @@ from __future__ import annotations
 from .directory import settings_from_directory
 from .factory import as_kserve, build_model, build_model_of
 from .formats import infer_implementation
+from .implementations import is_script
+from .scripts import settings_from_script
 
-__all__ = ["as_kserve", "build_model", "build_model_of", "infer_implementation", "settings_from_directory"]
+__all__ = [
+    "as_kserve",
+    "build_model",
+    "build_model_of",
+    "infer_implementation",
+    "is_script",
+    "settings_from_directory",
+    "settings_from_script",
+]

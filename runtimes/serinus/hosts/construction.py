@@ -22,7 +22,7 @@ __all__ = ["construct", "kserve_arguments"]
 
 def kserve_arguments(settings: ModelSettings, predictor: PredictorSettings | None) -> list[str]:
     """Write the settings as KServe's own flags, for modules that parse `sys.argv` when they are imported."""
-    words = ["--model_name", settings.name]
+    words = ["--model_name", settings.name] if settings.name else []
     if settings.model_dir is not None:
         words += ["--model_dir", str(settings.model_dir)]
     if settings.threads:

@@ -13,6 +13,7 @@ from .construction import construct, kserve_arguments
 from .directory import DirectorySettings
 from .formats import infer_implementation
 from .implementations import Implementation, implementation_of, kind_of, resolve
+from .scripts import ScriptSettings
 
 __all__ = ["as_kserve", "build_model", "build_model_of"]
 
@@ -36,6 +37,8 @@ def build_model(
     """
     if transformer:
         return _pipeline(settings, transformer, predictor)
+    if isinstance(settings, ScriptSettings):
+        return _host(settings.take(predictor), settings, predictor)
     name = settings.implementation or infer_implementation(settings.model_dir)
     beside = settings.source.parent if isinstance(settings, DirectorySettings) else None
     return _host(resolve(name, kserve_arguments(settings, predictor), beside), settings, predictor)

@@ -3,7 +3,7 @@
 Accepted: `package` (its `__serinus_class__` names the class), `package:Class`, `package.module:Class`, `package.module.Class`,
 `folder/file.py:Class`; in place of a class also a function that makes the model, or a ready instance. `folder/file.py` alone is a
 script as it is written for KServe, which ends in `kserve.ModelServer().start([model])`: it runs as it would there, and the model
-that it would start is the one. Frameworks are recognised without importing
+that it would start is the one (`scripts` serves several). Frameworks are recognised without importing
 them: a class can only derive from `kserve.Model` if its own module has imported kserve.
 """
 
@@ -15,6 +15,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import logging
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,9 @@ from typing import Any, Literal
 from ..errors import ConfigError
 from ..model import Model
 
-__all__ = ["Implementation", "Kind", "implementation_of", "resolve"]
+__all__ = ["Implementation", "Kind", "implementation_of", "is_script", "resolve", "run_script"]
+
+_log = logging.getLogger("serinus.hosts")
 
 Kind = Literal["serinus", "kserve", "mlserver", "function"]
 
@@ -71,7 +74,9 @@ def resolve(name: str, argv: Sequence[str] = (), beside: Path | None = None) -> 
         raise ConfigError(f"{name!r}: no such file: {path}")
     with _arguments(argv):
         if is_file:
-            target = _attribute(_import_file(path, name), attribute, name) if attribute else _run_script(path, name)
+            target = (
+                _attribute(_import_file(path, name), attribute, name) if attribute else _only(_run(path, name), name)
+            )
         else:
             target = _load(name, beside)
     return implementation_of(target, name)
@@ -155,14 +160,38 @@ def _import_file(path: Path, name: str) -> Any:
     return module
 
 
-def _run_script(path: Path, name: str) -> Any:
-    """Run a script as Python would, up to `kserve.ModelServer.start`, and take the model that it hands over there."""
+def is_script(name: str) -> bool:
+    """Tell a script by its name: a file of code, and no class in it."""
+    _, is_file, attribute = _file(name)
+    return is_file and not attribute
+
+
+def run_script(name: str, argv: Sequence[str] = ()) -> dict[str, Any]:
+    """Run a script as Python would, up to `kserve.ModelServer.start`, and take the models that it hands over there, by name.
+
+    Args:
+        name: the script's path.
+        argv: `sys.argv[1:]` while it runs.
+
+    Raises:
+        ConfigError: there is no such file, it does not run, or it starts no server with a model.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"{name!r}: no such file: {path}")
+    with _arguments(argv):
+        return _run(path, name)
+
+
+def _run(path: Path, name: str) -> dict[str, Any]:
     import kserve
 
-    started: list[Any] = []
+    started: dict[str, Any] = {}
 
-    def start(_: Any, models: Sequence[Any]) -> None:
-        started.extend(models)
+    def start(server: Any, models: Sequence[Any]) -> None:
+        started.update(server.registered_models.get_models())
+        started.update({getattr(model, "name", str(index)): model for index, model in enumerate(models)})
+        _warn_of_server(name, server)
 
     original, kserve.ModelServer.start = kserve.ModelServer.start, start  # type: ignore[method-assign] # until the script ends
     try:
@@ -172,10 +201,28 @@ def _run_script(path: Path, name: str) -> Any:
         raise _needed(error, name) from error
     finally:
         kserve.ModelServer.start = original  # type: ignore[method-assign] # back again
+    if not started:
+        raise ConfigError(f"{name!r} starts no kserve.ModelServer with a model; name the class to serve: {name}:Class")
+    return started
+
+
+def _warn_of_server(name: str, server: Any) -> None:
+    """Say what a script wants of KServe's server that it does not get from this one."""
+    from kserve import model_server
+
+    for option in ("http_port", "grpc_port", "workers", "enable_grpc"):
+        value = getattr(server, option)
+        if value != getattr(model_server.args, option):
+            _log.warning("%s: its ModelServer(%s=%r) has no effect here; give --%s", name, option, value, option)
+    app = model_server.app
+    if app.user_middleware or any(type(route).__name__ == "APIRoute" for route in app.routes):
+        _log.warning("%s: what it adds to KServe's FastAPI app (routes, middleware) is not served here", name)
+
+
+def _only(started: dict[str, Any], name: str) -> Any:
     if len(started) != 1:
-        what = f"starts a server of {len(started)} models" if started else "starts no kserve.ModelServer with a model"
-        raise ConfigError(f"{name!r} {what}; name the class to serve: {name}:Class")
-    return started[0]
+        raise ConfigError(f"{name!r} starts a server of {len(started)} models; name the class to serve: {name}:Class")
+    return next(iter(started.values()))
 
 
 @contextlib.contextmanager
