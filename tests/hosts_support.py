@@ -126,6 +126,18 @@ class Counting(kserve.Model):
         return {"predictions": payload["instances"]}
 
 
+class Moody(kserve.Model):
+    """Is ready, and healthy when it likes to be."""
+
+    well = True
+
+    async def healthy(self):
+        return self.well
+
+    def predict(self, payload, headers=None, response_headers=None):
+        return {"predictions": payload}
+
+
 class Spawning(kserve.Model):
     """Starts a task in a synchronous method, which KServe calls on its event loop."""
 

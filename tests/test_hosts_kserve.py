@@ -44,7 +44,7 @@ from serinus.hosts.own_loop import asks_for_loop
 from serinus.model import V1Answer
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
-from serinus.settings import ModelSettings
+from serinus.settings import ModelSettings, PredictorSettings
 
 REST = {"host": "127.0.0.1", "content-type": "application/json"}
 GRPC = {"user-agent": "grpc-python/1.0"}
@@ -231,6 +231,49 @@ async def test_a_transformer_on_a_loop_of_its_own_reaches_the_model_in_its_proce
         assert len(hosted(plane).logged) == 2
     assert response.outputs[0].data.tolist() == [310.0]
     assert v1 == {"predictions": [6.0]}
+
+
+async def test_a_model_that_calls_itself_unhealthy_is_asked_nothing_as_under_kserve():
+    async with serving(here("Moody")) as plane:
+        assert await plane.predict_v1("m", b"{}") == {"predictions": {}}
+        hosted(plane).well = False
+        with pytest.raises(NotReady, match="not ready"):
+            await plane.predict_v1("m", b"{}")
+
+
+@pytest.mark.parametrize("document", [[1, 2], [{"a": 1}], "text", 5, None], ids=repr)
+async def test_any_json_is_a_v1_body_for_a_class_as_under_kserve(document: Any):
+    async with serving(here("Moody")) as plane:
+        assert await plane.predict_v1("m", json.dumps(document).encode()) == {"predictions": document}
+
+
+async def test_a_body_that_no_stage_has_made_an_object_of_is_the_clients_fault():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        with pytest.raises(InvalidInput, match="list, a JSON object was expected"):
+            await plane.predict_v1("m", b"[1]")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body", "accepted"),
+    [
+        ("v1", {"instances": {}}, False),
+        ("v1", {"instances": None}, False),
+        ("v1", {"inputs": "text"}, True),
+        ("v2", {"inputs": {}}, False),
+        ("v2", {"instances": "text"}, True),
+        ("grpc-v2", {"instances": "text", "inputs": 5}, True),
+    ],
+)
+async def test_which_list_a_v1_body_must_have_hangs_on_the_predictors_protocol_as_under_kserve(
+    protocol: Any, body: Any, accepted: bool
+):
+    predictor = PredictorSettings(host="127.0.0.1:1", protocol=protocol)
+    async with serving(here("Moody"), predictor=predictor) as plane:
+        if accepted:
+            assert await plane.predict_v1("m", json.dumps(body).encode()) == {"predictions": body}
+        else:
+            with pytest.raises(InvalidInput, match="to be a list"):
+                await plane.predict_v1("m", json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ class RequestModel(Model):
     again."""
 
     takes_bytes: ClassVar[bool] = False
-    """Its V1 calls are given a body that is no JSON as the bytes that came, where the content type does not claim JSON."""
+    """Its V1 calls are given any JSON, and a body that is none as the bytes that came, where the content type does not claim JSON."""
 
     streams: bool = False
     """It offers `infer_stream`: any number of responses to a request, over `/infer_stream` and ModelStreamInfer."""

@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
 from ..model import Call, RequestModel, V1Answer
 from ..protocol import v1_codec
-from ..protocol.json_codec import load_object
+from ..protocol.json_codec import load_object, load_value
 from ..protocol.types import (
     NO_PARAMETERS,
     InferRequest,
@@ -407,10 +407,11 @@ class Plane:
         asyncio.get_running_loop().call_soon(_tell, ticket, error)
         return ticket
 
-    def _v1_document(self, model: RequestModel, body: bytes, headers: Mapping[str, str]) -> dict[str, Any] | bytes:
-        """Parse a V1 body; as KServe does, leave one that neither is JSON nor claims to be to a model that can take it."""
+    def _v1_document(self, model: RequestModel, body: bytes, headers: Mapping[str, str]) -> Any:
+        """Parse a V1 body; as KServe does, give a model that can take it one that is no object, or neither is JSON nor claims to be."""
         try:
-            return load_object(body, "the request body", self._limits)
+            load = load_value if model.takes_bytes else load_object
+            return load(body, "the request body", self._limits)
         except InvalidInput:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if not (model.takes_bytes and body and kind) or kind in _JSON_TYPES:

@@ -211,6 +211,8 @@ class KServeHost(RequestModel):
         kind = type(model)
         self._calls_model = not isinstance(model, base) or kind.__call__ is not base.__call__
         self._validates = isinstance(model, base) and kind.validate is not base.validate
+        self._health = model.healthy if kind.healthy is not BaseKServeModel.healthy else None
+        """What KServe's server asks before each request, where the class says more than `ready`."""
         self._headers_back = bool(getattr(model, "required_response_headers", False))
         self._preprocess = self._predict = self._postprocess = self._explain = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -372,7 +374,7 @@ class KServeHost(RequestModel):
     ) -> Any:
         """Do as `kserve.Model.__call__` does."""
         model = self.hosted
-        if not model.ready:
+        if not (model.ready and (self._health is None or await self._health())):
             raise NotReady(f"model {self.name!r} says that it is not ready")
         _in_flight.set((headers, deadline))
         kserve_context.set_predictor_config(self._config)
@@ -425,9 +427,10 @@ class KServeHost(RequestModel):
         """Check a V1 body as `kserve.Model.validate` does, or as the class does in its place."""
         if self._validates:
             return self.hosted.validate(payload)
-        instances = payload.get("instances")
-        if instances is not None and not isinstance(instances, list):
-            raise InvalidInput('Expected "instances" to be a list')
+        protocol = self.predictor.protocol if self.predictor is not None else "v1"
+        key = {"v1": "instances", "v2": "inputs"}.get(protocol, "")
+        if key in payload and not isinstance(payload[key], list):
+            raise InvalidInput(f'Expected "{key}" to be a list')
         return payload
 
     async def _predict_remotely(
@@ -444,6 +447,8 @@ class KServeHost(RequestModel):
             return to_kserve_response(response, is_grpc(in_flight))
         if isinstance(payload, dict):
             return await self._predictor(self._ask_v1(payload, headers, deadline))
+        if self._preprocess is None:
+            raise InvalidInput(f"the request body is of type {type(payload).__name__}, a JSON object was expected")
         raise ModelFailed(
             f"preprocess of model {self.name!r} made a {type(payload).__name__}; an InferRequest or a dict was expected"
         )

@@ -43,6 +43,7 @@ __all__ = [
     "flatten",
     "is_nested",
     "load_object",
+    "load_value",
     "property_text",
 ]
 
@@ -98,6 +99,14 @@ def load_object(
         InvalidInput: empty, not JSON (with line and column), not an object, or nested deeper than `json_depth`.
         TooLarge: longer than `body_bytes`.
     """
+    document = load_value(body, what, limits, not_finite=not_finite)
+    if type(document) is not dict:
+        raise InvalidInput(f"{what} is {describe(document)}, a JSON object was expected")
+    return document
+
+
+def load_value(body: bytes | bytearray | memoryview, what: str, limits: Limits, *, not_finite: bool = False) -> Any:
+    """Parse a body that may be any JSON, otherwise as `load_object`."""
     if len(body) > limits.body_bytes:
         raise TooLarge(f"{what} has {len(body)} bytes, the limit is {limits.body_bytes} (max_body_bytes)")
     try:
@@ -113,8 +122,6 @@ def load_object(
         reason = error.msg.split(": line ")[0]
         if document is None:
             raise InvalidInput(f"{what} is not JSON: {reason} (line {error.lineno}, column {error.colno})") from None
-    if type(document) is not dict:
-        raise InvalidInput(f"{what} is {describe(document)}, a JSON object was expected")
     # Brackets are an upper bound of the depth that costs next to nothing; strings that hold some only bring the true count.
     if (
         bytes(body).count(b"[") + bytes(body).count(b"{") > limits.json_depth
