@@ -150,3 +150,26 @@ class Speaking(MLModel):
                 yield f"{n}\n"
 
         return StreamingResponse(body(), media_type="text/plain", headers={"x-own": "1"})
+
+
+class Shown(MLModel):
+    """Answers what it is shown of a request, and says in its parameters and elements more than the protocol has words for."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        shown = payload.model_dump(exclude={"id": True, "parameters": {"headers"}}, exclude_none=True)
+        output = ResponseOutput(
+            name="shown",
+            shape=[2],
+            datatype="BYTES",
+            data=[json.dumps(shown, sort_keys=True), {"a": 1}],
+            parameters=Parameters(nested={"b": [1]}, kept=True),
+        )
+        return InferenceResponse(model_name=self.name, outputs=[output])
+
+
+class Tired(MLModel):
+    """Calls itself not ready after its first answer."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        self.ready = False
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("n", np.array([1]))])

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
-from serinus.errors import InvalidInput, ModelFailed, SerinusError
+from serinus.errors import InvalidInput, ModelFailed, NotReady, SerinusError
 from serinus.hosts import build_model, settings_from_directory
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
@@ -125,6 +125,58 @@ async def test_metrics_that_a_class_logs_are_on_the_page_of_its_own_model():
     (bucket,) = [line for line in page if line.startswith("rows_seen_bucket") and 'le="5.0"' in line and '"m"' in line]
     assert bucket.endswith(" 1.0")
     assert not [line for line in page if "_created" in line]
+
+
+def _entry(datatype: str, shape: list[int], data: Any, **parameters: Any) -> dict[str, Any]:
+    entry = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
+    return {**entry, "parameters": parameters} if parameters else entry
+
+
+LOOSE = [
+    _entry("FP32", [2, 2], [1.5, 2.5, None, 4.5], content_type="np"),  # MLServer's documents, "NumPy Array"
+    _entry("BYTES", [1], "hello world", content_type="str"),  # the example "Content Type Decoding"
+    _entry("BYTES", [11], "hello world"),
+    _entry("BYTES", [2, 11], ["hello world", "bye bye"]),
+    _entry("BYTES", [7], ['{"a":1}']),  # the example "Serving a custom model with JSON serialization"
+    _entry("BYTES", [1], [{"a": 1}]),
+    _entry("INT32", [1], [1], explain_parameters={"threshold": 0.95}),  # mlserver-alibi-explain
+]
+REFUSED = {
+    "count": _entry("FP32", [3], [1.5]),
+    "range": _entry("UINT8", [1], [300]),
+    "text": _entry("INT32", [1], ["a"]),
+    "null": _entry("INT32", [1], [None]),
+    "shape": _entry("FP32", [-1], [1.5]),
+}
+
+
+def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and_what_is_wrong_does_not(tmp_path):
+    (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.Shown"}))
+    http = _port()
+    url = f"http://127.0.0.1:{http}"
+    command = ["serinus", "serve", str(tmp_path), "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
+    with _process(command, tmp_path, f"{url}/v2/health/ready"):
+        answers = [httpx.post(f"{url}/v2/models/m/infer", json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
+        bad = {name: httpx.post(f"{url}/v2/models/m/infer", json={"inputs": [REFUSED[name]]}) for name in REFUSED}
+        torn = httpx.post(f"{url}/v2/models/m/infer", content=b"{")
+    for entry, answer in zip(LOOSE, answers, strict=True):
+        assert answer.status_code == 200, answer.text
+        (output,) = answer.json()["outputs"]
+        assert json.loads(output["data"][0])["inputs"] == [entry]
+        assert output["data"][1] == '{"a":1}'
+        assert output["parameters"] == {"nested": '{"b":[1]}', "kept": True}
+        assert answer.json()["id"] == "7"
+    assert {name: answer.status_code for name, answer in bad.items()} == dict.fromkeys(REFUSED, 400)
+    assert "shape [3] holds 3 values, data has 1" in bad["count"].json()["error"]
+    assert torn.status_code == 400
+
+
+async def test_a_class_that_calls_itself_not_ready_is_asked_nothing():
+    async with serving(named("Tired")) as plane:
+        request = InferRequest("m", [Tensor.of("x", np.zeros((1, 1)))], headers=REST)
+        await plane.infer(request)
+        with pytest.raises(NotReady, match="says that it is not ready"):
+            await plane.infer(request)
 
 
 async def test_model_settings_of_a_folder_reach_the_class(tmp_path):

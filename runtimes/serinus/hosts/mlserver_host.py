@@ -60,6 +60,7 @@ from .local_calls import LocalCalls
 from .mlserver_types import (
     from_mlserver_request,
     from_mlserver_response,
+    loose_request,
     specs,
     tensor_metadata,
     to_mlserver_request,
@@ -165,11 +166,21 @@ class MLServerHost(RequestModel):
         if loop is not None:
             loop.close()
 
+    async def is_ready(self) -> bool:
+        """Whether the class says so, as MLServer asks it."""
+        return self.hosted.ready
+
+    def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
+        """Take what MLServer's documents send beyond the protocol."""
+        return loose_request(body, self.name, version, headers)
+
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request on the model's loop."""
         loop = self._loop
         if loop is None:
             raise NotReady(f"model {self.name!r} is not loaded")
+        if not self.hosted.ready:
+            raise NotReady(f"model {self.name!r} says that it is not ready")
         return await loop.call(self._answer(request))
 
     async def _answer(self, request: InferRequest) -> InferResponse:

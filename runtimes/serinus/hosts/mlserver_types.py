@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 from mlserver.types import (
     InferenceRequest,
     InferenceResponse,
@@ -25,19 +26,52 @@ from mlserver.types import (
     TensorData,
 )
 
-from ..errors import InvalidInput, ModelFailed, SerinusError
+from ..errors import ClientError, InvalidInput, ModelFailed, SerinusError
 from ..protocol.datatypes import BFLOAT16, BYTES, NUMPY_DTYPES
-from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, RequestedOutput, Tensor, TensorSpec
+from ..protocol.json_codec import check_shape, decode_data
+from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, RequestedOutput, Tensor, TensorSpec
 from .transport import is_grpc
 
 __all__ = [
     "from_mlserver_request",
     "from_mlserver_response",
+    "loose_request",
     "specs",
     "tensor_metadata",
     "to_mlserver_request",
     "to_mlserver_response",
 ]
+
+
+class LooseRequest(InferRequest):
+    """A request that MLServer takes and the protocol does not allow; it has no tensors."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, model_name: str, version: str, headers: Mapping[str, str], payload: InferenceRequest) -> None:
+        super().__init__(model_name, (), version, payload.id, headers=headers)
+        self.payload = payload
+
+
+def loose_request(body: bytes, model_name: str, version: str, headers: Mapping[str, str]) -> LooseRequest | None:
+    """Read what MLServer's documents send beyond the protocol: null for NaN, a bare string, strings of any shape, nested parameters.
+
+    Source: MLServer 1.7, "Content Types", and the examples "Serving a custom model with JSON serialization" and "Content Type
+    Decoding".
+
+    Returns:
+        None where it is not that, or its numbers do not fit their datatype and shape.
+    """
+    try:
+        payload = InferenceRequest.model_validate_json(body)
+        for tensor in payload.inputs:
+            datatype = str(getattr(tensor.datatype, "value", tensor.datatype))
+            if datatype != BYTES:
+                shape = check_shape(tensor.shape, tensor.name, Limits())
+                decode_data(tensor.name, datatype, shape, _values(tensor), Limits(), finite=False)
+    except (ValueError, ClientError):
+        return None
+    return LooseRequest(model_name, version, headers, payload) if payload.inputs else None
 
 
 def to_mlserver_request(request: InferRequest) -> InferenceRequest:
@@ -47,6 +81,10 @@ def to_mlserver_request(request: InferRequest) -> InferenceRequest:
         InvalidInput: BF16, which MLServer does not know, or text that is not UTF-8.
     """
     headers = dict(request.headers)
+    if isinstance(request, LooseRequest):
+        parameters = request.payload.parameters or Parameters()
+        parameters.headers = headers
+        return request.payload.model_copy(update={"id": request.id or str(uuid.uuid4()), "parameters": parameters})
     text = not is_grpc(headers)
     return InferenceRequest.model_construct(
         id=request.id or str(uuid.uuid4()),
@@ -91,8 +129,21 @@ def _parameters(parameters: Mapping[str, Any]) -> Parameters | None:
 def _plain(parameters: Parameters | None) -> dict[str, Any]:
     if parameters is None:
         return {}
-    plain = parameters.model_dump(exclude={"headers"})
-    return {name: value for name, value in plain.items() if isinstance(value, (str, bool, int, float))}
+    plain = parameters.model_dump(exclude={"headers"}, exclude_none=True)
+    return {
+        name: value if isinstance(value, (str, bool, int, float)) else _json(value) for name, value in plain.items()
+    }
+
+
+def _json(value: Any) -> str:
+    """Write what is no value of a parameter, and no element of BYTES, as text."""
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+def _text(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return (_json(value) if isinstance(value, (dict, list)) else str(value)).encode()
 
 
 def _values(tensor: RequestInput | ResponseOutput) -> Any:
@@ -143,7 +194,7 @@ def _bytes_array(values: Any, shape: tuple[int, ...], content_type: str | None) 
         width = len(buffer) // count
         flat = [buffer[start : start + width].rstrip(b"\0") for start in range(0, len(buffer), width)]
     array = np.empty(len(flat), dtype=object)
-    array[:] = [value if isinstance(value, bytes) else str(value).encode() for value in flat]
+    array[:] = [_text(value) for value in flat]
     return array
 
 

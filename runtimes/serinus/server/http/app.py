@@ -406,10 +406,15 @@ class RestApp:
             return self.codec.decode_request(
                 body, model_name=name, model_version=version, json_length=json_length, headers=headers, inputs=inputs
             )
-        except ClientError:
+        except ClientError as error:
             # A path that leads nowhere is told before what is wrong with the body.
-            self._plane.registry.served(name, version)
-            raise
+            model = self._plane.registry.served(name, version).model
+            loose = None
+            if isinstance(model, RequestModel) and isinstance(error, InvalidInput) and json_length is None:
+                loose = model.loose_request(body, headers, version)
+            if loose is None:
+                raise
+            return loose
 
     def _infer_stream(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         """Answer with events (WHATWG HTML, 9.2), one for each response, as MLServer does."""
