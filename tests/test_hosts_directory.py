@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serinus.errors import ConfigError
-from serinus.hosts import build_model, infer_implementation, settings_from_directory
+from serinus.hosts import build_model, folder_name, infer_implementation, settings_from_directory
 from serinus.hosts.formats import RUNTIMES
 from serinus.hosts.implementations import resolve
 from serinus.protocol.types import TensorSpec
@@ -76,7 +76,7 @@ def test_files_of_several_kinds_are_refused_with_their_names(tmp_path: Path):
 
 
 def write(folder: Path, **document: object) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model-settings.json").write_text(json.dumps(document))
     return folder
 
@@ -153,6 +153,31 @@ def test_a_folder_of_model_folders_gives_one_model_each(tmp_path: Path):
         ("alpha", "xgboost_server"),
         ("b", "onnx_server"),
     ]
+
+
+def test_settings_are_found_at_any_depth_as_by_mlserver(tmp_path: Path):
+    write(tmp_path / "team" / "fraud" / "first", name="alpha", implementation="xgboost_server")
+    write(tmp_path / "team" / "other", implementation="xgboost_server")
+    write(tmp_path / "gamma", name="gamma", implementation="xgboost_server")
+    found = settings_from_directory(tmp_path)
+    assert [settings.name for settings in found] == ["gamma", "alpha", "other"]
+    assert [settings.model_dir for settings in found][1] == tmp_path / "team" / "fraud" / "first"
+
+
+def test_a_model_without_a_name_of_its_own_has_that_of_its_folder_as_under_mlserver(tmp_path: Path):
+    write(tmp_path / "fraud", implementation="xgboost_server")
+    (settings,) = settings_from_directory(tmp_path / "fraud")
+    assert (settings.name, folder_name(settings)) == ("", "fraud")
+    assert folder_name(ModelSettings(name="")) == ""
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/model", "distilbert-base-uncased"])
+def test_only_a_runtime_of_ours_needs_its_uri_to_be_a_file(tmp_path: Path, uri: str):
+    write(tmp_path, name="m", implementation="my.package.Model", parameters={"uri": uri})
+    assert settings_from_directory(tmp_path)[0].implementation == "my.package.Model"
+    write(tmp_path, name="m", implementation="mlserver_xgboost.XGBoostModel", parameters={"uri": uri})
+    with pytest.raises(ConfigError, match="no such file or directory"):
+        settings_from_directory(tmp_path)
 
 
 def test_numbered_folders_are_versions_of_one_model(tmp_path: Path):

@@ -206,7 +206,8 @@ def _models(parsed: Parsed, repository: Path | None) -> list[ModelSettings]:
             "nothing to serve: name a model directory (serinus serve ./model), a class (--class package.module:Class) "
             "or a repository (--model_repository ./models)"
         )
-    return _of_paths(paths, parsed, repository)
+    # MLServer's images say the same folder twice, as an argument and in MLSERVER_MODEL_URI.
+    return _of_paths(list({path.resolve(): path for path in paths}.values()), parsed, repository)
 
 
 def _of_paths(
@@ -239,7 +240,7 @@ def _of_paths(
             if explicit or not settings.name or not _names_itself(settings):
                 changes["name"] = values["model_name"]
         elif not settings.name:
-            changes["name"] = "model"
+            changes["name"] = hosts.folder_name(settings) or "model"
         if values["model_version"] and len(found) == 1 and alone:
             changes["version"] = values["model_version"]
         if values["nthread"]:

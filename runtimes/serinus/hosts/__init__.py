@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .directory import settings_from_directory
+from .directory import folder_name, settings_from_directory
 from .factory import as_kserve, build_model, build_model_of
 from .formats import infer_implementation
 from .implementations import is_script
@@ -12,6 +12,7 @@ __all__ = [
     "as_kserve",
     "build_model",
     "build_model_of",
+    "folder_name",
     "infer_implementation",
     "is_script",
     "settings_from_directory",

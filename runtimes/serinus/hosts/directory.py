@@ -22,10 +22,10 @@ from ..errors import ConfigError
 from ..protocol.datatypes import DATATYPES
 from ..protocol.types import NO_PARAMETERS, TensorSpec
 from ..settings import BatchSettings, ModelSettings
-from .formats import MLSERVER_IMPLEMENTATIONS, infer_implementation
+from .formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation
 from .versions import saved_model_versions
 
-__all__ = ["SETTINGS_FILE", "DirectorySettings", "settings_from_directory"]
+__all__ = ["SETTINGS_FILE", "DirectorySettings", "folder_name", "settings_from_directory"]
 
 SETTINGS_FILE = "model-settings.json"
 
@@ -89,6 +89,11 @@ def settings_from_directory(
     return [version for settings in _found(path, implementation) for version in saved_model_versions(settings, extra)]
 
 
+def folder_name(settings: ModelSettings) -> str:
+    """Name a model whose `model-settings.json` does not as MLServer does, by the folder; empty where there is no such file."""
+    return settings.source.resolve().parent.name if isinstance(settings, DirectorySettings) else ""
+
+
 def _found(path: Path, implementation: str) -> list[ModelSettings]:
     if path.name == SETTINGS_FILE:
         return [_read(path, implementation)]
@@ -113,7 +118,7 @@ def _read_folders(folders: Iterable[Path]) -> list[ModelSettings] | None:
     found: list[ModelSettings] = []
     problems: list[str] = []
     recognised = False
-    folders = list(folders)
+    folders = [below for folder in folders for below in _nested(folder)]
     versions = all(folder.name.isdigit() for folder in folders)
     for folder in folders:
         try:
@@ -137,6 +142,13 @@ def _read_folders(folders: Iterable[Path]) -> list[ModelSettings] | None:
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _nested(folder: Path) -> list[Path]:
+    """Give the folder, or the folders anywhere below it that have settings, where MLServer looks for them too."""
+    if (folder / SETTINGS_FILE).is_file():
+        return [folder]
+    return [file.parent for file in sorted(folder.rglob(SETTINGS_FILE))] or [folder]
 
 
 def _read(path: Path, implementation: str) -> DirectorySettings:
@@ -174,7 +186,7 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
         name=reader.take(document, "name", str, ""),
         version=str(document.get("version") or parameters.get("version") or ""),
         implementation=_implementation(named, path.parent),
-        model_dir=reader.location(parameters),
+        model_dir=reader.location(parameters, needed=_is_ours(named)),
         platform=reader.take(document, "platform", str, ""),
         inputs=reader.specs(document, "inputs"),
         outputs=reader.specs(document, "outputs"),
@@ -190,6 +202,12 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
     if not settings.implementation:
         return dataclasses.replace(settings, implementation=infer_implementation(settings.model_dir))
     return settings
+
+
+def _is_ours(named: str) -> bool:
+    """Tell a runtime that is here, which reads the model's files, from a class that may mean anything by its URI."""
+    package = MLSERVER_IMPLEMENTATIONS.get(named, named).partition(":")[0].partition(".")[0]
+    return not package or package in {runtime.package for runtime in RUNTIMES}
 
 
 def _implementation(named: str, folder: Path) -> str:
@@ -247,14 +265,19 @@ class _Reader:
             return choices[0]
         return value
 
-    def location(self, parameters: Mapping[str, Any]) -> Path:
-        """Resolve `parameters.uri` against the file's folder, as MLServer does; without one it is the folder."""
+    def location(self, parameters: Mapping[str, Any], *, needed: bool) -> Path:
+        """Resolve `parameters.uri` against the file's folder, as MLServer does; without one it is the folder.
+
+        Args:
+            parameters: of the settings.
+            needed: what is not there is a problem.
+        """
         uri = self.take(parameters, "uri", str, "", "parameters.")
         folder = self.path.parent
         if not uri:
             return folder
         location = folder / uri.removeprefix("file://")
-        if not location.exists():
+        if needed and not location.exists():
             self.problem(f"'parameters.uri' is {uri!r}: no such file or directory in {folder}")
         return location
 
