@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import xgboost
+from mlserver.types import InferenceResponse, ResponseOutput
 from onnx import TensorProto, helper, numpy_helper
 
 from serinus.dataplane.metrics import Metrics
@@ -28,6 +29,7 @@ from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.errors import InvalidInput, ModelFailed, NotReady, SerinusError
 from serinus.hosts import build_model, settings_from_directory
+from serinus.hosts.mlserver_types import from_mlserver_response
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
 
@@ -107,6 +109,21 @@ async def test_a_string_whose_shape_is_its_length_stays_one_string():
         response = await plane.infer(InferRequest("m", [words(b"ab")], headers=REST))
         assert response.outputs[0].data.tolist() == [b'{"got": ["ab"]}']
         assert response.outputs[0].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "expected"),
+    [
+        ([2, 11], ["hello world", "bye bye"], [b"hello world", b"bye bye"]),
+        ([11], "hello world", [b"hello world"]),
+        ([2, 1], ["a", "b"], [[b"a"], [b"b"]]),
+    ],
+)
+def test_strings_of_a_shape_that_counts_other_than_them_are_a_list(shape: list[int], data: Any, expected: Any):
+    output = ResponseOutput(name="text", datatype="BYTES", shape=shape, data=data)
+    answer = from_mlserver_response(InferenceResponse(model_name="m", outputs=[output]), InferRequest("m", ()), "")
+    assert answer.outputs[0].data.tolist() == expected
+    assert answer.outputs[0].shape == answer.outputs[0].data.shape
 
 
 async def test_metrics_that_a_class_logs_are_on_the_page_of_its_own_model():

@@ -164,14 +164,11 @@ def _array(what: str, tensor: RequestInput | ResponseOutput, error: type[Serinus
 
 
 def _output_array(output: ResponseOutput) -> np.ndarray:
-    """Read an output's values; one string whose shape is its length, as MLServer's examples write it, has the shape [1]."""
-    values = _values(output)
+    """Read an output's values; strings of a shape that counts other than them are a list: MLServer's examples write their length."""
     if output.datatype == BYTES and _content_type(output) != "np":
-        only = values[0] if isinstance(values, list) and len(values) == 1 else values
-        if isinstance(only, (str, bytes)):
-            only = only.encode() if isinstance(only, str) else only
-            if int(np.prod(output.shape)) == len(only) != 1:
-                return _bytes_array([only], (1,), None)
+        array = _bytes_array(_values(output), (-1,), None)
+        if array.size != int(np.prod(output.shape)):
+            return array
     return _array("output", output, ModelFailed)
 
 
