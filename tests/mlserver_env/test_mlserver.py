@@ -265,12 +265,12 @@ def _port() -> int:
 def _process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
     """Run a server until the block ends; enters when `ready` answers 200."""
     program = str(Path(sys.executable).parent / command[0])
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{folder}"}
     with subprocess.Popen(
         [program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
     ) as server:
         try:
-            for _ in range(300):
+            for _ in range(600):
                 assert server.poll() is None, server.communicate()[0].decode()[-3000:]
                 with contextlib.suppress(httpx.HTTPError):
                     if httpx.get(ready).status_code == 200:
@@ -380,8 +380,65 @@ def _onnx(folder: Path, rows: np.ndarray) -> np.ndarray:
     return rows @ weights
 
 
-@pytest.mark.parametrize(("runtime", "write"), [("lightgbm_server", _lightgbm), ("onnx_server", _onnx)])
-def test_our_other_runtimes_run_by_their_own_settings_under_stock_mlserver(
+def _xgboost(folder: Path, rows: np.ndarray) -> np.ndarray:
+    matrix = xgboost.DMatrix(rows, (rows.sum(axis=1) > 0).astype(int))
+    booster = xgboost.train({"objective": "binary:logistic"}, matrix, 5)
+    booster.save_model(folder / "model.ubj")
+    return booster.inplace_predict(rows)
+
+
+TORCH = """
+import numpy, sys, torch
+
+rows = torch.from_numpy(numpy.load(sys.argv[1] + "/rows.npy"))
+model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.ReLU()).eval()
+shapes = ({0: torch.export.Dim("n")},)
+torch.export.save(torch.export.export(model, (rows[:2],), dynamic_shapes=shapes), sys.argv[1] + "/model.pt2")
+numpy.save(sys.argv[1] + "/expected.npy", model(rows).detach().numpy())
+"""
+TENSORFLOW = """
+import numpy, sys, tensorflow
+
+rows = numpy.load(sys.argv[1] + "/rows.npy")
+weights = tensorflow.constant(numpy.arange(10, dtype=numpy.float32).reshape(5, 2))
+spec = tensorflow.TensorSpec([None, 5], tensorflow.float32, name="x")
+module = tensorflow.Module()
+module.answer = tensorflow.function(lambda x: {"y": tensorflow.matmul(x, weights)}, input_signature=[spec])
+tensorflow.saved_model.save(module, sys.argv[1] + "/1", signatures=module.answer)
+numpy.save(sys.argv[1] + "/expected.npy", rows @ weights.numpy())
+"""
+
+
+def _elsewhere(script: str) -> Callable[[Path, np.ndarray], np.ndarray]:
+    """Write a model with a framework of .venv: gigabytes that MLServer's environment need not have a second time."""
+
+    def write(folder: Path, rows: np.ndarray) -> np.ndarray:
+        python = RUNTIMES.parent / ".venv" / "bin" / "python"
+        where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]
+        if not python.exists():
+            pytest.skip("there is no .venv, which has the frameworks: make setup")
+        np.save(folder / "rows.npy", rows)
+        subprocess.run([str(python), "-c", script, str(folder)], check=True, capture_output=True, timeout=100)
+        packages = subprocess.run(where, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        # Behind MLServer's own packages: only what those lack comes from there.
+        (folder / "sitecustomize.py").write_text(f"import sys\nsys.path.append({packages!r})\n")
+        return np.load(folder / "expected.npy")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("runtime", "write"),
+    [
+        ("xgboost_server", _xgboost),
+        ("lightgbm_server", _lightgbm),
+        ("onnx_server", _onnx),
+        ("torch_server", _elsewhere(TORCH)),
+        ("tensorflow_server", _elsewhere(TENSORFLOW)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_runtime_runs_by_its_own_settings_under_stock_mlserver(
     runtime: str, write: Callable[[Path, np.ndarray], np.ndarray], tmp_path: Path
 ):
     rows = np.random.default_rng(5).normal(size=(60, 5)).astype(np.float32)
