@@ -26,6 +26,7 @@ import numpy as np
 import prometheus_client
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.errors import InferenceError, InvalidInput
+from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb
 from kserve.utils.utils import generate_uuid, get_predict_input, get_predict_response
 
 from serinus.dataplane.plane import Plane
@@ -124,6 +125,26 @@ class Counting(kserve.Model):
         self.rows.labels(tenant=headers.get("x-tenant", "none")).inc(len(payload["instances"]))
         self.seconds.observe(0.5)
         return {"predictions": payload["instances"]}
+
+
+class OnlyCalled(InferenceModel):
+    """Derives from what `kserve.Model` derives from, and has no stages."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.ready = True
+
+    async def __call__(self, body, headers=None, verb=InferenceVerb.PREDICT):
+        if isinstance(body, dict):
+            return {"predictions": [verb.name, *body["instances"]]}, {"x-seen": "yes"}
+        return InferResponse("1", self.name, [InferOutput("y", [1], "INT64", [len(body.inputs)])]), {}
+
+
+class OfNoInference(BaseKServeModel):
+    """As KServe's OpenAI models: served at endpoints of their own."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
 
 
 class Moody(kserve.Model):

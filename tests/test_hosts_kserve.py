@@ -233,6 +233,22 @@ async def test_a_transformer_on_a_loop_of_its_own_reaches_the_model_in_its_proce
     assert v1 == {"predictions": [6.0]}
 
 
+async def test_a_class_without_stages_is_called():
+    async with serving(here("OnlyCalled")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == V1Answer(
+            {"predictions": ["PREDICT", 1]}, {"x-seen": "yes"}
+        )
+        response = await plane.infer(InferRequest("m", [rows([1, 2])], headers=REST))
+    assert response.outputs[0].data.tolist() == [1]
+
+
+def test_a_class_that_answers_no_inference_requests_is_refused_in_words():
+    with pytest.raises(
+        ConfigError, match="'hosts_support:OfNoInference' is a BaseKServeModel: it answers neither V1 nor V2"
+    ):
+        build_model(ModelSettings(name="m", implementation=here("OfNoInference")))
+
+
 async def test_a_model_that_calls_itself_unhealthy_is_asked_nothing_as_under_kserve():
     async with serving(here("Moody")) as plane:
         assert await plane.predict_v1("m", b"{}") == {"predictions": {}}

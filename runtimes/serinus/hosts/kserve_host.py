@@ -141,6 +141,11 @@ def make_kserve(implementation: Implementation, settings: ModelSettings, predict
     model = target if implementation.is_instance else construct(target, settings, predictor, config)
     if not isinstance(model, BaseKServeModel):
         raise ConfigError(f"{implementation.name!r} made a {type(model).__name__}; a kserve.Model was expected")
+    if not isinstance(model, InferenceModel):
+        raise ConfigError(
+            f"{implementation.name!r} is a {type(model).__mro__[1].__name__}: it answers neither V1 nor V2, and KServe's OpenAI "
+            "endpoints are not served here; start it with KServe's own server"
+        )
     return model
 
 
@@ -250,9 +255,8 @@ class KServeHost(RequestModel):
         self._predict = self._handler("predict")
         self._postprocess = self._handler("postprocess")
         self._explain = self._handler("explain")
-        if isinstance(self.hosted, InferenceModel):
-            self.inputs = self.settings.inputs or self._listed(self.hosted.get_input_types)
-            self.outputs = self.settings.outputs or self._listed(self.hosted.get_output_types)
+        self.inputs = self.settings.inputs or self._listed(self.hosted.get_input_types)
+        self.outputs = self.settings.outputs or self._listed(self.hosted.get_output_types)
 
     async def _start_engine(self) -> None:
         """Start the engine, which may never return, and wait until it has, or until the class calls itself ready again."""
@@ -542,7 +546,7 @@ def build_kserve(
     model = make_kserve(implementation, settings, predictor)
     _log.debug("%s constructed in %.2f s", implementation.name, time.perf_counter() - started)
     kind = type(model)
-    plain = kind.preprocess is kserve.Model.preprocess and kind.postprocess is kserve.Model.postprocess
+    plain = all(getattr(kind, name, None) is getattr(kserve.Model, name) for name in ("preprocess", "postprocess"))
     if getattr(model, "serinus_batchable", False) and callable(getattr(model, "predict_arrays", None)) and plain:
         return KServeArrays(settings, model)
     return KServeHost(settings, model, predictor)
