@@ -115,6 +115,18 @@ class ImageTransformer(kserve.Model):
         )
 
 
+class HeadersThrough(kserve.Model):
+    """A transformer that reads the predictor's response headers."""
+
+    def __init__(self, name: str):
+        super().__init__(name, return_response_headers=True)
+        self.ready = True
+
+    def postprocess(self, result, headers=None, response_headers=None):
+        response_headers["x-seen"] = response_headers["x-revision"]
+        return result
+
+
 class Counting(kserve.Model):
     """Counts and times what it sees with `prometheus_client`."""
 

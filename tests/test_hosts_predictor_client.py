@@ -28,6 +28,7 @@ from serinus.errors import (
     UpstreamFailed,
 )
 from serinus.hosts.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
+from serinus.model import V1Answer
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import proto_codec
 from serinus.protocol.rest_codec import RestCodec
@@ -423,15 +424,16 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return key, chain
 
 
-@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("trusted", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", ""])
 @pytest.mark.parametrize("protocol", ["v2", "v1", "grpc-v2"])
 async def test_a_predictor_over_TLS_is_asked_where_its_certificate_is_trusted(
-    protocol: str, trusted: bool, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    protocol: str, trusted: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ):
     key, chain = certificate
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+        monkeypatch.delenv(name, raising=False)
     if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(chain))
-        monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+        monkeypatch.setenv(trusted, str(chain))
     answer = http(200, b'{"predictions": [[3.0, 5.0]]}') if protocol == "v1" else doubled
     async with contextlib.AsyncExitStack() as stack:
         if protocol == "grpc-v2":
@@ -573,6 +575,27 @@ async def test_the_predictors_version_and_the_trace_are_not_lost_on_the_way(prot
     assert response.outputs[0].data.tolist() == [b"7"]
     seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
     assert seen["traceparent"] == "00-1"
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+async def test_response_headers_of_the_predictor_reach_a_transformer_that_asked_for_them_and_the_client(protocol: str):
+    body = b'{"model_name": "m", "outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [3.0]}]}'
+    answer = http(200, b'{"predictions": [3.0]}' if protocol == "v1" else body, x_revision="7", server="other")
+    async with Predictor(answer).listening() as predictor:
+        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol=protocol)
+        async with serving(here("HeadersThrough"), predictor=settings) as plane:
+            response = await plane.infer(question(headers={"host": "a"}))
+            v1 = await plane.predict_v1("m", b'{"instances": [1]}') if protocol == "v1" else None
+    assert response.headers == {"x-revision": "7", "x-seen": "7"}
+    if protocol == "v1":
+        assert v1 == V1Answer({"predictions": [3.0]}, {"x-revision": "7", "x-seen": "7"})
+
+
+async def test_a_v1_body_for_a_predictor_over_grpc_is_refused_in_words():
+    settings = PredictorSettings(host="127.0.0.1:1", protocol="grpc-v2")
+    async with serving(here("SuperTransformer"), predictor=settings) as plane:
+        with pytest.raises(InvalidInput, match=r"gRPC .*has no V1"):
+            await plane.predict_v1("m", b'{"instances": [1]}')
 
 
 async def test_readiness_asks_the_predictor_where_it_is_told_to():

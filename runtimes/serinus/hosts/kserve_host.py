@@ -448,9 +448,11 @@ class KServeHost(RequestModel):
         if isinstance(payload, KServeRequest):
             request = from_kserve_request(payload, model_name=self.hosted.name, headers=headers, deadline=deadline)
             response = await self._predictor(self._ask(request))
+            if back is not None:
+                back.update(response.headers)
             return to_kserve_response(response, is_grpc(in_flight))
         if isinstance(payload, dict):
-            return await self._predictor(self._ask_v1(payload, headers, deadline))
+            return await self._predictor(self._ask_v1(payload, headers, deadline, back))
         if self._preprocess is None:
             raise InvalidInput(f"the request body is of type {type(payload).__name__}, a JSON object was expected")
         raise ModelFailed(
@@ -466,10 +468,11 @@ class KServeHost(RequestModel):
         return await self._client_or_refuse().infer(request)
 
     async def _ask_v1(
-        self, payload: dict[str, Any], headers: Mapping[str, str], deadline: float | None
+        self, payload: dict[str, Any], headers: Mapping[str, str], deadline: float | None, back: dict[str, str] | None
     ) -> dict[str, Any]:
-        """Ask the predictor with a V1 body."""
-        return await self._client_or_refuse().predict_v1(self.hosted.name, payload, headers, deadline=deadline)
+        """Ask the predictor with a V1 body; `back` is for the headers of its answer."""
+        client = self._client_or_refuse()
+        return await client.predict_v1(self.hosted.name, payload, headers, deadline=deadline, response_headers=back)
 
     def _client_or_refuse(self) -> PredictorClient:
         if self.client is None:

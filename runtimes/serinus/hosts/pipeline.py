@@ -139,7 +139,7 @@ class Pipeline(KServeHost):
             raise
 
     async def _ask_v1(
-        self, payload: dict[str, Any], headers: Mapping[str, str], deadline: float | None
+        self, payload: dict[str, Any], headers: Mapping[str, str], deadline: float | None, back: dict[str, str] | None
     ) -> dict[str, Any]:
         """Ask the model in this process with a V1 body."""
         if self._served is None:
@@ -149,8 +149,12 @@ class Pipeline(KServeHost):
             call = V1Call(self.name, (), "", headers=headers, call=partial(model.predict_v1, payload, headers))
             call.deadline = deadline
             answer = (await self._ask(call)).parameters["v1"]
+            if isinstance(answer, V1Answer):
+                if back is not None:
+                    back.update(answer.headers)
+                return dict(answer.document)
             if answer is not None:
-                return dict(answer.document) if isinstance(answer, V1Answer) else answer
+                return answer
         metadata = ModelMetadata(self.name, (), model.platform, tuple(model.inputs), tuple(model.outputs))
         decoded = v1_codec.decode(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY))
         request = v1_codec.to_request(decoded, metadata)

@@ -111,7 +111,7 @@ class PredictorClient:
         self._calls: dict[str, Callable[..., Any]] = {}
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Ask the predictor.
+        """Ask the predictor; over REST the answer has the headers of the predictor's.
 
         Args:
             request: its deadline, if any, bounds the call beside `timeout_s`; of its headers the `FORWARDED_HEADERS` go along.
@@ -126,10 +126,13 @@ class PredictorClient:
             return await self._infer_grpc(request, until)
         if protocol == "v2":
             return await self._infer_rest(request, until)
+        back: dict[str, str] = {}
         document = await self.predict_v1(
-            request.model_name, _v1_document(request), request.headers, deadline=request.deadline
+            request.model_name, _v1_document(request), request.headers, deadline=request.deadline, response_headers=back
         )
-        return _v1_response(document, request)
+        answer = _v1_response(document, request)
+        answer.headers = back
+        return answer
 
     async def predict_v1(
         self,
@@ -139,6 +142,7 @@ class PredictorClient:
         *,
         deadline: float | None = None,
         verb: str = "predict",
+        response_headers: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         """Ask over V1, `:predict` or `:explain`, or a V2 REST predictor with a V2 object in place of a tensor request.
 
@@ -148,15 +152,22 @@ class PredictorClient:
             headers: of the request at hand; see `FORWARDED_HEADERS`.
             deadline: `time.monotonic()` at which nobody waits any more.
             verb: `predict` or `explain`.
+            response_headers: to be filled with those of the predictor's answer.
 
         Raises:
-            SerinusError: as `infer`.
+            SerinusError: as `infer`; InvalidInput where the predictor is asked over gRPC, which has no V1.
         """
+        if self.settings.protocol == "grpc-v2":
+            raise InvalidInput(
+                "the predictor is asked over gRPC (--predictor_protocol grpc-v2), which has no V1; ask in V2"
+            )
         body = orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
         fields = {"content-type": "application/json", **forwarded(headers)}
         name = quote(model_name, safe="")
         path = f"/v2/models/{name}/infer" if self.settings.protocol == "v2" else f"/v1/models/{name}:{verb}"
         response = await self._rest(path, fields, [body], len(body), self._until(deadline))
+        if response_headers is not None:
+            response_headers.update(response.headers)
         try:
             document = orjson.loads(response.body)
         except orjson.JSONDecodeError as error:
@@ -215,7 +226,9 @@ class PredictorClient:
         version = f"/versions/{quote(request.model_version, safe='')}" if request.model_version else ""
         response = await self._rest(f"/v2/models/{name}{version}/infer", fields, body.chunks, body.length, until)
         length = response.headers.get("inference-header-content-length")
-        return self._codec.decode_response(response.body, int(length) if length and length.isdigit() else None)
+        answer = self._codec.decode_response(response.body, int(length) if length and length.isdigit() else None)
+        answer.headers = response.headers
+        return answer
 
     async def _rest(
         self, path: str, fields: Mapping[str, str], chunks: list[Any], length: int, until: float
@@ -232,7 +245,7 @@ class PredictorClient:
 
     def _http_client(self) -> HttpClient:
         if self._http is None:
-            tls = ssl.create_default_context() if self.settings.use_ssl else None
+            tls = _tls_context() if self.settings.use_ssl else None
             self._http = HttpClient(self._host, self._port, tls)
         return self._http
 
@@ -313,15 +326,34 @@ class PredictorClient:
         raise AssertionError("unreachable: the last attempt raises")
 
 
+def _bundle() -> tuple[str, str]:
+    """Find the authorities to trust and the variable that names them, as `kserve.Model` does: KServe's controller sets the first."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        if os.environ.get(name):
+            return name, os.environ[name]
+    return "", ""
+
+
+def _tls_context() -> ssl.SSLContext:
+    name, bundle = _bundle()
+    if not bundle or name == "SSL_CERT_FILE":  # which ssl reads itself, beside the system's folder
+        return ssl.create_default_context()
+    try:
+        is_folder = Path(bundle).is_dir()
+        return ssl.create_default_context(capath=bundle if is_folder else None, cafile=None if is_folder else bundle)
+    except OSError as error:
+        raise ConfigError(f"{name} {bundle!r} cannot be read: {error}") from error
+
+
 def _grpc_credentials() -> grpc.ChannelCredentials:
-    """Trust what REST trusts: the authorities in SSL_CERT_FILE; gRPC alone knows only its own variable and bundle."""
-    file = os.environ.get("SSL_CERT_FILE")
-    if not file or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+    """Trust what REST trusts; gRPC alone knows only its own variable and bundle."""
+    name, bundle = _bundle()
+    if not bundle or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or Path(bundle).is_dir():
         return grpc.ssl_channel_credentials()
     try:
-        return grpc.ssl_channel_credentials(Path(file).read_bytes())
+        return grpc.ssl_channel_credentials(Path(bundle).read_bytes())
     except OSError as error:
-        raise ConfigError(f"SSL_CERT_FILE {file!r} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{name} {bundle!r} cannot be read: {error.strerror}") from error
 
 
 class _Refused(Exception):
