@@ -159,6 +159,13 @@ class OfNoInference(BaseKServeModel):
         super().__init__(name)
 
 
+class OwnCall(kserve.Model):
+    """Asks its predictor in a way of its own."""
+
+    async def _http_predict(self, payload, headers=None, response_headers=None):
+        return {"predictions": ["asked", *payload["instances"]]}
+
+
 class Moody(kserve.Model):
     """Is ready, and healthy when it likes to be."""
 

@@ -89,12 +89,21 @@ DEPARTURES: dict[str, tuple[Any, int]] = {
     "no-number": ({"inputs": [json_tensor("t", "FP32", [1], ["a"])]}, 400),
     "uint8-overflow": ({"inputs": [json_tensor("t", "UINT8", [1], [300])]}, 400),
     "float-into-int": ({"inputs": [json_tensor("t", "INT32", [1], [1.7])]}, 400),
+    "null-into-int": ({"inputs": [json_tensor("t", "INT32", [1], [None])]}, 400),
     "text-into-bool": ({"inputs": [json_tensor("t", "BOOL", [1], ["false"])]}, 400),
     "negative-shape": ({"inputs": [json_tensor("t", "FP32", [-1], [1.0])]}, 400),
     "lower-case-datatype": ({"inputs": [json_tensor("t", "fp32", [1], [1.0])]}, 400),
     "unknown-output": ({"inputs": [json_tensor("t", "FP32", [1], [1.0])], "outputs": [{"name": "no"}]}, 400),
     "bad-parameter": ({"inputs": [json_tensor("t", "FP32", [1], [1.0])], "parameters": {"a": []}}, 400),
 }
+
+
+def test_null_is_nan_as_kserves_own_client_writes_it(server: Server):
+    answer = server.ask("POST", "/v2/models/taker/infer", {"inputs": [json_tensor("t", "FP32", [3], [1.0, None, 2.0])]})
+    assert answer.status == 200, answer.body
+    assert [output["data"] for output in answer.json["outputs"]] == [[1.0, None, 2.0]]
+    over = server.ask("POST", "/v2/models/taker/infer", {"inputs": [json_tensor("t", "FP32", [1], [1e39])]})
+    assert over.status == 400
 
 
 @pytest.mark.parametrize(("body", "status"), DEPARTURES.values(), ids=DEPARTURES)

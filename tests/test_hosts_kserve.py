@@ -233,6 +233,12 @@ async def test_a_transformer_on_a_loop_of_its_own_reaches_the_model_in_its_proce
     assert v1 == {"predictions": [6.0]}
 
 
+async def test_a_class_that_asks_its_predictor_in_a_way_of_its_own_does_so():
+    predictor = PredictorSettings(host="127.0.0.1:1")
+    async with serving(here("OwnCall"), predictor=predictor) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": ["asked", 1]}
+
+
 async def test_a_class_without_stages_is_called():
     async with serving(here("OnlyCalled")) as plane:
         assert await plane.predict_v1("m", b'{"instances": [1]}') == V1Answer(

@@ -161,6 +161,7 @@ LOOSE = [
 REFUSED = {
     "count": _entry("FP32", [3], [1.5]),
     "range": _entry("UINT8", [1], [300]),
+    "overflow": _entry("FP32", [1], [1e39]),
     "text": _entry("INT32", [1], ["a"]),
     "null": _entry("INT32", [1], [None]),
     "shape": _entry("FP32", [-1], [1.5]),

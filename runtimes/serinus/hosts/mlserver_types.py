@@ -68,7 +68,7 @@ def loose_request(body: bytes, model_name: str, version: str, headers: Mapping[s
             datatype = str(getattr(tensor.datatype, "value", tensor.datatype))
             if datatype != BYTES:
                 shape = check_shape(tensor.shape, tensor.name, Limits())
-                decode_data(tensor.name, datatype, shape, _values(tensor), Limits(), finite=False)
+                decode_data(tensor.name, datatype, shape, _values(tensor), Limits(), finite=b"null" not in body)
     except (ValueError, ClientError):
         return None
     return LooseRequest(model_name, version, headers, payload) if payload.inputs else None

@@ -93,6 +93,7 @@ class RestCodec:
         json_length: int | None = None,
         headers: Mapping[str, str] = NO_PARAMETERS,
         inputs: Sequence[TensorSpec] | None = None,
+        finite: bool = True,
     ) -> InferRequest:
         """Read the body of an inference request.
 
@@ -104,6 +105,7 @@ class RestCodec:
                 and the body is JSON. 0: a raw body, which takes `inputs`.
             headers: kept in the request.
             inputs: what the model takes; needed for raw bodies only.
+            finite: False lets null stand for NaN among numbers.
 
         Returns:
             The request, its arrays as `Tensor` says. `binary` is the parameter binary_data_output, or true for a raw body.
@@ -136,7 +138,7 @@ class RestCodec:
                 return InferRequest(model_name, (tensor,), model_version, headers=headers, binary=True)
             document = load_object(memoryview(body)[:json_length], "the request's JSON part", limits)
         reader = BinaryReader(body, json_length)
-        tensors = decode_tensors(document.get("inputs"), "input", reader, limits)
+        tensors = decode_tensors(document.get("inputs"), "input", reader, limits, finite=finite)
         reader.finish()
         parameters = decode_parameters(document.get("parameters"), "request", limits)
         binary = binary_flag(parameters, "binary_data_output", "request")
@@ -165,7 +167,7 @@ class RestCodec:
                 body if json_length is None else memoryview(body)[:json_length], "the response body", limits
             )
             reader = BinaryReader(body, json_length)
-            tensors = decode_tensors(document.get("outputs"), "output", reader, limits)
+            tensors = decode_tensors(document.get("outputs"), "output", reader, limits, finite=False)
             reader.finish()
             parameters = decode_parameters(document.get("parameters"), "response", limits)
             response_id = decode_id(document.get("id"))
