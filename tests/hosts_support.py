@@ -201,6 +201,16 @@ class SpawningPredictor(Spawning):
         return {"predictions": payload["instances"]}
 
 
+class Stuck(Spawning):
+    """Blocks the loop that it is called on until it is let go."""
+
+    let_go = threading.Event()
+
+    def predict(self, payload, headers=None, response_headers=None):
+        self.let_go.wait(30)
+        return {"predictions": []}
+
+
 class Engined(kserve.Model):
     """Answers by a task that its engine runs, which never ends by itself."""
 

@@ -312,6 +312,23 @@ def test_only_classes_whose_requests_meet_synchronous_code_that_asks_are_given_a
     assert asks_for_loop(getattr(support, name)) is asks
 
 
+async def test_an_unload_does_not_wait_for_a_class_that_blocks_its_loop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("serinus.hosts.kserve_host._STOP_S", 0.05)
+    monkeypatch.setattr("serinus.hosts.own_loop._JOIN_S", 0.05)
+    model: Any = build_model(ModelSettings(name="m", implementation=here("Stuck")))
+    model.load()
+    await model.start()
+    asked = asyncio.ensure_future(model.predict_v1({"instances": []}, {}))
+    while not model.hosted.logged and not hasattr(model.hosted, "task"):
+        await asyncio.sleep(0.01)  # another thread has to get there
+    await asyncio.get_running_loop().run_in_executor(None, model.unload)
+    model.hosted.let_go.set()
+    asked.cancel()
+    assert "is left at it" in caplog.text
+
+
 async def test_an_engine_runs_for_as_long_as_its_model_is_loaded():
     async with serving(here("Engined")) as plane:
         answers = [plane.predict_v1("m", b'{"instances": [%d]}' % value) for value in (1, 2, 3)]

@@ -179,7 +179,6 @@ class RequestModel(Model):
     has_generate: bool = False
     """`/generate` and `/generate_stream` are `/infer` and `/infer_stream` by other names, as on MLServer."""
 
-
     def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
         """Read the JSON of an inference request that the protocol does not allow, for clients that are used to more; None: it is refused."""
         return None

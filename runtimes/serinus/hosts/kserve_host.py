@@ -86,6 +86,9 @@ _in_flight: contextvars.ContextVar[tuple[Mapping[str, str], float | None] | None
 _ENGINE_LOOK_S, _ENGINE_LOOKS = 0.05, 100
 """How often, and how many times, a load looks whether the engine is ready: KServe does not wait for it at all."""
 
+_STOP_S = 5.0
+"""Longest that an unload waits for a loop that a class blocks; the process can end without it."""
+
 _NO_FLIGHT: tuple[Mapping[str, str], float | None] = (NO_PARAMETERS, None)
 
 
@@ -288,14 +291,15 @@ class KServeHost(RequestModel):
         """Stop the model, as KServe's server does at its end."""
         self.hosted.stop()
         if self._own is not None:
-            self._own.run(self._stop_engine())
-            if self.client is not None:
-                self._own.run(self.client.close())
+            if not self._own.run_within(_STOP_S, self._stop_on_own_loop):
+                _log.warning("model '%s' still works at something after %.0f s, and is left at it", self.name, _STOP_S)
         elif self.client is not None and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
         self._close()
 
-    async def _stop_engine(self) -> None:
+    async def _stop_on_own_loop(self) -> None:
+        if self.client is not None:
+            await self.client.close()
         if getattr(self.hosted, "engine", False):
             self.hosted.stop_engine()
         if self._engine is not None:

@@ -31,6 +31,8 @@ _NESTING: Final = frozenset({"run_until_complete"})
 _STAGES: Final = ("preprocess", "predict", "explain", "postprocess")
 _ONCE: Final = frozenset({"__init__", "load", "start", "start_engine", "stop", "stop_engine"})
 """Methods that no request calls."""
+_JOIN_S = 5.0
+"""Longest wait for the thread of a loop that is blocked; it is a daemon."""
 _FOREIGN: Final = ("kserve.", "serinus.")
 
 
@@ -46,6 +48,23 @@ class OwnLoop:
         """Run a coroutine there and wait for it, from another thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def run_within(self, timeout_s: float, begin: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Begin a coroutine there, once whatever blocks the loop lets it, and wait for it; False: it has not ended in time."""
+        ended, given_up = threading.Event(), threading.Event()
+        tasks: list[asyncio.Task[None]] = []
+
+        def started() -> None:
+            if not given_up.is_set():
+                tasks.append(self._loop.create_task(begin()))
+                tasks[0].add_done_callback(lambda _: ended.set())
+
+        self._loop.call_soon_threadsafe(started)
+        if not ended.wait(timeout_s):
+            given_up.set()
+            return False
+        tasks[0].result()
+        return True
+
     async def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine there and await it; cancelling the awaiting task cancels it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
@@ -59,7 +78,7 @@ class OwnLoop:
     def close(self) -> None:
         """Stop the loop and its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5.0)
+        self._thread.join(_JOIN_S)
         if not self._thread.is_alive():
             self._loop.close()
 
