@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import kserve
@@ -22,11 +23,11 @@ class Taker(kserve.Model):
     def __init__(self, name: str) -> None:
         super().__init__(name, return_response_headers=True)
         self.ready = True
-        self.well = True
+        self.ill_until = 0.0
 
     async def healthy(self) -> bool:
-        """Fall ill and recover as a V1 body says."""
-        return self.well
+        """Be ill for three seconds after a V1 body has said so."""
+        return time.monotonic() >= self.ill_until
 
     def load(self) -> bool:
         """Have nothing to load."""
@@ -49,8 +50,8 @@ class Taker(kserve.Model):
             return kserve.InferResponse(payload.id, self.name, outputs)
         if isinstance(payload, bytes):
             return {"predictions": [len(payload)]}
-        if payload["instances"] in (["ill"], ["well"]):
-            self.well = payload["instances"] == ["well"]
+        if payload["instances"] == ["ill"]:
+            self.ill_until = time.monotonic() + 3
         if payload["instances"] == ["picture"]:
             response_headers["Content-Type"] = "image/png"
             return b"\x89PNG"

@@ -201,6 +201,24 @@ class SpawningPredictor(Spawning):
         return {"predictions": payload["instances"]}
 
 
+class SpawningTeller(Spawning):
+    """Tells on which thread each piece of its stream is made, and when the stream is closed."""
+
+    def predict(self, payload, headers=None, response_headers=None):
+        return self.pieces(payload["instances"])
+
+    async def pieces(self, texts: list[str]):
+        self.closed = False
+        try:
+            for text in texts:
+                if text == "fail":
+                    raise kserve.errors.InvalidInput("not that")
+                await asyncio.sleep(0)
+                yield f"{text} {threading.get_ident()}"
+        finally:
+            self.closed = True
+
+
 class Stuck(Spawning):
     """Blocks the loop that it is called on until it is let go."""
 

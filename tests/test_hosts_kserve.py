@@ -329,6 +329,25 @@ async def test_an_unload_does_not_wait_for_a_class_that_blocks_its_loop(
     assert "is left at it" in caplog.text
 
 
+async def test_a_stream_is_made_on_the_loop_of_its_class():
+    async with serving(here("SpawningTeller")) as plane:
+        answer = await plane.predict_v1("m", b'{"instances": ["a", "b"]}')
+        told = [piece.split() async for piece in answer.document]
+        model = hosted(plane)
+        await model.task
+        assert told == [[text, str(model.logged[0][0]).encode()] for text in (b"a", b"b")]
+        assert told[0][1] != str(threading.get_ident()).encode()
+        answer = await plane.predict_v1("m", b'{"instances": ["a", "fail"]}')
+        assert (await anext(answer.document)).startswith(b"a ")
+        with pytest.raises(InvalidInput, match="not that"):
+            await anext(answer.document)
+        answer = await plane.predict_v1("m", json.dumps({"instances": ["a"] * 1000}).encode())
+        await anext(answer.document)
+        await answer.document.aclose()
+        while not model.closed:
+            await asyncio.sleep(0.01)  # another thread has to get there
+
+
 async def test_an_engine_runs_for_as_long_as_its_model_is_loaded():
     async with serving(here("Engined")) as plane:
         answers = [plane.predict_v1("m", b'{"instances": [%d]}' % value) for value in (1, 2, 3)]

@@ -173,3 +173,7 @@ class Tired(MLModel):
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         self.ready = False
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("n", np.array([1]))])
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            yield await self.predict(payload)

@@ -29,12 +29,12 @@ def free_port() -> int:
 def process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
     """Run a server until the block ends; enters when `ready` answers 200."""
     program = str(Path(sys.executable).parent / command[0])
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{folder}"}
     with subprocess.Popen(
         [program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
     ) as server:
         try:
-            for _ in range(300):
+            for _ in range(600):
                 assert server.poll() is None, server.communicate()[0].decode()[-3000:]
                 with contextlib.suppress(httpx.HTTPError):
                     if httpx.get(ready).status_code == 200:

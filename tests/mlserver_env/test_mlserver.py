@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +18,7 @@ import tritonclient.grpc
 import xgboost
 from mlserver.types import InferenceResponse, ResponseOutput
 from onnx import TensorProto, helper, numpy_helper
+from processes import free_port, process
 
 from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
@@ -170,10 +166,10 @@ REFUSED = {
 
 def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and_what_is_wrong_does_not(tmp_path):
     (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.Shown"}))
-    http = _port()
+    http = free_port()
     url = f"http://127.0.0.1:{http}"
     command = ["serinus", "serve", str(tmp_path), "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
-    with _process(command, tmp_path, f"{url}/v2/health/ready"):
+    with process(command, tmp_path, f"{url}/v2/health/ready"):
         answers = [httpx.post(f"{url}/v2/models/m/infer", json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
         bad = {name: httpx.post(f"{url}/v2/models/m/infer", json={"inputs": [REFUSED[name]]}) for name in REFUSED}
         torn = httpx.post(f"{url}/v2/models/m/infer", content=b"{")
@@ -195,6 +191,8 @@ async def test_a_class_that_calls_itself_not_ready_is_asked_nothing():
         await plane.infer(request)
         with pytest.raises(NotReady, match="says that it is not ready"):
             await plane.infer(request)
+        with pytest.raises(NotReady, match="says that it is not ready"):
+            await anext(plane.infer_stream(request))
 
 
 async def test_model_settings_of_a_folder_reach_the_class(tmp_path):
@@ -256,39 +254,12 @@ async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(mode
     np.testing.assert_array_max_ulp(got.output("probability").data, theirs_1, maxulp=2)
 
 
-def _port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
-    """Run a server until the block ends; enters when `ready` answers 200."""
-    program = str(Path(sys.executable).parent / command[0])
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{folder}"}
-    with subprocess.Popen(
-        [program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
-    ) as server:
-        try:
-            for _ in range(600):
-                assert server.poll() is None, server.communicate()[0].decode()[-3000:]
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(ready).status_code == 200:
-                        break
-                time.sleep(0.1)  # another process starts: its port is all there is to wait on
-            yield
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=30)
-
-
 def test_custom_handlers_answer_after_a_reload(tmp_path):
     (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
-    http = _port()
+    http = free_port()
     url = f"http://127.0.0.1:{http}"
     command = ["serinus", "serve", str(tmp_path), "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
-    with _process(command, tmp_path, f"{url}/v2/health/ready"):
+    with process(command, tmp_path, f"{url}/v2/health/ready"):
         answers = [httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])]
         assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
         answers.append(httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]))
@@ -303,11 +274,11 @@ def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(tmp_path):
     """As Seldon's agent does: the repository is served empty, and models are loaded by request."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
-    http = _port()
+    http = free_port()
     url = f"http://127.0.0.1:{http}"
     flags = ["--model_repository", str(tmp_path), "--load_models_at_startup", "false"]
     command = ["serinus", "serve", *flags, "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
-    with _process(command, tmp_path, f"{url}/v2/health/ready"):
+    with process(command, tmp_path, f"{url}/v2/health/ready"):
         assert httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]).status_code == 404
         assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
         answer = httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])
@@ -316,14 +287,14 @@ def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(tmp_path):
 
 def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Path):
     (tmp_path / "model.json").write_bytes(model_file.read_bytes())
-    http = _port()
+    http = free_port()
     (tmp_path / "settings.json").write_text(
         json.dumps(
             {
                 "host": "127.0.0.1",
                 "http_port": http,
-                "grpc_port": _port(),
-                "metrics_port": _port(),
+                "grpc_port": free_port(),
+                "metrics_port": free_port(),
                 "parallel_workers": 0,
             }
         )
@@ -341,7 +312,7 @@ def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Pat
     assert (settings.implementation, settings.extra) == ("xgboost_server", {})
     rows = np.random.default_rng(2).normal(size=(9, 5)).astype(np.float32)
     url = f"http://127.0.0.1:{http}/v2/models/fraud"
-    with _process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
+    with process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
         body = {
             "id": "7",
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
@@ -444,15 +415,15 @@ def test_every_runtime_runs_by_its_own_settings_under_stock_mlserver(
 ):
     rows = np.random.default_rng(5).normal(size=(60, 5)).astype(np.float32)
     expected = write(tmp_path, rows)
-    http, grpc_port = _port(), _port()
-    ports = {"http_port": http, "grpc_port": grpc_port, "metrics_port": _port()}
+    http, grpc_port = free_port(), free_port()
+    ports = {"http_port": http, "grpc_port": grpc_port, "metrics_port": free_port()}
     (tmp_path / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "parallel_workers": 0, **ports}))
     document = json.loads((RUNTIMES / runtime / "model-settings.json").read_text())
     document["name"] = "m"
     document["parameters"]["version"] = "4"
     (tmp_path / "model-settings.json").write_text(json.dumps(document))
     url = f"http://127.0.0.1:{http}/v2/models/m"
-    with _process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
+    with process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
         metadata = httpx.get(url).json()
         name = metadata["inputs"][0]["name"]
         tensor = {"name": name, "datatype": "FP32", "shape": [60, 5], "data": rows.reshape(-1).tolist()}

@@ -385,9 +385,7 @@ class KServeHost(RequestModel):
             default = "text/plain; charset=utf-8" if isinstance(result, str) else "application/octet-stream"
             kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
         if isinstance(result, AsyncIterator):
-            pieces = _pieces(result)
-            if self._own is not None:
-                pieces = self._own.each(lambda _: _pieces(result), nothing())
+            pieces = _pieces(result) if self._own is None else self._own.each(lambda _: _pieces(result), nothing())
             return V1Answer(pieces, _own(back), kind)
         return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 

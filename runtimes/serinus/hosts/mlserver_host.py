@@ -179,8 +179,7 @@ class MLServerHost(RequestModel):
         loop = self._loop
         if loop is None:
             raise NotReady(f"model {self.name!r} is not loaded")
-        if not self.hosted.ready:
-            raise NotReady(f"model {self.name!r} says that it is not ready")
+        self._check_ready()
         return await loop.call(self._answer(request))
 
     async def _answer(self, request: InferRequest) -> InferResponse:
@@ -194,6 +193,10 @@ class MLServerHost(RequestModel):
                 raise
             raise known from error
         return self._response(answer, request)
+
+    def _check_ready(self) -> None:
+        if not self.hosted.ready:
+            raise NotReady(f"model {self.name!r} says that it is not ready")
 
     def _response(self, answer: Any, request: InferRequest) -> InferResponse:
         if not isinstance(answer, InferenceResponse):
@@ -251,6 +254,7 @@ class MLServerHost(RequestModel):
     async def _streamed(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
         """Run `predict_stream`, on the model's loop. MLServer gives every response of a stream the id of its first request."""
         first = await anext(requests)
+        self._check_ready()
 
         async def payloads() -> AsyncIterator[InferenceRequest]:
             payload = to_mlserver_request(first)
