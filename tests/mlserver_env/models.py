@@ -177,3 +177,23 @@ class Tired(MLModel):
     async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
         async for payload in payloads:
             yield await self.predict(payload)
+
+
+class Merged(MLModel):
+    """Doubles rows, notes how many it saw at a time, and refuses any that has 13 in it; `mode` says what else is wrong with it."""
+
+    async def load(self) -> bool:
+        self.seen: list[int] = []
+        self.mode = ""
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        rows = self.decode(payload.inputs[0], default_codec=NumpyCodec)
+        self.seen.append(len(rows))
+        await asyncio.sleep(0)
+        if (rows == 13).any():
+            raise InferenceError("13 is refused")
+        answer = rows.sum(axis=0, keepdims=True) if self.mode == "sum" else 2 * rows
+        response = InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", answer)])
+        response.parameters = Parameters(headers={"x-first": payload.parameters.headers.get("x-tenant", "none")})
+        return response

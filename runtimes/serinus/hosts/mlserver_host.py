@@ -57,6 +57,7 @@ from .crossing import nothing
 from .directory import DirectorySettings
 from .implementations import Implementation
 from .local_calls import LocalCalls
+from .mlserver_batches import Batches
 from .mlserver_types import (
     from_mlserver_request,
     from_mlserver_response,
@@ -123,6 +124,7 @@ class MLServerHost(RequestModel):
         self.hosted = model
         self._loop: OwnLoop | None = None
         self._routes: list[Any] | None = None
+        self._batches: Batches | None = None
         self.streams = self.whole_streams = type(model).predict_stream is not MLModel.predict_stream
         self.details["host"] = "mlserver"
 
@@ -147,6 +149,10 @@ class MLServerHost(RequestModel):
             self._close()
             raise ConfigError(f"model {self.name!r}: load() returned {ready!r}")
         self.hosted.ready = True
+        batching = self.hosted.settings
+        if batching.max_batch_size > 1 and batching.max_batch_time > 0:  # MLServer's condition
+            rows, delay_s = batching.max_batch_size, batching.max_batch_time
+            self._batches = Batches(self.name, self._answer, max_rows=rows, max_delay_s=delay_s)
         self.inputs = self.settings.inputs or specs(metadata.inputs)
         self.outputs = self.settings.outputs or specs(metadata.outputs)
         if metadata.platform:
@@ -180,7 +186,7 @@ class MLServerHost(RequestModel):
         if loop is None:
             raise NotReady(f"model {self.name!r} is not loaded")
         self._check_ready()
-        return await loop.call(self._answer(request))
+        return await loop.call(self._answer(request) if self._batches is None else self._batches.answer(request))
 
     async def _answer(self, request: InferRequest) -> InferResponse:
         try:
