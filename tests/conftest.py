@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib.util
 
 from google.protobuf import descriptor_pool
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's doing, and no test is about time.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def _import_tritonclient_apart() -> None:

@@ -100,7 +100,9 @@ def test_an_objective_of_the_trainers_own_answers_raw_scores(tmp_path: Path) -> 
     _agrees(booster, model, rows(50))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     seed=st.integers(0, 10_000),
     trees=st.integers(1, 20),
