@@ -5,11 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 from google.protobuf import descriptor_pool
-from hypothesis import HealthCheck, settings
-
-# How long an example takes is the machine's doing, and no test is about time.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
 
 
 def _import_tritonclient_apart() -> None:
@@ -29,3 +24,16 @@ def _import_tritonclient_apart() -> None:
 
 
 _import_tritonclient_apart()
+
+
+def _let_examples_take_their_time() -> None:
+    """How long one takes to draw or to run is the machine's doing, and no property is about time."""
+    if importlib.util.find_spec("hypothesis") is None:  # MLServer's environment
+        return
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+
+
+_let_examples_take_their_time()
