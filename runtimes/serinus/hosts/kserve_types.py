@@ -12,6 +12,7 @@ looks at `data`. What a subclass can see is as KServe shows it:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -259,7 +260,7 @@ def _shaped(what: str, array: np.ndarray, shape: tuple[int, ...], error: type[Se
     try:
         return array.reshape(shape)
     except ValueError as problem:
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         raise error(f"{what}: shape {list(shape)} holds {count} values, data has {array.size}") from problem
 
 

@@ -9,6 +9,7 @@ The answer to the client carries the client's own id, or none.
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -167,8 +168,7 @@ def _output_array(output: ResponseOutput) -> np.ndarray:
     """Read an output's values; strings of a shape that counts other than them are a list: MLServer's examples write their length."""
     if output.datatype == BYTES and _content_type(output) != "np":
         array = _bytes_array(_values(output), (-1,), None)
-        if array.size != int(np.prod(output.shape)):
-            return array
+        return array.reshape(output.shape) if array.size == math.prod(output.shape) else array
     return _array("output", output, ModelFailed)
 
 
@@ -177,7 +177,7 @@ def _content_type(tensor: RequestInput | ResponseOutput) -> str | None:
 
 
 def _bytes_array(values: Any, shape: tuple[int, ...], content_type: str | None) -> np.ndarray:
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     flat = np.array(values, dtype=object).reshape(-1).tolist() if not isinstance(values, (str, bytes)) else [values]
     if (
         content_type == "np"
