@@ -1,7 +1,7 @@
 """`Pipe`: what a model answers piece by piece, on its way from the model to one client.
 
 Theory of operation. The model's task puts pieces in and the transport's takes them out, both on the event loop's thread. At
-most `_ROOM` pieces lie in between: a client that reads slowly holds the model back, not the memory. The pieces that are
+most `ROOM` pieces lie in between: a client that reads slowly holds the model back, not the memory. The pieces that are
 there are read before an error that came after them. Whoever reads must read to the end or call `aclose`, which
 cancels the request.
 """
@@ -12,16 +12,19 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ..errors import Cancelled, SerinusError
 from ..protocol.types import InferResponse
 
-__all__ = ["Cancellable", "Pipe", "closing"]
+if TYPE_CHECKING:
+    from .ticket import Ticket
+
+__all__ = ["ROOM", "Pipe", "closing"]
 
 _T = TypeVar("_T")
 
-_ROOM: Final = 16
+ROOM: Final = 16
 """Pieces that may wait for their reader: a burst's worth, so that the two ends need not take turns."""
 
 
@@ -36,18 +39,11 @@ async def closing(pieces: AsyncIterator[Any]) -> AsyncIterator[None]:
             await close()
 
 
-class Cancellable(Protocol):
-    """The plane's hold on the request."""
-
-    def cancel(self) -> None:
-        """Forget it: its client is gone."""
-
-
 class Pipe(AsyncIterator[_T], Generic[_T]):
     """Pieces of one answer, in order; iterating raises the `SerinusError` with which the model ended."""
 
     def __init__(self) -> None:
-        self.ticket: Cancellable | None = None
+        self.ticket: Ticket | None = None
         """Set by the plane: cancelled when the reader leaves."""
         self._pieces: deque[_T] = deque()
         self._over = False
@@ -62,7 +58,7 @@ class Pipe(AsyncIterator[_T], Generic[_T]):
         Raises:
             Cancelled: the reader has left.
         """
-        while len(self._pieces) >= _ROOM and not self._over:
+        while len(self._pieces) >= ROOM and not self._over:
             self._changed.clear()
             await self._changed.wait()
         if self._over:

@@ -1,7 +1,7 @@
 """Pieces that are made on one event loop and read on another, in another thread.
 
 Theory of operation. Waking a thread costs tens of microseconds, a piece far less. So the maker puts its pieces into a
-deque, and wakes the reader only where that may be asleep; the reader takes all that is there. Where `_ROOM` pieces lie unread the
+deque, and wakes the reader only where that may be asleep; the reader takes all that is there. Where `pipe.ROOM` pieces lie unread the
 maker waits, and is woken when half of them have been taken. Both flags are only ever looked at after the deque, and set before it
 is looked at again, so with the GIL no wake-up is lost: whoever is about to sleep sees the last change, or the other sees that it
 sleeps.
@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Generic, TypeVar
 
-from ..dataplane.pipe import closing
+from ..dataplane.pipe import ROOM, closing
 
-__all__ = ["each", "nothing"]
+__all__ = ["brought", "each"]
 
 _T = TypeVar("_T")
-_I = TypeVar("_I")
-
-_ROOM: Final = 16
-"""Pieces that may lie unread; as many as in a `Pipe`."""
 
 
 class _Crossing(Generic[_T]):
@@ -41,11 +37,11 @@ class _Crossing(Generic[_T]):
         """Add a piece; the maker's loop."""
         self._pieces.append(piece)
         self._wake_reader()
-        if len(self._pieces) < _ROOM:
+        if len(self._pieces) < ROOM:
             return
         self._for_maker.clear()
         self._maker_sleeps = True
-        if len(self._pieces) >= _ROOM:
+        if len(self._pieces) >= ROOM:
             await self._for_maker.wait()
         self._maker_sleeps = False
 
@@ -65,7 +61,7 @@ class _Crossing(Generic[_T]):
         while True:
             while pieces:
                 piece = pieces.popleft()
-                if self._maker_sleeps and len(pieces) <= _ROOM // 2:
+                if self._maker_sleeps and len(pieces) <= ROOM // 2:
                     self._maker_sleeps = False
                     self._there.call_soon_threadsafe(self._for_maker.set)
                 yield piece
@@ -78,37 +74,20 @@ class _Crossing(Generic[_T]):
             self._reader_sleeps = False
 
 
-async def each(
-    there: asyncio.AbstractEventLoop,
-    answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]],
-    given: AsyncIterator[_I],
-) -> AsyncGenerator[_T, None]:
-    """Iterate on another loop over what is given on this one, and give on this one what comes out.
+async def each(there: asyncio.AbstractEventLoop, pieces: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
+    """Iterate on another loop, which runs in another thread, and give on this one what comes out.
 
     Args:
-        there: runs in another thread.
-        answers: called there; its iterator is closed there.
-        given: iterated here.
+        there: the maker's loop.
+        pieces: not begun yet; closed there.
 
     Raises:
-        Exception: what `answers` or `given` raises.
+        Exception: what the iterator raises.
     """
-    here = asyncio.get_running_loop()
-    crossing: _Crossing[_T] = _Crossing(here, there)
-
-    async def following() -> tuple[_I, ...]:
-        try:
-            return (await anext(given),)
-        except StopAsyncIteration:  # which no future can carry
-            return ()
-
-    async def given_there() -> AsyncIterator[_I]:
-        while item := await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(following(), here)):
-            yield item[0]
+    crossing: _Crossing[_T] = _Crossing(asyncio.get_running_loop(), there)
 
     async def make() -> None:
         try:
-            pieces = answers(given_there())
             async with closing(pieces):
                 async for piece in pieces:
                     await crossing.put(piece)
@@ -124,7 +103,19 @@ async def each(
         maker.cancel()
 
 
-async def nothing() -> AsyncIterator[None]:
-    """Give nothing, for `each`."""
-    return
-    yield
+async def brought(here: asyncio.AbstractEventLoop, given: AsyncIterator[_T]) -> AsyncIterator[_T]:
+    """Give on another loop what is iterated on this one, one at a time.
+
+    Args:
+        here: where `given` belongs.
+        given: asked for its next item when that is wanted.
+    """
+
+    async def following() -> tuple[_T, ...]:
+        try:
+            return (await anext(given),)
+        except StopAsyncIteration:  # which no future can carry
+            return ()
+
+    while item := await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(following(), here)):
+        yield item[0]

@@ -50,7 +50,6 @@ from ..protocol.rest_codec import RestCodec
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ..settings import ModelSettings, PredictorSettings
 from .construction import construct
-from .crossing import nothing
 from .handler import Handler
 from .implementations import Implementation
 from .kserve_errors import translate
@@ -385,8 +384,8 @@ class KServeHost(RequestModel):
             default = "text/plain; charset=utf-8" if isinstance(result, str) else "application/octet-stream"
             kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
         if isinstance(result, AsyncIterator):
-            pieces = _pieces(result) if self._own is None else self._own.each(lambda _: _pieces(result), nothing())
-            return V1Answer(pieces, _own(back), kind)
+            pieces = _pieces(result)
+            return V1Answer(pieces if self._own is None else self._own.each(pieces), _own(back), kind)
         return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 
     async def _answer(

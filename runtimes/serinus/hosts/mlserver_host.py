@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlencode
 
 try:
@@ -53,7 +53,7 @@ from ..errors import (
 from ..model import Family, RequestModel
 from ..protocol.types import InferRequest, InferResponse
 from ..settings import ModelSettings
-from .crossing import nothing
+from .crossing import brought
 from .directory import DirectorySettings
 from .implementations import Implementation
 from .local_calls import LocalCalls
@@ -71,9 +71,6 @@ from .own_loop import OwnLoop
 from .prometheus import families_of
 
 __all__ = ["MLServerHost", "SerinusRuntime", "build_mlserver"]
-
-_T = TypeVar("_T")
-_I = TypeVar("_I")
 
 
 def build_mlserver(implementation: Implementation, settings: ModelSettings) -> MLServerHost:
@@ -182,9 +179,7 @@ class MLServerHost(RequestModel):
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request on the model's loop."""
-        loop = self._loop
-        if loop is None:
-            raise NotReady(f"model {self.name!r} is not loaded")
+        loop = self.own_loop()
         self._check_ready()
         return await loop.call(self._answer(request) if self._batches is None else self._batches.answer(request))
 
@@ -211,12 +206,9 @@ class MLServerHost(RequestModel):
             )
         return from_mlserver_response(answer, request, self.settings.version)
 
-    async def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+    def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
         """Answer with the class's `predict_stream`."""
-        responses = self.each_on_own_loop(self._streamed, requests)
-        async with closing(responses):
-            async for response in responses:
-                yield response
+        return self.own_loop().each(self._streamed(brought(asyncio.get_running_loop(), requests)))
 
     def extra_routes(self) -> Sequence[Any]:
         """Routes of the model's custom handlers."""
@@ -245,17 +237,15 @@ class MLServerHost(RequestModel):
 
         return families_of(REGISTRY.collect(), is_own)
 
-    def each_on_own_loop(
-        self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
-    ) -> AsyncGenerator[_T, None]:
-        """Iterate on the model's loop; see `_Loop.each`.
+    def own_loop(self) -> OwnLoop:
+        """Give the loop that the model lives on.
 
         Raises:
             NotReady: the model is not loaded.
         """
         if self._loop is None:
             raise NotReady(f"model {self.name!r} is not loaded")
-        return self._loop.each(answers, given)
+        return self._loop
 
     async def _streamed(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
         """Run `predict_stream`, on the model's loop. MLServer gives every response of a stream the id of its first request."""
@@ -337,7 +327,7 @@ class _AsgiRoute:
 
     async def __call__(self, request: Any) -> tuple[int, Mapping[str, str], bytes | AsyncIterator[bytes]]:
         """Answer one request with the handler that FastAPI finds for it, on the model's own loop."""
-        answers = self._host.each_on_own_loop(lambda _: self._answer(request), nothing())
+        answers = self._host.own_loop().each(self._answer(request))
         async with AsyncExitStack() as unless_streaming:
             await unless_streaming.enter_async_context(closing(answers))
             status, headers, body, more = cast("_Head", await anext(answers))

@@ -22,7 +22,6 @@ from .crossing import each
 __all__ = ["OwnLoop", "asks_for_loop"]
 
 _T = TypeVar("_T")
-_I = TypeVar("_I")
 
 _ASKING: Final = frozenset({"get_running_loop", "get_event_loop", "create_task", "ensure_future", "current_task"})
 """What only works where a loop runs; coroutines have one wherever they are called."""
@@ -69,11 +68,9 @@ class OwnLoop:
         """Run a coroutine there and await it; cancelling the awaiting task cancels it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def each(
-        self, answers: Callable[[AsyncIterator[_I]], AsyncIterator[_T]], given: AsyncIterator[_I]
-    ) -> AsyncGenerator[_T, None]:
-        """Iterate there over what is given here, and give here what comes out; see `crossing.each`."""
-        return each(self._loop, answers, given)
+    def each(self, pieces: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
+        """Iterate there, and give here what comes out; see `crossing.each`."""
+        return each(self._loop, pieces)
 
     def close(self) -> None:
         """Stop the loop and its thread."""
