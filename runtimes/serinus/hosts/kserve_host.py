@@ -44,11 +44,12 @@ from kserve.utils.utils import is_structured_cloudevent
 from prometheus_client import REGISTRY
 
 from ..dataplane.pipe import closing
-from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
+from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported
 from ..model import Call, Family, Model, RequestModel, V1Answer
 from ..protocol.rest_codec import RestCodec
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ..settings import ModelSettings, PredictorSettings
+from .blame import Translated
 from .construction import construct
 from .handler import Handler
 from .implementations import Implementation
@@ -70,6 +71,7 @@ __all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
 
 _log = logging.getLogger("serinus.hosts")
 _T = TypeVar("_T")
+_translated = Translated(translate)
 
 _FRAMING = frozenset(
     {"connection", "content-encoding", "content-length", "content-type", "date", "inference-header-content-length"}
@@ -123,17 +125,10 @@ def _specs(listed: Any) -> tuple[TensorSpec, ...]:
 
 async def _pieces(result: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     """Read what a class streams, as bytes; its errors become those that a client reads."""
-    try:
+    with _translated:
         async with closing(result):
             async for piece in result:
                 yield piece if isinstance(piece, bytes) else str(piece).encode()
-    except SerinusError:
-        raise
-    except Exception as error:
-        known = translate(error)
-        if known is None:
-            raise
-        raise known from error
 
 
 def make_kserve(implementation: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Any:
@@ -397,7 +392,7 @@ class KServeHost(RequestModel):
             raise NotReady(f"model {self.name!r} says that it is not ready")
         _in_flight.set((headers, deadline))
         kserve_context.set_predictor_config(self._config)
-        try:
+        with _translated:
             if self._calls_model:
                 verb = InferenceVerb.EXPLAIN if explain else InferenceVerb.PREDICT
                 result = await model(payload, headers=headers, verb=verb)
@@ -428,13 +423,6 @@ class KServeHost(RequestModel):
                 result = await self._postprocess(*arguments)
                 self._stage("postprocess", started)
             return result
-        except SerinusError:
-            raise
-        except Exception as error:
-            known = translate(error)
-            if known is None:
-                raise
-            raise known from error
 
     def _stage(self, stage: str, started: float) -> float:
         now = time.perf_counter()
@@ -530,15 +518,8 @@ class KServeArrays(Model):
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Hand the rows over."""
-        try:
+        with _translated:
             return self.hosted.predict_arrays(inputs, call.parameters)
-        except SerinusError:
-            raise
-        except Exception as error:
-            known = translate(error)
-            if known is None:
-                raise
-            raise known from error
 
     def metrics(self) -> Sequence[Family]:
         """As `KServeHost.metrics`."""

@@ -53,6 +53,7 @@ from ..errors import (
 from ..model import Family, RequestModel
 from ..protocol.types import InferRequest, InferResponse
 from ..settings import ModelSettings
+from .blame import Translated
 from .crossing import brought
 from .directory import DirectorySettings
 from .implementations import Implementation
@@ -184,15 +185,8 @@ class MLServerHost(RequestModel):
         return await loop.call(self._answer(request) if self._batches is None else self._batches.answer(request))
 
     async def _answer(self, request: InferRequest) -> InferResponse:
-        try:
-            payload = to_mlserver_request(request)
-            with model_context(self.hosted.settings):
-                answer = await self.hosted.predict(payload)
-        except Exception as error:
-            known = _translate(error)
-            if known is None:
-                raise
-            raise known from error
+        with _translated, model_context(self.hosted.settings):
+            answer = await self.hosted.predict(to_mlserver_request(request))
         return self._response(answer, request)
 
     def _check_ready(self) -> None:
@@ -261,23 +255,15 @@ class MLServerHost(RequestModel):
                 payload.id = stream_id
                 yield payload
 
-        try:
-            with model_context(self.hosted.settings):
-                answers = self.hosted.predict_stream(payloads())
-                async with closing(answers):
-                    async for answer in answers:
-                        yield self._response(answer, first)
-        except Exception as error:
-            known = _translate(error)
-            if known is None:
-                raise
-            raise known from error
+        with _translated, model_context(self.hosted.settings):
+            answers = self.hosted.predict_stream(payloads())
+            async with closing(answers):
+                async for answer in answers:
+                    yield self._response(answer, first)
 
 
 def _translate(error: Exception) -> SerinusError | None:
     """Find the error to answer with; None: a fault of the class that nothing names, a 500."""
-    if isinstance(error, SerinusError):
-        return error
     if isinstance(error, ModelNotReady):  # MLServer says 400: the server is at fault
         return NotReady(str(error))
     if isinstance(error, ModelNotFound):
@@ -290,6 +276,8 @@ def _translate(error: Exception) -> SerinusError | None:
         return NotSupported(str(error) or "this model does not offer that")
     return None
 
+
+_translated = Translated(_translate)
 
 _OF_STATUS: dict[int, type[SerinusError]] = {
     404: NotFound,
