@@ -22,12 +22,10 @@ from serinus.errors import ConfigError
 from serinus.native.network import Network
 from serinus.native.walker import KernelsMissing
 
-from .stored import KNOWN, find, in_order, labelled, model_file
+from .stored import KNOWN, find, in_order, is_batchable, labelled, model_file
 
 __all__ = ["TorchModel"]
 
-_FEW_ROWS = 16
-"""Answered while holding the GIL: 25 us; more are answered without it."""
 _GPU = Path("/dev/nvidiactl")
 """There is one, as its driver says."""
 
@@ -80,12 +78,7 @@ class TorchModel(Model):
             file = model_file(self.settings)
             stored = find(file) if plain and file.suffix == ".pt" else None
             network = Network(stored.steps) if stored is not None else None
-        except (
-            ConfigError,
-            OSError,
-            KernelsMissing,
-            ValueError,
-        ):  # all of which PyTorch's way tells better, or does without
+        except (ConfigError, OSError, KernelsMissing, ValueError):  # which PyTorch's way tells better, or does without
             return False
         if stored is None or network is None:
             return False
@@ -94,9 +87,7 @@ class TorchModel(Model):
         self.outputs = tuple(labelled(override_specs((), self.settings.outputs, "outputs"), labels))
         if self.outputs and self.outputs[0].datatype != "FP64":
             return False
-        self.batchable = bool(self.inputs) and all(
-            spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs)
-        )
+        self.batchable = is_batchable(self.inputs, self.outputs)
         self._network, self._stored = network, stored
         self._expected = tuple(spec.name for spec in self.inputs)
         self._output = self.outputs[0].name if self.outputs else "output-0"
@@ -142,7 +133,7 @@ class TorchModel(Model):
             return self._loaded().predict(inputs, call)
         if call.outputs is not None and self._output not in call.outputs:
             return {}
-        return {self._output: network.predict(np.ascontiguousarray(array), few=len(array) <= _FEW_ROWS)}
+        return {self._output: network.predict(np.ascontiguousarray(array))}
 
     def metrics(self) -> Iterable[Family]:
         """Tell the memory of the GPU; nothing on a CPU."""

@@ -33,7 +33,7 @@ except ImportError as error:  # pragma: no cover # the image has it
 
 from .memory import CudaMemory
 from .plan import MOST_ROWS, compiled
-from .stored import KNOWN, Stored, in_order, keep, labelled, model_file
+from .stored import KNOWN, Stored, in_order, is_batchable, keep, labelled, model_file
 
 __all__ = ["TorchModule"]
 
@@ -101,10 +101,7 @@ class TorchModule(Model):
         self._expected = tuple(spec.name for spec in self.inputs)
         self._half = frozenset(index for index, spec in enumerate(self.inputs) if spec.datatype == "BF16")
         self._floats = {spec.name: dtype for spec in self.outputs if (dtype := _FLOATS.get(spec.datatype)) is not None}
-        # Without declared shapes nothing says that the first dimension is the batch.
-        self.batchable = bool(self.inputs) and all(
-            spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs)
-        )
+        self.batchable = is_batchable(self.inputs, self.outputs)
         self.details |= {
             "file": file.name,
             "device": str(self._device),

@@ -20,7 +20,7 @@ from serinus.native.walker import KernelsMissing
 __all__ = ["MOST_ROWS", "compiled"]
 
 MOST_ROWS: Final = 16
-"""Beyond it PyTorch's matrix products are quicker, and the call would hold the GIL for longer than 25 us."""
+"""Beyond it PyTorch's matrix products are quicker."""
 
 _ROWS: Final = 512
 _TOLERANCE: Final = 1e-10

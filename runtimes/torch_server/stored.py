@@ -22,7 +22,7 @@ from serinus.artifacts import find_file
 from serinus.errors import InvalidInput
 from serinus.native.network import Kind, Step
 
-__all__ = ["KNOWN", "Stored", "find", "in_order", "keep", "labelled", "model_file"]
+__all__ = ["KNOWN", "Stored", "find", "in_order", "is_batchable", "keep", "labelled", "model_file"]
 
 KNOWN: Final = ("device", "autocast", "class", "arguments", "batch_buckets", "labels")
 """Names of the settings in `parameters.extra`."""
@@ -100,6 +100,11 @@ def in_order(inputs: Mapping[str, np.ndarray], *choices: Sequence[str]) -> list[
         return list(inputs.values())
     expected = next(filter(None, choices), ())
     raise InvalidInput(f"inputs {', '.join(inputs)} came, {', '.join(expected)} were expected")
+
+
+def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether the first dimension of everything is the batch's; without declared shapes nothing says so."""
+    return bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
 
 
 def labelled(specs: Sequence[TensorSpec], labels: tuple[str, ...]) -> Sequence[TensorSpec]:
