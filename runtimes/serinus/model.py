@@ -126,6 +126,11 @@ class Model:
         """One row of input to warm up and time the model with; None: made of zeros from `inputs`, or skipped."""
         return None
 
+    @property
+    def decoupled(self) -> bool:
+        """Each request on a stream has any number of responses (Triton, decoupled_models.md)."""
+        return False
+
     def metrics(self) -> Iterable[Family]:
         """Metrics of the model's own, asked for at each scrape, on the event loop: be quick.
 
@@ -182,6 +187,11 @@ class RequestModel(Model):
     def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
         """Read the JSON of an inference request that the protocol does not allow, for clients that are used to more; None: it is refused."""
         return None
+
+    @property
+    def decoupled(self) -> bool:
+        """See `Model.decoupled`."""
+        return self.streams and not self.whole_streams
 
     async def start(self) -> None:
         """Do what needs the event loop, after `load` and before the first request. Raise `ConfigError` as `load` does."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidInput
-from ..model import Model, RequestModel
+from ..model import Model
 from ..protocol.json_codec import describe, load_object
 from ..protocol.types import Limits, TensorSpec
 from ..settings import BatchSettings, ModelSettings
@@ -64,8 +64,9 @@ def _repeats(key: str, value: Any, model: Model, batched: bool) -> bool:
     if key == "max_batch_size":
         return not batched and value == 0 and type(value) is int
     if key == "model_transaction_policy":
-        streams = isinstance(model, RequestModel) and model.streams and not model.whole_streams
-        return type(value) is dict and value in ([{"decoupled": True}] if streams else [{}, {"decoupled": False}])
+        return type(value) is dict and value in (
+            [{"decoupled": True}] if model.decoupled else [{}, {"decoupled": False}]
+        )
     if key in ("platform", "backend"):
         return value == (model.settings.platform or model.platform)
     if key == "input":
@@ -94,13 +95,9 @@ def _told(value: Any) -> Any:
 def _tensors(specs: Sequence[TensorSpec], batched: bool) -> Any:
     """Name, type, dimensions but the batch's, and whether a request may leave it out; protobuf writes 64-bit integers as text."""
     return [
-        (
-            spec.name,
-            "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
-            [str(size) for size in (spec.shape[1:] if batched and spec.shape[:1] == (-1,) else spec.shape)],
-            spec.optional,
-        )
+        (spec.name, kind, [str(size) for size in dims], spec.optional)
         for spec in specs
+        for kind, dims in (spec.in_config(batched=batched),)
     ]
 
 

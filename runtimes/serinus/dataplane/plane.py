@@ -156,9 +156,13 @@ class Plane:
         return model if isinstance(model, RequestModel) and model.streams else None
 
     def is_decoupled(self, name: str, version: str = "") -> bool:
-        """Whether each request on a stream has any number of responses (Triton, decoupled_models.md)."""
-        model = self.streams(name, version)
-        return model is not None and not model.whole_streams
+        """Whether each request on a stream has any number of responses; see `Model.decoupled`.
+
+        Raises:
+            NotFound: no such model or version.
+            NotReady: it is not loaded.
+        """
+        return self.registry.served(name, version).model.decoupled
 
     def infer_stream(
         self, request: InferRequest, further: AsyncIterator[InferRequest] | None = None

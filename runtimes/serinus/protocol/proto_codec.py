@@ -369,8 +369,7 @@ def config_message(
     )
     for target, specs in ((config.input, metadata.inputs), (config.output, metadata.outputs)):
         for spec in specs:
-            dims = spec.shape[1:] if max_batch_rows and spec.shape[:1] == (-1,) else spec.shape
-            kind = "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
+            kind, dims = spec.in_config(batched=max_batch_rows > 0)
             entry = target.add(name=spec.name, data_type=kind, dims=dims)
             if spec.optional and specs is metadata.inputs:  # Triton's outputs have no such field
                 entry.optional = True

@@ -150,6 +150,11 @@ class TensorSpec:
     optional: bool = False
     """An input that a request may leave out."""
 
+    def in_config(self, *, batched: bool) -> tuple[str, tuple[int, ...]]:
+        """Give what Triton's model configuration says of it (model_config.proto): `data_type`, and `dims` without the batch's."""
+        kind = "TYPE_STRING" if self.datatype == "BYTES" else f"TYPE_{self.datatype}"
+        return kind, self.shape[1:] if batched and self.shape[:1] == (-1,) else self.shape
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:

@@ -712,11 +712,12 @@ def _config(metadata: ModelMetadata, max_batch_rows: int, max_delay_s: float) ->
         document[key] = [
             {
                 "name": spec.name,
-                "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
-                "dims": list(spec.shape[1:] if max_batch_rows and spec.shape[:1] == (-1,) else spec.shape),
+                "data_type": kind,
+                "dims": list(dims),
                 **({"optional": True} if spec.optional and key == "input" else {}),
             }
             for spec in specs
+            for kind, dims in (spec.in_config(batched=max_batch_rows > 0),)
         ]
     if max_batch_rows:
         document["dynamic_batching"] = {"max_queue_delay_microseconds": round(max_delay_s * 1e6)}
