@@ -17,6 +17,7 @@ from typing import Any, Final
 from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
 from .exchange import (
+    LINGER_S,
     App,
     BadRequest,
     Exchange,
@@ -25,8 +26,9 @@ from .exchange import (
     Observer,
     RawHeaders,
     UriTooLong,
-    head_too_large,
+    too_many_fields,
     unknown_coding,
+    wrong_host,
 )
 
 __all__ = ["AsgiApp", "UvicornServer"]
@@ -36,8 +38,6 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 _JSON: Final = "application/json"
-_LINGER_S: Final = 2.0
-"""Longest wait for more of a body that was refused already; the thin transport's."""
 
 
 class _Gone(Exception):
@@ -139,15 +139,12 @@ class AsgiApp:
             raise UriTooLong(
                 f"the request target has {len(target)} bytes; at most {self._limits.target_bytes} are taken"
             )
-        raw, limits = headers.raw, self._limits
-        if len(raw) > limits.header_fields or sum(len(n) + len(v) + 4 for n, v in raw) > limits.head_bytes:
-            raise head_too_large(limits)
-        if scope["http_version"] == "1.1" and headers.hosts != 1:
-            found = "none" if headers.hosts == 0 else str(headers.hosts)
-            raise BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one has {found}")
-        coding = unknown_coding(headers)
-        if coding is not None:
-            raise coding
+        refused = too_many_fields(headers.raw, self._limits)
+        if refused is None and scope["http_version"] == "1.1":
+            refused = wrong_host(headers)
+        refused = refused or unknown_coding(headers)
+        if refused is not None:
+            raise refused
         if headers.content_length is not None and headers.content_length > self._limits.body_bytes:
             raise TooLarge(
                 f"the body has {headers.content_length} bytes; at most {self._limits.body_bytes} are taken (max_body_bytes)"
@@ -179,13 +176,12 @@ class AsgiApp:
 
     async def _drop_body(self, headers: Headers, receive: _Receive) -> None:
         """Read off a body that is not much too large: uvicorn resets the connection, and the answer is lost, if it closes before."""
-        length = headers.content_length
-        if length is None or headers.expect is not None or length > 2 * self._limits.body_bytes + 65536:
+        if not self._limits.are_worth_reading(headers):
             return
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.request_timeout_s
         with contextlib.suppress(asyncio.TimeoutError):
-            while (await asyncio.wait_for(receive(), min(_LINGER_S, end - loop.time()))).get("more_body", False):
+            while (await asyncio.wait_for(receive(), min(LINGER_S, end - loop.time()))).get("more_body", False):
                 pass
 
     async def _wait(self, exchange: _Exchange, receive: _Receive) -> None:

@@ -16,7 +16,7 @@ system call (~10 us), so pipelined answers that are there in the same turn of th
 the framing unsound; (c) idle for `keep_alive_s`; (d) with 408 when a request takes longer than `request_timeout_s` to
 arrive; (e) when its client takes nothing of a waiting answer for that long; (f) when the client is gone. In (b) and (d)
 the client may still be sending, and closing would reset the connection and destroy the answer on its way: we shut down
-our side, and read and drop until the client closes or `_LINGER_S` has passed (RFC 9112, 9.6).
+our side, and read and drop until the client closes or `LINGER_S` has passed (RFC 9112, 9.6).
 
 *Half-closed clients* get their answers: end of input alone does not say that nobody listens. A client that has really gone looks
 just the same until something is written to it. So where an answer takes longer than `_PROBE_S` after the end of input, an HTTP/1.1
@@ -47,6 +47,7 @@ import httptools
 from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
 from .exchange import (
+    LINGER_S,
     BadRequest,
     Exchange,
     HeaderFieldsTooLarge,
@@ -55,7 +56,9 @@ from .exchange import (
     RawHeaders,
     UriTooLong,
     head_too_large,
+    too_many_fields,
     unknown_coding,
+    wrong_host,
 )
 
 if TYPE_CHECKING:
@@ -63,8 +66,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_LINGER_S: Final = 2.0
-"""Seconds to read and drop after a refusal; nginx's lingering_timeout is 5, Apache's 2."""
 _PROBE_S: Final = 0.25
 _JOIN_BYTES: Final = 64 * 1024
 """Answers up to this size are copied into one buffer; beyond it the pieces go out as they are."""
@@ -457,22 +458,16 @@ class Connection(asyncio.Protocol):
         coding = unknown_coding(headers)
         if coding is not None:
             self._refuse(coding, sound=False)
-        limits = self.server.limits
-        raw = headers.raw
-        if (
-            len(raw) > limits.header_fields
-            or sum(len(name) + len(value) + 4 for name, value in raw) > limits.head_bytes
-        ):
-            self._refuse(_head_too_large(b"", limits), sound=False)
+        too_many = too_many_fields(headers.raw, self.server.limits)
+        if too_many is not None:
+            self._refuse(too_many, sound=False)
 
     def _check_version(self, headers: Headers) -> None:
         version = self._parser.get_http_version()
         if version == "1.1":
-            if headers.hosts != 1:
-                found = {0: "has none", -1: "has one that is no host"}.get(headers.hosts, f"has {headers.hosts}")
-                self._refuse(
-                    BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one {found}"), sound=False
-                )
+            wrong = wrong_host(headers)
+            if wrong is not None:
+                self._refuse(wrong, sound=False)
         elif version == "1.0":
             if headers.chunked:
                 self._refuse(BadRequest("Transfer-Encoding does not exist in HTTP/1.0"), sound=False)
@@ -499,7 +494,7 @@ class Connection(asyncio.Protocol):
         """413, at once. A body that is not much too large is read and dropped, so that the connection lives on."""
         limit = self.server.limits.body_bytes
         headers = self._headers
-        sound = not headers.chunked and headers.expect is None and length <= 2 * limit + 65536
+        sound = self.server.limits.are_worth_reading(headers)
         self._parts = None
         self._body = b""
         self._refuse(
@@ -727,7 +722,7 @@ class Connection(asyncio.Protocol):
         if self._write_paused or self._transport.is_closing():
             self._check_reader(now)
         elif self._lingering:
-            if spent > _LINGER_S:
+            if spent > LINGER_S:
                 self._transport.abort()
         elif self._begun:
             if spent > limits.request_timeout_s and not self._read_paused and not self._refused:

@@ -28,13 +28,16 @@ __all__ = [
     "HeaderFieldsTooLarge",
     "Headers",
     "HttpLimits",
+    "LINGER_S",
     "Observer",
     "REASONS",
     "RawHeaders",
     "UriTooLong",
     "head_too_large",
+    "too_many_fields",
     "header_pairs",
     "unknown_coding",
+    "wrong_host",
 ]
 
 REASONS: Final[dict[int, bytes]] = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -42,6 +45,9 @@ REASONS: Final[dict[int, bytes]] = {status.value: status.phrase.encode() for sta
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Header fields as on the wire."""
+
+LINGER_S: Final = 2.0
+"""Seconds to read and drop after a refusal; nginx's lingering_timeout is 5, Apache's 2."""
 
 _OWN_HEADERS: Final = frozenset(
     (
@@ -96,6 +102,11 @@ class HttpLimits:
     """Seconds to send one whole request (408), and to take any of an answer that waits to be read."""
     keep_alive_s: float = 65.0
     """Seconds that an idle connection is kept."""
+
+    def are_worth_reading(self, headers: Headers) -> bool:
+        """Whether a body that is refused is read and dropped, so that the connection lives on: it is not much too large."""
+        length = headers.content_length
+        return length is not None and headers.expect is None and length <= 2 * self.body_bytes + 65536
 
 
 class Cancellable(Protocol):
@@ -300,6 +311,21 @@ def head_too_large(limits: HttpLimits) -> SerinusError:
     return HeaderFieldsTooLarge(
         f"the header section is too large; at most {limits.head_bytes} bytes and {limits.header_fields} fields are taken"
     )
+
+
+def too_many_fields(raw: RawHeaders, limits: HttpLimits) -> SerinusError | None:
+    """Refuse header fields that are too many, or together too large."""
+    if len(raw) > limits.header_fields or sum(len(name) + len(value) + 4 for name, value in raw) > limits.head_bytes:
+        return head_too_large(limits)
+    return None
+
+
+def wrong_host(headers: Headers) -> SerinusError | None:
+    """Refuse an HTTP/1.1 request without exactly one Host that is one (RFC 9112, 3.2)."""
+    if headers.hosts == 1:
+        return None
+    found = {0: "has none", -1: "has one that is no host"}.get(headers.hosts, f"has {headers.hosts}")
+    return BadRequest(f"an HTTP/1.1 request has exactly one Host header; this one {found}")
 
 
 def unknown_coding(headers: Headers) -> SerinusError | None:
