@@ -18,7 +18,7 @@ import tritonclient.grpc
 import xgboost
 from mlserver.types import InferenceResponse, ResponseOutput
 from onnx import TensorProto, helper, numpy_helper
-from processes import free_port, process
+from processes import free_port, process, serving_folder
 
 from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
@@ -166,10 +166,8 @@ REFUSED = {
 
 def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and_what_is_wrong_does_not(tmp_path):
     (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.Shown"}))
-    http = free_port()
-    url = f"http://127.0.0.1:{http}"
-    command = ["serinus", "serve", str(tmp_path), "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
-    with process(command, tmp_path, f"{url}/v2/health/ready"):
+    with serving_folder("serinus", tmp_path) as address:
+        url = address.url
         answers = [httpx.post(f"{url}/v2/models/m/infer", json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
         bad = {name: httpx.post(f"{url}/v2/models/m/infer", json={"inputs": [REFUSED[name]]}) for name in REFUSED}
         torn = httpx.post(f"{url}/v2/models/m/infer", content=b"{")
@@ -256,10 +254,8 @@ async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(mode
 
 def test_custom_handlers_answer_after_a_reload(tmp_path):
     (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
-    http = free_port()
-    url = f"http://127.0.0.1:{http}"
-    command = ["serinus", "serve", str(tmp_path), "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
-    with process(command, tmp_path, f"{url}/v2/health/ready"):
+    with serving_folder("serinus", tmp_path) as address:
+        url = address.url
         answers = [httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])]
         assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
         answers.append(httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]))
