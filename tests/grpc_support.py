@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from serinus.dataplane.access import OPEN, RepositoryAccess
 from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -139,12 +140,12 @@ class Running:
 
 
 async def started(
-    engine: str, names: tuple[str, ...] = tuple(MODELS), **settings: Any
+    engine: str, names: tuple[str, ...] = tuple(MODELS), access: RepositoryAccess = OPEN, **settings: Any
 ) -> tuple[GrpcServer, Plane, Metrics]:
     """Start a plane with the test models, and a server, on the running loop."""
     metrics = Metrics()
     registry = Registry(lambda chosen: MODELS[chosen.name](chosen), metrics=metrics)
-    plane = Plane(registry, metrics=metrics)
+    plane = Plane(registry, metrics=metrics, access=access)
     await plane.start([ModelSettings(name=name, warmup=name != "broken") for name in names])
     chosen = ServerSettings(host="127.0.0.1", grpc=engine, **settings)  # type: ignore[arg-type] # one of ENGINES
     return await start_grpc(plane, chosen, metrics=metrics, port=0), plane, metrics

@@ -14,6 +14,7 @@ import orjson
 
 from http_support import Answer, Raw
 from serinus import Call, InferRequest, InferResponse, Model, ModelSettings, RequestModel, Tensor, TensorSpec
+from serinus.dataplane.access import OPEN, RepositoryAccess
 from serinus.dataplane.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -189,12 +190,17 @@ def wire(method: str, path: str, body: Any = None, headers: Mapping[str, str] | 
 
 @contextlib.asynccontextmanager
 async def rest(
-    *models: str, http: str = "thin", extra_routes: Iterable[Any] = (), discover: bool = True, **settings: Any
+    *models: str,
+    http: str = "thin",
+    extra_routes: Iterable[Any] = (),
+    discover: bool = True,
+    access: RepositoryAccess = OPEN,
+    **settings: Any,
 ) -> AsyncIterator[Rest]:
     """Serve the named models."""
     metrics = Metrics()
     registry = Registry(make, discover=settings_of if discover else None, index=lambda: list(MODELS), metrics=metrics)
-    plane = Plane(registry, metrics=metrics)
+    plane = Plane(registry, metrics=metrics, access=access)
     server_settings = ServerSettings(host="127.0.0.1", http_port=0, http=http, **settings)  # type: ignore[arg-type]
     await plane.start([one for name in models for one in settings_of(name)])
     server = await start_rest(plane, server_settings, metrics=metrics, extra_routes=extra_routes)

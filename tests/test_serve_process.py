@@ -321,7 +321,7 @@ if __name__ == "__main__":
 def test_a_script_of_several_models_serves_each_and_loads_it_again(tmp_path: Path) -> None:
     path = tmp_path / "several.py"
     path.write_text(SCRIPT)
-    with serving(tmp_path, "--class", str(path)) as server:
+    with serving(tmp_path, "--class", str(path), "--repository_control", "on") as server:
         assert server.ask("GET", "/v1/models") == (200, {"models": ["first", "second"]})
         assert server.ask("POST", "/v2/repository/models/second/load")[0] == 200
         answers = [server.ask("POST", f"/v1/models/{name}:predict", {"instances": []}) for name in ("first", "second")]

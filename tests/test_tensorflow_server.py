@@ -370,7 +370,8 @@ def test_a_version_that_appears_is_served_from_the_next_load_on(tmp_path: Path, 
     root = tmp_path / "half"
     shutil.copytree(model_dir / "2", root / "2")
     body = {"signature_name": "serving_default", "instances": [1.0]}
-    with serving(tmp_path, str(root), "--model_name", "half", timeout_s=120) as served:
+    flags = ("--model_name", "half", "--repository_control", "on")
+    with serving(tmp_path, str(root), *flags, timeout_s=120) as served:
         assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5]}
         shutil.copytree(model_dir / "10", root / "10")
         assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5]}

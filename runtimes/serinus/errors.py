@@ -5,6 +5,8 @@
     SerinusError
     ├── ClientError               400  INVALID_ARGUMENT      the request is wrong; repeating it cannot help
     │   ├── InvalidInput          400  INVALID_ARGUMENT      a tensor, parameter or body that does not decode or fit
+    │   ├── Unauthenticated       401  UNAUTHENTICATED       no credentials, or wrong ones, where the server asks for some
+    │   ├── Forbidden             403  PERMISSION_DENIED     the server is set up not to do this, whoever asks
     │   ├── NotFound              404  NOT_FOUND             no such model, version or path
     │   ├── MethodNotAllowed      405  UNIMPLEMENTED         the path exists, the HTTP method does not
     │   ├── RequestTimedOut       408  DEADLINE_EXCEEDED     the client took too long to send its request
@@ -35,6 +37,7 @@ __all__ = [
     "ClientError",
     "ConfigError",
     "Conflict",
+    "Forbidden",
     "GrpcStatus",
     "InvalidInput",
     "MethodNotAllowed",
@@ -48,6 +51,7 @@ __all__ = [
     "ServerError",
     "TimedOut",
     "TooLarge",
+    "Unauthenticated",
     "UnsupportedMedia",
     "UpstreamFailed",
 ]
@@ -101,6 +105,20 @@ class ClientError(SerinusError):
 
 class InvalidInput(ClientError):
     """A body, tensor or parameter that does not decode, or does not fit the model."""
+
+
+class Unauthenticated(ClientError):
+    """The request has no credentials, or wrong ones (RFC 9110, 15.5.2); the answer carries WWW-Authenticate."""
+
+    http_status = 401
+    grpc_status = GrpcStatus.UNAUTHENTICATED
+
+
+class Forbidden(ClientError):
+    """What was asked for is switched off, or may not be asked for from where the request comes (RFC 9110, 15.5.4)."""
+
+    http_status = 403
+    grpc_status = GrpcStatus.PERMISSION_DENIED
 
 
 class NotFound(ClientError):

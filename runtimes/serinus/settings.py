@@ -146,6 +146,19 @@ class ServerSettings:
     access_log: bool = field(default=False, metadata=_flags(help="one log line per request (costs ~20 us each)"))
     log_level: str = field(default="INFO", metadata=_flags(help="DEBUG, INFO, WARNING or ERROR"))
     log_format: Literal["text", "json"] = field(default="text", metadata=_flags(help="text or json, to standard error"))
+    repository_control: Literal["auto", "off", "on", "open"] = field(
+        default="auto",
+        metadata=_flags(
+            help="load and unload by request: on (on loopback, elsewhere with a token), off, open (without a token anywhere), or "
+            "auto: on with --model_repository, else off"
+        ),
+    )
+    repository_token_file: str | None = field(
+        default=None,
+        metadata=_flags(
+            help="file with the token that load and unload need as 'Authorization: Bearer'; or the variable SERINUS_REPOSITORY_TOKEN"
+        ),
+    )
     enable_docs_url: bool = field(default=False, metadata=_flags(help="serve the OpenAPI page at /docs"))
     limits: Limits = field(default=Limits(), metadata=_flags(help=""))
 

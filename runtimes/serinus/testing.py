@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .dataplane.access import OPEN
 from .dataplane.pipe import Pipe
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
@@ -84,7 +85,7 @@ class InMemoryClient:
         else:
             self._settings = ModelSettings(name=name, **settings)
             factory = partial(build_model_of, model, transformer=transformer)
-        self.plane = Plane(Registry(factory), limits=limits)
+        self.plane = Plane(Registry(factory), limits=limits, access=OPEN)
         """For what this class has no method for: metadata, statistics, load and unload."""
         self._codec = RestCodec(limits)
         self._limits = limits

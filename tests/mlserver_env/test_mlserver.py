@@ -254,7 +254,7 @@ async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(mode
 
 def test_custom_handlers_answer_after_a_reload(tmp_path):
     (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
-    with serving_folder("serinus", tmp_path) as address:
+    with serving_folder("serinus", tmp_path, "--repository_control", "on") as address:
         url = address.url
         answers = [httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])]
         assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200

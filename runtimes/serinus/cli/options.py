@@ -240,6 +240,7 @@ OTHER_ENVIRONMENT: frozenset[str] = frozenset(
         "SERINUS_NATIVE",
         "SERINUS_CACHE_DIR",
         "SERINUS_PURE",
+        "SERINUS_REPOSITORY_TOKEN",
         "SERINUS_WORKER",
         "SERINUS_CONTROL_FD",
         "SERINUS_HTTP_FD",

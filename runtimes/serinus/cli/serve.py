@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ..dataplane.access import RepositoryAccess
 from ..errors import ConfigError
 from ..protocol.types import Limits
 from ..settings import ModelSettings, PredictorSettings, ServerSettings
+from .access import repository_access
 from .options import OPTIONS, Option, Parsed, parse
 
 __all__ = ["main"]
@@ -63,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         parsed = _with_https_port(parsed)
         server = _server_settings(parsed.values)
+        access = repository_access(parsed, os.environ)
         _set_up_logging(server)
         if parsed.values["show_settings"]:
             _show(parsed)
@@ -71,18 +74,20 @@ def main(argv: Sequence[str]) -> int:
         if not started_workers:
             for warning in parsed.warnings:
                 log.warning("%s", warning)
+            if parsed.values["model_repository"] and not access.is_on and server.repository_control == "auto":
+                log.warning("models are not loaded and unloaded by request: %s", access.reason)
         if server.workers > 1 and not started_workers:
             from ..server.workers import supervise
 
             return supervise(server, list(argv))
-        return _serve(parsed, server)
+        return _serve(parsed, server, access)
     except ConfigError as error:
         for problem in error.problems:
             print(f"serinus serve: {problem}", file=sys.stderr)
         return 2
 
 
-def _serve(parsed: Parsed, server: ServerSettings) -> int:
+def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> int:
     """Resolve the models and run this process as a server."""
     from .. import hosts
     from ..server.lifecycle import Launch, run
@@ -110,6 +115,7 @@ def _serve(parsed: Parsed, server: ServerSettings) -> int:
         factory=factory,
         discover=discover,
         index=functools.partial(_names, repository) if repository else None,
+        access=access,
         http_socket=socket.socket(fileno=int(http_fd)) if http_fd else None,
         grpc_port=int(grpc_port) if grpc_port else None,
         control=socket.socket(fileno=int(control_fd)) if control_fd else None,

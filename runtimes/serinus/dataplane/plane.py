@@ -34,6 +34,7 @@ from ..protocol.types import (
     ServerMetadata,
 )
 from ..settings import ModelSettings
+from .access import RepositoryAccess
 from .metrics import Metrics
 from .pipe import Pipe
 from .registry import Registry
@@ -56,6 +57,10 @@ EXTENSIONS: Final = (
 )
 """What the server metadata advertises, by Triton's names; each is served."""
 
+_REPOSITORY: Final = frozenset({"model_repository", "model_repository(unload_dependents)"})
+"""Left out where models are not loaded and unloaded by request: the extension is index, load and unload together
+(extension_model_repository.md), and a client that reads its name may count on all three. The index is answered all the same."""
+
 _JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+json", "application/ld+json"})
 """KServe's dataplane has the same three."""
 
@@ -71,6 +76,7 @@ class Plane:
         extensions: what the server metadata advertises.
         ready_when_empty: ready with no model, for a server that is filled by load requests.
         limits: of V1 bodies, which the plane decodes.
+        access: who may load and unload over a transport; whoever holds the plane itself may.
     """
 
     def __init__(
@@ -81,10 +87,13 @@ class Plane:
         extensions: Sequence[str] = EXTENSIONS,
         ready_when_empty: bool = False,
         limits: Limits = Limits(),  # noqa: B008 # frozen
+        access: RepositoryAccess = RepositoryAccess(),  # noqa: B008 # frozen
     ) -> None:
         self.registry = registry
         self.metrics = metrics if metrics is not None else registry.metrics
-        self._extensions = tuple(extensions)
+        self.access = access
+        """What a transport asks before it calls `load` or `unload`."""
+        self._extensions = tuple(name for name in extensions if access.is_on or name not in _REPOSITORY)
         self._ready_when_empty = ready_when_empty
         self._limits = limits
         self._clock = registry.clock

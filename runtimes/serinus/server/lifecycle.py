@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..dataplane.access import RepositoryAccess
 from ..dataplane.metrics import Metrics
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
@@ -51,12 +52,23 @@ class Launch:
     """Finds a model by name, for load requests; None: what was started is loaded again as it was."""
     index: Callable[[], Sequence[str]] | None = None
     """Names in the repository, loaded or not; None: there is no repository."""
+    access: RepositoryAccess = field(default_factory=RepositoryAccess)
+    """Who may load and unload models by request."""
     http_socket: socket.socket | None = None
     """Bound already, by the supervisor of several workers."""
     grpc_port: int | None = None
     """Bound already with SO_REUSEPORT, likewise."""
     control: socket.socket | None = None
     started: float = field(default_factory=time.monotonic)
+
+
+_CONTROL = {
+    "off": "off",
+    "loopback": "on, for this machine alone",
+    "token": "on, with a token",
+    "open": "OPEN to whoever reaches these ports",
+}
+"""What the line at start says of loading and unloading by request."""
 
 
 class _Worker:
@@ -157,7 +169,13 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
 
     metrics = Metrics()
     registry = Registry(launch.factory, discover=launch.discover, index=launch.index, metrics=metrics)
-    plane = Plane(registry, metrics=metrics, limits=settings.limits, ready_when_empty=launch.index is not None)
+    plane = Plane(
+        registry,
+        metrics=metrics,
+        limits=settings.limits,
+        ready_when_empty=launch.index is not None,
+        access=launch.access,
+    )
     worker: _Worker | None = None
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:
@@ -206,12 +224,13 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     gc.freeze()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     _log.info(
-        "ready in %.2f s: REST on %s:%d%s%s",
+        "ready in %.2f s: REST on %s:%d%s%s; repository control: %s",
         time.monotonic() - launch.started,
         host,
         rest.port,
         f", gRPC on {host}:{grpc_port} ({grpc.engine})" if grpc is not None else "",
         f", metrics on {host}:{rest.metrics_port}" if rest.metrics_port is not None else "",
+        _CONTROL[launch.access.mode],
     )
     if announce is not None:
         announce(rest.port, grpc_port)

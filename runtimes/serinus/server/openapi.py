@@ -167,6 +167,8 @@ _SCHEMAS: Final[_Json] = {
 
 _ERRORS: Final[dict[str, str]] = {
     "400": "The request is malformed, or does not fit the model",
+    "401": "The token of the model repository is missing, or another",
+    "403": "Asked for by a page of another origin, or not as this machine",
     "404": "No such model, version or path",
     "405": "The path does not take this method; the header Allow names those that it takes",
     "408": "The request took too long to arrive",
@@ -225,7 +227,7 @@ _PLAIN: Final = "400 404 405 408 413 414 415 417 431"
 _ALL: Final = "400 404 405 408 409 413 414 415 417 429 431 500 501 502 503 504"
 
 
-def _paths() -> dict[str, _Json]:
+def _paths(*, changes: bool) -> dict[str, _Json]:
     paths: dict[str, _Json] = {
         "/": {"get": _operation("Is the process alive (KServe)", "Alive", tag="health", errors="400 405")},
         "/v2": {"get": _operation("Server metadata", "ServerMetadata", tag="metadata", errors="400 405")},
@@ -256,7 +258,7 @@ def _paths() -> dict[str, _Json]:
             }
         },
     }
-    for action in ("load", "unload"):
+    for action in ("load", "unload") if changes else ():
         paths[f"/v2/repository/models/{{model}}/{action}"] = {
             "post": _operation(
                 f"{action.capitalize()} a model",
@@ -264,7 +266,7 @@ def _paths() -> dict[str, _Json]:
                 tag="repository",
                 takes="RepositoryRequest",
                 optional_body=True,
-                errors=_ALL,
+                errors=f"401 403 {_ALL}",
             )
         }
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -302,17 +304,20 @@ def _paths() -> dict[str, _Json]:
     return paths
 
 
-def openapi_document(served: Iterable[str] = ()) -> tuple[_Json, bytes]:
+def openapi_document(served: Iterable[str] = (), *, changes: bool = True) -> tuple[_Json, bytes]:
     """Build the document.
 
     Args:
         served: path templates that the server has; those not described here (custom routes) are listed without schemas.
+        changes: models are loaded and unloaded by request; the routes for it are left out where they only refuse.
 
     Returns:
         The document, and the same as JSON.
     """
-    paths = _paths()
+    paths = _paths(changes=changes)
     for template in served:
+        if not changes and template.startswith("/v2/repository/models/"):
+            continue
         paths.setdefault(
             template, {"description": "A route that the hosted model brings; its requests are the model's own"}
         )

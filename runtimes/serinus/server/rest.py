@@ -110,7 +110,7 @@ async def start_rest(
 
     app = make_app()
     app.add_custom(extra_routes)
-    document, as_json = openapi_document(app.router.templates)
+    document, as_json = openapi_document(app.router.templates, changes=plane.access.is_on)
     app.add_page("/openapi.json", "application/json", as_json)
     if settings.enable_docs_url:
         app.add_page("/docs", "text/html; charset=utf-8", openapi_page(document))

@@ -212,7 +212,7 @@ class GrpcioEngine:
             pending = _Pending(self._loop)
             self._service.began()
             try:
-                await self._service.call(path, message, pending)
+                await self._service.call(path, message, plain_headers(context.invocation_metadata() or ()), pending)
             finally:
                 self._service.ended()
             return await _finish(context, pending.future.result())

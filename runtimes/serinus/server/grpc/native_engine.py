@@ -193,11 +193,12 @@ class NativeEngine:
                 continue
             calls[number] = call = _Call(self, number)
             began()
-            if method:
-                call.task = self._loop.create_task(self.service.call(self._paths[method], message, call))
-                continue
             metadata, _, left = details
             try:
+                if method:
+                    work = self.service.call(self._paths[method], message, plain_headers(metadata), call)
+                    call.task = self._loop.create_task(work)
+                    continue
                 call.ticket = infer(message, plain_headers(metadata), None if left is None else now + left, call)
             except Exception as error:  # noqa: BLE001 # the edge of a request: the rest of the batch must not suffer
                 call.fail(failure_of(error))

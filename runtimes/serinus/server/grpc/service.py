@@ -279,6 +279,7 @@ class Service:
                 "RepositoryModelUnload": self._repository_unload,
             }.items()
         }
+        self._changes = frozenset(f"/{SERVICE}/{name}" for name in ("RepositoryModelLoad", "RepositoryModelUnload"))
         self.unary["/grpc.health.v1.Health/Check"] = self.health.check
         """Path to coroutine, for every call with one request and one response but ModelInfer."""
 
@@ -419,14 +420,23 @@ class Service:
         """
         return inflate(message, self._receive_limit) if message.startswith(DEFLATED) else message
 
-    async def call(self, path: str, message: bytes, answer: Answer) -> None:
-        """Answer one of the `unary` calls."""
+    async def call(self, path: str, message: bytes, headers: Mapping[str, str], answer: Answer) -> None:
+        """Answer one of the `unary` calls.
+
+        Args:
+            path: its method.
+            message: serialized.
+            headers: the call's metadata.
+            answer: told the outcome.
+        """
         if self._access_log:
             answer = _Logged(answer, path)
         if message == self.too_large_marker:
             answer.fail(self._uncounted(self._too_large()))
             return
         try:
+            if path in self._changes:
+                self._plane.access.check(headers.get("authorization"))
             response = await self.unary[path](self.plain(message))
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
             answer.fail(self._uncounted(error))

@@ -35,6 +35,7 @@ from ...errors import (
     NotReady,
     Overloaded,
     SerinusError,
+    Unauthenticated,
     UnsupportedMedia,
 )
 from ...model import RequestModel, V1Answer
@@ -43,6 +44,7 @@ from ...protocol.json_codec import decode_parameters, describe, load_object
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
+from .changes import check_change
 from .cloudevents import CloudEvent, CloudEventSettings, read_event
 from .content import CODINGS, choose_coding, compress, decompress
 from .exchange import Exchange, RawHeaders, header_pairs
@@ -275,6 +277,8 @@ class RestApp:
             extra.append((b"Retry-After", b"%d" % max(1, math.ceil(error.retry_after_s))))
         elif isinstance(error, NotReady):
             extra.append((b"Retry-After", b"1"))
+        elif isinstance(error, Unauthenticated):
+            extra.append((b"WWW-Authenticate", b'Bearer realm="repository"'))  # RFC 9110, 15.5.2
         elif isinstance(error, UnsupportedMedia):
             extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
         self.reply(exchange, error.http_status, JSON, [error_json(str(error))], extra)
@@ -593,9 +597,11 @@ class RestApp:
         self._unpack(exchange, answer)
 
     def _load(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        check_change(exchange.headers, self._plane.access)
         self._unpack(exchange, lambda body, event: self._change(exchange, "load", parameters[0], body))  # noqa: ARG005
 
     def _unload(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        check_change(exchange.headers, self._plane.access)
         self._unpack(exchange, lambda body, event: self._change(exchange, "unload", parameters[0], body))  # noqa: ARG005
 
     def _object(self, body: bytes) -> dict[str, Any]:
