@@ -83,6 +83,13 @@ def test_a_predictor_gets_no_arguments_but_its_ports_and_its_model_folder(tmp_pa
     assert launch.env["SERINUS_HOST"] == "127.0.0.1"
 
 
+def test_what_listens_everywhere_in_its_pod_listens_on_loopback_here() -> None:
+    file = Path(__file__).parent.parent / "inferenceservices" / "fraud" / "fused" / "inferenceservice.yaml"
+    (launch,) = launched(planned(file.read_text()))
+    assert "--host=0.0.0.0" in file.read_text()
+    assert [word for word in launch.argv if "host" in word] == ["--host=127.0.0.1"]
+
+
 def test_a_collocated_transformer_finds_its_neighbour_on_the_neighbours_new_port() -> None:
     text = manifest()
     side = (

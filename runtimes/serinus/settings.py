@@ -59,7 +59,13 @@ def _flags(*names: str, env: Sequence[str] = (), help: str = "") -> dict[str, An
 class ServerSettings:
     """One server process group: sockets, limits, workers, logs."""
 
-    host: str = field(default="0.0.0.0", metadata=_flags(env=("MLSERVER_HOST",), help="address to listen on"))
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_flags(
+            env=("MLSERVER_HOST",),
+            help="address to listen on; 0.0.0.0 is every IPv4 address, as in a container, :: IPv6 too",
+        ),
+    )
     http_port: int = field(
         default=8080, metadata=_flags(env=("MLSERVER_HTTP_PORT",), help="REST port; 0 picks a free one; 8443 with TLS")
     )

@@ -38,6 +38,7 @@ Examples:
   serinus serve --class fraud_features --predictor_host 127.0.0.1:8081 --predictor_protocol grpc-v2
                                                    a transformer in front of a remote predictor
   serinus serve --model_repository ./models        a repository whose models are loaded and unloaded over the API
+  serinus serve --host 0.0.0.0 ./model             for other machines, as in a container; by default this one alone is answered
 
 Every flag is also a variable (SERINUS_HTTP_PORT=8080) and, with --settings, a key of a JSON file. KServe's flags and
 MLServer's MLSERVER_* variables are accepted where the meaning is the same.

@@ -496,6 +496,9 @@ def bind(
             env |= {"K_SERVICE": component.deployment, "K_CONFIGURATION": component.deployment, "K_REVISION": revision}
         words, _ = set_flag(words, ("http_port",), str(own.http))
         words, _ = set_flag(words, ("grpc_port",), str(own.grpc))
+        if container.command.ours:
+            # A manifest says 0.0.0.0, for its pod; what this machine tries out is nobody else's.
+            words, _ = set_flag(words, ("host",), "127.0.0.1")
         if predictor is not None:
             words = _point_at(words, component, predictor)
         folder = folders.get("/mnt/models")
