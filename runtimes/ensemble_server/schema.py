@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from serinus.bounds import BOUNDS
 from serinus.errors import ConfigError
-from serinus.protocol.datatypes import DATATYPES
+from serinus.protocol.datatypes import DATATYPES, NUMPY_DTYPES
+from serinus.protocol.types import Limits
 
 from .document import Checker, Where, load
 
@@ -17,6 +22,8 @@ __all__ = ["FILE_NAME", "EnsembleSpec", "InputSpec", "MemberInput", "MemberSpec"
 
 FILE_NAME = "ensemble.yaml"
 _VERSION = 1
+_LIMITS = Limits()
+"""Of a request, unless the server is told otherwise: a row that is larger by itself is a mistake."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _RUNTIME = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?")
 
@@ -128,6 +135,11 @@ def _inputs(checker: Checker, document: Mapping[str, Any]) -> tuple[InputSpec, .
         if not shape or shape[0] != -1 or not all(type(size) is int and size >= -1 for size in shape):
             checker.problem((*where, "shape"), "must be sizes with the rows first: [-1] or [-1, 12]")
             shape = [-1]
+        size = prod(max(1, length) for length in shape) * np.dtype(NUMPY_DTYPES[datatype]).itemsize
+        if len(shape) > _LIMITS.rank:
+            checker.problem((*where, "shape"), f"has {len(shape)} dimensions; at most {_LIMITS.rank}")
+        elif size > _LIMITS.tensor_bytes:
+            checker.problem((*where, "shape"), f"has {size} bytes a row; at most {_LIMITS.tensor_bytes}")
         columns = checker.take(values, where, "columns", list, [])
         if columns:
             if not all(isinstance(column, str) for column in columns) or len(set(columns)) != len(columns):
@@ -174,8 +186,11 @@ def _members(
             if not isinstance(role, str) or not isinstance(output, str):
                 checker.problem((*where, "outputs", role), "must be the name of one of the member's outputs")
         threads = checker.take(values, where, "threads", int, None)
-        if threads is not None and threads < 1:
-            checker.problem((*where, "threads"), f"is {threads}; at least 1, or leave it out for the server's")
+        if threads is not None and not 1 <= threads <= BOUNDS["threads"].most:
+            most = BOUNDS["threads"].most
+            checker.problem(
+                (*where, "threads"), f"is {threads}; at least 1 and at most {most}, or leave it out for the server's"
+            )
         if name in found:
             checker.problem((*where, "name"), f"{name!r} is there twice")
         elif name:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from serinus.bounds import COLUMNS
 from serinus.native.forest import KernelsMissing, Link, Trees
 from serinus.native.forest64 import Forest64, Sets
 
@@ -54,6 +55,8 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, threads: int) -> tupl
     objective = objective_of(file.objective)
     if objective is None:
         raise NotCovered(f"objective {' '.join(file.objective)}")
+    if file.columns > COLUMNS:
+        raise NotCovered(f"{file.columns} features, more than {COLUMNS}")
     trees = file.trees[chosen[0] * file.groups : chosen[1] * file.groups]
     if any(tree.linear for tree in trees):
         raise NotCovered("linear trees")

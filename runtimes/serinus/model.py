@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from .bounds import ModelBounds
 from .errors import NotSupported
 from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signature, TensorSpec, no_parameters
 
@@ -103,6 +104,8 @@ class Model:
         self.observe_stage: Callable[[str, float], None] = _unobserved
         """Call with "preprocess", "predict", "postprocess" or "explain" and seconds, on the event loop's thread, to show a stage
         of the model's own in the metrics `request_<stage>_seconds`."""
+        self.bounds = ModelBounds()
+        """What the server allows a model to size; for one that loads another."""
 
     def load(self) -> None:
         """Read the model's files. Runs once, in a thread. Raise `ConfigError` for a wrong model directory."""

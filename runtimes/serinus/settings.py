@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .bounds import INSTANCES
 from .protocol.types import Limits, TensorSpec
 
 __all__ = ["BatchSettings", "ModelSettings", "PredictorSettings", "ServerSettings", "cpu_limit"]
@@ -114,6 +115,15 @@ class ServerSettings:
     )
     max_name_bytes: int = field(
         default=Limits().name_bytes, metadata=_flags(help="longest name of a tensor or parameter")
+    )
+    max_classes: int = field(
+        default=Limits().classes, metadata=_flags(help="most classes that a request may ask for of one output")
+    )
+    max_instances: int = field(
+        default=INSTANCES,
+        metadata=_flags(
+            help="most instances of one model, whoever asks: a flag, model-settings.json or a load request"
+        ),
     )
     grpc_max_receive_message_length: int = field(
         default=Limits().body_bytes,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from serinus.bounds import COLUMNS
 from serinus.native.forest import Forest, KernelsMissing, Link, Trees, margin_of
 
 from .modelfile import ModelFile
@@ -62,6 +63,8 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threa
         raise NotCovered(f"objective {file.objective}")
     if not file.features:
         raise NotCovered("the file does not say how many features it takes")
+    if file.features > COLUMNS:
+        raise NotCovered(f"{file.features} features, more than {COLUMNS}")
     if any(kind in ("c", "categorical") for kind in file.feature_types):
         raise NotCovered("categorical features")
     if len(file.base_score) not in (1, file.groups):

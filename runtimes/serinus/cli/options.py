@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..settings import ServerSettings
+from .numbers import number_of
 
 __all__ = ["INERT_ENVIRONMENT", "INERT_FLAGS", "OPTIONS", "OTHER_ENVIRONMENT", "Option", "Parsed", "parse"]
 
@@ -296,22 +297,7 @@ def _convert(option: Option, text: Any, where: str) -> Any:
             return False
         raise ConfigError(f"{where}: {text!r} is neither true nor false")
     if kind in {int, float}:
-        if isinstance(text, bool):
-            raise ConfigError(f"{where}: {text!r} is not a number")
-        try:
-            number = kind(text)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{where}: {text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if number < 0 or number != number:
-            unlimited = (
-                f"; 'no limit' is {2**31 - 1}, the most that gRPC takes" if "message_length" in option.name else ""
-            )
-            raise ConfigError(f"{where}: {text!r} must not be negative{unlimited}")
-        if option.name == "max_batch_rows" and number == 0:
-            raise ConfigError(f"{where}: {text!r} must be at least 1, which predicts every request alone")
-        if option.name.endswith("_port") and number > 65535:
-            raise ConfigError(f"{where}: {text!r} is no port; ports are 0 to 65535")
-        return number
+        return number_of(option.name, kind, text, where)
     return str(text)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bounds import BOUNDS
 from ..dataplane.access import RepositoryAccess
 from ..errors import ConfigError
 from ..protocol.types import Limits
@@ -136,7 +137,15 @@ def _with_https_port(parsed: Parsed) -> Parsed:
 
 
 _ORJSON_DEPTH = 1024
-_LIMITS = ("max_body_bytes", "max_tensor_bytes", "max_tensors", "max_rank", "max_json_depth", "max_name_bytes")
+_LIMITS = (
+    "max_body_bytes",
+    "max_tensor_bytes",
+    "max_tensors",
+    "max_rank",
+    "max_json_depth",
+    "max_name_bytes",
+    "max_classes",
+)
 
 
 def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
@@ -167,6 +176,11 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
             problems.append(
                 f"--{name} {chosen[name]}: at least 1" + (f", at most {most[name]}" if name in most else "")
             )
+    if chosen["max_instances"] < 1:
+        problems.append(f"--max_instances {chosen['max_instances']}: at least 1")
+    instances = values["instances"]
+    if instances is not None and (problem := BOUNDS["instances"].problem(instances, most=chosen["max_instances"])):
+        problems.append(f"--instances {instances}: {problem}")
     if problems:
         raise ConfigError(problems)
     chosen["limits"] = Limits(**{name.removeprefix("max_"): chosen[name] for name in _LIMITS})

@@ -18,6 +18,8 @@ from .ticket import DONE, Ticket
 
 __all__ = ["Deadlines"]
 
+_LONGEST_S: Final = 86_400.0
+"""A timer that comes too early is set again; one of 10^300 s does not fit the loop's clock."""
 _SLACK: Final = 256
 """Heap entries that are not worth a sweep."""
 
@@ -68,7 +70,7 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - self._clock()), self._fire)
+        self._timer = self._loop.call_later(min(max(0.0, deadline - self._clock()), _LONGEST_S), self._fire)
 
     def _fire(self) -> None:
         self._timer = None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..errors import ConfigError
+from ..bounds import ModelBounds
 from ..model import Model, RequestModel
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
@@ -16,6 +16,7 @@ from .deadlines import Deadlines
 from .executor import Cost, InlineExecutor, TaskExecutor, ThreadExecutor
 from .process import ProcessPool
 from .served import ServedModel
+from .sizes import check_inputs, check_settings
 from .statistics import ModelStatistics
 from .warmup import INLINE_ROW_S, measure
 
@@ -32,22 +33,25 @@ async def load_model(
     deadlines: Deadlines,
     loop: asyncio.AbstractEventLoop,
     clock: Callable[[], float],
+    bounds: ModelBounds = ModelBounds(),  # noqa: B008 # frozen
 ) -> ServedModel:
     """Load a model in a thread, and warm it up.
 
     Raises:
-        ConfigError: the settings or the model's files are wrong.
+        ConfigError: the settings or the model's files are wrong, or beyond `bounds`.
         Exception: whatever the model's own code raises.
     """
+    check_settings(settings, bounds)
     # A thread of its own, which ends. OpenMP gives each thread that computes a team of workers for as long as it lives, and libgomp
     # lets workers wait asleep, not spinning, once there are more of them than CPUs: with a second team left over from loading,
     # PyTorch's ResNet-50 took 62 ms a picture on 2 CPUs instead of 49.
     loader = ThreadPoolExecutor(1, thread_name_prefix=f"load-{settings.name}")
     try:
-        model, pool, cost = await loop.run_in_executor(loader, _load, factory, settings, clock)
+        model, pool, cost = await loop.run_in_executor(loader, _load, factory, settings, clock, bounds)
     finally:
         loader.shutdown(wait=False)
     model.observe_stage = statistics.stage
+    model.bounds = bounds
     try:
         if isinstance(model, RequestModel):
             await model.start()
@@ -85,11 +89,12 @@ async def load_model(
 
 
 def _load(
-    factory: Callable[[ModelSettings], Model], settings: ModelSettings, clock: Callable[[], float]
+    factory: Callable[[ModelSettings], Model],
+    settings: ModelSettings,
+    clock: Callable[[], float],
+    bounds: ModelBounds,
 ) -> tuple[Model, ProcessPool | None, Cost | None]:
     """Do the blocking part, in a thread."""
-    if settings.instances < 1:
-        raise ConfigError(f"model '{settings.name}': instances is {settings.instances}; it is at least 1")
     model = factory(settings)
     where = settings.execution if settings.execution != "auto" else model.execution
     pool = None
@@ -110,6 +115,7 @@ def _load(
     cost = None
     try:
         if settings.warmup and not isinstance(model, RequestModel):
+            check_inputs(model.name, model.inputs, bounds)
             batchable = RequestChecks(model).batchable
             for predict in pool.predicts if pool is not None else (model.predict,):
                 cost = measure(model, predict, clock, batchable=batchable, max_rows=settings.batch.max_batch_rows)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..bounds import BOUNDS, INSTANCES
 from ..errors import InvalidInput
 from ..model import Model
 from ..protocol.json_codec import describe, load_object
@@ -25,7 +26,12 @@ _OFFERED = "max_batch_size, dynamic_batching, instance_group"
 
 
 def overridden(
-    settings: ModelSettings, config: Any, loaded: Model | None = None, *, batched: bool = True
+    settings: ModelSettings,
+    config: Any,
+    loaded: Model | None = None,
+    *,
+    batched: bool = True,
+    max_instances: int = INSTANCES,
 ) -> ModelSettings:
     """Apply a model configuration.
 
@@ -34,6 +40,7 @@ def overridden(
         config: JSON text.
         loaded: the model as it is served until this load, whose own decisions may be repeated; None: it is not loaded.
         batched: whether that one is batched.
+        max_instances: most instances that the server allows.
 
     Raises:
         InvalidInput: no text, no JSON object, or a field that is not offered or out of its range.
@@ -49,11 +56,11 @@ def overridden(
         elif loaded is not None and _repeats(key, value, loaded, batched):
             continue
         elif key == "max_batch_size":
-            batch = replace(batch, max_batch_rows=_number(value, key, 1))
+            batch = replace(batch, max_batch_rows=_number(value, key, "max_batch_rows"))
         elif key == "dynamic_batching":
             batch = _batching(batch, value)
         elif key == "instance_group":
-            instances = _instances(value)
+            instances = _instances(value, max_instances)
         else:
             raise InvalidInput(f"{_WHAT}: {key[:40]!r} cannot be changed by a load; what can is {_OFFERED}")
     return replace(settings, batch=batch, instances=instances)
@@ -105,16 +112,16 @@ def _batching(batch: BatchSettings, value: Any) -> BatchSettings:
     for key, item in _object(value, "dynamic_batching").items():
         name = f"dynamic_batching.{key[:40]}"
         if key == "max_queue_delay_microseconds":
-            batch = replace(batch, max_delay_s=_number(item, name, 0) / 1e6)
+            batch = replace(batch, max_delay_s=_number(item, name, "max_delay_s", unit=1_000_000) / 1e6)
         elif key == "priority_levels":
-            batch = replace(batch, priority_levels=_number(item, name, 1))
+            batch = replace(batch, priority_levels=_number(item, name, "priority_levels"))
         elif key == "default_priority_level":
-            batch = replace(batch, default_priority=_number(item, name, 1))
+            batch = replace(batch, default_priority=_number(item, name, "priority_levels"))
         elif key == "default_queue_policy":
             for policy, limit in _object(item, name).items():
                 if policy != "default_timeout_microseconds":
                     raise InvalidInput(f"{_WHAT}: '{name}.{policy[:40]}' is not offered")
-                timeout_s = _number(limit, f"{name}.{policy}", 0) / 1e6
+                timeout_s = _number(limit, f"{name}.{policy}", "default_timeout_s", unit=1_000_000) / 1e6
                 batch = replace(batch, default_timeout_s=timeout_s or None)
         else:
             raise InvalidInput(f"{_WHAT}: '{name}' is not offered")
@@ -125,16 +132,18 @@ def _batching(batch: BatchSettings, value: Any) -> BatchSettings:
     return batch
 
 
-def _instances(value: Any) -> int:
+def _instances(value: Any, most: int) -> int:
     if type(value) is not list:
         raise InvalidInput(f"{_WHAT}: 'instance_group' is {describe(value)}; an array was expected")
     count = 0
     for group in value:
         for key, item in _object(group, "instance_group").items():
             if key == "count":
-                count += _number(item, "instance_group.count", 1)
+                count += _number(item, "instance_group.count", "instances", most=most)
             else:
                 raise InvalidInput(f"{_WHAT}: 'instance_group.{key[:40]}' is not offered; 'count' is")
+    if count > most:
+        raise InvalidInput(f"{_WHAT}: 'instance_group' counts {count} instances, the limit is {most} (max_instances)")
     return count or 1
 
 
@@ -144,9 +153,14 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _number(value: Any, name: str, least: int) -> int:
+def _number(value: Any, name: str, setting: str, *, unit: int = 1, most: int | None = None) -> int:
+    """Read a number within the bound of the setting that it changes, whose unit is `unit` times the number's."""
+    bound = BOUNDS[setting]
+    least, limit = int(bound.least * unit), int((bound.most if most is None else most) * unit)
     if type(value) is str and value.isdecimal() and len(value) < 20:  # protobuf writes 64-bit integers as text
         value = int(value)
-    if type(value) is not int or not least <= value < 2**31:
-        raise InvalidInput(f"{_WHAT}: '{name}' is {describe(value)}; an integer of at least {least} was expected")
+    if type(value) is not int or not least <= value <= limit:
+        raise InvalidInput(
+            f"{_WHAT}: '{name}' is {describe(value)}; an integer of {least} to {limit} was expected ({bound.raised_by or setting})"
+        )
     return value

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..bounds import ModelBounds
 from ..errors import Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
 from ..model import Family, Model
 from ..protocol.json_codec import describe
@@ -74,6 +75,7 @@ class Registry:
         index: names in the model repository, loaded or not; None: there is no repository.
         metrics: where the models' statistics are registered.
         clock: seconds, monotonic; deadlines of requests are on it.
+        bounds: of what a model may size.
         unload_wait_s: longest that `unload` waits for requests in flight; they end all the same.
     """
 
@@ -85,6 +87,7 @@ class Registry:
         index: Callable[[], Iterable[str]] | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        bounds: ModelBounds = ModelBounds(),  # noqa: B008 # frozen
         unload_wait_s: float = 30.0,
     ) -> None:
         self.metrics = metrics if metrics is not None else Metrics()
@@ -94,6 +97,7 @@ class Registry:
         self._factory = factory
         self._discover = discover
         self._index = index
+        self._bounds = bounds
         self._unload_wait_s = unload_wait_s
         self._entries: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
@@ -277,8 +281,9 @@ class Registry:
     def _overridden(self, settings: ModelSettings, config: Any) -> ModelSettings:
         entry = self._entries.get(settings.name, {}).get(settings.version)
         if entry is None or entry.served is None:
-            return overridden(settings, config)
-        return overridden(settings, config, entry.served.model, batched=entry.served.batchable)
+            return overridden(settings, config, max_instances=self._bounds.instances)
+        loaded, batched = entry.served.model, entry.served.batchable
+        return overridden(settings, config, loaded, batched=batched, max_instances=self._bounds.instances)
 
     async def _find(self, name: str) -> list[ModelSettings]:
         if self._discover is not None:
@@ -307,6 +312,7 @@ class Registry:
                 deadlines=self._deadlines,
                 loop=loop,
                 clock=self.clock,
+                bounds=self._bounds,
             )
         except BaseException as error:
             message = str(error) or "it does not load"

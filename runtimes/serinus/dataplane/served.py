@@ -43,6 +43,8 @@ Outputs = list[tuple[str, str, Any, TensorSpec | None]]
 _log = logging.getLogger("serinus.model")
 
 _CALL_FORM: Final = Form(None, (), Call())
+_INT64: Final = 1 << 63
+"""Beyond what a parameter of gRPC holds (`int64_param`); JSON's numbers are held to the same."""
 _HEALTH_INTERVAL_S: Final = 1.0
 _SAME_FAILURE_S: Final = 10.0
 """A traceback that was logged this recently is not logged again, only counted."""
@@ -196,17 +198,17 @@ class ServedModel:
         parameters = request.parameters
         deadline = request.deadline
         timeout_us = parameters.get("timeout", 0)
-        if type(timeout_us) is not int or timeout_us < 0:
+        if type(timeout_us) is not int or not 0 <= timeout_us < _INT64:
             raise InvalidInput(
-                f"parameter 'timeout' is {describe(timeout_us)}; it is a whole number of microseconds, 0 for none"
+                f"parameter 'timeout' is {describe(timeout_us)}; it is a whole number of microseconds below 2^63, 0 for none"
             )
         if timeout_us:
             limit = now + timeout_us / 1e6
             deadline = limit if deadline is None else min(deadline, limit)
         priority = request.priority or parameters.get("priority", 0)
-        if type(priority) is not int or priority < 0:
+        if type(priority) is not int or not 0 <= priority < _INT64:
             raise InvalidInput(
-                f"parameter 'priority' is {describe(priority)}; it is a whole number, 1 the highest, 0 the default"
+                f"parameter 'priority' is {describe(priority)}; it is a whole number below 2^63, 1 the highest, 0 the default"
             )
         level = priority - 1 if 0 < priority <= self._levels else self._default_level
         return deadline, level

@@ -80,6 +80,7 @@ class Pipeline(KServeHost):
             deadlines=Deadlines(loop, time.monotonic, _expire),
             loop=loop,
             clock=time.monotonic,
+            bounds=self.bounds,
         )
         model = self._served.model
         self.outputs = self.outputs or tuple(model.outputs)

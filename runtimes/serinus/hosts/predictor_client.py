@@ -56,6 +56,10 @@ FORWARDED_HEADERS: Final = frozenset(
 """W3C Trace Context and Baggage, B3 in both forms, Envoy's request id, and the three that KServe forwards (kserve/model.py)."""
 
 _SERVICE: Final = "/inference.GRPCInferenceService/"
+_RETRY_MOST_S: Final = 3600.0
+"""Longest wait that a predictor's Retry-After is taken for: nobody waits longer, and 10^400 is no number of seconds."""
+_DIGITS: Final = 18
+"""Of a number in a header: what has more is beyond 64 bits."""
 _LIMITS: Final = Limits(body_bytes=1 << 31, tensor_bytes=1 << 34)
 """The predictor is ours: its answers are bounded by what gRPC can carry."""
 _METADATA: Final = re.compile(r"[ -~]*")
@@ -226,7 +230,9 @@ class PredictorClient:
         version = f"/versions/{quote(request.model_version, safe='')}" if request.model_version else ""
         response = await self._rest(f"/v2/models/{name}{version}/infer", fields, body.chunks, body.length, until)
         length = response.headers.get("inference-header-content-length")
-        answer = self._codec.decode_response(response.body, int(length) if length and length.isdigit() else None)
+        answer = self._codec.decode_response(
+            response.body, int(length) if length and length.isdigit() and len(length) <= _DIGITS else None
+        )
         answer.headers = response.headers
         return answer
 
@@ -368,8 +374,14 @@ class _Refused(Exception):
 def _retry_after(response: HttpResponse) -> float | None:
     if response.status not in (429, 503):
         return None
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
+    return _seconds(response.headers.get("retry-after", ""))
+
+
+def _seconds(text: str, unit_s: float = 1.0) -> float | None:
+    """Read a whole number of units, at most `_RETRY_MOST_S`; None where it is none."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    return min(float(text[:_DIGITS]) * unit_s, _RETRY_MOST_S) if len(text) <= _DIGITS else _RETRY_MOST_S
 
 
 def _status_error(response: HttpResponse) -> SerinusError:
@@ -400,8 +412,8 @@ def _grpc_refusal(error: grpc.aio.AioRpcError) -> Exception:
     message = details if code == grpc.StatusCode.INVALID_ARGUMENT else f"the predictor answered {code.name}: {details}"
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return _Refused(error_of_credentials(401 if code == grpc.StatusCode.UNAUTHENTICATED else 403, message), None)
-    retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED) and str(pushback or "").isdigit()
-    return _Refused(error_of_grpc(number, message), int(str(pushback)) / 1000 if retry else None)
+    retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    return _Refused(error_of_grpc(number, message), _seconds(str(pushback or ""), 0.001) if retry else None)
 
 
 def _v1_document(request: InferRequest) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, TooLarge
 from .datatypes import BYTES
 from .json_codec import describe
-from .types import Tensor
+from .types import Limits, Tensor
 
-__all__ = ["classification_count", "classify"]
+__all__ = ["check_classes", "classification_count", "classify"]
 
 
 def classification_count(parameters: Mapping[str, Any], what: str) -> int:
@@ -33,6 +33,17 @@ def classification_count(parameters: Mapping[str, Any], what: str) -> int:
     if type(count) is not int or count < 0:
         raise InvalidInput(f"{what}: 'classification' is {describe(count)}, a number of classes was expected")
     return count
+
+
+def check_classes(parameters: Mapping[str, Any], what: str, limits: Limits) -> None:
+    """Hold the parameter `classification` of a requested output to the limit, where it is a number at all.
+
+    Raises:
+        TooLarge: it asks for more classes than `limits.classes`.
+    """
+    count = parameters.get("classification")
+    if type(count) is int and count > limits.classes:
+        raise TooLarge(f"{what}: 'classification' is {count}, the limit is {limits.classes} (max_classes)")
 
 
 def classify(tensor: Tensor, count: int, labels: Sequence[str] = ()) -> Tensor:

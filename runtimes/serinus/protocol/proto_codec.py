@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
 from . import _open_inference_pb2 as pb
+from .classification import check_classes
 from .datatypes import BYTES, NUMPY_DTYPES
 from .json_codec import check_datatype, check_empty, check_name, describe, property_text
 from .raw import Buffer, decode, encode
@@ -244,6 +245,7 @@ def _decode_requested_outputs(entries: Sequence[Any], limits: Limits) -> list[Re
         parameters = _decode_parameters(entry.parameters, what, limits)
         if "shared_memory_region" in parameters:
             raise InvalidInput(f"{what}: shared memory is not offered by this server")
+        check_classes(parameters, what, limits)
         outputs.append(RequestedOutput(name, parameters))
     return outputs
 

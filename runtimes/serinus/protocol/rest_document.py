@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InvalidInput, TooLarge
 from .binary_codec import BinaryReader, binary_flag, binary_size
+from .classification import check_classes
 from .json_codec import check_datatype, check_name, check_shape, decode_data, decode_parameters, describe, is_nested
 from .raw import decode
 from .types import NO_PARAMETERS, Limits, RequestedOutput, Tensor
@@ -146,5 +147,6 @@ def decode_requested_outputs(value: Any, limits: Limits) -> list[RequestedOutput
             binary_flag(parameters, "binary_data", what)
             if "shared_memory_region" in parameters:
                 raise InvalidInput(f"{what}: shared memory is not offered by this server")
+            check_classes(parameters, what, limits)
         outputs.append(RequestedOutput(name, parameters))
     return outputs

@@ -204,3 +204,5 @@ class Limits:
     """Deepest nesting of JSON arrays and objects; orjson itself stops at 1024."""
     name_bytes: int = 1024
     """Longest tensor or parameter name."""
+    classes: int = 65_536
+    """Most classes that the classification extension gives of one output: each one is a text. ImageNet-21k has 21 841."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..bounds import ModelBounds
 from ..dataplane.access import RepositoryAccess
 from ..dataplane.metrics import Metrics
 from ..dataplane.plane import Plane
@@ -168,7 +169,10 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         loop.add_signal_handler(number, on_signal, number)
 
     metrics = Metrics()
-    registry = Registry(launch.factory, discover=launch.discover, index=launch.index, metrics=metrics)
+    bounds = ModelBounds(
+        instances=settings.max_instances, tensor_bytes=settings.limits.tensor_bytes, rank=settings.limits.rank
+    )
+    registry = Registry(launch.factory, discover=launch.discover, index=launch.index, metrics=metrics, bounds=bounds)
     plane = Plane(
         registry,
         metrics=metrics,
