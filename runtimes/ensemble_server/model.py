@@ -1,9 +1,9 @@
 """`Ensemble`: several models and a combiner as one `kserve.Model`.
 
 Theory of operation. `predict_arrays` is the whole work, on arrays of any number of rows: cut each member's inputs,
-predict, combine. Under `serinus serve` the data plane calls it with the rows of all requests that wait
-(`serinus_batchable`), once a check has found that they are independent, whatever the members are (`serinus_batching`); under stock KServe `predict` decodes one request, V1 or V2, and calls it. Both ways give the
-same values.
+predict, combine. Under `serinus serve` the data plane calls it with the rows of all requests that wait (`serinus_batchable`), once a
+check has found them independent, whatever the members are (`serinus_batching`); under stock KServe `predict` decodes one request, V1
+or V2, and calls it. Both ways give the same values.
 """
 
 from __future__ import annotations

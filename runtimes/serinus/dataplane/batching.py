@@ -66,7 +66,7 @@ def settle(
     trial: Callable[[], AbstractContextManager[Predict]],
     clock: Callable[[], float],
     *,
-    told: Callable[[bool], None] = lambda joined: None,
+    told: Callable[[bool], None] | None = None,
 ) -> None:
     """Decide how a loaded model is batched, tell it, and say so in its details and the log.
 
@@ -82,7 +82,8 @@ def settle(
 
     def tell(joined: bool) -> None:
         model.join_rows(joined)
-        told(joined)
+        if told is not None:
+            told(joined)
 
     could = model.batchable
     tell(False)
@@ -153,7 +154,7 @@ def _judged(found: Mapping[str, Finding], sure: bool) -> Batching:
         return finding.outcome == "independent" or (sure and finding.outcome in ("refused", "late"))
 
     own = found[""]
-    doubtful = sure and any(finding.outcome == "dependent" for finding in found.values())
+    doubtful = sure and own.outcome == "dependent"
     reason = f"{_OWNER}: true; {own.reason}" if sure else own.reason
     if own.outcome == "dependent" and sure:
         reason = f"{_OWNER}: true, but {own.reason}"

@@ -119,7 +119,7 @@ def _load(
                 settings,
                 lambda: trial if trial is not None else contextlib.nullcontext(predict),
                 clock,
-                told=pool.join_rows if pool is not None else lambda joined: None,
+                told=pool.join_rows if pool is not None else None,
             )
         if settings.warmup and not isinstance(model, RequestModel):
             batchable = RequestChecks(model).batchable
