@@ -258,7 +258,14 @@ def _external(file: Path) -> Iterator[Path]:
     """Find what lies beside a graph and is named in it: its weights, where they are in files of their own ("external data")."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
         for path in sorted(file.parent.iterdir()):
-            if path != file and body.find(f"{path.name}/".encode() if path.is_dir() else path.name.encode()) >= 0:
+            if path.is_dir():  # its name alone may be that of a node, too
+                if body.find(f"{path.name}/".encode()) >= 0:
+                    yield from (
+                        child
+                        for child in sorted(path.iterdir())
+                        if body.find(f"{path.name}/{child.name}".encode()) >= 0
+                    )
+            elif path != file and body.find(path.name.encode()) >= 0:
                 yield path
 
 
