@@ -9,8 +9,9 @@ import numpy as np
 from dataplane_support import Doubler
 from serinus import TensorSpec
 from serinus.errors import ConfigError
+from serinus.model import Provenance
 
-__all__ = ["Exits", "Isolated", "Missing", "Unpicklable"]
+__all__ = ["Exits", "Isolated", "Missing", "Summed", "Unpicklable"]
 
 
 class Isolated(Doubler):
@@ -45,3 +46,22 @@ class Missing(Isolated):
 class Exits(Isolated):
     def load(self):
         os._exit(9)
+
+
+class Summed(Isolated):
+    """A file of somebody else's: what it answers is in the file beside it. "rows": each its double; "sums": running sums."""
+
+    execution = "process"
+    batching = "earned"
+    outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("told", "INT64", (-1,)))
+
+    def load(self):
+        super().load()
+        path = self.settings.model_dir
+        self.kind = path.read_text()
+        self.provenance = Provenance((path,), {"kind": "text"})
+
+    def predict(self, inputs, call):
+        x = inputs["x"]
+        y = np.cumsum(x, axis=0) if self.kind == "sums" else x * 2
+        return {"y": y, "told": np.full(len(x), int(self.batchable))}

@@ -198,6 +198,9 @@ def _(s: Server) -> None:
     assert s.infer("spare", scores()).status == 200
     assert s.rpc("RepositoryModelLoad", request).code == "OK"
     assert size() == 16
+    assert s.ask("POST", load, {"parameters": {"config": '{"max_batch_size": 0}'}}).status == 200
+    assert size() == 0
+    assert s.infer("spare", scores()).status == 200
     assert s.ask("POST", load, {}).status == 200
     assert size() == before
 
@@ -232,7 +235,7 @@ for name, config in {
     "unknown-field": '{"backend": "onnxruntime"}',
     "other-name": '{"name": "labels"}',
     "size-text": '{"max_batch_size": "many"}',
-    "size-0": '{"max_batch_size": 0}',
+    "size-negative": '{"max_batch_size": -1}',
     "size-true": '{"max_batch_size": true}',
     "size-huge": '{"max_batch_size": 99999999999}',
     "batching-text": '{"dynamic_batching": "on"}',

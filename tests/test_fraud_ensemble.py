@@ -26,7 +26,9 @@ from fraud_features.sample import load_history, load_sample
 from fraud_features.store import MemoryStore
 from fraud_features.stream import replay
 from fraud_support import SERVICE
+from serinus import ModelSettings
 from serinus.errors import ConfigError, ModelFailed
+from serinus.testing import InMemoryClient
 
 MODEL = SERVICE / "model"
 DOCUMENT = yaml.safe_load((MODEL / "ensemble.yaml").read_text())
@@ -205,6 +207,13 @@ def test_rows_score_alike_alone_and_together_to_the_last_bit(ensemble: Ensemble,
     for name, array in together.items():
         assert np.concatenate([answer[name] for answer in in_sevens]).tolist() == array.tolist()
         assert np.concatenate([answer[name] for answer in alone]).tolist() == array.tolist()
+
+
+def test_the_ensemble_earns_its_batching(tmp_path: Path):
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    with InMemoryClient(ModelSettings(name="fraud", implementation="ensemble_server", model_dir=folder)) as client:
+        assert client.metadata.parameters["batching"] == "joined", client.metadata.parameters["batching_reason"]
+        assert client.plane.batching("fraud")[0] == 4096
 
 
 def test_features_that_are_missing_or_infinite_still_give_a_score(ensemble: Ensemble):

@@ -47,6 +47,8 @@ def test_both_versions_recommend_what_their_modules_score_highest(
     ratings = support.ratings()
     with served(models / version, monkeypatch) as client:
         found = client.infer({"user_id": np.array([103])}, parameters={"k": 5})
+        behind = client.metadata.parameters["model"]
+        assert behind["batching"] == "joined", behind["batching_reason"]
     from recommender_features.catalogue import Catalogue
     from recommender_features.features import candidates, model_inputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from image_pixels.pixels import decode, normalise_into, shape_of
 from image_pixels.recipe import PRESETS
 from serinus import Call, ModelSettings
 from serinus.hosts import build_model, settings_from_directory
+from serinus.testing import InMemoryClient
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,6 +89,16 @@ def test_three_forms_of_one_network_answer_the_same_through_their_servers(networ
     assert np.abs(answers["onnx"][0] - answers["onnx"][1]).max() > 1e-3
     for form in ("tensorflow", "torch"):
         np.testing.assert_allclose(answers[form], answers["onnx"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["tensorflow", "torch", "onnx"])
+@pytest.mark.parametrize("network", ["resnet50", "lite0"])
+def test_every_form_of_both_networks_earns_its_batching(network: str, form: str, request):
+    folder: Path = request.getfixturevalue(network)
+    (settings,) = settings_from_directory(folder / form)
+    with InMemoryClient(dataclasses.replace(settings, name="m")) as client:
+        parameters = client.metadata.parameters
+        assert parameters["batching"] == "joined", parameters["batching_reason"]
 
 
 def test_the_same_seed_makes_the_same_weights():

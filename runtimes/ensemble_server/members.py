@@ -33,6 +33,7 @@ class Member:
         self.name = spec.name
         self.model = _make(spec, directory, threads)
         self.model.load()
+        self._could_join = self.model.batchable
         self.features: tuple[str, ...] = ()
         """Feature names in the order of the member's columns; empty: not known."""
         declared = [tensor.name for tensor in self.model.inputs]
@@ -101,6 +102,16 @@ class Member:
         if "contributions" in offered:
             roles.setdefault("contributions", "contributions")
         return roles
+
+    @property
+    def is_kept(self) -> bool:
+        """What is found out about it may be kept: its author vouches for it, or it says what its answers come from."""
+        return self.model.batching == "declared" or self.model.provenance is not None
+
+    def join_rows(self, joined: bool) -> None:
+        """Tell a model that has to earn it whether its rows are independent."""
+        if self.model.batching == "earned":
+            self.model.join_rows(joined and self._could_join)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """`Ensemble`: several models and a combiner as one `kserve.Model`.
 
 Theory of operation. `predict_arrays` is the whole work, on arrays of any number of rows: cut each member's inputs,
-predict, combine. Under `serinus serve` the data plane calls it with the rows of all requests that wait
-(`serinus_batchable`); under stock KServe `predict` decodes one request, V1 or V2, and calls it. Both ways give the
-same values.
+predict, combine. Under `serinus serve` the data plane calls it with the rows of all requests that wait (`serinus_batchable`), once a
+check has found them independent, whatever the members are (`serinus_batching`); under stock KServe `predict` decodes one request, V1
+or V2, and calls it. Both ways give the same values.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from kserve.errors import InvalidInput as KServeInvalidInput
 from kserve.protocol.infer_type import InferRequest, to_http_parameters
 
 from serinus.errors import ClientError, ConfigError, InvalidInput
+from serinus.model import Provenance
 from serinus.protocol.datatypes import BYTES, NUMPY_DTYPES
 
 from . import schema
@@ -48,6 +49,7 @@ class Ensemble(kserve.Model):
     """
 
     serinus_batchable = True
+    serinus_batching = "earned"
     serinus_platform = "serinus_ensemble"
 
     def __init__(self, name: str, model_dir: str, threads: int = 0) -> None:
@@ -59,6 +61,8 @@ class Ensemble(kserve.Model):
         self._inputs: tuple[schema.InputSpec, ...] = ()
         self.serinus_details: dict[str, Any] = {}
         """Facts for the metadata's parameters."""
+        self.serinus_provenance: Provenance | None = None
+        """What the answers come from; None: not from files and packages of ours alone."""
 
     def load(self) -> bool:
         """Check `ensemble.yaml` whole, then load the members.
@@ -85,6 +89,10 @@ class Ensemble(kserve.Model):
         combiner.bind({member.name: member.features for member in members})
         self._inputs = spec.inputs
         self._members, self._combiner = members, combiner
+        if type(combiner).__module__.startswith(f"{__package__}.") and all(member.is_kept for member in members):
+            facts = {member.name: dict(member.model.provenance.facts) for member in members if member.model.provenance}
+            self.serinus_provenance = Provenance((checker.path, spec.directory), {"members": facts})
+        self.serinus_join_rows(False)
         self.serinus_details = {
             "combiner": spec.combiner,
             "members": {member.name: dict(member.model.details) for member in members},
@@ -104,6 +112,11 @@ class Ensemble(kserve.Model):
                 self.predict_arrays(inputs, {})
         except Exception as error:  # noqa: BLE001 # zeros need not be what a combiner of somebody else's takes
             _log.info("ensemble %s: not warmed up, since it does not predict zeros (%s)", self.name, error)
+
+    def serinus_join_rows(self, joined: bool) -> None:
+        """Tell the members whether the rows that they get are independent; see `serinus.model.Model.join_rows`."""
+        for member in self._members:
+            member.join_rows(joined)
 
     def stop(self) -> None:
         """Unload the members."""

@@ -77,7 +77,11 @@ def _int8(file: Path, source: ModelSettings, output: Path) -> Form | Skipped:
         folder, package="onnx_server", source=source, inputs=source.inputs, outputs=source.outputs, extra=source.extra
     )
     return Form(
-        name="onnx-int8", path=folder, package="onnx_server", precision="int8", note="weights int8, scales by request"
+        name="onnx-int8",
+        path=folder,
+        package="onnx_server",
+        precision="int8",
+        note="weights int8, scales by request: never batched",
     )
 
 

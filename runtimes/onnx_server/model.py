@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import mmap
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from serinus import Call, Model, TensorSpec
 from serinus.artifacts import Extra, find_file, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
+from serinus.model import Provenance
 from serinus.protocol.datatypes import NUMPY_DTYPES
 
 try:
@@ -39,6 +43,9 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 _EXTRA = ("providers", "provider_fallback", "provider_options", "labels", "io_binding", "optimization")
+_GENERATED: Final = re.compile(r"unk__|.*_dim_\d+$|[su]\d+$|\W|\d|(?i:none|unknown|dynamic_axes_\w*)$")
+"""Names of dimensions that exporters make up (tf2onnx, PyTorch), a new one for each dimension: they say nothing."""
+_BATCH: Final = re.compile(r"(?i)batch")
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -60,6 +67,7 @@ class OnnxModel(Model):
     """
 
     platform: ClassVar[str] = "onnxruntime_onnx"
+    batching = "earned"
 
     def load(self) -> None:
         """Open the graph.
@@ -104,7 +112,9 @@ class OnnxModel(Model):
             )
         own_inputs = tuple(_spec(node) for node in self._session.get_inputs())
         own_outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
+        self.unbatchable_reason = _declared_no([*self._session.get_inputs(), *self._session.get_outputs()])
+        free = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
+        self.batchable = free and not self.unbatchable_reason
         if not self.settings.outputs:
             own_outputs = self._ranked(own_inputs, own_outputs)
         self._input_names = [spec.name for spec in own_inputs]
@@ -116,6 +126,11 @@ class OnnxModel(Model):
         on_gpu = active[0] != "CPUExecutionProvider"
         self._binds = binding == "on" or (binding == "auto" and on_gpu)
         self._output_device = "cuda" if on_gpu else "cpu"
+        self.computes_in = (
+            "FP16" if on_gpu else ""
+        )  # TF32, as exact as FP16, is what CUDA computes FP32 in; TensorRT may use FP16
+        facts = {"onnxruntime": onnxruntime.__version__, "providers": active, "extra": dict(self.settings.extra)}
+        self.provenance = Provenance((file, *_external(file)), facts)
         self.details |= {"file": file.name, "providers": ",".join(active), "threads": self.settings.native_threads}
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
@@ -221,6 +236,37 @@ def _spec(node: Any) -> TensorSpec:
             f"{node.name!r} is a {node.type}; accepted are {', '.join(_DATATYPES)} (of scikit-learn: convert with zipmap off)"
         )
     return TensorSpec(node.name, datatype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
+
+
+def _declared_no(nodes: Sequence[Any]) -> str:
+    """Say why the graph's own names of dimensions mean that the first is not the batch's; empty where they do not."""
+    firsts: dict[str, str] = {}
+    for node in nodes:
+        names = [size if isinstance(size, str) and not _GENERATED.match(size) else "" for size in node.shape]
+        if names and names[0]:
+            firsts.setdefault(names[0], node.name)
+        other = next((name for name in names[1:] if _BATCH.match(name)), "")
+        if other and not _BATCH.match(names[0]):
+            return f"'{node.name}' has its batch ('{other}') in another dimension than the first"
+    if len(firsts) > 1:
+        (name, tensor), (another, its) = list(firsts.items())[:2]
+        return f"the first dimension of '{tensor}' is called '{name}' and that of '{its}' '{another}'"
+    return ""
+
+
+def _external(file: Path) -> Iterator[Path]:
+    """Find what lies beside a graph and is named in it: its weights, where they are in files of their own ("external data")."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        for path in sorted(file.parent.iterdir()):
+            if path.is_dir():  # its name alone may be that of a node, too
+                if body.find(f"{path.name}/".encode()) >= 0:
+                    yield from (
+                        child
+                        for child in sorted(path.iterdir())
+                        if body.find(f"{path.name}/{child.name}".encode()) >= 0
+                    )
+            elif path != file and body.find(path.name.encode()) >= 0:
+                yield path
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from .errors import ConfigError
 from .protocol.types import TensorSpec
 from .settings import ModelSettings
 
-__all__ = ["Extra", "find_file", "override_specs", "read_labels"]
+__all__ = ["Extra", "declares_no_batch", "find_file", "override_specs", "read_labels"]
 
 
 class Extra:
@@ -129,6 +130,21 @@ def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Se
         raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {preferred[0]}")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
     raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}")
+
+
+def declares_no_batch(model_dir: Path | None) -> bool:
+    """Whether a `config.pbtxt` (Triton's, model_config.proto) in the model's folder, or above its numbered one, has max_batch_size 0."""
+    if model_dir is None:
+        return False
+    folder = model_dir if model_dir.is_dir() else model_dir.parent
+    for place in (folder, folder.parent) if folder.name.isdecimal() else (folder,):
+        try:
+            text = (place / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        sizes = re.findall(r"^\s*max_batch_size\s*:\s*(\d+)", text, re.MULTILINE)
+        return bool(sizes) and int(sizes[-1]) == 0
+    return False
 
 
 def read_labels(settings: ModelSettings, name: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signatur
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-__all__ = ["Begun", "Call", "Execution", "Family", "Model", "RequestDone", "RequestModel", "V1Answer"]
+__all__ = ["Begun", "Call", "Execution", "Family", "Model", "Provenance", "RequestDone", "RequestModel", "V1Answer"]
 
 Execution = Literal["auto", "inline", "thread", "process"]
 """Where `predict` runs: on the event loop, in a thread, in a process, or wherever the measurement at warm-up says."""
@@ -33,6 +34,16 @@ class Call:
     """The request's parameters, without those that the server itself takes (timeout, priority, binary_data_output)."""
     outputs: frozenset[str] | None = None
     """Names of the outputs that the client wants; None: the model's default ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """All that decides what a model answers. What is found out about it holds for exactly this, and is kept under it."""
+
+    files: Sequence[Path]
+    """The model's files; what is kept lies beside the first. A folder stands for all files in it."""
+    facts: Mapping[str, Any] = field(default_factory=no_parameters)
+    """What else does: versions of frameworks, the device, settings. Values that JSON can carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,21 @@ class Model:
     execution: Execution = "auto"
     batchable: bool = True
     """Rows of several requests may be stacked along axis 0 and predicted in one call, and the rows of every output
-    belong to the rows of the inputs in order. False: one request per call."""
+    belong to the rows of the inputs in order, and depend on no others. False: one request per call."""
+    batching: Literal["declared", "earned"] = "declared"
+    """Whose word `batchable` is. declared: the author's, who wrote `predict` and knows. earned: `batchable` says no more than that the
+    shapes allow it, since the model is a file of somebody else's; rows are joined only where `serinus.dataplane.batching` has
+    found at start that they are independent. For runtimes that serve any graph."""
+    unbatchable_reason: str = ""
+    """Why `batchable` is false, for people, where the shapes do not say it; set with it."""
+    unbatched_signatures: Mapping[str, str] = NO_PARAMETERS
+    """Those of `signatures` whose requests are predicted alone, and why, although `batchable` is true."""
+    provenance: Provenance | None = None
+    """What the answers of an earned model come from; set in `load`. None: nothing is kept, and every start checks again."""
+    computes_in: str = ""
+    """Datatype of `predict`'s own arithmetic where that is coarser than its tensors' (FP16, BF16); bounds what a check may ask of it."""
+    checks_apart: bool = False
+    """Random inputs may break the process (an index out of range ends a CUDA context), so they are tried in one of their own."""
     coerce: bool = False
     """Numbers of another datatype than an input's are converted (any float, integer or boolean to a float, an integer to another
     where its values fit) instead of refused, and a column [n, 1] is taken for an input [n]. For models whose clients send FP64
@@ -93,6 +118,8 @@ class Model:
     signatures: Mapping[str, Signature] = NO_PARAMETERS
     """Further functions of the model, which requests choose by the parameter `signature_name`; `predict` finds the name in
     `call.parameters`. A request that names none gets `inputs` and `outputs`."""
+    default_signature: str = ""
+    """Which of `signatures` that is; empty: none of them."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -128,6 +155,14 @@ class Model:
     def warmup_inputs(self) -> Mapping[str, np.ndarray] | None:
         """One row of input to warm up and time the model with; None: made of zeros from `inputs`, or skipped."""
         return None
+
+    def join_rows(self, joined: bool) -> None:
+        """Learn whether rows of several requests will be joined, before the first of them.
+
+        A model that earns its batching is told false before the check and the verdict after it, so that `predict` can do no more with
+        the rows of one request than is right: padding them, for instance, needs independent rows.
+        """
+        self.batchable = joined
 
     @property
     def decoupled(self) -> bool:

@@ -220,6 +220,8 @@ class ModelSettings:
     threads: int = 0
     """Native threads of one predict (`--nthread`). 0: the container's CPU limit, at least 1."""
     batch: BatchSettings = field(default_factory=BatchSettings)
+    batchable: bool | None = None
+    """The owner's word on joining rows of several requests; see `serinus.dataplane.batching`. None: they leave it to the model."""
     warmup: bool = True
     """Warm up, and time, before ready."""
     extra: Mapping[str, Any] = field(default_factory=dict)

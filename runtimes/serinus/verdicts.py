@@ -25,9 +25,15 @@ TOLERANCE: Final = 1e-6
 """Largest difference taken for agreement: absolute up to 1 (a probability), relative above (a regression's value)."""
 
 
-def places(model: Path, sha256: str) -> Iterator[Path]:
-    """Where the verdict on a model file may lie, the best place first."""
-    yield model.with_name(f"{model.name}.verdict.json")
+def places(model: Path, sha256: str, about: str = "") -> Iterator[Path]:
+    """Where the verdict on a model file may lie, the best place first.
+
+    Args:
+        model: the file.
+        sha256: what the verdict holds for; its name in the cache folder.
+        about: what it is about, in the name beside the model; empty: an engine.
+    """
+    yield model.with_name(f"{model.name}{about and f'.{about}'}.verdict.json")
     folder = os.environ.get("SERINUS_CACHE_DIR")
     if not folder:
         cache = os.environ.get("XDG_CACHE_HOME")

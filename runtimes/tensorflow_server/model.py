@@ -18,6 +18,7 @@ import numpy as np
 from serinus import Call, Model, TensorSpec
 from serinus.artifacts import Extra, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
+from serinus.model import Provenance
 from serinus.protocol.types import Signature
 from serinus.settings import ModelSettings
 
@@ -67,6 +68,7 @@ class TensorflowModel(Model):
     """
 
     platform: ClassVar[str] = "tensorflow_savedmodel"
+    batching = "earned"
 
     def load(self) -> None:
         """Load the SavedModel.
@@ -115,10 +117,15 @@ class TensorflowModel(Model):
                     # What Keras adds for training, and signatures of sparse tensors, must not keep the others from being served.
                     _log.warning("%s: signature %s is not served: %s", folder, name, error)
         self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
+        self.default_signature = self._default
+        placed = "cpu" if self._placed_on or not tf.config.list_physical_devices("GPU") else "cuda"
+        self.computes_in = "FP16" if placed == "cuda" else ""  # TF32, as exact as FP16, is what GPUs compute FP32 in
+        facts = {"tensorflow": tf.__version__, "device": placed, "extra": dict(self.settings.extra)}
+        self.provenance = Provenance((folder / "saved_model.pb", folder), facts)
         self.details |= {
             "signatures": ",".join(sorted(self.signatures)),
             "signature": self._default,
-            "device": "cpu" if self._placed_on or not tf.config.list_physical_devices("GPU") else "cuda",
+            "device": placed,
             "threads": self.settings.native_threads,
         }
 

@@ -22,7 +22,7 @@ from serinus.errors import ConfigError
 from serinus.native.network import Network
 from serinus.native.walker import KernelsMissing
 
-from .stored import KNOWN, find, in_order, is_batchable, labelled, model_file
+from .stored import KNOWN, find, in_order, is_batchable, labelled, model_file, provenance
 
 __all__ = ["TorchModel"]
 
@@ -45,6 +45,7 @@ class TorchModel(Model):
     """
 
     platform: ClassVar[str] = "pytorch_torchscript"
+    batching = "earned"
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
@@ -63,6 +64,8 @@ class TorchModel(Model):
             return
         module = self._loaded()
         self.inputs, self.outputs, self.batchable = module.inputs, module.outputs, module.batchable
+        self.computes_in, self.checks_apart = module.computes_in, module.checks_apart
+        self.provenance = module.provenance
         self.details |= module.details
         # Nothing is between the caller and the module from here on.
         self.predict = module.predict  # type: ignore[method-assign]
@@ -88,6 +91,7 @@ class TorchModel(Model):
         if self.outputs and self.outputs[0].datatype != "FP64":
             return False
         self.batchable = is_batchable(self.inputs, self.outputs)
+        self.provenance = provenance(file, "cpu", self.settings)
         self._network, self._stored = network, stored
         self._expected = tuple(spec.name for spec in self.inputs)
         self._output = self.outputs[0].name if self.outputs else "output-0"
@@ -111,6 +115,8 @@ class TorchModel(Model):
             if self.module is None:
                 module = TorchModule(self.settings)
                 module.load()
+                if self._network is not None:  # it stands in for the steps, as they were told
+                    module.join_rows(self.batchable)
                 self.module = module
         return self.module
 
@@ -134,6 +140,12 @@ class TorchModel(Model):
         if call.outputs is not None and self._output not in call.outputs:
             return {}
         return {self._output: network.predict(np.ascontiguousarray(array))}
+
+    def join_rows(self, joined: bool) -> None:
+        """Tell the module, which pads rows only where they are independent."""
+        super().join_rows(joined)
+        if self.module is not None:
+            self.module.join_rows(joined)
 
     def metrics(self) -> Iterable[Family]:
         """Tell the memory of the GPU; nothing on a CPU."""

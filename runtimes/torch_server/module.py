@@ -33,7 +33,7 @@ except ImportError as error:  # pragma: no cover # the image has it
 
 from .memory import CudaMemory
 from .plan import MOST_ROWS, compiled
-from .stored import KNOWN, Stored, in_order, is_batchable, keep, labelled, model_file
+from .stored import KNOWN, Stored, in_order, is_batchable, keep, labelled, model_file, provenance
 
 __all__ = ["TorchModule"]
 
@@ -102,6 +102,10 @@ class TorchModule(Model):
         self._half = frozenset(index for index, spec in enumerate(self.inputs) if spec.datatype == "BF16")
         self._floats = {spec.name: dtype for spec in self.outputs if (dtype := _FLOATS.get(spec.datatype)) is not None}
         self.batchable = is_batchable(self.inputs, self.outputs)
+        self.checks_apart = on_gpu
+        self.computes_in = "FP16" if on_gpu or self._autocast or _is_half(self._module) else ""
+        # A class's code is no file of the model's, and may change: then nothing is kept.
+        self.provenance = None if class_name else provenance(file, str(self._device), self.settings)
         self.details |= {
             "file": file.name,
             "device": str(self._device),
@@ -227,6 +231,14 @@ class TorchModule(Model):
         elif value.dtype == torch.bfloat16:
             value = value.float()
         return value.numpy() if self._device.type == "cpu" else value.cpu().numpy()
+
+
+def _is_half(module: Any) -> bool:
+    """Whether any of its weights have half precision. On a GPU all has: cuDNN computes FP32 in TF32, which is as exact as FP16."""
+    try:
+        return any(weight.dtype in (torch.float16, torch.bfloat16) for weight in module.parameters())
+    except (AttributeError, RuntimeError):  # a frozen script has none
+        return False
 
 
 def _device(wanted: str) -> torch.device:

@@ -20,9 +20,10 @@ import numpy as np
 from serinus import ModelSettings, TensorSpec, verdicts
 from serinus.artifacts import find_file
 from serinus.errors import InvalidInput
+from serinus.model import Provenance
 from serinus.native.network import Kind, Step
 
-__all__ = ["KNOWN", "Stored", "find", "in_order", "is_batchable", "keep", "labelled", "model_file"]
+__all__ = ["KNOWN", "Stored", "find", "in_order", "is_batchable", "keep", "labelled", "model_file", "provenance"]
 
 KNOWN: Final = ("device", "autocast", "class", "arguments", "batch_buckets", "labels")
 """Names of the settings in `parameters.extra`."""
@@ -55,11 +56,7 @@ def find(file: Path) -> Stored | None:
     """Find what was kept of a file, by the PyTorch that is installed, or by any where none is."""
     if file.stat().st_size > _MOST_BYTES:
         return None
-    sha256 = _sha256(file)
-    try:
-        torch = metadata.version("torch").partition("+")[0]
-    except metadata.PackageNotFoundError:
-        torch = ""
+    sha256, torch = _sha256(file), _torch_version()
     for body in verdicts.kept(verdicts.places(file, sha256)):
         if (body.get("sha256"), body.get("engine")) != (sha256, _ENGINE) or torch not in ("", body.get("torch")):
             continue
@@ -85,6 +82,11 @@ def keep(file: Path, stored: Stored, torch: str) -> Path | None:
         "steps": [_written(step) for step in stored.steps],
     }
     return verdicts.keep(verdicts.places(file, sha256), body)
+
+
+def provenance(file: Path, device: str, settings: ModelSettings) -> Provenance:
+    """Say what the answers of a file on a device come from."""
+    return Provenance((file,), {"torch": _torch_version(), "device": device, "extra": dict(settings.extra)})
 
 
 def in_order(inputs: Mapping[str, np.ndarray], *choices: Sequence[str]) -> list[np.ndarray]:
@@ -117,6 +119,14 @@ def labelled(specs: Sequence[TensorSpec], labels: tuple[str, ...]) -> Sequence[T
         else spec
         for spec in specs
     ]
+
+
+def _torch_version() -> str:
+    """Of the PyTorch that is installed; empty: none is."""
+    try:
+        return metadata.version("torch").partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _sha256(file: Path) -> str:

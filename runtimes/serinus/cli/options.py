@@ -144,6 +144,13 @@ OPTIONS: tuple[Option, ...] = (
         env=("MLSERVER_LOAD_MODELS_AT_STARTUP",),
     ),
     Option(
+        "batchable",
+        bool | None,
+        None,
+        "false: each request is predicted alone; true: rows are joined unless a check finds them dependent (default: what the check says)",
+        "Batching",
+    ),
+    Option(
         "max_batch_rows",
         int | None,
         None,

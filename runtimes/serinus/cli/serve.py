@@ -266,7 +266,7 @@ def _of_paths(
             changes["version"] = values["model_version"]
         if values["nthread"]:
             changes["threads"] = values["nthread"]
-        for name in ("execution", "warmup", "instances", "max_concurrency"):
+        for name in ("execution", "warmup", "instances", "max_concurrency", "batchable"):
             if parsed.sources[name] != "default":
                 changes[name] = values[name]
         if extra:

@@ -51,7 +51,8 @@ class RequestChecks:
         self._by_name = {spec.name: spec for spec in self._specs}
         self._name = model.name
         rowed = (*self._specs, *outputs) if signature else self._specs
-        self._batchable = model.batchable and all(spec.shape and spec.shape[0] == -1 for spec in rowed)
+        joined = model.batchable and signature not in model.unbatched_signatures
+        self._batchable = joined and all(spec.shape and spec.shape[0] == -1 for spec in rowed)
         self._whole = not self._batchable and not isinstance(model, RequestModel)
         """A request is one thing, whatever its shape: for the queue and the statistics it is one row."""
         self._coerce = model.coerce

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..bounds import ModelBounds
 from ..model import Model, RequestModel
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
+from .batching import settle
 from .checks import RequestChecks
 from .deadlines import Deadlines
-from .executor import Cost, InlineExecutor, TaskExecutor, ThreadExecutor
+from .executor import Cost, InlineExecutor, Predict, TaskExecutor, ThreadExecutor
 from .process import ProcessPool
 from .served import ServedModel
 from .sizes import check_inputs, check_settings
@@ -114,6 +116,16 @@ def _load(
         model.outputs = settings.outputs
     cost = None
     try:
+        if not isinstance(model, RequestModel):
+            trial = _apart(factory, settings) if pool is None and model.checks_apart else None
+            predict = pool.predicts[0] if pool is not None else model.predict
+            settle(
+                model,
+                settings,
+                lambda: trial if trial is not None else contextlib.nullcontext(predict),
+                clock,
+                told=pool.join_rows if pool is not None else None,
+            )
         if settings.warmup and not isinstance(model, RequestModel):
             check_inputs(model.name, model.inputs, bounds)
             batchable = RequestChecks(model).batchable
@@ -124,6 +136,18 @@ def _load(
             pool.close()
         raise
     return model, pool, cost
+
+
+@contextlib.contextmanager
+def _apart(factory: Callable[[ModelSettings], Model], settings: ModelSettings) -> Iterator[Predict]:
+    """Load the model once more, in a process that ends afterwards."""
+    pool = ProcessPool(factory, settings, 1)
+    try:
+        pool.start(factory(settings))
+        pool.join_rows(False)
+        yield pool.predicts[0]
+    finally:
+        pool.close()
 
 
 def _plain(specs: Sequence[TensorSpec]) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -1,7 +1,8 @@
 """A model's settings as a load request changes them: the parameter `config` of the model repository extension.
 
 Source: Triton, extension_model_repository.md, "Load", and model_config.proto. The parameter is a model configuration as JSON text. It holds
-until the model is loaded again. What it may change here is how the model is batched and how often it runs at a time; what the
+until the model is loaded again. What it may change here is how the model is batched (`max_batch_size` 0: not at all) and how often it
+runs at a time; what the
 model itself decides (inputs, outputs, backend) it cannot, and says so rather than ignoring it. It may repeat that, so that a client can
 send the configuration that it was told with another batch size.
 """
@@ -48,7 +49,7 @@ def overridden(
     if type(config) is not str:
         raise InvalidInput(f"{_WHAT} is {describe(config)}; the text of a JSON object was expected")
     document = load_object(config.encode(errors="replace"), _WHAT, Limits())
-    batch, instances = settings.batch, settings.instances
+    batch, instances, batchable = settings.batch, settings.instances, settings.batchable
     for key, value in document.items():
         if key == "name":
             if value != settings.name:
@@ -56,14 +57,17 @@ def overridden(
         elif loaded is not None and _repeats(key, value, loaded, batched):
             continue
         elif key == "max_batch_size":
-            batch = replace(batch, max_batch_rows=_number(value, key, "max_batch_rows"))
+            if value == "0" or (type(value) is int and value == 0):  # Triton's way to say that rows are never joined
+                batchable = False
+            else:
+                batch = replace(batch, max_batch_rows=_number(value, key, "max_batch_rows"))
         elif key == "dynamic_batching":
             batch = _batching(batch, value)
         elif key == "instance_group":
             instances = _instances(value, max_instances)
         else:
             raise InvalidInput(f"{_WHAT}: {key[:40]!r} cannot be changed by a load; what can is {_OFFERED}")
-    return replace(settings, batch=batch, instances=instances)
+    return replace(settings, batch=batch, instances=instances, batchable=batchable)
 
 
 def _repeats(key: str, value: Any, model: Model, batched: bool) -> bool:
@@ -74,6 +78,9 @@ def _repeats(key: str, value: Any, model: Model, batched: bool) -> bool:
         return type(value) is dict and value in (
             [{"decoupled": True}] if model.decoupled else [{}, {"decoupled": False}]
         )
+    if key == "parameters":
+        reason = model.details.get("batching_reason")
+        return not batched and value == {"batching_reason": {"string_value": reason}}
     if key in ("platform", "backend"):
         return value == (model.settings.platform or model.platform)
     if key == "input":

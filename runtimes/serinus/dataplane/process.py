@@ -12,6 +12,7 @@ The batcher then tries each request of the batch alone, so only a request that k
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import pickle
@@ -71,6 +72,11 @@ class ProcessPool:
         sample = model.__dict__.pop("_warmup_sample", None)
         model.warmup_inputs = lambda: sample
 
+    def join_rows(self, joined: bool) -> None:
+        """Tell the model in every process, also in those that replace one; see `Model.join_rows`. Before the first batch."""
+        for worker in self._workers:
+            worker.join_rows(joined)
+
     def close(self) -> None:
         """End every process, after the batch that it has."""
         for worker in self._workers:
@@ -90,6 +96,8 @@ class _Worker:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._closed = False
+        self._joined: bool | None = None
+        """What the model was told of its batching; None: nothing."""
         self._lock = threading.Lock()
         """Held while a process is started or ended, so that `close` leaves none behind."""
 
@@ -150,6 +158,11 @@ class _Worker:
             raise value
         return value
 
+    def join_rows(self, joined: bool) -> None:
+        self._joined = joined
+        with contextlib.suppress(OSError):  # it died; the next one is told when it starts
+            _send(cast("Connection", self._pipe), joined)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -171,6 +184,8 @@ class _Worker:
             self._process.join(_STOP_S)
         self.spawn()
         self.await_ready()
+        if self._joined is not None:
+            self.join_rows(self._joined)
 
     def _exit(self) -> str:
         process = self._process
@@ -217,6 +232,11 @@ def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
             "outputs": tuple(model.outputs),
             "signatures": dict(model.signatures),
             "batchable": model.batchable,
+            "batching": model.batching,
+            "unbatchable_reason": model.unbatchable_reason,
+            "default_signature": model.default_signature,
+            "computes_in": model.computes_in,
+            "provenance": model.provenance,
             "coerce": model.coerce,
             "any_input_name": model.any_input_name,
             "details": model.details,
@@ -228,9 +248,13 @@ def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
         return
     while True:
         try:
-            inputs, parameters, outputs = _receive(pipe)
+            message = _receive(pipe)
         except (EOFError, OSError):
             break
+        if isinstance(message, bool):
+            model.join_rows(message)
+            continue
+        inputs, parameters, outputs = message
         try:
             answer = ("value", dict(model.predict(inputs, Call(parameters=parameters, outputs=outputs))))
         except Exception as error:  # noqa: BLE001 # as above

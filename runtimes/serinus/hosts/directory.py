@@ -31,7 +31,7 @@ SETTINGS_FILE = "model-settings.json"
 
 _log = logging.getLogger("serinus.hosts")
 
-_OWN_KEYS = ("execution", "instances", "threads", "warmup", "batch", "version")
+_OWN_KEYS = ("execution", "instances", "threads", "warmup", "batch", "batchable", "version")
 _MLSERVER_KEYS = (
     "name",
     "implementation",
@@ -194,6 +194,7 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
         instances=max(1, reader.take(document, "instances", int, 1)),
         threads=reader.take(document, "threads", int, 0),
         batch=reader.batch(document),
+        batchable=reader.batchable(document),
         warmup=reader.take(document, "warmup", bool, True),
         extra=extra,
     )
@@ -300,6 +301,15 @@ class _Reader:
             else:
                 found.append(TensorSpec(name, str(datatype), tuple(shape)))
         return tuple(found)
+
+    def batchable(self, document: Mapping[str, Any]) -> bool | None:
+        """Read whether the owner says that rows may be joined; `max_batch_size` 0 or 1, where it is written, says no, as in MLServer."""
+        said = self.take(document, "batchable", bool, None)
+        size = document.get("max_batch_size")
+        alone = type(size) is int and size <= 1
+        if said and alone:
+            self.problem(f"'batchable' is true, and 'max_batch_size' {size} says that it is not; leave one out")
+        return False if alone else said
 
     def batch(self, document: Mapping[str, Any]) -> BatchSettings:
         """Read `batch`, and MLServer's `max_batch_size` and `max_batch_time`, which mean the same in rows."""

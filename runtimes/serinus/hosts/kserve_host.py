@@ -490,7 +490,8 @@ class KServeHost(RequestModel):
 class KServeArrays(Model):
     """A `kserve.Model` that opted into batching: `serinus_batchable = True` and `predict_arrays(inputs, parameters)`.
 
-    Under stock KServe its `predict` is called; here `predict_arrays`, with the rows of all requests that wait.
+    Under stock KServe its `predict` is called; here `predict_arrays`, with the rows of all requests that wait. What its author says of the
+    rows is believed, unless `serinus_batching = "earned"`; then `serinus_provenance` and `serinus_join_rows(joined)` are `Model`'s.
     """
 
     platform = "kserve_model"
@@ -499,6 +500,7 @@ class KServeArrays(Model):
         super().__init__(settings)
         self.hosted = model
         self.platform = getattr(model, "serinus_platform", "kserve_model")  # type: ignore[misc] # of this one model
+        self.batching = getattr(model, "serinus_batching", "declared")
         self.details["host"] = "kserve"
 
     def load(self) -> None:
@@ -506,7 +508,15 @@ class KServeArrays(Model):
         _load(self.hosted, self.settings.name)
         self.inputs = self.settings.inputs or self._named(self.hosted.get_input_types())
         self.outputs = self.settings.outputs or _specs(self.hosted.get_output_types())
+        self.provenance = getattr(self.hosted, "serinus_provenance", None)
         self.details.update(getattr(self.hosted, "serinus_details", {}))
+
+    def join_rows(self, joined: bool) -> None:
+        """Tell the model, where it wants to know."""
+        super().join_rows(joined)
+        tell = getattr(self.hosted, "serinus_join_rows", None)
+        if tell is not None:
+            tell(joined)
 
     @staticmethod
     def _named(listed: Any) -> tuple[TensorSpec, ...]:

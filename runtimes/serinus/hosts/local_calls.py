@@ -23,6 +23,8 @@ class LocalCalls:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        if model.batching == "earned" and model.batchable:
+            model.join_rows(False)  # nothing was checked here, and nothing is joined
         self._checks = RequestChecks(model)
         self._output_checks = OutputChecks(model, batchable=self._checks.batchable)
 

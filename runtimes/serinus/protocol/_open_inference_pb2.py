@@ -68,88 +68,91 @@ DESCRIPTOR = POOL.AddSerializedFile(
     b'ataTypeR\x08dataType\x12\x12\n\x04dims\x18\x03 \x03(\x03R\x04dims"\x89\x01\n\x14ModelDynamicBatching\x120'
     b"\n\x14preferred_batch_size\x18\x01 \x03(\x05R\x12preferredBatchSize\x12?\n\x1cmax_queue_de"
     b'lay_microseconds\x18\x02 \x01(\x04R\x19maxQueueDelayMicroseconds"6\n\x16ModelTransa'
-    b'ctionPolicy\x12\x1c\n\tdecoupled\x18\x01 \x01(\x08R\tdecoupled"\x9a\x03\n\x0bModelConfig\x12\x12\n\x04nam'
-    b"e\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12$\n\x0emax_batch_size\x18\x04 \x01("
-    b"\x05R\x0cmaxBatchSize\x12+\n\x05input\x18\x05 \x03(\x0b2\x15.inference.ModelInputR\x05input\x12.\n\x06"
-    b"output\x18\x06 \x03(\x0b2\x16.inference.ModelOutputR\x06output\x12L\n\x10dynamic_batching"
-    b"\x18\x0b \x01(\x0b2\x1f.inference.ModelDynamicBatchingH\x00R\x0fdynamicBatching\x12\x18\n\x07ba"
-    b"ckend\x18\x11 \x01(\tR\x07backend\x12[\n\x18model_transaction_policy\x18\x13 \x01(\x0b2!.inferen"
-    b"ce.ModelTransactionPolicyR\x16modelTransactionPolicyB\x13\n\x11scheduling_"
-    b'choice"B\n\x12ModelConfigRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01('
-    b'\tR\x07version"E\n\x13ModelConfigResponse\x12.\n\x06config\x18\x01 \x01(\x0b2\x16.inference.Mo'
-    b'delConfigR\x06config"F\n\x16ModelStatisticsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12'
-    b'\x18\n\x07version\x18\x02 \x01(\tR\x07version"9\n\x11StatisticDuration\x12\x14\n\x05count\x18\x01 \x01(\x04R\x05c'
-    b'ount\x12\x0e\n\x02ns\x18\x02 \x01(\x04R\x02ns"\xf2\x03\n\x0fInferStatistics\x126\n\x07success\x18\x01 \x01(\x0b2\x1c.infe'
-    b"rence.StatisticDurationR\x07success\x120\n\x04fail\x18\x02 \x01(\x0b2\x1c.inference.Stati"
-    b"sticDurationR\x04fail\x122\n\x05queue\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurationR"
-    b"\x05queue\x12A\n\rcompute_input\x18\x04 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccom"
-    b"puteInput\x12A\n\rcompute_infer\x18\x05 \x01(\x0b2\x1c.inference.StatisticDurationR\x0c"
-    b"computeInfer\x12C\n\x0ecompute_output\x18\x06 \x01(\x0b2\x1c.inference.StatisticDurati"
-    b"onR\rcomputeOutput\x129\n\tcache_hit\x18\x07 \x01(\x0b2\x1c.inference.StatisticDurati"
-    b"onR\x08cacheHit\x12;\n\ncache_miss\x18\x08 \x01(\x0b2\x1c.inference.StatisticDurationR\t"
-    b'cacheMiss"\x86\x03\n\x17InferResponseStatistics\x12A\n\rcompute_infer\x18\x01 \x01(\x0b2\x1c.i'
-    b"nference.StatisticDurationR\x0ccomputeInfer\x12C\n\x0ecompute_output\x18\x02 \x01(\x0b"
-    b"2\x1c.inference.StatisticDurationR\rcomputeOutput\x126\n\x07success\x18\x03 \x01(\x0b2\x1c"
-    b".inference.StatisticDurationR\x07success\x120\n\x04fail\x18\x04 \x01(\x0b2\x1c.inference."
-    b"StatisticDurationR\x04fail\x12C\n\x0eempty_response\x18\x05 \x01(\x0b2\x1c.inference.Stat"
-    b"isticDurationR\remptyResponse\x124\n\x06cancel\x18\x06 \x01(\x0b2\x1c.inference.Statist"
-    b'icDurationR\x06cancel"\x80\x02\n\x14InferBatchStatistics\x12\x1d\n\nbatch_size\x18\x01 \x01(\x04R'
-    b"\tbatchSize\x12A\n\rcompute_input\x18\x02 \x01(\x0b2\x1c.inference.StatisticDurationR"
-    b"\x0ccomputeInput\x12A\n\rcompute_infer\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurati"
-    b"onR\x0ccomputeInfer\x12C\n\x0ecompute_output\x18\x04 \x01(\x0b2\x1c.inference.StatisticDu"
-    b'rationR\rcomputeOutput"N\n\x0bMemoryUsage\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02'
-    b' \x01(\x03R\x02id\x12\x1b\n\tbyte_size\x18\x03 \x01(\x04R\x08byteSize"\xb6\x04\n\x0fModelStatistics\x12\x12\n\x04nam'
-    b"e\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12%\n\x0elast_inference\x18\x03 \x01(\x04R"
-    b"\rlastInference\x12'\n\x0finference_count\x18\x04 \x01(\x04R\x0einferenceCount\x12'\n\x0fexecu"
-    b"tion_count\x18\x05 \x01(\x04R\x0eexecutionCount\x12C\n\x0finference_stats\x18\x06 \x01(\x0b2\x1a.infe"
-    b"rence.InferStatisticsR\x0einferenceStats\x12@\n\x0bbatch_stats\x18\x07 \x03(\x0b2\x1f.inf"
-    b"erence.InferBatchStatisticsR\nbatchStats\x129\n\x0cmemory_usage\x18\x08 \x03(\x0b2\x16."
-    b"inference.MemoryUsageR\x0bmemoryUsage\x12T\n\x0eresponse_stats\x18\t \x03(\x0b2-.inf"
-    b"erence.ModelStatistics.ResponseStatsEntryR\rresponseStats\x1ad\n\x12Resp"
-    b'onseStatsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x128\n\x05value\x18\x02 \x01(\x0b2".inference.Infe'
-    b'rResponseStatisticsR\x05value:\x028\x01"V\n\x17ModelStatisticsResponse\x12;\n\x0bmod'
-    b'el_stats\x18\x01 \x03(\x0b2\x1a.inference.ModelStatisticsR\nmodelStats"\xba\x01\n\x18Model'
-    b"RepositoryParameter\x12\x1f\n\nbool_param\x18\x01 \x01(\x08H\x00R\tboolParam\x12!\n\x0bint64_pa"
-    b"ram\x18\x02 \x01(\x03H\x00R\nint64Param\x12#\n\x0cstring_param\x18\x03 \x01(\tH\x00R\x0bstringParam\x12!\n\x0b"
-    b'bytes_param\x18\x04 \x01(\x0cH\x00R\nbytesParamB\x12\n\x10parameter_choice"W\n\x16Repositor'
-    b"yIndexRequest\x12'\n\x0frepository_name\x18\x01 \x01(\tR\x0erepositoryName\x12\x14\n\x05ready\x18"
-    b'\x02 \x01(\x08R\x05ready"\xca\x01\n\x17RepositoryIndexResponse\x12E\n\x06models\x18\x01 \x03(\x0b2-.infer'
-    b"ence.RepositoryIndexResponse.ModelIndexR\x06models\x1ah\n\nModelIndex\x12\x12\n"
-    b"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x14\n\x05state\x18\x03 \x01(\tR\x05stat"
-    b"e\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"\x9f\x02\n\x1aRepositoryModelLoadRequest\x12'\n\x0frepo"
-    b"sitory_name\x18\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName"
-    b"\x12U\n\nparameters\x18\x03 \x03(\x0b25.inference.RepositoryModelLoadRequest.Para"
-    b"metersEntryR\nparameters\x1ab\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05"
-    b'value\x18\x02 \x01(\x0b2#.inference.ModelRepositoryParameterR\x05value:\x028\x01"X\n\x1bR'
-    b"epositoryModelLoadResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x1a\n\x08isL"
-    b"oaded\x18\x02 \x01(\x08R\x08isLoaded\"\xa3\x02\n\x1cRepositoryModelUnloadRequest\x12'\n\x0freposi"
-    b"tory_name\x18\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12W"
-    b"\n\nparameters\x18\x03 \x03(\x0b27.inference.RepositoryModelUnloadRequest.Para"
-    b"metersEntryR\nparameters\x1ab\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05"
-    b'value\x18\x02 \x01(\x0b2#.inference.ModelRepositoryParameterR\x05value:\x028\x01"^\n\x1dR'
-    b"epositoryModelUnloadResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x1e\n\ni"
-    b"sUnloaded\x18\x02 \x01(\x08R\nisUnloaded*\xfa\x01\n\x08DataType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTY"
-    b"PE_BOOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bT"
-    b"YPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nT"
-    b"YPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE"
-    b"_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0e2\xb7\x08\n\x14GRPCInferenceService\x12K\n\nServerLive\x12"
-    b'\x1c.inference.ServerLiveRequest\x1a\x1d.inference.ServerLiveResponse"\x00\x12N'
-    b"\n\x0bServerReady\x12\x1d.inference.ServerReadyRequest\x1a\x1e.inference.ServerR"
-    b'eadyResponse"\x00\x12K\n\nModelReady\x12\x1c.inference.ModelReadyRequest\x1a\x1d.inf'
-    b'erence.ModelReadyResponse"\x00\x12W\n\x0eServerMetadata\x12 .inference.Server'
-    b'MetadataRequest\x1a!.inference.ServerMetadataResponse"\x00\x12T\n\rModelMet'
-    b"adata\x12\x1f.inference.ModelMetadataRequest\x1a .inference.ModelMetadata"
-    b'Response"\x00\x12K\n\nModelInfer\x12\x1c.inference.ModelInferRequest\x1a\x1d.inferen'
-    b'ce.ModelInferResponse"\x00\x12[\n\x10ModelStreamInfer\x12\x1c.inference.ModelInf'
-    b'erRequest\x1a#.inference.ModelStreamInferResponse"\x00(\x010\x01\x12N\n\x0bModelCon'
-    b"fig\x12\x1d.inference.ModelConfigRequest\x1a\x1e.inference.ModelConfigRespon"
-    b'se"\x00\x12Z\n\x0fModelStatistics\x12!.inference.ModelStatisticsRequest\x1a".inf'
-    b'erence.ModelStatisticsResponse"\x00\x12Z\n\x0fRepositoryIndex\x12!.inference.'
-    b'RepositoryIndexRequest\x1a".inference.RepositoryIndexResponse"\x00\x12f\n\x13'
-    b"RepositoryModelLoad\x12%.inference.RepositoryModelLoadRequest\x1a&.inf"
-    b"erence.RepositoryModelLoadResponse\"\x00\x12l\n\x15RepositoryModelUnload\x12'."
-    b"inference.RepositoryModelUnloadRequest\x1a(.inference.RepositoryMod"
-    b'elUnloadResponse"\x00b\x06proto3'
+    b'ctionPolicy\x12\x1c\n\tdecoupled\x18\x01 \x01(\x08R\tdecoupled"3\n\x0eModelParameter\x12!\n\x0cs'
+    b'tring_value\x18\x01 \x01(\tR\x0bstringValue"\xbc\x04\n\x0bModelConfig\x12\x12\n\x04name\x18\x01 \x01(\tR\x04na'
+    b"me\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12$\n\x0emax_batch_size\x18\x04 \x01(\x05R\x0cmaxBatch"
+    b"Size\x12+\n\x05input\x18\x05 \x03(\x0b2\x15.inference.ModelInputR\x05input\x12.\n\x06output\x18\x06 \x03("
+    b"\x0b2\x16.inference.ModelOutputR\x06output\x12L\n\x10dynamic_batching\x18\x0b \x01(\x0b2\x1f.in"
+    b"ference.ModelDynamicBatchingH\x00R\x0fdynamicBatching\x12F\n\nparameters\x18\x0e "
+    b"\x03(\x0b2&.inference.ModelConfig.ParametersEntryR\nparameters\x12\x18\n\x07backe"
+    b"nd\x18\x11 \x01(\tR\x07backend\x12[\n\x18model_transaction_policy\x18\x13 \x01(\x0b2!.inference."
+    b"ModelTransactionPolicyR\x16modelTransactionPolicy\x1aX\n\x0fParametersEntr"
+    b"y\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.ModelParameterR\x05v"
+    b'alue:\x028\x01B\x13\n\x11scheduling_choice"B\n\x12ModelConfigRequest\x12\x12\n\x04name\x18\x01 \x01('
+    b'\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version"E\n\x13ModelConfigResponse\x12.\n\x06conf'
+    b'ig\x18\x01 \x01(\x0b2\x16.inference.ModelConfigR\x06config"F\n\x16ModelStatisticsReque'
+    b'st\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version"9\n\x11StatisticDur'
+    b'ation\x12\x14\n\x05count\x18\x01 \x01(\x04R\x05count\x12\x0e\n\x02ns\x18\x02 \x01(\x04R\x02ns"\xf2\x03\n\x0fInferStatistics\x12'
+    b"6\n\x07success\x18\x01 \x01(\x0b2\x1c.inference.StatisticDurationR\x07success\x120\n\x04fail\x18"
+    b"\x02 \x01(\x0b2\x1c.inference.StatisticDurationR\x04fail\x122\n\x05queue\x18\x03 \x01(\x0b2\x1c.infer"
+    b"ence.StatisticDurationR\x05queue\x12A\n\rcompute_input\x18\x04 \x01(\x0b2\x1c.inference"
+    b".StatisticDurationR\x0ccomputeInput\x12A\n\rcompute_infer\x18\x05 \x01(\x0b2\x1c.infere"
+    b"nce.StatisticDurationR\x0ccomputeInfer\x12C\n\x0ecompute_output\x18\x06 \x01(\x0b2\x1c.in"
+    b"ference.StatisticDurationR\rcomputeOutput\x129\n\tcache_hit\x18\x07 \x01(\x0b2\x1c.in"
+    b"ference.StatisticDurationR\x08cacheHit\x12;\n\ncache_miss\x18\x08 \x01(\x0b2\x1c.infere"
+    b'nce.StatisticDurationR\tcacheMiss"\x86\x03\n\x17InferResponseStatistics\x12A\n\r'
+    b"compute_infer\x18\x01 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeInfer\x12"
+    b"C\n\x0ecompute_output\x18\x02 \x01(\x0b2\x1c.inference.StatisticDurationR\rcomputeOu"
+    b"tput\x126\n\x07success\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurationR\x07success\x120\n\x04"
+    b"fail\x18\x04 \x01(\x0b2\x1c.inference.StatisticDurationR\x04fail\x12C\n\x0eempty_response"
+    b"\x18\x05 \x01(\x0b2\x1c.inference.StatisticDurationR\remptyResponse\x124\n\x06cancel\x18\x06 "
+    b'\x01(\x0b2\x1c.inference.StatisticDurationR\x06cancel"\x80\x02\n\x14InferBatchStatisti'
+    b"cs\x12\x1d\n\nbatch_size\x18\x01 \x01(\x04R\tbatchSize\x12A\n\rcompute_input\x18\x02 \x01(\x0b2\x1c.infer"
+    b"ence.StatisticDurationR\x0ccomputeInput\x12A\n\rcompute_infer\x18\x03 \x01(\x0b2\x1c.in"
+    b"ference.StatisticDurationR\x0ccomputeInfer\x12C\n\x0ecompute_output\x18\x04 \x01(\x0b2"
+    b'\x1c.inference.StatisticDurationR\rcomputeOutput"N\n\x0bMemoryUsage\x12\x12\n\x04t'
+    b'ype\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\x03R\x02id\x12\x1b\n\tbyte_size\x18\x03 \x01(\x04R\x08byteSize"\xb6\x04\n'
+    b"\x0fModelStatistics\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12%"
+    b"\n\x0elast_inference\x18\x03 \x01(\x04R\rlastInference\x12'\n\x0finference_count\x18\x04 \x01(\x04R\x0e"
+    b"inferenceCount\x12'\n\x0fexecution_count\x18\x05 \x01(\x04R\x0eexecutionCount\x12C\n\x0finfer"
+    b"ence_stats\x18\x06 \x01(\x0b2\x1a.inference.InferStatisticsR\x0einferenceStats\x12@\n\x0b"
+    b"batch_stats\x18\x07 \x03(\x0b2\x1f.inference.InferBatchStatisticsR\nbatchStats\x129"
+    b"\n\x0cmemory_usage\x18\x08 \x03(\x0b2\x16.inference.MemoryUsageR\x0bmemoryUsage\x12T\n\x0eres"
+    b"ponse_stats\x18\t \x03(\x0b2-.inference.ModelStatistics.ResponseStatsEntry"
+    b"R\rresponseStats\x1ad\n\x12ResponseStatsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x128\n\x05value"
+    b'\x18\x02 \x01(\x0b2".inference.InferResponseStatisticsR\x05value:\x028\x01"V\n\x17ModelSt'
+    b"atisticsResponse\x12;\n\x0bmodel_stats\x18\x01 \x03(\x0b2\x1a.inference.ModelStatistic"
+    b'sR\nmodelStats"\xba\x01\n\x18ModelRepositoryParameter\x12\x1f\n\nbool_param\x18\x01 \x01(\x08H\x00'
+    b"R\tboolParam\x12!\n\x0bint64_param\x18\x02 \x01(\x03H\x00R\nint64Param\x12#\n\x0cstring_param\x18\x03"
+    b" \x01(\tH\x00R\x0bstringParam\x12!\n\x0bbytes_param\x18\x04 \x01(\x0cH\x00R\nbytesParamB\x12\n\x10parame"
+    b"ter_choice\"W\n\x16RepositoryIndexRequest\x12'\n\x0frepository_name\x18\x01 \x01(\tR\x0er"
+    b'epositoryName\x12\x14\n\x05ready\x18\x02 \x01(\x08R\x05ready"\xca\x01\n\x17RepositoryIndexResponse\x12'
+    b"E\n\x06models\x18\x01 \x03(\x0b2-.inference.RepositoryIndexResponse.ModelIndexR\x06"
+    b"models\x1ah\n\nModelIndex\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07versi"
+    b'on\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason"\x9f\x02\n\x1aRepositoryM'
+    b"odelLoadRequest\x12'\n\x0frepository_name\x18\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmode"
+    b"l_name\x18\x02 \x01(\tR\tmodelName\x12U\n\nparameters\x18\x03 \x03(\x0b25.inference.Reposito"
+    b"ryModelLoadRequest.ParametersEntryR\nparameters\x1ab\n\x0fParametersEntr"
+    b"y\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05value\x18\x02 \x01(\x0b2#.inference.ModelRepositoryPa"
+    b'rameterR\x05value:\x028\x01"X\n\x1bRepositoryModelLoadResponse\x12\x1d\n\nmodel_name\x18'
+    b'\x01 \x01(\tR\tmodelName\x12\x1a\n\x08isLoaded\x18\x02 \x01(\x08R\x08isLoaded"\xa3\x02\n\x1cRepositoryModel'
+    b"UnloadRequest\x12'\n\x0frepository_name\x18\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_"
+    b"name\x18\x02 \x01(\tR\tmodelName\x12W\n\nparameters\x18\x03 \x03(\x0b27.inference.Repository"
+    b"ModelUnloadRequest.ParametersEntryR\nparameters\x1ab\n\x0fParametersEntr"
+    b"y\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05value\x18\x02 \x01(\x0b2#.inference.ModelRepositoryPa"
+    b'rameterR\x05value:\x028\x01"^\n\x1dRepositoryModelUnloadResponse\x12\x1d\n\nmodel_nam'
+    b"e\x18\x01 \x01(\tR\tmodelName\x12\x1e\n\nisUnloaded\x18\x02 \x01(\x08R\nisUnloaded*\xfa\x01\n\x08DataType\x12"
+    b"\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10"
+    b"\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16"
+    b"\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b"
+    b"\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0e2\xb7\x08\n\x14GRPCInferenc"
+    b"eService\x12K\n\nServerLive\x12\x1c.inference.ServerLiveRequest\x1a\x1d.inference"
+    b'.ServerLiveResponse"\x00\x12N\n\x0bServerReady\x12\x1d.inference.ServerReadyRequ'
+    b'est\x1a\x1e.inference.ServerReadyResponse"\x00\x12K\n\nModelReady\x12\x1c.inference.'
+    b'ModelReadyRequest\x1a\x1d.inference.ModelReadyResponse"\x00\x12W\n\x0eServerMeta'
+    b"data\x12 .inference.ServerMetadataRequest\x1a!.inference.ServerMetadat"
+    b'aResponse"\x00\x12T\n\rModelMetadata\x12\x1f.inference.ModelMetadataRequest\x1a .'
+    b'inference.ModelMetadataResponse"\x00\x12K\n\nModelInfer\x12\x1c.inference.Mode'
+    b'lInferRequest\x1a\x1d.inference.ModelInferResponse"\x00\x12[\n\x10ModelStreamInf'
+    b"er\x12\x1c.inference.ModelInferRequest\x1a#.inference.ModelStreamInferRes"
+    b'ponse"\x00(\x010\x01\x12N\n\x0bModelConfig\x12\x1d.inference.ModelConfigRequest\x1a\x1e.infe'
+    b'rence.ModelConfigResponse"\x00\x12Z\n\x0fModelStatistics\x12!.inference.Model'
+    b'StatisticsRequest\x1a".inference.ModelStatisticsResponse"\x00\x12Z\n\x0fRepos'
+    b'itoryIndex\x12!.inference.RepositoryIndexRequest\x1a".inference.Reposi'
+    b'toryIndexResponse"\x00\x12f\n\x13RepositoryModelLoad\x12%.inference.Repositor'
+    b'yModelLoadRequest\x1a&.inference.RepositoryModelLoadResponse"\x00\x12l\n\x15R'
+    b"epositoryModelUnload\x12'.inference.RepositoryModelUnloadRequest\x1a(."
+    b'inference.RepositoryModelUnloadResponse"\x00b\x06proto3'
 )
 
 
@@ -176,6 +179,7 @@ ModelInput = _message("inference.ModelInput")
 ModelOutput = _message("inference.ModelOutput")
 ModelDynamicBatching = _message("inference.ModelDynamicBatching")
 ModelTransactionPolicy = _message("inference.ModelTransactionPolicy")
+ModelParameter = _message("inference.ModelParameter")
 ModelConfig = _message("inference.ModelConfig")
 ModelConfigRequest = _message("inference.ModelConfigRequest")
 ModelConfigResponse = _message("inference.ModelConfigResponse")

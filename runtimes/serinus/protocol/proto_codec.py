@@ -356,7 +356,11 @@ def metadata_message(metadata: ModelMetadata | ServerMetadata) -> Any:
 
 
 def config_message(
-    metadata: ModelMetadata, *, max_batch_rows: int, max_delay_s: float = 0.0, decoupled: bool = False
+    metadata: ModelMetadata,
+    *,
+    max_batch_rows: int,
+    max_delay_s: float = 0.0,
+    decoupled: bool = False,
 ) -> Any:
     """Make a ModelConfigResponse, the part of Triton's configuration that clients such as perf_analyzer read.
 
@@ -377,6 +381,8 @@ def config_message(
                 entry.optional = True
     if max_batch_rows:
         config.dynamic_batching.max_queue_delay_microseconds = round(max_delay_s * 1e6)
+    elif reason := metadata.parameters.get("batching_reason"):
+        config.parameters["batching_reason"].string_value = property_text(reason)
     if decoupled:
         config.model_transaction_policy.decoupled = True
     return pb.ModelConfigResponse(config=config)

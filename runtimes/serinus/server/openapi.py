@@ -122,6 +122,7 @@ _SCHEMAS: Final[_Json] = {
         max_batch_size=_COUNT,
         dynamic_batching=_object(("max_queue_delay_microseconds",), max_queue_delay_microseconds=_COUNT),
         model_transaction_policy=_object(("decoupled",), decoupled={"const": True}),
+        parameters={"type": "object", "additionalProperties": _object(("string_value",), string_value=_STRING)},
         input=_array(_ref("TensorConfig")),
         output=_array(_ref("TensorConfig")),
     ),

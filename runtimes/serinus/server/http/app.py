@@ -727,4 +727,6 @@ def _config(metadata: ModelMetadata, max_batch_rows: int, max_delay_s: float) ->
         ]
     if max_batch_rows:
         document["dynamic_batching"] = {"max_queue_delay_microseconds": round(max_delay_s * 1e6)}
+    elif reason := metadata.parameters.get("batching_reason"):
+        document["parameters"] = {"batching_reason": {"string_value": reason}}
     return document
