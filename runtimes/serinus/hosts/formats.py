@@ -87,8 +87,10 @@ MLSERVER_IMPLEMENTATIONS: dict[str, str] = {
 
 
 def is_runtime(name: str) -> bool:
-    """Tell the name of an installed runtime, in any spelling: `xgboost_server`, `xgboost_server.XGBoostModel`,
-    `xgboost_server.model:XGBoostModel`. Knows them as data: nothing is imported to find out.
+    """Tell the name of an installed runtime, in any spelling; known as data: nothing is imported to find out.
+
+    Args:
+        name: `xgboost_server`, `xgboost_server.XGBoostModel`, `xgboost_server.model:XGBoostModel` and the like.
     """
     dotted = name.replace(":", ".", 1)
     return any(
