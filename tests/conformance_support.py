@@ -351,7 +351,7 @@ def server_process(folder: Path, *flags: str, environment: Mapping[str, str] | N
     write("spare", "conformance_models.Labels")
     write("churn", "conformance_models.Labels")
     path = str(Path(__file__).parent)
-    flags = ("--repository_control", "on", *flags)
+    flags = ("--repository_control", "on", "--allow_implementation", "conformance_models.*", *flags)
     with serving(folder, str(repository), *flags, environment={"PYTHONPATH": path, **(environment or {})}) as served:
         server = Server(served)
         try:

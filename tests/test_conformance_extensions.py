@@ -671,7 +671,8 @@ def test_a_repository_folder_is_looked_into_at_each_load(tmp_path: Path):
 
     write("first", "Labels")
     path = {"PYTHONPATH": str(Path(__file__).parent)}
-    with serving(tmp_path, "--model_repository", str(repository), environment=path) as served:
+    allowed = ("--allow_implementation", "conformance_models.*")
+    with serving(tmp_path, "--model_repository", str(repository), *allowed, environment=path) as served:
         s = Server(served)
         write("fresh", "Labels")
         write("wrong", "Nothing")
@@ -711,7 +712,8 @@ def test_a_model_of_a_repository_has_the_name_that_it_gives_itself(tmp_path: Pat
         write(f"numbered/{version}", {"name": "inside", "parameters": {"version": version}})
     write("bare", {})
     path = {"PYTHONPATH": str(Path(__file__).parent)}
-    with serving(tmp_path, "--model_repository", str(repository), environment=path) as served:
+    allowed = ("--allow_implementation", "conformance_models.*")
+    with serving(tmp_path, "--model_repository", str(repository), *allowed, environment=path) as served:
         s = Server(served)
 
         def index() -> list[tuple[str, str, str]]:

@@ -248,3 +248,30 @@ async def test_rows_of_concurrent_requests_are_predicted_together(tmp_path):
         outputs = [RequestedOutput("probabilities", {"classification": 1})]
         classified = await plane.infer(InferRequest("m", [Tensor.of("images", images[0])], outputs=outputs))
         assert classified.outputs[0].data[0, 0].split(b":")[2] in (b"red", b"green", b"blue")
+
+
+@pytest.mark.parametrize("place", ["../secret.bin", "link.bin", "/etc/passwd", "x/../../secret.bin"])
+def test_external_data_outside_the_models_folder_is_refused(place: str, tmp_path: Path):
+    (tmp_path / "secret.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "inside.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    value = onnx.helper.make_tensor_value_info
+
+    def write(location: str) -> OnnxModel:
+        weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+        node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+        inputs, outputs = ([value(name, onnx.TensorProto.FLOAT, ["n", 4])] for name in "xy")
+        graph = onnx.helper.make_graph([node], "g", inputs, outputs, [weights])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        return OnnxModel(ModelSettings(name="m", model_dir=folder))
+
+    with pytest.raises(ConfigError, match="External data path"):
+        write(place).load()
+    inside = write("inside.bin")
+    inside.load()
+    assert inside.predict({"x": np.zeros((1, 4), np.float32)}, Call())["y"].tolist() == [[0, 1, 2, 3]]

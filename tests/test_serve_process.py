@@ -120,7 +120,7 @@ def test_several_directories_are_several_models(model: Path, tmp_path: Path):
         settings = {"name": name, "implementation": "xgboost_server", "parameters": {"uri": str(model / "model.ubj")}}
         (folder / "model-settings.json").write_text(json.dumps(settings))
         paths.append(str(folder))
-    with serving(tmp_path, *paths) as served:
+    with serving(tmp_path, *paths, "--allow_uri", str(model)) as served:
         for name in ("a", "b"):
             assert served.ask("GET", f"/v2/models/{name}/ready")[0] == 200
 

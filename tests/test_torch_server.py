@@ -210,7 +210,7 @@ def test_a_state_dict_needs_a_class_that_can_be_imported(tmp_path):
         module.weight.mul_(2)
     torch.save(module.state_dict(), tmp_path / "model.pth")
     extra = {"class": "vision_modules:Scale", "arguments": {"width": 3, "plus": 5.0}}
-    model = loaded(tmp_path, inputs=X, outputs=Y, extra=extra)
+    model = loaded(tmp_path, inputs=X, outputs=Y, extra=extra, allow_implementation=("vision_modules.Scale",))
     np.testing.assert_array_equal(model.predict({"x": rows(1)}, Call())["y"], rows(1) * 2 + 5)
     for name, reason in (
         ("vision_modules:Nope", "expected package.module:Class"),
@@ -219,15 +219,19 @@ def test_a_state_dict_needs_a_class_that_can_be_imported(tmp_path):
         ("json:JSONDecoder", r"not a torch\.nn\.Module"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            loaded(tmp_path, extra={"class": name})
+            loaded(tmp_path, extra={"class": name}, allow_implementation=("*",))
     with pytest.raises(ConfigError, match=r"no state dict of vision_modules:Scale.*size mismatch"):
-        loaded(tmp_path, extra={"class": "vision_modules:Scale", "arguments": {"width": 7}})
+        loaded(
+            tmp_path, extra={"class": "vision_modules:Scale", "arguments": {"width": 7}}, allow_implementation=("*",)
+        )
     with pytest.raises(
         ConfigError, match=r"not TorchScript: a pickle\. A state dict needs its class.*save the state dict"
     ):
         loaded(tmp_path)
     with pytest.raises(ConfigError, match=r"'arguments' \(depth\): vision_modules:Scale cannot be made.*depth"):
-        loaded(tmp_path, extra={"class": "vision_modules:Scale", "arguments": {"depth": 7}})
+        loaded(
+            tmp_path, extra={"class": "vision_modules:Scale", "arguments": {"depth": 7}}, allow_implementation=("*",)
+        )
 
 
 class Evil:
@@ -240,7 +244,7 @@ class Evil:
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, capsys):
     torch.save({"weight": Evil()}, tmp_path / "model.pth")
     with pytest.raises(ConfigError, match="more than tensors and plain containers") as refused:
-        loaded(tmp_path, extra={"class": "vision_modules:Scale"})
+        loaded(tmp_path, extra={"class": "vision_modules:Scale"}, allow_implementation=("*",))
     assert "weights_only" not in str(refused.value)  # PyTorch's own message tells how to run it
     assert "unpickled" not in capsys.readouterr().out
 

@@ -19,6 +19,14 @@ __all__ = ["Checker", "Where", "load"]
 Where = tuple[str | int, ...]
 """A place in the document: ("members", 0, "file")."""
 
+_MOST_BYTES = 1 << 20
+"""Of a file; that of the fraud service has 2,000."""
+_MOST_VALUES = 100_000
+"""Nodes of the document, each counted as often as aliases name it ("billion laughs")."""
+_MOST_DEPTH = 32
+"""Levels of a document; the schema has 6, and a combiner's parameters a few more."""
+_PLAIN = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
+
 _NOUNS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -36,11 +44,16 @@ def load(path: Path) -> tuple[Any, Checker]:
         ConfigError: it cannot be read, or is not YAML.
     """
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise ConfigError(f"{path}: is {size} bytes; a description of an ensemble takes at most {_MOST_BYTES}")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep; at most {_MOST_DEPTH} levels are read") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from error
@@ -48,6 +61,8 @@ def load(path: Path) -> tuple[Any, Checker]:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     checker = Checker(path)
     value = checker.read(root, ()) if root is not None else None
+    if checker.values > _MOST_VALUES:
+        raise ConfigError(f"{path}: stands for more than {_MOST_VALUES} values; its aliases multiply them")
     return value, checker
 
 
@@ -59,10 +74,21 @@ class Checker:
         self.lines: dict[Where, int] = {(): 1}
         self._problems: list[tuple[int, str]] = []
         self._constructor = SafeConstructor()
+        self.values = 0
+        """Read so far; a value counts as often as aliases name it, and none is read beyond `_MOST_VALUES`."""
 
     def read(self, node: Node, where: Where) -> Any:
         """Turn a node into plain values, noting lines and keys that are there twice."""
         self.lines[where] = node.start_mark.line + 1
+        self.values += 1
+        if self.values > _MOST_VALUES:
+            return None
+        if len(where) > _MOST_DEPTH:
+            self.problem(where[:8], f"is nested deeper than {_MOST_DEPTH} levels, or names itself by an alias")
+            return None
+        if isinstance(node, (MappingNode, SequenceNode)) and node.tag not in _PLAIN:
+            self.problem(where, f"has the tag {node.tag!r}; only plain values are read")
+            return None
         if isinstance(node, MappingNode):
             values: dict[Any, Any] = {}
             for key_node, value_node in node.value:
@@ -84,7 +110,8 @@ class Checker:
             return None
         try:
             return self._constructor.construct_object(node)  # type: ignore[no-untyped-call] # PyYAML has no annotations
-        except (yaml.constructor.ConstructorError, ValueError) as error:
+        except (yaml.constructor.ConstructorError, ValueError, LookupError, AttributeError, TypeError) as error:
+            # The last three are PyYAML's, of tags on values that are not of their kind: !!bool x, !!int "", !!timestamp x.
             self.lines[where] = node.start_mark.line + 1
             self.problem(where, f"cannot be read: {getattr(error, 'problem', None) or error}")
             return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from serinus.errors import ConfigError, ModelFailed
+from serinus.hosts.formats import is_runtime
 from serinus.hosts.implementations import resolve
 from serinus.model import Call, Model
 from serinus.protocol.datatypes import BYTES, NUMPY_DTYPES
@@ -29,9 +30,16 @@ class Member:
         ConfigError: the runtime is no serinus Model, it does not load, or file and model disagree; with the file's line.
     """
 
-    def __init__(self, spec: MemberSpec, inputs: Mapping[str, InputSpec], directory: Path, threads: int) -> None:
+    def __init__(
+        self,
+        spec: MemberSpec,
+        inputs: Mapping[str, InputSpec],
+        directory: Path,
+        threads: int,
+        allow_implementation: tuple[str, ...] = (),
+    ) -> None:
         self.name = spec.name
-        self.model = _make(spec, directory, threads)
+        self.model = _make(spec, directory, threads, allow_implementation)
         self.model.load()
         self._could_join = self.model.batchable
         self.features: tuple[str, ...] = ()
@@ -151,27 +159,36 @@ class Member:
         return outputs
 
 
-def _make(spec: MemberSpec, directory: Path, threads: int) -> Model:
-    """Construct the runtime; only a serinus Model of an installed package will do."""
+def _make(spec: MemberSpec, directory: Path, threads: int, allow_implementation: tuple[str, ...]) -> Model:
+    """Construct the runtime; only a serinus Model of an installed runtime, or one that the operator allows, will do."""
+    settings = ModelSettings(
+        name=spec.name,
+        model_dir=spec.file,
+        threads=spec.threads or threads,
+        extra=spec.extra,
+        implementation=spec.runtime,
+        allow_implementation=allow_implementation,
+    )
+    if not is_runtime(spec.runtime) and not settings.allows(spec.runtime):
+        raise ConfigError(
+            f"runtime {spec.runtime!r} is none of the installed ones, and code is not loaded because a model directory says so; "
+            f"to trust it, start with --allow_implementation {spec.runtime.replace(':', '.')!r}"
+        )
     found = resolve(spec.runtime)
     if found.kind != "serinus" or found.is_instance:
         raise ConfigError(f"runtime {spec.runtime!r} is no class of serinus models (serinus.model.Model)")
     file = Path(inspect.getfile(found.target)).resolve()
     if file.is_relative_to(directory.resolve()):
         raise ConfigError(f"runtime {spec.runtime!r} is code in the model directory; install its package instead")
-    return found.target(
-        ModelSettings(
-            name=spec.name,
-            model_dir=spec.file,
-            threads=spec.threads or threads,
-            extra=spec.extra,
-            implementation=spec.runtime,
-        )
-    )
+    return found.target(settings)
 
 
 def load_members(
-    spec: EnsembleSpec, path: Path, lines: Mapping[tuple[str | int, ...], int], threads: int
+    spec: EnsembleSpec,
+    path: Path,
+    lines: Mapping[tuple[str | int, ...], int],
+    threads: int,
+    allow_implementation: tuple[str, ...] = (),
 ) -> Sequence[Member]:
     """Load all members.
 
@@ -183,7 +200,7 @@ def load_members(
     problems: list[str] = []
     for member in spec.members:
         try:
-            members.append(Member(member, inputs, spec.directory, threads))
+            members.append(Member(member, inputs, spec.directory, threads, allow_implementation))
             _log.debug("member %s loaded from %s", member.name, member.file)
         except ConfigError as error:
             line = lines.get(member.where, 1)

@@ -46,14 +46,16 @@ class Ensemble(kserve.Model):
         name: in URLs.
         model_dir: holds `ensemble.yaml` and the members' files.
         threads: native threads of one member's predict; 0: the container's CPU limit.
+        allow_implementation: patterns of the classes that `ensemble.yaml` may name beside the installed runtimes.
     """
 
     serinus_batchable = True
     serinus_batching = "earned"
     serinus_platform = "serinus_ensemble"
 
-    def __init__(self, name: str, model_dir: str, threads: int = 0) -> None:
+    def __init__(self, name: str, model_dir: str, threads: int = 0, allow_implementation: Sequence[str] = ()) -> None:
         super().__init__(name)
+        self._allow_implementation = tuple(allow_implementation)
         self._directory = Path(model_dir)
         self._threads = threads
         self._members: Sequence[Member] = ()
@@ -77,7 +79,7 @@ class Ensemble(kserve.Model):
         checker.raise_problems()
         if combiner is None:
             raise AssertionError("a combiner that was not found is a problem, and was raised")
-        members = load_members(spec, checker.path, checker.lines, self._threads)
+        members = load_members(spec, checker.path, checker.lines, self._threads, self._allow_implementation)
         for member in members:
             shape = member.output_shape("score") if "score" in member.roles else None
             if shape is not None and (not 1 <= len(shape) <= 2 or shape[-1] not in (-1, 1, 2)):

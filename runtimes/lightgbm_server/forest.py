@@ -58,7 +58,7 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, threads: int) -> tupl
     if file.columns > COLUMNS:
         raise NotCovered(f"{file.columns} features, more than {COLUMNS}")
     trees = file.trees[chosen[0] * file.groups : chosen[1] * file.groups]
-    if any(tree.linear for tree in trees):
+    if any(tree.linear is not None for tree in trees):
         raise NotCovered("linear trees")
     if objective.link is Link.SOFTMAX and file.groups < 2:
         raise NotCovered(f"{file.groups} classes")

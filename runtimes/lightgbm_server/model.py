@@ -231,7 +231,7 @@ class LightGBMModel(Model):
 
     def _explained(self, rows: np.ndarray, loaded: _Loaded) -> np.ndarray:
         """Contributions, from the Booster; loaded when the first are wanted."""
-        if any(tree.linear for tree in loaded.file.trees):
+        if any(tree.linear is not None for tree in loaded.file.trees):
             raise NotSupported("output 'contributions' is not offered: lightgbm explains no linear trees")
         if loaded.reference is not None:
             return loaded.reference.contributions(rows)

@@ -11,6 +11,7 @@ import numpy as np
 
 from serinus.errors import ConfigError
 
+from . import modeltext
 from .forest import Iterations
 from .modelfile import ModelFile
 
@@ -44,7 +45,7 @@ class Reference:
         self._columns, self._groups = file.columns, file.groups
         self.iterations = chosen
         try:
-            self.booster = lightgbm.Booster(model_file=str(file.path))
+            self.booster = lightgbm.Booster(model_str=modeltext.write(file))
         except lightgbm.basic.LightGBMError as error:
             raise ConfigError(f"{file.path}: lightgbm {lightgbm.__version__} cannot load it: {error}") from None
         self._threads = threads

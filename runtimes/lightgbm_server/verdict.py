@@ -117,7 +117,7 @@ def _rows(file: ModelFile) -> np.ndarray:
     """Rows on, beside and far from the model's thresholds and categories: float64 [rows, columns]."""
     random = np.random.default_rng(_SEED)
     # Wide models get fewer rows, so that verification stays within a few hundred MB and a second.
-    count = max(256, min(_ROWS, 4_000_000 // file.columns))
+    count = max(66, min(_ROWS, max(4_000_000 // file.columns, min(256, 40_000_000 // file.columns))))
     rows = random.standard_normal((count, file.columns)) * random.choice([0.1, 1.0, 100.0], (count, 1))
     quarter = count // 4
     for column, values in _values(file).items():

@@ -16,7 +16,7 @@ from .errors import ConfigError
 from .protocol.types import TensorSpec
 from .settings import ModelSettings
 
-__all__ = ["Extra", "declares_no_batch", "find_file", "override_specs", "read_labels"]
+__all__ = ["Extra", "check_inside", "declares_no_batch", "find_file", "leads_out", "override_specs", "read_labels"]
 
 
 class Extra:
@@ -98,6 +98,42 @@ class Extra:
             raise ConfigError(self._problems)
 
 
+def leads_out(path: Path, folder: Path, allowed: Sequence[Path]) -> bool:
+    """Tell whether a path ends elsewhere than in a folder, or in one of those allowed, once `..` and all links are followed.
+
+    A link that leads in a circle leads out.
+    """
+    try:
+        ends = path.resolve()
+        if ends.is_symlink():  # what resolve() leaves of a circle
+            return True
+        return not any(ends.is_relative_to(root.resolve()) for root in (folder, *allowed))
+    except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError of a circle
+        return True
+
+
+def check_inside(path: Path, settings: ModelSettings) -> Path:
+    """Give back a file that was found in the model's directory, unless a link in there leads out.
+
+    Args:
+        path: the file.
+        settings: `model_dir` is what was named, and may be a link itself; `allow_uri` says where its links may lead.
+
+    Raises:
+        ConfigError: it leads out.
+    """
+    root = settings.model_dir
+    if (
+        root is not None
+        and path != root
+        and leads_out(path, root if root.is_dir() else root.parent, settings.allow_uri)
+    ):
+        raise ConfigError(
+            f"{path}: leads out of the model's directory; to trust it, start with --allow_uri and the folder to read from"
+        )
+    return path
+
+
 def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Sequence[str] = ()) -> Path:
     """Find the one model file.
 
@@ -121,10 +157,10 @@ def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Se
         raise ConfigError(f"{root}: no such file or directory")
     for name in preferred:
         if (root / name).is_file():
-            return root / name
+            return check_inside(root / name, settings)
     found = sorted(path for path in root.iterdir() if path.suffix in suffixes and path.is_file())
     if len(found) == 1:
-        return found[0]
+        return check_inside(found[0], settings)
     if found:
         names = ", ".join(path.name for path in found)
         raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {preferred[0]}")
@@ -167,11 +203,15 @@ def read_labels(settings: ModelSettings, name: str) -> tuple[str, ...]:
         if name:
             raise ConfigError(f"{candidates[0]}: no such labels file")
         return ()
-    text = path.read_text(encoding="utf-8")
+    check_inside(path, settings)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: labels cannot be read: {error}") from None
     if path.suffix == ".json":
         try:
             labels = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not JSON: {error}") from None
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise ConfigError(f"{path}: a JSON array of strings was expected")

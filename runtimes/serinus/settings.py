@@ -13,6 +13,7 @@ The command line and the environment are parsed in `serinus.cli.serve`; this mod
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,11 @@ from typing import Any, Literal
 from .bounds import INSTANCES
 from .protocol.types import Limits, TensorSpec
 
-__all__ = ["BatchSettings", "ModelSettings", "PredictorSettings", "ServerSettings", "cpu_limit"]
+__all__ = ["DATA_FOLDERS", "BatchSettings", "ModelSettings", "PredictorSettings", "ServerSettings", "cpu_limit"]
+
+DATA_FOLDERS = (Path("/mnt/models"), Path("/mnt/pvc"))
+"""Where KServe puts models and mounts their volumes (kserve.constants DEFAULT_MODEL_LOCAL_DIR; storage_initializer_injector.go
+PvcSourceMountPath, to which its storage initializer makes links). A model's settings and links may lead there."""
 
 
 def cpu_limit() -> float:
@@ -226,6 +231,20 @@ class ModelSettings:
     """Warm up, and time, before ready."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """`parameters.extra` and `parameters` keys that only this runtime knows; it must refuse those that it does not."""
+    allow_implementation: tuple[str, ...] = ()
+    """`--allow_implementation`: patterns of the code that the model's own files may choose beside the installed runtimes; see
+    `allows`."""
+    allow_uri: tuple[Path, ...] = DATA_FOLDERS
+    """`--allow_uri`: folders beside the model's own that its settings and links may lead to."""
+
+    def allows(self, name: str) -> bool:
+        """Tell whether the model's own files may choose this code.
+
+        Args:
+            name: `package.module:Class` or `package.module.Class`; patterns match the dotted name, with case.
+        """
+        dotted = name.replace(":", ".")
+        return any(fnmatch.fnmatchcase(dotted, pattern.replace(":", ".")) for pattern in self.allow_implementation)
 
     @property
     def native_threads(self) -> int:

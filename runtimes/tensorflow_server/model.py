@@ -7,6 +7,7 @@ decided where the folder is listed (`serinus.hosts.versions`: the newest unless 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from serinus import Call, Model, TensorSpec
-from serinus.artifacts import Extra, override_specs, read_labels
+from serinus.artifacts import Extra, check_inside, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
 from serinus.protocol.types import Signature
@@ -27,6 +28,8 @@ try:
     import tensorflow as tf
 except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("tensorflow_server needs TensorFlow: pip install serinus[tensorflow_server]") from error
+
+from . import graph
 
 __all__ = ["DEFAULT_SIGNATURE", "TensorflowModel"]
 
@@ -83,6 +86,9 @@ class TensorflowModel(Model):
         self._placed_on = _placement(device)
         _set_threads(self.settings.native_threads)
         folder = self._folder()
+        for path in (folder / "saved_model.pb", *folder.glob("variables/*"), *folder.glob("assets/*")):
+            check_inside(path, self.settings)
+        graph.check(folder, self.settings.allows)
         try:
             with self._device():
                 self._loaded = tf.saved_model.load(str(folder))
@@ -175,10 +181,10 @@ class TensorflowModel(Model):
         Raises:
             ConfigError: the named file is in neither, or malformed.
         """
-        beside = ModelSettings(name="", model_dir=folder.parent)
+        beside = ModelSettings(name="", model_dir=folder.parent, allow_uri=self.settings.allow_uri)
         if name and folder.name.isdecimal() and (folder.parent / name).is_file():
             return read_labels(beside, name)
-        here = read_labels(ModelSettings(name="", model_dir=folder), name)
+        here = read_labels(dataclasses.replace(beside, model_dir=folder), name)
         return here or (read_labels(beside, "") if folder.name.isdecimal() else ())
 
     def unload(self) -> None:

@@ -12,7 +12,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ try:
 except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("torch_server needs PyTorch: pip install serinus[torch_server]") from error
 
+from . import archive
 from .memory import CudaMemory
 from .plan import MOST_ROWS, compiled
 from .stored import KNOWN, Stored, in_order, is_batchable, keep, labelled, model_file, provenance
@@ -89,10 +90,18 @@ class TorchModule(Model):
         own_outputs: tuple[TensorSpec, ...] = ()
         self._keywords: tuple[str, ...] = ()
         if file.suffix == ".pt2":
-            self._module, own_inputs, own_outputs, self._keywords = _load_exported(file, self._device)
+            self._module, own_inputs, own_outputs, self._keywords = _load_exported(
+                file, self._device, self.settings.allows
+            )
         elif class_name:
+            if not self.settings.allows(class_name):
+                raise ConfigError(
+                    f"extra setting 'class' is {class_name!r}, and code is not loaded because a model directory says so; to trust it, "
+                    f"start with --allow_implementation {class_name.replace(':', '.')!r}, or give --extra class={class_name} yourself"
+                )
             self._module = _load_state(file, class_name, arguments, self._device)
         else:
+            archive.check_script(file, self.settings.allows)
             self._module = _load_script(file, self._device)
         self._names = [spec.name for spec in own_inputs] or _arguments_of(self._module)
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
@@ -287,13 +296,14 @@ def _is_pickle(file: Path) -> bool:
 
 
 def _load_exported(
-    file: Path, device: torch.device
+    file: Path, device: torch.device, allows: Callable[[str], bool]
 ) -> tuple[Any, tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[str, ...]]:
     """Load a program; it knows its inputs by name, and its outputs by the keys of a dict or else by position.
 
     Returns:
         The module, its inputs and outputs, and which of its last arguments are keywords.
     """
+    archive.check(file, allows)
     try:
         program = torch.export.load(str(file))
     except Exception as error:  # whatever torch.export raises means that the file is not one of its own

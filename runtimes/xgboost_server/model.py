@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from serinus.artifacts import check_inside
 from serinus.errors import ConfigError, InvalidInput, NotSupported
 from serinus.model import Call, Model
 from serinus.native.forest import Forest, Link
@@ -79,7 +80,7 @@ class XGBoostModel(Model):
         """
         if self.settings.model_dir is None:
             raise ConfigError(f"model {self.name!r}: model_dir is not set; name the model file or its folder")
-        file = modelfile.read(modelfile.find(self.settings.model_dir))
+        file = modelfile.read(check_inside(modelfile.find(self.settings.model_dir), self.settings))
         try:
             chosen = iterations(file, self.options.iteration_range)
         except ValueError as error:

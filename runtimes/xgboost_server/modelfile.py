@@ -16,7 +16,7 @@ import orjson
 
 from serinus.errors import ConfigError
 
-from . import legacy, ubjson
+from . import legacy, soundness, ubjson
 
 __all__ = ["FORMATS", "ModelFile", "find", "read"]
 
@@ -135,6 +135,13 @@ def _model_file(path: Path, sha256: str, form: str, document: dict[str, Any]) ->
     if weights is not None and not len(weights):
         weights = None
     classes, targets = int(parameters.get("num_class", 0)), int(parameters.get("num_target", 1))
+    soundness.check(
+        model,
+        booster=booster,
+        columns=int(parameters.get("num_feature", 0)),
+        groups=max(classes, targets, 1),
+        weights=weights,
+    )
     ends = np.zeros(1, np.int64) if booster == "gblinear" else _iteration_ends(model, max(classes, targets, 1))
     return ModelFile(
         path=path,

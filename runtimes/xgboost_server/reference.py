@@ -52,8 +52,9 @@ class Reference:
         """Held where a prediction goes by way of a DMatrix, which xgboost documents as thread-safe for trees only."""
         try:
             self.booster = xgboost.Booster()
-            if file.format == "binary":
-                # Since 3.1 xgboost reads the old binary format no more; the same model as JSON it does.
+            if file.format != "ubj":
+                # Since 3.1 xgboost reads the old binary format no more; the same model as JSON it does. Of JSON it is given what was
+                # checked: of a key that is there twice, two readers may take different values. UBJSON's reader refuses such.
                 self.booster.load_model(bytearray(orjson.dumps(file.document, option=orjson.OPT_SERIALIZE_NUMPY)))
             else:
                 self.booster.load_model(file.path)

@@ -61,6 +61,8 @@ def serving_folder(server: str, folder: Path, *flags: str, **settings: Any) -> I
     settings |= {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "parallel_workers": 0}
     settings |= {"metrics_port": free_port()} if server == "mlserver" else {}
     (folder / "settings.json").write_text(json.dumps(settings))
-    command = ["serinus", "serve", str(folder), *flags] if server == "serinus" else ["mlserver", "start", str(folder)]
+    # `mlserver start` takes its classes from model-settings.json; here the operator opts in to that.
+    ours = ["serinus", "serve", str(folder), "--allow_implementation", "*", *flags]
+    command = ours if server == "serinus" else ["mlserver", "start", str(folder)]
     with process(command, folder, f"{url}/v2/health/ready"):
         yield Address(url, f"127.0.0.1:{grpc}")

@@ -200,7 +200,7 @@ async def test_model_settings_of_a_folder_reach_the_class(tmp_path):
         "parameters": {"version": "3", "extra": {"factor": 2.5}},
     }
     (tmp_path / "model-settings.json").write_text(json.dumps(document))
-    (settings,) = settings_from_directory(tmp_path)
+    (settings,) = settings_from_directory(tmp_path, allow_implementation=["models.*"])
     assert (settings.name, settings.version, settings.extra) == ("scaled", "3", {"factor": 2.5})
     async with serving(settings) as plane:
         rows = Tensor.of("x", np.array([[2.0]]))
@@ -273,6 +273,7 @@ def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(tmp_path):
     http = free_port()
     url = f"http://127.0.0.1:{http}"
     flags = ["--model_repository", str(tmp_path), "--load_models_at_startup", "false"]
+    flags += ["--allow_implementation", "models.*"]
     command = ["serinus", "serve", *flags, "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
     with process(command, tmp_path, f"{url}/v2/health/ready"):
         assert httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]).status_code == 404

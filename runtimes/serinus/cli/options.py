@@ -16,7 +16,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,16 @@ from ..errors import ConfigError
 from ..settings import ServerSettings
 from .numbers import number_of
 
-__all__ = ["INERT_ENVIRONMENT", "INERT_FLAGS", "OPTIONS", "OTHER_ENVIRONMENT", "Option", "Parsed", "parse"]
+__all__ = [
+    "BY_THE_OPERATOR",
+    "INERT_ENVIRONMENT",
+    "INERT_FLAGS",
+    "OPTIONS",
+    "OTHER_ENVIRONMENT",
+    "Option",
+    "Parsed",
+    "parse",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,23 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_concurrency", int | None, None, "requests that a model answers at a time (default 256)", "Model"),
     Option("warmup", bool, True, "warm up and time the model before ready", "Model"),
     Option("extra", str, (), "KEY=VALUE for the runtime (JSON value or text); may be repeated", "Model", repeat=True),
+    Option(
+        "allow_implementation",
+        str,
+        (),
+        "pattern of dotted names of classes that model directories may choose beside the installed runtimes ('mypackage.*', "
+        "'*'); separated by commas, may be repeated (default: none)",
+        "Model",
+        repeat=True,
+    ),
+    Option(
+        "allow_uri",
+        str,
+        ("/mnt/models", "/mnt/pvc"),
+        "folder beside its own that a model directory's settings and links may lead to; separated by commas, may be repeated",
+        "Model",
+        repeat=True,
+    ),
     Option(
         "model_repository",
         str | None,
@@ -242,6 +268,11 @@ INERT_ENVIRONMENT: dict[str, str] = {
 
 _NO_BATCHING = "only requests that wait already are predicted together; --max_batch_rows 1 predicts each alone"
 """What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
+
+BY_THE_OPERATOR: frozenset[str] = frozenset(
+    {"class", "transformer", "extra", "allow_implementation", "allow_uri", "model_dir", "settings"}
+)
+"""Options that choose code, or what may be read: never taken from a settings.json that was found beside the models."""
 
 OTHER_ENVIRONMENT: frozenset[str] = frozenset(
     {
@@ -414,7 +445,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
     if len(chosen) > 1:
         problems.append(f"several settings.json: {', '.join(map(str, chosen))}; choose one with --settings")
     elif chosen:
-        _read_file(chosen[0], options, values, sources, problems, warnings)
+        own = () if values.get("settings") else BY_THE_OPERATOR
+        _read_file(chosen[0], options, values, sources, problems, warnings, own)
     if problems:
         raise ConfigError(problems)
     for option in options:
@@ -459,14 +491,15 @@ def _read_file(
     sources: dict[str, str],
     problems: list[str],
     warnings: list[str],
+    by_the_operator: Collection[str],
 ) -> None:
-    """Fill what flags and environment left open from a `settings.json`."""
+    """Fill what flags and environment left open from a `settings.json`; options `by_the_operator` are a problem there."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
         return
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(f"{path}: not JSON: {error}")
         return
     if not isinstance(content, dict):
@@ -486,9 +519,16 @@ def _read_file(
             warnings.append(f"{where} has no effect here: {inert[key]}")
         elif option is None:
             problems.append(f"{where} is not a setting of serinus{_suggest(key, by_key)}")
+        elif option.name in by_the_operator:
+            problems.append(
+                f"{where} is for the operator to say, not for a file beside the models; give --{option.name}, or name the file "
+                f"with --settings {path}"
+            )
         elif option.name not in values:
             try:
-                values[option.name] = _convert(option, value, where)
+                items = value if option.repeat and isinstance(value, list) else [value]
+                converted = tuple(_convert(option, item, where) for item in items)
+                values[option.name] = converted if option.repeat else converted[0]
                 sources[option.name] = str(path)
             except ConfigError as error:
                 problems.extend(error.problems)

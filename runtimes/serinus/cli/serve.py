@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..artifacts import leads_out
 from ..bounds import BOUNDS
 from ..dataplane.access import RepositoryAccess
 from ..errors import ConfigError
@@ -239,13 +241,26 @@ def _of_paths(
 
     values = parsed.values
     extra = _extra(values["extra"])
+    allow_implementation = _parts(values["allow_implementation"])
+    allow_uri = tuple(map(Path, _parts(values["allow_uri"])))
     problems: list[str] = []
     found: list[ModelSettings] = []
     if not paths:
         found.append(ModelSettings(name="", implementation=values["class"]))
     for path in paths:
+        if repository is not None and path.parent == repository and leads_out(path, repository, allow_uri):
+            problems.append(
+                f"{path}: leads out of the repository; to trust it, start with --allow_uri and the folder to read from"
+            )
+            continue
         try:
-            of_path = hosts.settings_from_directory(path, implementation=values["class"] or "", extra=extra)
+            of_path = hosts.settings_from_directory(
+                path,
+                implementation=values["class"] or "",
+                extra=extra,
+                allow_implementation=allow_implementation,
+                allow_uri=allow_uri,
+            )
             own = path.name if repository is not None and path.parent == repository else ""
             found.extend(dataclasses.replace(settings, name=settings.name or own) for settings in of_path)
         except ConfigError as error:
@@ -271,6 +286,8 @@ def _of_paths(
                 changes[name] = values[name]
         if extra:
             changes["extra"] = {**settings.extra, **extra}
+            if isinstance(extra.get("class"), str):  # the operator's own choice
+                changes["allow_implementation"] = (*settings.allow_implementation, glob.escape(extra["class"]))
         batch = {
             name: values[name]
             for name in ("max_batch_rows", "max_delay_s", "max_queue_rows", "default_timeout_s", "priority_levels")
@@ -311,6 +328,11 @@ def _extra(pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def _parts(values: Sequence[str]) -> tuple[str, ...]:
+    """Split what was given several times, or with commas."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
 def _folders(repository: Path) -> list[Path]:
     """Find the model folders of a repository."""
     return sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -326,7 +348,7 @@ def _own_name(folder: Path) -> str:
     for path in (folder / "model-settings.json", *sorted(folder.glob("*/model-settings.json"))):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(document, dict) and isinstance(document.get("name"), str) and document["name"]:
             return document["name"]

@@ -96,7 +96,12 @@ def construct(
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
         return target(settings.name)
-    known = {**_known(settings, predictor, config), **settings.extra}
+    # What the operator allows comes last: `extra` may be a model directory's own.
+    known = {
+        **_known(settings, predictor, config),
+        **settings.extra,
+        "allow_implementation": settings.allow_implementation,
+    }
     positional: list[Any] = []
     named: dict[str, Any] = {}
     missing: list[str] = []

@@ -4,6 +4,10 @@ Source: MLServer 1.7, "Model settings reference" (`mlserver.settings.ModelSettin
 serinus knows is refused with the nearest name; a key of MLServer's that has no meaning here is accepted with a warning that
 says what takes its place, so that a directory made for it starts. Keys of `parameters` that MLServer does not know
 either belong to the runtime, as in MLServer, and the runtime refuses those that it does not know.
+
+A model directory chooses no code. `implementation` names an installed runtime, or what the operator's `--allow_implementation`
+matches; the check is on the name, before anything is imported. `parameters.uri` stays in the folder of the file, or in one of
+`--allow_uri`.
 """
 
 from __future__ import annotations
@@ -13,16 +17,17 @@ import difflib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..artifacts import leads_out
 from ..errors import ConfigError
 from ..protocol.datatypes import DATATYPES
 from ..protocol.types import NO_PARAMETERS, TensorSpec
-from ..settings import BatchSettings, ModelSettings
-from .formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation
+from ..settings import DATA_FOLDERS, BatchSettings, ModelSettings
+from .formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation, is_runtime
 from .versions import saved_model_versions
 
 __all__ = ["SETTINGS_FILE", "DirectorySettings", "folder_name", "settings_from_directory"]
@@ -65,10 +70,17 @@ class DirectorySettings(ModelSettings):
 
     source: Path
     """The file itself: MLServer's own classes are given its whole content again."""
+    is_own_choice: bool = False
+    """The file itself names the implementation: only a class of models will do."""
 
 
 def settings_from_directory(
-    path: Path, implementation: str = "", extra: Mapping[str, Any] = NO_PARAMETERS
+    path: Path,
+    implementation: str = "",
+    extra: Mapping[str, Any] = NO_PARAMETERS,
+    *,
+    allow_implementation: Sequence[str] = (),
+    allow_uri: Sequence[Path] = DATA_FOLDERS,
 ) -> list[ModelSettings]:
     """Read what a path holds: a model file, a model folder, or a folder of model folders.
 
@@ -76,6 +88,8 @@ def settings_from_directory(
         path: a model file, a `model-settings.json`, or a folder.
         implementation: the class that was named on the command line; it takes precedence over the file's own.
         extra: settings of the runtime's own from the command line, where they say which versions to serve (`versions`).
+        allow_implementation: patterns of the code that the files may choose beside the installed runtimes (`ModelSettings.allows`).
+        allow_uri: folders that they may lead to beside their own.
 
     Returns:
         One entry for each model and version. `name` is empty where nothing but the files is there to name it.
@@ -86,7 +100,9 @@ def settings_from_directory(
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"{path}: no such file or directory")
-    return [version for settings in _found(path, implementation) for version in saved_model_versions(settings, extra)]
+    allowed = ModelSettings(name="", allow_implementation=tuple(allow_implementation), allow_uri=tuple(allow_uri))
+    found = _found(path, implementation, allowed)
+    return [version for settings in found for version in saved_model_versions(settings, extra)]
 
 
 def folder_name(settings: ModelSettings) -> str:
@@ -94,26 +110,31 @@ def folder_name(settings: ModelSettings) -> str:
     return settings.source.resolve().parent.name if isinstance(settings, DirectorySettings) else ""
 
 
-def _found(path: Path, implementation: str) -> list[ModelSettings]:
+def _found(path: Path, implementation: str, allowed: ModelSettings) -> list[ModelSettings]:
     if path.name == SETTINGS_FILE:
-        return [_read(path, implementation)]
+        return [_read(path, implementation, allowed)]
     if (path / SETTINGS_FILE).is_file():
-        return [_read(path / SETTINGS_FILE, implementation)]
-    if path.is_file() or implementation:
-        return [ModelSettings(name="", implementation=implementation or infer_implementation(path), model_dir=path)]
+        return [_read(path / SETTINGS_FILE, implementation, allowed)]
     try:
-        return [ModelSettings(name="", implementation=infer_implementation(path), model_dir=path)]
+        named = implementation or infer_implementation(path)
+        return [dataclasses.replace(allowed, implementation=named, model_dir=path)]
     except ConfigError as error:
-        folders = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+        children = [] if path.is_file() else sorted(path.iterdir())
+        folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
         if not folders:
             raise
-        found = _read_folders(folders)
+        out = [child for child in folders if leads_out(child, path, allowed.allow_uri)]
+        if out:
+            raise ConfigError(
+                f"{out[0]}: leads out of {path}; to trust it, start with --allow_uri and the folder to read from"
+            ) from None
+        found = _read_folders(folders, allowed)
         if found is None:
             raise error from None
         return found
 
 
-def _read_folders(folders: Iterable[Path]) -> list[ModelSettings] | None:
+def _read_folders(folders: Iterable[Path], allowed: ModelSettings) -> list[ModelSettings] | None:
     """Read a folder of model folders; None where none of them is one. Numbered folders are versions of one model."""
     found: list[ModelSettings] = []
     problems: list[str] = []
@@ -124,13 +145,13 @@ def _read_folders(folders: Iterable[Path]) -> list[ModelSettings] | None:
         try:
             if (folder / SETTINGS_FILE).is_file():
                 recognised = True
-                settings: ModelSettings = _read(folder / SETTINGS_FILE, "")
+                settings: ModelSettings = _read(folder / SETTINGS_FILE, "", allowed)
                 if not settings.name:
                     settings = dataclasses.replace(settings, name="" if versions else folder.name)
             else:
                 implementation = infer_implementation(folder)
-                settings = ModelSettings(
-                    name="" if versions else folder.name, implementation=implementation, model_dir=folder
+                settings = dataclasses.replace(
+                    allowed, name="" if versions else folder.name, implementation=implementation, model_dir=folder
                 )
             if versions and not settings.version:
                 settings = dataclasses.replace(settings, version=folder.name)
@@ -151,21 +172,23 @@ def _nested(folder: Path) -> list[Path]:
     return [file.parent for file in sorted(folder.rglob(SETTINGS_FILE))] or [folder]
 
 
-def _read(path: Path, implementation: str) -> DirectorySettings:
+def _read(path: Path, implementation: str, allowed: ModelSettings) -> DirectorySettings:
     """Read one `model-settings.json`.
 
     Raises:
         ConfigError: with every problem in it.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep; these settings are a few objects deep") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: {type(document).__name__}, an object was expected")
-    reader = _Reader(path)
+    reader = _Reader(path, allowed)
     reader.unknown("", document, (*_OWN_KEYS, *_MLSERVER_KEYS, *_INERT))
     reader.inert("", document, _INERT)
     parameters = reader.take(document, "parameters", dict, {})
@@ -176,16 +199,17 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
     named = implementation or reader.take(document, "implementation", str, "")
     if named == _SERINUS_RUNTIME:
         named = extra.pop("class", "")
-    if not implementation and named.partition(":")[0].endswith(".py"):
-        reader.problem(
-            f"'implementation': {named!r} is a file of code, and code is not loaded because a model directory says so; "
-            f"to trust it, start with --class {named}"
-        )
+        if not isinstance(named, str):
+            reader.problem(f"'parameters.extra.class' is {json.dumps(named)[:60]}, a string was expected")
+            named = ""
+    if not implementation:
+        named = reader.implementation(named)
     settings = DirectorySettings(
         source=path,
         name=reader.take(document, "name", str, ""),
         version=str(document.get("version") or parameters.get("version") or ""),
-        implementation=_implementation(named, path.parent),
+        is_own_choice=not implementation,
+        implementation=named,
         model_dir=reader.location(parameters, needed=_is_ours(named)),
         platform=reader.take(document, "platform", str, ""),
         inputs=reader.specs(document, "inputs"),
@@ -197,6 +221,8 @@ def _read(path: Path, implementation: str) -> DirectorySettings:
         batchable=reader.batchable(document),
         warmup=reader.take(document, "warmup", bool, True),
         extra=extra,
+        allow_implementation=allowed.allow_implementation,
+        allow_uri=allowed.allow_uri,
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -211,20 +237,25 @@ def _is_ours(named: str) -> bool:
     return not package or package in {runtime.package for runtime in RUNTIMES}
 
 
-def _implementation(named: str, folder: Path) -> str:
-    """Replace one of MLServer's own runtimes that is not installed by ours."""
-    ours = MLSERVER_IMPLEMENTATIONS.get(named)
-    if ours is None or importlib.util.find_spec(named.partition(".")[0]) is not None:
-        return named
-    _log.info("%s: %s is not installed, %s takes its place", folder / SETTINGS_FILE, named, ours)
-    return ours
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that says the same key twice: of two values, two readers may take different ones.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
 
 
 class _Reader:
     """Reads values and collects what is wrong with them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, allowed: ModelSettings) -> None:
         self.path = path
+        self.allowed = allowed
         self.problems: list[str] = []
 
     def problem(self, text: str) -> None:
@@ -266,6 +297,37 @@ class _Reader:
             return choices[0]
         return value
 
+    def implementation(self, named: str) -> str:
+        """Check what the file itself names, by name alone: nothing is imported that the operator has not allowed.
+
+        Returns:
+            The name; for one of MLServer's own runtimes that is not installed, or not allowed, that of ours.
+        """
+        if named.partition(":")[0].endswith(".py"):
+            self.problem(
+                f"'implementation': {named!r} is a file of code, and code is not loaded because a model directory says so; "
+                f"to trust it, start with --class {named}"
+            )
+            return named
+        if not named or is_runtime(named):
+            return named
+        is_allowed = self.allowed.allows(named)
+        ours = MLSERVER_IMPLEMENTATIONS.get(named)
+        if ours is not None and not (is_allowed and importlib.util.find_spec(named.partition(".")[0]) is not None):
+            why = "is not installed" if is_allowed else "is not allowed by --allow_implementation"
+            _log.info("%s: %s %s, %s takes its place", self.path, named, why, ours)
+            return ours
+        if not is_allowed:
+            runtimes = [runtime.package for runtime in RUNTIMES]
+            near = difflib.get_close_matches(named, runtimes, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            self.problem(
+                f"'implementation': {named!r} is none of the installed runtimes ({', '.join(runtimes)}){hint}, and code is not "
+                f"loaded because a model directory says so; to trust it, start with --allow_implementation "
+                f"{named.replace(':', '.')!r}, or a pattern such as {named.partition(':')[0].partition('.')[0] + '.*'!r}"
+            )
+        return named
+
     def location(self, parameters: Mapping[str, Any], *, needed: bool) -> Path:
         """Resolve `parameters.uri` against the file's folder, as MLServer does; without one it is the folder.
 
@@ -278,7 +340,14 @@ class _Reader:
         if not uri:
             return folder
         location = folder / uri.removeprefix("file://")
-        if needed and not location.exists():
+        if "\0" in uri:
+            self.problem(f"'parameters.uri' is {uri!r}: no name of a file")
+            return folder
+        if leads_out(location, folder, self.allowed.allow_uri):
+            self.problem(
+                f"'parameters.uri' is {uri!r}, which leads out of {folder}; to trust it, start with --allow_uri and the folder to read from"
+            )
+        elif needed and not location.exists():
             self.problem(f"'parameters.uri' is {uri!r}: no such file or directory in {folder}")
         return location
 

@@ -41,7 +41,10 @@ def build_model(
         return _host(settings.take(predictor), settings, predictor)
     name = settings.implementation or infer_implementation(settings.model_dir)
     beside = settings.source.parent if isinstance(settings, DirectorySettings) else None
-    return _host(resolve(name, kserve_arguments(settings, predictor), beside), settings, predictor)
+    found = resolve(name, kserve_arguments(settings, predictor), beside)
+    if isinstance(settings, DirectorySettings) and settings.is_own_choice:
+        _check_class(found, settings)
+    return _host(found, settings, predictor)
 
 
 def build_model_of(target: Any, settings: ModelSettings, *, transformer: Any = None) -> Model:
@@ -58,6 +61,20 @@ def build_model_of(target: Any, settings: ModelSettings, *, transformer: Any = N
         return build(settings)
     own = ModelSettings(name=settings.name, version=settings.version)
     return _around(implementation_of(transformer), own, settings, build)
+
+
+def _check_class(found: Implementation, settings: DirectorySettings) -> None:
+    """Let a model directory choose classes of models alone: nothing that is merely callable is called because a file says so.
+
+    Raises:
+        ConfigError: it is a function, or an instance.
+    """
+    if found.kind == "function" or found.is_instance:
+        what = "a function" if found.kind == "function" else "an instance"
+        raise ConfigError(
+            f"{settings.source}: 'implementation': {found.name!r} is {what}; a model directory may only name a class of models "
+            f"(serinus.model.Model, kserve.Model, mlserver.MLModel). To trust it, start with --class {found.name}"
+        )
 
 
 def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Model:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation"]
+__all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "is_runtime"]
 
 _HEAD_BYTES = 4096
 """Enough of a file to tell its format; XGBoost's JSON names its learner within the first bytes."""
@@ -23,6 +23,8 @@ class Runtime:
     """One image: its package, which is also its extra, and how its files are known."""
 
     package: str
+    model: str
+    """Name of its class, which is in `<package>.model` (a test holds it to `__serinus_class__`)."""
     files: str
     """For messages: what it takes."""
     matches: Callable[[Path], bool]
@@ -38,7 +40,10 @@ def _head(path: Path) -> bytes:
 
 
 def _is_lightgbm(path: Path) -> bool:
-    return path.is_file() and path.suffix in {".txt", ".bst", ".lgb"} and _head(path).startswith(b"tree\n")
+    if not path.is_file() or path.suffix not in {".txt", ".bst", ".lgb"}:
+        return False
+    head = _head(path).removeprefix(b"\xef\xbb\xbf")  # what Windows editors put first; its reader mends that and CRLF
+    return head.startswith((b"tree\n", b"tree\r"))
 
 
 def _is_xgboost(path: Path) -> bool:
@@ -63,12 +68,14 @@ def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
 
 
 RUNTIMES: tuple[Runtime, ...] = (
-    Runtime("ensemble_server", "ensemble.yaml", lambda path: path.is_file() and path.name == "ensemble.yaml"),
-    Runtime("tensorflow_server", "saved_model.pb (or numbered folders of it)", _is_saved_model),
-    Runtime("xgboost_server", "XGBoost .ubj .json .bst .xgb", _is_xgboost),
-    Runtime("lightgbm_server", "LightGBM text .txt .bst", _is_lightgbm),
-    Runtime("onnx_server", ".onnx", _has_suffix(".onnx")),
-    Runtime("torch_server", "TorchScript .pt .pth, exported .pt2", _has_suffix(".pt", ".pth", ".pt2")),
+    Runtime(
+        "ensemble_server", "Ensemble", "ensemble.yaml", lambda path: path.is_file() and path.name == "ensemble.yaml"
+    ),
+    Runtime("tensorflow_server", "TensorflowModel", "saved_model.pb (or numbered folders of it)", _is_saved_model),
+    Runtime("xgboost_server", "XGBoostModel", "XGBoost .ubj .json .bst .xgb", _is_xgboost),
+    Runtime("lightgbm_server", "LightGBMModel", "LightGBM text .txt .bst", _is_lightgbm),
+    Runtime("onnx_server", "OnnxModel", ".onnx", _has_suffix(".onnx")),
+    Runtime("torch_server", "TorchModel", "TorchScript .pt .pth, exported .pt2", _has_suffix(".pt", ".pth", ".pt2")),
 )
 """In order of precedence: an ensemble's directory also holds its members' files."""
 
@@ -77,6 +84,19 @@ MLSERVER_IMPLEMENTATIONS: dict[str, str] = {
     "mlserver_lightgbm.LightGBMModel": "lightgbm_server",
 }
 """MLServer's runtimes for which there is one here, used where MLServer's own is not installed."""
+
+
+def is_runtime(name: str) -> bool:
+    """Tell the name of an installed runtime, in any spelling; known as data: nothing is imported to find out.
+
+    Args:
+        name: `xgboost_server`, `xgboost_server.XGBoostModel`, `xgboost_server.model:XGBoostModel` and the like.
+    """
+    dotted = name.replace(":", ".", 1)
+    return any(
+        dotted in (runtime.package, f"{runtime.package}.{runtime.model}", f"{runtime.package}.model.{runtime.model}")
+        for runtime in RUNTIMES
+    )
 
 
 def _candidates(path: Path) -> Iterator[Path]:

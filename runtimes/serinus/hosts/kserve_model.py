@@ -123,7 +123,8 @@ def _settings(arguments: argparse.Namespace) -> ModelSettings:
     """
     named = arguments.implementation
     if arguments.model_dir:
-        found = settings_from_directory(arguments.model_dir, named)
+        allowed = [pattern for text in arguments.allow_implementation for pattern in text.split(",") if pattern]
+        found = settings_from_directory(arguments.model_dir, named, allow_implementation=allowed)
     else:
         found = [ModelSettings(name="", implementation=named)]
     names = sorted({settings.name for settings in found})
@@ -141,6 +142,12 @@ def main() -> None:
         "--class", dest="implementation", default="", help="package[:Class] or file.py[:Class]; default: from the files"
     )
     parser.add_argument("--model_dir", default=None, help="model file or directory")
+    parser.add_argument(
+        "--allow_implementation",
+        action="append",
+        default=[],
+        help="pattern of classes that the model directory may choose beside the installed runtimes; may be repeated",
+    )
     parser.add_argument("--nthread", type=int, default=0, help="native threads of one predict; 0: the CPU limit")
     arguments, _ = parser.parse_known_args()
     try:

@@ -410,6 +410,9 @@ class SerinusRuntime(MLModel):
             implementation=extra.pop("class", ""),
             model_dir=Path(location) if location else None,
             extra=extra,
+            # MLServer has chosen code by the same file already, and its `uri` may lead anywhere.
+            allow_implementation=("*",),
+            allow_uri=(Path("/"),),
         )
         model = build_model(settings)
         await asyncio.get_running_loop().run_in_executor(None, model.load)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..artifacts import leads_out
 from ..errors import ConfigError
 from ..settings import ModelSettings
 
@@ -48,6 +49,11 @@ def saved_model_versions(settings: ModelSettings, extra: Mapping[str, Any]) -> l
     )
     if not found:
         return [settings]
+    for folder in found:
+        if leads_out(folder, root, settings.allow_uri):
+            raise ConfigError(
+                f"{folder}: leads out of {root}; to trust it, start with --allow_uri and the folder to read from"
+            )
     chosen = _chosen(found, {**settings.extra, **extra}.get(POLICY_KEY, {"latest": 1}), root)
     return [dataclasses.replace(settings, model_dir=folder, version=folder.name) for folder in chosen]
 

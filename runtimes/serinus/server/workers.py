@@ -257,13 +257,21 @@ class Supervisor:
             await asyncio.wait(self._tasks, timeout=1)
 
 
+_START = "import sys; sys.path.remove(''); from serinus.cli.main import main; sys.exit(main())"
+"""`-c` puts the current folder first, under the name ''."""
+
+
 def supervise(settings: ServerSettings, arguments: Sequence[str]) -> int:
     """Run `serinus serve` with these arguments in `settings.workers` processes.
 
     Returns:
         The exit status.
     """
-    command = [sys.executable, "-m", "serinus.cli", "serve", *arguments]
+    # As `-m` would, but the folder that the command was given in is searched for modules only where this process does so: it may be a
+    # model's, and what lies there is no code of ours.
+    in_place = sys.path[:1] in ([""], [os.getcwd()])
+    start = ["-m", "serinus.cli"] if in_place else ["-c", _START]
+    command = [sys.executable, *start, "serve", *arguments]
 
     async def run() -> int:
         return await Supervisor(settings, command).run()

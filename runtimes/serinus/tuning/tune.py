@@ -78,7 +78,9 @@ def tune(
     Raises:
         ConfigError: no model, unusable inputs, or the server does not start as it is.
     """
-    settings = settings_from_directory(model)
+    settings = settings_from_directory(
+        model, allow_implementation=("*",)
+    )  # only read; the server that is started decides
     if len(settings) != 1:
         raise ConfigError(f"{model}: holds {len(settings)} models; name one of its folders")
     cpus = cpu_limit()

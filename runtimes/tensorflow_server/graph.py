@@ -1,0 +1,166 @@
+"""What a SavedModel's graph may do: TensorFlow lets any graph read and write files and call Python, so the graph is looked through before.
+
+Source: tensorflow/SECURITY.md, "TensorFlow models are programs": ReadFile and WriteFile are operators like any other. Refused are
+operators that reach files, other machines, or Python functions of the process, wherever they stand in the graph or its function library:
+some functions run while the model is loaded. Two kinds belong into an honest file. Its own checkpoint is saved and restored by operators
+that take any file's name; they may stand only where TensorFlow's saver calls them. A vocabulary is read from a text file; its name
+must be that of an asset, inside the folder. The operator lets a model do more by `--allow_implementation tensorflow.raw_ops.ReadFile`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from tensorflow.python.saved_model import loader_impl
+
+from serinus.errors import ConfigError
+
+__all__ = ["check"]
+
+_REFUSED: Final = re.compile(
+    r"(Experimental)?("
+    # files
+    r"ReadFile|WriteFile|MatchingFiles|(WholeFile|TextLine|FixedLengthRecord|TFRecord|LMDB)Reader(V2)?|RecordInput|DumpTensor"
+    r"|(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB|Load|Save|Snapshot|MatchingFiles|Cache)Dataset(V\d)?|DatasetToTFRecord"
+    r"|SnapshotDatasetReader|SnapshotNestedDatasetReader|SnapshotChunkDataset|ListSnapshotChunksDataset|DistributedSave"
+    r"|CreateSummary(File|Db)Writer|Debug(Identity|GradientIdentity|NanCount|NumericSummary)(V\d)?|FileSystemSetConfiguration"
+    r"|ImmutableConst|CalibrationStatisticsSaver|InitializeTableFromTextFile"
+    # other machines
+    r"|Rpc\w*|TryRpc|DataServiceDataset(V\d)?|RegisterDataset(V\d)?|_?(Host)?(Send|Recv)"
+    # code
+    r"|PyFunc(Stateless)?|EagerPyFunc|TPUPartitionedCall|XlaCustomCall(V2)?"
+    r")"
+)
+_CHECKPOINT: Final = frozenset(
+    [
+        "Save",
+        "SaveSlices",
+        "SaveV2",
+        "Restore",
+        "RestoreSlice",
+        "RestoreV2",
+        "MergeV2Checkpoints",
+        "DTensorRestoreV2",
+        "CheckpointExists",
+    ]
+)
+_VOCABULARY: Final = "InitializeTableFromTextFileV2"
+
+
+def check(folder: Path, allows: Callable[[str], bool]) -> None:
+    """Look through a SavedModel.
+
+    Args:
+        folder: holds saved_model.pb.
+        allows: whether the operator allows an operator of TensorFlow's (`tensorflow.raw_ops.ReadFile`); `ModelSettings.allows`.
+
+    Raises:
+        ConfigError: it cannot be read, or can do more than compute.
+    """
+    try:
+        saved_model = loader_impl.parse_saved_model(str(folder))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
+    for graph in saved_model.meta_graphs:
+        _check(folder, graph, allows)
+
+
+def _check(folder: Path, graph: Any, allows: Callable[[str], bool]) -> None:
+    for asset in graph.asset_file_def:
+        path = PurePosixPath(asset.filename)
+        if path.is_absolute() or ".." in path.parts:
+            raise ConfigError(f"{folder}: the asset {asset.filename[:80]!r} leads out of the folder")
+    assets = {asset.tensor_info.name.partition(":")[0] for asset in graph.asset_file_def}
+    functions = {function.signature.name: function for function in graph.graph_def.library.function}
+    own = _by_name(graph.graph_def.node)
+    reached, called = _reachable(graph, own, functions)
+    for where, nodes in (("", own), *((name, _by_name(function.node_def)) for name, function in functions.items())):
+        for node in nodes.values():
+            if _REFUSED.fullmatch(node.op):
+                _refuse(folder, node, where, allows, "which reaches beyond the model")
+            elif node.op in _CHECKPOINT and ((where in called) if where else (node.name in reached)):
+                _refuse(folder, node, where, allows, "elsewhere than where the model's own checkpoint is read")
+            elif node.op == _VOCABULARY and not _is_asset(node, nodes, assets, where):
+                _refuse(folder, node, where, allows, "of a file that is no asset of the model")
+            elif node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file://"):
+                _refuse(folder, node, where, allows, "into a file")
+
+
+def _refuse(folder: Path, node: Any, where: str, allows: Callable[[str], bool], why: str) -> None:
+    name = f"tensorflow.raw_ops.{node.op}"
+    if not allows(name):
+        place = f" of the function {where}" if where else ""
+        raise ConfigError(
+            f"{folder}: is not loaded: its node {node.name!r}{place} is {node.op}, {why}; to trust it, start with "
+            f"--allow_implementation {name}"
+        )
+
+
+def _is_asset(node: Any, nodes: Mapping[str, Any], assets: set[str], where: str) -> bool:
+    """Whether the file's name, the second input, comes from an asset: an argument of the function, or the graph's node of an asset."""
+    name = _source(node.input[1]) if len(node.input) > 1 else ""
+    while name in nodes and nodes[name].op == "Identity" and nodes[name].input:
+        name = _source(nodes[name].input[0])
+    return name not in nodes if where else name in assets
+
+
+def _by_name(nodes: Iterable[Any]) -> dict[str, Any]:
+    return {node.name: node for node in nodes}
+
+
+def _source(text: str) -> str:
+    """Name the node of an input: `^name`, `name:0`, `name:output:0`."""
+    return text.lstrip("^").partition(":")[0]
+
+
+def _reachable(graph: Any, own: Mapping[str, Any], functions: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Find what can run beside the saver: nodes of the graph that signatures lead to, and functions.
+
+    Roots are the outputs of all signatures (initializers among them), and every function that an object has for callers or for its
+    resource; those by which objects save and restore themselves are the saver's.
+    """
+    pending = [
+        _source(tensor.name) for signature in graph.signature_def.values() for tensor in signature.outputs.values()
+    ]
+    for collection in ("saved_model_main_op", "legacy_init_op"):
+        pending += [_source(name) for name in graph.collection_def[collection].node_list.value if name]
+    reached: set[str] = set()
+    waiting: list[str] = []
+    while pending:
+        name = pending.pop()
+        if name in own and name not in reached:
+            reached.add(name)
+            pending += [_source(text) for text in own[name].input]
+            waiting += _calls(own[name], functions)
+    objects = graph.object_graph_def
+    savers = {
+        name
+        for node in objects.nodes
+        for saveable in node.saveable_objects.values()
+        for place in (saveable.save_function, saveable.restore_function)
+        if 0 < place < len(objects.nodes)
+        for name in objects.nodes[place].function.concrete_functions
+    }
+    waiting += [name for name in objects.concrete_functions if name not in savers]
+    called: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in functions and name not in called:
+            called.add(name)
+            for node in functions[name].node_def:
+                waiting += _calls(node, functions)
+    return reached, called
+
+
+def _calls(node: Any, functions: Mapping[str, Any]) -> Iterator[str]:
+    """Name the functions that a node calls."""
+    if node.op in functions:
+        yield node.op
+    for value in node.attr.values():
+        if value.HasField("func"):
+            yield value.func.name
+        for function in value.list.func:
+            yield function.name

@@ -1,0 +1,173 @@
+"""SavedModels that do more than compute: TensorFlow lets any graph reach files, so the graph is looked through before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serinus.errors import ConfigError
+from serinus.model import Call
+from serinus.settings import ModelSettings
+from tensorflow_server import TensorflowModel
+
+Step = Callable[[Any], Any]
+
+
+def _print(x: Any) -> Any:
+    tf.print(x, output_stream="file:///tmp/serinus-test-written")
+    return x
+
+
+def _write(x: Any) -> Any:
+    tf.io.write_file("/tmp/serinus-test-written", "x")
+    return x
+
+
+def _save(x: Any) -> Any:
+    tf.raw_ops.SaveV2(prefix="/tmp/serinus-test-written", tensor_names=["a"], shape_and_slices=[""], tensors=[x])
+    return x
+
+
+def _length(path: Any) -> Any:
+    return tf.cast(tf.strings.length(tf.io.read_file(path)), tf.float32)
+
+
+STEPS: dict[str, tuple[Step, str]] = {
+    "read": (lambda x: x * _length("/etc/passwd"), "ReadFile"),
+    "read below": (lambda x: tf.map_fn(lambda row: row * _length("/etc/passwd"), x), "ReadFile"),
+    "write": (_write, "WriteFile"),
+    "list": (lambda x: x * tf.cast(tf.size(tf.io.matching_files("/etc/*")), tf.float32), "MatchingFiles"),
+    "python": (lambda x: tf.numpy_function(lambda array: array, [x], tf.float32), "PyFunc"),
+    "eager python": (lambda x: tf.py_function(lambda array: array, [x], tf.float32), "EagerPyFunc"),
+    "print": (_print, "PrintV2"),
+    "save": (_save, "SaveV2"),
+    "restore": (
+        lambda x: (
+            tf.raw_ops.RestoreV2(prefix="/x", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32])[0] + x
+        ),
+        "RestoreV2",
+    ),
+    "lines": (
+        lambda x: x * tf.data.TextLineDataset("/etc/passwd").reduce(0.0, lambda count, _: count + 1),
+        "TextLineDataset",
+    ),
+}
+
+
+def written(folder: Path, step: Step) -> Path:
+    class Module(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = tf.Variable([1.0, 2.0])
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32)])
+        def serve(self, x: Any) -> dict[str, Any]:
+            return {"y": tf.ensure_shape(step(x) * self.scale, [None, 2])}
+
+    module = Module()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    return folder
+
+
+def loaded(folder: Path, *allowed: str) -> TensorflowModel:
+    model = TensorflowModel(ModelSettings(name="m", model_dir=folder, allow_implementation=allowed))
+    model.load()
+    return model
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_graph_that_reaches_beyond_the_model_is_refused_unless_the_operator_allows_it(case: str, tmp_path: Path):
+    step, operator = STEPS[case]
+    written(tmp_path, step)
+    with pytest.raises(ConfigError, match=rf"is {operator}, .*--allow_implementation tensorflow\.raw_ops\.{operator}"):
+        loaded(tmp_path)
+    assert loaded(tmp_path, f"tensorflow.raw_ops.{operator}").inputs
+
+
+def test_a_graph_that_computes_and_prints_to_the_log_is_loaded_with_its_variables(tmp_path: Path):
+    def step(x: Any) -> Any:
+        tf.print("rows", tf.shape(x)[0])
+        return tf.nn.relu(x)
+
+    model = loaded(written(tmp_path, step))
+    answer = model.predict({model.inputs[0].name: np.ones((1, 2), np.float32)}, Call())
+    np.testing.assert_array_equal(answer["y"], [[1, 2]])
+
+
+def vocabulary(folder: Path) -> Path:
+    (folder / "words.txt").write_text("a\nb\n")
+    places = tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+    words = tf.lookup.TextFileInitializer(str(folder / "words.txt"), tf.string, *places)
+
+    class Module(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = tf.lookup.StaticHashTable(words, -1)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def serve(self, x: Any) -> dict[str, Any]:
+            return {"y": self.table.lookup(x)}
+
+    module = Module()
+    tf.saved_model.save(module, str(folder / "m"), signatures={"serving_default": module.serve})
+    return folder / "m"
+
+
+def test_a_vocabulary_among_the_assets_is_read(tmp_path: Path):
+    model = loaded(vocabulary(tmp_path))
+    answer = model.predict({model.inputs[0].name: np.array([b"b", b"z"], object)}, Call())
+    assert answer["y"].tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("name", ["../../../../../../etc/passwd", "/etc/passwd"])
+def test_an_asset_outside_the_folder_is_refused(name: str, tmp_path: Path):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = vocabulary(tmp_path)
+    document = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    document.meta_graphs[0].asset_file_def[0].filename = name
+    (folder / "saved_model.pb").write_bytes(document.SerializeToString())
+    with pytest.raises(ConfigError, match="leads out of the folder"):
+        loaded(folder)
+
+
+def test_a_vocabulary_that_is_no_asset_is_refused(tmp_path: Path):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = vocabulary(tmp_path)
+    document = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    changed = 0
+    for function in document.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            if node.op == "InitializeTableFromTextFileV2":
+                constant = function.node_def.add(name="secret", op="Const")
+                constant.attr["dtype"].type = tf.string.as_datatype_enum
+                constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto("/etc/passwd"))
+                node.input[1] = "secret:output:0"
+                changed += 1
+                break
+    assert changed
+    (folder / "saved_model.pb").write_bytes(document.SerializeToString())
+    with pytest.raises(ConfigError, match="of a file that is no asset of the model"):
+        loaded(folder)
+
+
+@pytest.mark.parametrize("place", ["saved_model.pb", "variables/variables.index", "assets/words.txt"])
+def test_a_file_of_a_savedmodel_that_is_a_link_out_of_it_is_refused(place: str, tmp_path: Path):
+    folder = vocabulary(tmp_path)
+    (folder / place).replace(tmp_path / "elsewhere")
+    (folder / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="leads out of the model's directory"):
+        loaded(folder)
+
+
+def test_a_saved_model_that_is_none_is_refused_in_words(tmp_path: Path):
+    for content in (b"", b"\xff" * 100, b"\x0a" + b"\xff" * 9):
+        (tmp_path / "saved_model.pb").write_bytes(content)
+        with pytest.raises(ConfigError, match=str(tmp_path)):
+            loaded(tmp_path)

@@ -1,0 +1,276 @@
+"""Exported programs and TorchScript that do more than compute: refused before PyTorch loads them, for loading is enough to run some."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.export import Dim, export, save
+
+from serinus.errors import ConfigError
+from serinus.model import Call
+from serinus.protocol.types import TensorSpec
+from serinus.settings import ModelSettings
+from torch_server import TorchModel
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+class Layers(torch.nn.Module):
+    """What programs are made of: layers, a buffer, sizes, branches, a keyword argument, a dict of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = torch.nn.Embedding(10, 4), torch.nn.Linear(4, 3)
+        self.conv = torch.nn.Conv1d(3, 3, 3, padding="same")
+        self.register_buffer("scale", torch.arange(3.0))
+
+    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        rows = ids.shape[0] // 2 + 2 * ids.shape[1]
+        hidden = self.linear(self.embedding(ids)) * self.scale + rows
+        mixed = self.conv(hidden.transpose(1, 2))
+        mixed = torch.cond(mixed.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (mixed,))
+        return {"energy": torch.einsum("bcl,bcl->b", mixed, mixed), "top": hidden.topk(2, dim=-1).values}
+
+
+class Twins(torch.nn.Module):
+    """Inputs whose sizes are held to one another, which the program says as a guard."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(x[None], x[None], x[None])[0] + y[:, None]
+
+
+IDS = torch.arange(10).reshape(2, 5) % 10
+
+
+def program(folder: Path) -> Path:
+    shapes = ({0: Dim("batch"), 1: Dim("length", min=2)},)
+    save(export(Layers().eval(), (IDS,), dynamic_shapes=shapes), folder / "model.pt2")
+    return folder / "model.pt2"
+
+
+def twins(folder: Path) -> Path:
+    shapes = ({0: Dim("n")}, {0: Dim("n")})
+    save(export(Twins(), (torch.randn(3, 4), torch.randn(3)), dynamic_shapes=shapes), folder / "model.pt2")
+    return folder / "model.pt2"
+
+
+def loaded(folder: Path, *allowed: str) -> TorchModel:
+    model = TorchModel(ModelSettings(name="m", model_dir=folder, allow_implementation=allowed))
+    model.load()
+    return model
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    """Change an archive's entries, by name without its first folder."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in entries.items():
+            archive.writestr(f"{path.stem}/{name}", content)
+
+
+def in_program(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
+    def apply(entries: dict[str, bytes]) -> None:
+        document = json.loads(entries["models/model.json"])
+        change(document)
+        entries["models/model.json"] = json.dumps(document).encode()
+
+    return apply
+
+
+@pytest.mark.parametrize("make", [program, twins])
+def test_an_honest_program_is_loaded_and_answers(make: Callable[[Path], Path], tmp_path: Path):
+    make(tmp_path)
+    model = loaded(tmp_path)
+    shapes = {"ids": IDS.numpy()} if make is program else {"x": np.ones((3, 4), "f"), "y": np.ones(3, "f")}
+    assert model.predict(shapes, Call())
+
+
+def test_an_archive_that_is_written_again_is_still_loaded(tmp_path: Path):
+    rewritten(program(tmp_path), lambda entries: None)
+    assert loaded(tmp_path).outputs
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
+
+
+def evil(marker: Path) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(Evil(marker), buffer)
+    return buffer.getvalue()
+
+
+def set_first_target(value: str) -> Callable[[dict[str, bytes]], None]:
+    def change(document: dict[str, Any]) -> None:
+        document["graph_module"]["graph"]["nodes"][0]["target"] = value
+
+    return in_program(change)
+
+
+def set_shape(value: str) -> Callable[[dict[str, bytes]], None]:
+    def change(document: dict[str, Any]) -> None:
+        document["graph_module"]["graph"]["tensor_values"]["ids"]["sizes"][0]["as_expr"]["expr_str"] = value
+
+    return in_program(change)
+
+
+def set_guard(value: str) -> Callable[[dict[str, bytes]], None]:
+    return in_program(lambda document: document["guards_code"].append(value))
+
+
+def set_name(document: dict[str, Any]) -> None:
+    text = json.dumps(document).replace('"name": "ids"', "\"name\": \"ids=__import__('os').system('touch x')\"")
+    document.clear()
+    document.update(json.loads(text))
+
+
+def set_pytree(kind: dict[str, Any]) -> Callable[[dict[str, bytes]], None]:
+    def change(document: dict[str, Any]) -> None:
+        signature = document["graph_module"]["module_call_graph"][0]["signature"]
+        version, tree = json.loads(signature["in_spec"])
+        tree["children_spec"][0].update(kind)
+        signature["in_spec"] = json.dumps([version, tree])
+
+    return in_program(change)
+
+
+def pickled_weight(marker: Path) -> Callable[[dict[str, bytes]], None]:
+    def change(entries: dict[str, bytes]) -> None:
+        config = json.loads(entries["data/weights/model_weights_config.json"])
+        payload = next(iter(config["config"].values()))
+        payload["use_pickle"] = True
+        entries["data/weights/model_weights_config.json"] = json.dumps(config).encode()
+        entries[f"data/weights/{payload['path_name']}"] = evil(marker)
+
+    return change
+
+
+def opaque_constant(marker: Path) -> Callable[[dict[str, bytes]], None]:
+    def change(entries: dict[str, bytes]) -> None:
+        config = json.loads(entries["data/constants/model_constants_config.json"])
+        payload = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+        config["config"]["thing"] = payload
+        entries["data/constants/model_constants_config.json"] = json.dumps(config).encode()
+        entries["data/constants/tensor_0"] = pickle.dumps(Evil(marker))
+
+    return change
+
+
+DOES_MORE: dict[str, tuple[Callable[[Path], Callable[[dict[str, bytes]], None]], str]] = {
+    "sample inputs": (
+        lambda m: lambda e: e.update({"data/sample_inputs/model.pt": evil(m)}),
+        "a pickle in data/sample_inputs",
+    ),
+    "old weights": (
+        lambda m: lambda e: e.update({"data/weights/model.pt": evil(m)}),
+        "a pickle in data/weights/model.pt",
+    ),
+    "weight": (pickled_weight, "a pickle in data/weights/weight_0"),
+    "opaque constant": (opaque_constant, "the object 'opaque_obj_0'"),
+    "library": (
+        lambda _: lambda e: e.update({"data/aotinductor/model/a.so": b""}),
+        "entry 'data/aotinductor/model/a.so'",
+    ),
+    "old program": (
+        lambda _: lambda e: e.update({"serialized_exported_program.json": b"{}"}),
+        "neither a program nor its tensors",
+    ),
+    "system": (lambda _: set_first_target("torch.os.system"), "the target 'torch.os.system'"),
+    "load_library": (lambda _: set_first_target("torch.ops.load_library"), "the target 'torch.ops.load_library'"),
+    "from_file": (
+        lambda _: set_first_target("torch.ops.aten.from_file.default"),
+        "--allow_implementation 'torch.ops.aten.from_file",
+    ),
+    "own operator": (
+        lambda _: set_first_target("torch.ops.mine.op.default"),
+        "--allow_implementation 'torch.ops.mine.op.default'",
+    ),
+    "call": (lambda _: set_first_target("_operator.call"), "the target '_operator.call'"),
+    "shape with a call": (lambda _: set_shape("__import__('os').system('touch x')"), "the shape"),
+    "shape with S": (lambda _: set_shape("S('x')"), "the shape"),
+    "shape with text": (lambda _: set_shape("Symbol('os.system(1)')"), "the shape"),
+    "guard": (lambda _: set_guard("__import__('os').system('touch x') == 0"), "the guard"),
+    "guard of globals": (lambda _: set_guard("L.__class__ == 0"), "the guard"),
+    "name": (lambda _: in_program(set_name), "the name"),
+    "defaultdict": (
+        lambda _: set_pytree(
+            {"context": json.dumps({"default_factory_module": "antigravity", "default_factory_name": "x"})}
+        ),
+        "a pytree that names a module",
+    ),
+    "enumeration": (
+        lambda _: set_pytree({"context": json.dumps([{"__enum__": True, "fqn": "antigravity:x"}])}),
+        "a pytree that names a module",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DOES_MORE)
+def test_a_program_that_brings_code_is_refused_and_nothing_of_it_runs(case: str, tmp_path: Path):
+    change, said = DOES_MORE[case]
+    marker = tmp_path / "ran"
+    path = twins(tmp_path) if case.startswith("guard") else program(tmp_path)
+    rewritten(path, change(marker))
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path)
+    assert said in str(caught.value)
+    assert not marker.exists()
+
+
+def test_entries_that_two_readers_see_differently_are_refused(tmp_path: Path):
+    path = program(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("model/models/model.json", b"{}")
+    with pytest.raises(ConfigError, match=r"two readers|can do more"):
+        loaded(tmp_path)
+
+
+class Reads(torch.nn.Module):
+    """Maps a file of the machine into its answer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.from_file("/etc/passwd", False, 16, dtype=torch.uint8)[0]
+
+
+class Writes(torch.nn.Module):
+    """Writes what it is sent to a file."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, "/tmp/serinus-test-written")
+        return x
+
+
+@pytest.mark.parametrize(("module", "operator"), [(Reads, "torch.ops.aten.from_file"), (Writes, "torch.ops.aten.save")])
+def test_torchscript_that_reads_or_writes_files_is_refused_unless_the_operator_allows_it(
+    module: type[torch.nn.Module], operator: str, tmp_path: Path
+):
+    torch.jit.script(module()).save(str(tmp_path / "model.pt"))  # type: ignore[union-attr] # a ScriptModule
+    with pytest.raises(ConfigError, match=f"--allow_implementation '{operator}'"):
+        loaded(tmp_path)
+    assert loaded(tmp_path, operator).platform == "pytorch_torchscript"
+
+
+def test_the_class_of_a_state_dict_is_for_the_operator_to_choose(tmp_path: Path):
+    torch.save({}, tmp_path / "model.pth")
+    settings = ModelSettings(
+        name="m", model_dir=tmp_path, extra={"class": "antigravity:Module"}, inputs=(TensorSpec("x", "FP32", (-1,)),)
+    )
+    with pytest.raises(ConfigError, match=r"--allow_implementation 'antigravity\.Module', or give --extra class="):
+        TorchModel(settings).load()
