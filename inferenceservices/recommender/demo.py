@@ -28,7 +28,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
 from recommender_features.catalogue import CATALOGUE_FILE, Catalogue
-from serinus.local.control import Client
+from serinus.local.run.control_socket import Client
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from serinus.errors import ConfigError, ModelFailed
-from serinus.hosts.formats import is_runtime
+from serinus.loading.model_formats import is_runtime
 from serinus.hosts.implementations import resolve
 from serinus.model import Call, Model
 from serinus.protocol.datatypes import BYTES, NUMPY_DTYPES

@@ -1,4 +1,4 @@
-"""From a model file to a `serinus.native.forest64.Forest64`, or the reason why there is none."""
+"""From a model file to a `serinus.native.trees.forest64.Forest64`, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from serinus.bounds import COLUMNS
-from serinus.native.forest import KernelsMissing, Link, Trees
-from serinus.native.forest64 import Forest64, Sets
+from serinus.native.trees.forest import KernelsMissing, Link, Trees
+from serinus.native.trees.forest64 import Forest64, Sets
 
 from .modelfile import ModelFile, Tree
 from .objective import Objective, objective_of

@@ -19,7 +19,7 @@ import numpy as np
 from serinus.artifacts import find_file
 from serinus.errors import ConfigError, InvalidInput, NotSupported
 from serinus.model import Call, Model
-from serinus.native.forest64 import Forest64
+from serinus.native.trees.forest64 import Forest64
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from serinus.native.forest import Link
+from serinus.native.trees.forest import Link
 
 __all__ = ["Objective", "objective_of"]
 

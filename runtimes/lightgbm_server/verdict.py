@@ -3,7 +3,7 @@
 Theory of operation. `verify` sends rows made to hurt through both: values on the thresholds of the model's own splits and one
 float to either side, zeros and what LightGBM takes for them, missing values, infinities, and categories inside, outside and
 beside the model's sets. The verdict names the model file's SHA-256, the engine's version, the lightgbm that was compared with, and
-the iterations; it holds for exactly those. It is kept where `serinus.verdicts` says.
+the iterations; it holds for exactly those. It is kept where `serinus.verification_records` says.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus import verdicts
-from serinus.native.forest64 import ENGINE64, Forest64
-from serinus.verdicts import TOLERANCE, difference
+from serinus import verification_records as verdicts
+from serinus.native.trees.forest64 import ENGINE64, Forest64
+from serinus.verification_records import TOLERANCE, difference
 
 from .forest import Iterations
 from .modelfile import ModelFile

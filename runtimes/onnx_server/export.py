@@ -12,7 +12,7 @@ import onnxruntime
 
 from serinus.artifacts import find_file
 from serinus.settings import ModelSettings
-from serinus.tuning.forms import Form, Skipped, copy_file, write_settings
+from serinus.tuning.forms.model_forms import Form, Skipped, copy_file, write_settings
 
 __all__ = ["export"]
 

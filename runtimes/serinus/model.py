@@ -88,7 +88,7 @@ class Model:
     belong to the rows of the inputs in order, and depend on no others. False: one request per call."""
     batching: Literal["declared", "earned"] = "declared"
     """Whose word `batchable` is. declared: the author's, who wrote `predict` and knows. earned: `batchable` says no more than that the
-    shapes allow it, since the model is a file of somebody else's; rows are joined only where `serinus.dataplane.batching` has
+    shapes allow it, since the model is a file of somebody else's; rows are joined only where `serinus.dataplane.joining.decision` has
     found at start that they are independent. For runtimes that serve any graph."""
     unbatchable_reason: str = ""
     """Why `batchable` is false, for people, where the shapes do not say it; set with it."""

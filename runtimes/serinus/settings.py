@@ -186,7 +186,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
-    """How requests of one model are put together; see `serinus.dataplane.batcher`."""
+    """How requests of one model are put together; see `serinus.dataplane.batching.batcher`."""
 
     max_batch_rows: int = 4096
     """Most rows in one predict. Large, because a continuous batcher only takes what is already waiting."""
@@ -226,7 +226,7 @@ class ModelSettings:
     """Native threads of one predict (`--nthread`). 0: the container's CPU limit, at least 1."""
     batch: BatchSettings = field(default_factory=BatchSettings)
     batchable: bool | None = None
-    """The owner's word on joining rows of several requests; see `serinus.dataplane.batching`. None: they leave it to the model."""
+    """The owner's word on joining rows of several requests; see `serinus.dataplane.joining.decision`. None: they leave it to the model."""
     warmup: bool = True
     """Warm up, and time, before ready."""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .dataplane.access import OPEN
-from .dataplane.pipe import Pipe
+from .dataplane.repository_access import OPEN
+from .dataplane.response_stream import Pipe
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
 from .errors import SerinusError

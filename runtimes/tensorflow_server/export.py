@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from serinus.settings import ModelSettings
-from serinus.tuning.forms import Form, Skipped, write_settings
+from serinus.tuning.forms.model_forms import Form, Skipped, write_settings
 
 __all__ = ["export"]
 

@@ -1,7 +1,7 @@
 """`TensorflowModel`: one version of a SavedModel; its signatures say its inputs and outputs.
 
 Layout, as TensorFlow Serving's: `<model>/<number>/saved_model.pb`, or a SavedModel folder itself. Which versions are served is
-decided where the folder is listed (`serinus.hosts.versions`: the newest unless a policy says more); this class serves one.
+decided where the folder is listed (`serinus.loading.version_policy`: the newest unless a policy says more); this class serves one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TensorflowModel(Model):
         signature: the signature that requests get which name none (default "serving_default", else the only one).
         labels: file of class names for the classification extension; default labels.txt or labels.json beside the
             SavedModel or above its numbered folder.
-        version_policy: read where the folder is listed, `serinus.hosts.versions`.
+        version_policy: read where the folder is listed, `serinus.loading.version_policy`.
         device: "auto" (default: a GPU where TensorFlow finds one), "cpu" or "cuda". A GPU that is asked for and is not there is
             refused.
 

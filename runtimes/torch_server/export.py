@@ -17,7 +17,7 @@ from serinus.model import Call
 from serinus.protocol.datatypes import datatype_of
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings
-from serinus.tuning.forms import Form, Skipped, copy_file, write_settings
+from serinus.tuning.forms.model_forms import Form, Skipped, copy_file, write_settings
 
 __all__ = ["export"]
 

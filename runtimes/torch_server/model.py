@@ -19,8 +19,8 @@ import numpy as np
 from serinus import Call, Family, Model, ModelSettings
 from serinus.artifacts import Extra, override_specs, read_labels
 from serinus.errors import ConfigError
-from serinus.native.network import Network
-from serinus.native.walker import KernelsMissing
+from serinus.native.dense.mlp import Network
+from serinus.native.trees.walker import KernelsMissing
 
 from .stored import KNOWN, find, in_order, is_batchable, labelled, model_file, provenance
 

@@ -2,7 +2,7 @@
 
 Theory of operation. PyTorch takes ~2 us an operation where its code is warm, and several times that where a server has done
 other things since the last request; the arithmetic of a small network takes 1 us. So a graph of the operations below, in
-float64, from one float32 [n, F] tensor to one number a row, is also run by `serinus.native.network`. The steps are held against
+float64, from one float32 [n, F] tensor to one number a row, is also run by `serinus.native.dense.mlp`. The steps are held against
 PyTorch's own answers before they are used, on rows of many sizes with missing and infinite values; they differ in the last bits at
 most, because libraries add and take logarithms differently. Larger batches stay with PyTorch.
 """
@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from serinus.native.network import Kind, Network, Step
-from serinus.native.walker import KernelsMissing
+from serinus.native.dense.mlp import Kind, Network, Step
+from serinus.native.trees.walker import KernelsMissing
 
 __all__ = ["MOST_ROWS", "compiled"]
 

@@ -1,7 +1,7 @@
 """What is kept of a small TorchScript network that was compiled: its steps, so that a later start needs no PyTorch.
 
 Theory of operation. `plan.compiled` holds the steps of a network against PyTorch, once per file. They are kept with the file's
-SHA-256, PyTorch's version and the number of the engine, where `serinus.verdicts` keeps what it says of tree models, and hold for nothing
+SHA-256, PyTorch's version and the number of the engine, where `serinus.verification_records` keeps what it says of tree models, and hold for nothing
 else. Knows no PyTorch.
 """
 
@@ -17,18 +17,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus import ModelSettings, TensorSpec, verdicts
+from serinus import ModelSettings, TensorSpec, verification_records as verdicts
 from serinus.artifacts import find_file
 from serinus.errors import InvalidInput
 from serinus.model import Provenance
-from serinus.native.network import Kind, Step
+from serinus.native.dense.mlp import Kind, Step
 
 __all__ = ["KNOWN", "Stored", "find", "in_order", "is_batchable", "keep", "labelled", "model_file", "provenance"]
 
 KNOWN: Final = ("device", "autocast", "class", "arguments", "batch_buckets", "labels")
 """Names of the settings in `parameters.extra`."""
 _ENGINE: Final = 1
-"""Raised when a step of `serinus.native.network` answers otherwise than before."""
+"""Raised when a step of `serinus.native.dense.mlp` answers otherwise than before."""
 _MOST_BYTES: Final = 64 << 20
 """No file of a network that fits the steps is larger, and a large one takes long to read."""
 

@@ -1,4 +1,4 @@
-"""From a model file to a `serinus.native.forest.Forest`, or the reason why there is none."""
+"""From a model file to a `serinus.native.trees.forest.Forest`, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from serinus.bounds import COLUMNS
-from serinus.native.forest import Forest, KernelsMissing, Link, Trees, margin_of
+from serinus.native.trees.forest import Forest, KernelsMissing, Link, Trees, margin_of
 
 from .modelfile import ModelFile
 from .objective import OBJECTIVES, Objective

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from serinus.native.forest import Link
+from serinus.native.trees.forest import Link
 
 from .objective import OBJECTIVES
 

@@ -19,7 +19,7 @@ import numpy as np
 from serinus.artifacts import check_inside
 from serinus.errors import ConfigError, InvalidInput, NotSupported
 from serinus.model import Call, Model
-from serinus.native.forest import Forest, Link
+from serinus.native.trees.forest import Forest, Link
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings
 

@@ -3,7 +3,7 @@
 Theory of operation. `verify` sends rows made to hurt through both: values on the thresholds of the model's own splits and one
 float to either side, missing values, infinities, wide and narrow random ones. The verdict names the model file's SHA-256, the
 engine's version, the xgboost that was compared with, and the iterations and missing value in force; it holds for exactly those.
-It is kept where `serinus.verdicts` says.
+It is kept where `serinus.verification_records` says.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus import verdicts
-from serinus.native.forest import ENGINE, Forest
-from serinus.verdicts import TOLERANCE, difference
+from serinus import verification_records as verdicts
+from serinus.native.trees.forest import ENGINE, Forest
+from serinus.verification_records import TOLERANCE, difference
 
 from .modelfile import ModelFile
 from .reference import Reference

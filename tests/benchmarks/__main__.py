@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from serinus.native.walker import kernels
+from serinus.native.trees.walker import kernels
 
 from . import engine, engine_equality, growth, pipeline, report, vision
 from .measure import Slice, h2load, resident_bytes, summarise, wrk

@@ -22,7 +22,7 @@ import grpc
 import numpy as np
 import psutil
 
-from serinus.dataplane.metrics import Metrics
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.model import Call, Model

@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
-from .down import down
-from .lint import lint
-from .logs import logs
-from .optimize import optimize
-from .restart import restart
-from .status import status
-from .tune import tune
-from .up import up
+from .commands.down import down
+from .commands.lint import lint
+from .commands.logs import logs
+from .commands.optimize import optimize
+from .commands.restart import restart
+from .commands.status import status
+from .commands.tune import tune
+from .commands.up import up
 
 __all__ = ["app", "run"]
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from ..artifacts import leads_out
 from ..bounds import BOUNDS
-from ..dataplane.access import RepositoryAccess
+from ..dataplane.repository_access import RepositoryAccess
 from ..errors import ConfigError
 from ..protocol.types import Limits
 from ..settings import ModelSettings, PredictorSettings, ServerSettings
-from .access import repository_access
+from .repository_control import repository_access
 from .options import OPTIONS, Option, Parsed, parse
 
 __all__ = ["main"]

@@ -23,7 +23,7 @@ from ..model import Call, Model, RequestModel
 from ..protocol.classification import classification_count
 from ..protocol.datatypes import NUMPY_DTYPES, datatype_of
 from ..protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
-from .ticket import Form
+from .batching.pending_request import Form
 
 __all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks"]
 

@@ -34,12 +34,12 @@ from ..protocol.types import (
     ServerMetadata,
 )
 from ..settings import ModelSettings
-from .access import RepositoryAccess
-from .metrics import Metrics
-from .pipe import Pipe
+from .repository_access import RepositoryAccess
+from .telemetry.metrics import Metrics
+from .response_stream import Pipe
 from .registry import Registry
 from .served import ServedModel
-from .ticket import DONE, Done, Form, StreamCall, Ticket, V1Call
+from .batching.pending_request import DONE, Done, Form, StreamCall, Ticket, V1Call
 
 __all__ = ["EXTENSIONS", "Plane"]
 

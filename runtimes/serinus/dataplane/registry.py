@@ -36,12 +36,12 @@ from ..errors import Conflict, InvalidInput, ModelFailed, NotFound, NotReady, Se
 from ..model import Family, Model
 from ..protocol.json_codec import describe
 from ..settings import ModelSettings
-from .deadlines import Deadlines
-from .loading import load_model
-from .metrics import Metrics
+from .batching.deadlines import Deadlines
+from .preparation import load_model
+from .telemetry.metrics import Metrics
 from .overrides import overridden
 from .served import ServedModel
-from .ticket import Ticket
+from .batching.pending_request import Ticket
 
 __all__ = ["Entry", "Registry", "State"]
 

@@ -28,12 +28,12 @@ from ..protocol.datatypes import BYTES
 from ..protocol.json_codec import describe
 from ..protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from ..settings import BatchSettings
-from .batcher import Batcher
+from .batching.batcher import Batcher
 from .checks import OutputChecks, RequestChecks
-from .deadlines import Deadlines
-from .executor import InlineExecutor, TaskExecutor, ThreadExecutor
-from .statistics import ModelStatistics
-from .ticket import DONE, RUNNING, Done, Form, ModelCall, StreamCall, Ticket, Work
+from .batching.deadlines import Deadlines
+from .execution.executor import InlineExecutor, TaskExecutor, ThreadExecutor
+from .telemetry.statistics import ModelStatistics
+from .batching.pending_request import DONE, RUNNING, Done, Form, ModelCall, StreamCall, Ticket, Work
 
 __all__ = ["ServedModel"]
 

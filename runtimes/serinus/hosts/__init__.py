@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .directory import folder_name, settings_from_directory
+from ..loading.directory import folder_name, settings_from_directory
 from .factory import as_kserve, build_model, build_model_of
-from .formats import infer_implementation
+from ..loading.model_formats import infer_implementation
 from .implementations import is_script
-from .scripts import settings_from_script
+from .kserve.scripts import settings_from_script
 
 __all__ = [
     "as_kserve",

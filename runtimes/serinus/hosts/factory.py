@@ -9,11 +9,11 @@ from typing import Any
 from ..errors import ConfigError
 from ..model import Model
 from ..settings import ModelSettings, PredictorSettings
-from .construction import construct, kserve_arguments
-from .directory import DirectorySettings
-from .formats import infer_implementation
+from ..loading.construction import construct, kserve_arguments
+from ..loading.directory import DirectorySettings
+from ..loading.model_formats import infer_implementation
 from .implementations import Implementation, implementation_of, kind_of, resolve
-from .scripts import ScriptSettings
+from .kserve.scripts import ScriptSettings
 
 __all__ = ["as_kserve", "build_model", "build_model_of"]
 
@@ -81,7 +81,7 @@ def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSe
     if found.kind == "function":
         found = _called(found, settings, predictor)
     if found.kind == "kserve":
-        from .kserve_host import build_kserve
+        from .kserve.kserve_host import build_kserve
 
         return build_kserve(found, settings, predictor)
     if predictor is not None and predictor.host:
@@ -89,7 +89,7 @@ def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSe
             f"{found.name!r} is a model of its own and calls no predictor; --predictor_host is for transformers"
         )
     if found.kind == "mlserver":
-        from .mlserver_host import build_mlserver
+        from .mlserver.mlserver_host import build_mlserver
 
         return build_mlserver(found, settings)
     return found.target if found.is_instance else found.target(settings)
@@ -127,14 +127,14 @@ def _around(
         found = _called(found, own, None)
     if found.kind != "kserve":
         raise ConfigError(f"--transformer {found.name!r} is a {found.kind} model; a kserve.Model was expected")
-    from .kserve_host import make_kserve
-    from .pipeline import Pipeline
+    from .kserve.kserve_host import make_kserve
+    from .kserve.pipeline import Pipeline
 
     return Pipeline(settings, make_kserve(found, own, None), build)
 
 
 def as_kserve(model: Model) -> Any:
     """Give a serinus `Model` as a `kserve.Model`, for stock `kserve.ModelServer`; call its `load()` first, as with any other."""
-    from .kserve_model import ServedByKServe
+    from ..exports.kserve_model import ServedByKServe
 
     return ServedByKServe(model)

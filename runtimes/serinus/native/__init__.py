@@ -8,6 +8,6 @@ call it. Without the library everything works and is slower: callers ask `librar
 
 from __future__ import annotations
 
-from .loader import library, library_path
+from .kernel_library import library, library_path
 
 __all__ = ["library", "library_path"]

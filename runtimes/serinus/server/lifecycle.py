@@ -24,17 +24,17 @@ from functools import partial
 from typing import Any
 
 from ..bounds import ModelBounds
-from ..dataplane.access import RepositoryAccess
-from ..dataplane.metrics import Metrics
+from ..dataplane.repository_access import RepositoryAccess
+from ..dataplane.telemetry.metrics import Metrics
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
 from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
-from .control import Channel
+from .worker_channel import Channel
 from .grpc import start_grpc
-from .http.app import CustomAnswer, CustomRequest, CustomRoute
-from .rest import start_rest
+from .rest.app import CustomAnswer, CustomRequest, CustomRoute
+from .rest.rest_server import start_rest
 
 __all__ = ["Launch", "run"]
 

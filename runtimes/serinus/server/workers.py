@@ -28,10 +28,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..dataplane.metrics import Metrics
+from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError
 from ..settings import ServerSettings
-from .control import Channel
+from .worker_channel import Channel
 
 __all__ = ["Supervisor", "bind", "supervise"]
 

@@ -12,7 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # the backend is chosen before
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # as above
 
-from .optimize import Comparison
+from .forms.optimizer import Comparison
 from .search import Trial, describe
 
 __all__ = ["plot_forms", "plot_frontier"]

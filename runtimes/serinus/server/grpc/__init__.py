@@ -1,5 +1,5 @@
 """gRPC: the Open Inference Protocol, health and reflection, on grpcio or on a native HTTP/2 front."""
 
-from .server import GrpcServer, start_grpc
+from .grpc_server import GrpcServer, start_grpc
 
 __all__ = ["GrpcServer", "start_grpc"]

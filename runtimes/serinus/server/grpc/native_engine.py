@@ -42,7 +42,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from .grpcio_engine import GrpcioEngine, address
-from .guard import FrameGuard, Relay
+from .size_filter import FrameGuard, Relay
 from .service import INFER, Failure, Metadata, Service, Ticket, failure_of, plain_headers
 
 __all__ = ["NativeEngine"]

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from google.protobuf.message import DecodeError
 
-from ...dataplane.pipe import closing
+from ...dataplane.response_stream import closing
 from ...errors import ClientError, GrpcStatus, TimedOut
 from ...protocol import _open_inference_pb2 as pb
 from .service import Failure, Metadata, Responses, Service, Ticket, failure_of

@@ -1,0 +1,1 @@
+"""Calls out: a transformer's way to its predictor."""

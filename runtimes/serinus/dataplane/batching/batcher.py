@@ -1,0 +1,389 @@
+"""The queue of one model: which requests are predicted together, and when.
+
+Theory of operation ------------------- Everything here runs on the event loop's thread; there is no lock. A ticket is
+QUEUED, then RUNNING in one batch, then DONE.
+
+*Continuous.* A batch is taken when a predict may begin (the executor has a free place), and is whatever waits then,
+up to `max_batch_rows`. An idle server therefore adds no delay, and a busy one batches by itself: while one predict
+runs, the next batch gathers. Requests that one turn of the event loop has read are taken together, since the queue is
+looked at by a `call_soon` callback after the turn's I/O. With `max_delay_s` a free place waits for more rows, until
+the batch is full, or the oldest request has waited that long (or half the time to its deadline, if that is sooner).
+What a full batch leaves behind does not wait again.
+
+*Groups.* A batch is homogeneous: `Form.key` holds the inputs' names, shapes beyond the rows, datatypes, parameters
+and wanted outputs. Each level of priority keeps its groups in order; a batch is of one group, first in, first out. A
+group that was not emptied goes behind the others of its level, so no group starves another.
+
+*Rows.* A request is never split: one with more than `max_batch_rows` rows is predicted alone and whole, since only
+the model knows whether its rows are independent. A request of no rows is predicted alone too, as stacking would hide
+it.
+
+*Priorities.* Level 0 is the highest here (1 in the protocol). A lower level is looked at only when the higher ones
+are empty, so sustained overload by high priorities starves the low ones until their deadlines; that is what the
+extension asks for. Room left in a batch is filled from lower levels of the same group, which costs the high ones
+nothing.
+
+*Bounds.* `max_queue_rows` rows may wait; beyond it a request is refused with Overloaded, whose `retry_after_s` is the
+time that the rows before it will take at the rate measured. A request larger than the whole bound is let in when the
+queue is empty, else it could never be served.
+
+*Deadlines and cancelled requests.* A queued ticket whose deadline comes, or whose client goes, leaves at once: its
+rows are subtracted, it is marked DONE, and the entry left in the deque is skipped later (and swept when dead entries
+are the majority). Rows that have not begun are never predicted for nobody. A running one is answered TimedOut at its
+deadline, its result is dropped, and its neighbours notice nothing. When nobody waits for a running batch any more the
+executor is told, and stops it if it can.
+
+*Isolation.* When a batch of several requests fails, each is predicted again, alone, ahead of the queue; only those
+that fail alone are failed. A model that is called again for a request must not mind: predict is a function. One bad
+request thus costs its batch one predict each; a batch of one is not tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from ...errors import Overloaded, SerinusError, TimedOut
+from ...settings import BatchSettings
+from .pending_request import DONE, QUEUED, RUNNING, Ticket, Work
+
+__all__ = ["Batcher", "Executor"]
+
+_SLACK: Final = 64
+"""Dead entries that are not worth a sweep."""
+
+
+class Executor(Protocol):
+    """Runs batches, somewhere."""
+
+    capacity: int
+    """Batches that may run at a time."""
+
+    def run(self, work: Work, finish: Callable[[Work], None]) -> bool:
+        """Predict a batch, fill in its outputs or error and its times, and call `finish` on the loop's thread.
+
+        Returns:
+            Whether `finish` was called already: the predict took the event loop's time, and others should have a turn.
+        """
+        ...
+
+    def abandon(self, work: Work) -> None:
+        """Stop the batch if that is possible: nobody waits for it. `finish` is called all the same."""
+        ...
+
+
+class Batcher:
+    """The queue of one model.
+
+    Args:
+        settings: bounds, delay and levels.
+        executor: where batches run.
+        solo: one request a batch (the model is not batchable).
+        answer: given a predicted batch; returns None once its tickets are answered, or the error that its outputs deserve.
+        reject: tells one ticket's client an error.
+        dropped: told of a ticket whose client has gone.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        executor: Executor,
+        *,
+        solo: bool,
+        answer: Callable[[Work], BaseException | None],
+        reject: Callable[[Ticket, BaseException], None],
+        dropped: Callable[[Ticket], None],
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+    ) -> None:
+        self._max_rows = settings.max_batch_rows
+        self._max_queue_rows = settings.max_queue_rows
+        self._max_delay_s = 0.0 if solo else settings.max_delay_s
+        self._executor = executor
+        self._solo = solo
+        self._answer = answer
+        self._reject = reject
+        self._dropped = dropped
+        self._loop = loop
+        self._clock = clock
+        self._levels: list[dict[object, deque[Ticket]]] = [{} for _ in range(max(1, settings.priority_levels))]
+        self._alone: deque[Ticket] = deque()
+        """Requests of a failed batch, to be predicted one by one before anything else."""
+        self._free = executor.capacity
+        self._works: set[Work] = set()
+        self._scheduled = False
+        self._dispatching = False
+        self._due = float("inf")
+        """With `max_delay_s`: when a free place stops waiting for more."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._dead = 0
+        self._row_s = 0.0
+        """Seconds of predict per row, a moving average; 0: not known yet."""
+        self.queued_rows = 0
+        self.queued = 0
+        self.running = 0
+        """Requests in batches that run, those given up included until their batch ends."""
+        self.on_idle: Callable[[], None] | None = None
+        """Called when the last request is gone; set by whoever drains."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self.queued and self._free == self._executor.capacity
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue a ticket.
+
+        Raises:
+            Overloaded: the queue is full; the ticket is not queued.
+        """
+        rows = self.queued_rows + ticket.rows
+        if self.queued and (rows > self._max_queue_rows or self.queued >= self._max_queue_rows):
+            raise Overloaded(
+                f"the queue is full: {self.queued_rows} rows wait, {ticket.rows} more would pass the limit of "
+                f"{self._max_queue_rows}; come back in {self.retry_after_s():.2g} s or send to more replicas",
+                self.retry_after_s(),
+            )
+        self.queued_rows = rows
+        self.queued += 1
+        groups = self._levels[ticket.level]
+        key = ticket.form.key
+        queue = groups.get(key)
+        if queue is None:
+            groups[key] = deque((ticket,))
+        else:
+            queue.append(ticket)
+        if self._max_delay_s:
+            self._wait(ticket)
+        if self._free and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Take out a ticket whose client has gone."""
+        self._end(ticket, None)
+        self._idle()
+
+    def expire(self, ticket: Ticket) -> None:
+        """Answer a ticket whose deadline has come."""
+        if ticket.state == RUNNING:
+            error = TimedOut("the deadline passed while the model was predicting")
+        else:
+            error = TimedOut("the deadline passed while the request waited in the queue")
+        self._end(ticket, error)
+        self._idle()
+
+    def retry_after_s(self) -> float:
+        """Estimate how long what is queued will take; 1 s while nothing has been measured."""
+        return self.queued_rows * self._row_s / self._executor.capacity or 1.0
+
+    def fail_all(self, error: SerinusError) -> None:
+        """Answer everything that waits or runs with an error; the executor is told to stop what it can."""
+        waiting = [ticket for groups in self._levels for queue in groups.values() for ticket in queue]
+        running = [ticket for work in self._works for ticket in work.tickets]
+        for ticket in (*self._alone, *waiting, *running):
+            if ticket.state != DONE:
+                self._end(ticket, error)
+        self._idle()
+
+    def _end(self, ticket: Ticket, error: SerinusError | None) -> None:
+        """Take a ticket out before its result is there; None: its client has gone, and is told nothing."""
+        work = ticket.work
+        if ticket.state == QUEUED:
+            self.queued -= 1
+            self.queued_rows -= ticket.rows
+            self._dead += 1
+            if not self.queued:
+                self._due = float("inf")
+        ticket.state = DONE
+        if self._dead > _SLACK + self.queued:
+            self._sweep()
+        if error is None:
+            self._dropped(ticket)
+        else:
+            self._reject(ticket, error)
+        if work is None:
+            ticket.release()  # one that runs is released when its batch ends: a thread may be reading its tensors
+        else:
+            ticket.work = None
+            if all(other.state == DONE for other in work.tickets):
+                self._executor.abandon(work)
+
+    def _sweep(self) -> None:
+        for groups in self._levels:
+            for key, queue in list(groups.items()):
+                living = deque(ticket for ticket in queue if ticket.state == QUEUED)
+                if living:
+                    groups[key] = living
+                else:
+                    del groups[key]
+        self._alone = deque(ticket for ticket in self._alone if ticket.state == QUEUED)
+        self._dead = 0
+
+    def _wait(self, ticket: Ticket) -> None:
+        delay = self._max_delay_s
+        if ticket.deadline is not None:
+            delay = min(delay, (ticket.deadline - ticket.arrived) / 2)
+        ticket.due = ticket.arrived + delay
+        self._due = min(self._due, ticket.due)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self._free and self.queued:
+            now = self._clock()
+            if self._max_delay_s and not self._alone and self.queued_rows < self._max_rows and now < self._due:
+                self._wake_at(self._due)
+                return
+            work = self._take(now)
+            if work is None:
+                continue
+            self._free -= 1
+            self.running += len(work.tickets)
+            self._works.add(work)
+            self._dispatching = True
+            inline = self._executor.run(work, self._finished)
+            self._dispatching = False
+            if inline:
+                if self.queued and self._free and not self._scheduled:
+                    self._scheduled = True
+                    self._loop.call_soon(self._flush)
+                return
+
+    def _wake_at(self, due: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= due:
+                return
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_later(max(0.0, due - self._clock()), self._woken)
+
+    def _woken(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _take(self, now: float) -> Work | None:
+        """Make the next batch; None where every ticket looked at was dead or late."""
+        late: list[Ticket] = []
+        tickets = self._take_alone(now, late) if self._alone else self._take_group(now, late)
+        work = None
+        if tickets:
+            rows = 0
+            work = Work(tickets, 0, now)
+            for ticket in tickets:
+                ticket.state = RUNNING
+                ticket.work = work
+                rows += ticket.rows
+            work.rows = rows
+            self.queued -= len(tickets)
+            self.queued_rows -= rows
+        if self._max_delay_s:
+            self._due = now if self.queued else float("inf")
+        # Answered last: what `reject` calls may submit and cancel, and so change the queues.
+        for ticket in late:
+            if ticket.state == QUEUED:
+                self.queued -= 1
+                self.queued_rows -= ticket.rows
+                self._fail(ticket, TimedOut("the deadline passed while the request waited in the queue"))
+        return work
+
+    def _take_alone(self, now: float, late: list[Ticket]) -> list[Ticket]:
+        ticket = self._alone.popleft()
+        if ticket.state != QUEUED:
+            self._dead -= 1
+            return []
+        if ticket.deadline is not None and ticket.deadline <= now:
+            late.append(ticket)
+            return []
+        return [ticket]
+
+    def _take_group(self, now: float, late: list[Ticket]) -> list[Ticket]:
+        tickets: list[Ticket] = []
+        rows = 0
+        limit = self._max_rows
+        chosen: object = None
+        full = False
+        for groups in self._levels:
+            if full:
+                break
+            if tickets:
+                key, queue = chosen, groups.get(chosen)
+                if queue is None:
+                    continue
+            elif groups:
+                key, queue = next(iter(groups.items()))
+            else:
+                continue
+            while queue and not full:
+                ticket = queue[0]
+                if ticket.state != QUEUED:
+                    queue.popleft()
+                    self._dead -= 1
+                    continue
+                size = ticket.rows
+                if tickets and (rows + size > limit or not size):
+                    full = True
+                    break
+                queue.popleft()
+                if ticket.deadline is not None and ticket.deadline <= now:
+                    late.append(ticket)
+                    continue
+                tickets.append(ticket)
+                rows += size
+                chosen = key
+                full = rows >= limit or self._solo or not size
+            if not queue:
+                del groups[key]
+            elif len(groups) > 1:
+                del groups[key]
+                groups[key] = queue
+        return tickets
+
+    def _finished(self, work: Work) -> None:
+        """Take back a batch, on the loop's thread; the next one is started before this one's answers are made."""
+        tickets = work.tickets
+        self._free += 1
+        self._works.discard(work)
+        seconds = (work.infer_to - work.started) / (work.rows or 1)
+        self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
+        if not self._dispatching:
+            self._dispatch()
+        error = work.error
+        if error is None:
+            error = self._answer(work)
+        if error is not None:
+            if len(tickets) > 1:
+                self._again(tickets)
+            else:
+                self._fail(tickets[0], error)
+        self.running -= len(tickets)
+        for ticket in tickets:
+            if ticket.deadline is not None and ticket.state == DONE:
+                ticket.release()  # it stays in the heap of deadlines for a while
+        self._idle()
+
+    def _again(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            if ticket.state == RUNNING:
+                ticket.state = QUEUED
+                ticket.work = None
+                self.queued += 1
+                self.queued_rows += ticket.rows
+                self._alone.append(ticket)
+        if self._free and self._alone and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        if ticket.state != DONE:
+            ticket.state = DONE
+            self._reject(ticket, error)
+
+    def _idle(self) -> None:
+        if self.on_idle is not None and self.idle:
+            self.on_idle()

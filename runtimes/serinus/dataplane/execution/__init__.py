@@ -1,0 +1,1 @@
+"""Where a predict runs, and what it costs."""

@@ -1,0 +1,277 @@
+"""Predicting in worker processes, for models that hold the GIL or crash.
+
+Theory of operation. Each worker process is `spawn`ed (a fork of a threaded process is unsound), makes and loads the
+model by itself, and says what it has become: inputs, outputs, details. The parent's model object is never loaded; it
+carries that description. One thread of the parent drives each worker: it sends a batch, waits, and takes the answer,
+so a worker is never asked two things at a time. Arrays travel as pickle protocol 5 with their buffers out of band:
+one copy into the pipe, one out of it.
+
+A worker that dies fails the batch that it had, and is replaced by that thread before the thread takes another batch.
+The batcher then tries each request of the batch alone, so only a request that kills a worker by itself is failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+import numpy as np
+
+from ...errors import ModelFailed, SerinusError
+from ...model import Call, Model
+from ...settings import ModelSettings
+
+__all__ = ["ProcessPool", "RemoteError"]
+
+_log = logging.getLogger("serinus.process")
+
+_START_S = 600.0
+"""Longest time for a worker to load its model; a large network from a slow disk takes minutes."""
+_STOP_S = 5.0
+
+Factory = Callable[[ModelSettings], Model]
+
+
+class ProcessPool:
+    """Worker processes of one model.
+
+    Args:
+        factory: importable by name in another process (not a lambda or a local function).
+        settings: of the model.
+        count: of processes.
+    """
+
+    def __init__(self, factory: Factory, settings: ModelSettings, count: int) -> None:
+        self._workers = [_Worker(factory, settings) for _ in range(count)]
+
+    @property
+    def predicts(self) -> Sequence[Callable[[Mapping[str, np.ndarray], Call], Mapping[str, np.ndarray]]]:
+        """One predict function for each process; each may be called from one thread at a time."""
+        return [worker.predict for worker in self._workers]
+
+    def start(self, model: Model) -> None:
+        """Start every process, all at a time, and give `model` their description.
+
+        Raises:
+            SerinusError: the model does not load there.
+        """
+        for worker in self._workers:
+            worker.spawn()
+        for worker in self._workers:
+            description = worker.await_ready()
+            for name, value in description.items():
+                setattr(model, name, value)
+        sample = model.__dict__.pop("_warmup_sample", None)
+        model.warmup_inputs = lambda: sample
+
+    def join_rows(self, joined: bool) -> None:
+        """Tell the model in every process, also in those that replace one; see `Model.join_rows`. Before the first batch."""
+        for worker in self._workers:
+            worker.join_rows(joined)
+
+    def close(self) -> None:
+        """End every process, after the batch that it has."""
+        for worker in self._workers:
+            worker.close()
+
+
+class RemoteError(Exception):
+    """What a model raised in its process; the text is the traceback from there, for the log."""
+
+
+class _Worker:
+    """One process, from the parent's side."""
+
+    def __init__(self, factory: Factory, settings: ModelSettings) -> None:
+        self._factory = factory
+        self._settings = settings
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._closed = False
+        self._joined: bool | None = None
+        """What the model was told of its batching; None: nothing."""
+        self._lock = threading.Lock()
+        """Held while a process is started or ended, so that `close` leaves none behind."""
+
+    def spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve,
+            args=(theirs, self._factory, self._settings),
+            name=f"serinus-{self._settings.name}",
+            daemon=True,
+        )
+        with self._lock:
+            if self._closed:
+                raise ModelFailed(f"model '{self._settings.name}' is being unloaded")
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise ModelFailed(
+                    f"model '{self._settings.name}' cannot run in a process, since its settings or factory do not travel: {error}"
+                ) from error
+            self._process, self._pipe = process, ours
+        theirs.close()
+
+    def await_ready(self) -> dict[str, Any]:
+        """Wait until the process has loaded the model; returns the model's description."""
+        pipe = cast("Connection", self._pipe)
+        name = self._settings.name
+        try:
+            if not pipe.poll(_START_S):
+                raise ModelFailed(f"model '{name}': its process did not load the model in {_START_S:.0f} s")
+            kind, value = _receive(pipe)
+        except (EOFError, OSError):
+            raise ModelFailed(f"model '{name}': its process ended while it loaded the model{self._exit()}") from None
+        if kind == "error":
+            raise value
+        return value
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Predict in the process.
+
+        Raises:
+            ModelFailed: the process died of it.
+        """
+        if self._process is None or not self._process.is_alive():
+            self._respawn()
+        pipe = cast("Connection", self._pipe)
+        try:
+            _send(pipe, (dict(inputs), dict(call.parameters), call.outputs))
+            kind, value = _receive(pipe)
+        except (EOFError, OSError):
+            message = f"model '{self._settings.name}': its process ended while it predicted{self._exit()}"
+            _log.error("%s; another one is started", message)
+            if not self._closed:
+                self._respawn()
+            raise ModelFailed(message) from None
+        if kind == "error":
+            raise value
+        return value
+
+    def join_rows(self, joined: bool) -> None:
+        self._joined = joined
+        with contextlib.suppress(OSError):  # it died; the next one is told when it starts
+            _send(cast("Connection", self._pipe), joined)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            process, pipe = self._process, self._pipe
+        if pipe is not None:
+            pipe.close()  # the worker reads the end of the stream and leaves
+        if process is not None:
+            process.join(_STOP_S)
+            if process.is_alive():
+                process.kill()
+                process.join(_STOP_S)
+            process.close()
+            self._process = None
+
+    def _respawn(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._process is not None:
+            self._process.join(_STOP_S)
+        self.spawn()
+        self.await_ready()
+        if self._joined is not None:
+            self.join_rows(self._joined)
+
+    def _exit(self) -> str:
+        process = self._process
+        if process is None:
+            return ""
+        process.join(_STOP_S)
+        code = process.exitcode
+        if code is None:
+            return ""
+        if code < 0:
+            return f" (killed by {signal.Signals(-code).name})"
+        return f" (exit status {code})"
+
+
+def _send(pipe: Connection, value: Any) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    pipe.send_bytes(pickle.dumps((body, [view.nbytes for view in views])))
+    for view in views:
+        if view.nbytes:
+            pipe.send_bytes(view)
+
+
+def _receive(pipe: Connection) -> Any:
+    body, sizes = pickle.loads(pipe.recv_bytes())  # noqa: S301 # from our own child or parent, over an unnamed pipe
+    buffers = []
+    for size in sizes:
+        buffer = bytearray(size)
+        if size:
+            pipe.recv_bytes_into(buffer)
+        buffers.append(buffer)
+    return pickle.loads(body, buffers=buffers)  # noqa: S301 # as above
+
+
+def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
+    """Be a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
+    try:
+        model = factory(settings)
+        model.load()
+        description = {
+            "inputs": tuple(model.inputs),
+            "outputs": tuple(model.outputs),
+            "signatures": dict(model.signatures),
+            "batchable": model.batchable,
+            "batching": model.batching,
+            "unbatchable_reason": model.unbatchable_reason,
+            "default_signature": model.default_signature,
+            "computes_in": model.computes_in,
+            "provenance": model.provenance,
+            "coerce": model.coerce,
+            "any_input_name": model.any_input_name,
+            "details": model.details,
+            "_warmup_sample": model.warmup_inputs(),
+        }
+        _send(pipe, ("ready", description))
+    except BaseException as error:  # noqa: BLE001 # told to the parent, which raises it
+        _send(pipe, ("error", _portable(error, settings)))
+        return
+    while True:
+        try:
+            message = _receive(pipe)
+        except (EOFError, OSError):
+            break
+        if isinstance(message, bool):
+            model.join_rows(message)
+            continue
+        inputs, parameters, outputs = message
+        try:
+            answer = ("value", dict(model.predict(inputs, Call(parameters=parameters, outputs=outputs))))
+        except Exception as error:  # noqa: BLE001 # as above
+            answer = ("error", _portable(error, settings))
+        try:
+            _send(pipe, answer)
+        except (BrokenPipeError, OSError):
+            break
+    model.unload()
+
+
+def _portable(error: BaseException, settings: ModelSettings) -> BaseException:
+    """Make an error that survives the way to the parent: its class may not exist there, or not unpickle."""
+    if isinstance(error, SerinusError):
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 # our own bytes
+        except Exception:  # noqa: BLE001 # an error class of the model's own; its message travels below
+            return ModelFailed(f"model '{settings.name}': {error}")
+        return error
+    return RemoteError("".join(traceback.format_exception(type(error), error, error.__traceback__)))

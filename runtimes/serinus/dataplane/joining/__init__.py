@@ -1,0 +1,1 @@
+"""Whether rows of several requests may be predicted together: asked, checked, kept."""

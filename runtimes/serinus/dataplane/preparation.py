@@ -1,0 +1,199 @@
+"""From settings to a model that takes requests: make, load, warm up, measure, choose where it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ..bounds import ModelBounds
+from ..model import Model, RequestModel
+from ..protocol.types import InferRequest, Tensor, TensorSpec
+from ..settings import ModelSettings
+from .joining.decision import settle
+from .checks import RequestChecks
+from .batching.deadlines import Deadlines
+from .execution.executor import Cost, InlineExecutor, Predict, TaskExecutor, ThreadExecutor
+from .execution.process_pool import ProcessPool
+from .served import ServedModel
+from .sizes import check_inputs, check_settings
+from .telemetry.statistics import ModelStatistics
+from .execution.warmup import INLINE_ROW_S, measure
+
+__all__ = ["load_model"]
+
+_log = logging.getLogger("serinus.model")
+
+
+async def load_model(
+    factory: Callable[[ModelSettings], Model],
+    settings: ModelSettings,
+    *,
+    statistics: ModelStatistics,
+    deadlines: Deadlines,
+    loop: asyncio.AbstractEventLoop,
+    clock: Callable[[], float],
+    bounds: ModelBounds = ModelBounds(),  # noqa: B008 # frozen
+) -> ServedModel:
+    """Load a model in a thread, and warm it up.
+
+    Raises:
+        ConfigError: the settings or the model's files are wrong, or beyond `bounds`.
+        Exception: whatever the model's own code raises.
+    """
+    check_settings(settings, bounds)
+    # A thread of its own, which ends. OpenMP gives each thread that computes a team of workers for as long as it lives, and libgomp
+    # lets workers wait asleep, not spinning, once there are more of them than CPUs: with a second team left over from loading,
+    # PyTorch's ResNet-50 took 62 ms a picture on 2 CPUs instead of 49.
+    loader = ThreadPoolExecutor(1, thread_name_prefix=f"load-{settings.name}")
+    try:
+        model, pool, cost = await loop.run_in_executor(loader, _load, factory, settings, clock, bounds)
+    finally:
+        loader.shutdown(wait=False)
+    model.observe_stage = statistics.stage
+    model.bounds = bounds
+    try:
+        if isinstance(model, RequestModel):
+            await model.start()
+            if settings.warmup:
+                await _warm_up(model)
+            executor = TaskExecutor(model, settings.max_concurrency, loop=loop, clock=clock)
+            execution = "async"
+        elif pool is not None:
+            executor = ThreadExecutor(
+                f"serinus-{model.name}", pool.predicts, loop=loop, clock=clock, on_close=pool.close
+            )
+            execution = "process"
+        else:
+            executor, execution = _local_executor(model, settings, cost, loop=loop, clock=clock)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
+    model.details["execution"] = execution
+    if cost is not None:
+        model.details["predict_us"] = round(1e6 * cost.of(1), 1)
+        model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
+    if settings.instances > 1 and execution in ("thread", "process"):
+        model.details["instances"] = settings.instances
+    return ServedModel(
+        model,
+        executor,
+        execution=execution,
+        settings=settings.batch,
+        statistics=statistics,
+        deadlines=deadlines,
+        loop=loop,
+        clock=clock,
+    )
+
+
+def _load(
+    factory: Callable[[ModelSettings], Model],
+    settings: ModelSettings,
+    clock: Callable[[], float],
+    bounds: ModelBounds,
+) -> tuple[Model, ProcessPool | None, Cost | None]:
+    """Do the blocking part, in a thread."""
+    model = factory(settings)
+    where = settings.execution if settings.execution != "auto" else model.execution
+    pool = None
+    if where == "process" and not isinstance(model, RequestModel):
+        pool = ProcessPool(factory, settings, settings.instances)
+        try:
+            pool.start(model)
+        except BaseException:
+            pool.close()
+            raise
+    else:
+        model.load()
+    # A model that took these itself may have added to them: labels of the classes.
+    if settings.inputs and _plain(model.inputs) != _plain(settings.inputs):
+        model.inputs = settings.inputs
+    if settings.outputs and _plain(model.outputs) != _plain(settings.outputs):
+        model.outputs = settings.outputs
+    cost = None
+    try:
+        if not isinstance(model, RequestModel):
+            trial = _apart(factory, settings) if pool is None and model.checks_apart else None
+            predict = pool.predicts[0] if pool is not None else model.predict
+            settle(
+                model,
+                settings,
+                lambda: trial if trial is not None else contextlib.nullcontext(predict),
+                clock,
+                told=pool.join_rows if pool is not None else None,
+            )
+        if settings.warmup and not isinstance(model, RequestModel):
+            check_inputs(model.name, model.inputs, bounds)
+            batchable = RequestChecks(model).batchable
+            for predict in pool.predicts if pool is not None else (model.predict,):
+                cost = measure(model, predict, clock, batchable=batchable, max_rows=settings.batch.max_batch_rows)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
+    return model, pool, cost
+
+
+@contextlib.contextmanager
+def _apart(factory: Callable[[ModelSettings], Model], settings: ModelSettings) -> Iterator[Predict]:
+    """Load the model once more, in a process that ends afterwards."""
+    pool = ProcessPool(factory, settings, 1)
+    try:
+        pool.start(factory(settings))
+        pool.join_rows(False)
+        yield pool.predicts[0]
+    finally:
+        pool.close()
+
+
+def _plain(specs: Sequence[TensorSpec]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(spec.name, spec.datatype, spec.shape) for spec in specs]
+
+
+def _local_executor(
+    model: Model,
+    settings: ModelSettings,
+    cost: Cost | None,
+    *,
+    loop: asyncio.AbstractEventLoop,
+    clock: Callable[[], float],
+) -> tuple[InlineExecutor | ThreadExecutor, str]:
+    """Choose between the loop and threads, and say why in the log."""
+    where = settings.execution if settings.execution != "auto" else model.execution
+    name = f"serinus-{model.name}"
+    if where == "inline":
+        return InlineExecutor(model.predict, clock=clock, cost=cost or Cost(), spill=None), "inline"
+    if where == "auto" and settings.instances == 1 and cost is not None and cost.of(1) < INLINE_ROW_S:
+        _log.info(
+            "model '%s': one row takes %.0f us and each further one %.2f us, so it predicts on the event loop",
+            model.name,
+            1e6 * cost.of(1),
+            1e6 * cost.row_s,
+        )
+
+        def moved() -> None:
+            model.details["execution"] = "thread"
+            _log.warning(
+                "model '%s': predicts take much longer than at warm-up; it now predicts in a thread", model.name
+            )
+
+        spill = ThreadExecutor(name, (model.predict,), loop=loop, clock=clock)
+        slow = model.slow_outputs
+        return InlineExecutor(
+            model.predict, clock=clock, cost=cost, spill=spill, slow_outputs=slow, moved=moved
+        ), "inline"
+    if where == "auto":
+        reason = f"one row takes {1e6 * cost.of(1):.0f} us" if cost is not None else "it was not measured"
+        _log.info("model '%s': %s, so it predicts in %d thread(s)", model.name, reason, settings.instances)
+    return ThreadExecutor(name, (model.predict,) * settings.instances, loop=loop, clock=clock), "thread"
+
+
+async def _warm_up(model: RequestModel) -> None:
+    """Send a `RequestModel` its own warm-up inputs, where it gives any."""
+    inputs = model.warmup_inputs()
+    if inputs is not None:
+        await model.infer(InferRequest(model.name, [Tensor.of(name, array) for name, array in inputs.items()]))

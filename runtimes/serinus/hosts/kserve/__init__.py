@@ -1,0 +1,1 @@
+"""Classes written for KServe as models of this library."""

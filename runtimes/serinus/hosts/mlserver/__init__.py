@@ -1,0 +1,1 @@
+"""Classes written for MLServer as models of this library."""

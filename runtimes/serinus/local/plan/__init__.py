@@ -1,0 +1,1 @@
+"""From YAML to what would run. Pure: no process, no socket."""

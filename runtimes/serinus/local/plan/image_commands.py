@@ -1,0 +1,121 @@
+"""Which command an image stands for on a machine without containers.
+
+An image whose last path component is the name of one of our app folders runs from that folder; `A-B` is the fused image: model A
+with transformer B around it. A container's `command` is run as it is. Anything else is mapped by `--image NAME=COMMAND`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...manifests.inference_service import Container
+from ...manifests.problems import Problems
+
+__all__ = ["Command", "app_class", "image_name", "parse_image_options", "resolve_image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run: words before the container's args, and variables that say which app it is."""
+
+    words: tuple[str, ...]
+    env: Mapping[str, str]
+    ours: bool
+    """Whether it is `serinus serve`, whose settings are known."""
+
+
+def image_name(image: str) -> str:
+    """The last path component without tag and digest: `registry:5000/team/xgboost_server:1.2` is `xgboost_server`."""
+    return image.split("@", 1)[0].rsplit("/", 1)[-1].split(":", 1)[0]
+
+
+def app_class(name: str) -> str | None:
+    """The `__serinus_class__` of an importable app folder, read without importing it; None where it is no such folder."""
+    if not name.isidentifier():
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith("__init__.py"):
+        return None
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == "__serinus_class__" for target in targets):
+            value = getattr(node, "value", None)
+            return str(value.value) if isinstance(value, ast.Constant) else name
+    return None
+
+
+def parse_image_options(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Read `--image NAME=COMMAND` options.
+
+    Raises:
+        ValueError: an option without `=` or without a command.
+    """
+    table = {}
+    for option in options:
+        name, equals, command = option.partition("=")
+        words = tuple(shlex.split(command))
+        if not equals or not name or not words:
+            raise ValueError(f"--image {option}: expected NAME=COMMAND, such as kserve/xgbserver='python -m xgbserver'")
+        table[name] = words
+    return table
+
+
+def resolve_image(
+    container: Container,
+    mapped: Mapping[str, Sequence[str]],
+    problems: Problems,
+    *,
+    find_app: Callable[[str], str | None] = app_class,
+) -> Command | None:
+    """The command of a container; None, and a problem that says how to mend it, where none is known.
+
+    Args:
+        container: its `command` wins over its image, as in Kubernetes.
+        mapped: words by image, as written, without its tag, or by its last component.
+        problems: collects what cannot be resolved.
+        find_app: looks up an app folder.
+    """
+    image = container.image
+    name = image_name(image)
+    base = image.split("@", 1)[0]
+    untagged = base[: -len(base.rsplit(":", 1)[-1]) - 1] if ":" in base.rsplit("/", 1)[-1] else base
+    for known in (image, untagged, name):
+        if known in mapped:
+            return Command(tuple(mapped[known]), {}, ours=False)
+    if container.command:
+        words = container.command
+        if words[0] in {"python", "python3"}:
+            words = (sys.executable, *words[1:])
+        ours = len(words) > 1 and words[0] == "serinus" and words[1] == "serve"
+        return Command((sys.executable, "-m", "serinus.cli", *words[1:]) if ours else words, {}, ours=ours)
+    model, dash, transformer = name.partition("-")
+    serve = (sys.executable, "-m", "serinus.cli", "serve")
+    if find_app(name):
+        return Command(serve, {"SERINUS_CLASS": name}, ours=True)
+    if dash and find_app(model) and find_app(transformer):
+        return Command(serve, {"SERINUS_CLASS": model, "SERINUS_TRANSFORMER": transformer}, ours=True)
+    if not image:
+        problems.error_at(container.source, ("image",), f"container {container.name} has no image", "add image")
+    else:
+        problems.error_at(
+            container.source,
+            ("image",),
+            f"{image} is no image of this project ({name} is no installed app folder), and serinus up runs no containers",
+            f"give its command with --image {untagged}='COMMAND', or set command: in the container",
+        )
+    return None

@@ -1,0 +1,108 @@
+"""From paths to plans: read, check, choose runtimes, plan; all problems together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import ConfigError
+from .container_environment import config_data
+from .image_commands import app_class
+from ...manifests.inference_service import parse_inference_service, parse_runtime
+from ...manifests.linter import check_documents
+from ...manifests.documents import Document, load_documents
+from .planner import PlanOptions, ServicePlan, plan_service
+from ...manifests.problems import Problem, Problems
+from ...manifests.serving_runtimes import BUILT_IN, built_in_runtimes
+
+__all__ = ["Loaded", "check", "fingerprint", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a path holds; `services` is empty where there are errors."""
+
+    services: tuple[ServicePlan, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that forbid a start."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+def _read(paths: Sequence[Path], problems: Problems) -> list[Document]:
+    documents: list[Document] = []
+    for path in paths:
+        try:
+            documents += load_documents(path)
+        except ConfigError as error:
+            for text in error.problems:
+                problems.extend([_unreadable(path, text)])
+    return documents
+
+
+def _unreadable(path: Path, text: str) -> Problem:
+    """A problem of a file as such; its message begins with the file and perhaps the line."""
+    head, _, message = text.partition(": ")
+    file, colon, line = head.rpartition(":")
+    if colon and line.isdecimal():
+        return Problem(file, int(line), "", message, "mend the file")
+    return Problem(head if message else str(path), 1, "", message or text, "mend the path or the file")
+
+
+def check(paths: Sequence[Path], runtimes: Sequence[Path] = ()) -> tuple[Problem, ...]:
+    """Every problem of the manifests, without a plan: what `serinus lint` shows."""
+    problems = Problems()
+    check_documents(_read([*paths, *runtimes], problems), problems)
+    return problems.all
+
+
+def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
+    """Plan every InferenceService of one path.
+
+    Args:
+        path: file or folder.
+        runtimes: files or folders with ServingRuntimes, and perhaps ConfigMaps and Secrets.
+        options: the user's.
+    """
+    problems = Problems()
+    documents = _read([path], problems)
+    others = [document for document in _read(runtimes, problems) if document.kind != "InferenceService"]
+    check_documents([*documents, *others], problems)
+    if problems.errors:
+        return Loaded((), problems.all)
+    known = [
+        parse_runtime(document)
+        for document in (*documents, *others)
+        if document.kind in {"ServingRuntime", "ClusterServingRuntime"}
+    ]
+    ours = built_in_runtimes([name for name in BUILT_IN if app_class(name)])
+    data = config_data([*documents, *others])
+    plans = [
+        plan_service(parse_inference_service(document), known, ours, data, options, problems)
+        for document in documents
+        if document.kind == "InferenceService"
+    ]
+    if not plans and not problems.errors:
+        problems.extend([Problem(str(path), 1, "kind", "no InferenceService is in it", "give a path that holds one")])
+    if problems.errors:
+        return Loaded((), problems.all)
+    return Loaded(tuple(plan for plan in plans if plan is not None), problems.all)
+
+
+def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of the files that a path's manifests may come from; it changes when one of them does."""
+    folder = path if path.is_dir() else path.parent
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = [file for file in folder.rglob("*") if file.suffix in {".yaml", ".yml"} or file.name == "Kustomization"]
+    found = []
+    for file in sorted(files):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        found.append((str(file), stat.st_mtime_ns, stat.st_size))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""What the plan says, as processes behind the real Envoy."""

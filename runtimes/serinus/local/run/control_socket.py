@@ -1,0 +1,89 @@
+"""How the commands talk to a running supervisor: one JSON object each way over a unix socket in the state folder.
+
+`{"op": "status"}` is answered by `{"ok": true, ...}`, a failure by `{"ok": false, "error": "...", "problems": [...]}`. The socket
+and its folder belong to the user alone. `Client` blocks; the server's side is in `serinus.local.run.daemon`.
+
+Operations: `status`; `apply` (paths, wait_s); `restart` (name); `down` (name, empty: everything); `traffic` (name, percent or
+null, canary, wait_s), which is what patching `canaryTrafficPercent`, or a canary's `trafficPercent`, is in a cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+
+__all__ = ["Client", "ControlFailed", "NotRunning", "socket_path"]
+
+
+class NotRunning(ConfigError):
+    """No supervisor answers in this state folder."""
+
+
+class ControlFailed(ConfigError):
+    """The supervisor refused; `details` are the problems as JSON objects, where there are any."""
+
+    def __init__(self, message: str, details: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def socket_path(state: Path) -> Path:
+    """The control socket of a state folder.
+
+    A path too long for a socket address (108 bytes, unix(7)) is replaced by a short one in the temporary folder.
+    """
+    path = state.resolve() / "control.sock"
+    if len(os.fsencode(path)) < 100:
+        return path
+    word = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"serinus-{os.getuid()}-{word}.sock"
+
+
+class Client:
+    """One state folder's supervisor, as a command sees it."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a supervisor answers."""
+        try:
+            self.ask("status", timeout_s=10.0)
+        except ConfigError:
+            return False
+        return True
+
+    def ask(self, op: str, *, timeout_s: float = 600.0, **fields: Any) -> dict[str, Any]:
+        """Ask once and wait for the answer.
+
+        Raises:
+            NotRunning: nothing listens.
+            ControlFailed: the supervisor refused, or did not answer in time.
+        """
+        path = socket_path(self.state)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            try:
+                connection.connect(str(path))
+            except OSError:
+                raise NotRunning(f"nothing runs in {self.state}; start it with: serinus up PATH") from None
+            try:
+                connection.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
+                with connection.makefile("rb") as reader:
+                    line = reader.readline()
+            except OSError as error:
+                raise ControlFailed(f"the supervisor in {self.state} did not answer: {error}", []) from None
+        if not line:
+            raise ControlFailed(f"the supervisor in {self.state} closed the connection", [])
+        answer = json.loads(line)
+        if not answer.get("ok"):
+            raise ControlFailed(str(answer.get("error")), answer.get("problems", []))
+        return answer

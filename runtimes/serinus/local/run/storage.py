@@ -1,0 +1,157 @@
+"""Where a model's files are on this machine: `storageUri` fetched into a cache, local folders used where they lie.
+
+Local paths and `file://` are never copied. `https://` is fetched by the standard library, `gs://`, `s3://`, `hf://` and
+the other schemes of KServe's storage initializer by the `kserve-storage` package, `pvc://` by a mapping that the user gives.
+A fetch is complete or absent: files go to a temporary folder that is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...errors import ConfigError
+
+__all__ = ["LOCAL_STORAGE", "cache_folder", "fetch", "parse_mounts"]
+
+LOCAL_STORAGE = "serinus.dev/local-storage-uri"
+"""Annotation of an InferenceService: what `serinus up` takes instead of its predictor's storageUri, relative to the manifest: a
+folder, or URI=FOLDER for every URI (canaries' too) that begins so."""
+
+TIMEOUT_S = 60.0
+"""Longest silence of a download; KServe's storage initializer has none."""
+
+
+def cache_folder() -> Path:
+    """The folder of fetched models: below SERINUS_CACHE_DIR, XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get("SERINUS_CACHE_DIR")
+    if root:
+        return Path(root) / "models"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serinus" / "models"
+
+
+def parse_mounts(options: list[str]) -> dict[str, Path]:
+    """Read `--mount NAME=FOLDER` options; NAME is a volume claim, `pvc://NAME`, or any URI prefix.
+
+    Raises:
+        ValueError: no `=`, or no such folder.
+    """
+    table = {}
+    for option in options:
+        name, equals, folder = option.rpartition("=")
+        if not equals or not name or not folder:
+            raise ValueError(f"--mount {option}: expected NAME=FOLDER, such as models=./models for pvc://models/...")
+        path = Path(folder).expanduser().resolve()
+        if not path.exists():
+            raise ValueError(f"--mount {option}: {path}: no such folder")
+        table[name if "://" in name else f"pvc://{name}"] = path
+    return table
+
+
+def fetch(uri: str, *, base: Path, cache: Path, mounts: Mapping[str, Path]) -> Path:
+    """Make the files of a URI available and return their folder (or the one file).
+
+    Args:
+        uri: KServe's `storageUri`.
+        base: folder that relative local paths are relative to.
+        cache: where fetched files are kept.
+        mounts: local folders by URI prefix.
+
+    Raises:
+        ConfigError: nothing there, not reachable, or a scheme that needs a package or a mapping.
+    """
+    for prefix, folder in sorted(mounts.items(), key=lambda item: -len(item[0])):
+        if uri == prefix or uri.startswith(prefix.rstrip("/") + "/"):
+            return _existing(folder / uri[len(prefix) :].lstrip("/"), uri)
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return _existing((base / uri).resolve(), uri)
+    if scheme == "file":
+        return _existing(Path(urllib.parse.unquote(rest)), uri)
+    if scheme == "pvc":
+        claim = rest.split("/", 1)[0]
+        raise ConfigError(
+            f"{uri}: a volume claim lives in a cluster; say where its files are here: --mount {claim}=FOLDER"
+        )
+    target = cache / hashlib.sha256(uri.encode()).hexdigest()[:24]
+    if (target / ".complete").is_file():
+        return target / "files"
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "files").mkdir(parents=True)
+    try:
+        if scheme in {"http", "https"} and ".blob.core.windows.net" not in rest:
+            _download(uri, partial / "files")
+        else:
+            _kserve_storage(uri, scheme, partial / "files")
+        (partial / ".complete").write_text(uri + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target / "files"
+
+
+def _existing(path: Path, uri: str) -> Path:
+    if not path.exists():
+        raise ConfigError(f"{uri}: {path}: no such file or folder")
+    return path
+
+
+def _download(uri: str, folder: Path) -> None:
+    """Fetch one file; archives are unpacked, as KServe's storage initializer does."""
+    name = Path(urllib.parse.urlsplit(uri).path).name or "model"
+    file = folder / name
+    try:
+        with urllib.request.urlopen(uri, timeout=TIMEOUT_S) as answer, file.open("wb") as out:  # noqa: S310 (http and https only, see fetch)
+            shutil.copyfileobj(answer, out, 1 << 20)
+    except urllib.error.HTTPError as error:
+        raise ConfigError(f"{uri}: the server answered {error.code} {error.reason}") from None
+    except (urllib.error.URLError, OSError) as error:
+        raise ConfigError(f"{uri}: cannot be fetched: {getattr(error, 'reason', error)}") from None
+    try:
+        if name.endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2")):
+            with tarfile.open(file) as archive:
+                _extract(archive, folder)
+            file.unlink()
+        elif name.endswith(".zip"):
+            with zipfile.ZipFile(file) as archive:  # extractall strips absolute and parent paths itself
+                archive.extractall(folder)  # noqa: S202 (members are checked by zipfile, see above)
+            file.unlink()
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{uri}: not a readable archive: {error}") from None
+
+
+def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+    root = folder.resolve()
+    for member in archive.getmembers():
+        inside = (root / member.name).resolve()
+        if not (inside == root or root in inside.parents) or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"member {member.name!r} would leave the folder, or is a link or device")
+        if hasattr(tarfile, "data_filter"):
+            archive.extract(member, root, filter="data")
+        else:  # Python 3.10.0-3.10.11 have no filters; the check above stands in
+            archive.extract(member, root)
+
+
+def _kserve_storage(uri: str, scheme: str, folder: Path) -> None:
+    try:
+        module = importlib.import_module("kserve_storage")
+    except ImportError:
+        raise ConfigError(
+            f"{uri}: {scheme}:// is fetched by the package kserve-storage, which is not installed: pip install kserve-storage"
+        ) from None
+    try:
+        module.Storage.download(uri, str(folder))
+    except Exception as error:  # (the package raises whatever its cloud clients raise)
+        raise ConfigError(f"{uri}: kserve-storage could not fetch it: {type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""KServe's YAML: read, checked against its admission rules, linted. Offline; starts no process."""

@@ -1,0 +1,365 @@
+"""InferenceServices and ServingRuntimes as frozen values, every field traceable to its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .admission import deployment_mode, listed, mapping
+from .documents import Document, Source
+from .schema import LEGACY_FRAMEWORKS
+
+__all__ = [
+    "Canary",
+    "Component",
+    "Container",
+    "EnvVar",
+    "InferenceService",
+    "ModelFormat",
+    "ModelSpec",
+    "Port",
+    "Probe",
+    "ServingRuntime",
+    "StorageUri",
+    "parse_container",
+    "parse_inference_service",
+    "parse_runtime",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVar:
+    """One variable: a value, or a reference that the API server would resolve."""
+
+    name: str
+    value: str
+    reference: Mapping[str, Any] | None
+    """`valueFrom`, or None."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One containerPort."""
+
+    number: int
+    name: str
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether KServe takes it for gRPC (service_reconciler.go 66-78)."""
+        return "grpc" in self.name or "h2c" in self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe; seconds as in Kubernetes, with its defaults."""
+
+    kind: Literal["http", "tcp", "exec"]
+    path: str
+    port: int | str | None
+    """Number or name of a containerPort."""
+    command: tuple[str, ...]
+    initial_delay_s: int
+    period_s: int
+    timeout_s: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container as the pod gets it."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: tuple[EnvVar, ...]
+    env_from: tuple[Mapping[str, Any], ...]
+    ports: tuple[Port, ...]
+    working_dir: str
+    readiness: Probe | None
+    liveness: Probe | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUri:
+    """A model's files and the folder at which the container sees them."""
+
+    uri: str
+    mount_path: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFormat:
+    """`modelFormat` of a predictor."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """`predictor.model`, a legacy framework block already rewritten to it."""
+
+    format: ModelFormat
+    runtime: str
+    protocol: str
+    """Empty: not declared."""
+    runtime_version: str
+    container: Mapping[str, Any]
+    """The container fields written in the block; merged over the runtime's."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A predictor or transformer block."""
+
+    kind: Literal["predictor", "transformer"]
+    name: str
+    """`predictor.name`, or empty."""
+    model: ModelSpec | None
+    containers: tuple[Mapping[str, Any], ...]
+    storage: tuple[StorageUri, ...]
+    timeout_s: float | None
+    concurrency: int | None
+    min_replicas: int
+    canary_percent: int | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """One entry of `spec.canary` (Standard mode)."""
+
+    percent: int
+    predictor: Component
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceService:
+    """One InferenceService after defaulting."""
+
+    name: str
+    namespace: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    mode: str
+    """`Knative` or `Standard`: which of the two canary forms counts."""
+    predictor: Component
+    transformer: Component | None
+    canaries: tuple[Canary, ...]
+    document: Document
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SupportedFormat:
+    """One entry of `supportedModelFormats`."""
+
+    name: str
+    version: str
+    auto_select: bool
+    priority: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRuntime:
+    """A ServingRuntime or ClusterServingRuntime."""
+
+    name: str
+    namespace: str
+    """Empty: for the whole cluster."""
+    formats: tuple[SupportedFormat, ...]
+    protocols: tuple[str, ...]
+    disabled: bool
+    multi_model: bool
+    has_workers: bool
+    created: str
+    containers: tuple[Mapping[str, Any], ...]
+    document: Document
+
+
+def _probe(value: Any) -> Probe | None:
+    probe = mapping(value)
+    if not probe:
+        return None
+    http, tcp = mapping(probe.get("httpGet")), mapping(probe.get("tcpSocket") or probe.get("grpc"))
+    kind: Literal["http", "tcp", "exec"] = "http" if http else "tcp" if tcp else "exec"
+    return Probe(
+        kind=kind,
+        path=str(http.get("path") or "/"),
+        port=http.get("port") if http else tcp.get("port"),
+        command=tuple(map(str, listed(mapping(probe.get("exec")).get("command")))),
+        # Defaults: Kubernetes, core/v1 Probe.
+        initial_delay_s=int(probe.get("initialDelaySeconds") or 0),
+        period_s=max(1, int(probe.get("periodSeconds") or 10)),
+        timeout_s=max(1, int(probe.get("timeoutSeconds") or 1)),
+        failures=max(1, int(probe.get("failureThreshold") or 3)),
+    )
+
+
+def parse_container(value: Mapping[str, Any], source: Source) -> Container:
+    """Read a container whose shape has been checked."""
+    env = tuple(
+        EnvVar(
+            name=str(item.get("name")),
+            value=str(item.get("value") if item.get("value") is not None else ""),
+            reference=item.get("valueFrom"),
+            source=source.under("env", index),
+        )
+        for index, item in enumerate(map(mapping, listed(value.get("env"))))
+    )
+    ports = tuple(
+        Port(int(item["containerPort"]), str(item.get("name") or ""))
+        for item in map(mapping, listed(value.get("ports")))
+    )
+    return Container(
+        name=str(value.get("name") or ""),
+        image=str(value.get("image") or ""),
+        command=tuple(map(str, listed(value.get("command")))),
+        args=tuple(map(str, listed(value.get("args")))),
+        env=env,
+        env_from=tuple(map(mapping, listed(value.get("envFrom")))),
+        ports=ports,
+        working_dir=str(value.get("workingDir") or ""),
+        readiness=_probe(value.get("readinessProbe")),
+        liveness=_probe(value.get("livenessProbe")),
+        source=source,
+    )
+
+
+def _legacy_protocol(name: str) -> str:
+    # defaults.go 264-271: these formats speak V2 when nothing is declared.
+    return "v2" if name in {"triton", "onnx", "huggingface"} else ""
+
+
+def _model(block: Mapping[str, Any], source: Source) -> ModelSpec | None:
+    for name in ("model", *LEGACY_FRAMEWORKS):
+        value = mapping(block.get(name))
+        if block.get(name) is None:
+            continue
+        if name == "model":
+            written = mapping(value.get("modelFormat"))
+            kind = ModelFormat(str(written.get("name") or ""), str(written.get("version") or ""))
+            default = "v2" if kind.name in {"triton", "vLLM"} else ""
+        else:
+            kind, default = ModelFormat(name, ""), _legacy_protocol(name)
+        own = {"modelFormat", "runtime", "storageUri", "storage", "protocolVersion", "runtimeVersion", "confidential"}
+        return ModelSpec(
+            format=kind,
+            runtime=str(value.get("runtime") or ""),
+            protocol=str(value.get("protocolVersion") or default),
+            runtime_version=str(value.get("runtimeVersion") or ""),
+            container={key: item for key, item in value.items() if key not in own},
+            source=source.under(name),
+        )
+    return None
+
+
+def _storage(block: Mapping[str, Any], source: Source) -> tuple[StorageUri, ...]:
+    found = []
+    for name in ("model", *LEGACY_FRAMEWORKS):
+        uri = mapping(block.get(name)).get("storageUri")
+        if uri:
+            found.append(StorageUri(str(uri), "/mnt/models", source.under(name, "storageUri")))
+    for index, item in enumerate(map(mapping, listed(block.get("storageUris")))):
+        mount = str(item.get("mountPath") or "/mnt/models").rstrip("/")
+        found.append(StorageUri(str(item.get("uri")), mount, source.under("storageUris", index, "uri")))
+    containers: Sequence[Any] = listed(block.get("containers"))
+    for index, container in enumerate(map(mapping, containers)):
+        # predictor_custom.go 75-88: STORAGE_URI counts on kserve-container only.
+        if container.get("name") not in {"kserve-container", None} and len(containers) > 1:
+            continue
+        for number, variable in enumerate(map(mapping, listed(container.get("env")))):
+            if variable.get("name") == "STORAGE_URI" and variable.get("value"):
+                at = source.under("containers", index, "env", number, "value")
+                found.append(StorageUri(str(variable["value"]), "/mnt/models", at))
+    return tuple(found)
+
+
+def _component(kind: Literal["predictor", "transformer"], block: Mapping[str, Any], source: Source) -> Component:
+    timeout, low = block.get("timeout"), block.get("minReplicas")
+    return Component(
+        kind=kind,
+        name=str(block.get("name") or ""),
+        model=_model(block, source) if kind == "predictor" else None,
+        containers=tuple(map(mapping, listed(block.get("containers")))),
+        storage=_storage(block, source),
+        timeout_s=float(timeout) if timeout is not None else None,
+        concurrency=block.get("containerConcurrency"),
+        min_replicas=1 if low is None else int(low),
+        canary_percent=block.get("canaryTrafficPercent"),
+        source=source,
+    )
+
+
+def parse_inference_service(document: Document) -> InferenceService:
+    """Read an InferenceService that admission has let pass."""
+    spec = mapping(document.value.get("spec"))
+    annotations = {str(key): str(value) for key, value in mapping(document.metadata.get("annotations")).items()}
+    stable = mapping(spec.get("predictor"))
+    canaries = []
+    for index, item in enumerate(map(mapping, listed(spec.get("canary")))):
+        path = ("spec", "canary", index, "predictor")
+        override = mapping(item.get("predictor"))
+        # predictor.go 861-1038: a deep copy of the stable predictor, the canary's fields over it; lists are replaced whole.
+        merged = _override({key: value for key, value in stable.items() if key != "canaryTrafficPercent"}, override)
+        source = Source(((document, path), (document, ("spec", "predictor"))))
+        canaries.append(Canary(int(item["trafficPercent"]), _component("predictor", merged, source)))
+    transformer = mapping(spec.get("transformer"))
+    return InferenceService(
+        name=document.name,
+        namespace=document.namespace,
+        labels={str(key): str(value) for key, value in mapping(document.metadata.get("labels")).items()},
+        annotations=annotations,
+        mode="Standard" if deployment_mode(annotations) == "Standard" else "Knative",
+        predictor=_component("predictor", stable, Source(((document, ("spec", "predictor")),))),
+        transformer=_component("transformer", transformer, Source(((document, ("spec", "transformer")),)))
+        if transformer
+        else None,
+        canaries=tuple(canaries),
+        document=document,
+    )
+
+
+def _override(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _override(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse_runtime(document: Document) -> ServingRuntime:
+    """Read a runtime that admission has let pass."""
+    spec = mapping(document.value.get("spec"))
+    formats = tuple(
+        SupportedFormat(
+            name=str(item.get("name")),
+            version=str(item.get("version") or ""),
+            auto_select=bool(item.get("autoSelect")),
+            priority=item.get("priority"),
+        )
+        for item in map(mapping, listed(spec.get("supportedModelFormats")))
+    )
+    return ServingRuntime(
+        name=document.name,
+        namespace="" if document.kind == "ClusterServingRuntime" else document.namespace,
+        formats=formats,
+        protocols=tuple(map(str, listed(spec.get("protocolVersions")))),
+        disabled=bool(spec.get("disabled")),
+        multi_model=bool(spec.get("multiModel")),
+        has_workers=bool(spec.get("workerSpec")),
+        created=str(document.metadata.get("creationTimestamp") or ""),
+        containers=tuple(map(mapping, listed(spec.get("containers")))),
+        document=document,
+    )

@@ -1,0 +1,1 @@
+"""Small dense networks over few rows."""

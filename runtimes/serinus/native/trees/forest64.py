@@ -1,0 +1,116 @@
+"""`Forest64`: a float64 tree ensemble as flat arrays, walked by compiled code (`forest64.c`). Knows no framework.
+
+As `Forest`, but values go left where they are `<=` the threshold, nodes may hold sets of categories, and the sums are float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..kernel_library import Library
+from .walker import Link, Struct, Trees, Walker, breadth_first, kernels, lay_out, outputs_of
+
+__all__ = ["ENGINE64", "Forest64", "Sets"]
+
+ENGINE64 = 1
+"""Version of the walk's arithmetic: raised with any change that could change a result, so that old verdicts lapse."""
+
+_NODE = np.dtype([("value", "<f8"), ("feature", "<u4"), ("step", "<i4")])
+_CATEGORY = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Which nodes look their category up, and in what."""
+
+    first: np.ndarray
+    """int64 [nodes]: where in `bits` a node's words begin; -1: the node compares."""
+    words: np.ndarray
+    """int64 [nodes]: how many they are."""
+    bits: np.ndarray
+    """uint32 [n]: category c of a node goes left where bit c % 32 of its word c // 32 is set."""
+
+
+class Forest64(Walker):
+    """An ensemble in float64, as LightGBM's, ready to predict.
+
+    Args:
+        trees: the trees; copied. `value` is float64.
+        sets: for categorical nodes; None: there are none.
+        columns: features of a row.
+        groups: outputs of a row; each one's sum starts from 0.
+        zeros: bool [columns]: where 0 counts as missing.
+        link: maps sums to predictions.
+        slope: factor of the sum in the sigmoid.
+        divisor: of the sums, before the link.
+        threads: most threads of one call.
+
+    Raises:
+        KernelsMissing: the compiled kernels are not there.
+        ValueError: an index leads out of its tree, out of the row, the sets or the outputs, or nodes form a ring.
+    """
+
+    dtype = np.dtype(np.float64)
+    function = "serinus_forest64_predict"
+
+    def __init__(
+        self,
+        trees: Trees,
+        *,
+        sets: Sets | None = None,
+        columns: int,
+        groups: int,
+        zeros: np.ndarray,
+        link: Link = Link.IDENTITY,
+        slope: float = 1.0,
+        divisor: float = 1.0,
+        threads: int = 1,
+        library: Library | None = None,
+    ) -> None:
+        library = library or kernels()
+        if len(zeros) != columns:
+            raise ValueError(f"{len(zeros)} flags for {columns} columns")
+        order, roots, depths = breadth_first(trees)
+        nodes = _pack(trees, sets, order, columns)
+        outputs = outputs_of(trees, groups)
+        bits = np.ascontiguousarray(sets.bits if sets else [], np.uint32)
+        arrays = nodes, roots, depths, outputs, np.ascontiguousarray(zeros, np.uint8), bits
+        struct = Struct(
+            *(array.ctypes.data for array in arrays[:4]),
+            None,
+            arrays[4].ctypes.data,
+            bits.ctypes.data if len(bits) else None,
+            trees=len(outputs),
+            groups=groups,
+            columns=columns,
+            link=int(link),
+            slope=slope,
+            divisor=divisor,
+        )
+        super().__init__(struct, arrays, steps_per_row=int(depths.sum()), threads=threads, library=library)
+
+
+def _pack(trees: Trees, sets: Sets | None, order: np.ndarray, columns: int) -> np.ndarray:
+    """Pack the nodes for forest64.c."""
+    inner, feature, step = lay_out(trees, order, columns)
+    value = np.asarray(trees.value, np.float64)[order]
+    default_left = inner & trees.default_left[order]
+    categorical = np.zeros(len(order), bool)
+    if sets is not None:
+        first, words = sets.first[order], sets.words[order]
+        categorical = inner & (first >= 0)
+        if np.any(categorical & ((words < 0) | (first + words > len(sets.bits)))):
+            raise ValueError("a node's categories lead out of their sets")
+        packed = first.astype(np.uint64) | (words.astype(np.uint64) << np.uint64(32))
+        value = np.where(categorical, packed.view(np.float64), value)
+        default_left &= ~categorical
+    if np.any(inner & ~categorical & np.isnan(value)):
+        raise ValueError("a threshold is no number")
+    nodes = np.zeros(len(order), _NODE)
+    # As integers: a float register may change the bits of what is no number but a set's place.
+    nodes["value"].view(np.uint64)[...] = value.view(np.uint64)
+    nodes["feature"] = 2 * feature + default_left + np.where(categorical, _CATEGORY, 0)
+    nodes["step"] = step
+    return nodes

@@ -1,0 +1,114 @@
+"""`start_grpc`: the gRPC side of a server process, on the engine that the settings choose."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ...dataplane.telemetry.metrics import Metrics
+from ...dataplane.plane import Plane
+from ...errors import ConfigError
+from ...settings import ServerSettings
+from .grpcio_engine import GrpcioEngine, address, credentials_of
+from .service import Service
+
+__all__ = ["GrpcServer", "start_grpc"]
+
+_log = logging.getLogger("serinus.grpc")
+
+
+class GrpcServer:
+    """A running gRPC server; its life goes on with `stop_accepting`, `drain` and `close`, in this order."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    @property
+    def engine(self) -> str:
+        """The engine that serves: grpcio or native."""
+        return self._engine.name
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return self._engine.port
+
+    def stop_accepting(self) -> None:
+        """Refuse new calls with UNAVAILABLE; calls in flight go on."""
+        self._engine.stop_accepting()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the calls in flight have ended, at most so many seconds."""
+        await self._engine.drain(timeout_s)
+
+    async def close(self) -> None:
+        """End what is left and release the port."""
+        await self._engine.close()
+
+
+async def start_grpc(
+    plane: Plane,
+    settings: ServerSettings,
+    *,
+    metrics: Metrics,
+    port: int | None = None,
+    repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+) -> GrpcServer:
+    """Start serving gRPC on the running loop.
+
+    Args:
+        plane: the data plane that answers.
+        settings: host, port, engine, TLS, limits; with `workers > 1` the port is shared by SO_REUSEPORT.
+        metrics: counts the errors that no model's statistics hold; all else the plane observes.
+        port: overrides `settings.grpc_port`; 0 picks a free one.
+        repository: applies ("load" or "unload", name, parameters) to every worker; None: to this plane.
+
+    Raises:
+        ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
+    """
+    service = Service(plane, settings, metrics=metrics, repository=repository)
+    port = settings.grpc_port if port is None else port
+    if choose_engine(settings) == "native":
+        from .native_engine import NativeEngine
+
+        native = NativeEngine(service, settings)
+        try:
+            await native.start(settings.host, port)
+        except OSError as error:
+            if settings.grpc == "native":
+                raise ConfigError(
+                    f"--grpc native needs a writable temporary directory (TMPDIR) for its sockets: {error.strerror}"
+                ) from None
+            _log.warning("gRPC engine: grpcio, since native has no writable temporary directory: %s", error.strerror)
+        else:
+            return GrpcServer(native)
+    engine = GrpcioEngine(service, settings)
+    await engine.start(address(settings.host, port), credentials=credentials_of(settings))
+    return GrpcServer(engine)
+
+
+def choose_engine(settings: ServerSettings) -> str:
+    """Settle which engine serves, and log why.
+
+    Raises:
+        ConfigError: native was asked for and cannot serve.
+    """
+    installed = importlib.util.find_spec("pygrpc_native") is not None
+    tls = settings.ssl_certfile is not None
+    if settings.grpc == "native":
+        if not installed:
+            raise ConfigError(
+                "--grpc native: the package pygrpc-native is not installed; pip install 'serinus[grpc_native]'"
+            )
+        if tls:
+            raise ConfigError("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
+        return "native"
+    if settings.grpc == "grpcio":
+        return "grpcio"
+    if tls or not installed:
+        _log.info("gRPC engine: grpcio (%s)", "TLS is on" if tls else "pygrpc-native is not installed")
+        return "grpcio"
+    _log.info("gRPC engine: native")
+    return "native"

@@ -1,0 +1,1 @@
+"""The REST application: one file an API, over the HTTP transports."""

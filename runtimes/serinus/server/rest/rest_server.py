@@ -1,0 +1,184 @@
+"""The REST server: settings to sockets.
+
+Which transport carries it is a setting: `thin` (llhttp on uvloop) or `uvicorn`; the application behind them is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from ...dataplane.telemetry.metrics import Metrics
+from ...dataplane.plane import Plane
+from ...errors import ConfigError
+from ...protocol.rest_codec import RestCodec
+from ...settings import ServerSettings
+from .app import CustomRoute, RestApp
+from ..http.asgi import UvicornServer
+from .cloudevents import CloudEventSettings
+from ..http.exchange import HttpLimits
+from ..http.thin import ThinServer
+from .openapi import openapi_document, openapi_page
+
+__all__ = ["RestServer", "start_rest"]
+
+
+class RestServer:
+    """A running REST server."""
+
+    def __init__(
+        self,
+        server: ThinServer | UvicornServer,
+        app: RestApp,
+        port: int,
+        metrics: tuple[ThinServer, RestApp, int] | None = None,
+    ) -> None:
+        self._server = server
+        self._app = app
+        self._metrics = metrics
+        self.port = port
+        """The port that it listens on, also where 0 was asked for."""
+        self.metrics_port = metrics[2] if metrics is not None else None
+        """Of `/metrics` alone; None: it has no port of its own."""
+
+    def add_custom(self, routes: Iterable[CustomRoute]) -> None:
+        """Serve further routes; one that is there already is replaced."""
+        self._app.add_custom(routes)
+
+    def stop_accepting(self) -> None:
+        """Refuse new connections; answers on those that there are carry `Connection: close`. Metrics can be read to the end."""
+        self._server.stop_accepting()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the requests in flight are answered and the connections closed, at most `timeout_s`."""
+        await self._server.drain(timeout_s)
+
+    async def close(self) -> None:
+        """Close what is left, cancelling its requests."""
+        await self._server.close()
+        self._app.close()
+        if self._metrics is not None:
+            await self._metrics[0].close()
+            self._metrics[1].close()
+
+
+async def start_rest(
+    plane: Plane,
+    settings: ServerSettings,
+    *,
+    metrics: Metrics,
+    sock: socket.socket | None = None,
+    metrics_page: Callable[[], Awaitable[bytes]] | None = None,
+    repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+    extra_routes: Iterable[CustomRoute] = (),
+) -> RestServer:
+    """Start serving REST on the running loop.
+
+    Args:
+        plane: what answers.
+        settings: host, port, transport, limits, time-outs, TLS.
+        metrics: rendered at `/metrics`.
+        sock: a bound socket to listen on; None: one is bound to `settings.host` and `settings.http_port`.
+        metrics_page: renders `/metrics` instead of `metrics`, for all worker processes together.
+        repository: loads and unloads (`action`, model, parameters) instead of the plane, on all worker processes.
+        extra_routes: further routes: method, path template, and an async handler of a `CustomRequest`.
+
+    Raises:
+        ConfigError: the port is taken, TLS files cannot be read, or the transport's package is missing.
+    """
+    limits = HttpLimits(
+        body_bytes=settings.max_body_bytes,
+        request_timeout_s=settings.request_timeout_s,
+        keep_alive_s=settings.timeout_keep_alive_s,
+    )
+
+    def make_app() -> RestApp:
+        return RestApp(
+            plane,
+            metrics=metrics,
+            render_metrics=metrics_page or metrics.render,
+            codec=RestCodec(replace(settings.limits, body_bytes=settings.max_body_bytes)),
+            body_bytes=settings.max_body_bytes,
+            repository=repository,
+            cloud_events=CloudEventSettings.from_environ(os.environ),
+            access_log=settings.access_log,
+        )
+
+    app = make_app()
+    app.add_custom(extra_routes)
+    document, as_json = openapi_document(app.router.templates, changes=plane.access.is_on)
+    app.add_page("/openapi.json", "application/json", as_json)
+    if settings.enable_docs_url:
+        app.add_page("/docs", "text/html; charset=utf-8", openapi_page(document))
+    transport = ThinServer if settings.http == "thin" else UvicornServer
+    server = transport(app, limits, observer=app.observe if settings.access_log else None)
+    tls = _tls(settings)
+    listener = sock or _bind(settings.host, settings.http_port)
+    try:
+        await server.listen(sock=listener, ssl=tls)
+    except BaseException:
+        listener.close()
+        raise
+    port = listener.getsockname()[1]
+    if settings.metrics_port is None or settings.metrics_port == port:
+        return RestServer(server, app, port)
+    metrics_app = make_app()
+    metrics_app.router.keep_only("/metrics")
+    try:
+        metrics_server, metrics_port = await _listen_for_metrics(settings, metrics_app, limits, share=sock is not None)
+    except BaseException:
+        await server.close()
+        raise
+    return RestServer(server, app, port, (metrics_server, metrics_app, metrics_port))
+
+
+async def _listen_for_metrics(
+    settings: ServerSettings, app: RestApp, limits: HttpLimits, *, share: bool
+) -> tuple[ThinServer, int]:
+    """Open the port for metrics alone: without TLS, as MLServer's and Triton's; whichever worker is asked tells of all."""
+    listener = _bind(settings.host, settings.metrics_port or 0, "metrics_port", share=share)
+    server = ThinServer(app, limits)
+    try:
+        await server.listen(sock=listener)
+    except BaseException:
+        listener.close()
+        raise
+    return server, listener.getsockname()[1]
+
+
+def _bind(host: str, port: int, setting: str = "http_port", *, share: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6 and host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another, or 0"
+        ) from error
+    return sock
+
+
+def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
+    if not settings.ssl_certfile and not settings.ssl_keyfile:
+        return None
+    if not settings.ssl_certfile or not settings.ssl_keyfile:
+        raise ConfigError("ssl_certfile and ssl_keyfile belong together; only one of them is set")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ssl_certfile, ssl_keyfile: cannot be read: {error}") from error
+    return context

@@ -1,0 +1,1 @@
+"""A model in its forms: made, compared, the fastest that agrees kept."""

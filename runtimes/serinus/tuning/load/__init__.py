@@ -1,0 +1,1 @@
+"""Load for a server under test, and what it answered."""

@@ -1,0 +1,614 @@
+"""The way from a transformer to its predictor, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import orjson
+import pytest
+
+from hosts_support import free_port, here, serving
+from serinus.errors import (
+    ClientError,
+    ConfigError,
+    InvalidInput,
+    NotReady,
+    Overloaded,
+    TimedOut,
+    UpstreamFailed,
+)
+from serinus.client.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
+from serinus.model import V1Answer
+from serinus.protocol import _open_inference_pb2 as pb
+from serinus.protocol import proto_codec
+from serinus.protocol.rest_codec import RestCodec
+from serinus.protocol.types import InferRequest, InferResponse, Tensor
+from serinus.settings import PredictorSettings
+
+
+class Predictor:
+    """A scripted HTTP predictor: records requests, answers what it is told to, in order; the last answer stays."""
+
+    def __init__(self, *answers: Callable[[Predictor], bytes | None]) -> None:
+        self.answers = list(answers)
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.connections = 0
+        self.port = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Predictor]:
+        server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=tls)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            await self._connected(reader, writer)
+        except asyncio.CancelledError:
+            pass  # asyncio's streams log a cancelled handler as an error
+        finally:
+            writer.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                headers: dict[str, str] = {}
+                line = (await reader.readuntil(b"\r\n")).decode().split()
+                while (field := await reader.readuntil(b"\r\n")) != b"\r\n":
+                    name, _, value = field.decode().partition(":")
+                    headers[name.lower()] = value.strip()
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                self.requests.append((line[0], line[1], headers, body))
+                answer = (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])(self)
+                if answer is None:
+                    break
+                writer.write(answer)
+                await writer.drain()
+
+
+def http(status: int, body: bytes = b"{}", **headers: str) -> Callable[[Predictor], bytes]:
+    fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{fields}\r\n"
+    return lambda _: head.encode() + body
+
+
+def doubled(predictor: Predictor) -> bytes:
+    """Answer a V2 request with its first input doubled, raw."""
+    codec = RestCodec()
+    _, _, headers, body = predictor.requests[-1]
+    length = headers.get("inference-header-content-length")
+    request = codec.decode_request(body, model_name="m", json_length=int(length) if length else None)
+    tensor = request.inputs[0]
+    answer = codec.encode_response(InferResponse("m", [Tensor.of("y", tensor.data * 2)], id=request.id), request)
+    fields = {"inference_header_content_length": str(answer.json_length)} if answer.json_length else {}
+    return http(200, answer.to_bytes(), **fields)(predictor)
+
+
+def client(port: int, **settings: Any) -> PredictorClient:
+    return PredictorClient(PredictorSettings(host=f"127.0.0.1:{port}", **{"protocol": "v2", **settings}))
+
+
+def question(**fields: Any) -> InferRequest:
+    return InferRequest("m", [Tensor.of("x", np.array([[1.5, 2.5]], np.float32))], **fields)
+
+
+@pytest.mark.parametrize(
+    ("host", "use_ssl", "expected"),
+    [
+        ("fraud-predictor.ns", False, ("fraud-predictor.ns", 80)),
+        ("fraud-predictor.ns", True, ("fraud-predictor.ns", 443)),
+        ("10.0.0.1:8081", False, ("10.0.0.1", 8081)),
+        ("[::1]:9000", False, ("::1", 9000)),
+        ("[::1]", False, ("::1", 80)),
+        ("fe80::1", True, ("fe80::1", 443)),
+    ],
+)
+def test_a_host_without_port_means_80_or_443_as_in_kserve(host: str, use_ssl: bool, expected: tuple[str, int]):
+    assert split_host(host, use_ssl) == expected
+
+
+@pytest.mark.parametrize("host", ["http://a", "a:b", "a:0", "a:70000", ":80", "a/b"])
+def test_what_is_no_host_is_refused(host: str):
+    with pytest.raises(ConfigError, match="host or host:port"):
+        split_host(host, False)
+
+
+async def test_tensors_travel_raw_both_ways_on_one_connection():
+    async with Predictor(doubled).listening() as predictor:
+        ours = client(predictor.port)
+        for index in range(3):
+            response = await ours.infer(question(id=str(index)))
+            assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
+            assert response.id == str(index)
+        await ours.close()
+    assert predictor.connections == 1
+    assert predictor.requests[0][1] == "/v2/models/m/infer"
+    assert predictor.requests[0][2]["content-type"] == "application/octet-stream"
+
+
+async def test_concurrent_requests_get_their_own_answers():
+    async with Predictor(doubled).listening() as predictor:
+        ours = client(predictor.port)
+        questions = [InferRequest("m", [Tensor.of("x", np.full((1, 2), i, np.float32))]) for i in range(20)]
+        answers = await asyncio.gather(*map(ours.infer, questions))
+        await ours.close()
+    assert [answer.outputs[0].data[0, 0] for answer in answers] == [2.0 * i for i in range(20)]
+
+
+async def test_trace_and_request_headers_go_along_and_others_do_not():
+    async with Predictor(doubled).listening() as predictor:
+        ours = client(predictor.port)
+        sent = dict.fromkeys(FORWARDED_HEADERS, "v1")
+        await ours.infer(question(headers={**sent, "cookie": "secret", "content-length": "999", "host": "evil"}))
+        await ours.close()
+    headers = predictor.requests[0][2]
+    assert {name: headers.get(name) for name in sent} == sent
+    assert "cookie" not in headers
+    assert headers["host"] == f"127.0.0.1:{predictor.port}"
+
+
+def test_forwarding_keeps_what_kserve_forwards_and_what_it_loses():
+    kept = forwarded({"x-request-id": "1", "x-b3-traceid": "2", "authorization": "3", "traceparent": "4", "x": "5"})
+    assert kept == {"x-request-id": "1", "x-b3-traceid": "2", "authorization": "3", "traceparent": "4"}
+
+
+async def test_the_deadline_goes_along_in_microseconds_and_ends_the_call():
+    async with Predictor(doubled).listening() as predictor:
+        ours = client(predictor.port)
+        await ours.infer(question(deadline=time.monotonic() + 5))
+        await ours.close()
+        length = int(predictor.requests[0][2]["inference-header-content-length"])
+        assert 4_000_000 < orjson.loads(predictor.requests[0][3][:length])["parameters"]["timeout"] <= 5_000_000
+    async with Predictor(lambda _: b"").listening() as silent:
+        ours = client(silent.port)
+        with pytest.raises(TimedOut, match="did not answer"):
+            await ours.infer(question(deadline=time.monotonic() + 0.05))
+        with pytest.raises(TimedOut, match="before the predictor was asked"):
+            await ours.infer(question(deadline=time.monotonic() - 1))
+        await ours.close()
+    assert len(silent.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected", "message"),
+    [
+        (400, b'{"error": "input \'x\': wrong"}', InvalidInput, "^input 'x': wrong$"),
+        (422, b'{"detail": "bad"}', InvalidInput, "bad"),
+        (404, b'{"error": "no model m"}', UpstreamFailed, "answered 404: no model m"),
+        (429, b"{}", Overloaded, "429"),
+        (500, b"<html>", UpstreamFailed, "500: <html>"),
+        (503, b"{}", NotReady, "503"),
+        (504, b"{}", TimedOut, "504"),
+    ],
+)
+async def test_a_status_of_the_predictor_becomes_the_right_error(
+    status: int, body: bytes, expected: type, message: str
+):
+    async with Predictor(http(status, body)).listening() as predictor:
+        ours = client(predictor.port, retries=3)
+        with pytest.raises(expected, match=message):
+            await ours.infer(question())
+        await ours.close()
+    assert len(predictor.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "grpc_status"), [(401, 16), (403, 7)])
+async def test_a_predictor_that_refuses_the_clients_credentials_says_so_to_the_client(status: int, grpc_status: int):
+    codes = {401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED}
+    async with Predictor(http(status)).listening() as predictor, Servicer("a", codes[status]).listening() as port:
+        for ours in (client(predictor.port), client(port, protocol="grpc-v2")):
+            with pytest.raises(ClientError, match="the predictor answered") as caught:
+                await ours.infer(question(headers={"authorization": "Bearer x"}))
+            assert (caught.value.http_status, caught.value.grpc_status) == (status, grpc_status)
+            await ours.close()
+
+
+async def test_a_request_that_was_sent_is_never_sent_again():
+    async with Predictor(lambda _: None).listening() as predictor:
+        ours = client(predictor.port, retries=5)
+        with pytest.raises(UpstreamFailed, match="closed the connection"):
+            await ours.infer(question())
+        await ours.close()
+    assert len(predictor.requests) == 1
+
+
+async def test_a_refusal_with_retry_after_is_tried_again_within_the_deadline():
+    async with Predictor(http(503, retry_after="0"), doubled).listening() as predictor:
+        ours = client(predictor.port, retries=1)
+        assert (await ours.infer(question())).outputs[0].data.tolist() == [[3.0, 5.0]]
+        await ours.close()
+    assert len(predictor.requests) == 2
+    async with Predictor(http(503, retry_after="30")).listening() as predictor:
+        ours = client(predictor.port, retries=1)
+        with pytest.raises(NotReady):
+            await ours.infer(question(deadline=time.monotonic() + 5))
+        await ours.close()
+    assert len(predictor.requests) == 1
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2", "v1"])
+async def test_a_predictor_that_is_not_there_yet_is_tried_again_and_without_retries_is_not(protocol: str):
+    port = free_port()
+    ours = client(port, protocol=protocol)
+    with pytest.raises(UpstreamFailed, match="no connection"):
+        await ours.infer(question())
+    await ours.close()
+
+
+async def test_a_connection_refused_at_first_is_retried():
+    port = free_port()
+    ours = client(port, retries=4)
+    asking = asyncio.ensure_future(ours.infer(question()))
+    await asyncio.sleep(0.05)  # the first attempt is refused
+    predictor = Predictor(doubled)
+    server = await asyncio.start_server(predictor._accepted, "127.0.0.1", port)
+    assert (await asking).outputs[0].data.tolist() == [[3.0, 5.0]]
+    await ours.close()
+    server.close()
+
+
+async def test_an_answer_that_is_no_http_or_no_inference_is_the_predictors_fault():
+    for answer in (lambda _: b"SSH-2.0-x\r\n\r\n", http(200, b"[]"), http(200, b'{"outputs": 3}')):
+        async with Predictor(answer).listening() as predictor:
+            ours = client(predictor.port)
+            with pytest.raises(UpstreamFailed):
+                await ours.infer(question())
+            await ours.close()
+
+
+async def test_cancelling_a_call_closes_its_connection_and_the_next_call_works():
+    async with Predictor(lambda _: b"", doubled).listening() as predictor:
+        ours = client(predictor.port)
+        asking = asyncio.ensure_future(ours.infer(question()))
+        while not predictor.requests:
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert (await ours.infer(question())).outputs[0].data.tolist() == [[3.0, 5.0]]
+        await ours.close()
+    assert predictor.connections == 2
+
+
+async def test_a_chunked_answer_and_a_closed_connection_are_read():
+    body = orjson.dumps({"model_name": "m", "outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [7]}]})
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:10], body[10:])) + b"0\r\n\r\n"
+    async with Predictor(lambda _: head + chunks).listening() as predictor:
+        ours = client(predictor.port)
+        for _ in range(2):
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [7]
+        await ours.close()
+    assert predictor.connections == 2
+
+
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"]
+)
+async def test_an_interim_response_in_the_same_segment_is_passed_over(interim: bytes):
+    async with Predictor(lambda predictor: interim + doubled(predictor)).listening() as predictor:
+        ours = client(predictor.port, timeout_s=5)
+        for _ in range(2):
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [[3.0, 5.0]]
+        await ours.close()
+    assert predictor.connections == 1
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_answer_without_a_length_ends_with_its_connection(version: bytes):
+    body = orjson.dumps({"model_name": "m", "outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [7]}]})
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/" + version + b" 200 OK\r\ncontent-type: application/json\r\n\r\n" + body[:9])
+        await writer.drain()
+        writer.write(body[9:])
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        ours = client(server.sockets[0].getsockname()[1], timeout_s=5)
+        for _ in range(2):
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [7]
+        await ours.close()
+
+
+async def test_an_answer_cut_short_is_the_predictors_fault():
+    whole = http(200, b'{"model_name": "m"}')
+    for cut in (5, 20, -3):
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int = cut) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(whole(Predictor())[:cut])
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            ours = client(server.sockets[0].getsockname()[1], timeout_s=5)
+            with pytest.raises(UpstreamFailed, match="before it had answered"):
+                await ours.infer(question())
+            await ours.close()
+
+
+async def test_v1_rows_go_out_and_predictions_come_back():
+    async with Predictor(http(200, b'{"predictions": [[1, 2]]}')).listening() as predictor:
+        ours = client(predictor.port, protocol="v1")
+        assert (await ours.infer(question())).outputs[0].data.tolist() == [[1, 2]]
+        words = np.array([b"a", b"b"], dtype=object)
+        two = InferRequest("m", [Tensor.of("n", np.array([1, 2])), Tensor.of("s", words)])
+        await ours.infer(two)
+        await ours.close()
+    assert predictor.requests[0][1] == "/v1/models/m:predict"
+    assert orjson.loads(predictor.requests[0][3]) == {"instances": [[1.5, 2.5]]}
+    assert orjson.loads(predictor.requests[1][3]) == {"instances": [{"n": 1, "s": "a"}, {"n": 2, "s": "b"}]}
+
+
+class Servicer(grpc.GenericRpcHandler):
+    """A gRPC predictor on raw bytes."""
+
+    def __init__(
+        self, name: str, status: grpc.StatusCode | None = None, pushback: str | None = None, version: str = ""
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.status = status
+        self.pushback = pushback
+        self.calls: list[tuple[dict[str, str], float | None]] = []
+
+    def service(self, details):
+        if details.method.endswith("ModelInfer"):
+            return grpc.unary_unary_rpc_method_handler(self.infer)
+        return grpc.unary_unary_rpc_method_handler(self.ready)
+
+    async def ready(self, message: bytes, context) -> bytes:
+        return pb.ServerReadyResponse(ready=True).SerializeToString()
+
+    async def infer(self, message: bytes, context) -> bytes:
+        self.calls.append((dict(context.invocation_metadata()), context.time_remaining()))
+        if self.status is not None:
+            status, self.status = self.status, None
+            if self.pushback:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback),))
+            await context.abort(status, "because")
+        request = proto_codec.decode_request(message)
+        output = Tensor.of("y", request.inputs[0].data * 2)
+        answer = InferResponse(self.name, [output], self.version, id=request.id)
+        return proto_codec.encode_response(answer, request)
+
+    @contextlib.asynccontextmanager
+    async def listening(self, port: int = 0, *, tls: tuple[bytes, bytes] | None = None) -> AsyncIterator[int]:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((self,))
+        address = f"127.0.0.1:{port}"
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials((tls,)))
+        await server.start()
+        try:
+            yield port
+        finally:
+            await server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key and a certificate of localhost, signed by itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, chain = folder / "key.pem", folder / "chain.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run([*make.split(), "-keyout", key, "-out", chain], check=True, capture_output=True)
+    return key, chain
+
+
+@pytest.mark.parametrize("trusted", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", ""])
+@pytest.mark.parametrize("protocol", ["v2", "v1", "grpc-v2"])
+async def test_a_predictor_over_TLS_is_asked_where_its_certificate_is_trusted(
+    protocol: str, trusted: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+):
+    key, chain = certificate
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if trusted:
+        monkeypatch.setenv(trusted, str(chain))
+    answer = http(200, b'{"predictions": [[3.0, 5.0]]}') if protocol == "v1" else doubled
+    async with contextlib.AsyncExitStack() as stack:
+        if protocol == "grpc-v2":
+            port = await stack.enter_async_context(Servicer("a").listening(tls=(key.read_bytes(), chain.read_bytes())))
+        else:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(chain, key)
+            port = (await stack.enter_async_context(Predictor(answer).listening(tls=tls))).port
+        settings = PredictorSettings(host=f"localhost:{port}", protocol=protocol, use_ssl=True, timeout_s=10)
+        ours = PredictorClient(settings)
+        stack.push_async_callback(ours.close)
+        if trusted:
+            assert (await ours.infer(question())).outputs[0].data.tolist() == [[3.0, 5.0]]
+        else:
+            with pytest.raises(UpstreamFailed, match=r"certificate|SSL|handshake"):
+                await ours.infer(question())
+
+
+async def test_each_client_has_a_channel_to_its_own_target():
+    async with Servicer("a").listening() as first, Servicer("b").listening() as second:
+        one, two = client(first, protocol="grpc-v2"), client(second, protocol="grpc-v2")
+        assert (await one.infer(question(id="9"))).model_name == "a"
+        answer = await two.infer(question(id="9"))
+        assert (answer.model_name, answer.id, answer.outputs[0].data.tolist()) == ("b", "9", [[3.0, 5.0]])
+        assert await one.server_ready()
+        assert await one.model_ready("m")
+        await one.close()
+        await two.close()
+
+
+async def test_a_header_that_grpc_cannot_carry_is_left_behind():
+    servicer = Servicer("a")
+    headers = {"baggage": "who=ü", "tracestate": "a\x07b", "traceparent": "00-1", "x-request-id": "r 1"}
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2")
+        answer = await ours.infer(question(headers=headers))
+        await ours.close()
+    assert answer.outputs[0].data.tolist() == [[3.0, 5.0]]
+    metadata = servicer.calls[0][0]
+    assert (metadata["traceparent"], metadata["x-request-id"]) == ("00-1", "r 1")
+    assert not {"baggage", "tracestate"} & metadata.keys()
+
+
+async def test_a_grpc_predictor_that_is_back_after_a_while_is_reached_at_once():
+    servicer = Servicer("a")
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2")
+        await ours.infer(question())
+    gone = time.monotonic()
+    while time.monotonic() - gone < 6:  # long enough that gRPC's own pauses, by now 4 s, would be seen
+        with pytest.raises(UpstreamFailed):
+            await ours.infer(question())
+        await asyncio.sleep(0.1)
+    async with servicer.listening(port):
+        back = time.monotonic()
+        while not await ours.server_ready():
+            assert time.monotonic() - back < 2
+            await asyncio.sleep(0.02)
+        assert (await ours.infer(question())).model_name == "a"
+        await ours.close()
+
+
+async def test_grpc_carries_deadline_and_headers():
+    servicer = Servicer("a")
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2")
+        await ours.infer(question(deadline=time.monotonic() + 7, headers={"traceparent": "00-1", "cookie": "no"}))
+        await ours.close()
+    metadata, remaining = servicer.calls[0]
+    assert metadata["traceparent"] == "00-1"
+    assert "cookie" not in metadata
+    assert remaining is not None
+    assert 5 < remaining <= 7
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
+        (grpc.StatusCode.NOT_FOUND, UpstreamFailed),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, TimedOut),
+        (grpc.StatusCode.UNAVAILABLE, UpstreamFailed),
+        (grpc.StatusCode.INTERNAL, UpstreamFailed),
+    ],
+)
+async def test_a_grpc_status_becomes_the_right_error_and_is_not_retried(status: grpc.StatusCode, expected: type):
+    servicer = Servicer("a", status)
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2", retries=3)
+        with pytest.raises(expected, match="because"):
+            await ours.infer(question())
+        await ours.close()
+    assert len(servicer.calls) == 1
+
+
+async def test_a_grpc_refusal_with_pushback_is_tried_again():
+    servicer = Servicer("a", grpc.StatusCode.UNAVAILABLE, "10")
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2", retries=1)
+        assert (await ours.infer(question())).model_name == "a"
+        await ours.close()
+    assert len(servicer.calls) == 2
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
+@pytest.mark.parametrize("transformer", ["ImageTransformer", "SuperTransformer"])
+async def test_a_transformer_reaches_its_remote_predictor_whichever_way_it_predicts(protocol: str, transformer: str):
+    """The author's `preprocess`, KServe's `Model.predict` and our client in a row."""
+    rest, servicer = Predictor(doubled), Servicer("a")
+    async with rest.listening(), servicer.listening() as port:
+        target = rest.port if protocol == "v2" else port
+        predictor = PredictorSettings(host=f"127.0.0.1:{target}", protocol=protocol)
+        async with serving(here(transformer), predictor=predictor) as plane:
+            if transformer == "ImageTransformer":
+                request = InferRequest("m", [Tensor.of("image", np.array([b"AQI=", b"/38="], dtype=object))])
+            else:
+                request = question()
+            request.headers = {"host": "x", "x-request-id": "abc"}
+            response = await plane.infer(request)
+    if transformer == "SuperTransformer":
+        assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
+    else:
+        assert set(response.outputs[0].data.tolist()) <= {b"dark", b"bright"}
+    seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
+    assert seen["x-request-id"] == "abc"
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
+async def test_the_predictors_version_and_the_trace_are_not_lost_on_the_way(protocol: str):
+    """Departures 21 and 22 of KServe's: `from_bytes` drops the version, and `traceparent` is not forwarded."""
+    output = {"name": "y", "shape": [1], "datatype": "FP32", "data": [1.0]}
+    answer = orjson.dumps({"model_name": "m", "model_version": "7", "outputs": [output]})
+    rest, servicer = Predictor(http(200, answer)), Servicer("m", version="7")
+    async with rest.listening(), servicer.listening() as port:
+        predictor = PredictorSettings(host=f"127.0.0.1:{rest.port if protocol == 'v2' else port}", protocol=protocol)
+        async with serving(here("Versioned"), predictor=predictor) as plane:
+            response = await plane.infer(question(headers={"host": "x", "traceparent": "00-1"}))
+    assert response.outputs[0].data.tolist() == [b"7"]
+    seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
+    assert seen["traceparent"] == "00-1"
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+async def test_response_headers_of_the_predictor_reach_a_transformer_that_asked_for_them_and_the_client(protocol: str):
+    body = b'{"model_name": "m", "outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [3.0]}]}'
+    answer = http(200, b'{"predictions": [3.0]}' if protocol == "v1" else body, x_revision="7", server="other")
+    async with Predictor(answer).listening() as predictor:
+        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol=protocol)
+        async with serving(here("HeadersThrough"), predictor=settings) as plane:
+            response = await plane.infer(question(headers={"host": "a"}))
+            v1 = await plane.predict_v1("m", b'{"instances": [1]}') if protocol == "v1" else None
+    assert response.headers == {"x-revision": "7", "x-seen": "7"}
+    if protocol == "v1":
+        assert v1 == V1Answer({"predictions": [3.0]}, {"x-revision": "7", "x-seen": "7"})
+
+
+async def test_a_v1_body_for_a_predictor_over_grpc_is_refused_in_words():
+    settings = PredictorSettings(host="127.0.0.1:1", protocol="grpc-v2")
+    async with serving(here("SuperTransformer"), predictor=settings) as plane:
+        with pytest.raises(InvalidInput, match=r"gRPC .*has no V1"):
+            await plane.predict_v1("m", b'{"instances": [1]}')
+
+
+async def test_readiness_asks_the_predictor_where_it_is_told_to():
+    async with Predictor(http(200)).listening() as predictor:
+        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2", health_check=True)
+        async with serving(here("SuperTransformer"), predictor=settings) as plane:
+            model: Any = plane.registry.served("m", "").model
+            assert await model.is_ready()
+            assert predictor.requests[-1][1] == "/v2/models/m/ready"
+            predictor.answers[:] = [http(503)]
+            assert not await model.is_ready()
+
+
+def test_a_client_needs_a_host():
+    with pytest.raises(ConfigError, match="--predictor_host"):
+        PredictorClient(PredictorSettings())

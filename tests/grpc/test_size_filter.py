@@ -1,0 +1,222 @@
+"""The guard before the native front: nothing that is within the limit is changed, nothing that is over it passes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serinus.errors import InvalidInput, TooLarge
+from serinus.server.grpc.deflate import DEFLATED, inflate
+from serinus.server.grpc.size_filter import FrameGuard
+
+LIMIT = 100_000
+MARKER = b"\xffmarker"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack("!I", len(payload))[1:] + bytes((kind, flags)) + struct.pack("!I", stream) + payload
+
+
+def message(payload: bytes, compressed: int = 0, claim: int | None = None) -> bytes:
+    return struct.pack("!BI", compressed, len(payload) if claim is None else claim) + payload
+
+
+def squeezed(payload: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return packer.compress(payload) + packer.flush()
+
+
+def data_frames(stream: int, body: bytes, *, most: int = 16384, end: bool = True) -> list[bytes]:
+    pieces = [body[i : i + most] for i in range(0, len(body), most)] or [b""]
+    return [frame(0, int(end and i == len(pieces) - 1), stream, piece) for i, piece in enumerate(pieces)]
+
+
+def guard() -> FrameGuard:
+    fresh = FrameGuard(LIMIT, MARKER)
+    assert fresh.feed(PREFACE + frame(4, 0, 0)) == PREFACE + frame(4, 0, 0)
+    return fresh
+
+
+def messages_of(data: bytes) -> dict[int, tuple[bytes, bool]]:
+    """Stream to (joined DATA payloads without padding, whether it ended), as the front would see them."""
+    streams: dict[int, tuple[bytes, bool]] = {}
+    while data:
+        length = int.from_bytes(data[:3], "big")
+        kind, flags, stream = data[3], data[4], int.from_bytes(data[5:9], "big")
+        payload, data = data[9 : 9 + length], data[9 + length :]
+        assert len(payload) == length, "a frame is cut short"
+        assert length <= 16384, "a frame is larger than HTTP/2 allows"
+        if kind == 0:
+            if flags & 8:
+                payload = payload[1 : len(payload) - payload[0]]
+            before, ended = streams.get(stream, (b"", False))
+            assert not ended, "DATA after END_STREAM"
+            streams[stream] = before + payload, bool(flags & 1)
+    return streams
+
+
+REFUSED = (message(MARKER), True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 40_000), min_size=1, max_size=5),
+    most=st.integers(1, 16384),
+    cuts=st.lists(st.integers(1, 5_000), min_size=1, max_size=30),
+    pack=st.booleans(),
+)
+def test_what_is_within_the_limit_passes_unchanged_however_it_is_cut(sizes, most, cuts, pack):
+    body = b"".join(message(squeezed(os.urandom(n)), 1) if pack else message(os.urandom(n)) for n in sizes)
+    sent = b"".join(data_frames(1, body, most=max(most, len(body) // 200 + 1)))
+    checked, got, position, turn = guard(), [], 0, 0
+    while position < len(sent):
+        step = cuts[turn % len(cuts)]
+        got.append(checked.feed(sent[position : position + step]))
+        position, turn = position + step, turn + 1
+    assert b"".join(got) == sent
+    assert not checked._messages, "finished streams leave nothing behind"
+    assert checked.dropped == 0
+
+
+@pytest.mark.parametrize("claim", [LIMIT + 1, 2**31, 2**32 - 1])
+def test_an_announced_length_over_the_limit_is_replaced_by_the_marker_at_once(claim):
+    checked = guard()
+    got = checked.feed(frame(1, 4, 1, b"headers") + frame(0, 0, 1, message(b"abc", claim=claim)))
+    assert messages_of(got) == {1: REFUSED}
+    assert checked.feed(frame(0, 0, 1, b"x" * 16384)) == b""
+    assert checked.feed(frame(0, 1, 1, b"x")) == b""
+    assert checked.dropped > 16384
+    assert not checked._messages
+
+
+def test_the_largest_message_allowed_passes():
+    sent = b"".join(data_frames(1, message(bytes(LIMIT))))
+    assert guard().feed(sent) == sent
+
+
+@pytest.mark.parametrize("size", [LIMIT + 1, 10 * LIMIT, 2000 * LIMIT])
+def test_a_gzip_message_that_inflates_over_the_limit_is_replaced_by_the_marker(size):
+    checked = guard()
+    got = b"".join(checked.feed(piece) for piece in data_frames(1, message(squeezed(bytes(size)), 1)))
+    assert messages_of(got) == {1: REFUSED}
+
+
+def test_a_gzip_message_too_large_to_hold_is_cut_short_where_it_passes_the_limit():
+    checked = FrameGuard(5_000_000, MARKER)
+    checked.feed(PREFACE)
+    noise = os.urandom(3_000_000)  # more than is held, and then a bomb
+    got = b"".join(checked.feed(piece) for piece in data_frames(1, message(squeezed(noise + bytes(10_000_000)), 1)))
+    body, ended = messages_of(got)[1]
+    assert ended
+    assert len(body) < 5 + int.from_bytes(body[1:5], "big"), "the front must see that the message is incomplete"
+
+
+def test_a_refused_stream_does_not_touch_its_neighbours():
+    checked = guard()
+    good = message(b"good")
+    got = checked.feed(
+        frame(0, 0, 3, good[:4])
+        + frame(0, 0, 1, message(b"", claim=LIMIT + 1))
+        + frame(0, 1, 3, good[4:])
+        + frame(0, 1, 5, good)
+        + frame(0, 1, 1, b"rest")
+    )
+    assert messages_of(got) == {3: (good, True), 1: REFUSED, 5: (good, True)}
+
+
+def test_messages_before_a_large_one_on_the_same_stream_are_delivered():
+    got = guard().feed(frame(0, 0, 1, message(b"first") + message(b"", claim=LIMIT + 1)))
+    assert messages_of(got) == {1: (message(b"first") + message(MARKER), True)}
+
+
+def test_padding_is_not_taken_for_a_message():
+    large = message(b"x", claim=LIMIT + 1)
+    assert messages_of(guard().feed(frame(0, 9, 1, bytes((7,)) + large + bytes(7)))) == {1: REFUSED}
+    fits = frame(0, 9, 1, bytes((7,)) + message(b"good") + b"\xff" * 7)
+    assert guard().feed(fits) == fits
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", id="HTTP/1"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
+        pytest.param(PREFACE[:10] + b"x" * 50, id="broken preface"),
+        pytest.param(PREFACE + b"\xff\xff\xff" + bytes(100), id="frame of 16 MiB"),
+        pytest.param(PREFACE + frame(0, 8, 1, b"\xff\x00"), id="padding longer than the frame"),
+    ],
+)
+def test_what_is_no_HTTP2_passes_so_that_the_front_refuses_it(bad):
+    checked = FrameGuard(LIMIT, MARKER)
+    assert checked.feed(bad) + checked.feed(b"more") == bad + b"more" or checked._tail == b"more"
+
+
+def test_a_gzip_flag_on_what_is_no_gzip_passes_so_that_the_front_refuses_it():
+    sent = frame(0, 1, 1, message(b"this is no gzip at all", 1))
+    assert guard().feed(sent) == sent
+
+
+def test_a_reset_stream_leaves_nothing_behind():
+    checked = guard()
+    checked.feed(frame(0, 0, 1, message(squeezed(bytes(90_000)), 1, claim=5000)[:50]) + frame(0, 0, 3, b"\x00"))
+    assert set(checked._messages) == {1, 3}
+    assert checked.feed(frame(3, 0, 1, bytes(4)) + frame(3, 0, 3, bytes(4))) == frame(3, 0, 1, bytes(4)) + frame(
+        3, 0, 3, bytes(4)
+    )
+    assert not checked._messages
+
+
+# Deflate
+
+
+@given(
+    payload=st.binary(min_size=1, max_size=60_000),
+    most=st.integers(7, 16384),
+    cuts=st.lists(st.integers(1, 5_000), min_size=1, max_size=30),
+)
+def test_a_deflate_message_arrives_under_another_name_and_of_the_same_length(payload, most, cuts):
+    headers = frame(1, 4, 1, b"\x40\x0dgrpc-encoding\x07deflate\xc2")
+    body = message(zlib.compress(payload), 1)
+    sent = headers + b"".join(data_frames(1, body, most=max(most, len(body) // 200 + 1)))
+    checked, got, position, turn = guard(), [], 0, 0
+    while position < len(sent):
+        step = cuts[turn % len(cuts)]
+        got.append(checked.feed(sent[position : position + step]))
+        position, turn = position + step, turn + 1
+    passed = b"".join(got)
+    assert len(passed) == len(sent)
+    assert passed.startswith(headers.replace(b"grpc-encoding", b"serinus-codec"))
+    seen, ended = messages_of(passed)[1]
+    assert ended
+    assert seen[:7] == b"\0" + body[1:5] + DEFLATED
+    assert inflate(seen[5:], LIMIT) == payload
+    assert not checked._messages
+
+
+def test_deflate_messages_on_one_stream_are_each_renamed_and_plain_ones_between_are_not():
+    body = message(zlib.compress(b"one"), 1) + message(b"two") + message(zlib.compress(b"three"), 1)
+    seen, _ = messages_of(guard().feed(frame(0, 9, 1, bytes((4,)) + body + bytes(4))))[1]
+    assert len(seen) == len(body)
+    assert seen.count(DEFLATED) == 2
+    assert message(b"two") in seen
+
+
+def test_the_name_of_the_coding_within_a_message_is_left_alone():
+    sent = frame(0, 1, 1, message(b"\x0dgrpc-encoding\x07deflate"))
+    assert guard().feed(sent) == sent
+
+
+def test_what_inflates_over_the_limit_or_is_damaged_is_refused():
+    whole = DEFLATED + zlib.compress(bytes(LIMIT))[2:]
+    assert inflate(whole, LIMIT) == bytes(LIMIT)
+    with pytest.raises(TooLarge, match=f"more than {LIMIT - 1} bytes after deflate"):
+        inflate(whole, LIMIT - 1)
+    for damaged in (whole[:-1], whole[:-1] + b"?", whole + b"?", whole[:-9], DEFLATED, DEFLATED + b"\xff" * 9):
+        with pytest.raises(InvalidInput, match="damaged"):
+            inflate(damaged, LIMIT)

@@ -1,0 +1,724 @@
+"""`kserve.Model` subclasses run unchanged behind the data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kserve
+import numpy as np
+import pytest
+from kserve import InferRequest as KServeRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
+from kserve.protocol.infer_type import InferInput as KServeInput
+
+import hosts_support as support
+from hosts_support import here, hosted, serving
+from serinus.dataplane.telemetry.metrics import Metrics
+from serinus.dataplane.plane import Plane
+from serinus.dataplane.registry import Registry
+from serinus.errors import (
+    ConfigError,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    NotSupported,
+    Overloaded,
+    SerinusError,
+    TimedOut,
+    UpstreamFailed,
+)
+from serinus.hosts import build_model, settings_from_script
+from serinus.hosts.method_executor import Handler
+from serinus.hosts.kserve.kserve_errors import translate
+from serinus.hosts.kserve.kserve_types import to_kserve_request, to_kserve_response
+from serinus.hosts.loop_thread import asks_for_loop
+from serinus.model import V1Answer
+from serinus.protocol.rest_codec import RestCodec
+from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
+from serinus.settings import ModelSettings, PredictorSettings
+
+REST = {"host": "127.0.0.1", "content-type": "application/json"}
+GRPC = {"user-agent": "grpc-python/1.0"}
+
+
+def text(*values: str) -> Tensor:
+    array = np.empty(len(values), dtype=object)
+    array[:] = [value.encode() for value in values]
+    return Tensor.of("kind", array)
+
+
+def rows(*values: list[float]) -> Tensor:
+    return Tensor.of("x", np.array(values, dtype=np.float32))
+
+
+async def test_a_documented_predictor_answers_v2_and_v1():
+    async with serving(here("DocumentedPredictor")) as plane:
+        response = await plane.infer(InferRequest("m", [rows([1, 2], [3, 4])], id="r1", headers=REST))
+        assert response.outputs[0].name == "output-0"
+        assert response.outputs[0].data.tolist() == [21.0, 43.0]
+        assert response.id == "r1"
+        answer = await plane.predict_v1("m", b'{"instances": [[1, 2], [3, 4]]}')
+        assert answer == {"predictions": [21.0, 43.0]}
+
+
+async def test_an_id_is_never_invented_even_where_kserves_helper_invents_one():
+    async with serving(here("DocumentedPredictor")) as plane:
+        assert (await plane.infer(InferRequest("m", [rows([1, 2])], headers=REST))).id is None
+
+
+async def test_coroutine_stages_run_in_order_with_the_headers():
+    async with serving(here("AsyncStages")) as plane:
+        response = await plane.infer(InferRequest("m", [rows([1, 2])], headers={**REST, "x-tenant": "blue"}))
+    assert response.output("y").data.tolist() == [[20.0, 30.0]]
+    assert response.output("tenant").data.tolist() == [b"blue"]
+
+
+async def test_response_headers_come_back_without_those_of_framing():
+    async with serving(here("HeadersBack")) as plane:
+        response = await plane.infer(InferRequest("m", [rows([1])], headers=REST))
+    assert response.headers == {"x-model-revision": "7"}
+
+
+async def test_over_rest_a_class_sees_text_and_lists_as_they_were_sent():
+    async with serving(here("Mirror")) as plane:
+        request = InferRequest("m", [rows([1, 2], [3, 4])], parameters={"k": 3}, headers=REST)
+        request.outputs = [RequestedOutput("x")]
+        await plane.infer(request)
+        seen = hosted(plane).seen
+        assert seen["data"] == [1, 2, 3, 4]
+        assert seen["shape"] == [2, 2]
+        assert seen["outputs"] == ["x"]
+        assert seen["parameters"] == {"k": 3}
+        assert seen["from_grpc"] is False
+        assert seen["headers"] == REST
+        response = await plane.infer(InferRequest("m", [text("Zürich", "b")], headers=REST))
+        assert hosted(plane).seen["data"] == ["Zürich", "b"]
+        assert hosted(plane).seen["numpy"].tolist() == ["Zürich", "b"]
+        assert response.outputs[0].data.tolist() == ["Zürich".encode(), b"b"]
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]]], ids=["flat", "nested"])
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "python"])
+async def test_lists_of_json_are_as_flat_or_nested_as_their_sender_wrote_them(data: list[Any], kernel: bool):
+    codec = RestCodec()
+    if not kernel:
+        codec._kernel = None
+    entry = {"name": "x", "datatype": "INT32", "shape": [2, 2], "data": data}
+    request = codec.decode_request(json.dumps({"inputs": [entry]}).encode(), model_name="m", headers=REST)
+    answer = codec.decode_response(json.dumps({"model_name": "m", "outputs": [entry]}).encode())
+    async with serving(here("Mirror")) as plane:
+        await plane.infer(request)
+        assert hosted(plane).seen["data"] == data
+    assert to_kserve_response(answer, False).outputs[0].data == data
+
+
+async def test_over_grpc_a_class_sees_flat_lists_bytes_and_parameter_messages():
+    async with serving(here("Mirror")) as plane:
+        await plane.infer(InferRequest("m", [rows([1, 2], [3, 4])], parameters={"k": "v"}, headers=GRPC))
+        seen = hosted(plane).seen
+        assert seen["data"] == [1, 2, 3, 4]
+        assert seen["numpy"].tolist() == [[1, 2], [3, 4]]
+        assert seen["from_grpc"] is True
+        assert seen["parameters"] == {"k": InferParameter(string_param="v")}
+        await plane.infer(InferRequest("m", [text("a")], headers=GRPC))
+        assert hosted(plane).seen["data"] == [b"a"]
+
+
+async def test_text_that_is_no_utf8_is_the_clients_fault():
+    async with serving(here("Mirror")) as plane:
+        array = np.array([b"\xff"], dtype=object)
+        with pytest.raises(InvalidInput, match=r"input 'x'.*not UTF-8"):
+            await plane.infer(InferRequest("m", [Tensor.of("x", array)], headers=REST))
+
+
+@pytest.mark.parametrize(
+    "datatype",
+    ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16"],
+)
+@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
+async def test_every_datatype_goes_through_a_class_bit_for_bit(datatype: str, headers: dict[str, str]):
+    from serinus.protocol.datatypes import NUMPY_DTYPES
+
+    array = np.arange(6).reshape(2, 3).astype(NUMPY_DTYPES[datatype])
+    async with serving(here("Mirror")) as plane:
+        response = await plane.infer(InferRequest("m", [Tensor("x", datatype, (2, 3), array)], headers=headers))
+    output = response.outputs[0]
+    assert output.datatype == datatype
+    assert output.data.dtype == array.dtype
+    assert output.data.tobytes() == array.tobytes()
+
+
+def test_a_hosted_input_serialises_for_kserves_own_clients_as_theirs_does():
+    array = np.array([[1.5, 2.5]], np.float32)
+    ours = to_kserve_request(InferRequest("m", [Tensor.of("x", array)], id="1"), REST)
+    flat = KServeInput("x", [1, 2], "FP32", [1.5, 2.5], {})
+    theirs = KServeRequest("m", [flat], "1", parameters={})
+    assert json.dumps(ours.to_rest()[0]) == json.dumps(theirs.to_rest()[0])
+    assert ours.to_grpc() == theirs.to_grpc()
+    ours_grpc = to_kserve_request(InferRequest("m", [Tensor.of("x", array)], id="1"), GRPC)
+    assert ours_grpc.to_grpc() == KServeRequest("m", [flat], "1").to_grpc()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "message"),
+    [
+        ("invalid", InvalidInput, "column 'amount' is missing"),
+        ("inference", ModelFailed, "the weights are corrupt"),
+        ("notready", NotReady, "not ready"),
+        ("notfound", NotFound, "other"),
+        ("notimplemented", NotSupported, "no such mode"),
+        ("httpx", UpstreamFailed, "could not be reached"),
+        ("timeout", TimedOut, "in time"),
+    ],
+)
+async def test_what_a_class_raises_has_the_status_that_it_deserves(kind: str, expected: type, message: str):
+    async with serving(here("Raising")) as plane:
+        with pytest.raises(expected, match=message):
+            await plane.infer(InferRequest("m", [text(kind)], headers=REST))
+
+
+async def test_an_http_exception_keeps_its_own_status():
+    async with serving(here("Raising")) as plane:
+        with pytest.raises(SerinusError, match="a teapot") as caught:
+            await plane.infer(InferRequest("m", [text("fastapi")], headers=REST))
+    assert caught.value.http_status == 418
+
+
+async def test_a_bug_in_a_class_is_a_500_that_names_no_python_class():
+    async with serving(here("Raising")) as plane:
+        with pytest.raises(ModelFailed) as caught:
+            await plane.infer(InferRequest("m", [text("bug")], headers=REST))
+    assert "ZeroDivision" not in str(caught.value)
+
+
+async def test_a_blocking_predict_does_not_block_the_event_loop():
+    async with serving(here("Blocking")) as plane:
+        slow = asyncio.ensure_future(plane.infer(InferRequest("m", [Tensor.of("s", np.array([0.5]))], headers=REST)))
+        turns = 0
+        while not slow.done():
+            turns += 1
+            await asyncio.sleep(0.005)  # the loop is free: it turns many times while the model blocks
+        assert turns > 20
+        assert (await slow).outputs[0].data[0].startswith(b"kserve-m")
+
+
+async def test_synchronous_methods_that_ask_for_the_running_loop_have_one_that_they_may_block():
+    async with serving(here("SpawningPredictor")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": [1]}
+        await plane.predict_v1("m", b'{"instances": [1]}')
+        ((thread, loop), second) = hosted(plane).logged
+        assert second == (thread, loop)
+        assert thread != threading.get_ident()
+        assert type(loop).__module__.startswith("asyncio")
+        stages = plane.registry.all_served()[0].statistics.stages
+        assert sum(stages["preprocess"].counts) == 2
+
+
+async def test_a_transformer_on_a_loop_of_its_own_reaches_the_model_in_its_process():
+    pixels = Tensor.of("pixels", np.float32([[100, 150, 60]]))
+    async with serving(here("Pixels"), transformer=here("Spawning")) as plane:
+        response = await plane.infer(InferRequest("m", [pixels], headers=REST))
+        v1 = await plane.predict_v1("m", b'{"instances": [[1, 2, 3]]}')
+        assert len(hosted(plane).logged) == 2
+    assert response.outputs[0].data.tolist() == [310.0]
+    assert v1 == {"predictions": [6.0]}
+
+
+async def test_a_class_that_asks_its_predictor_in_a_way_of_its_own_does_so():
+    predictor = PredictorSettings(host="127.0.0.1:1")
+    async with serving(here("OwnCall"), predictor=predictor) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": ["asked", 1]}
+
+
+async def test_a_class_without_stages_is_called():
+    async with serving(here("OnlyCalled")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == V1Answer(
+            {"predictions": ["PREDICT", 1]}, {"x-seen": "yes"}
+        )
+        response = await plane.infer(InferRequest("m", [rows([1, 2])], headers=REST))
+    assert response.outputs[0].data.tolist() == [1]
+
+
+def test_a_class_that_answers_no_inference_requests_is_refused_in_words():
+    with pytest.raises(
+        ConfigError, match="'hosts_support:OfNoInference' is a BaseKServeModel: it answers neither V1 nor V2"
+    ):
+        build_model(ModelSettings(name="m", implementation=here("OfNoInference")))
+
+
+async def test_a_model_that_calls_itself_unhealthy_is_asked_nothing_as_under_kserve():
+    async with serving(here("Moody")) as plane:
+        assert await plane.predict_v1("m", b"{}") == {"predictions": {}}
+        hosted(plane).well = False
+        with pytest.raises(NotReady, match="not ready"):
+            await plane.predict_v1("m", b"{}")
+
+
+@pytest.mark.parametrize("document", [[1, 2], [{"a": 1}], "text", 5, None], ids=repr)
+async def test_any_json_is_a_v1_body_for_a_class_as_under_kserve(document: Any):
+    async with serving(here("Moody")) as plane:
+        assert await plane.predict_v1("m", json.dumps(document).encode()) == {"predictions": document}
+
+
+async def test_a_body_that_no_stage_has_made_an_object_of_is_the_clients_fault():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        with pytest.raises(InvalidInput, match="list, a JSON object was expected"):
+            await plane.predict_v1("m", b"[1]")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body", "accepted"),
+    [
+        ("v1", {"instances": {}}, False),
+        ("v1", {"instances": None}, False),
+        ("v1", {"inputs": "text"}, True),
+        ("v2", {"inputs": {}}, False),
+        ("v2", {"instances": "text"}, True),
+        ("grpc-v2", {"instances": "text", "inputs": 5}, True),
+    ],
+)
+async def test_which_list_a_v1_body_must_have_hangs_on_the_predictors_protocol_as_under_kserve(
+    protocol: Any, body: Any, accepted: bool
+):
+    predictor = PredictorSettings(host="127.0.0.1:1", protocol=protocol)
+    async with serving(here("Moody"), predictor=predictor) as plane:
+        if accepted:
+            assert await plane.predict_v1("m", json.dumps(body).encode()) == {"predictions": body}
+        else:
+            with pytest.raises(InvalidInput, match="to be a list"):
+                await plane.predict_v1("m", json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("Spawning", True),
+        ("SpawningPredictor", True),
+        ("AsyncStages", False),
+        ("Engined", False),
+        ("DocumentedPredictor", False),
+    ],
+)
+def test_only_classes_whose_requests_meet_synchronous_code_that_asks_are_given_a_loop(name: str, asks: bool):
+    assert asks_for_loop(getattr(support, name)) is asks
+
+
+async def test_an_unload_does_not_wait_for_a_class_that_blocks_its_loop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("serinus.hosts.kserve.kserve_host._STOP_S", 0.05)
+    monkeypatch.setattr("serinus.hosts.loop_thread._JOIN_S", 0.05)
+    model: Any = build_model(ModelSettings(name="m", implementation=here("Stuck")))
+    model.load()
+    await model.start()
+    asked = asyncio.ensure_future(model.predict_v1({"instances": []}, {}))
+    while not model.hosted.logged and not hasattr(model.hosted, "task"):
+        await asyncio.sleep(0.01)  # another thread has to get there
+    await asyncio.get_running_loop().run_in_executor(None, model.unload)
+    model.hosted.let_go.set()
+    asked.cancel()
+    assert "is left at it" in caplog.text
+
+
+async def test_a_stream_is_made_on_the_loop_of_its_class():
+    async with serving(here("SpawningTeller")) as plane:
+        answer = await plane.predict_v1("m", b'{"instances": ["a", "b"]}')
+        told = [piece.split() async for piece in answer.document]
+        model = hosted(plane)
+        await model.task
+        assert told == [[text, str(model.logged[0][0]).encode()] for text in (b"a", b"b")]
+        assert told[0][1] != str(threading.get_ident()).encode()
+        answer = await plane.predict_v1("m", b'{"instances": ["a", "fail"]}')
+        assert (await anext(answer.document)).startswith(b"a ")
+        with pytest.raises(InvalidInput, match="not that"):
+            await anext(answer.document)
+        answer = await plane.predict_v1("m", json.dumps({"instances": ["a"] * 1000}).encode())
+        await anext(answer.document)
+        await answer.document.aclose()
+        while not model.closed:
+            await asyncio.sleep(0.01)  # another thread has to get there
+
+
+async def test_an_engine_runs_for_as_long_as_its_model_is_loaded():
+    async with serving(here("Engined")) as plane:
+        answers = [plane.predict_v1("m", b'{"instances": [%d]}' % value) for value in (1, 2, 3)]
+        assert await asyncio.gather(*answers) == [{"predictions": [2 * value]} for value in (1, 2, 3)]
+        model = hosted(plane)
+        assert not model.ended
+    assert model.ended
+
+
+async def test_a_model_whose_engine_does_not_start_is_not_served():
+    with pytest.raises(SerinusError, match="does not load: no such device"):
+        async with serving(here("BrokenEngine")):
+            pass
+
+
+async def test_a_quick_predict_moves_to_the_loop_and_a_slow_one_moves_it_back():
+    async with serving(here("Blocking")) as plane:
+        quick = InferRequest("m", [Tensor.of("s", np.array([0.0]))], headers=REST)
+        for _ in range(200):
+            response = await plane.infer(quick)
+            if response.outputs[0].data[0] == b"MainThread":
+                break
+        else:
+            pytest.fail("never moved to the loop")
+        await plane.infer(InferRequest("m", [Tensor.of("s", np.array([0.03]))], headers=REST))
+        assert (await plane.infer(quick)).outputs[0].data[0].startswith(b"kserve-m")
+
+
+async def test_a_handler_that_flaps_needs_ever_more_proof():
+    from concurrent.futures import ThreadPoolExecutor
+
+    now = 0.0
+    cost = 0.0
+
+    def method() -> None:
+        nonlocal now
+        now += cost
+
+    with ThreadPoolExecutor(1) as threads:
+        handler = Handler(method, threads, clock=lambda: now)
+        moves = []
+        for _ in range(3):
+            cost, calls = 1e-6, 0
+            while not handler.inline:
+                await handler()
+                calls += 1
+            moves.append(calls)
+            cost = 0.5
+            await handler()
+            assert not handler.inline
+    assert moves == [4, 8, 16]
+
+
+async def test_three_strikes_send_a_handler_back_and_one_good_call_forgives():
+    from concurrent.futures import ThreadPoolExecutor
+
+    now = 0.0
+    cost = 1e-6
+
+    def method() -> None:
+        nonlocal now
+        now += cost
+
+    with ThreadPoolExecutor(1) as threads:
+        handler = Handler(method, threads, clock=lambda: now)
+        while not handler.inline:
+            await handler()
+        for cost in (5e-3, 5e-3, 1e-6, 5e-3, 5e-3):  # noqa: B007 # `method` reads it
+            await handler()
+        assert handler.inline
+        cost = 5e-3
+        await handler()
+        assert not handler.inline
+
+
+async def test_explain_is_offered_where_the_class_explains_and_only_there():
+    async with serving(here("Explainer")) as plane:
+        assert await plane.explain_v1("m", b'{"instances": [[1, 2]]}') == {"explanations": [[0.5, 1.0]]}
+        assert await plane.predict_v1("m", b'{"instances": [[1, 2]]}') == {"predictions": [3]}
+    async with serving(here("DocumentedPredictor")) as plane:
+        with pytest.raises(NotSupported):
+            await plane.explain_v1("m", b'{"instances": [[1, 2]]}')
+
+
+@pytest.mark.parametrize(
+    ("form", "document", "kind"),
+    [
+        ("text", b"hello", "text/plain; charset=utf-8"),
+        ("bytes", b"\x89PNG", "application/octet-stream"),
+        ("list", [1, 2], "application/json"),
+        ("number", 3, "application/json"),
+        ("nothing", None, "application/json"),
+        ("stream", [b"a", b"b", b"c"], "application/octet-stream"),
+    ],
+)
+async def test_v1_answers_that_are_no_object_are_given_as_kserve_gives_them(form: str, document: Any, kind: str):
+    async with serving(here("Talker")) as plane:
+        answer = await plane.predict_v1("m", json.dumps({"form": form}).encode())
+        if form == "stream":
+            answer = replace(answer, document=[piece async for piece in answer.document])
+    assert answer == V1Answer(document, {"x-after": "yes"}, kind)
+
+
+@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
+@pytest.mark.parametrize("form", ["message", "contents"])
+async def test_grpcs_messages_and_their_fields_as_an_object_are_answers(form: str, headers: dict[str, str]):
+    async with serving(here("Talker")) as plane:
+        named = Tensor.of(form, np.zeros(1, np.float32))
+        response = await plane.infer(InferRequest("m", [named], headers=headers))
+    assert response.output("y").datatype == "FP32"
+    assert response.output("y").data.tolist() == [1.5, 2.5]
+
+
+async def test_an_object_of_fields_that_grpc_has_not_is_the_models_fault():
+    async with serving(here("Talker")) as plane:
+        with pytest.raises(ModelFailed, match="none of gRPC's"):
+            await plane.infer(InferRequest("m", [Tensor.of("wrong", np.zeros(1, np.float32))], headers=GRPC))
+
+
+async def test_metrics_that_a_class_counts_with_prometheus_are_on_the_page_beside_ours():
+    metrics = Metrics()
+    plane = Plane(Registry(build_model, metrics=metrics))
+    names = ("one", "two")
+    await plane.start([ModelSettings(name=name, implementation=here("Counting")) for name in names])
+    try:
+        for name in names:
+            await plane.predict_v1(name, b'{"instances": [[1], [2]]}', headers={"x-tenant": "blue"})
+        page = metrics.render().decode().splitlines()
+    finally:
+        await plane.close()
+    assert page.count("# TYPE audited_rows_total counter") == 1
+    assert [line for line in page if line.startswith("audited_rows_total{")] == [
+        'audited_rows_total{tenant="blue"} 4.0'
+    ]
+    assert 'audited_seconds_bucket{le="1.0"} 2.0' in page
+    assert len([line for line in page if line.startswith("# TYPE process_cpu_seconds_total")]) == 1
+    assert not [line for line in page if "_created" in line]
+
+
+async def test_explanations_carry_the_response_headers_of_the_class():
+    async with serving(here("Talker")) as plane:
+        answer = await plane.explain_v1("m", b'{"instances": [1]}')
+    assert answer == V1Answer({"explanations": [1]}, {"x-after": "yes"})
+
+
+async def test_a_structured_event_is_known_by_its_attributes_as_under_kserve():
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "time": "2020-01-01T00:00:00Z"}
+    body = json.dumps({**event, "data": {"instances": [[1, 2]]}}).encode()
+    async with serving(here("DocumentedPredictor")) as plane:
+        assert await plane.predict_v1("m", body) == {"predictions": [21.0]}
+
+
+async def test_when_to_come_back_is_said_as_the_class_says_it():
+    from fastapi import HTTPException
+
+    error = translate(HTTPException(429, "busy", headers={"Retry-After": "7"}))
+    assert isinstance(error, Overloaded)
+    assert (str(error), error.retry_after_s) == ("busy", 7.0)
+
+
+async def test_a_constructor_is_given_what_its_signature_names(tmp_path):
+    async with serving(
+        here("WithDirectory"), name="named", model_dir=tmp_path, threads=3, extra={"mode": "exact"}
+    ) as plane:
+        assert hosted(plane, "named").seen == ("named", str(tmp_path), 3, "exact")
+
+
+def test_what_a_constructor_lacks_is_named_and_what_it_does_not_take_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="WithDirectory takes 'model_dir' and there is no model directory"):
+        build_model(ModelSettings(name="m", implementation=here("WithDirectory")))
+    settings = ModelSettings(name="m", implementation=here("WithDirectory"), model_dir=tmp_path, extra={"mod": 1})
+    with pytest.raises(ConfigError, match=r"no parameter 'mod'.*did you mean 'mode'"):
+        build_model(settings)
+
+
+async def test_functions_and_ready_instances_are_hosted():
+    async with serving(here("make_predictor"), extra={"factor": 3}) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [2]}') == {"predictions": [6]}
+    async with serving(here("ready_instance")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [[1, 1]]}') == {"predictions": [11.0]}
+
+
+async def test_a_class_that_is_not_ready_after_load_does_not_start():
+    with pytest.raises(SerinusError, match="left `ready` False"):
+        async with serving(here("NeverReady")):
+            pass
+
+
+async def test_a_transformer_without_predictor_says_so():
+    async with serving(here("SuperTransformer")) as plane:
+        with pytest.raises(NotSupported, match="predictor"):
+            await plane.infer(InferRequest("m", [rows([1])], headers=REST))
+
+
+def image(*values: int) -> str:
+    return base64.b64encode(bytes(values)).decode()
+
+
+@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
+async def test_a_fused_transformer_feeds_the_model_in_its_process(headers: dict[str, str]):
+    async with serving(here("Pixels"), transformer=here("ImageTransformer")) as plane:
+        request = InferRequest("m", [text(image(1, 2), image(200, 200))], id="7", headers=headers)
+        response = await plane.infer(request)
+        assert response.outputs[0].data.tolist() == [b"dark", b"bright"]
+        assert response.id == "7"
+        body = json.dumps({"instances": [{"image": {"b64": image(255, 255)}}]}).encode()
+        assert await plane.predict_v1("m", body) == {"predictions": [{"label": "bright"}]}
+
+
+async def test_a_fused_transformer_that_calls_super_predict_reaches_the_model_too():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        response = await plane.infer(
+            InferRequest("m", [Tensor.of("pixels", np.ones((2, 3), np.float32))], headers=REST)
+        )
+    assert response.output("sum").data.tolist() == [3.0, 3.0]
+
+
+async def test_rows_of_concurrent_requests_are_one_batch_behind_a_fused_transformer():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        pipeline = plane.registry.served("m", "").model
+        model = pipeline._served.model  # the model behind the transformer
+        model.batches.clear()
+        one = Tensor.of("pixels", np.ones((1, 3), np.float32))
+        answers = await asyncio.gather(*(plane.infer(InferRequest("m", [one], headers=REST)) for _ in range(16)))
+        assert [answer.outputs[0].data.tolist() for answer in answers] == [[3.0]] * 16
+        assert max(model.batches) > 1
+
+
+async def test_one_bad_request_spares_its_neighbours_behind_a_fused_transformer():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        good = InferRequest("m", [Tensor.of("pixels", np.ones((1, 3), np.float32))], headers=REST)
+        bad = InferRequest("m", [Tensor.of("pixels", np.ones((3,), np.float32))], headers=REST)
+        answers = await asyncio.gather(plane.infer(good), plane.infer(bad), plane.infer(good), return_exceptions=True)
+    assert answers[0].outputs[0].data.tolist() == [3.0]
+    assert isinstance(answers[1], InvalidInput)
+    assert answers[2].outputs[0].data.tolist() == [3.0]
+
+
+async def test_a_deadline_reaches_the_model_behind_a_fused_transformer():
+    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
+        request = InferRequest("m", [Tensor.of("pixels", np.ones((1, 3), np.float32))], headers=REST)
+        request.deadline = time.monotonic() - 1
+        with pytest.raises(TimedOut):
+            await plane.infer(request)
+
+
+def test_transformer_and_remote_predictor_exclude_each_other():
+    settings = ModelSettings(name="m", implementation=here("Pixels"))
+    with pytest.raises(ConfigError, match="--predictor_host"):
+        build_model(
+            settings,
+            transformer=here("ImageTransformer"),
+            predictor=support.PredictorSettings(host="127.0.0.1:1"),
+        )
+    with pytest.raises(ConfigError, match=r"a kserve\.Model was expected"):
+        build_model(settings, transformer=here("Pixels"))
+
+
+SCRIPT = """
+import argparse
+import kserve
+import beside_the_script
+
+parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
+parser.add_argument("--weight", type=float, required=True)
+args, _ = parser.parse_known_args()
+
+
+class Weighted(kserve.Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name, args.weight, beside_the_script.OFFSET]}
+
+
+if __name__ == "__main__":
+    model = Weighted(args.model_name)
+    model.load()
+    kserve.ModelServer(workers=1).start([model])
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_the_script.py").write_text("OFFSET = 5\n")
+    path = tmp_path / "calendar.py"  # as one of Python's own modules is called
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.mark.parametrize("named", ["", ":Weighted"], ids=["script", "class"])
+async def test_a_file_is_hosted_as_a_script_or_by_its_class_and_reads_its_own_flags(script: Path, named: str):
+    before = kserve.ModelServer.start
+    async with serving(f"{script}{named}", extra={"weight": 2}) as plane:
+        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": ["m", 2.0, 5]}
+    assert kserve.ModelServer.start is before
+
+
+SCRIPT_OF_SEVERAL = """
+import kserve
+from kserve.model_repository import ModelRepository
+
+args = kserve.model_server.args
+
+
+class Named(kserve.Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.name]}
+
+
+if __name__ == "__main__":
+    stored = Named("stored")
+    stored.load()
+    repository = ModelRepository()
+    repository.update(stored)
+    models = [Named("first"), Named("second")]
+    for model in models:
+        model.load()
+    server = kserve.ModelServer(registered_models=repository, workers=7)
+    server.start(models)
+"""
+
+
+async def test_a_script_gives_every_model_that_it_starts_and_runs_again_when_one_is_loaded_again(
+    script: Path, caplog: pytest.LogCaptureFixture
+):
+    script.write_text(SCRIPT_OF_SEVERAL)
+    settings = ModelSettings(name="", implementation=str(script), threads=3)
+    found = settings_from_script(settings, None, keep_name=True)
+    assert [(one.name, one.threads) for one in found] == [("stored", 3), ("first", 3), ("second", 3)]
+    plane = Plane(Registry(build_model))
+    await plane.start(found)
+    try:
+        before = hosted(plane, "first")
+        await plane.registry.load("first", {})
+        assert hosted(plane, "first") is not before
+        for name in ("stored", "first", "second"):
+            assert await plane.predict_v1(name, b'{"instances": []}') == {"predictions": [name]}
+    finally:
+        await plane.close()
+    assert "ModelServer(workers=7) has no effect here; give --workers" in caplog.text
+
+
+@pytest.mark.parametrize(("keep_name", "expected"), [(True, "given"), (False, "own")])
+def test_an_only_model_of_a_script_has_the_scripts_name_for_it_unless_one_is_given(
+    script: Path, keep_name: bool, expected: str
+):
+    script.write_text("import kserve\nkserve.ModelServer().start([kserve.Model('own')])\n")
+    settings = ModelSettings(name="given", implementation=str(script))
+    (found,) = settings_from_script(settings, None, keep_name=keep_name)
+    assert found.name == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "named", "message"),
+    [
+        (SCRIPT, ":Weighted", r"ended with status 2 .* --extra FLAG=VALUE"),
+        (SCRIPT, "", r"ended with status 2 .* --extra FLAG=VALUE"),
+        ("import kserve\n", "", r"starts no kserve.ModelServer with a model; name the class to serve: .*\.py:Class"),
+        ("import kserve\nclass A(kserve.Model): pass\n", ":B", "has no 'B'; it has A"),
+        ("import kserve\nclass A(:\n", ":A", "cannot be imported: invalid syntax"),
+        ("import not_installed_here\n", ":A", "needs not_installed_here, which is not installed"),
+        ("import not_installed_here\n", "", "needs not_installed_here, which is not installed"),
+        ("import kserve\nkserve.ModelServer().start([1, 2])\n", "", "starts a server of 2 models"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(script: Path, source: str, named: str, message: str):
+    script.write_text(source)
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelSettings(name="m", implementation=f"{script}{named}"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such file"):
+        build_model(ModelSettings(name="m", implementation=f"{tmp_path}/none.py:A"))

@@ -1,0 +1,166 @@
+"""What `kubectl apply` gets: every kustomization rendered by the real kubectl, and held to KServe's rules."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBECTL = Path(sys.executable).with_name("kubectl")
+FOLDERS = sorted(
+    file.parent.relative_to(ROOT)
+    for top in ("manifests", "inferenceservices")
+    for file in (ROOT / top).rglob("kustomization.yaml")
+)
+COMPONENTS = [folder for folder in FOLDERS if "kind: Component" in (ROOT / folder / "kustomization.yaml").read_text()]
+RENDERED = [folder for folder in FOLDERS if folder not in COMPONENTS]
+
+KSERVES_PRIORITIES = {1, 2, 3}
+"""Priorities of KServe 0.21's own runtimes (config/runtimes)."""
+
+
+def render(folder: Path) -> list[dict[str, Any]]:
+    done = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def runtimes(folder: Path) -> list[dict[str, Any]]:
+    return [document for document in render(folder) if document["kind"] == "ClusterServingRuntime"]
+
+
+@pytest.mark.parametrize("folder", RENDERED, ids=str)
+def test_a_kustomization_renders_and_names_each_object_once(folder: Path):
+    documents = render(ROOT / folder)
+    names = [
+        (document["kind"], document["metadata"].get("namespace"), document["metadata"]["name"])
+        for document in documents
+    ]
+    assert documents
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "folder", [folder for folder in FOLDERS if folder.parts[:2] == ("manifests", "overlays")], ids=str
+)
+def test_every_container_is_bounded_probed_and_unprivileged(folder: Path):
+    found = runtimes(ROOT / folder)
+    assert found
+    for runtime in found:
+        for container in runtime["spec"]["containers"]:
+            assert container["name"] == "kserve-container"
+            assert ":" in container["image"].rsplit("/", 1)[-1], "an image needs a tag"
+            assert not container["image"].endswith(":latest")
+            for kind in ("requests", "limits"):
+                assert {"cpu", "memory"} <= container["resources"][kind].keys()
+            for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+                assert container[probe]["httpGet"]["port"] == 8080
+            context = container["securityContext"]
+            assert context["runAsNonRoot"] is True
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"]["drop"] == ["ALL"]
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            assert ports == {"http": 8080, "grpc": 8081}
+            assert len(set(ports)) == len(container["ports"])
+
+
+def test_no_two_runtimes_claim_a_format_with_one_priority_and_none_has_kserves():
+    claims = []
+    for runtime in runtimes(ROOT / "manifests" / "base"):
+        for entry in runtime["spec"]["supportedModelFormats"]:
+            assert entry["priority"] not in KSERVES_PRIORITIES
+            claims.append((entry["name"], entry["version"], entry["priority"]))
+    assert len(claims) == len(set(claims))
+
+
+def test_every_runtime_has_an_image_folder_of_its_name():
+    for runtime in runtimes(ROOT / "manifests" / "base"):
+        image = runtime["spec"]["containers"][0]["image"].split(":")[0]
+        assert (ROOT / "runtimes" / image / "__init__.py").is_file()
+        assert runtime["metadata"]["name"] == f"serinus-{image.replace('_', '-')}"
+
+
+def _images(value: Any) -> set[str]:
+    """Every image that a document names, without registry and tag."""
+    if isinstance(value, list):
+        return set().union(*map(_images, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {value["image"].rsplit("/", 1)[-1].split(":")[0]} if isinstance(value.get("image"), str) else set()
+    return own.union(*map(_images, value.values()))
+
+
+def test_every_image_that_a_manifest_names_is_built_by_make():
+    done = subprocess.run(["make", "-n", "images", "images-gpu"], cwd=ROOT, capture_output=True, text=True, check=True)
+    built = set(re.findall(r'^name="([^"]+)"', done.stdout, re.MULTILINE))
+    named = set().union(*(_images(render(ROOT / folder)) for folder in RENDERED))
+    assert {"tensorflow_server-image_pixels", "torch_server-recommender_features"} <= named
+    assert named <= built
+
+
+def test_a_runtime_is_chosen_by_name_until_autoselect_is_added(tmp_path: Path):
+    before = _selected(runtimes(ROOT / "manifests" / "base"))
+    after = _selected(runtimes(_overlay(tmp_path, "autoselect")))
+    assert set(before) == {False}
+    assert set(after) == {True}
+
+
+def test_knative_gets_one_port(tmp_path: Path):
+    for runtime in runtimes(_overlay(tmp_path, "knative")):
+        assert [port["name"] for port in runtime["spec"]["containers"][0]["ports"]] == ["http1"]
+
+
+def test_the_gpu_component_asks_for_a_gpu_a_node_and_an_image_with_cuda(tmp_path: Path):
+    found = {runtime["metadata"]["name"]: runtime["spec"] for runtime in runtimes(_overlay(tmp_path, "gpu"))}
+    for name in ("serinus-torch-server", "serinus-onnx-server", "serinus-tensorflow-server"):
+        spec = found[name]
+        assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert spec["containers"][0]["image"].split(":")[0].endswith("-gpu")
+        assert spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+        assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
+        # None may fall back to the CPU unnoticed.
+        assert spec["containers"][0]["args"][-1] in {'--extra=device="cuda"', '--extra=providers=["cuda"]'}
+    for name in ("serinus-xgboost-server", "serinus-ensemble-server"):
+        assert "nvidia.com/gpu" not in found[name]["containers"][0]["resources"]["limits"]
+        assert "nodeSelector" not in found[name]
+
+
+@pytest.mark.parametrize(
+    "components",
+    [pair for size in (1, 2, 3) for pair in itertools.combinations(("autoselect", "gpu", "knative"), size)],
+    ids="+".join,
+)
+def test_components_go_together(tmp_path: Path, components: tuple[str, ...]):
+    assert len(runtimes(_overlay(tmp_path, *components))) == len(runtimes(ROOT / "manifests" / "base"))
+
+
+def _selected(found: list[dict[str, Any]]) -> list[bool]:
+    return [entry["autoSelect"] for runtime in found for entry in runtime["spec"]["supportedModelFormats"]]
+
+
+def _overlay(tmp_path: Path, *components: str) -> Path:
+    """Write an overlay of the base with these components, as a team would; kustomize wants relative paths."""
+    folder = tmp_path / "manifests" / "overlays" / "mine"
+    folder.mkdir(parents=True)
+    lines = [
+        "apiVersion: kustomize.config.k8s.io/v1beta1",
+        "kind: Kustomization",
+        "resources:",
+        f"  - {_relative(folder, 'base')}",
+    ]
+    lines += ["components:", *(f"  - {_relative(folder, f'components/{name}')}" for name in components)]
+    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _relative(folder: Path, name: str) -> str:
+    return os.path.relpath((ROOT / "manifests" / name).resolve(), folder.resolve())

@@ -1,0 +1,73 @@
+"""What the README says can be done, can be done."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+_COMMAND = re.compile(r"serinus [a-z]+|make bench")
+_FLAG = re.compile(r"--([a-z_]+)")
+
+
+def test_the_python_examples_run_in_order():
+    scope: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)", SHELL))))
+def test_a_make_target_of_the_readme_is_there_and_in_help(target: str):
+    assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)
+
+
+FLAGS = sorted(
+    {
+        (command, flag)
+        for line in SHELL.splitlines()
+        for command in _COMMAND.findall(line)[:1]
+        for flag in _FLAG.findall(line)
+    }
+)
+
+
+@pytest.mark.parametrize(("command", "flag"), FLAGS, ids=[f"{command}-{flag}" for command, flag in FLAGS])
+def test_a_flag_of_the_readme_is_one_of_its_commands(command: str, flag: str):
+    _, _, name = command.partition(" ")
+    words = ["benchmarks"] if command == "make bench" else ["serinus.cli", name]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "200"}
+    text = subprocess.run(
+        [sys.executable, "-m", *words, "--help"], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert flag == "help" or re.search(rf"--{flag}\b".replace("_", "[-_]"), text)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_a_link_of_the_readme_leads_somewhere(link: str):
+    assert (ROOT / link).exists()
+
+
+def test_make_help_lists_every_target_that_is_documented():
+    listing = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0].strip("\x1b[36m") for line in listing.splitlines() if line.strip()}
+    for target in ("demo", "test", "lint", "up", "bench", "images", "models"):
+        assert target in listing
+
+
+@pytest.mark.parametrize("folder", ["runtimes", "transformers", "inferenceservices", "manifests"])
+def test_every_source_folder_is_in_the_tree_that_the_readme_draws(folder: str):
+    tree = README.split("## The tree", 1)[1].split("```")[1]
+    assert f"{folder}/" in tree
+    if folder == "runtimes":
+        for package in (path.parent.name for path in (ROOT / folder).glob("*/__init__.py")):
+            assert f"{package}/" in tree

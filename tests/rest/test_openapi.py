@@ -1,0 +1,106 @@
+"""The OpenAPI document: valid, whole, true; and every operation held to it by generated requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from http_support import Raw
+from rest_support import X, rest, rest_in_thread
+from serinus.server.rest.openapi import openapi_document, openapi_page
+
+
+async def test_the_document_describes_every_path_that_is_served():
+    async with rest("row") as server:
+        document = (await server.ask("GET", "/openapi.json")).json
+        described = {path for path, item in document["paths"].items() if set(item) & {"get", "post"}}
+        served = (await server.ask("GET", "/nowhere")).json["error"].partition("there are: ")[2].split(", ")
+        assert set(served) - {"/openapi.json"} == described
+        ids = [
+            item[method]["operationId"]
+            for item in document["paths"].values()
+            for method in ("get", "post")
+            if method in item
+        ]
+        assert len(ids) == len(set(ids))
+
+
+async def test_the_page_is_there_only_when_enabled_and_loads_nothing():
+    async with rest("row") as server:
+        assert (await server.ask("GET", "/docs")).status == 404
+    async with rest("row", enable_docs_url=True) as server:
+        page = await server.ask("GET", "/docs")
+        assert page.status == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert b"/v2/models/{model}/infer" in page.body
+        assert b"http://" not in page.body
+        assert b"<script" not in page.body
+
+
+def test_names_of_custom_routes_are_escaped_on_the_page():
+    document, _ = openapi_document(["/<b>"])
+    assert b"<b>" not in openapi_page(document).partition(b"custom</h2>")[2].partition(b"<h2>")[0]
+
+
+def test_the_document_is_valid_openapi():
+    schemathesis = pytest.importorskip("schemathesis")
+    document, _ = openapi_document()
+    schema = schemathesis.openapi.from_dict(document)
+    schema.validate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+def test_generated_requests_never_make_the_server_fail(http):
+    """schemathesis: whatever fits the document, or almost does, is answered as the document says, and never by a 5xx."""
+    schemathesis = pytest.importorskip("schemathesis")
+    hypothesis = pytest.importorskip("hypothesis")
+    with rest_in_thread("row", "simple", "echo", http=http) as server:
+        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+
+        def check(case) -> None:
+            if "explain" not in case.operation.path:  # no model here explains: 501 is right
+                case.call_and_validate(checks=[schemathesis.checks.not_a_server_error])
+
+        for result in schema.get_all_operations():
+            operation = result.ok()
+            test = hypothesis.given(case=operation.as_strategy())(check)
+            test = hypothesis.settings(
+                max_examples=40,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(hypothesis.HealthCheck),
+                database=None,
+            )(test)
+            test()
+
+
+async def test_a_good_request_is_answered_as_the_document_says():
+    jsonschema = pytest.importorskip("jsonschema_rs")  # comes with schemathesis
+    document, _ = openapi_document()
+
+    def validate(name: str, value: object) -> None:
+        jsonschema.validate({"$ref": f"#/components/schemas/{name}", "components": document["components"]}, value)
+
+    async with rest("row", "simple") as server:
+        client = await Raw.open(server.port)
+        validate("InferRequest", X)
+        for method, path, body, name in (
+            ("GET", "/", None, "Alive"),
+            ("GET", "/v2", None, "ServerMetadata"),
+            ("GET", "/v2/health/live", None, "ServerLive"),
+            ("GET", "/v2/health/ready", None, "ServerReady"),
+            ("GET", "/v2/models", None, "ModelNames"),
+            ("GET", "/v2/models/row", None, "ModelMetadata"),
+            ("GET", "/v2/models/row/ready", None, "ModelReady"),
+            ("GET", "/v2/models/row/config", None, "ModelConfig"),
+            ("POST", "/v2/models/row/infer", {**X, "id": "1"}, "InferResponse"),
+            ("GET", "/v2/models/row/stats", None, "ModelStatistics"),
+            ("POST", "/v2/repository/index", None, "RepositoryIndex"),
+            ("POST", "/v2/repository/models/simple/unload", None, "RepositoryAnswer"),
+            ("POST", "/v1/models/row:predict", {"instances": [[1, 2, 3]]}, "PredictResponse"),
+            ("POST", "/v2/models/row/infer", {}, "Error"),
+            ("GET", "/nowhere", None, "Error"),
+        ):
+            validate(name, (await server.ask_on(client, method, path, body)).json)
+        await client.close()

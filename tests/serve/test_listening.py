@@ -1,0 +1,158 @@
+"""Where `serinus serve` listens: on this machine alone unless told otherwise, with every port and every engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serinus.cli.options import parse
+from serinus.settings import ServerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = """
+from serinus import Model, TensorSpec
+
+class Doubler(Model):
+    inputs = (TensorSpec("x", "FP32", (-1, 2)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 2)),)
+
+    def predict(self, inputs, call):
+        return {"y": inputs["x"] * 2}
+"""
+
+
+def listening(pids: set[int]) -> set[tuple[str, int]]:
+    """Address and port of every TCP socket in state LISTEN of these processes (proc(5), /proc/net/tcp)."""
+    inodes = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(entry)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                address, port = fields[1].split(":")
+                words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
+                # grpcio binds IPv4 addresses as IPv6 ones (RFC 4291, 2.5.5.2).
+                found.add((socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"), int(port, 16)))
+    return found
+
+
+def family_of(pid: int) -> set[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {pid}.union(*(family_of(int(child)) for child in children))
+
+
+def addresses(tmp_path: Path, *flags: str, environment: dict[str, str] | None = None) -> tuple[set[str], str]:
+    """Start a server without a word on where to listen, and give the addresses that it listens on, and its log."""
+    (tmp_path / "listening_model.py").write_text(MODEL)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
+    log = tmp_path / "serve.log"
+    words = ["--class", "listening_model:Doubler", "--http_port", "0", "--grpc_port", "0", *flags]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serinus.cli", "serve", *words],
+            env={**clean, "PYTHONPATH": str(tmp_path), **(environment or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while "ready in" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(log.read_text())
+            time.sleep(0.05)  # the other process tells nobody but its log
+        found = listening(family_of(process.pid))
+        assert len({port for _, port in found}) >= 2, "REST and gRPC"
+        return {address for address, _ in found}, log.read_text()
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+@pytest.mark.parametrize("grpc", ["native", "grpcio"])
+def test_a_server_is_reached_from_this_machine_alone(tmp_path: Path, http: str, grpc: str):
+    found, said = addresses(tmp_path, "--http", http, "--grpc", grpc, "--metrics_port", "0")
+    assert found == {"127.0.0.1"}
+    where = r"REST on 127\.0\.0\.1:\d+, gRPC on 127\.0\.0\.1:\d+ \(\w+\), metrics on 127\.0\.0\.1:\d+; repository control: off"
+    assert re.search(where, said)
+
+
+@pytest.mark.parametrize("grpc", ["native", "grpcio"])
+def test_so_are_workers(tmp_path: Path, grpc: str):
+    found, _ = addresses(tmp_path, "--workers", "2", "--grpc", grpc)
+    assert found == {"127.0.0.1"}
+
+
+def test_a_host_that_is_named_is_the_one(tmp_path: Path):
+    """127.0.0.2 stands for another address of this machine: the test listens on loopback alone."""
+    found, said = addresses(tmp_path, "--metrics_port", "0", environment={"MLSERVER_HOST": "127.0.0.2"})
+    assert found == {"127.0.0.2"}
+    assert "REST on 127.0.0.2:" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "host"),
+    [
+        ([], {}, "127.0.0.1"),
+        ([], {"MLSERVER_HOST": "0.0.0.0"}, "0.0.0.0"),
+        ([], {"MLSERVER_HOST": "0.0.0.0", "SERINUS_HOST": "127.0.0.1"}, "127.0.0.1"),
+        (["--host", "::1"], {"MLSERVER_HOST": "0.0.0.0", "SERINUS_HOST": "127.0.0.1"}, "::1"),
+    ],
+    ids=["by default", "in our image", "a variable over the image's", "a flag over both"],
+)
+def test_whoever_names_the_host_wins_over_the_image(words: list[str], environment: dict[str, str], host: str):
+    assert parse(words, environment).values["host"] == host
+    assert ServerSettings().host == "127.0.0.1"
+
+
+def test_the_image_says_that_it_listens_everywhere():
+    last = (ROOT / "runtimes" / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    assert "\nENV MLSERVER_HOST=0.0.0.0\n" in last
+
+
+def containers() -> dict[str, dict]:
+    found = {}
+    paths = [*ROOT.glob("manifests/base/*.yaml"), *ROOT.glob("inferenceservices/**/inferenceservice.yaml")]
+    for path in paths:
+        for document in yaml.safe_load_all(path.read_text()):
+            stack = [document]
+            while stack:
+                node = stack.pop()
+                if isinstance(node, dict):
+                    for one in node.get("containers", []):
+                        found[f"{path.relative_to(ROOT)}: {one.get('name')} {one.get('image')}, {len(found)}"] = one
+                    stack.extend(node.values())
+                elif isinstance(node, list):
+                    stack.extend(node)
+    return found
+
+
+CONTAINERS = containers()
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_every_manifest_says_that_its_container_listens_everywhere(name: str):
+    assert "--host=0.0.0.0" in CONTAINERS[name]["args"]
+
+
+def test_there_are_manifests():
+    assert len(CONTAINERS) >= 12
