@@ -19,7 +19,7 @@ UV := $(BIN)/uv
 # Without such a folder PyTorch comes from its own index of CPU builds: the package index's default carries gigabytes of CUDA.
 WHEELS = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 UV_INSTALL = $(UV) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt
-NATIVE := $(wildcard runtimes/serinus/native/*.c runtimes/serinus/native/*.h)
+NATIVE := $(shell find runtimes/serinus/native -name '*.[ch]' -o -name '*.inc')
 
 SERVICE ?= fraud
 RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 import numpy as np
 from rich.console import Console, Group
@@ -32,6 +31,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+import grpc
 from fraud_features.sample import Sample, load_history, load_sample, raw_tensors
 from serinus import InferRequest, InferResponse, Tensor
 from serinus.protocol import proto_codec

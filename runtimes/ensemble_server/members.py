@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from serinus.errors import ConfigError, ModelFailed
-from serinus.loading.model_formats import is_runtime
 from serinus.hosts.implementations import resolve
+from serinus.loading.model_formats import is_runtime
 from serinus.model import Call, Model
 from serinus.protocol.datatypes import BYTES, NUMPY_DTYPES
 from serinus.settings import ModelSettings

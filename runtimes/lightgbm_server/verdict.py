@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus import verification_records as verdicts
+from serinus import verification_records
 from serinus.native.trees.forest64 import ENGINE64, Forest64
 from serinus.verification_records import TOLERANCE, difference
 
@@ -83,7 +83,7 @@ def find(file: ModelFile, *, lightgbm: str, iterations: Iterations) -> Verdict |
         lightgbm: version of the installed lightgbm; empty: none is installed, and a verdict against any version will do.
         iterations: in use.
     """
-    for body in verdicts.kept(verdicts.places(file.path, file.sha256)):
+    for body in verification_records.kept(verification_records.places(file.path, file.sha256)):
         verdict = _parse(body)
         if (
             verdict is not None
@@ -96,8 +96,8 @@ def find(file: ModelFile, *, lightgbm: str, iterations: Iterations) -> Verdict |
 
 def keep(file: ModelFile, verdict: Verdict) -> Path | None:
     """Write the verdict to the first place that can be written; None: there is none."""
-    return verdicts.keep(
-        verdicts.places(file.path, file.sha256), {**dataclasses.asdict(verdict), "agrees": verdict.agrees}
+    return verification_records.keep(
+        verification_records.places(file.path, file.sha256), {**dataclasses.asdict(verdict), "agrees": verdict.agrees}
     )
 
 

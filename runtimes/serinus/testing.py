@@ -27,10 +27,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .dataplane.repository_access import OPEN
-from .dataplane.response_stream import Pipe
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
+from .dataplane.repository_access import OPEN
+from .dataplane.response_stream import Pipe
 from .errors import SerinusError
 from .hosts import build_model, build_model_of
 from .model import Model

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus import ModelSettings, TensorSpec, verification_records as verdicts
+from serinus import ModelSettings, TensorSpec, verification_records
 from serinus.artifacts import find_file
 from serinus.errors import InvalidInput
 from serinus.model import Provenance
@@ -57,7 +57,7 @@ def find(file: Path) -> Stored | None:
     if file.stat().st_size > _MOST_BYTES:
         return None
     sha256, torch = _sha256(file), _torch_version()
-    for body in verdicts.kept(verdicts.places(file, sha256)):
+    for body in verification_records.kept(verification_records.places(file, sha256)):
         if (body.get("sha256"), body.get("engine")) != (sha256, _ENGINE) or torch not in ("", body.get("torch")):
             continue
         try:
@@ -81,7 +81,7 @@ def keep(file: Path, stored: Stored, torch: str) -> Path | None:
         "arguments": stored.arguments,
         "steps": [_written(step) for step in stored.steps],
     }
-    return verdicts.keep(verdicts.places(file, sha256), body)
+    return verification_records.keep(verification_records.places(file, sha256), body)
 
 
 def provenance(file: Path, device: str, settings: ModelSettings) -> Provenance:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from serinus import verification_records as verdicts
+from serinus import verification_records
 from serinus.native.trees.forest import ENGINE, Forest
 from serinus.verification_records import TOLERANCE, difference
 
@@ -97,7 +97,7 @@ def find(file: ModelFile, *, xgboost: str, iterations: tuple[int, int], missing:
         iterations: in use.
         missing: in use.
     """
-    for body in verdicts.kept(_places(file)):
+    for body in verification_records.kept(_places(file)):
         verdict = _parse(body)
         if (
             verdict is not None
@@ -111,11 +111,11 @@ def find(file: ModelFile, *, xgboost: str, iterations: tuple[int, int], missing:
 
 def keep(file: ModelFile, verdict: Verdict) -> Path | None:
     """Write the verdict to the first place that can be written; None: there is none."""
-    return verdicts.keep(_places(file), {**dataclasses.asdict(verdict), "agrees": verdict.agrees})
+    return verification_records.keep(_places(file), {**dataclasses.asdict(verdict), "agrees": verdict.agrees})
 
 
 def _places(file: ModelFile) -> Iterator[Path]:
-    return verdicts.places(file.path, file.sha256)
+    return verification_records.places(file.path, file.sha256)
 
 
 def _parse(body: dict[str, Any]) -> Verdict | None:

@@ -18,13 +18,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
 import numpy as np
 import psutil
 
-from serinus.dataplane.telemetry.metrics import Metrics
+import grpc
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.model import Call, Model
 from serinus.protocol.proto_codec import encode_request
 from serinus.protocol.types import InferRequest, Tensor, TensorSpec

@@ -98,9 +98,9 @@ async def _serve(kind: str, slow_us: int = 0) -> None:
         await server.listen(sock=sock)
         keep.append(server)
     else:
-        from serinus.dataplane.telemetry.metrics import Metrics
         from serinus.dataplane.plane import Plane
         from serinus.dataplane.registry import Registry
+        from serinus.dataplane.telemetry.metrics import Metrics
         from serinus.server.rest.rest_server import start_rest
 
         metrics = Metrics()

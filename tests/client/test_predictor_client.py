@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 import numpy as np
 import orjson
 import pytest
 
+import grpc
 from hosts_support import free_port, here, serving
+from serinus.client.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
 from serinus.errors import (
     ClientError,
     ConfigError,
@@ -27,7 +28,6 @@ from serinus.errors import (
     TimedOut,
     UpstreamFailed,
 )
-from serinus.client.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
 from serinus.model import V1Answer
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import proto_codec

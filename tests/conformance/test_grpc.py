@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 
+import grpc
 from conformance_support import (
     Case,
     Server,

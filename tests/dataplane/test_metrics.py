@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dataplane_support import Doubler, outcomes, rows_of, serving
 from serinus import ModelSettings, RequestModel
+from serinus.dataplane.batching.pending_request import Work
 from serinus.dataplane.telemetry.metrics import Family, Metrics
 from serinus.dataplane.telemetry.statistics import ModelStatistics
-from serinus.dataplane.batching.pending_request import Work
 from serinus.errors import Overloaded
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import numpy as np
 import pytest
@@ -16,9 +15,11 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 import ensemble_support
+import grpc
 from hosts_support import free_port, process, serving
 from serinus import hosts
-from serinus.hosts import settings_from_directory
+from serinus.exports.kserve_model import as_kserve
+from serinus.loading import settings_from_directory
 from serinus.protocol.types import InferRequest, Tensor
 from serinus.settings import ModelSettings
 
@@ -187,7 +188,7 @@ def as_array(reply: pb.ModelInferResponse) -> np.ndarray:
 async def test_as_kserve_gives_a_model_that_kserve_can_call(tmp_path):
     folder = ensemble_support.write(tmp_path)
     settings = ModelSettings(name="m", implementation="xgboost_server", model_dir=folder / "xgb.ubj")
-    model = hosts.as_kserve(hosts.build_model(settings))
+    model = as_kserve(hosts.build_model(settings))
     model.load()
     rows = ensemble_support.request(3)["features"]
     answer, _ = await model({"instances": rows.tolist()}, headers={})

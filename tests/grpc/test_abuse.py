@@ -11,12 +11,12 @@ import random
 import socket
 import struct
 
-import grpc
 import numpy as np
 import psutil
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+import grpc
 from grpc_support import (
     CONTINUATION,
     DATA,

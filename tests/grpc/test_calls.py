@@ -9,7 +9,6 @@ import queue
 import subprocess
 import sys
 
-import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -20,6 +19,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+import grpc
 from grpc_support import ENGINES, INFER, Running, serving
 
 SERVICE = "inference.GRPCInferenceService"

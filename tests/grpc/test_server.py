@@ -9,7 +9,6 @@ import sys
 import threading
 from pathlib import Path
 
-import grpc
 import httpx
 import numpy as np
 import psutil
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+import grpc
 from grpc_support import ENGINES, INFER, SLOW, Running, serving
 from serinus.errors import ConfigError
 from serinus.server.grpc import start_grpc

@@ -21,9 +21,9 @@ from kserve.protocol.infer_type import InferInput as KServeInput
 
 import hosts_support as support
 from hosts_support import here, hosted, serving
-from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import (
     ConfigError,
     InvalidInput,
@@ -36,11 +36,12 @@ from serinus.errors import (
     TimedOut,
     UpstreamFailed,
 )
-from serinus.hosts import build_model, settings_from_script
-from serinus.hosts.method_executor import Handler
+from serinus.hosts import build_model
 from serinus.hosts.kserve.kserve_errors import translate
 from serinus.hosts.kserve.kserve_types import to_kserve_request, to_kserve_response
+from serinus.hosts.kserve.scripts import settings_from_script
 from serinus.hosts.loop_thread import asks_for_loop
+from serinus.hosts.method_executor import Handler
 from serinus.model import V1Answer
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor

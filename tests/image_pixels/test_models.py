@@ -14,7 +14,8 @@ from image_pixels.networks import EfficientNetLite0
 from image_pixels.pixels import decode, normalise_into, shape_of
 from image_pixels.recipe import PRESETS
 from serinus import Call, ModelSettings
-from serinus.hosts import build_model, settings_from_directory
+from serinus.hosts import build_model
+from serinus.loading import settings_from_directory
 from serinus.testing import InMemoryClient
 
 pytestmark = [

@@ -16,11 +16,11 @@ from dataplane_processes import Summed
 from dataplane_support import serving
 from serinus import Call, InferRequest, Model, ModelSettings, Tensor, TensorSpec
 from serinus.dataplane.joining.independence import BUDGET_S, examine
+from serinus.dataplane.joining.sampling import scenes
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
-from serinus.dataplane.joining.sampling import scenes
 from serinus.errors import InvalidInput
-from serinus.hosts import settings_from_directory
+from serinus.loading import settings_from_directory
 from serinus.model import Provenance
 from serinus.protocol.types import Signature
 from serinus.settings import BatchSettings

@@ -8,11 +8,11 @@ import re
 import warnings
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 import torch
 
+import grpc
 from batching_graphs import BAD, GOOD, TORCH
 from serinus import InferRequest, ModelSettings, Tensor, TensorSpec
 from serinus.protocol import _open_inference_pb2 as pb

@@ -16,7 +16,7 @@ import pytest
 from lightgbm_server import modelfile, modeltext
 from lightgbm_support import hurtful, load, rows, save, train
 from serinus.errors import ConfigError
-from serinus.hosts import infer_implementation
+from serinus.loading import infer_implementation
 from serinus.model import Call
 
 

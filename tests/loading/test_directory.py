@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from serinus.errors import ConfigError
-from serinus.hosts import build_model, folder_name, infer_implementation, settings_from_directory
-from serinus.loading.model_formats import RUNTIMES
+from serinus.hosts import build_model
 from serinus.hosts.implementations import resolve
+from serinus.loading import folder_name, infer_implementation, settings_from_directory
+from serinus.loading.model_formats import RUNTIMES
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings
 

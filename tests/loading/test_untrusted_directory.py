@@ -28,7 +28,8 @@ from serinus.artifacts import read_labels
 from serinus.cli.options import parse
 from serinus.cli.serve import _discover, _models
 from serinus.errors import ConfigError
-from serinus.hosts import build_model, settings_from_directory
+from serinus.hosts import build_model
+from serinus.loading import settings_from_directory
 from serinus.loading.construction import construct
 from serinus.loading.model_formats import RUNTIMES, is_runtime
 from serinus.model import Model

@@ -16,13 +16,22 @@ from serinus.errors import ConfigError
 from serinus.local.plan import envoy_config as envoy
 from serinus.local.plan.container_environment import ConfigData, config_data, expand, parse_quantity
 from serinus.local.plan.image_commands import Command, resolve_image
-from serinus.manifests.inference_service import parse_container, parse_inference_service, parse_runtime
-from serinus.manifests.documents import Source, load_text
-from serinus.local.plan.planner import Launch, PlanOptions, Ports, ServicePlan, bind, plan_service, service_hosts, set_flag
-from serinus.manifests.problems import Problems
+from serinus.local.plan.planner import (
+    Launch,
+    PlanOptions,
+    Ports,
+    ServicePlan,
+    bind,
+    plan_service,
+    service_hosts,
+    set_flag,
+)
 from serinus.local.plan.rollout import Rollout, Share, advance, shares, standard_shares
-from serinus.manifests.serving_runtimes import merge_containers, runtime_containers, select_runtime
 from serinus.local.run.storage import fetch, parse_mounts
+from serinus.manifests.documents import Source, load_text
+from serinus.manifests.inference_service import parse_container, parse_inference_service, parse_runtime
+from serinus.manifests.problems import Problems
+from serinus.manifests.serving_runtimes import merge_containers, runtime_containers, select_runtime
 
 PORTS = Ports(20001, 20002, 20003)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from serinus.errors import ConfigError
-from serinus.manifests.linter import check_documents, flag_value
 from serinus.local.plan.plan_loader import check, load
-from serinus.manifests.documents import load_documents, load_text
 from serinus.local.plan.planner import PlanOptions
+from serinus.manifests.documents import load_documents, load_text
+from serinus.manifests.linter import check_documents, flag_value
 from serinus.manifests.problems import Problem, Problems
 
 GOOD = """\

@@ -16,7 +16,8 @@ import pytest
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.errors import InvalidInput
-from serinus.hosts import build_model, settings_from_directory
+from serinus.hosts import build_model
+from serinus.loading import settings_from_directory
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 
 REST, GRPC = {"host": "a"}, {"user-agent": "grpc"}

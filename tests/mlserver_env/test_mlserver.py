@@ -20,12 +20,13 @@ from mlserver.types import InferenceResponse, ResponseOutput
 from onnx import TensorProto, helper, numpy_helper
 from processes import free_port, process, serving_folder
 
-from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import InvalidInput, ModelFailed, NotReady, SerinusError
-from serinus.hosts import build_model, settings_from_directory
+from serinus.hosts import build_model
 from serinus.hosts.mlserver.mlserver_types import from_mlserver_response
+from serinus.loading import settings_from_directory
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
 

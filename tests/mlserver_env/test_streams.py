@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from mlserver.grpc import converters
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.types import InferenceRequest
 from processes import Address, serving_folder
+
+import grpc
 
 SERVERS = ("serinus", "mlserver")
 

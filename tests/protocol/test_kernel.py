@@ -25,7 +25,7 @@ from serinus.protocol.types import InferRequest, Limits, Tensor
 
 KERNEL = JsonKernel.open(Limits())
 pytestmark = pytest.mark.skipif(KERNEL is None, reason="the kernels are not built: python -m serinus.native.build")
-FOLDER = Path(native.__file__).parent
+FOLDER = Path(native.__file__).parent / "json"
 
 
 def took(document: bytes) -> bool:
@@ -358,7 +358,17 @@ int main(void) {
 def test_the_kernel_stays_within_its_bounds_under_sanitizers(tmp_path: Path):
     (tmp_path / "harness.c").write_text(_HARNESS)
     program = tmp_path / "harness"
-    flags = ["-std=c11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", str(FOLDER)]
+    flags = [
+        "-std=c11",
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-I",
+        str(FOLDER),
+        "-I",
+        str(FOLDER.parent),
+    ]
     build = subprocess.run(
         ["gcc", *flags, "-o", str(program), str(tmp_path / "harness.c"), "-lm"], capture_output=True, text=True
     )

@@ -56,7 +56,9 @@ def run(peer: str, code: str) -> None:
     if importlib.util.find_spec(peer) is None:
         pytest.skip(f"{peer} is not installed")
     script = COMMON + textwrap.dedent(code)
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1] / "support")
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1] / "support"
+    )
     assert found.returncode == 0, found.stderr[-3000:]
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import orjson
 import pytest
 import xgboost
 
 import ensemble_support
+import grpc
 from ensemble_server import Ensemble
 from grpc_support import ENGINES, Sum
 from grpc_support import serving as serving_grpc
@@ -28,14 +28,14 @@ from serinus import Model, ModelSettings, TensorSpec
 from serinus.bounds import BOUNDS, ModelBounds
 from serinus.cli.options import OPTIONS, parse
 from serinus.cli.serve import _of_paths, _server_settings
+from serinus.client.predictor_client import _seconds
 from serinus.dataplane.batching.deadlines import Deadlines
 from serinus.dataplane.overrides import overridden
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.dataplane.sizes import check_settings
 from serinus.errors import ConfigError, InvalidInput, Overloaded
-from serinus.hosts import settings_from_directory
-from serinus.client.predictor_client import _seconds
+from serinus.loading import settings_from_directory
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol.types import Limits
 from serinus.settings import BatchSettings, ServerSettings

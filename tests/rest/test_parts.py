@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serinus.errors import InvalidInput, NotFound
+from serinus.server.http.exchange import Exchange, Headers, header_pairs
 from serinus.server.rest.cloudevents import CloudEventSettings, read_event
 from serinus.server.rest.content import compress, decompress
-from serinus.server.http.exchange import Exchange, Headers, header_pairs
 from serinus.server.rest.router import Router
 
 

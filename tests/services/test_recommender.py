@@ -14,7 +14,7 @@ import pytest
 import recommender_support as support
 from serinus import InferRequest, Tensor
 from serinus.errors import InvalidInput
-from serinus.hosts import settings_from_directory
+from serinus.loading import settings_from_directory
 from serinus.testing import InMemoryClient
 
 torch = pytest.importorskip("torch")

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import orjson
 import xgboost
 
+import grpc
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import Served, serving
 

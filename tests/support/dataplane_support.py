@@ -12,9 +12,9 @@ import numpy as np
 from serinus import Call, InferRequest, InferResponse, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
 from serinus.dataplane.batching.batcher import Batcher
 from serinus.dataplane.batching.deadlines import Deadlines
+from serinus.dataplane.batching.pending_request import DONE, Form, Ticket, Work
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
-from serinus.dataplane.batching.pending_request import DONE, Form, Ticket, Work
 from serinus.errors import SerinusError
 from serinus.settings import BatchSettings
 

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serinus.dataplane.repository_access import OPEN, RepositoryAccess
-from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.dataplane.repository_access import OPEN, RepositoryAccess
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.model import Call, Model, RequestModel
 from serinus.protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from serinus.server.grpc import GrpcServer, start_grpc

@@ -14,10 +14,10 @@ import orjson
 
 from http_support import Answer, Raw
 from serinus import Call, InferRequest, InferResponse, Model, ModelSettings, RequestModel, Tensor, TensorSpec
-from serinus.dataplane.repository_access import OPEN, RepositoryAccess
-from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.dataplane.repository_access import OPEN, RepositoryAccess
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import InvalidInput, NotFound
 from serinus.server.rest.rest_server import RestServer, start_rest
 from serinus.settings import BatchSettings, ServerSettings

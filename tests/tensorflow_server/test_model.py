@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from serinus import InferRequest, ModelSettings, RequestedOutput, Tensor
 from serinus.errors import ConfigError, InvalidInput, NotFound
-from serinus.hosts import settings_from_directory
+from serinus.loading import settings_from_directory
 from serve_support import serving
 from vision_support import plane_of
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from serinus import Call, InferRequest, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
-from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import ConfigError, InvalidInput
-from serinus.hosts import settings_from_directory
+from serinus.loading import settings_from_directory
 from torch_server import TorchModel
 from torch_server.memory import CudaMemory, families, largest_free_bytes
 from vision_modules import Scale

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serinus.errors import ConfigError
-from serinus.hosts import settings_from_directory
+from serinus.loading import settings_from_directory
 from serinus.manifests.documents import load_documents
+from serinus.tuning.limits import Observed, Resources, binding, observe, read_metrics, resources
 from serinus.tuning.load.arrivals import poisson_arrivals
 from serinus.tuning.load.latencies import LatencyHistogram
-from serinus.tuning.limits import Observed, Resources, binding, observe, read_metrics, resources
 from serinus.tuning.patches import PATCH_FILE, operations, write_patch
 from serinus.tuning.search import Axis, Config, Found, Trial, axes_for, search
 from serinus.tuning.slo import Slo, parse_duration, parse_rate

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serinus.cli import main
-from serinus.hosts import settings_from_directory
+from serinus.loading import settings_from_directory
 
 FRAUD = Path(__file__).parents[2] / "inferenceservices" / "fraud" / "model" / "fraud.ubj"
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
 
-from serinus.native import build, library, kernel_library as loader
+from serinus.native import build, library
+from serinus.native import kernel_library as loader
 from serinus.native.trees import walker
 from serinus.native.trees.forest import Forest, Link, Trees, margin_of
 
@@ -330,7 +331,15 @@ def test_the_kernels_read_no_byte_outside_their_arrays(tmp_path: Path) -> None:
     source.write_text(_SANITIZED)
     folder = Path(build.__file__).parent
     program = tmp_path / "walks"
-    flags = ["-std=c11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
+    flags = [
+        "-std=c11",
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        f"-I{folder}",
+        f"-I{folder / 'trees'}",
+    ]
     built = subprocess.run(
         [
             *command,
@@ -338,7 +347,7 @@ def test_the_kernels_read_no_byte_outside_their_arrays(tmp_path: Path) -> None:
             "-o",
             str(program),
             str(source),
-            *(str(folder / name) for name in ("forest.c", "forest_vector.c", "forest64.c")),
+            *(str(folder / "trees" / name) for name in ("forest.c", "forest_vector.c", "forest64.c")),
             "-lm",
         ],
         capture_output=True,
@@ -464,7 +473,7 @@ def test_every_exported_symbol_is_one_that_the_loader_asks_for() -> None:
     folder = Path(build.__file__).parent
     exported = {
         match
-        for path in (*folder.glob("*.h"), *folder.glob("*.c"))
+        for path in (*folder.rglob("*.h"), *folder.rglob("*.c"))
         for match in re.findall(r"SERINUS_EXPORT \w+ (\w+)\(", path.read_text())
     }
     assert exported == {"serinus_abi", *loader.SYMBOLS}

@@ -25,8 +25,8 @@ from ..dataplane.repository_access import RepositoryAccess
 from ..errors import ConfigError
 from ..protocol.types import Limits
 from ..settings import ModelSettings, PredictorSettings, ServerSettings
-from .repository_control import repository_access
 from .options import OPTIONS, Option, Parsed, parse
+from .repository_control import repository_access
 
 __all__ = ["main"]
 
@@ -94,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
 def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> int:
     """Resolve the models and run this process as a server."""
     from .. import hosts
+    from ..hosts.implementations import is_script
     from ..server.lifecycle import Launch, run
 
     values = parsed.values
@@ -101,10 +102,12 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
     repository = Path(values["model_repository"]) if values["model_repository"] else None
     models = _models(parsed, repository)
     discover = functools.partial(_discover, parsed, repository)
-    if len(models) == 1 and not values["transformer"] and hosts.is_script(models[0].implementation):
+    if len(models) == 1 and not values["transformer"] and is_script(models[0].implementation):
         keeps = values["model_name"] and parsed.sources["model_name"] != "INFERENCE_SERVICE_NAME"
         named = models[0] if values["model_name"] else dataclasses.replace(models[0], name="")
-        models = hosts.settings_from_script(named, predictor, keep_name=bool(keeps))
+        from ..hosts.kserve.scripts import settings_from_script
+
+        models = settings_from_script(named, predictor, keep_name=bool(keeps))
         discover = None
     factory = functools.partial(
         hosts.build_model,
@@ -237,7 +240,7 @@ def _of_paths(
     paths: Sequence[Path], parsed: Parsed, repository: Path | None, *, alone: bool = True
 ) -> list[ModelSettings]:
     """Read model directories, and let the command line have the last word; `alone`: no other is served beside these."""
-    from .. import hosts
+    from .. import loading
 
     values = parsed.values
     extra = _extra(values["extra"])
@@ -254,7 +257,7 @@ def _of_paths(
             )
             continue
         try:
-            of_path = hosts.settings_from_directory(
+            of_path = loading.settings_from_directory(
                 path,
                 implementation=values["class"] or "",
                 extra=extra,
@@ -276,7 +279,7 @@ def _of_paths(
             if explicit or not settings.name or not _names_itself(settings):
                 changes["name"] = values["model_name"]
         elif not settings.name:
-            changes["name"] = hosts.folder_name(settings) or "model"
+            changes["name"] = loading.folder_name(settings) or "model"
         if values["model_version"] and len(found) == 1 and alone:
             changes["version"] = values["model_version"]
         if values["nthread"]:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import grpc
 import grpc.aio
 import numpy as np
 import orjson
+
+import grpc
 
 from ..errors import ConfigError, InvalidInput, SerinusError, TimedOut, UpstreamFailed
 from ..protocol import _open_inference_pb2 as pb  # type: ignore[attr-defined] # generated

@@ -34,12 +34,12 @@ from ..protocol.types import (
     ServerMetadata,
 )
 from ..settings import ModelSettings
-from .repository_access import RepositoryAccess
-from .telemetry.metrics import Metrics
-from .response_stream import Pipe
-from .registry import Registry
-from .served import ServedModel
 from .batching.pending_request import DONE, Done, Form, StreamCall, Ticket, V1Call
+from .registry import Registry
+from .repository_access import RepositoryAccess
+from .response_stream import Pipe
+from .served import ServedModel
+from .telemetry.metrics import Metrics
 
 __all__ = ["EXTENSIONS", "Plane"]
 

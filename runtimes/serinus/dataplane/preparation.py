@@ -12,15 +12,15 @@ from ..bounds import ModelBounds
 from ..model import Model, RequestModel
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
-from .joining.decision import settle
-from .checks import RequestChecks
 from .batching.deadlines import Deadlines
+from .checks import RequestChecks
 from .execution.executor import Cost, InlineExecutor, Predict, TaskExecutor, ThreadExecutor
 from .execution.process_pool import ProcessPool
+from .execution.warmup import INLINE_ROW_S, measure
+from .joining.decision import settle
 from .served import ServedModel
 from .sizes import check_inputs, check_settings
 from .telemetry.statistics import ModelStatistics
-from .execution.warmup import INLINE_ROW_S, measure
 
 __all__ = ["load_model"]
 

@@ -37,11 +37,11 @@ from ..model import Family, Model
 from ..protocol.json_codec import describe
 from ..settings import ModelSettings
 from .batching.deadlines import Deadlines
-from .preparation import load_model
-from .telemetry.metrics import Metrics
-from .overrides import overridden
-from .served import ServedModel
 from .batching.pending_request import Ticket
+from .overrides import overridden
+from .preparation import load_model
+from .served import ServedModel
+from .telemetry.metrics import Metrics
 
 __all__ = ["Entry", "Registry", "State"]
 

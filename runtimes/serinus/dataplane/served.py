@@ -29,11 +29,11 @@ from ..protocol.json_codec import describe
 from ..protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from ..settings import BatchSettings
 from .batching.batcher import Batcher
-from .checks import OutputChecks, RequestChecks
 from .batching.deadlines import Deadlines
+from .batching.pending_request import DONE, RUNNING, Done, Form, ModelCall, StreamCall, Ticket, Work
+from .checks import OutputChecks, RequestChecks
 from .execution.executor import InlineExecutor, TaskExecutor, ThreadExecutor
 from .telemetry.statistics import ModelStatistics
-from .batching.pending_request import DONE, RUNNING, Done, Form, ModelCall, StreamCall, Ticket, Work
 
 __all__ = ["ServedModel"]
 

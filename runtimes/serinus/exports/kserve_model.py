@@ -24,16 +24,16 @@ from kserve.errors import InferenceError, ModelNotReady
 from kserve.errors import InvalidInput as KServeInvalidInput
 
 from ..errors import ClientError, ConfigError, ServerError
+from ..hosts.factory import build_model
+from ..hosts.kserve.kserve_types import from_kserve_request
+from ..loading.directory import settings_from_directory
 from ..model import Model, RequestModel
 from ..protocol import v1_codec
 from ..protocol.types import Tensor, TensorSpec
 from ..settings import ModelSettings
-from ..loading.directory import settings_from_directory
-from ..hosts.factory import build_model
-from ..hosts.kserve.kserve_types import from_kserve_request
 from .local_calls import LocalCalls
 
-__all__ = ["ServedByKServe", "main"]
+__all__ = ["ServedByKServe", "as_kserve", "main"]
 
 
 class ServedByKServe(kserve.Model):
@@ -101,6 +101,11 @@ class ServedByKServe(kserve.Model):
             [_output(by_name[name], payload) for name in wanted or by_name],
             use_binary_outputs=payload.use_binary_outputs,
         )
+
+
+def as_kserve(model: Model) -> ServedByKServe:
+    """Give a serinus `Model` as a `kserve.Model`, for stock `kserve.ModelServer`; call its `load()` first, as with any other."""
+    return ServedByKServe(model)
 
 
 def _output(tensor: Tensor, payload: KServeRequest) -> InferOutput:

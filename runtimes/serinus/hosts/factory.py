@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError
-from ..model import Model
-from ..settings import ModelSettings, PredictorSettings
 from ..loading.construction import construct, kserve_arguments
 from ..loading.directory import DirectorySettings
 from ..loading.model_formats import infer_implementation
+from ..model import Model
+from ..settings import ModelSettings, PredictorSettings
 from .implementations import Implementation, implementation_of, kind_of, resolve
 from .kserve.scripts import ScriptSettings
 
-__all__ = ["as_kserve", "build_model", "build_model_of"]
+__all__ = ["build_model", "build_model_of"]
 
 
 def build_model(
@@ -131,10 +131,3 @@ def _around(
     from .kserve.pipeline import Pipeline
 
     return Pipeline(settings, make_kserve(found, own, None), build)
-
-
-def as_kserve(model: Model) -> Any:
-    """Give a serinus `Model` as a `kserve.Model`, for stock `kserve.ModelServer`; call its `load()` first, as with any other."""
-    from ..exports.kserve_model import ServedByKServe
-
-    return ServedByKServe(model)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .admission import KSERVE_CONTAINER, listed, mapping
-from .inference_service import Container, InferenceService, ModelSpec, ServingRuntime, parse_container
 from .documents import Source, load_text
+from .inference_service import Container, InferenceService, ModelSpec, ServingRuntime, parse_container
 from .problems import Problems
 
 __all__ = ["BUILT_IN", "built_in_runtimes", "merge_containers", "runtime_containers", "select_runtime"]

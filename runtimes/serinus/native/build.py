@@ -58,17 +58,17 @@ def compiler(*, zig: bool = False) -> list[str]:
 
 
 def build(output: Path | None = None, *, zig: bool = False) -> Path:
-    """Compile every C file of this folder into one shared library, replacing the old one in one step.
+    """Compile every C file of this folder and its rooms into one shared library, replacing the old one in one step.
 
     Raises:
         CompilerMissing: see `compiler`.
         subprocess.CalledProcessError: the compiler refused the code.
     """
     target = output or _HERE / "_kernels.so"
-    sources = sorted(str(path) for path in _HERE.glob("*.c"))
+    sources = sorted(str(path) for path in _HERE.rglob("*.c"))
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "_kernels.so"
-        subprocess.run([*compiler(zig=zig), *_FLAGS, "-o", str(fresh), *sources, "-lm"], check=True)
+        subprocess.run([*compiler(zig=zig), *_FLAGS, "-I", str(_HERE), "-o", str(fresh), *sources, "-lm"], check=True)
         # Copy beside the target first: only a rename within one file system is a single step for processes that load it.
         staged = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copyfile(fresh, staged)

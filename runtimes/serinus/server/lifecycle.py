@@ -24,17 +24,17 @@ from functools import partial
 from typing import Any
 
 from ..bounds import ModelBounds
-from ..dataplane.repository_access import RepositoryAccess
-from ..dataplane.telemetry.metrics import Metrics
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
+from ..dataplane.repository_access import RepositoryAccess
+from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
-from .worker_channel import Channel
 from .grpc import start_grpc
 from .rest.app import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import start_rest
+from .worker_channel import Channel
 
 __all__ = ["Launch", "run"]
 

@@ -17,11 +17,11 @@ from ..protocol.rest_codec import RestCodec
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings, cpu_limit
 from .forms.model_forms import update_settings
+from .forms.samples import generate_samples, read_samples, take_rows
 from .limits import Observed, Resources, binding, observe, read_metrics, resources
 from .load.loadgen import Job, LoadResult, http_message
-from .forms.samples import generate_samples, read_samples, take_rows
-from .search import Config, Found, Trial, axes_for, describe, search
 from .load.server_under_test import ServerUnderTest, run_job
+from .search import Config, Found, Trial, axes_for, describe, search
 from .slo import Slo
 
 __all__ = ["Tuned", "tune", "write_model_settings"]

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ...errors import ConfigError
-from ...local.run.control_socket import Client, ControlFailed, NotRunning
-from ...local.run.daemon import Daemon, DaemonOptions
 from ...local.plan.image_commands import parse_image_options
 from ...local.plan.planner import DOMAINS, PlanOptions
+from ...local.run.control_socket import Client, ControlFailed, NotRunning
+from ...local.run.daemon import Daemon, DaemonOptions
 from ...local.run.storage import cache_folder, parse_mounts
 from ...local.run.supervisor import RunOptions
 from ..tables import COLOURS, curl_line, make_console, show_services, tail

@@ -28,7 +28,7 @@ from typing import Any, Final, cast
 import numpy as np
 import orjson
 
-from ... import __version__, verification_records as verdicts
+from ... import __version__, verification_records
 from ...artifacts import declares_no_batch
 from ...errors import SerinusError
 from ...model import Call, Model, Provenance
@@ -247,7 +247,7 @@ def _sha256(path: Path) -> str:
 
 
 def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
-    for body in verdicts.kept(verdicts.places(provenance.files[0], key, _RECORD)):
+    for body in verification_records.kept(verification_records.places(provenance.files[0], key, _RECORD)):
         if body.get("sha256") != key:
             continue
         try:
@@ -264,5 +264,5 @@ def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
 def _keep(model: Model, provenance: Provenance, key: str, found: Mapping[str, Finding]) -> None:
     functions = {name: {"outcome": finding.outcome, "reason": finding.reason} for name, finding in found.items()}
     body = {"about": "batching", "sha256": key, "functions": functions}
-    if verdicts.keep(verdicts.places(provenance.files[0], key, _RECORD), body) is None:
+    if verification_records.keep(verification_records.places(provenance.files[0], key, _RECORD), body) is None:
         _log.warning("model '%s': what was found can be kept nowhere, so every start checks its rows", model.name)

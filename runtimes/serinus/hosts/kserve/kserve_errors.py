@@ -23,6 +23,7 @@ from kserve.errors import (
 )
 from kserve.errors import InvalidInput as KServeInvalidInput
 
+from ...client.predictor_errors import error_of_grpc, error_of_status
 from ...errors import (
     ClientError,
     GrpcStatus,
@@ -37,7 +38,6 @@ from ...errors import (
     TimedOut,
     UpstreamFailed,
 )
-from ...client.predictor_errors import error_of_grpc, error_of_status
 
 __all__ = ["translate"]
 

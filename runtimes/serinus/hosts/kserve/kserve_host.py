@@ -43,16 +43,20 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInf
 from kserve.utils.utils import is_structured_cloudevent
 from prometheus_client import REGISTRY
 
+from ...client.predictor_client import PredictorClient
 from ...dataplane.response_stream import closing
 from ...errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported
+from ...loading.construction import construct
 from ...model import Call, Family, Model, RequestModel, V1Answer
 from ...protocol.rest_codec import RestCodec
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ...settings import ModelSettings, PredictorSettings
 from ..error_translation import Translated
-from ...loading.construction import construct
-from ..method_executor import Handler
 from ..implementations import Implementation
+from ..loop_thread import OwnLoop, asks_for_loop
+from ..method_executor import Handler
+from ..prometheus_families import families_of
+from ..transport import is_grpc
 from .kserve_errors import translate
 from .kserve_types import (
     from_kserve_request,
@@ -62,10 +66,6 @@ from .kserve_types import (
     to_kserve_request,
     to_kserve_response,
 )
-from ..loop_thread import OwnLoop, asks_for_loop
-from ...client.predictor_client import PredictorClient
-from ..prometheus_families import families_of
-from ..transport import is_grpc
 
 __all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
 

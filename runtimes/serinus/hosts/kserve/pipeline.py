@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 import orjson
 
 from ...dataplane.batching.deadlines import Deadlines
+from ...dataplane.batching.pending_request import Ticket, V1Call
 from ...dataplane.preparation import load_model
 from ...dataplane.served import ServedModel
 from ...dataplane.telemetry.statistics import ModelStatistics
-from ...dataplane.batching.pending_request import Ticket, V1Call
 from ...errors import NotReady, SerinusError
 from ...model import Begun, Model, RequestDone, RequestModel, V1Answer
 from ...protocol import v1_codec

@@ -22,8 +22,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from ...dataplane.checks import SERVER_PARAMETERS
 from ...dataplane.batching.pending_request import Done, Ticket
+from ...dataplane.checks import SERVER_PARAMETERS
 from ...errors import Cancelled, ModelFailed, NotReady, Overloaded, SerinusError, TimedOut
 from ...model import RequestDone
 from ...protocol.datatypes import datatype_of

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...settings import ModelSettings, PredictorSettings
 from ...loading.construction import kserve_arguments
+from ...settings import ModelSettings, PredictorSettings
 from ..implementations import Implementation, implementation_of, run_script
 
 __all__ = ["ScriptSettings", "settings_from_script"]

@@ -1,4 +1,4 @@
-"""`MLServerHost`: any MLServer `MLModel`, unchanged; and `SerinusRuntime`, a serinus `Model` under stock `mlserver start`.
+"""`MLServerHost`: any MLServer `MLModel`, unchanged.
 
 Theory of operation. Each hosted `MLModel` has an event loop of its own, in a thread of its own: `load`, `predict` and `unload` are
 coroutines that mostly block, and under MLServer they have a worker process to block. Here they block their own loop, and
@@ -32,7 +32,6 @@ from mlserver.metrics import REGISTRY
 from mlserver.settings import ModelParameters
 from mlserver.settings import ModelSettings as MLServerSettings
 from mlserver.types import InferenceRequest, InferenceResponse
-from mlserver.utils import get_model_uri
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -50,28 +49,24 @@ from ...errors import (
     TimedOut,
     TooLarge,
 )
+from ...loading.directory import DirectorySettings
 from ...model import Family, RequestModel
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import ModelSettings
-from ..error_translation import Translated
 from ..cross_loop_queue import brought
-from ...loading.directory import DirectorySettings
+from ..error_translation import Translated
 from ..implementations import Implementation
-from ...exports.local_calls import LocalCalls
+from ..loop_thread import OwnLoop
+from ..prometheus_families import families_of
 from .mlserver_batches import Batches
 from .mlserver_types import (
-    from_mlserver_request,
     from_mlserver_response,
     loose_request,
     specs,
-    tensor_metadata,
     to_mlserver_request,
-    to_mlserver_response,
 )
-from ..loop_thread import OwnLoop
-from ..prometheus_families import families_of
 
-__all__ = ["MLServerHost", "SerinusRuntime", "build_mlserver"]
+__all__ = ["MLServerHost", "build_mlserver"]
 
 
 def build_mlserver(implementation: Implementation, settings: ModelSettings) -> MLServerHost:
@@ -382,80 +377,3 @@ async def _and_the_rest(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIter
         yield first
         async for piece in pieces:
             yield piece
-
-
-class SerinusRuntime(MLModel):
-    """A serinus `Model` under stock MLServer and Seldon: `"implementation": "serinus.hosts.mlserver_host.SerinusRuntime"`.
-
-    `parameters.extra.class` names the model's package or class (`xgboost_server`); without it the runtime is inferred
-    from the files. The rest of `parameters.extra` is the model's own.
-    """
-
-    _calls: LocalCalls | None = None
-
-    async def load(self) -> bool:
-        """Make and load the model."""
-        from pathlib import Path
-
-        from ..factory import build_model
-
-        parameters = self.settings.parameters
-        extra = dict((parameters.extra if parameters is not None else None) or {})
-        location = await get_model_uri(self.settings) if parameters is not None and parameters.uri else None
-        if location is None and self.settings._source:  # no public name for where the settings came from
-            location = str(Path(self.settings._source).parent)
-        settings = ModelSettings(
-            name=self.name,
-            version=self.version or "",
-            implementation=extra.pop("class", ""),
-            model_dir=Path(location) if location else None,
-            extra=extra,
-            # MLServer has chosen code by the same file already, and its `uri` may lead anywhere.
-            allow_implementation=("*",),
-            allow_uri=(Path("/"),),
-        )
-        model = build_model(settings)
-        await asyncio.get_running_loop().run_in_executor(None, model.load)
-        if isinstance(model, RequestModel):
-            await model.start()
-        self._calls = LocalCalls(model)
-        self.inputs = self.inputs or tensor_metadata(model.inputs)
-        self.outputs = self.outputs or tensor_metadata(model.outputs)
-        self.settings.platform = self.settings.platform or model.platform
-        return True
-
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer one request."""
-        if self._calls is None:
-            raise ModelNotReady(self.name)
-        try:
-            request = from_mlserver_request(payload, self.name)
-            return to_mlserver_response(await self._calls.infer(request))
-        except SerinusError as error:
-            raise MLServerError(str(error), error.http_status) from error
-
-    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
-        """Answer a stream of requests with the model's stream, or its one answer."""
-        model = self._calls.model if self._calls is not None else None
-        if not isinstance(model, RequestModel) or not model.streams:
-            yield await self.predict(await anext(payloads))
-            return
-
-        async def requests() -> AsyncIterator[InferRequest]:
-            async for payload in payloads:
-                yield from_mlserver_request(payload, self.name)
-
-        responses = model.infer_stream(requests())
-        try:
-            async with closing(responses):
-                async for response in responses:
-                    yield to_mlserver_response(response)
-        except SerinusError as error:
-            raise MLServerError(str(error), error.http_status) from error
-
-    async def unload(self) -> bool:
-        """Unload the model."""
-        calls, self._calls = self._calls, None
-        if calls is not None:
-            await asyncio.get_running_loop().run_in_executor(None, calls.model.unload)
-        return True

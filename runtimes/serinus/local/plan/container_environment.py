@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...manifests.admission import mapping
-from ...manifests.inference_service import Container, EnvVar, InferenceService
 from ...manifests.documents import Document
+from ...manifests.inference_service import Container, EnvVar, InferenceService
 from ...manifests.problems import Problems
 
 __all__ = ["ConfigData", "config_data", "expand", "parse_quantity", "resolve_environment"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigError
-from .container_environment import config_data
-from .image_commands import app_class
+from ...manifests.documents import Document, load_documents
 from ...manifests.inference_service import parse_inference_service, parse_runtime
 from ...manifests.linter import check_documents
-from ...manifests.documents import Document, load_documents
-from .planner import PlanOptions, ServicePlan, plan_service
 from ...manifests.problems import Problem, Problems
 from ...manifests.serving_runtimes import BUILT_IN, built_in_runtimes
+from .container_environment import config_data
+from .image_commands import app_class
+from .planner import PlanOptions, ServicePlan, plan_service
 
 __all__ = ["Loaded", "check", "fingerprint", "load"]
 

@@ -24,14 +24,21 @@ from pathlib import Path
 from typing import Literal
 
 from ...manifests.admission import KSERVE_CONTAINER, TRANSFORMER_CONTAINER
-from .container_environment import ConfigData, expand, resolve_environment
-from .image_commands import Command, resolve_image
-from ...manifests.inference_service import Component, Container, InferenceService, Probe, ServingRuntime, StorageUri, parse_container
-from ...manifests.linter import flag_value
 from ...manifests.documents import Source
+from ...manifests.inference_service import (
+    Component,
+    Container,
+    InferenceService,
+    Probe,
+    ServingRuntime,
+    StorageUri,
+    parse_container,
+)
+from ...manifests.linter import flag_value
 from ...manifests.problems import Problems
 from ...manifests.serving_runtimes import runtime_containers, select_runtime
-from ..run.storage import LOCAL_STORAGE
+from .container_environment import ConfigData, expand, resolve_environment
+from .image_commands import Command, resolve_image
 
 __all__ = [
     "ComponentPlan",
@@ -46,6 +53,10 @@ __all__ = [
     "service_hosts",
     "set_flag",
 ]
+
+LOCAL_STORAGE = "serinus.dev/local-storage-uri"
+"""Annotation of an InferenceService: what `serinus up` takes instead of its predictor's storageUri, relative to the manifest: a
+folder, or URI=FOLDER for every URI (canaries' too) that begins so."""
 
 DOMAINS = ("{{.Name}}.{{.Namespace}}.localhost", "{{.Name}}-{{.Namespace}}.example.com")
 """Hosts of a service. The first is ours (every resolver leads *.localhost to this machine); the second KServe's default."""

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...errors import ConfigError
-from .control_socket import socket_path
+from ...manifests.problems import Problem
 from ..plan.plan_loader import fingerprint, load
 from ..plan.planner import PlanOptions
-from ...manifests.problems import Problem
+from .control_socket import socket_path
 from .supervisor import RunOptions, Service, Supervisor
 
 __all__ = ["Daemon", "DaemonOptions"]

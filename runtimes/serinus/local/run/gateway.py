@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ..plan import envoy_config as envoy
 from ...manifests.inference_service import Probe
-from .log_files import LogFile
+from ..plan import envoy_config as envoy
 from ..plan.planner import Launch, Ports
+from .log_files import LogFile
+from .managed_process import Guard, Process
 from .ports import PortBook, is_free
 from .probe import http_get
-from .managed_process import Guard, Process
 
 __all__ = ["Gateway", "GatewayTable", "envoy_binary"]
 

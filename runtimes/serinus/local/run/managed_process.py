@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from .log_files import LogFile
 from ..plan.planner import Launch
+from .log_files import LogFile
 from .probe import answers_tcp, is_alive, is_ready
 
 __all__ = ["Guard", "Process"]

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..plan.envoy_config import Backend, Endpoint
-from .log_files import LogFile
 from ..plan.planner import ComponentPlan, Ports, bind
-from .ports import PortBook
+from .log_files import LogFile
 from .managed_process import Guard, Process
+from .ports import PortBook
 
 __all__ = ["Pod", "Revision", "Workshop", "inherited_environment"]
 

@@ -21,11 +21,7 @@ from pathlib import Path
 
 from ...errors import ConfigError
 
-__all__ = ["LOCAL_STORAGE", "cache_folder", "fetch", "parse_mounts"]
-
-LOCAL_STORAGE = "serinus.dev/local-storage-uri"
-"""Annotation of an InferenceService: what `serinus up` takes instead of its predictor's storageUri, relative to the manifest: a
-folder, or URI=FOLDER for every URI (canaries' too) that begins so."""
+__all__ = ["cache_folder", "fetch", "parse_mounts"]
 
 TIMEOUT_S = 60.0
 """Longest silence of a download; KServe's storage initializer has none."""

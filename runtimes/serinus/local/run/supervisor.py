@@ -19,13 +19,13 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..plan import envoy_config as envoy
+from ..plan.planner import ComponentPlan, ServicePlan, Track, service_hosts
+from ..plan.rollout import Rollout, Share, advance, shares, standard_shares
 from .gateway import Gateway, GatewayTable
 from .log_files import LogFile
-from ..plan.planner import ComponentPlan, ServicePlan, Track, service_hosts
-from .ports import PortBook
 from .managed_process import Guard
+from .ports import PortBook
 from .revision import Pod, Revision, Workshop
-from ..plan.rollout import Rollout, Share, advance, shares, standard_shares
 from .storage import fetch
 
 __all__ = ["RunOptions", "Service", "Supervisor"]

@@ -11,7 +11,7 @@
 enum { SELECT, ASINH, AFFINE, FILL, DENSE, RELU, NORM, LOG };
 enum { WORKSPACE = 2048 };
 
-/* Mirrored by network.py. */
+/* Mirrored by mlp.py. */
 typedef struct {
     int32_t kind;
     int32_t source, other, target; /* where vectors begin in the workspace; other: -1, or what a DENSE adds in place of `first` */
@@ -24,18 +24,18 @@ typedef struct {
 #define NAME(x) plain_##x
 #define TARGET
 #define TILE 8
-#include "network_dense.inc"
+#include "mlp_dense.inc"
 
 #if defined(__x86_64__)
 #define NAME(x) avx2_##x
 #define TARGET __attribute__((target("avx2")))
 #define TILE 16
-#include "network_dense.inc"
+#include "mlp_dense.inc"
 
 #define NAME(x) avx512_##x
 #define TARGET __attribute__((target("avx512f")))
 #define TILE 32
-#include "network_dense.inc"
+#include "mlp_dense.inc"
 #endif
 
 typedef void dense_function(const serinus_step *, const double *, const double *, double *);

@@ -1,4 +1,4 @@
-"""`Network`: a small dense network in float64 as one call of compiled code (`network.c`). Knows no framework."""
+"""`Network`: a small dense network in float64 as one call of compiled code (`mlp.c`). Knows no framework."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Kind", "Network", "Step"]
 _FEW_ROWS = 16
 """Answered while holding the GIL, for some 25 us at most; more are answered without it."""
 _WORKSPACE = 2048
-"""Numbers that all vectors of one row may take together; as in network.c."""
+"""Numbers that all vectors of one row may take together; as in mlp.c."""
 
 
 class Kind(enum.IntEnum):
-    """What a step does; the numbers are those of network.c."""
+    """What a step does; the numbers are those of mlp.c."""
 
     SELECT = 0
     """Columns of the row, `first`; always the first step, and only that."""

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.plane import Plane
+from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from .grpcio_engine import GrpcioEngine, address, credentials_of

@@ -42,8 +42,8 @@ from typing import Any
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from .grpcio_engine import GrpcioEngine, address
-from .size_filter import FrameGuard, Relay
 from .service import INFER, Failure, Metadata, Service, Ticket, failure_of, plain_headers
+from .size_filter import FrameGuard, Relay
 
 __all__ = ["NativeEngine"]
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from google.protobuf.message import DecodeError
 
-from ...dataplane.telemetry.metrics import Metrics
-from ...dataplane.response_stream import Pipe
 from ...dataplane.plane import Plane
+from ...dataplane.response_stream import Pipe
+from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_codec import (

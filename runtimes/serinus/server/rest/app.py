@@ -23,9 +23,9 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from ...dataplane.telemetry.metrics import Metrics
-from ...dataplane.response_stream import Pipe, closing
 from ...dataplane.plane import Plane
+from ...dataplane.response_stream import Pipe, closing
+from ...dataplane.telemetry.metrics import Metrics
 from ...errors import (
     ClientError,
     InvalidInput,
@@ -44,10 +44,10 @@ from ...protocol.json_codec import decode_parameters, describe, load_object
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
-from .origin_checks import check_change
+from ..http.exchange import Exchange, RawHeaders, header_pairs
 from .cloudevents import CloudEvent, CloudEventSettings, read_event
 from .content import CODINGS, choose_coding, compress, decompress
-from ..http.exchange import Exchange, RawHeaders, header_pairs
+from .origin_checks import check_change
 from .router import Handler, Match, Router
 
 __all__ = ["CustomAnswer", "CustomRequest", "CustomRoute", "RestApp"]

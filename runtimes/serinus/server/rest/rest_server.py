@@ -12,16 +12,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.plane import Plane
+from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...protocol.rest_codec import RestCodec
 from ...settings import ServerSettings
-from .app import CustomRoute, RestApp
 from ..http.asgi import UvicornServer
-from .cloudevents import CloudEventSettings
 from ..http.exchange import HttpLimits
 from ..http.thin import ThinServer
+from .app import CustomRoute, RestApp
+from .cloudevents import CloudEventSettings
 from .openapi import openapi_document, openapi_page
 
 __all__ = ["RestServer", "start_rest"]

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import SerinusError
-from ...hosts import build_model, settings_from_directory
+from ...hosts import build_model
+from ...loading import settings_from_directory
 from ...model import Call, Model
 from ...settings import ModelSettings
 from .model_forms import Form

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from .loadgen import Job, LoadResult
 from ..search import Config
+from .loadgen import Job, LoadResult
 
 __all__ = ["ServerUnderTest", "run_job"]
 
