@@ -67,6 +67,10 @@ static inline uint64_t value_of_eight(uint64_t bytes) {
     return (((bytes & 0x000000FF000000FFu) * 0x000F424000000064u) + (((bytes >> 16) & 0x000000FF000000FFu) * 0x0000271000000001u)) >> 32;
 }
 
+/* From here on an exponent's further digits are left out. A body's length fits 31 bits, and so does the power that the digits bring:
+ * no digits can bring a number with such an exponent back into the range of doubles, and it is 0 or infinite either way. */
+static const int64_t MOST_EXPONENT = (int64_t)1 << 33;
+
 /* Read a JSON number (RFC 8259, section 6) from `at`, never past `end`.
  * Returns the first byte after it, or NULL where it is malformed, infinite as a double, or too long to be told for sure. */
 static inline const uint8_t *read_double(const uint8_t *at, const uint8_t *end, double *value) {
@@ -108,7 +112,7 @@ static inline const uint8_t *read_double(const uint8_t *at, const uint8_t *end, 
         if (at < end && (*at == '+' || *at == '-')) down = *at++ == '-';
         if (at == end || !is_digit(*at)) return NULL;
         while (at < end && is_digit(*at)) {
-            if (exponent < 100000) exponent = exponent * 10 + (*at - '0');
+            if (exponent < MOST_EXPONENT) exponent = exponent * 10 + (*at - '0');
             at++;
         }
         power += down ? -exponent : exponent;
