@@ -5,6 +5,7 @@
  * another. A row's result never depends on the rows beside it. Sums run over the inputs in order, several outputs at a time: as many
  * as the processor's registers hold, each by itself, so that every processor finds the same bits. */
 #include "kernels.h"
+#include "processor.h"
 
 #include <math.h>
 
@@ -42,8 +43,9 @@ typedef void dense_function(const serinus_step *, const double *, const double *
 
 static dense_function *widest_dense(void) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) return avx512_dense;
-    if (__builtin_cpu_supports("avx2")) return avx2_dense;
+    const uint32_t lanes = vector_lanes();
+    if (lanes == 16) return avx512_dense;
+    if (lanes == 8) return avx2_dense;
 #endif
     return plain_dense;
 }
