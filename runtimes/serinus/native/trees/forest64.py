@@ -99,9 +99,11 @@ def _pack(trees: Trees, sets: Sets | None, order: np.ndarray, columns: int) -> n
     default_left = inner & trees.default_left[order]
     categorical = np.zeros(len(order), bool)
     if sets is not None:
+        if len(sets.first) != len(trees.left) or len(sets.words) != len(trees.left):
+            raise ValueError("every node needs its place among the sets of categories, or -1")
         first, words = sets.first[order], sets.words[order]
         categorical = inner & (first >= 0)
-        if np.any(categorical & ((words < 0) | (first + words > len(sets.bits)))):
+        if np.any(categorical & ((words < 0) | (words > len(sets.bits)) | (first > len(sets.bits) - words))):
             raise ValueError("a node's categories lead out of their sets")
         packed = first.astype(np.uint64) | (words.astype(np.uint64) << np.uint64(32))
         value = np.where(categorical, packed.view(np.float64), value)

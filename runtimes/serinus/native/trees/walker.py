@@ -254,8 +254,11 @@ def breadth_first(trees: Trees) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     count = len(trees.outputs)
     starts = np.asarray(trees.starts, np.int64)
     total = int(starts[-1]) if len(starts) else 0
-    if len(starts) != count + 1 or np.any(np.diff(starts) < 1) or len(trees.left) != total:
+    if len(starts) != count + 1 or starts[0] != 0 or np.any(np.diff(starts) < 1) or len(trees.left) != total:
         raise ValueError("every tree needs at least its root, and `starts` one entry more than there are trees")
+    for name in ("right", "feature", "value", "default_left"):
+        if len(getattr(trees, name)) != total:
+            raise ValueError(f"{name!r} has {len(getattr(trees, name))} entries, the trees have {total} nodes")
     depths = np.zeros(count, np.uint32)
     frontier, owner = starts[:-1], np.arange(count)
     levels, owners, seen = [], [], 0
@@ -281,6 +284,9 @@ def breadth_first(trees: Trees) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     owner = np.concatenate(owners)
     by_tree = np.argsort(owner, kind="stable")
     order = np.concatenate(levels)[by_tree]
+    # Fewer nodes than there are may be reached, and yet one of them twice: its siblings could not lie beside it both times.
+    if np.bincount(order, minlength=total).max() > 1:
+        raise ValueError("nodes form a ring, or a node has two parents")
     roots = np.searchsorted(owner[by_tree], np.arange(count)).astype(np.uint32)
     return order, roots, depths
 
