@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -322,64 +320,3 @@ def test_each_power_of_five_is_its_reciprocal_or_itself_to_128_bits():
             assert power == exact_times
         else:
             assert abs(power * 5**-q - (1 << shift)) <= 2 * 5**-q
-
-
-_HARNESS = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include "json_split.c"
-/* Reads records of a 4-byte length and a body from standard input; each body lies at the very end of its own allocation. */
-int main(void) {
-    uint32_t length;
-    long taken = 0;
-    while (fread(&length, 4, 1, stdin) == 1) {
-        uint8_t *body = malloc(length ? length : 1);
-        if (length && fread(body, length, 1, stdin) != 1) return 2;
-        for (int room = 0; room < 3; room++) {
-            int64_t skeleton_capacity = room == 0 ? 4096 : room == 1 ? (int64_t)length / 2 : 1;
-            int64_t values_capacity = room == 0 ? 4 * (int64_t)length + 64 : room == 1 ? 24 : 7;
-            split_area area = {malloc(skeleton_capacity + 1), skeleton_capacity, malloc(values_capacity + 1), values_capacity};
-            area.skeleton = realloc(area.skeleton, skeleton_capacity ? skeleton_capacity : 1);
-            area.values = realloc(area.values, values_capacity);
-            taken += serinus_json_take(body, (int32_t)length, &area) >= 0;
-            free(area.skeleton);
-            free(area.values);
-        }
-        free(body);
-    }
-    printf("%ld\n", taken);
-    return 0;
-}
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_the_kernel_stays_within_its_bounds_under_sanitizers(tmp_path: Path):
-    (tmp_path / "harness.c").write_text(_HARNESS)
-    program = tmp_path / "harness"
-    flags = [
-        "-std=c11",
-        "-O1",
-        "-g",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-        "-I",
-        str(FOLDER),
-        "-I",
-        str(FOLDER.parent),
-    ]
-    build = subprocess.run(
-        ["gcc", *flags, "-o", str(program), str(tmp_path / "harness.c"), "-lm"], capture_output=True, text=True
-    )
-    if build.returncode and "cannot find" in build.stderr:
-        pytest.skip("gcc has no sanitizer libraries here")
-    assert build.returncode == 0, build.stderr
-    rnd = random.Random(11)
-    bodies = [random_body(rnd) for _ in range(30_000)]
-    bodies += [document[: rnd.randint(0, len(document))] for document in bodies[:10_000]]
-    bodies += [b'{"inputs":[{"datatype":"FP32","data":' + b"[" * depth for depth in range(40)]
-    records = b"".join(len(document).to_bytes(4, "little") + document for document in bodies)
-    run = subprocess.run([str(program)], input=records, capture_output=True)
-    assert run.returncode == 0, run.stderr.decode()[-4000:]
-    assert int(run.stdout) > 1000

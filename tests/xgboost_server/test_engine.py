@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ from hypothesis import given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
 
-from serinus.native import build, library
-from serinus.native import kernel_library as loader
+from serinus.native import library
 from serinus.native.trees import walker
 from serinus.native.trees.forest import Forest, Link, Trees, margin_of
 
@@ -326,119 +324,6 @@ def test_margin_of_inverts_the_links() -> None:
     np.testing.assert_array_equal(margin_of(Link.IDENTITY, values), values)
 
 
-@pytest.mark.slow
-def test_the_kernels_read_no_byte_outside_their_arrays(tmp_path: Path) -> None:
-    """Under AddressSanitizer and UndefinedBehaviorSanitizer, the walks of the other tests raise no complaint."""
-    try:
-        command = build.compiler()
-    except build.CompilerMissing:
-        pytest.skip("no C compiler")
-    source = tmp_path / "walks.c"
-    source.write_text(_SANITIZED)
-    folder = Path(build.__file__).parent
-    program = tmp_path / "walks"
-    flags = [
-        "-std=c11",
-        "-O1",
-        "-g",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-        f"-I{folder}",
-        f"-I{folder / 'trees'}",
-    ]
-    built = subprocess.run(
-        [
-            *command,
-            *flags,
-            "-o",
-            str(program),
-            str(source),
-            *(str(folder / "trees" / name) for name in ("forest.c", "forest_vector.c", "forest64.c")),
-            "-lm",
-        ],
-        capture_output=True,
-    )
-    if built.returncode and b"asan" in built.stderr:
-        pytest.skip("the compiler has no sanitizers")
-    assert built.returncode == 0, built.stderr.decode()
-    subprocess.run([str(program)], check=True, capture_output=True)
-
-
-_SANITIZED = r"""
-#include "forest.h"
-#include <math.h>
-#include <stdlib.h>
-int main(void) {
-    for (uint32_t wide = 0; wide < 2; wide++)
-        for (uint32_t columns = 1; columns < 20000; columns = columns * 3 + 1)
-            for (int64_t rows = 0; rows < 140; rows = rows * 2 + 1) {
-                enum { TREES = 11 };
-                uint32_t roots[TREES], depths[TREES], outputs[TREES];
-                serinus_narrow_node *narrow = calloc(3 * TREES, sizeof *narrow);
-                serinus_node64 *exact = calloc(3 * TREES, sizeof *exact);
-                serinus_wide_node *broad = calloc(3 * TREES, sizeof *broad);
-                for (uint32_t tree = 0; tree < TREES; tree++) {
-                    roots[tree] = 3 * tree; depths[tree] = 1; outputs[tree] = tree % 2;
-                    for (uint32_t node = 0; node < 3; node++) {
-                        uint32_t column = node ? columns : (tree * 7) % columns;
-                        uint32_t feature = 2 * column + (node ? 0 : tree % 2), at = 3 * tree + node;
-                        narrow[at].feature = (uint16_t)feature;
-                        exact[at].feature = broad[at].feature = feature;
-                        narrow[at].step = (int16_t)(node ? -1 : 1);
-                        exact[at].step = broad[at].step = node ? -1 : 1;
-                        narrow[at].value = broad[at].value = (float)node;
-                        exact[at].value = node;
-                        if (wide && node == 0 && tree % 3 == 0) {
-                            exact[at].feature = 2 * column | 0x80000000u;
-                            exact[at].set.first = tree % 2;
-                            exact[at].set.words = 1;
-                        }
-                    }
-                }
-                float base[2] = {0, 0};
-                uint32_t *sets = calloc(2, sizeof *sets);
-                uint8_t *zeros = calloc(columns, 1);
-                double *y = malloc(sizeof(double) * (size_t)(rows * columns + !rows));
-                double *exactly = malloc(sizeof(double) * (size_t)(rows * 2 + !rows));
-                float *x = malloc(sizeof(float) * (size_t)(rows * columns + !rows));
-                float *out = malloc(sizeof(float) * (size_t)(rows * 2 + !rows));
-                for (int64_t i = 0; i < rows * (int64_t)columns; i++) {
-                    x[i] = i % 5 ? (float)(i % 3) - 1 : NAN;
-                    y[i] = i % 7 ? x[i] * 32 : i % 2 ? 1e300 : -INFINITY;
-                }
-                const void *nodes = wide ? (void *)broad : (void *)narrow;
-                serinus_forest forest = {.nodes = nodes, .roots = roots, .depths = depths, .outputs = outputs, .base = base,
-                                         .trees = TREES, .groups = 2, .columns = columns, .wide = wide,
-                                         .link = (uint32_t)(rows % 5), .slope = 1, .divisor = 2};
-                if (serinus_forest_predict(&forest, x, rows, out, out) != 0) return 1;
-                /* By vectors: complete trees of 3 to 8 levels, and the 32 words that a look-up may read behind them. */
-                uint32_t levels[TREES], words = 0;
-                uint64_t places[TREES];
-                for (uint32_t tree = 0; tree < TREES; tree++) {
-                    levels[tree] = 3 + tree % 6;
-                    places[tree] = words;
-                    words += 3u << levels[tree];
-                }
-                uint32_t *complete = calloc(words + 32, sizeof *complete);
-                for (uint32_t word = 0; word < words; word++) complete[word] = word * 7 % (2 * columns);
-                forest.depths = levels; forest.complete = complete; forest.places = places;
-                for (uint32_t lanes = 8; lanes <= serinus_forest_lanes(); lanes *= 2) {
-                    forest.lanes = lanes;
-                    if (serinus_forest_walk_sets(&forest, x, rows, out) < 0) return 1;
-                }
-                free(complete);
-                forest.depths = depths; forest.lanes = 0;
-                forest.nodes = exact; forest.base = NULL; forest.zeros = zeros; forest.sets = wide ? sets : NULL;
-                forest.link = (uint32_t)(rows % 7);
-                if (serinus_forest64_predict(&forest, y, rows, exactly, exactly) != 0) return 1;
-                free(narrow); free(broad); free(x); free(out);
-                free(exact); free(sets); free(zeros); free(y); free(exactly);
-            }
-    return 0;
-}
-"""
-
-
 def test_without_the_compiled_kernels_the_booster_serves(tmp_path: Path) -> None:
     from xgboost_support import save, train
 
@@ -456,35 +341,6 @@ def test_without_the_compiled_kernels_the_booster_serves(tmp_path: Path) -> None
     assert ran.stdout.startswith("booster compiled kernels are missing")
 
 
-@pytest.mark.parametrize("abi", [1, None], ids=["other-abi", "symbol-missing"])
-def test_a_stale_library_is_refused_whole_with_the_command_that_mends_it(
-    abi: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    try:
-        command = build.compiler()
-    except build.CompilerMissing:
-        pytest.skip("no C compiler")
-    source, stale = tmp_path / "stale.c", tmp_path / "stale.so"
-    lines = [f"int serinus_abi(void) {{ return {loader.ABI if abi is None else abi}; }}"]
-    lines += [f"void {name}(void) {{}}" for name in loader.SYMBOLS[1:]]
-    source.write_text("\n".join(lines) + "\n")
-    subprocess.run([*command, "-shared", "-fPIC", "-o", str(stale), str(source)], check=True)
-    monkeypatch.setattr(loader, "library_path", lambda: stale)
-    assert loader.library.__wrapped__() is None
-    assert "python -m serinus.native.build" in caplog.text
-    assert (f"of version 1, this code wants {loader.ABI}" if abi else f"lack {loader.SYMBOLS[0]};") in caplog.text
-
-
-def test_every_exported_symbol_is_one_that_the_loader_asks_for() -> None:
-    folder = Path(build.__file__).parent
-    exported = {
-        match
-        for path in (*folder.rglob("*.h"), *folder.rglob("*.c"))
-        for match in re.findall(r"SERINUS_EXPORT \w+ (\w+)\(", path.read_text())
-    }
-    assert exported == {"serinus_abi", *loader.SYMBOLS}
-
-
 def test_a_missing_value_that_goes_left_below_minus_infinity_is_refused() -> None:
     with pytest.raises(ValueError, match="no number above -infinity"):
         Forest(
@@ -492,7 +348,3 @@ def test_a_missing_value_that_goes_left_below_minus_infinity_is_refused() -> Non
             columns=1,
             base=np.zeros(1),
         )
-
-
-def test_the_library_is_built() -> None:
-    assert library() is not None

@@ -1,0 +1,65 @@
+"""C programs around the kernels: compiled under sanitizers, and the files that they read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from serinus.native import build
+
+__all__ = [
+    "CORPUS", "FUZZ", "LIBFUZZER_TARGETS", "NATIVE", "PROGRAMS", "SANITIZERS", "compile_program", "has_sanitizers",
+    "preloaded", "sanitized_library",
+]  # fmt: skip
+
+NATIVE = Path(build.__file__).parent
+_TESTS = Path(__file__).resolve().parents[1] / "native"
+PROGRAMS, FUZZ, CORPUS = _TESTS / "programs", _TESTS / "fuzz", _TESTS / "corpus"
+
+LIBFUZZER_TARGETS = ("json_split", "json_number")
+"""C files of `FUZZ` that each hold one target."""
+
+SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def compile_program(
+    compiler: list[str], program: Path, *sources: Path, flags: tuple[str, ...] = SANITIZERS, shared: bool = False
+) -> Path:
+    """Compile C files, which may include any of the kernels', into a program or a library.
+
+    Raises:
+        AssertionError: the compiler refused them; the message has what it said.
+    """
+    command = [*compiler, "-std=c11", *flags, f"-I{NATIVE}"]
+    command += ["-fPIC", "-shared"] if shared else []
+    ran = subprocess.run(
+        [*command, "-o", str(program), *map(str, sources), "-lm"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return program
+
+
+def has_sanitizers(compiler: list[str], folder: Path) -> bool:
+    """Whether the compiler has AddressSanitizer's and UndefinedBehaviorSanitizer's libraries."""
+    source = folder / "empty.c"
+    source.write_text("int main(void) { return 0; }\n")
+    command = [*compiler, *SANITIZERS, "-o", str(folder / "empty"), str(source)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def sanitized_library(folder: Path) -> Path:
+    """Compile all kernels by gcc with sanitizers, to be loaded by a Python that was started with `preloaded`."""
+    flags = (*SANITIZERS, "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno")
+    return compile_program(["gcc"], folder / "_kernels_sanitized.so", *build.sources(), flags=flags, shared=True)
+
+
+def preloaded() -> dict[str, str]:
+    """Environment in which Python loads gcc's AddressSanitizer first, and allocates every array by itself."""
+    found = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    return {
+        **os.environ,
+        "LD_PRELOAD": found.strip(),
+        "PYTHONMALLOC": "malloc",
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own, at its end
+    }
