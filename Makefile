@@ -20,6 +20,8 @@ UV := $(BIN)/uv
 WHEELS = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 UV_INSTALL = $(UV) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt
 NATIVE := $(shell find runtimes/serinus/native -name '*.[ch]' -o -name '*.inc')
+DIST ?= dist
+UV_BUILD = $(UV) build -q --python $(BIN)/python --build-constraints constraints.txt -o "$(DIST)"
 
 SERVICE ?= fraud
 RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
@@ -92,6 +94,7 @@ lint: $(VENV)/.test ## Check style, types and the layers' arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m serinus.native.build --check
 	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u)
 
 .PHONY: format
@@ -102,6 +105,19 @@ format: $(VENV)/.test ## Format the code and mend what can be mended
 .PHONY: native
 native: $(VENV)/.run ## Compile the kernels again
 	@$(BIN)/python -m serinus.native.build
+
+# Wheels are built from the sdist, so that it is known to hold all that they need.
+.PHONY: wheel
+wheel: $(BIN)/uv ## Build the sdist and wheels: manylinux2014 for x86_64 and aarch64, and one without kernels (dist/)
+	@rm -f "$(DIST)"/serinus-*.whl "$(DIST)"/serinus-*.tar.gz
+	$(UV_BUILD) --sdist
+	for machine in x86_64 aarch64; do SERINUS_WHEEL_MACHINE=$$machine $(UV_BUILD) --wheel "$(DIST)"/serinus-*.tar.gz; done
+	SERINUS_PURE=1 $(UV_BUILD) --wheel "$(DIST)"/serinus-*.tar.gz
+	ls -1 "$(DIST)"/serinus-*
+
+.PHONY: fuzz
+fuzz: $(VENV)/.test ## Fuzz what reads untrusted bytes: make fuzz SECONDS=60 (each of the targets; clang and gcc)
+	@$(BIN)/python tests/native/fuzz/run.py --seconds $(or $(SECONDS),60) $(ARGS)
 
 .PHONY: models
 models: $(VENV)/.models ## Train the demo models again and write their held-out data

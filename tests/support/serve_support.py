@@ -51,7 +51,11 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    tmp_path: Path, *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 60
+    tmp_path: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+    python: str = sys.executable,
 ) -> Iterator[Served]:
     """Start `serinus serve` with these arguments; ready on entry, stopped on exit."""
     log = tmp_path / "serve.log"
@@ -59,7 +63,7 @@ def serving(
     flags = ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serinus.cli", "serve", *flags, *arguments],
+            [python, "-m", "serinus.cli", "serve", *flags, *arguments],
             env={**clean, **(environment or {})},
             stdout=output,
             stderr=subprocess.STDOUT,

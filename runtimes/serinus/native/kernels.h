@@ -11,7 +11,7 @@
 #define SERINUS_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* Raise together with ABI in loader.py whenever an exported signature or a structure changes; a new symbol joins SYMBOLS there. */
+/* Raise together with ABI in kernel_library.py whenever an exported signature or a structure changes; a new symbol joins SYMBOLS there. */
 #define SERINUS_ABI 3
 
 #endif
