@@ -139,7 +139,9 @@ class Walker:
             function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
             function.restype = ctypes.c_int32
         speed = VECTOR_SPEED[struct.lanes]
-        self._quick_rows = max(1, speed * QUICK_STEPS // self.steps_per_row)
+        # Arrays without a byte, of a model without columns or outputs, have no address that `_address` could take.
+        is_empty = struct.columns == 0 or struct.groups == 0
+        self._quick_rows = 0 if is_empty else max(1, speed * QUICK_STEPS // self.steps_per_row)
         self._thread_rows = max(64, -(-speed * THREAD_STEPS // self.steps_per_row))
         self._threads = max(1, threads)
         self._pool: ThreadPoolExecutor | None = None

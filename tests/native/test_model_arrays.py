@@ -1,4 +1,4 @@
-"""Sets of categories of a float64 forest that would lead its walk astray."""
+"""Models at the edge: sets of categories that would lead a walk astray, and no columns or outputs at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from serinus.native import library
+from serinus.native.trees.forest import Forest
 from serinus.native.trees.forest64 import Forest64, Sets, Trees
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels are not built: python -m serinus.native.build")
@@ -49,3 +50,29 @@ def test_a_category_goes_left_where_its_bit_is_set(first: int, words: int):
     members = {0.0, 2.0} if first == 0 else set()
     expected = [[1.0] if row[0] in members else [2.0] for row in rows]
     np.testing.assert_array_equal(made.margins(rows), expected)
+
+
+LEAF = Trees(
+    starts=np.array([0, 1]),
+    left=np.array([-1], np.int32),
+    right=np.array([-1], np.int32),
+    feature=np.zeros(1, np.int32),
+    value=np.array([2.0], np.float32),
+    default_left=np.zeros(1, bool),
+    outputs=np.zeros(1, np.int32),
+)
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+def test_a_forest_without_columns_answers_the_sum_of_its_leaves(count: int):
+    rows = np.empty((count, 0), np.float32)
+    made = Forest(LEAF, columns=0, base=np.ones(1))
+    np.testing.assert_array_equal(made.predict(rows), np.full((count, 1), 3.0, np.float32))
+    exact = Forest64(LEAF, columns=0, groups=1, zeros=np.zeros(0, bool))
+    np.testing.assert_array_equal(exact.predict(rows.astype(np.float64)), np.full((count, 1), 2.0))
+
+
+def test_a_forest_without_outputs_answers_none():
+    none = Trees(np.zeros(1, np.int64), *(np.empty(0, np.int32) for _ in range(3)), np.empty(0, np.float32), np.empty(0, bool), np.empty(0, np.int32))  # fmt: skip
+    rows = np.zeros((3, 2), np.float32)
+    assert Forest(none, columns=2, base=np.zeros(0)).predict(rows).shape == (3, 0)
