@@ -73,6 +73,7 @@ def test_a_forest_without_columns_answers_the_sum_of_its_leaves(count: int):
 
 
 def test_a_forest_without_outputs_answers_none():
-    none = Trees(np.zeros(1, np.int64), *(np.empty(0, np.int32) for _ in range(3)), np.empty(0, np.float32), np.empty(0, bool), np.empty(0, np.int32))  # fmt: skip
+    ints, flags = np.empty(0, np.int32), np.empty(0, bool)
+    none = Trees(np.zeros(1, np.int64), ints, ints, ints, np.empty(0, np.float32), flags, ints)
     rows = np.zeros((3, 2), np.float32)
     assert Forest(none, columns=2, base=np.zeros(0)).predict(rows).shape == (3, 0)
