@@ -19,11 +19,12 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
-from native_cases import LANES, Case, all_cases, answers, records
+from native_cases import LANES, Case, all_cases, answers, complete_trees, random_rows, records
 from native_support import NATIVE, PROGRAMS
 from serinus.native import library
 from serinus.native.build import PLATFORM_TAGS
-from serinus.native.kernel_library import SYMBOLS
+from serinus.native.kernel_library import SYMBOLS, Library
+from serinus.native.trees.forest import Forest
 from serve_support import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +157,26 @@ def test_the_kernels_of_every_wheel_answer_as_those_of_this_machine(
         mine, found = found[: len(case.expected)], found[len(case.expected) :]
         case.check(mine)
     assert not found
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_the_vectors_of_this_machines_wheel_give_the_bits_of_the_plain_walk(dist: Path, lanes: int, tmp_path: Path):
+    if platform.machine() not in MACHINES:
+        pytest.skip(f"there is no wheel for {platform.machine()}")
+    shipped = Library(library_of(dist, platform.machine(), tmp_path))
+    if shipped.quick.serinus_forest_lanes() < lanes:
+        pytest.skip(f"the machine has no vectors of {lanes}")
+    draw = np.random.default_rng(3)
+    for depth in range(9):
+        trees = complete_trees(25, depth, 30, 2, np.float32, draw)
+        base = draw.normal(size=2)
+        plain = Forest(trees, columns=30, base=base, lanes=0)
+        vectors = Forest(trees, columns=30, base=base, lanes=lanes, library=shipped)
+        assert vectors.lanes == lanes
+        for count in (4, 15, 16, 64, 67, 200):
+            for missing in (False, True):
+                rows = random_rows(count, 30, np.float32, missing, draw)
+                np.testing.assert_array_equal(vectors.margins(rows), plain.margins(rows), err_msg=f"{depth}, {count}")
 
 
 @pytest.mark.parametrize("tag", [PLATFORM_TAGS.get(platform.machine(), "any"), "any"], ids=["kernels", "pure"])

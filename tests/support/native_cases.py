@@ -21,7 +21,7 @@ from serinus.native.trees.forest64 import Forest64, Sets
 from serinus.native.trees.walker import Walker
 from serinus.protocol.json_kernel import _Area
 
-__all__ = ["LANES", "Case", "all_cases", "answers", "records"]
+__all__ = ["LANES", "Case", "all_cases", "answers", "complete_trees", "random_rows", "records"]
 
 JSON_TAKE, FOREST, FOREST64, MLP, LANES = range(5)
 LAST_PLACES = 8
@@ -107,7 +107,8 @@ def _json_cases() -> list[Case]:
     return [_json_case(document) for document in bodies]
 
 
-def _complete_trees(count: int, depth: int, columns: int, groups: int, dtype: type, draw: np.random.Generator) -> Trees:
+def complete_trees(count: int, depth: int, columns: int, groups: int, dtype: type, draw: np.random.Generator) -> Trees:
+    """Trees with every node down to `depth`, and random columns, thresholds and leaves."""
     size = 2 ** (depth + 1) - 1
     numbers = np.arange(size)
     inner = numbers < 2**depth - 1
@@ -125,7 +126,8 @@ def _complete_trees(count: int, depth: int, columns: int, groups: int, dtype: ty
     )
 
 
-def _rows(count: int, columns: int, dtype: type, missing: bool, draw: np.random.Generator) -> np.ndarray:
+def random_rows(count: int, columns: int, dtype: type, missing: bool, draw: np.random.Generator) -> np.ndarray:
+    """Rows of few different values, infinities among them, and NaN where `missing`."""
     cells = [-2.0, -1.0, -0.0, 0.0, 0.25, 0.5, 1.0, 37.0, np.inf, -np.inf] + [np.nan] * (3 * missing)
     return draw.choice(np.array(cells, dtype), (count, columns))
 
@@ -151,14 +153,14 @@ def _forest_cases() -> list[Case]:
         for columns, depth, groups in ((1, 0, 1), (7, 3, 3), (30, 6, 2), (3000, 5, 1), (40_000, 2, 1)):
             for count, missing in ((1, False), (3, True), (67, False), (67, True)):
                 if link not in (Link.SQUARE, Link.LOG1P_EXP):
-                    trees = _complete_trees(19, depth, columns, groups, np.float32, draw)
+                    trees = complete_trees(19, depth, columns, groups, np.float32, draw)
                     made = Forest(trees, columns=columns, base=draw.normal(size=groups), link=link)
                     cases.append(
-                        _forest_case(made, FOREST, _rows(count, columns, np.float32, missing, draw), "float32")
+                        _forest_case(made, FOREST, random_rows(count, columns, np.float32, missing, draw), "float32")
                     )
                 if link == Link.HINGE:
                     continue
-                trees = _complete_trees(19, depth, columns, groups, np.float64, draw)
+                trees = complete_trees(19, depth, columns, groups, np.float64, draw)
                 nodes = len(trees.left)
                 sets = None
                 if missing:
@@ -168,7 +170,9 @@ def _forest_cases() -> list[Case]:
                 exact = Forest64(
                     trees, sets=sets, columns=columns, groups=groups, zeros=zeros, link=link, slope=1.5, divisor=2.0
                 )
-                cases.append(_forest_case(exact, FOREST64, _rows(count, columns, np.float64, missing, draw), "float64"))
+                cases.append(
+                    _forest_case(exact, FOREST64, random_rows(count, columns, np.float64, missing, draw), "float64")
+                )
     return cases
 
 
@@ -203,7 +207,7 @@ def _network_cases() -> list[Case]:
                 Step(Kind.NORM, 6, 1),
             ]
             steps += [Step(Kind.LOG, 7, 1)] if logarithms else []
-            rows = _rows(20, 14, np.float32, True, draw)
+            rows = random_rows(20, 14, np.float32, True, draw)
             cases.append(_network_case(steps, rows, f"network {width} x {hidden}", exact=not logarithms))
     return cases
 
