@@ -425,6 +425,22 @@ async def test_a_client_that_closes_cancels_its_work(transport):
         assert probe.cancelled == 1
 
 
+async def test_a_request_cut_off_by_the_end_of_input_gets_no_answer_of_its_own():
+    probe = Probe()
+    async with serving("thin", probe, request_timeout_s=0.2) as (_, port):
+        client = await Raw.open(port)
+        await client.send(GET.replace(b"/a", b"/hold") + sized(b"abc")[:-1])
+        client.end_input()
+        await asyncio.sleep(0.5)  # longer than a whole request may take
+        probe.release()
+        answers = [await client.answer(), await client.answer()]
+        assert [answer.status for answer in answers] == [100, 200], (
+            "the probe for a client that is gone, and the one answer"
+        )
+        assert await client.ended()
+        await client.close()
+
+
 async def test_half_closed_clients_get_their_answers():
     """RFC 9112, 9.6 wants nobody cut off who still reads; uvicorn closes at the end of input."""
     probe = Probe()

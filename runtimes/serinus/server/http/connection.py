@@ -29,42 +29,75 @@ the answers before them are written, and while the client's window is full, thei
 *Clock.* One timer for all connections, running only while there are any; it looks at each and sets the coarse time `now` that they
 note. So a request costs no timer and no system call for the time, and deadlines hold to within one tick.
 
-This module is longer than others here because it is the hot path: each of its states is a field of one object, and every call
-that a split would add is paid by every request.
+*States* and the steps between them are in `connection_state`, as tables; here is what is done at each.
+
+This module is longer than others here because it is the hot path: it is one object, and every call that a split would add is
+paid by every request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from .connection_state import (
+    AWAIT_CONTINUE,
+    AWAITED,
+    BODY,
+    BROKEN,
+    CONTINUE_SENT,
+    DATA_AFTER_LAST,
+    DISCARD,
+    FULL,
+    HEAD,
+    HEAD_COMPLETE,
+    IDLE,
+    INPUT_END,
+    INPUT_ENDED,
+    LAST,
+    LAST_REQUEST,
+    MESSAGE_BEGIN,
+    MESSAGE_COMPLETE,
+    OPEN,
+    PAUSE_WRITING,
+    PROBE,
+    PROBED,
+    READING_LOST,
+    REFUSED,
+    REFUSED_SOUNDLY,
+    RESUME_WRITING,
+    SHUT,
+    SHUT_DOWN,
+    SHUTTING,
+    UPGRADE,
+    UPGRADE_ASKED,
+    WRITING_LOST,
+    Reading,
+    Writing,
+)
 from .exchange import (
     LINGER_S,
+    App,
     BadRequest,
     Exchange,
-    HeaderFieldsTooLarge,
     Headers,
     HttpLimits,
+    Observer,
     RawHeaders,
-    UriTooLong,
-    head_too_large,
     too_many_fields,
     unknown_coding,
     wrong_host,
 )
+from .refusals import ExpectationFailed, VersionNotSupported, refuse_chunks, refuse_head, refuse_syntax
 
-if TYPE_CHECKING:
-    from .thin import ThinServer
-
-__all__ = ["Connection"]
+__all__ = ["Connection", "Listener"]
 
 _PROBE_S: Final = 0.25
 _JOIN_BYTES: Final = 64 * 1024
@@ -75,22 +108,7 @@ _SMALL_PART: Final = 4096
 """Pieces of a body below this size are gathered: an object for each two bytes of a chunked body would take 28 times its size."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON: Final = "application/json"
-_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
 _TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
-
-
-class _Version(SerinusError):
-    """HTTP/0.9, HTTP/1.2 or HTTP/2 without negotiation (RFC 9110, 15.6.6)."""
-
-    http_status = 505
-    reason = "invalid"
-
-
-class _Expectation(SerinusError):
-    """An Expect other than 100-continue (RFC 9110, 15.5.18)."""
-
-    http_status = 417
-    reason = "invalid"
 
 
 _NO_HEADERS: Final = Headers(())
@@ -221,54 +239,92 @@ def _byte_length(chunk: Buffer) -> int:
     return len(chunk) if type(chunk) is bytes else memoryview(chunk).nbytes
 
 
+class Listener(Protocol):
+    """What a connection needs of the transport that it belongs to."""
+
+    app: App
+    limits: HttpLimits
+    observer: Observer | None
+    loop: asyncio.AbstractEventLoop
+    now: float
+    """Loop time of the last tick, seconds."""
+    tick_s: float
+    closing: bool
+    """Each answer says `Connection: close`."""
+    prefixes: dict[str, bytes]
+    """Content type to the head of a plain 200, up to the length."""
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection in."""
+        ...
+
+    def discard(self, connection: Connection) -> None:
+        """Count it out."""
+        ...
+
+    def make_prefix(self, content_type: str) -> bytes:
+        """Build and keep an entry of `prefixes`."""
+        ...
+
+    def head(
+        self,
+        status: int,
+        content_type: str,
+        length: int | None,
+        headers: RawHeaders,
+        keep_alive: bool,
+        say_keep_alive: bool,
+        *,
+        chunked: bool = False,
+    ) -> bytes:
+        """Build the head of any answer; a length that is not known is None."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One client's connection; the parser's callbacks are the methods named `on_*`."""
 
-    def __init__(self, server: ThinServer) -> None:
+    def __init__(self, server: Listener) -> None:
         self.server = server
+        self.reading: Reading = IDLE
+        """Changed by the tables of `connection_state` alone, as is `writing`."""
+        self.writing: Writing = OPEN
         self.queue: deque[_Exchange] = deque()
         self._waiting: deque[_Exchange] = deque()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._out: list[Any] = []  # answers to be written before this turn of the loop ends
-        self._flush_due = False
-        self._feeding = False
         self._parser: Any = httptools.HttpRequestParser(self)
         # The request being read.
-        self._begun = False
-        self._head_done = False
         self._url = b""
         self._raw: list[tuple[bytes, bytes]] = []
         self._headers = _NO_HEADERS
-        self._head_fed = (
-            0  # bytes of its head, or of its chunks' extensions and trailer, in reads that brought nothing else
-        )
+        self._head_fed = 0
+        """Bytes of its head, or of its chunks' extensions and trailer, in reads that brought nothing else."""
         self._body = b""
         self._parts: list[bytes | bytearray] | None = None
         self._body_bytes = 0
         self._keep_alive = True
         self._say_keep_alive = False
-        self._refused = False  # answered already: what still comes of it is dropped
-        self._upgrading = False
-        # The connection.
-        self._last = False  # no further request is taken
-        self._unsound = False  # the client may still be sending when we close
-        self._continue_due = False
-        self._eof = False
-        self._closed = False
-        self._lingering = False
-        self._since = server.now  # when the present state began: idle, reading, lingering
-        self._dispatching = False
-        self._held = 0
-        self._read_paused = False
-        self._write_paused = False
-        self._stuck_bytes = 0
-        self._stuck_since = 0.0
-        self._probed = False
-        self._probe_timer: asyncio.TimerHandle | None = None
+        # Facts about the client.
         self._tls = False
         self.old = False
-        """Its client speaks HTTP/1.0, which knows no chunks."""
-        self._senders: list[asyncio.Future[None]] = []  # of answers in pieces, waiting for room
+        """It speaks HTTP/1.0, which knows no chunks."""
+        # Time and amounts.
+        self._since = server.now
+        """When the present state began: idle, reading, input ended, shut."""
+        self._held = 0
+        """Bytes of bodies that were gathered, of requests not yet answered."""
+        self._read_paused = False
+        """We take nothing more just now: see `_balance`."""
+        self._stuck_bytes = 0
+        self._stuck_since = 0.0
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._senders: list[asyncio.Future[None]] = []
+        """Of answers in pieces, waiting for room."""
+        # One turn of the loop: what is written together, and which loops of ours a call comes from.
+        self._out: list[Any] = []
+        self._flush_due = False
+        self._feeding = False
+        self._dispatching = False
 
     # asyncio's side
 
@@ -281,7 +337,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or we have closed: cancel what is still being worked on."""
-        self._closed = True
+        self.reading = READING_LOST[self.reading]
+        self.writing = WRITING_LOST[self.writing]
         self.server.discard(self)
         queue = list(self.queue)
         self.queue.clear()
@@ -295,11 +352,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, whose callbacks dispatch what is complete."""
-        if self._last or self._lingering:
-            self._unsound = self._unsound or not self._lingering  # data after `Connection: close`
+        state = self.reading
+        if state >= LAST:
+            self.reading = DATA_AFTER_LAST[state]
             return
         body_bytes = self._body_bytes
-        if self._begun:
+        if state is not IDLE:
             self._head_fed += len(data)
         self._feeding = True
         try:
@@ -310,37 +368,33 @@ class Connection(asyncio.Protocol):
             self._refuse_syntax(error, data)
         if self._body_bytes != body_bytes:
             self._head_fed = 0
-        elif self._head_fed > self.server.limits.head_bytes and not self._last:
-            self._refuse(
-                _chunks_too_large(self.server.limits)
-                if self._head_done
-                else _head_too_large(self._url, self.server.limits),
-                sound=False,
-            )
+        elif self._head_fed > self.server.limits.head_bytes and self.reading < LAST:
+            limits = self.server.limits
+            error = refuse_head(self._url, limits) if self.reading is HEAD else refuse_chunks(limits)
+            self._refuse(error, sound=False)
         self._feeding = False
         if self._out:
             self._flush()
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still be reading."""
-        self._eof = True
-        if self._closed or self._tls or not (self.queue or self._waiting):
+        self.reading = INPUT_END[self.reading]
+        if self._tls or not (self.queue or self._waiting):
             return False  # asyncio closes the transport
         self._since = self.server.now
-        self._last = True
         self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)
         return True
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we answer: take no more requests from it until it has caught up."""
-        self._write_paused = True
+        self.writing = PAUSE_WRITING[self.writing]
         self._stuck_bytes = self._transport.get_write_buffer_size()
         self._stuck_since = self.server.now
         self._balance()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        self._write_paused = False
+        self.writing = RESUME_WRITING[self.writing]
         self._wake_senders()
         self._dispatch_waiting()
         self._balance()
@@ -349,7 +403,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """First byte of a request line."""
-        self._begun = True
+        self.reading = MESSAGE_BEGIN[self.reading]
         self._since = self.server.now
         self._url = b""
         self._raw = []
@@ -360,18 +414,17 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header field, or a trailer field, which is dropped (RFC 9110, 6.5.1: a recipient may)."""
-        if not self._head_done:
+        if self.reading is HEAD:
             self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Decide from the head alone whether to take the body."""
-        self._head_done = True
+        self.reading = state = HEAD_COMPLETE[self.reading]
+        if state is not BODY:
+            return
         self._head_fed = 0
         self._body = b""
         self._body_bytes = 0
-        if self._last:
-            self._refused = True
-            return
         raw = self._raw
         headers = self._headers
         if raw != headers.raw:
@@ -383,19 +436,20 @@ class Connection(asyncio.Protocol):
         if not keep_alive or headers.connection or headers.hosts != 1:
             self._check_version(headers)
         if len(self._url) > self.server.limits.target_bytes:
-            self._refuse(_head_too_large(self._url, self.server.limits), sound=False)
+            self._refuse(refuse_head(self._url, self.server.limits), sound=False)
         elif (headers.upgrade or not self._url.startswith(b"/")) and parser.should_upgrade():
-            self._upgrading = True
+            self.reading = UPGRADE_ASKED[self.reading]
             return
         length = headers.content_length
         if length is not None and length > self.server.limits.body_bytes:
             self._refuse_body(length)
-        elif headers.expect is not None and not self._refused:
+        elif headers.expect is not None and self.reading is BODY:
             self._check_expect(headers)
 
     def on_body(self, data: bytes) -> None:
         """All or a piece of the body."""
-        if self._refused:
+        state = self.reading
+        if state is not BODY and state is not AWAITED:
             return
         if not self._body and self._parts is None:
             self._body = data
@@ -418,32 +472,29 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """A whole request: hand it on, or let it wait."""
-        self._begun = self._head_done = False
+        state = self.reading
+        self.reading = MESSAGE_COMPLETE[state]
         self._head_fed = 0
-        if self._upgrading:
+        if state is not BODY and state is not AWAITED:
+            self._parts = None
             return
         body = self._body
         held = 0
         if self._parts is not None:
-            if not self._refused:
-                body = b"".join(self._parts)
-                held = len(body)
+            body = b"".join(self._parts)
+            held = len(body)
             self._parts = None
-        self._continue_due = False
-        if self._refused:
-            self._refused = self._last
-            return
         exchange = _Exchange(self, self._parser.get_method(), self._url, self._headers, body, self._keep_alive)
         self._body = b""
         if not self._keep_alive:
-            self._last = True
+            self.reading = LAST_REQUEST[self.reading]
         if self._say_keep_alive:
             exchange.say_keep_alive = True
         if held:
             exchange.held = held
             self._held += held
         queue = self.queue
-        if self._waiting or self._write_paused or len(queue) >= self.server.limits.pipeline:
+        if self._waiting or self.writing is not OPEN or len(queue) >= self.server.limits.pipeline:
             self._waiting.append(exchange)
             self._balance()
         else:
@@ -474,18 +525,18 @@ class Connection(asyncio.Protocol):
             self._say_keep_alive = self._keep_alive
             self.old = True
         else:
-            self._refuse(_Version(f"HTTP/{version} is not served; use HTTP/1.1"), sound=False)
+            self._refuse(VersionNotSupported(f"HTTP/{version} is not served; use HTTP/1.1"), sound=False)
 
     def _check_expect(self, headers: Headers) -> None:
         if headers.expect != b"100-continue":
-            self._refuse(_Expectation("the only expectation that can be met is '100-continue'"), sound=False)
+            self._refuse(ExpectationFailed("the only expectation that can be met is '100-continue'"), sound=False)
         elif (headers.content_length or headers.chunked) and self._parser.get_http_version() == "1.1":
-            self._continue_due = True
+            self.reading = AWAIT_CONTINUE[self.reading]
             self._say_continue()
 
     def _say_continue(self) -> None:
-        if self._continue_due and not self.queue and not self._waiting:
-            self._continue_due = False
+        if not self.queue and not self._waiting:
+            self.reading = CONTINUE_SENT[self.reading]
             self._out.append(_CONTINUE)
             if not self._feeding:
                 self._flush()
@@ -506,18 +557,16 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: SerinusError, sound: bool) -> None:
         """Answer in turn without asking the application; the connection ends unless the framing is sound."""
-        if self._refused:
-            return
-        self._refused = True
+        state = self.reading
+        if state is DISCARD or state >= LAST:
+            return  # it is answered already: what still comes of it is dropped
         method, headers = b"GET", _NO_HEADERS
-        if self._head_done:
+        if state is BODY or state is AWAITED:
             method, headers = self._parser.get_method(), self._headers
         exchange = _Exchange(self, method, self._url, headers, b"", sound and self._keep_alive)
         exchange.refusal = error
-        if not exchange.keep_alive:
-            self._last = True
-            self._unsound = True
-        if self._waiting or self._write_paused:
+        self.reading = (REFUSED_SOUNDLY if exchange.keep_alive else REFUSED)[state]
+        if self._waiting or self.writing is not OPEN:
             self._waiting.append(exchange)
         else:
             self.queue.append(exchange)
@@ -535,10 +584,10 @@ class Connection(asyncio.Protocol):
             exchange.respond(error.http_status, _JSON, [self.server.app.error_body(error)], extra)
 
     def _refuse_syntax(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
-        if self._last:
-            self._unsound = True  # more data after the last request
+        if self.reading >= LAST:
+            self.reading = DATA_AFTER_LAST[self.reading]
         else:
-            self._refuse(_syntax_error(error, bytes(data[:4096])), sound=False)
+            self._refuse(refuse_syntax(error, bytes(data[:4096])), sound=False)
 
     def _go_on_after_upgrade(self, rest: memoryview) -> None:
         """Go on in HTTP/1.1: a server may ignore Upgrade (RFC 9110, 7.8), and Java's client sends `h2c` unasked.
@@ -548,10 +597,8 @@ class Connection(asyncio.Protocol):
         """
         while True:
             method, version = self._parser.get_method(), self._parser.get_http_version().encode()
-            self._upgrading = False
-            if self._last:
-                self._unsound = True
-                return
+            if self.reading is not UPGRADE:
+                return  # refused already
             if method == b"CONNECT":
                 self._refuse(NotSupported("CONNECT is not offered: this server is no proxy"), sound=False)
                 return
@@ -610,11 +657,12 @@ class Connection(asyncio.Protocol):
         if self._read_paused:
             self._balance()
         if not queue and not self._waiting:
-            if self._eof:
-                self._end()
-            elif not self._begun:
+            state = self.reading
+            if state is IDLE:
                 self._since = self.server.now
-            elif self._continue_due:
+            elif state is INPUT_ENDED or state is PROBED:
+                self._end()
+            elif state is AWAITED:
                 self._say_continue()
 
     def send_pieces(self, exchange: _Exchange) -> None:
@@ -632,7 +680,7 @@ class Connection(asyncio.Protocol):
 
     async def room(self, exchange: _Exchange) -> None:
         """Wait until it is this answer's turn and its client takes more."""
-        while not exchange.gone and (self._write_paused or self.queue[0] is not exchange):
+        while not exchange.gone and (self.writing is FULL or self.queue[0] is not exchange):
             sender: asyncio.Future[None] = self.server.loop.create_future()
             self._senders.append(sender)
             await sender
@@ -656,13 +704,11 @@ class Connection(asyncio.Protocol):
         self._out = []
 
     def _dispatch_waiting(self) -> None:
-        if (
-            self._dispatching
-        ):  # an answer given at once comes back here through send_ready; the loop below goes on with it
-            return
+        if self._dispatching:
+            return  # an answer given at once comes back here through send_ready; the loop below goes on with it
         self._dispatching = True
         waiting, queue, limit = self._waiting, self.queue, self.server.limits.pipeline
-        while waiting and len(queue) < limit and not self._write_paused and not self._closed:
+        while waiting and len(queue) < limit and self.writing is OPEN:
             exchange = waiting.popleft()
             queue.append(exchange)
             self._answer(exchange)
@@ -670,8 +716,9 @@ class Connection(asyncio.Protocol):
 
     def _balance(self) -> None:
         """Read while there is room for more, and only then."""
-        full = bool(self._waiting) or self._write_paused or self._held > self.server.limits.body_bytes
-        if full == self._read_paused or self._eof or self._transport.is_closing():
+        stuck = self.writing is FULL or self.writing is SHUTTING
+        full = bool(self._waiting) or stuck or self._held > self.server.limits.body_bytes
+        if full == self._read_paused or self.reading >= INPUT_ENDED or self._transport.is_closing():
             return
         self._read_paused = full
         if full:
@@ -682,17 +729,17 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """Close after the last answer; gently, where the client may still be sending."""
-        self._last = True
+        self.reading = LAST_REQUEST[self.reading]
         for exchange in self.queue:
             exchange.leave()
         self.queue.clear()
         self._waiting.clear()
         self._flush()
         transport = self._transport
-        if not self._unsound or self._eof or not transport.can_write_eof():
+        if self.reading is not BROKEN or not transport.can_write_eof():
             transport.close()
             return
-        self._lingering = True
+        self.writing = SHUT_DOWN[self.writing]
         self._since = self.server.now
         transport.write_eof()
         if self._read_paused:
@@ -701,7 +748,7 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close if nothing is in flight (draining)."""
-        if not self.queue and not self._waiting and not self._begun and not self._lingering:
+        if not self.queue and not self._waiting and self.reading is IDLE:
             self._transport.close()
 
     def abort(self) -> None:
@@ -710,29 +757,26 @@ class Connection(asyncio.Protocol):
 
     # The clock's side
 
-    @property
-    def is_idle(self) -> bool:
-        """Between requests."""
-        return not (self.queue or self._waiting or self._begun or self._lingering)
-
     def tick(self, now: float) -> None:
         """Look whether the present state has lasted too long."""
         limits = self.server.limits
         spent = now - self._since - self.server.tick_s  # `_since` may be one tick early
-        if self._write_paused or self._transport.is_closing():
+        reading, writing = self.reading, self.writing
+        if writing is FULL or writing is SHUTTING or self._transport.is_closing():
             self._check_reader(now)
-        elif self._lingering:
+        elif writing is SHUT:
             if spent > LINGER_S:
                 self._transport.abort()
-        elif self._begun:
-            if spent > limits.request_timeout_s and not self._read_paused and not self._refused:
+        elif reading is HEAD or reading is BODY or reading is AWAITED:
+            if spent > limits.request_timeout_s and not self._read_paused:
                 text = f"the request was not complete after {limits.request_timeout_s:g} seconds"
                 self._refuse(RequestTimedOut(text), sound=False)
-            elif (
-                spent > 2 * limits.request_timeout_s and not self.queue and not self._waiting and not self._read_paused
-            ):
+        elif self.queue or self._waiting:
+            return
+        elif reading is DISCARD:
+            if spent > 2 * limits.request_timeout_s and not self._read_paused:
                 self._transport.abort()  # answered already (413), and still not sent
-        elif not self.queue and not self._waiting and spent > limits.keep_alive_s:
+        elif reading is IDLE and spent > limits.keep_alive_s:
             self._transport.close()
 
     def _check_reader(self, now: float) -> None:
@@ -746,10 +790,10 @@ class Connection(asyncio.Protocol):
 
     def _probe(self) -> None:
         """After the end of input with answers due: find out whether anybody is still there."""
-        if self._closed or self._transport.is_closing() or not self.queue:
+        if self._transport.is_closing() or not self.queue:
             return
-        if not self._probed and self.queue[0].pieces is None:
-            self._probed = True
+        if self.reading is INPUT_ENDED and self.queue[0].pieces is None:
+            self.reading = PROBE[self.reading]
             if self.queue[0].keep_alive and not self.queue[0].say_keep_alive:  # HTTP/1.0 knows no 1xx
                 self._transport.write(_CONTINUE)
         else:
@@ -760,37 +804,3 @@ class Connection(asyncio.Protocol):
                     self._transport.abort()
                     return
         self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)
-
-
-def _head_too_large(url: bytes, limits: HttpLimits) -> SerinusError:
-    if len(url) > limits.target_bytes:
-        return UriTooLong(f"the request target has {len(url)} bytes or more; at most {limits.target_bytes} are taken")
-    return head_too_large(limits)
-
-
-def _chunks_too_large(limits: HttpLimits) -> SerinusError:
-    """RFC 9112, 7.1.1: a recipient ought to limit chunk extensions; llhttp also gathers a trailer field that goes on."""
-    return HeaderFieldsTooLarge(
-        f"chunk extensions and trailer fields are too large; at most {limits.head_bytes} bytes are taken without a body's"
-    )
-
-
-def _syntax_error(error: httptools.HttpParserError, data: bytes) -> SerinusError:
-    """Say what llhttp found, with the status that it means."""
-    text = str(error)
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(data):
-        method = data.split()[0]
-        if not _is_method(method):  # else the request that it found is one of those after this one
-            return NotSupported(f"the method {method.decode('ascii', 'replace')[:64]!r} is not known")
-    if "HTTP version" in text or "PRI/Upgrade" in text:
-        return _Version("only HTTP/1.1 and HTTP/1.0 are served; gRPC has a port of its own")
-    return BadRequest(f"malformed HTTP request: {text}")
-
-
-def _is_method(method: bytes) -> bool:
-    """Whether llhttp knows it; it has no list to be asked for."""
-    try:
-        httptools.HttpRequestParser(object()).feed_data(method + b" ")
-    except httptools.HttpParserError:
-        return False
-    return True
