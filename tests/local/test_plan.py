@@ -14,7 +14,7 @@ import pytest
 from local_support import container, manifest
 from serinus.errors import ConfigError
 from serinus.local.plan import envoy_config as envoy
-from serinus.local.plan.container_environment import ConfigData, config_data, expand, parse_quantity
+from serinus.local.plan.container_environment import ConfigData, config_data, expand
 from serinus.local.plan.image_commands import Command, resolve_image
 from serinus.local.plan.planner import (
     Launch,
@@ -28,10 +28,13 @@ from serinus.local.plan.planner import (
 )
 from serinus.local.plan.rollout import Rollout, Share, advance, shares, standard_shares
 from serinus.local.run.storage import fetch, parse_mounts
+from serinus.manifests.containers import parse_container
 from serinus.manifests.documents import Source, load_text
-from serinus.manifests.inference_service import parse_container, parse_inference_service, parse_runtime
+from serinus.manifests.inference_service import parse_inference_service
 from serinus.manifests.problems import Problems
-from serinus.manifests.serving_runtimes import merge_containers, runtime_containers, select_runtime
+from serinus.manifests.quantities import parse_quantity
+from serinus.manifests.runtime_selection import merge_containers, runtime_containers, select_runtime
+from serinus.manifests.serving_runtimes import parse_runtime
 
 PORTS = Ports(20001, 20002, 20003)
 

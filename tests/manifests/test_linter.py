@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from serinus.errors import ConfigError
-from serinus.local.plan.plan_loader import check, load
+from serinus.local.plan.plan_loader import load
 from serinus.local.plan.planner import PlanOptions
-from serinus.manifests.documents import load_documents, load_text
-from serinus.manifests.linter import check_documents, flag_value
+from serinus.manifests.documents import load_text
+from serinus.manifests.fields import flag_value
+from serinus.manifests.linter import check_documents
 from serinus.manifests.problems import Problem, Problems
+from serinus.manifests.reading import check, load_documents
 
 GOOD = """\
 apiVersion: serving.kserve.io/v1beta1

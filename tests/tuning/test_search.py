@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from serinus.errors import ConfigError
 from serinus.loading import settings_from_directory
-from serinus.manifests.documents import load_documents
+from serinus.manifests.reading import load_documents
 from serinus.tuning.limits import Observed, Resources, binding, observe, read_metrics, resources
 from serinus.tuning.load.arrivals import poisson_arrivals
 from serinus.tuning.load.latencies import LatencyHistogram

@@ -1,4 +1,4 @@
-"""InferenceServices and ServingRuntimes as frozen values, every field traceable to its file and line."""
+"""InferenceServices as frozen values, every field traceable to its file and line."""
 
 from __future__ import annotations
 
@@ -6,82 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .admission import deployment_mode, listed, mapping
+from .conventions import deployment_mode
 from .documents import Document, Source
+from .fields import listed, mapping
 from .schema import LEGACY_FRAMEWORKS
 
 __all__ = [
     "Canary",
     "Component",
-    "Container",
-    "EnvVar",
     "InferenceService",
     "ModelFormat",
     "ModelSpec",
-    "Port",
-    "Probe",
-    "ServingRuntime",
     "StorageUri",
-    "parse_container",
     "parse_inference_service",
-    "parse_runtime",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class EnvVar:
-    """One variable: a value, or a reference that the API server would resolve."""
-
-    name: str
-    value: str
-    reference: Mapping[str, Any] | None
-    """`valueFrom`, or None."""
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One containerPort."""
-
-    number: int
-    name: str
-
-    @property
-    def is_grpc(self) -> bool:
-        """Whether KServe takes it for gRPC (service_reconciler.go 66-78)."""
-        return "grpc" in self.name or "h2c" in self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One probe; seconds as in Kubernetes, with its defaults."""
-
-    kind: Literal["http", "tcp", "exec"]
-    path: str
-    port: int | str | None
-    """Number or name of a containerPort."""
-    command: tuple[str, ...]
-    initial_delay_s: int
-    period_s: int
-    timeout_s: int
-    failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """One container as the pod gets it."""
-
-    name: str
-    image: str
-    command: tuple[str, ...]
-    args: tuple[str, ...]
-    env: tuple[EnvVar, ...]
-    env_from: tuple[Mapping[str, Any], ...]
-    ports: tuple[Port, ...]
-    working_dir: str
-    readiness: Probe | None
-    liveness: Probe | None
-    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,82 +97,6 @@ class InferenceService:
     def key(self) -> str:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class SupportedFormat:
-    """One entry of `supportedModelFormats`."""
-
-    name: str
-    version: str
-    auto_select: bool
-    priority: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ServingRuntime:
-    """A ServingRuntime or ClusterServingRuntime."""
-
-    name: str
-    namespace: str
-    """Empty: for the whole cluster."""
-    formats: tuple[SupportedFormat, ...]
-    protocols: tuple[str, ...]
-    disabled: bool
-    multi_model: bool
-    has_workers: bool
-    created: str
-    containers: tuple[Mapping[str, Any], ...]
-    document: Document
-
-
-def _probe(value: Any) -> Probe | None:
-    probe = mapping(value)
-    if not probe:
-        return None
-    http, tcp = mapping(probe.get("httpGet")), mapping(probe.get("tcpSocket") or probe.get("grpc"))
-    kind: Literal["http", "tcp", "exec"] = "http" if http else "tcp" if tcp else "exec"
-    return Probe(
-        kind=kind,
-        path=str(http.get("path") or "/"),
-        port=http.get("port") if http else tcp.get("port"),
-        command=tuple(map(str, listed(mapping(probe.get("exec")).get("command")))),
-        # Defaults: Kubernetes, core/v1 Probe.
-        initial_delay_s=int(probe.get("initialDelaySeconds") or 0),
-        period_s=max(1, int(probe.get("periodSeconds") or 10)),
-        timeout_s=max(1, int(probe.get("timeoutSeconds") or 1)),
-        failures=max(1, int(probe.get("failureThreshold") or 3)),
-    )
-
-
-def parse_container(value: Mapping[str, Any], source: Source) -> Container:
-    """Read a container whose shape has been checked."""
-    env = tuple(
-        EnvVar(
-            name=str(item.get("name")),
-            value=str(item.get("value") if item.get("value") is not None else ""),
-            reference=item.get("valueFrom"),
-            source=source.under("env", index),
-        )
-        for index, item in enumerate(map(mapping, listed(value.get("env"))))
-    )
-    ports = tuple(
-        Port(int(item["containerPort"]), str(item.get("name") or ""))
-        for item in map(mapping, listed(value.get("ports")))
-    )
-    return Container(
-        name=str(value.get("name") or ""),
-        image=str(value.get("image") or ""),
-        command=tuple(map(str, listed(value.get("command")))),
-        args=tuple(map(str, listed(value.get("args")))),
-        env=env,
-        env_from=tuple(map(mapping, listed(value.get("envFrom")))),
-        ports=ports,
-        working_dir=str(value.get("workingDir") or ""),
-        readiness=_probe(value.get("readinessProbe")),
-        liveness=_probe(value.get("livenessProbe")),
-        source=source,
-    )
 
 
 def _legacy_protocol(name: str) -> str:
@@ -337,29 +199,3 @@ def _override(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
         old = merged.get(key)
         merged[key] = _override(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
-
-
-def parse_runtime(document: Document) -> ServingRuntime:
-    """Read a runtime that admission has let pass."""
-    spec = mapping(document.value.get("spec"))
-    formats = tuple(
-        SupportedFormat(
-            name=str(item.get("name")),
-            version=str(item.get("version") or ""),
-            auto_select=bool(item.get("autoSelect")),
-            priority=item.get("priority"),
-        )
-        for item in map(mapping, listed(spec.get("supportedModelFormats")))
-    )
-    return ServingRuntime(
-        name=document.name,
-        namespace="" if document.kind == "ClusterServingRuntime" else document.namespace,
-        formats=formats,
-        protocols=tuple(map(str, listed(spec.get("protocolVersions")))),
-        disabled=bool(spec.get("disabled")),
-        multi_model=bool(spec.get("multiModel")),
-        has_workers=bool(spec.get("workerSpec")),
-        created=str(document.metadata.get("creationTimestamp") or ""),
-        containers=tuple(map(mapping, listed(spec.get("containers")))),
-        document=document,
-    )

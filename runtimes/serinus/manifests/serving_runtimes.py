@@ -1,21 +1,15 @@
-"""Which ServingRuntime serves a `predictor.model`, and what its container becomes.
-
-Source: `predictor_model.go` 66-223 (selection), `predictor.go` 332-417 (explicit runtime), `utils.go` 253-337 (merge and
-placeholders) of KServe 0.21.
-"""
+"""ServingRuntimes as frozen values, and those that our own images stand for."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .admission import KSERVE_CONTAINER, listed, mapping
-from .documents import Source, load_text
-from .inference_service import Container, InferenceService, ModelSpec, ServingRuntime, parse_container
-from .problems import Problems
+from .documents import Document, load_text
+from .fields import listed, mapping
 
-__all__ = ["BUILT_IN", "built_in_runtimes", "merge_containers", "runtime_containers", "select_runtime"]
+__all__ = ["BUILT_IN", "ServingRuntime", "SupportedFormat", "built_in_runtimes", "parse_runtime"]
 
 BUILT_IN = {
     "xgboost_server": ("xgboost", "lightgbm"),
@@ -25,7 +19,58 @@ BUILT_IN = {
 }
 """Our image folders and the model formats they serve: what a machine without any ServingRuntime can still select from."""
 
-_PLACEHOLDER = re.compile(r"\{\{\s*(?:\.(\w+)(?:\.([^\s}]+))?|index\s+\.(\w+)\s+\"([^\"]+)\")\s*\}\}")
+
+@dataclass(frozen=True, slots=True)
+class SupportedFormat:
+    """One entry of `supportedModelFormats`."""
+
+    name: str
+    version: str
+    auto_select: bool
+    priority: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRuntime:
+    """A ServingRuntime or ClusterServingRuntime."""
+
+    name: str
+    namespace: str
+    """Empty: for the whole cluster."""
+    formats: tuple[SupportedFormat, ...]
+    protocols: tuple[str, ...]
+    disabled: bool
+    multi_model: bool
+    has_workers: bool
+    created: str
+    containers: tuple[Mapping[str, Any], ...]
+    document: Document
+
+
+def parse_runtime(document: Document) -> ServingRuntime:
+    """Read a runtime that admission has let pass."""
+    spec = mapping(document.value.get("spec"))
+    formats = tuple(
+        SupportedFormat(
+            name=str(item.get("name")),
+            version=str(item.get("version") or ""),
+            auto_select=bool(item.get("autoSelect")),
+            priority=item.get("priority"),
+        )
+        for item in map(mapping, listed(spec.get("supportedModelFormats")))
+    )
+    return ServingRuntime(
+        name=document.name,
+        namespace="" if document.kind == "ClusterServingRuntime" else document.namespace,
+        formats=formats,
+        protocols=tuple(map(str, listed(spec.get("protocolVersions")))),
+        disabled=bool(spec.get("disabled")),
+        multi_model=bool(spec.get("multiModel")),
+        has_workers=bool(spec.get("workerSpec")),
+        created=str(document.metadata.get("creationTimestamp") or ""),
+        containers=tuple(map(mapping, listed(spec.get("containers")))),
+        document=document,
+    )
 
 
 def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
@@ -33,8 +78,6 @@ def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
 
     They are called as in manifests/base, so that a service that names one runs on a machine without manifests too.
     """
-    from .inference_service import parse_runtime
-
     found = []
     for app in apps:
         formats = BUILT_IN.get(app, ())
@@ -50,208 +93,3 @@ def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
         )
         found += [parse_runtime(document) for document in load_text(text, f"(built-in runtime {app})")]
     return found
-
-
-def _matches_format(runtime: ServingRuntime, model: ModelSpec, *, auto: bool) -> bool:
-    wanted = model.format
-    return any(
-        entry.name == wanted.name
-        and (not wanted.version or entry.version == wanted.version)
-        and (entry.auto_select or not auto)
-        for entry in runtime.formats
-    )
-
-
-def _matches_protocol(runtime: ServingRuntime, protocol: str) -> bool:
-    return not protocol or not runtime.protocols or protocol in runtime.protocols
-
-
-def select_runtime(
-    service: InferenceService,
-    model: ModelSpec,
-    runtimes: Sequence[ServingRuntime],
-    built_in: Sequence[ServingRuntime],
-    problems: Problems,
-) -> ServingRuntime | None:
-    """The runtime that KServe's controller would take; None, and a problem, where it would find none.
-
-    Args:
-        service: whose namespace limits the ServingRuntimes.
-        model: format, protocol and, perhaps, the runtime's name.
-        runtimes: from manifests.
-        built_in: tried where no manifest's runtime fits.
-        problems: collects why not.
-    """
-    visible = [runtime for runtime in runtimes if runtime.namespace in {"", service.namespace}]
-    if model.runtime:
-        return _named(model, visible, built_in, problems)
-    protocol = model.protocol or "v1"  # predictor_model.go 66-71: unset counts as v1
-    for pool in (visible, built_in):
-        fitting = [
-            runtime
-            for runtime in pool
-            if not runtime.disabled
-            and not runtime.multi_model
-            and not runtime.has_workers
-            and _matches_format(runtime, model, auto=True)
-            and _matches_protocol(runtime, protocol)
-        ]
-        if fitting:
-            return _best(fitting, model)
-    known = sorted({entry.name for runtime in (*visible, *built_in) for entry in runtime.formats})
-    elsewhere = sorted(runtime.name for runtime in (*visible, *built_in) if _matches_format(runtime, model, auto=False))
-    mend = (
-        f"{', '.join(elsewhere)} serves the format: declare one of its protocols in protocolVersion, or name it in runtime"
-        if elsewhere
-        else f"give a ServingRuntime with --runtimes PATH; formats known now: {', '.join(known) or 'none'}"
-    )
-    version = f" version {model.format.version}" if model.format.version else ""
-    problems.error_at(
-        model.source,
-        ("modelFormat",),
-        f"no runtime is selected for model format {model.format.name}{version} over protocol {protocol}",
-        mend,
-    )
-    return None
-
-
-def _best(fitting: Sequence[ServingRuntime], model: ModelSpec) -> ServingRuntime:
-    """Namespace before cluster; then priority (none last), lowest protocol, newest, name (predictor_model.go 165-223)."""
-
-    def priority(runtime: ServingRuntime) -> int:
-        return max((entry.priority or 0 for entry in runtime.formats if entry.name == model.format.name), default=0)
-
-    ranked = sorted(fitting, key=lambda runtime: runtime.name)
-    ranked.sort(key=lambda runtime: runtime.created, reverse=True)
-    ranked.sort(key=lambda runtime: min(runtime.protocols, default=""))
-    ranked.sort(key=priority, reverse=True)
-    ranked.sort(key=lambda runtime: runtime.namespace == "")
-    return ranked[0]
-
-
-def _named(
-    model: ModelSpec, visible: Sequence[ServingRuntime], built_in: Sequence[ServingRuntime], problems: Problems
-) -> ServingRuntime | None:
-    named = [runtime for runtime in (*visible, *built_in) if runtime.name == model.runtime]
-    named.sort(key=lambda runtime: runtime.namespace == "")
-    if not named:
-        names = ", ".join(sorted(runtime.name for runtime in (*visible, *built_in))) or "none"
-        problems.error_at(
-            model.source,
-            ("runtime",),
-            f"no ServingRuntime is called {model.runtime}",
-            f"give its manifest with --runtimes PATH, or use one of {names}",
-        )
-        return None
-    runtime = named[0]
-    if runtime.disabled:
-        problems.error_at(model.source, ("runtime",), f"runtime {runtime.name} is disabled", "enable it or use another")
-    elif not _matches_format(runtime, model, auto=False):
-        formats = ", ".join(f"{entry.name} {entry.version}".strip() for entry in runtime.formats)
-        problems.error_at(
-            model.source,
-            ("runtime",),
-            f"runtime {runtime.name} does not serve {model.format.name} {model.format.version}".rstrip(),
-            f"it serves {formats}",
-        )
-    elif not _matches_protocol(runtime, model.protocol):
-        problems.error_at(
-            model.source,
-            ("protocolVersion",),
-            f"runtime {runtime.name} does not speak {model.protocol}",
-            f"use one of {', '.join(runtime.protocols)}",
-        )
-    else:
-        return runtime
-    return None
-
-
-_LIST_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}
-
-
-def merge_containers(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a container over a runtime's: strategic merge, but `args` are appended (utils.go 253-263)."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if value is None:
-            continue
-        if key == "args":
-            merged[key] = [*listed(old), *listed(value)]
-        elif key in _LIST_KEYS and isinstance(old, list):
-            by = _LIST_KEYS[key]
-            items = {mapping(item).get(by): item for item in old}
-            for item in listed(value):
-                name = mapping(item).get(by)
-                items[name] = {**mapping(items.get(name)), **mapping(item)}
-            merged[key] = list(items.values())
-        elif isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = merge_containers(old, value) if key != "resources" else _merge_resources(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _merge_resources(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    return {**old, **{key: {**mapping(old.get(key)), **mapping(value)} for key, value in new.items()}}
-
-
-def _fill(value: Any, service: InferenceService, where: Source, problems: Problems) -> Any:
-    """Replace `{{.Name}}`, `{{.Namespace}}`, `{{.Labels.x}}` and `{{.Annotations.x}}` in every text below."""
-    if isinstance(value, dict):
-        return {key: _fill(item, service, where, problems) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, service, where, problems) for item in value]
-    if not isinstance(value, str) or "{{" not in value:
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        top, sub = match[1] or match[3], match[2] or match[4]
-        table: Any = {
-            "Name": service.name,
-            "Namespace": service.namespace,
-            "Labels": service.labels,
-            "Annotations": service.annotations,
-        }.get(top)
-        found = table.get(sub) if isinstance(table, Mapping) and sub else table if not sub else None
-        if not isinstance(found, str):
-            problems.error_at(
-                where,
-                (),
-                f"{match[0]} in {value!r} has no value in InferenceService {service.name}",
-                f"set metadata.{top[:1].lower()}{top[1:]}{'.' + sub if sub else ''} there",
-            )
-            return match[0]
-        return found
-
-    return _PLACEHOLDER.sub(replace, value)
-
-
-def runtime_containers(
-    service: InferenceService, model: ModelSpec, runtime: ServingRuntime, problems: Problems
-) -> list[Container]:
-    """The pod's containers of a `predictor.model`: the runtime's, with the service's block over `kserve-container`.
-
-    Containers written beside `model` are not here; the caller appends them (predictor.go 452-496).
-    """
-    found = []
-    for index, value in enumerate(runtime.containers):
-        path = ("spec", "containers", index)
-        where = Source(((runtime.document, path),))
-        if value.get("name") == KSERVE_CONTAINER:
-            merged = merge_containers(value, {**model.container, "name": KSERVE_CONTAINER})
-            if model.runtime_version and "@" not in str(merged.get("image")):
-                merged["image"] = f"{_untagged(str(merged.get('image')))}:{model.runtime_version}"
-            where = Source((*model.source.parts, (runtime.document, path)))
-        else:
-            merged = dict(value)
-        if value.get("name") in {KSERVE_CONTAINER, "transformer-container"}:
-            merged = _fill(merged, service, where, problems)
-        container = parse_container(merged, where)
-        found.insert(0, container) if value.get("name") == KSERVE_CONTAINER else found.append(container)
-    return found
-
-
-def _untagged(image: str) -> str:
-    head, slash, last = image.rpartition("/")
-    return f"{head}{slash}{last.split(':', 1)[0]}"

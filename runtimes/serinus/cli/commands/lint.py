@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ...local.plan.plan_loader import check
+from ...manifests.reading import check
 
 __all__ = ["lint"]
 

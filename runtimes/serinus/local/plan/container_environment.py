@@ -8,19 +8,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from ...manifests.admission import mapping
+from ...manifests.containers import Container, EnvVar
 from ...manifests.documents import Document
-from ...manifests.inference_service import Container, EnvVar, InferenceService
+from ...manifests.fields import mapping
+from ...manifests.inference_service import InferenceService
 from ...manifests.problems import Problems
+from ...manifests.quantities import parse_quantity
 
-__all__ = ["ConfigData", "config_data", "expand", "parse_quantity", "resolve_environment"]
-
-_SUFFIXES = {
-    "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50,
-}  # fmt: skip
+__all__ = ["ConfigData", "config_data", "expand", "resolve_environment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +44,6 @@ def config_data(documents: Sequence[Document]) -> ConfigData:
             data = {**decoded, **{str(key): str(value) for key, value in strings.items()}}
         entries[(document.kind, document.namespace, document.name)] = data
     return ConfigData(entries)
-
-
-def parse_quantity(text: Any) -> float | None:
-    """A Kubernetes quantity as a number (`500m` is 0.5, `1Gi` is 2**30); None where it is none."""
-    match = re.fullmatch(r"\s*([+-]?[0-9.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    if match is None or match[2] not in _SUFFIXES:
-        return None
-    try:
-        return float(match[1]) * _SUFFIXES[match[2]]
-    except ValueError:
-        return None
 
 
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...manifests.inference_service import Container
+from ...manifests.containers import Container
 from ...manifests.problems import Problems
 
 __all__ = ["Command", "app_class", "image_name", "parse_image_options", "resolve_image"]

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import ConfigError
-from ...manifests.documents import Document, load_documents
-from ...manifests.inference_service import parse_inference_service, parse_runtime
+from ...manifests.inference_service import parse_inference_service
 from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
-from ...manifests.serving_runtimes import BUILT_IN, built_in_runtimes
+from ...manifests.reading import read_documents
+from ...manifests.serving_runtimes import BUILT_IN, built_in_runtimes, parse_runtime
 from .container_environment import config_data
 from .image_commands import app_class
 from .planner import PlanOptions, ServicePlan, plan_service
 
-__all__ = ["Loaded", "check", "fingerprint", "load"]
+__all__ = ["Loaded", "fingerprint", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,33 +31,6 @@ class Loaded:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def _read(paths: Sequence[Path], problems: Problems) -> list[Document]:
-    documents: list[Document] = []
-    for path in paths:
-        try:
-            documents += load_documents(path)
-        except ConfigError as error:
-            for text in error.problems:
-                problems.extend([_unreadable(path, text)])
-    return documents
-
-
-def _unreadable(path: Path, text: str) -> Problem:
-    """A problem of a file as such; its message begins with the file and perhaps the line."""
-    head, _, message = text.partition(": ")
-    file, colon, line = head.rpartition(":")
-    if colon and line.isdecimal():
-        return Problem(file, int(line), "", message, "mend the file")
-    return Problem(head if message else str(path), 1, "", message or text, "mend the path or the file")
-
-
-def check(paths: Sequence[Path], runtimes: Sequence[Path] = ()) -> tuple[Problem, ...]:
-    """Every problem of the manifests, without a plan: what `serinus lint` shows."""
-    problems = Problems()
-    check_documents(_read([*paths, *runtimes], problems), problems)
-    return problems.all
-
-
 def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
     """Plan every InferenceService of one path.
 
@@ -68,8 +40,8 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
         options: the user's.
     """
     problems = Problems()
-    documents = _read([path], problems)
-    others = [document for document in _read(runtimes, problems) if document.kind != "InferenceService"]
+    documents = read_documents([path], problems)
+    others = [document for document in read_documents(runtimes, problems) if document.kind != "InferenceService"]
     check_documents([*documents, *others], problems)
     if problems.errors:
         return Loaded((), problems.all)

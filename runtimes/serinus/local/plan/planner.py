@@ -23,20 +23,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ...manifests.admission import KSERVE_CONTAINER, TRANSFORMER_CONTAINER
+from ...manifests.containers import Container, Probe, parse_container
+from ...manifests.conventions import KSERVE_CONTAINER, TRANSFORMER_CONTAINER
 from ...manifests.documents import Source
+from ...manifests.fields import flag_value
 from ...manifests.inference_service import (
     Component,
-    Container,
     InferenceService,
-    Probe,
-    ServingRuntime,
     StorageUri,
-    parse_container,
 )
-from ...manifests.linter import flag_value
 from ...manifests.problems import Problems
-from ...manifests.serving_runtimes import runtime_containers, select_runtime
+from ...manifests.runtime_selection import runtime_containers, select_runtime
+from ...manifests.serving_runtimes import ServingRuntime
 from .container_environment import ConfigData, expand, resolve_environment
 from .image_commands import Command, resolve_image
 

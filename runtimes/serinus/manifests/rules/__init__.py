@@ -1,0 +1,1 @@
+"""What is refused, and what is accepted and does not do what it says: one function a rule, by kind of object."""

@@ -1,0 +1,66 @@
+"""Containers: what the API server and KServe's webhooks refuse in those of a component or runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..conventions import KSERVE_CONTAINER, TRANSFORMER_CONTAINER
+from ..documents import FieldPath
+from ..fields import containers_of, mapping, variables_of
+from ..quantities import check_resources
+from .rule import Block, Findings, Rule
+
+__all__ = ["CONTAINER_RULES"]
+
+
+def _variables(block: Block) -> Iterator[tuple[FieldPath, FieldPath, Mapping[str, Any], Mapping[str, Any]]]:
+    """Every variable: its container's path, its own, the container, the variable."""
+    for where, container in containers_of(block.path, block.value):
+        for at, variable in variables_of(where, container):
+            yield where, at, container, variable
+
+
+def python_path(block: Block) -> Findings:
+    """PYTHONPATH is forbidden in every container (webhook, rule 3)."""
+    for _, at, _, variable in _variables(block):
+        if variable.get("name") == "PYTHONPATH":
+            yield at, "PYTHONPATH is forbidden in every container", "build the code into the image instead"
+
+
+def transformer_storage(block: Block) -> Findings:
+    """STORAGE_URI is the model's container's (webhook, rule 5)."""
+    for _, at, container, variable in _variables(block):
+        if variable.get("name") == "STORAGE_URI" and container.get("name") == TRANSFORMER_CONTAINER:
+            yield at, f"STORAGE_URI is forbidden on {TRANSFORMER_CONTAINER}", f"set it on {KSERVE_CONTAINER}"
+
+
+def custom_protocol(block: Block) -> Findings:
+    """A custom predictor speaks v1 or v2 (webhook, rule 10)."""
+    if block.part != "predictor":
+        return
+    for where, at, _, variable in _variables(block):
+        custom = where[len(block.path)] == "containers"
+        if custom and variable.get("name") == "PROTOCOL" and variable.get("value") not in {"v1", "v2"}:
+            yield (
+                (*at, "value"),
+                f"{variable.get('value')!r} is not a protocol of a custom predictor",
+                "use v1 or v2; gRPC is served beside v2 whatever is declared here",
+            )
+
+
+def quantities(block: Block) -> Findings:
+    """Amounts of resources are quantities, and requests fit their limits; see `serinus.manifests.quantities`."""
+    found = containers_of(block.path, block.value)
+    worker = mapping(block.value.get("workerSpec"))
+    for path, container in (*found, *containers_of((*block.path, "workerSpec"), worker)):
+        for below, message, mend in check_resources(mapping(container.get("resources"))):
+            yield (*path, "resources", *below), message, mend
+
+
+CONTAINER_RULES: tuple[Rule[Block], ...] = (
+    Rule("container-pythonpath", python_path),
+    Rule("container-transformer-storage", transformer_storage),
+    Rule("container-custom-protocol", custom_protocol),
+    Rule("container-quantities", quantities),
+)

@@ -1,0 +1,95 @@
+"""What a rule is: an id, a severity, and a pure function from what it judges to what it found.
+
+Theory of operation. A rule yields `(path, message, mend)` for each finding; paths are whole, from the object's root. Rules do not
+know one another and do not call one another; a table at the end of each module lists them, and `judge` applies a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from ..conventions import deployment_mode
+from ..documents import Document, FieldPath
+from ..fields import mapping
+from ..problems import Problems
+
+__all__ = ["Block", "Finding", "Findings", "Rule", "ServiceView", "judge"]
+
+Finding = tuple[FieldPath, str, str]
+"""Path, message, and how to mend it."""
+
+Findings = Iterator[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """An InferenceService as it is written, well-formed or not."""
+
+    document: Document
+    spec: Mapping[str, Any]
+    annotations: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, document: Document) -> ServiceView:
+        """View a document."""
+        annotations = mapping(document.metadata.get("annotations"))
+        return cls(document, mapping(document.value.get("spec")), annotations)
+
+    @property
+    def mode(self) -> str:
+        """Its deployment mode, see `deployment_mode`."""
+        return deployment_mode(self.annotations)
+
+    @property
+    def predictor(self) -> Mapping[str, Any]:
+        """`spec.predictor`, or an empty mapping."""
+        return mapping(self.spec.get("predictor"))
+
+    @property
+    def transformer(self) -> Mapping[str, Any]:
+        """`spec.transformer`, or an empty mapping."""
+        return mapping(self.spec.get("transformer"))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A predictor, transformer or explainer, or a runtime's spec, as it is written."""
+
+    path: FieldPath
+    value: Mapping[str, Any]
+    annotations: Mapping[str, Any]
+    """The service's; empty for a runtime."""
+
+    @property
+    def part(self) -> str:
+        """`predictor`, `transformer`, `explainer`, or `spec` (a runtime)."""
+        return str(self.path[-1])
+
+
+_Judged = TypeVar("_Judged")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Generic[_Judged]):
+    """One rule."""
+
+    id: str
+    check: Callable[[_Judged], Findings]
+    severity: Literal["error", "warning"] = "error"
+
+
+def judge(rules: Iterable[Rule[_Judged]], judged: _Judged, document: Document, problems: Problems) -> None:
+    """Apply rules in their order and note what they find.
+
+    Args:
+        rules: a table.
+        judged: what they are about.
+        document: the object that it is a part of.
+        problems: takes the findings.
+    """
+    for rule in rules:
+        note = problems.error if rule.severity == "error" else problems.warn
+        for path, message, mend in rule.check(judged):
+            note(document, path, message, mend)

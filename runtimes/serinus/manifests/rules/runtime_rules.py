@@ -1,0 +1,87 @@
+"""ServingRuntimes and ClusterServingRuntimes: what the webhook refuses, alone and against one another.
+
+Source: `servingruntime_webhook.go` of KServe 0.21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..conventions import KSERVE_CONTAINER
+from ..documents import Document, FieldPath
+from ..fields import listed, mapping, whole_number
+from ..problems import nearest
+from .rule import Finding, Findings, Rule
+
+__all__ = ["RUNTIME_RULES", "shared_priorities"]
+
+
+def runtime_name(document: Document) -> Findings:
+    """A runtime has a name."""
+    if not document.name:
+        yield ("metadata", "name"), "missing", "add a name"
+
+
+def model_container(document: Document) -> Findings:
+    """The model's container has its fixed name."""
+    spec = mapping(document.value.get("spec"))
+    names = [mapping(item).get("name") for item in listed(spec.get("containers"))]
+    if names and KSERVE_CONTAINER not in names:
+        hint = nearest(KSERVE_CONTAINER, [str(name) for name in names])
+        at = ("spec", "containers", names.index(hint) if hint else 0, "name")
+        yield at, f"no container is called {KSERVE_CONTAINER}", f"rename it to {KSERVE_CONTAINER}"
+
+
+def _formats(document: Document) -> Iterator[tuple[FieldPath, Mapping[str, Any], int | None]]:
+    """Each supported format of a runtime that is enabled: its priority's path, the entry, the priority."""
+    spec = mapping(document.value.get("spec"))
+    if spec.get("disabled"):
+        return
+    for index, item in enumerate(listed(spec.get("supportedModelFormats"))):
+        path = ("spec", "supportedModelFormats", index, "priority")
+        yield path, mapping(item), whole_number(mapping(item).get("priority"))
+
+
+def priority_positive(document: Document) -> Findings:
+    """A priority is 1 or more."""
+    for at, _, priority in _formats(document):
+        if priority is not None and priority < 1:
+            yield at, f"{priority} is less than 1", "use 1 or more"
+
+
+def one_priority_a_format(document: Document) -> Findings:
+    """All versions of a format have one priority in one runtime."""
+    own: dict[str, int | None] = {}
+    for at, entry, priority in _formats(document):
+        name = str(entry.get("name"))
+        if entry.get("autoSelect") and own.setdefault(name, priority) != priority:
+            message = f"{name} has two priorities in one runtime: {own[name]} and {priority}"
+            yield at, message, "make them equal"
+
+
+def shared_priorities(documents: Sequence[Document]) -> Iterator[tuple[Document, Finding]]:
+    """Two runtimes with the same priority for the same format, version and protocol: nobody could say which is chosen."""
+    taken: dict[tuple[str, str, str, str, str, int], str] = {}
+    for document in documents:
+        scope = "cluster" if document.kind == "ClusterServingRuntime" else document.namespace
+        protocols = listed(mapping(document.value.get("spec")).get("protocolVersions")) or ("",)
+        for at, entry, priority in _formats(document):
+            if not entry.get("autoSelect") or priority is None:
+                continue
+            name, version = str(entry.get("name")), str(entry.get("version") or "")
+            for protocol in protocols:
+                key = (document.kind, scope, name, version, str(protocol), priority)
+                other = taken.setdefault(key, document.name)
+                if other != document.name:
+                    said = protocol or "any protocol"
+                    message = f"runtime {other} has priority {priority} for {name} over {said} as well"
+                    yield document, (at, message, "use another priority")
+
+
+RUNTIME_RULES: tuple[Rule[Document], ...] = (
+    Rule("runtime-name", runtime_name),
+    Rule("runtime-model-container", model_container),
+    Rule("runtime-priority-positive", priority_positive),
+    Rule("runtime-one-priority-a-format", one_priority_a_format),
+)

@@ -1,0 +1,60 @@
+"""An InferenceService as a whole, and any object of KServe: what the API server and the webhook refuse."""
+
+from __future__ import annotations
+
+from ..conventions import AUTOSCALER, NAME
+from ..documents import Document
+from .rule import Findings, Rule, ServiceView
+
+__all__ = ["OBJECT_RULES", "SERVICE_RULES"]
+
+VERSIONS = {
+    "InferenceService": "serving.kserve.io/v1beta1",
+    "ServingRuntime": "serving.kserve.io/v1alpha1",
+    "ClusterServingRuntime": "serving.kserve.io/v1alpha1",
+}
+
+
+def api_version(document: Document) -> Findings:
+    """Each kind is served in one version."""
+    version = VERSIONS[document.kind]
+    if document.api_version != version:
+        yield ("apiVersion",), f"{document.api_version!r} does not serve kind {document.kind}", f"use {version}"
+
+
+def no_key_twice(document: Document) -> Findings:
+    """Strict decoding refuses duplicate keys."""
+    for path in document.duplicates:
+        yield path, "written twice", "keep one; strict decoding refuses duplicate keys"
+
+
+def service_name(service: ServiceView) -> Findings:
+    """The name becomes a part of hosts (1)."""
+    name = service.document.metadata.get("name")
+    if not isinstance(name, str) or not name:
+        yield ("metadata", "name"), "missing", "add a name such as fraud"
+    elif not NAME.match(name):
+        yield (
+            ("metadata", "name"),
+            f"{name!r} is not a name for an InferenceService",
+            "use lower-case letters, digits and dashes, beginning with a letter",
+        )
+
+
+def autoscaler_class(service: ServiceView) -> Findings:
+    """There are four classes of autoscalers (2)."""
+    scaler = service.annotations.get(AUTOSCALER)
+    scalers = ("hpa", "external", "keda", "none")
+    if scaler is not None and scaler not in scalers:
+        path = ("metadata", "annotations", AUTOSCALER)
+        yield path, f"{scaler!r} is not an autoscaler class", f"use one of {', '.join(scalers)}"
+
+
+OBJECT_RULES: tuple[Rule[Document], ...] = (
+    Rule("object-api-version", api_version),
+    Rule("object-no-key-twice", no_key_twice),
+)
+SERVICE_RULES: tuple[Rule[ServiceView], ...] = (
+    Rule("service-name", service_name),
+    Rule("service-autoscaler-class", autoscaler_class),
+)
