@@ -15,17 +15,10 @@ from local_support import container, manifest
 from serinus.errors import ConfigError
 from serinus.local.plan import envoy_config as envoy
 from serinus.local.plan.container_environment import ConfigData, config_data, expand
+from serinus.local.plan.deployment_plan import PlanOptions, ServicePlan, service_hosts
 from serinus.local.plan.image_commands import Command, resolve_image
-from serinus.local.plan.planner import (
-    Launch,
-    PlanOptions,
-    Ports,
-    ServicePlan,
-    bind,
-    plan_service,
-    service_hosts,
-    set_flag,
-)
+from serinus.local.plan.planner import Planner
+from serinus.local.plan.port_binding import Ports, ProcessPlan, bind, set_flag
 from serinus.local.plan.rollout import Rollout, Share, advance, shares, standard_shares
 from serinus.local.run.storage import fetch, parse_mounts
 from serinus.manifests.containers import parse_container
@@ -44,12 +37,12 @@ def planned(text: str, *, runtimes: str = "", images: dict[str, tuple[str, ...]]
     documents = load_text(text, "isvc.yaml")
     known = [parse_runtime(document) for document in load_text(runtimes, "runtimes.yaml")]
     options = PlanOptions(images=images or {})
-    plan = plan_service(parse_inference_service(documents[0]), known, [], config_data(documents), options, problems)
+    plan = Planner(known, [], config_data(documents), options, problems).plan(parse_inference_service(documents[0]))
     assert plan is not None, problems.all
     return plan
 
 
-def launched(plan: ServicePlan, *, folders: dict[str, Path] | None = None) -> tuple[Launch, ...]:
+def launched(plan: ServicePlan, *, folders: dict[str, Path] | None = None) -> tuple[ProcessPlan, ...]:
     track = plan.stable
     ports = [Ports(20001 + 10 * i, 20002 + 10 * i, 20003 + 10 * i) for i in range(len(track.predictor.containers))]
     return bind(track.predictor, ports=ports, folders=folders or {}, revision="fraud-predictor-00001")
@@ -290,7 +283,7 @@ def test_references_are_resolved_from_the_manifests_or_told() -> None:
     assert "NONE" not in launch.env
     problems = Problems()
     service = parse_inference_service(load_text(text, "isvc.yaml")[0])
-    assert plan_service(service, [], [], ConfigData(), PlanOptions(), problems) is None
+    assert Planner([], [], ConfigData(), PlanOptions(), problems).plan(service) is None
     assert "key word of Secret s is in no manifest" in str(problems.all[0])
 
 
@@ -372,3 +365,57 @@ def test_models_are_found_here_fetched_once_and_never_half(tmp_path: Path) -> No
     assert not (tmp_path / "cache" / "out").exists()
     with pytest.raises(ValueError, match="no such folder"):
         parse_mounts(["a=/nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("written", "most", "replicas"),
+    [("0", 1, 1), ("0", 5, 1), ("1", 5, 1), ("3", 1, 1), ("3", 2, 2), ("3", 5, 3)],
+)
+def test_as_many_replicas_as_the_manifest_asks_for_and_the_machine_gives_but_one_at_least(
+    written: str, most: int, replicas: int
+) -> None:
+    text = manifest().replace("  predictor:\n", f"  predictor:\n    minReplicas: {written}\n")
+    service = parse_inference_service(load_text(text, "isvc.yaml")[0])
+    assert service.predictor.min_replicas == int(written)
+    plan = Planner([], [], ConfigData(), PlanOptions(max_replicas=most), Problems()).plan(service)
+    assert plan is not None
+    assert plan.stable.predictor.replicas == replicas
+
+
+def test_several_storage_uris_lie_at_their_mount_paths(tmp_path: Path) -> None:
+    uris = "    storageUris: [{uri: gs://b/a, mountPath: /mnt/models/a/}, {uri: 's3://c'}]\n"
+    text = manifest("--x=/mnt/models/a/m.json", "--y=/mnt/models").replace("  predictor:\n", "  predictor:\n" + uris)
+    plan = planned(text)
+    storage = plan.stable.predictor.storage
+    assert [(item.uri, item.mount_path) for item in storage] == [
+        ("gs://b/a", "/mnt/models/a"),
+        ("s3://c", "/mnt/models"),
+    ]
+    assert [item.source.field() for item in storage] == [
+        "spec.predictor.storageUris[0].uri",
+        "spec.predictor.storageUris[1].uri",
+    ]
+    (process,) = launched(plan, folders={"/mnt/models": tmp_path / "c", "/mnt/models/a": tmp_path / "a"})
+    assert process.argv[-2:] == (f"--x={tmp_path}/a/m.json", f"--y={tmp_path}/c")
+    other = planned(text.replace("gs://b/a", "gs://b/z")).stable.predictor
+    assert other.digest != plan.stable.predictor.digest, "other files are another revision"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "uri", "expected"),
+    [
+        ("./models", "gs://b/a", "./models"),
+        ("gs://b=./models", "gs://b/a/1", "./models/a/1"),
+        ("gs://b/=./models/", "gs://b/a", "./models/a"),
+        ("gs://b=./models", "gs://b", "./models"),
+        ("gs://b=./models", "gs://bb/a", "gs://bb/a"),
+        ("", "gs://b/a", "gs://b/a"),
+    ],
+)
+def test_the_annotation_for_this_machine_stands_in_for_the_storage_uri(
+    annotation: str, uri: str, expected: str
+) -> None:
+    notes = f"  annotations: {{serinus.dev/local-storage-uri: '{annotation}'}}\n"
+    text = manifest(annotations=notes).replace("name: PROTOCOL, value: v2}", f"name: STORAGE_URI, value: '{uri}'}}")
+    (storage,) = planned(text).stable.predictor.storage
+    assert (storage.uri, storage.mount_path) == (expected, "/mnt/models")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from serinus.errors import ConfigError
+from serinus.local.plan.deployment_plan import PlanOptions
 from serinus.local.plan.plan_loader import load
-from serinus.local.plan.planner import PlanOptions
 from serinus.manifests.documents import load_text
 from serinus.manifests.fields import flag_value
 from serinus.manifests.linter import check_documents
@@ -78,6 +78,19 @@ def found(text: str) -> list[Problem]:
     "text", [GOOD, KNATIVE, MODEL, TRANSFORMER], ids=["standard", "knative", "canary", "transformer"]
 )
 def test_a_good_manifest_has_no_findings(text: str) -> None:
+    assert found(text) == []
+
+
+SCALED_TO_ZERO = KNATIVE.replace("minReplicas: 1", "minReplicas: 0")
+SEVERAL_URIS = MODEL.replace(
+    ", storageUri: gs://bucket/v1}",
+    "}\n    storageUris: [{uri: gs://bucket/a, mountPath: /mnt/models/a}, {uri: 's3://bucket/b', mountPath: /mnt/models/b}]",
+)
+
+
+@pytest.mark.parametrize("text", [SCALED_TO_ZERO, SEVERAL_URIS], ids=["minReplicas: 0", "storageUris"])
+def test_scaling_to_zero_and_several_storage_uris_have_no_findings(text: str) -> None:
+    assert text not in {KNATIVE, MODEL}
     assert found(text) == []
 
 

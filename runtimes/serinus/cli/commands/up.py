@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.text import Text
 
 from ...errors import ConfigError
+from ...local.plan.deployment_plan import DOMAINS, PlanOptions
 from ...local.plan.image_commands import parse_image_options
-from ...local.plan.planner import DOMAINS, PlanOptions
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
 from ...local.run.daemon import Daemon, DaemonOptions
+from ...local.run.reconciler import RunOptions
 from ...local.run.storage import cache_folder, parse_mounts
-from ...local.run.supervisor import RunOptions
 from ..tables import COLOURS, curl_line, make_console, show_services, tail
 
 __all__ = ["STATE_DIR", "up"]

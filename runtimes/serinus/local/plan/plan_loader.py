@@ -12,8 +12,9 @@ from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
 from ...manifests.serving_runtimes import BUILT_IN, built_in_runtimes, parse_runtime
 from .container_environment import config_data
+from .deployment_plan import PlanOptions, ServicePlan
 from .image_commands import app_class
-from .planner import PlanOptions, ServicePlan, plan_service
+from .planner import Planner
 
 __all__ = ["Loaded", "fingerprint", "load"]
 
@@ -52,10 +53,9 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
     ]
     ours = built_in_runtimes([name for name in BUILT_IN if app_class(name)])
     data = config_data([*documents, *others])
+    planner = Planner(known, ours, data, options, problems)
     plans = [
-        plan_service(parse_inference_service(document), known, ours, data, options, problems)
-        for document in documents
-        if document.kind == "InferenceService"
+        planner.plan(parse_inference_service(document)) for document in documents if document.kind == "InferenceService"
     ]
     if not plans and not problems.errors:
         problems.extend([Problem(str(path), 1, "kind", "no InferenceService is in it", "give a path that holds one")])

@@ -1,7 +1,7 @@
 """The supervisor as a process: state folder, control socket, watched manifests, signals.
 
 Theory of operation. A lock on the state folder allows one supervisor. SIGINT and SIGTERM end it in good order (see
-`Supervisor.close`); a second one kills what is left at once. The paths given are read again when one of their files changes: a
+`LocalCluster.close`); a second one kills what is left at once. The paths given are read again when one of their files changes: a
 manifest that has become wrong is told and changes nothing.
 """
 
@@ -20,10 +20,12 @@ from typing import IO, Any
 
 from ...errors import ConfigError
 from ...manifests.problems import Problem
+from ..plan.deployment_plan import PlanOptions
 from ..plan.plan_loader import fingerprint, load
-from ..plan.planner import PlanOptions
 from .control_socket import socket_path
-from .supervisor import RunOptions, Service, Supervisor
+from .local_cluster import LocalCluster
+from .reconciler import RunOptions
+from .running_service import RunningService
 
 __all__ = ["Daemon", "DaemonOptions"]
 
@@ -66,7 +68,7 @@ class Daemon:
         self._settled = settled
         self._paths = list(options.paths)
         self._prints: dict[Path, Any] = {}
-        self._supervisor: Supervisor | None = None
+        self._cluster: LocalCluster | None = None
         self._stop = asyncio.Event()
         self._signals = 0
         self._applying = asyncio.Lock()
@@ -86,13 +88,13 @@ class Daemon:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._on_signal)
-            supervisor = self._supervisor = Supervisor(self._options.run, show=self._show, say=self._say)
-            await supervisor.start()
+            cluster = self._cluster = LocalCluster(self._options.run, show=self._show, say=self._say)
+            await cluster.start()
             control = socket_path(state)
             control.unlink(missing_ok=True)
             server = await asyncio.start_unix_server(self._serve, str(control), limit=1 << 20)
             control.chmod(0o600)
-            info = {"pid": os.getpid(), "port": supervisor.gateway.port, "socket": str(control)}
+            info = {"pid": os.getpid(), "port": cluster.gateway.port, "socket": str(control)}
             (state / "supervisor.json").write_text(json.dumps(info), encoding="utf-8")
             tasks = [asyncio.create_task(self._begin(loaded), name="first apply")]
             if self._options.watch:
@@ -104,7 +106,7 @@ class Daemon:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self._say("stopping")
-                await supervisor.close()
+                await cluster.close()
                 server.close()
                 control.unlink(missing_ok=True)
                 (state / "supervisor.json").unlink(missing_ok=True)
@@ -112,9 +114,9 @@ class Daemon:
     def _on_signal(self) -> None:
         self._signals += 1
         self._stop.set()
-        if self._signals > 1 and self._supervisor is not None:
+        if self._signals > 1 and self._cluster is not None:
             self._say("killing what is left")
-            self._supervisor.kill()
+            self._cluster.kill()
 
     def stop(self) -> None:
         """End it in good order."""
@@ -136,15 +138,15 @@ class Daemon:
 
     async def _begin(self, loaded: Sequence[tuple[Path, list[Any]]]) -> None:
         """Apply what was given, one path after another: the same service twice is two revisions, in that order."""
-        supervisor = self._running
+        cluster = self._running
         async with self._applying:
             for _, plans in loaded:
-                services = [supervisor.apply(plan) for plan in plans]
+                services = [cluster.apply(plan) for plan in plans]
                 await asyncio.gather(*(service.settled.wait() for service in services))
         self._settled(self._status())
 
     async def _watch(self) -> None:
-        supervisor = self._running
+        cluster = self._running
         while True:
             await asyncio.sleep(WATCH_S)
             for path in list(self._paths):
@@ -154,7 +156,7 @@ class Daemon:
                 try:
                     async with self._applying:
                         for plan in await asyncio.to_thread(self._load, path):
-                            supervisor.apply(plan)
+                            cluster.apply(plan)
                 except ConfigError as error:
                     self._say(f"{error}\nnothing was changed")
 
@@ -162,10 +164,10 @@ class Daemon:
         return {"pid": os.getpid(), "state": str(self._options.run.state), **self._running.status()}
 
     @property
-    def _running(self) -> Supervisor:
-        if self._supervisor is None:
+    def _running(self) -> LocalCluster:
+        if self._cluster is None:
             raise RuntimeError("the supervisor has not been started")
-        return self._supervisor
+        return self._cluster
 
     # The control socket ----------------------------------------------------------------------------------------------
 
@@ -192,31 +194,31 @@ class Daemon:
             writer.close()
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        supervisor = self._running
+        cluster = self._running
         op, wait_s = request.get("op"), float(request.get("wait_s") or 0)
         if op == "status":
             return self._status()
         if op == "apply":
             paths = [Path(path) for path in request["paths"]]
             loaded = [(path, await asyncio.to_thread(self._load, path)) for path in paths]
-            services: list[Service] = []
+            services: list[RunningService] = []
             async with self._applying:
                 for path, plans in loaded:
                     if path not in self._paths:
                         self._paths.append(path)
-                    services = [supervisor.apply(plan) for plan in plans]
+                    services = [cluster.apply(plan) for plan in plans]
                     await _wait(services, wait_s)
             return self._status()
         if op == "traffic":
-            supervisor.set_traffic(request["name"], request.get("percent"), request.get("canary") or "")
-            await _wait([supervisor.find(request["name"])], wait_s)
+            cluster.set_traffic(request["name"], request.get("percent"), request.get("canary") or "")
+            await _wait([cluster.find(request["name"])], wait_s)
             return self._status()
         if op == "restart":
-            return {"restarted": await supervisor.restart(request["name"])}
+            return {"restarted": await cluster.restart(request["name"])}
         if op == "down":
             name = request.get("name") or ""
             if name:
-                await supervisor.down(name)
+                await cluster.down(name)
                 return self._status()
             # The answer goes out first; what comes next closes this very socket.
             asyncio.get_running_loop().call_later(0.05, self._stop.set)
@@ -232,7 +234,7 @@ class ManifestsRefused(ConfigError):
         self.found = tuple(found)
 
 
-async def _wait(services: Sequence[Service], wait_s: float) -> None:
+async def _wait(services: Sequence[RunningService], wait_s: float) -> None:
     if services and wait_s > 0:
         waits = [asyncio.create_task(service.settled.wait()) for service in services]
         _, late = await asyncio.wait(waits, timeout=wait_s)

@@ -14,32 +14,23 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
 from ...manifests.containers import Probe
 from ..plan import envoy_config as envoy
-from ..plan.planner import Launch, Ports
+from ..plan.port_binding import Ports, ProcessPlan
+from ..plan.routing_table import GatewayTable
 from .log_files import LogFile
-from .managed_process import Guard, Process
+from .managed_process import ManagedProcess, Reaper
 from .ports import PortBook, is_free
 from .probe import http_get
 
-__all__ = ["Gateway", "GatewayTable", "envoy_binary"]
+__all__ = ["Gateway", "envoy_binary"]
 
 CONFIRM_S = 15.0
 """How long Envoy may take to show a change. It takes milliseconds; a longer wait means that it refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayTable:
-    """All that the gateway should know."""
-
-    backends: tuple[envoy.Backend, ...] = ()
-    hosts: tuple[envoy.Host, ...] = ()
-    inner: tuple[envoy.InnerListener, ...] = ()
 
 
 def envoy_binary() -> str:
@@ -59,7 +50,7 @@ class Gateway:
     """Envoy, kept running and kept up to date."""
 
     def __init__(
-        self, folder: Path, *, host: str, port: int, ports: PortBook, guard: Guard, log: LogFile, access_log: Path
+        self, folder: Path, *, host: str, port: int, ports: PortBook, reaper: Reaper, log: LogFile, access_log: Path
     ) -> None:
         self.host = host
         self.port = port or ports.take()
@@ -79,7 +70,7 @@ class Gateway:
             "--log-level",
             "warning",
         )
-        launch = Launch(
+        plan = ProcessPlan(
             name="envoy",
             # Two workers: a gateway on a laptop shares the cores with the models behind it.
             argv=(*command, "--concurrency", "2", "--drain-time-s", "5"),
@@ -91,7 +82,7 @@ class Gateway:
             liveness=None,
             probe_ports={},
         )
-        self.process = Process("gateway", launch, log, guard, lambda: None)
+        self.process = ManagedProcess("gateway", plan, log, reaper, lambda: None)
 
     async def start(self) -> None:
         """Write empty files, start Envoy and wait until it listens.

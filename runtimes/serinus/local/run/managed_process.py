@@ -1,7 +1,7 @@
 """One process that is kept running: start, readiness, logs, restart with back-off, stop of its whole group.
 
 Theory of operation. A process has a group of its own, so that workers go with it, dies with the supervisor (see `launcher`), and
-is on the `guard`'s list. `run` is one task for its life: start, wait for the end, back off, start again. Beside it
+is on the `reaper`'s list. `run` is one task for its life: start, wait for the end, back off, start again. Beside it
 a task asks for readiness once a second, faster while it starts. Every change calls `changed`, which publishes endpoints.
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ..plan.planner import Launch
+from ..plan.port_binding import ProcessPlan
 from .log_files import LogFile
 from .probe import answers_tcp, is_alive, is_ready
 
-__all__ = ["Guard", "Process"]
+__all__ = ["ManagedProcess", "Reaper"]
 
 FIRST_DELAY_S, MOST_DELAY_S = 0.5, 30.0
 """Back-off between restarts: doubled each time. The kubelet's 10 s and 5 min are for clusters, where nobody is waiting."""
@@ -32,7 +32,7 @@ State = Literal["starting", "ready", "unready", "waiting", "stopping", "stopped"
 _HERE = Path(__file__).parent
 
 
-class Guard:
+class Reaper:
     """The process that ends our process groups if we are killed."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Guard:
             sys.executable,
             "-I",
             "-S",
-            str(_HERE / "guard.py"),
+            str(_HERE / "reaper.py"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -71,12 +71,14 @@ class Guard:
             await self._process.wait()
 
 
-class Process:
+class ManagedProcess:
     """One process of a pod, or the gateway."""
 
-    def __init__(self, title: str, launch: Launch, log: LogFile, guard: Guard, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, title: str, plan: ProcessPlan, log: LogFile, reaper: Reaper, changed: Callable[[], None]
+    ) -> None:
         self.title = title
-        self.launch = launch
+        self.plan = plan
         self.state: State = "starting"
         self.pid: int | None = None
         self.restarts = 0
@@ -85,7 +87,7 @@ class Process:
         self.was_ready = asyncio.Event()
         """Set once it has been ready for the first time."""
         self._log = log
-        self._guard = guard
+        self._reaper = reaper
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -136,12 +138,12 @@ class Process:
                 "-S",
                 str(_HERE / "launcher.py"),
                 str(os.getpid()),
-                *self.launch.argv,
+                *self.plan.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                cwd=self.launch.cwd,
-                env=dict(self.launch.env),
+                cwd=self.plan.cwd,
+                env=dict(self.plan.env),
                 start_new_session=True,
             )
         except OSError as error:
@@ -149,7 +151,7 @@ class Process:
             return
         self._process = process
         self.pid = process.pid
-        self._guard.began(process.pid)
+        self._reaper.began(process.pid)
         if self._stopping:
             self._signal(signal.SIGTERM)
         self._changed()
@@ -161,7 +163,7 @@ class Process:
         finally:
             watcher.cancel()
             self._signal(signal.SIGKILL)  # workers that outlived their parent
-            self._guard.ended(process.pid)
+            self._reaper.ended(process.pid)
             self.pid = None
             self._process = None
         try:
@@ -181,11 +183,11 @@ class Process:
 
     async def _watch(self) -> None:
         """Ask for readiness and liveness until cancelled."""
-        launch, pause = self.launch, 0.05
-        port, began, failures = launch.ports.http, time.monotonic(), 0
+        plan, pause = self.plan, 0.05
+        port, began, failures = plan.ports.http, time.monotonic(), 0
         warned = False
         while True:
-            ready = await is_ready(port, launch.model_name, launch.readiness, launch.probe_ports)
+            ready = await is_ready(port, plan.model_name, plan.readiness, plan.probe_ports)
             if self._stopping:
                 return
             if ready:
@@ -201,9 +203,9 @@ class Process:
                     if listening
                     else f"nothing listens on 127.0.0.1:{port} after 30 s; its port comes by --http_port or SERINUS_HTTP_PORT"
                 )
-            probe = launch.liveness
+            probe = plan.liveness
             if probe is not None and self.was_ready.is_set() and time.monotonic() - began > probe.initial_delay_s:
-                failures = 0 if await is_alive(port, probe, launch.probe_ports) else failures + 1
+                failures = 0 if await is_alive(port, probe, plan.probe_ports) else failures + 1
                 if failures >= probe.failures:
                     self._log.note(f"its livenessProbe failed {failures} times; it is ended and starts again")
                     self._signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Ends what a supervisor leaves behind when it is killed: `guard.py`, fed on standard input.
+"""Ends what a supervisor leaves behind when it is killed: `reaper.py`, fed on standard input.
 
 It reads `+PGID` when a process group begins and `-PGID` when it has ended. End of input means that the supervisor is gone: what
 is left gets SIGTERM, and after a grace SIGKILL. Groups, so that workers of a server go with it. It imports nothing of serinus.

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ..plan.deployment_plan import ComponentPlan
 from ..plan.envoy_config import Backend, Endpoint
-from ..plan.planner import ComponentPlan, Ports, bind
+from ..plan.port_binding import Ports, bind
 from .log_files import LogFile
-from .managed_process import Guard, Process
+from .managed_process import ManagedProcess, Reaper
 from .ports import PortBook
 
 __all__ = ["Pod", "Revision", "Workshop", "inherited_environment"]
@@ -40,13 +41,13 @@ class Workshop:
         self,
         *,
         ports: PortBook,
-        guard: Guard,
+        reaper: Reaper,
         logs: Path,
         show: Callable[[str, str], None],
         changed: Callable[[], None],
     ) -> None:
         self.ports = ports
-        self.guard = guard
+        self.reaper = reaper
         self.logs = logs
         self.show = show
         self.changed = changed
@@ -59,17 +60,17 @@ class Pod:
         self._ports = workshop.ports
         plan = revision.plan
         ports = [Ports(self._ports.take(), self._ports.take(), self._ports.take()) for _ in plan.containers]
-        launches = bind(plan, ports=ports, folders=revision.folders, revision=revision.name, predictor=predictor)
+        plans = bind(plan, ports=ports, folders=revision.folders, revision=revision.name, predictor=predictor)
         self.draining = False
         self.joined = False
         """Whether the gateway has been told of it: only once it has been ready."""
-        self.processes: list[Process] = []
-        for launch in launches:
-            title = revision.name if len(launches) == 1 else f"{revision.name}/{launch.name}"
+        self.processes: list[ManagedProcess] = []
+        for process in plans:
+            title = revision.name if len(plans) == 1 else f"{revision.name}/{process.name}"
             log = LogFile(workshop.logs / f"{title.replace('/', '.')}.log", title, workshop.show)
-            whole = {**inherited_environment(os.environ), "PYTHONUNBUFFERED": "1", **launch.env}
-            bound = replace(launch, env=whole)
-            self.processes.append(Process(title, bound, log, workshop.guard, workshop.changed))
+            whole = {**inherited_environment(os.environ), "PYTHONUNBUFFERED": "1", **process.env}
+            bound = replace(process, env=whole)
+            self.processes.append(ManagedProcess(title, bound, log, workshop.reaper, workshop.changed))
         self.entry = self.processes[plan.entry]
 
     def start(self) -> None:
@@ -90,14 +91,14 @@ class Pod:
 
     def endpoint(self) -> Endpoint:
         """What the gateway knows of it."""
-        ports = self.entry.launch.ports
+        ports = self.entry.plan.ports
         health = "DRAINING" if self.draining else "HEALTHY" if self.is_ready else "UNHEALTHY"
         return Endpoint(ports.http, ports.grpc, health)
 
     @property
     def entry_ports(self) -> tuple[int, int]:
         """The ports at which requests arrive."""
-        return (self.entry.launch.ports.http, self.entry.launch.ports.grpc)
+        return (self.entry.plan.ports.http, self.entry.plan.ports.grpc)
 
     async def stop(self, grace_s: float) -> None:
         """End the entry first, then the processes behind it."""
@@ -105,7 +106,7 @@ class Pod:
         await self.entry.stop(grace_s)
         await asyncio.gather(*(process.stop(grace_s) for process in behind))
         for process in self.processes:
-            ports = process.launch.ports
+            ports = process.plan.ports
             self._ports.release(ports.http, ports.grpc, ports.metrics)
 
 

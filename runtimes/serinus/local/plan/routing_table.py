@@ -1,0 +1,104 @@
+"""Which host leads to which revision: everything that the gateway should know, from what services ask for and what has become ready. Pure.
+
+A service has one virtual host for itself, one for each component, and one for each tag (`latest-`, `prev-`, a canary's name), as Knative
+and KServe's HTTPRoutes have. A host that several services claim is the first one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .deployment_plan import ComponentPlan, ServicePlan, Track, service_hosts
+from .envoy_config import Arm, Backend, Host, InnerListener
+from .rollout import Share
+
+__all__ = ["GatewayTable", "JoinedRevision", "RoutedService", "gateway_table"]
+
+_NO_PART_TIMEOUT_S = 60.0
+"""Of a host without a component: httproute_reconciler.go 49."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayTable:
+    """All that the gateway should know."""
+
+    backends: tuple[Backend, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    inner: tuple[InnerListener, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedService:
+    """A service and its traffic now."""
+
+    plan: ServicePlan
+    chains: tuple[tuple[Share, Track], ...]
+    """Every share, with the chain that it goes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedRevision:
+    """A revision that has been ready once, so that the gateway knows it."""
+
+    backend: Backend
+    digest: str
+    timeout_s: float
+    inner_port: int | None
+    """Loopback port of the gateway that leads here; of predictors that a transformer calls."""
+    leaving: bool
+    """Nobody refers to it any more: it keeps its processes at the gateway while it drains, and gets nothing new."""
+
+
+def gateway_table(services: Sequence[RoutedService], revisions: Sequence[JoinedRevision]) -> GatewayTable:
+    """Make the table.
+
+    Args:
+        services: in the order in which they were applied.
+        revisions: all that have joined.
+    """
+    names = {revision.digest: revision.backend.revision for revision in revisions if not revision.leaving}
+    hosts: list[Host] = []
+    taken: set[str] = set()
+    for service in services:
+        for host in _hosts(service, names):
+            domains = tuple(domain for domain in host.domains if domain not in taken)
+            taken.update(domains)
+            if domains:
+                hosts.append(Host(host.name, domains, host.arms, host.timeout_s))
+    inner = tuple(
+        InnerListener(revision.inner_port, revision.backend.revision, revision.timeout_s)
+        for revision in revisions
+        if revision.inner_port is not None
+    )
+    return GatewayTable(tuple(revision.backend for revision in revisions), tuple(hosts), inner)
+
+
+def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
+    """Virtual hosts of a service: itself, its components, its tags."""
+    plan, chains = service.plan, service.chains
+
+    def host(name: str, label: str, parts: Sequence[tuple[ComponentPlan, int]]) -> Host:
+        weights: dict[str, int] = {}
+        for component, percent in parts:
+            revision = names.get(component.digest)
+            if revision is not None:
+                weights[revision] = weights.get(revision, 0) + percent
+        timeout_s = max((component.timeout_s for component, _ in parts), default=_NO_PART_TIMEOUT_S)
+        inside = (f"{label}.{plan.namespace}", f"{label}.{plan.namespace}.svc.cluster.local")
+        domains = (*service_hosts(label, plan.namespace, plan.domains), *inside)
+        return Host(name, domains, tuple(Arm(*item) for item in weights.items()), timeout_s)
+
+    entry = [(track.entry, share.percent) for share, track in chains]
+    yield host(f"service:{plan.key}", plan.name, entry or [(plan.stable.entry, 0)])
+    predictors = [(track.predictor, share.percent) for share, track in chains]
+    yield host(f"predictor:{plan.key}", f"{plan.name}-predictor", predictors)
+    if plan.stable.transformer is not None:
+        yield host(f"transformer:{plan.key}", f"{plan.name}-transformer", entry)
+    for share, track in chains:
+        for label, component in (
+            (f"{share.tag}-{plan.name}", track.entry),
+            (f"{share.tag}-{plan.name}-predictor", track.predictor),
+            (track.predictor.deployment, track.predictor),
+        ):
+            yield host(f"{share.tag}:{label}", label, [(component, 100)])

@@ -1,0 +1,321 @@
+"""Brings services to what their plans say, through revisions that become ready before they get traffic.
+
+Theory of operation. For each service one task reconciles: it starts the revisions that are missing, predictor
+before transformer, waits until they are ready, moves the routes, and then retires what nobody refers to: marked
+DRAINING at the gateway, waited for until it has no request in flight, then SIGTERM. A new plan cancels the task and
+starts another; revisions that are under way belong to the reconciler, not to the task, so nothing is lost by it.
+Revisions are found by the digest of their template: a plan that returns to an earlier template returns to its revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ..plan.deployment_plan import ComponentPlan, Track
+from ..plan.rollout import Rollout, advance, shares
+from ..plan.routing_table import GatewayTable, JoinedRevision, gateway_table
+from .gateway import Gateway
+from .revision import Pod, Revision, Workshop
+from .running_service import RunningService
+from .storage import fetch
+
+__all__ = ["Reconciler", "RunOptions"]
+
+_log = logging.getLogger("serinus.local")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How this machine runs what the plans say."""
+
+    state: Path
+    """Folder of logs, gateway files and the control socket."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """The gateway's port; 0 takes a free one."""
+    mounts: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path = Path()
+    drain_s: float = 30.0
+    """Longest wait for requests in flight; Kubernetes's termination grace."""
+    grace_s: float = 30.0
+    """From SIGTERM to SIGKILL; Kubernetes's default."""
+
+
+class Reconciler:
+    """Revisions, and the tasks that bring services to their plans.
+
+    Args:
+        options: cache, mounts, graces.
+        workshop: makes processes.
+        gateway: gets the routes.
+        say: gets lines about what is done.
+    """
+
+    def __init__(
+        self, options: RunOptions, workshop: Workshop, gateway: Gateway, *, say: Callable[[str], None]
+    ) -> None:
+        self.services: dict[str, RunningService] = {}
+        """By `namespace/name`."""
+        self.revisions: dict[str, Revision] = {}
+        """By digest."""
+        self.leaving: dict[str, Revision] = {}
+        """Revisions that nobody refers to any more and that still drain, by name."""
+        self.names: dict[str, str] = {}
+        """Names of revisions by `namespace/name:digest`: the same template keeps its name."""
+        self._options = options
+        self._workshop = workshop
+        self._gateway = gateway
+        self._say = say
+        self._counts: dict[str, int] = {}
+        self._rolling = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, dirty: asyncio.Event) -> None:
+        """Begin to tell the gateway what processes do by themselves; `dirty` is set when one has done something."""
+        self._spawn(self._publish_changes(dirty), "publisher")
+
+    async def cancel(self) -> None:
+        """End every task; processes stay."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def everything(self) -> Iterator[Revision]:
+        """Every revision that has processes."""
+        yield from self.revisions.values()
+        yield from self.leaving.values()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def reconcile(self, service: RunningService) -> None:
+        """Bring a service to its plan, in a task of its own; one that is under way is ended."""
+        if service.task is not None:
+            service.task.cancel()
+        service.settled.clear()
+        service.problem = ""
+        service.task = self._spawn(self._settle(service), f"service {service.plan.key}")
+
+    async def _settle(self, service: RunningService) -> None:
+        """Bring one service to its plan; errors are told once and kept for `status`."""
+        try:
+            await self._converge(service)
+            service.settled.set()
+        except asyncio.CancelledError:
+            raise
+        except ConfigError as error:
+            service.problem = str(error)
+            self._say(f"{service.plan.key}: {error}")
+        except Exception:  # noqa: BLE001 (edge of a task: one service's failure is told, the others go on)
+            service.problem = "an error of the runner; see the supervisor's log"
+            _log.exception("service %s", service.plan.key)
+
+    async def _converge(self, service: RunningService) -> None:
+        plan = service.plan
+        if plan.stopped:
+            service.rollout, service.ready_canaries = Rollout(), {}
+            await self.publish()
+            await self.retire_unused()
+            return
+        wanted = {track.name: track for track in plan.canaries}
+        for name in [name for name in service.ready_canaries if name not in wanted]:
+            del service.ready_canaries[name]
+        # Canaries do not wait for the stable track, nor it for them.
+        await asyncio.gather(
+            self._bring_stable(service, plan.stable), *(self._bring_canary(service, track) for track in plan.canaries)
+        )
+        await self.retire_unused()
+
+    async def _bring_stable(self, service: RunningService, track: Track) -> None:
+        digest = track.entry.digest
+        service.chains[digest] = track
+        await self._bring_up(track)
+        rollout = advance(service.rollout, digest, service.percent)
+        for share in shares(rollout, service.percent):
+            await self._bring_up(service.chains[share.revision])  # a rollback's may have been retired
+        service.rollout = rollout
+        await self.publish()
+
+    async def _bring_canary(self, service: RunningService, track: Track) -> None:
+        service.chains[track.entry.digest] = track
+        await self._bring_up(track)
+        service.ready_canaries[track.name] = track.entry.digest
+        await self.publish()
+
+    async def _bring_up(self, track: Track) -> None:
+        """Start a chain where it does not run yet, and wait until it is ready; the predictor first."""
+        predictor = await self._revision(track.predictor)
+        await predictor.wait_ready()
+        if track.transformer is None:
+            return
+        if predictor.inner_port is None:
+            predictor.inner_port = self._workshop.ports.take()
+        await self.publish()
+        transformer = await self._revision(track.transformer, predictor)
+        await transformer.wait_ready()
+
+    async def _revision(self, plan: ComponentPlan, predictor: Revision | None = None) -> Revision:
+        known = self.revisions.get(plan.digest)
+        if known is not None:
+            return known
+        folders = await asyncio.to_thread(self._fetch, plan)
+        known = self.revisions.get(plan.digest)  # another track may have started it meanwhile
+        if known is not None:
+            return known
+        name = self._name(plan)
+        revision = Revision(self._workshop, name, plan, folders)
+        revision.predictor = predictor
+        self.revisions[plan.digest] = revision
+        revision.start()
+        self._say(f"{name}: starting")
+        self._spawn(self._tell_ready(revision), f"ready {name}")
+        return revision
+
+    def _fetch(self, plan: ComponentPlan) -> dict[str, Path]:
+        """The local folder of each of a component's mount paths."""
+        folders = {}
+        for storage in plan.storage:
+            place = storage.source.place()
+            base = Path(place.file).resolve().parent
+            try:
+                folders[storage.mount_path] = fetch(
+                    storage.uri, base=base, cache=self._options.cache, mounts=self._options.mounts
+                )
+            except ConfigError as error:
+                raise ConfigError(f"{place}:{storage.source.field()}: {error}") from None
+        return folders
+
+    def _name(self, plan: ComponentPlan) -> str:
+        key = f"{plan.service}:{plan.digest}"
+        if key not in self.names:
+            count = self._counts[f"{plan.namespace}/{plan.deployment}"] = (
+                self._counts.get(f"{plan.namespace}/{plan.deployment}", 0) + 1
+            )
+            prefix = "" if plan.namespace == "default" else f"{plan.namespace}."
+            self.names[key] = f"{prefix}{plan.deployment}-{count:05d}"
+        return self.names[key]
+
+    async def _tell_ready(self, revision: Revision) -> None:
+        began = time.monotonic()
+        await revision.wait_ready()
+        self._say(f"{revision.name}: ready after {time.monotonic() - began:.1f} s")
+
+    # What nobody needs any more --------------------------------------------------------------------------------------
+
+    async def retire_unused(self) -> None:
+        """Drain and stop every revision that no service refers to."""
+        needed = set().union(*(service.needed() for service in self.services.values()))
+        unused = [revision for digest, revision in self.revisions.items() if digest not in needed]
+        # Transformers first: until they have drained their predictors still get requests.
+        for kind in ("transformer", "predictor"):
+            gone = [revision for revision in unused if revision.plan.kind == kind]
+            for revision in gone:
+                self.revisions.pop(revision.plan.digest, None)
+                self.leaving[revision.name] = revision
+            if gone:
+                await asyncio.shield(self._spawn(self._retire(gone), "retire " + ", ".join(r.name for r in gone)))
+
+    async def _retire(self, gone: Sequence[Revision]) -> None:
+        for revision in gone:
+            self._say(f"{revision.name}: draining")
+        await self._drain([pod for revision in gone for pod in revision.pods])
+        for revision in gone:
+            self.leaving.pop(revision.name, None)
+            if revision.inner_port is not None:
+                self._workshop.ports.release(revision.inner_port)
+            self._say(f"{revision.name}: stopped")
+        await self.publish()
+
+    async def _drain(self, pods: Sequence[Pod]) -> None:
+        """Let pods finish what they have, then stop them."""
+        for pod in pods:
+            pod.draining = True
+        await self.publish()
+        ports = {port for pod in pods if pod.joined for port in pod.entry_ports}
+        end = time.monotonic() + self._options.drain_s
+        quiet = 0
+        # Twice in a row: a request may be between Envoy's choice of a host and its counter.
+        while ports and quiet < 2 and time.monotonic() < end:
+            active = await self._gateway.active_requests(ports)
+            quiet = quiet + 1 if not active else 0
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*(pod.stop(self._options.grace_s) for pod in pods))
+
+    # What the gateway knows ------------------------------------------------------------------------------------------
+
+    def _table(self) -> GatewayTable:
+        # A template that returns while its last processes still drain is in both, under one name.
+        joined = [
+            JoinedRevision(
+                backend=revision.backend(),
+                digest=revision.plan.digest,
+                timeout_s=revision.plan.timeout_s,
+                inner_port=revision.inner_port,
+                leaving=leaving,
+            )
+            for revisions, leaving in ((self.revisions, False), (self.leaving, True))
+            for revision in revisions.values()
+            if revision.has_joined
+        ]
+        return gateway_table([service.routed() for service in self.services.values()], joined)
+
+    async def publish(self) -> None:
+        """Tell the gateway."""
+        await self._gateway.apply(self._table)
+
+    async def _publish_changes(self, dirty: asyncio.Event) -> None:
+        """Tell the gateway what processes do by themselves: crash, come back, fail their probe."""
+        while True:
+            await dirty.wait()
+            dirty.clear()
+            for revision in list(self.revisions.values()):
+                for pod in revision.pods:
+                    pod.joined = pod.joined or pod.is_ready
+            try:
+                await self.publish()
+            except Exception:  # noqa: BLE001 (edge of a task: the next change is published all the same)
+                _log.exception("publishing the gateway's table")
+
+    async def roll(self, digests: Sequence[str]) -> list[str]:
+        """Replace every process of some revisions by a new one, one pod after another, losing no request.
+
+        Returns:
+            Names of those that run.
+        """
+        done = []
+        async with self._rolling:
+            for digest in digests:
+                revision = self.revisions.get(digest)
+                if revision is not None:
+                    await self._roll(revision)
+                    done.append(revision.name)
+        return done
+
+    async def _roll(self, revision: Revision) -> None:
+        self._say(f"{revision.name}: rolling restart")
+        for old in list(revision.pods):
+            new = revision.new_pod()
+            revision.pods.append(new)
+            new.start()
+            try:
+                await new.wait_ready()
+                await self.publish()
+            except asyncio.CancelledError:
+                revision.pods.remove(new)
+                await new.stop(self._options.grace_s)
+                raise
+            await self._drain([old])
+            revision.pods.remove(old)
+            await self.publish()
+        self._say(f"{revision.name}: restarted")
