@@ -278,7 +278,8 @@ def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(tmp_path):
     command = ["serinus", "serve", *flags, "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
     with process(command, tmp_path, f"{url}/v2/health/ready"):
         assert httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]).status_code == 404
-        assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
+        # The first load of a class imports MLServer, which takes longer than httpx waits on a machine that does other things too.
+        assert httpx.post(f"{url}/v2/repository/models/m/load", timeout=60).status_code == 200
         answer = httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])
     assert (answer.status_code, answer.text) == (200, "42")
 
