@@ -6,7 +6,7 @@ Life of a model: construct with its settings, `load()` once (in a thread; readin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -14,13 +14,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from .bounds import ModelBounds
-from .errors import NotSupported
+from .errors import NotSupported, SerinusError
 from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signature, TensorSpec, no_parameters
 
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-__all__ = ["Begun", "Call", "Execution", "Family", "Model", "Provenance", "RequestDone", "RequestModel", "V1Answer"]
+__all__ = [
+    "Behind",
+    "Call",
+    "Cancellable",
+    "Execution",
+    "Family",
+    "Model",
+    "Provenance",
+    "RequestBatching",
+    "RequestModel",
+    "V1Answer",
+]
 
 Execution = Literal["auto", "inline", "thread", "process"]
 """Where `predict` runs: on the event loop, in a thread, in a process, or wherever the measurement at warm-up says."""
@@ -80,6 +91,8 @@ class Model:
         ...         return {"y": inputs["x"] * 2}
     """
 
+    answers: ClassVar[Literal["arrays", "requests"]] = "arrays"
+    """What the plane serves it by: batches of arrays, or whole requests."""
     platform: ClassVar[str] = ""
     """`<project>_<format>`, as the protocol's metadata wants it: "xgboost_ubj"."""
     execution: Execution = "auto"
@@ -188,24 +201,84 @@ def _unobserved(stage: str, seconds: float) -> None:
     """Observe nothing: the model is not served yet."""
 
 
-RequestDone = Callable[[InferResponse | BaseException], None]
-"""Told how a request that was begun has ended."""
+class Cancellable(Protocol):
+    """Work under way whose result may turn out to be wanted by nobody."""
+
+    def cancel(self) -> object:
+        """Give it up."""
+        ...
 
 
-class Begun(Protocol):
-    """A request that will be answered by callback."""
+class Behind(Protocol):
+    """The model that another one stands in front of, as that one asks it."""
 
-    def cancel(self) -> None:
-        """Give it up: nobody waits for the answer any more."""
+    model: Model
+    """Loaded."""
+
+    @property
+    def batchable(self) -> bool:
+        """Rows of several requests share its batches."""
+        ...
+
+    def infer_nowait(
+        self, request: InferRequest, on_complete: Callable[[InferResponse | SerinusError], None]
+    ) -> Cancellable:
+        """Begin a request; `on_complete` is told the outcome, once, later than this returns, and not at all after a cancel.
+
+        Raises:
+            SerinusError: it is refused; `on_complete` will not be called.
+        """
+        ...
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer a request; cancelling the task that awaits cancels the request."""
+        ...
+
+    async def predict_v1(self, body: bytes, headers: Mapping[str, str], *, deadline: float | None = None) -> V1Answer:
+        """Answer a V1 `:predict` body."""
+        ...
+
+
+class RequestBatching(Protocol):
+    """How a `RequestModel` answers several requests together; see `RequestModel.request_batching`."""
+
+    max_rows: int
+    """Most rows of one batch."""
+    max_delay_s: float
+    """Longest wait for more rows where the model could begin at once; 0: none."""
+
+    def key(self, request: InferRequest) -> tuple[Hashable, int] | None:
+        """Say what must be equal for requests to be answered together, and how many rows this one has; None: it is answered alone."""
+        ...
+
+    def infer_batch(
+        self, requests: Sequence[InferRequest], on_complete: Callable[[Sequence[InferResponse] | BaseException], None]
+    ) -> Cancellable | None:
+        """Answer requests of one key, one or several, by callback.
+
+        Args:
+            requests: in the order of their arrival.
+            on_complete: to be told the responses in the requests' order, or the error, once, on the event loop's thread; also
+                where the batch was cancelled.
+
+        Returns:
+            What stops it, for when all clients have gone.
+        """
+        ...
+
+    def is_of_a_member(self, error: BaseException) -> bool:
+        """Whether one of several requests may have caused the error, so that each is worth trying alone."""
         ...
 
 
 class RequestModel(Model):
     """A model that answers whole requests itself: hosts of other frameworks' classes, and pipelines.
 
-    Never batched by the plane. `infer` runs on the event loop; put blocking work in a thread yourself.
+    Its requests are answered one by one unless it says how several are (`request_batching`). `infer` runs on the event loop; put blocking work in
+    a thread yourself.
     """
 
+    answers = "requests"
     batchable = False
     forwards_classification: bool = False
     """The outputs that a request wants are asked of a predictor, which classifies them; what comes as text is not classified
@@ -221,6 +294,12 @@ class RequestModel(Model):
     unless the client asks for Triton's. False: each request has a call of its own, answered in Triton's."""
     has_generate: bool = False
     """`/generate` and `/generate_stream` are `/infer` and `/infer_stream` by other names, as on MLServer."""
+
+    request_batching: RequestBatching | None = None
+    """Set in `load` or `start` by a model that can answer several requests together; the plane's one batcher joins them."""
+    serve_behind: Callable[[Callable[[ModelSettings], Model], ModelSettings], Awaitable[Behind]] | None = None
+    """Set by the plane before `start`: load a model that this one stands in front of. It has a queue, checks, statistics and readiness of its
+    own, under this model's name and "-predictor", and is unloaded after this one."""
 
     def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
         """Read the JSON of an inference request that the protocol does not allow, for clients that are used to more; None: it is refused."""
@@ -256,16 +335,6 @@ class RequestModel(Model):
             SerinusError: with the status to answer with, or, after the first response, to end the stream with.
         """
         raise NotImplementedError
-
-    def begin(self, request: InferRequest, done: RequestDone) -> Begun | None:
-        """Answer a request by callback, which costs no task; None: `infer` has to.
-
-        Args:
-            request: as for `infer`.
-            done: to be told the answer or the error, once, on the event loop's thread, after this call has returned; also where
-                the request was cancelled.
-        """
-        return None
 
     async def is_ready(self) -> bool:
         """Whether requests would succeed now; asked every second where a class overrides it, and shown by readiness."""

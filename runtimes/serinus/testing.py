@@ -30,7 +30,7 @@ import numpy as np
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
 from .dataplane.repository_access import OPEN
-from .dataplane.response_stream import Pipe
+from .dataplane.response_stream import ResponseStream
 from .errors import SerinusError
 from .hosts import build_model, build_model_of
 from .model import Model
@@ -128,7 +128,7 @@ class InMemoryClient:
     @property
     def model(self) -> Model:
         """The loaded model."""
-        return self.plane.registry.served(self._settings.name).model
+        return self.plane.registry.find(self._settings.name).model
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -185,10 +185,10 @@ class InMemoryClient:
             for request in requests[1:]:
                 yield request
 
-        async def begun() -> Pipe[InferResponse]:
+        async def begun() -> ResponseStream[InferResponse]:
             return self.plane.infer_stream(requests[0], following())
 
-        async def next_of(responses: Pipe[InferResponse]) -> InferResponse | None:
+        async def next_of(responses: ResponseStream[InferResponse]) -> InferResponse | None:
             return await anext(responses, None)
 
         responses = self.run(begun())

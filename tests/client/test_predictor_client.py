@@ -602,7 +602,7 @@ async def test_readiness_asks_the_predictor_where_it_is_told_to():
     async with Predictor(http(200)).listening() as predictor:
         settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2", health_check=True)
         async with serving(here("SuperTransformer"), predictor=settings) as plane:
-            model: Any = plane.registry.served("m", "").model
+            model: Any = plane.registry.find("m", "").model
             assert await model.is_ready()
             assert predictor.requests[-1][1] == "/v2/models/m/ready"
             predictor.answers[:] = [http(503)]

@@ -180,10 +180,10 @@ async def test_a_cancelled_request_that_waits_is_never_predicted():
     queue = Queue(SimulatedExecutor())
     queue.submit("a")
     await asyncio.sleep(0.1)
-    ticket = queue.submit("b")
+    pending = queue.submit("b")
     queue.submit("c")
-    ticket.cancel()
-    ticket.cancel()
+    pending.cancel()
+    pending.cancel()
     await queue.settled()
     assert queue.executor.batches == [["a"], ["c"]]
     assert queue.gone == ["b"]
@@ -192,10 +192,10 @@ async def test_a_cancelled_request_that_waits_is_never_predicted():
 
 async def test_a_cancelled_request_that_runs_leaves_its_neighbours_alone():
     queue = Queue(SimulatedExecutor())
-    ticket = queue.submit("a")
+    pending = queue.submit("a")
     queue.submit("b")
     await asyncio.sleep(0.5)
-    ticket.cancel()
+    pending.cancel()
     await queue.settled()
     assert queue.told == {"b": (1.0, "answered")}
     assert queue.executor.abandoned == []
@@ -203,10 +203,10 @@ async def test_a_cancelled_request_that_runs_leaves_its_neighbours_alone():
 
 async def test_the_executor_is_told_when_nobody_waits_for_a_batch():
     queue = Queue(SimulatedExecutor())
-    tickets = [queue.submit("a"), queue.submit("b")]
+    members = [queue.submit("a"), queue.submit("b")]
     await asyncio.sleep(0.5)
-    for ticket in tickets:
-        ticket.cancel()
+    for pending in members:
+        pending.cancel()
     assert queue.executor.abandoned == [["a", "b"]]
     await queue.settled()
     assert queue.told == {}
@@ -315,11 +315,11 @@ async def test_every_request_is_told_exactly_once_or_is_gone(seed: int):
         max_queue_rows=200,
     )
     queue.executor.bad = set(chance.sample(range(400), 20))
-    refused, tickets = set(), []
+    refused, members = set(), []
     for label in range(400):
         timeout_s = chance.choice([None, None, 0.03, 0.3, 3])
         try:
-            ticket = queue.submit(
+            pending = queue.submit(
                 label,
                 rows=chance.choice([0, 1, 1, 1, 5, 70]),
                 key=chance.choice("ab"),
@@ -329,9 +329,9 @@ async def test_every_request_is_told_exactly_once_or_is_gone(seed: int):
         except Overloaded:
             refused.add(label)
         else:
-            tickets.append(ticket)
-        if tickets and chance.random() < 0.1:
-            chance.choice(tickets).cancel()
+            members.append(pending)
+        if members and chance.random() < 0.1:
+            chance.choice(members).cancel()
         if chance.random() < 0.3:
             await asyncio.sleep(chance.choice([0, 0.01, 0.2]))
     await queue.settled()

@@ -118,8 +118,8 @@ def test_a_model_slower_than_at_warm_up_moves_to_the_thread_for_good():
     spilled: list[Any] = []
 
     class Spill:
-        def run(self, work: Any, finish: Any) -> bool:
-            spilled.append(work)
+        def run(self, batch: Any, on_finish: Any) -> bool:
+            spilled.append(batch)
             return False
 
     def predict(inputs: Any, call: Any) -> Any:
@@ -131,16 +131,16 @@ def test_a_model_slower_than_at_warm_up_moves_to_the_thread_for_good():
         predict, clock=lambda: now, cost=Cost(), spill=Spill(), limit_s=0.001, moved=lambda: moved.append(True)
     )
     from dataplane_support import rows_of
-    from serinus.dataplane.batching.pending_request import Form, Ticket, Work
+    from serinus.dataplane.batching.pending_request import Batch, BatchKey, PendingRequest
 
-    def work() -> Work:
-        ticket = Ticket(rows_of(1), lambda _: None, 0, None, None, Form(None, (), Call()), (), 1, 0)
-        return Work([ticket], 1, 0)
+    def batch() -> Batch:
+        pending = PendingRequest(rows_of(1), lambda _: None, 0, None, None, BatchKey(None, (), Call()), (), 1, 0)
+        return Batch([pending], 1, 0)
 
     # Two slow ones and a quick one say nothing; three slow ones in a row do.
-    assert [executor.run(work(), lambda _: None) for _ in range(6)] == [True] * 6
+    assert [executor.run(batch(), lambda _: None) for _ in range(6)] == [True] * 6
     assert moved == [True]
-    assert executor.run(work(), lambda _: None) is False
+    assert executor.run(batch(), lambda _: None) is False
     assert len(spilled) == 1
 
 
@@ -205,30 +205,30 @@ async def test_a_batch_that_nobody_waits_for_is_not_predicted_when_its_turn_come
     executor = ThreadExecutor("test", [predict], loop=loop, clock=time.monotonic)
     executor.capacity = 2  # one runs, one lies in the thread's queue
     from serinus.dataplane.batching.batcher import Batcher
-    from serinus.dataplane.batching.pending_request import DONE, Form, Ticket
+    from serinus.dataplane.batching.pending_request import DONE, BatchKey, PendingRequest
     from serinus.settings import BatchSettings
 
     batcher = Batcher(
         BatchSettings(max_batch_rows=1),
         executor,
         solo=False,
-        answer=lambda work: [setattr(t, "state", DONE) for t in work.tickets] and None,
-        reject=lambda ticket, error: None,
-        dropped=lambda ticket: None,
+        answer=lambda batch: [setattr(t, "state", DONE) for t in batch.members] and None,
+        reject=lambda pending, error: None,
+        dropped=lambda pending: None,
         loop=loop,
         clock=time.monotonic,
     )
-    tickets = []
+    members = []
     for number in range(2):
         request = rows_of(number)
-        ticket = Ticket(
-            request, lambda _: None, 0, None, batcher, Form(None, ("x",), Call()), (request.inputs[0].data,), 1, 0
+        pending = PendingRequest(
+            request, lambda _: None, 0, None, batcher, BatchKey(None, ("x",), Call()), (request.inputs[0].data,), 1, 0
         )
-        batcher.add(ticket)
-        tickets.append(ticket)
+        batcher.add(pending)
+        members.append(pending)
     while not seen:
         await asyncio.sleep(0.001)
-    tickets[1].cancel()
+    members[1].cancel()
     gate.set()
     while not batcher.idle:
         await asyncio.sleep(0.001)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dataplane_support import Doubler, outcomes, rows_of, serving
 from serinus import ModelSettings, RequestModel
-from serinus.dataplane.batching.pending_request import Work
+from serinus.dataplane.batching.pending_request import Batch
 from serinus.dataplane.telemetry.metrics import Family, Metrics
 from serinus.dataplane.telemetry.statistics import ModelStatistics
 from serinus.errors import Overloaded
@@ -206,6 +206,6 @@ def test_further_sources_and_transport_errors_are_on_the_page_and_merge():
 def test_a_client_cannot_grow_the_batch_statistics_without_bound():
     statistics = ModelStatistics("m", "")
     for rows in range(5000):
-        statistics.answered(Work((), rows, 0.0), 0.0)
+        statistics.answered(Batch((), rows, 0.0), 0.0)
     assert len(statistics.batches) <= 512 + 14
     assert sum(batch[0] for batch in statistics.batches.values()) == 5000

@@ -50,8 +50,8 @@ async def test_only_the_bad_request_of_a_batch_fails_and_its_traceback_is_logged
 async def test_done_is_never_called_before_submit_returns():
     async with serving(Doubler) as plane:
         told: list[Any] = []
-        plane.submit(rows_of(1), told.append)
-        plane.submit(rows_of(1, name="nobody"), told.append)
+        plane.infer_nowait(rows_of(1), told.append)
+        plane.infer_nowait(rows_of(1, name="nobody"), told.append)
         assert told == []
         while len(told) < 2:
             await asyncio.sleep(0)
@@ -60,8 +60,8 @@ async def test_done_is_never_called_before_submit_returns():
 async def test_a_cancelled_ticket_is_not_told_even_when_the_request_was_refused():
     async with serving(Doubler) as plane:
         told: list[Any] = []
-        plane.submit(rows_of(1), told.append).cancel()
-        plane.submit(rows_of(1, name="nobody"), told.append).cancel()
+        plane.infer_nowait(rows_of(1), told.append).cancel()
+        plane.infer_nowait(rows_of(1, name="nobody"), told.append).cancel()
         await outcome(plane, rows_of(2))
         assert told == []
         assert plane.statistics("m")[0]["inference_stats"]["fail"]["count"] == 1
@@ -73,7 +73,7 @@ async def test_one_transports_mistake_does_not_keep_others_from_their_answers(ca
         def broken(answer: Any) -> None:
             raise RuntimeError("a bug in a transport")
 
-        plane.submit(rows_of(1), broken)
+        plane.infer_nowait(rows_of(1), broken)
         assert isinstance(await outcome(plane, rows_of(2)), InferResponse)
     assert "a bug in a transport" in caplog.text
 
@@ -506,7 +506,7 @@ async def test_a_request_models_task_ends_with_its_deadline_and_with_its_client(
         assert isinstance(late, TimedOut)
         while model_of(plane).at_work:
             await asyncio.sleep(0)
-        ticket = plane.submit(InferRequest("m", [], parameters={"wait": 60}), lambda _: pytest.fail("told"))
+        ticket = plane.infer_nowait(InferRequest("m", [], parameters={"wait": 60}), lambda _: pytest.fail("told"))
         while not model_of(plane).at_work:
             await asyncio.sleep(0)
         ticket.cancel()
@@ -573,7 +573,7 @@ async def test_a_plane_without_models_is_not_ready_unless_it_may_be_empty():
 
 
 async def test_readiness_follows_what_a_request_model_says_of_itself(monkeypatch: Any):
-    monkeypatch.setattr("serinus.dataplane.served._HEALTH_INTERVAL_S", 0.001)
+    monkeypatch.setattr("serinus.dataplane.request_servable._HEALTH_INTERVAL_S", 0.001)
     async with serving(Whole) as plane:
         assert plane.ready()
         assert plane.model_ready("m")

@@ -171,9 +171,14 @@ async def test_parameters_of_a_load_that_are_not_offered_are_refused():
             await plane.unload("m", {"now": True})
 
 
+def batching(plane: Plane) -> tuple[int, float]:
+    config = plane.model_config("m")
+    return config.max_batch_rows, config.max_delay_s
+
+
 async def test_a_load_request_changes_the_batching_until_the_next_load():
     async with serving(Doubler) as plane:
-        before = plane.batching("m")
+        before = batching(plane)
         policy = '"default_queue_policy": {"default_timeout_microseconds": 5000}'
         queue = (
             f'{{"max_queue_delay_microseconds": "2000", "priority_levels": 3, "default_priority_level": 2, {policy}}}'
@@ -183,14 +188,14 @@ async def test_a_load_request_changes_the_batching_until_the_next_load():
         await plane.load("m", {"config": config})
         settings = plane.registry.entry("m").settings
         batch = settings.batch
-        assert plane.batching("m") == (8, 0.002)
+        assert batching(plane) == (8, 0.002)
         assert (batch.priority_levels, batch.default_priority, batch.default_timeout_s) == (3, 2, 0.005)
         assert settings.instances == 3
         with pytest.raises(InvalidInput):
             await plane.load("m", {"config": '{"backend": "onnxruntime"}'})
-        assert plane.batching("m") == (8, 0.002)
+        assert batching(plane) == (8, 0.002)
         await plane.load("m")
-        assert plane.batching("m") == before
+        assert batching(plane) == before
 
 
 async def test_a_second_load_or_an_unload_while_loading_is_a_conflict():

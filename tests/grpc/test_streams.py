@@ -180,7 +180,7 @@ def test_a_client_that_leaves_ends_its_streams(server: Running, channel: grpc.Ch
     next(answers)
     answers.cancel()
     server.until(lambda: COUNTING[model].closed == opened)
-    served = server.plane.registry.served(model)
+    served = server.plane.registry.find(model)
     server.until(lambda: served.in_flight == 0)
     assert served.statistics.failures == {"cancelled": opened}
 

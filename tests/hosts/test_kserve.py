@@ -220,7 +220,7 @@ async def test_synchronous_methods_that_ask_for_the_running_loop_have_one_that_t
         assert second == (thread, loop)
         assert thread != threading.get_ident()
         assert type(loop).__module__.startswith("asyncio")
-        stages = plane.registry.all_served()[0].statistics.stages
+        stages = plane.registry.servables()[0].statistics.stages
         assert sum(stages["preprocess"].counts) == 2
 
 
@@ -568,8 +568,7 @@ async def test_a_fused_transformer_that_calls_super_predict_reaches_the_model_to
 
 async def test_rows_of_concurrent_requests_are_one_batch_behind_a_fused_transformer():
     async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
-        pipeline = plane.registry.served("m", "").model
-        model = pipeline._served.model  # the model behind the transformer
+        model: Any = plane.registry.look_up("m-predictor").model
         model.batches.clear()
         one = Tensor.of("pixels", np.ones((1, 3), np.float32))
         answers = await asyncio.gather(*(plane.infer(InferRequest("m", [one], headers=REST)) for _ in range(16)))

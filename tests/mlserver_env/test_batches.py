@@ -40,7 +40,7 @@ def request(*rows: Any, headers: dict[str, str] = REST, dtype: Any = np.float64,
 
 
 def seen(plane: Plane) -> list[int]:
-    return plane.registry.served("m").model.hosted.seen  # type: ignore[attr-defined] # the host's and the class's own
+    return plane.registry.find("m").model.hosted.seen  # type: ignore[attr-defined] # the host's and the class's own
 
 
 async def together(plane: Plane, *requests: InferRequest) -> list[Any]:
@@ -97,7 +97,7 @@ async def test_one_that_fails_fails_alone(tmp_path: Path):
 
 async def test_an_answer_of_other_rows_is_nobodys(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     async with serving(tmp_path) as plane:
-        plane.registry.served("m").model.hosted.mode = "sum"  # type: ignore[attr-defined] # as above
+        plane.registry.find("m").model.hosted.mode = "sum"  # type: ignore[attr-defined] # as above
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
                 assert await together(plane, request([1], [2]), request([5])) == [[[3]], [[5]]]

@@ -13,6 +13,7 @@ from protocol_support import ALL_DATATYPES, request_facts, response_facts, tenso
 from serinus.errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import generate
+from serinus.protocol.model_config import ModelConfig
 from serinus.protocol.proto_codec import (
     config_message,
     decode_repository_parameters,
@@ -296,14 +297,14 @@ def test_metadata_is_whole():
 
 
 def test_the_configuration_leaves_the_batch_out_of_the_shapes_of_a_batched_model():
-    config = config_message(MODEL, max_batch_rows=64, max_delay_s=0.001).config
+    config = config_message(ModelConfig(MODEL, 64, 0.001)).config
     assert (config.name, config.max_batch_size) == ("m", 64)
     assert [(entry.name, entry.data_type, list(entry.dims), entry.optional) for entry in config.input] == [
         ("x", 11, [30], False),
         ("t", 13, [], True),
     ]
     assert config.dynamic_batching.max_queue_delay_microseconds == 1000
-    single = config_message(MODEL, max_batch_rows=0).config
+    single = config_message(ModelConfig(MODEL)).config
     assert [list(entry.dims) for entry in single.input] == [[-1, 30], [-1]]
     assert not single.HasField("dynamic_batching")
 
@@ -311,7 +312,7 @@ def test_the_configuration_leaves_the_batch_out_of_the_shapes_of_a_batched_model
 def test_every_datatype_has_a_place_in_the_configuration():
     for datatype in ALL_DATATYPES:
         metadata = ModelMetadata("m", (), "p", (TensorSpec("x", datatype, (1,)),), ())
-        assert config_message(metadata, max_batch_rows=0).config.input[0].data_type > 0
+        assert config_message(ModelConfig(metadata)).config.input[0].data_type > 0
 
 
 def test_the_index_and_the_statistics_are_filled():

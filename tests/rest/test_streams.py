@@ -218,7 +218,7 @@ async def test_a_client_that_leaves_ends_the_stream(server: Rest, how: str):
             await asyncio.sleep(0.05)
             model.go.release()
         await until(lambda: model.closed)
-        served = server.plane.registry.served("counting")
+        served = server.plane.registry.find("counting")
         await until(lambda: served.in_flight == 0)
         assert model.given < 10
         assert sum(counter.get("cancelled", 0) for counter in [served.statistics.failures]) == 1
@@ -288,7 +288,7 @@ async def test_v1_bodies_come_in_pieces(server: Rest):
             assert await piece(client) == b"%d\n" % n
             assert model.given == n + 1
         assert await piece(client) == b""
-        served = server.plane.registry.served("counting")
+        served = server.plane.registry.find("counting")
         await until(lambda: served.in_flight == 0)
         (statistics,) = server.plane.statistics("counting")
         assert statistics["inference_stats"]["success"]["count"] == 1

@@ -12,7 +12,7 @@ import numpy as np
 from serinus import Call, InferRequest, InferResponse, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
 from serinus.dataplane.batching.batcher import Batcher
 from serinus.dataplane.batching.deadlines import Deadlines
-from serinus.dataplane.batching.pending_request import DONE, Form, Ticket, Work
+from serinus.dataplane.batching.pending_request import DONE, Batch, BatchKey, PendingRequest
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.errors import SerinusError
@@ -70,7 +70,7 @@ async def serving(
 
 def model_of(plane: Plane, name: str = "m", version: str = "") -> Any:
     """The model object behind a name."""
-    return plane.registry.served(name, version).model
+    return plane.registry.find(name, version).model
 
 
 async def outcome(plane: Plane, request: InferRequest) -> InferResponse | SerinusError:
@@ -95,27 +95,27 @@ class SimulatedExecutor:
         self.row_s = row_s
         self.bad: set[Any] = set()
         self.batches: list[list[Any]] = []
-        """Labels of the tickets of each batch, as they were started."""
+        """Labels of the members of each batch, as they were started."""
         self.started: list[float] = []
         self.abandoned: list[list[Any]] = []
 
-    def run(self, work: Work, finish: Callable[[Work], None]) -> bool:
+    def run(self, batch: Batch, on_finish: Callable[[Batch], None]) -> bool:
         loop = asyncio.get_running_loop()
-        labels = [ticket.request.id for ticket in work.tickets]
+        labels = [pending.request.id for pending in batch.members]
         self.batches.append(labels)
         self.started.append(loop.time())
 
         def ended() -> None:
-            work.infer_to = loop.time()
+            batch.infer_to = loop.time()
             if self.bad.intersection(labels):
-                work.error = ValueError("bad")
-            finish(work)
+                batch.error = ValueError("bad")
+            on_finish(batch)
 
-        loop.call_later(self.call_s + self.row_s * work.rows, ended)
+        loop.call_later(self.call_s + self.row_s * batch.rows, ended)
         return False
 
-    def abandon(self, work: Work) -> None:
-        self.abandoned.append([ticket.request.id for ticket in work.tickets])
+    def abandon(self, batch: Batch) -> None:
+        self.abandoned.append([pending.request.id for pending in batch.members])
 
 
 class Queue:
@@ -131,8 +131,8 @@ class Queue:
             executor,
             solo=solo,
             answer=self._answer,
-            reject=lambda ticket, error: self._tell(ticket, type(error).__name__),
-            dropped=lambda ticket: self.gone.append(ticket.request.id),
+            reject=lambda pending, error: self._tell(pending, type(error).__name__),
+            dropped=lambda pending: self.gone.append(pending.request.id),
             loop=self.loop,
             clock=self.loop.time,
         )
@@ -140,30 +140,30 @@ class Queue:
 
     def submit(
         self, label: Any, *, rows: int = 1, key: Any = None, level: int = 0, timeout_s: float | None = None
-    ) -> Ticket:
+    ) -> PendingRequest:
         now = self.loop.time()
         deadline = None if timeout_s is None else now + timeout_s
-        form = Form(key, ("x",), Call())
-        ticket = Ticket(
-            InferRequest("m", (), id=label), lambda _: None, now, deadline, self.batcher, form, (), rows, level
+        key = BatchKey(key, ("x",), Call())
+        pending = PendingRequest(
+            InferRequest("m", (), id=label), lambda _: None, now, deadline, self.batcher, key, (), rows, level
         )
-        self.batcher.add(ticket)
+        self.batcher.add(pending)
         if deadline is not None:
-            self.deadlines.add(ticket, deadline)
-        return ticket
+            self.deadlines.add(pending, deadline)
+        return pending
 
     async def settled(self) -> None:
         """Wait until nothing is queued and nothing runs."""
         while not self.batcher.idle:
             await asyncio.sleep(0.01)
 
-    def _answer(self, work: Work) -> None:
-        for ticket in work.tickets:
-            if ticket.state != DONE:
-                ticket.state = DONE
-                self._tell(ticket, "answered")
+    def _answer(self, batch: Batch) -> None:
+        for pending in batch.members:
+            if pending.state != DONE:
+                pending.state = DONE
+                self._tell(pending, "answered")
 
-    def _tell(self, ticket: Ticket, what: str) -> None:
-        label = ticket.request.id
+    def _tell(self, pending: PendingRequest, what: str) -> None:
+        label = pending.request.id
         assert label not in self.told, f"{label} was told twice"
         self.told[label] = (round(self.loop.time(), 6), what)

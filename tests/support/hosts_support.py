@@ -458,7 +458,7 @@ async def serving(
 
 def hosted(plane: Plane, name: str = "m") -> Any:
     """The author's instance behind a served name."""
-    return plane.registry.served(name, "").model.hosted  # type: ignore[attr-defined] # a host
+    return plane.registry.find(name, "").model.hosted  # type: ignore[attr-defined] # a host
 
 
 def free_port() -> int:

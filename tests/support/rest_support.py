@@ -161,7 +161,7 @@ class Rest:
         return self.server.port
 
     def model(self, name: str) -> Any:
-        return self.plane.registry.served(name).model
+        return self.plane.registry.find(name).model
 
     async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send one request on a connection of its own; a body that is not bytes becomes JSON."""
@@ -207,7 +207,7 @@ async def rest(
     try:
         yield Rest(plane, server, metrics)
     finally:
-        for served in registry.all_served():
+        for served in registry.servables():
             if isinstance(served.model, Gate):
                 served.model.open.set()
         await server.close()

@@ -416,7 +416,7 @@ async def test_models_of_one_process_tell_the_memory_of_their_device_once(tmp_pa
     async with plane_of(*settings) as plane:
         assert "serinus_cuda" not in plane.metrics.render().decode()
         for name in "ab":
-            model = plane.registry.served(name).model
+            model = plane.registry.find(name).model
             monkeypatch.setattr(model.module, "_memory", Remembered())
         page = plane.metrics.render().decode()
         assert 'serinus_cuda_memory_reserved_bytes{device="0",worker="0"} 1000000000' in page.replace(
@@ -438,7 +438,7 @@ async def test_a_model_that_cannot_tell_its_metrics_does_not_cost_the_page(tmp_p
     script(tmp_path, Scale())
     settings = ModelSettings(name="m", implementation="torch_server", model_dir=tmp_path, inputs=X, outputs=Y)
     async with plane_of(settings) as plane:
-        monkeypatch.setattr(plane.registry.served("m").model, "metrics", lambda: 1 / 0)
+        monkeypatch.setattr(plane.registry.find("m").model, "metrics", lambda: 1 / 0)
         assert b"serinus_model_ready" in plane.metrics.render()
     assert "cannot tell its metrics" in caplog.text
 
@@ -472,7 +472,7 @@ class Threads(Model):
 async def test_the_thread_that_loads_a_model_ends_and_takes_its_openmp_workers_along():
     plane = Plane(Registry(Threads))
     await plane.start([ModelSettings(name="m")])
-    model = plane.registry.served("m").model
+    model = plane.registry.find("m").model
     assert isinstance(model, Threads)
     await plane.infer(InferRequest("m", [Tensor.of("x", rows(1))]))
     model.loader.join(10)

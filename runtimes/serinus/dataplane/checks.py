@@ -1,8 +1,8 @@
 """Whether a request fits the model, and whether the model's answer fits what it promised.
 
-`RequestChecks.admit` turns a request into what the batcher needs: the form, the arrays in the form's order, the rows.
+`RequestChecks.admit` turns a request into what the batcher needs: the key, the arrays in the key's order, the rows.
 It is on the hot path: a request with one input, no parameters and no wanted outputs is recognised with a few
-comparisons and shares one `Form` object; all others take the general way, which makes the messages.
+comparisons and shares one `BatchKey` object; all others take the general way, which makes the messages.
 
 What is refused (InvalidInput): an input that is unknown, missing or given twice; another datatype, unless the model
 sets `coerce`; another rank or dimension; inputs of one request with different numbers of rows; a wanted output that
@@ -19,11 +19,11 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed
-from ..model import Call, Model, RequestModel
+from ..model import Call, Model
 from ..protocol.classification import classification_count
 from ..protocol.datatypes import NUMPY_DTYPES, datatype_of
 from ..protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
-from .batching.pending_request import Form
+from .batching.pending_request import BatchKey
 
 __all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks"]
 
@@ -53,14 +53,14 @@ class RequestChecks:
         rowed = (*self._specs, *outputs) if signature else self._specs
         joined = model.batchable and signature not in model.unbatched_signatures
         self._batchable = joined and all(spec.shape and spec.shape[0] == -1 for spec in rowed)
-        self._whole = not self._batchable and not isinstance(model, RequestModel)
+        self._whole = not self._batchable and model.answers == "arrays"
         """A request is one thing, whatever its shape: for the queue and the statistics it is one row."""
         self._coerce = model.coerce
         self._any_name = model.any_input_name and len(self._specs) == 1
         self._outputs = {spec.name: spec for spec in outputs} if model.checks_requests else {}
         self._alone = 0
         names = tuple(spec.name for spec in self._specs)
-        self._plain = Form(None, names, Call())
+        self._plain = BatchKey(None, names, Call())
         """For requests that send every input and ask for nothing special, where no dimension but the rows may vary."""
         self._fixed = bool(self._specs) and all(-1 not in spec.shape[1:] for spec in self._specs)
         self._single: TensorSpec | None = None
@@ -81,11 +81,11 @@ class RequestChecks:
         """Requests may share a batch: the model allows it, and leaves the first dimension of every input free."""
         return self._batchable
 
-    def admit(self, request: InferRequest) -> tuple[Form, tuple[np.ndarray, ...], int]:
+    def admit(self, request: InferRequest) -> tuple[BatchKey, tuple[np.ndarray, ...], int]:
         """Check a request.
 
         Returns:
-            Its form, its arrays in the form's order, its rows.
+            Its key, its arrays in the key's order, its rows.
 
         Raises:
             InvalidInput: naming the tensor, what came, and what the model takes.
@@ -105,7 +105,7 @@ class RequestChecks:
                     return self._plain, (tensor.data,), shape[0]
         return self._admit(request)
 
-    def _admit(self, request: InferRequest) -> tuple[Form, tuple[np.ndarray, ...], int]:
+    def _admit(self, request: InferRequest) -> tuple[BatchKey, tuple[np.ndarray, ...], int]:
         if self._signatures and "signature_name" in request.parameters:
             return self._chosen(request.parameters["signature_name"])._admit(request)
         wanted = self._wanted(request.outputs) if request.outputs else None
@@ -115,8 +115,8 @@ class RequestChecks:
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
         if not self._batchable:
             self._alone += 1
-            form = Form((self._signature, self._alone), names, self._call(request, wanted))
-            return form, arrays, min(rows, 1) if self._whole else rows
+            key = BatchKey((self._signature, self._alone), names, self._call(request, wanted))
+            return key, arrays, min(rows, 1) if self._whole else rows
         for name, array in found.items():
             if not array.ndim:
                 raise InvalidInput(
@@ -135,7 +135,7 @@ class RequestChecks:
             # The type is part of the key: True, 1 and 1.0 are equal, and are different parameters.
             asked = tuple(sorted((name, type(value).__name__, repr(value)) for name, value in call.parameters.items()))
         shapes = tuple((name, array.shape[1:], array.dtype.str) for name, array in found.items())
-        return Form((shapes, asked, wanted), names, call), arrays, rows
+        return BatchKey((shapes, asked, wanted), names, call), arrays, rows
 
     def _chosen(self, name: Any) -> RequestChecks:
         checks = self._signatures.get(name) if isinstance(name, str) else None

@@ -1,10 +1,11 @@
 """The data plane: what a request means, whichever transport brought it.
 
-Theory of operation. `submit` is the hot path: a transport calls it on the event loop's thread with a decoded request
-and a callback. It makes no coroutine, task or future; the request is checked, queued (batcher.py), and predicted with
-whatever else this turn of the loop brought. `done` is called on the same thread, later than `submit` returns and
-once, with the response or with the error that the client reads; not at all after `Ticket.cancel`. `infer` is the same
-for callers that await.
+Theory of operation. `infer_nowait` is the hot path: a transport calls it on the event loop's thread with a decoded request
+and a callback. It makes no coroutine, task or future; the request is checked, queued (batching/batcher.py), and predicted with
+whatever else this turn of the loop brought. `on_complete` is called on the same thread, later than `infer_nowait` returns and
+once, with the response or with the error that the client reads; not at all after a cancel. `infer` is the same
+for callers that await. What becomes of a request is its model's `Servable`'s business; the plane finds it, and refuses where there is none.
+A transport knows the plane's verbs and nothing behind them.
 
 Readiness, for /v2/health/ready: at least one model answers (MLServer and KServe say "ready" with none, and a rollout
 that loaded nothing was promoted), every model that was asked for at start does, and the server does not stop.
@@ -16,30 +17,22 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 from .. import __version__
-from ..errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported, SerinusError
-from ..model import Call, RequestModel, V1Answer
-from ..protocol import v1_codec
-from ..protocol.json_codec import load_object, load_value
-from ..protocol.types import (
-    NO_PARAMETERS,
-    InferRequest,
-    InferResponse,
-    Limits,
-    ModelMetadata,
-    ServerMetadata,
-)
+from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
+from ..model import Call, Cancellable, V1Answer
+from ..protocol.model_config import ModelConfig
+from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, ServerMetadata
 from ..settings import ModelSettings
-from .batching.pending_request import DONE, Done, Form, StreamCall, Ticket, V1Call
+from .awaiting import wait_for_answer
+from .batching.pending_request import DONE, BatchKey, Outcome, PendingRequest
 from .registry import Registry
 from .repository_access import RepositoryAccess
-from .response_stream import Pipe
-from .served import ServedModel
+from .response_stream import ResponseStream
+from .servable import Servable, StreamKind
 from .telemetry.metrics import Metrics
+from .v1 import V1Request
 
 __all__ = ["EXTENSIONS", "Plane"]
 
@@ -61,10 +54,7 @@ _REPOSITORY: Final = frozenset({"model_repository", "model_repository(unload_dep
 """Left out where models are not loaded and unloaded by request: the extension is index, load and unload together
 (extension_model_repository.md), and a client that reads its name may count on all three. The index is answered all the same."""
 
-_JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+json", "application/ld+json"})
-"""KServe's dataplane has the same three."""
-
-_NO_FORM: Final = Form(None, (), Call())
+_NO_KEY: Final = BatchKey(None, (), Call())
 
 
 class Plane:
@@ -97,7 +87,7 @@ class Plane:
         self._ready_when_empty = ready_when_empty
         self._limits = limits
         self._clock = registry.clock
-        self._defaults: Mapping[str, ServedModel] = registry.defaults
+        self._defaults: Mapping[str, Servable] = registry.defaults
         self._required: set[tuple[str, str]] = set()
         """Models asked for at start and not unloaded since."""
         self.on_load: Callable[[], None] = lambda: None
@@ -110,28 +100,26 @@ class Plane:
 
     # The hot path
 
-    def submit(self, request: InferRequest, done: Done) -> Ticket:
+    def infer_nowait(self, request: InferRequest, on_complete: Outcome) -> PendingRequest:
         """Begin a request.
 
         Args:
             request: decoded; its `deadline` is `time.monotonic()`, and a `timeout` parameter (microseconds) shortens it.
-            done: told the outcome, on this thread, after this call has returned.
+            on_complete: told the outcome, on this thread, after this call has returned.
 
         Returns:
-            The ticket to cancel when the client goes away.
+            What cancels it when the client goes away.
         """
         now = self._clock()
-        served = self._defaults.get(request.model_name)
+        servable = self._defaults.get(request.model_name)
         try:
-            if served is None or request.model_version:
-                served = self._find(request.model_name, request.model_version)
-            return served.submit(request, done, now)
+            if servable is None or request.model_version:
+                servable = self._find(request.model_name, request.model_version)
+            return servable.infer_nowait(request, on_complete, now)
         except SerinusError as error:
-            return self._refuse(request, done, now, served, error)
+            return self._refuse(request, on_complete, now, servable, error)
         except Exception:  # noqa: BLE001 # the edge of a request
-            _log.exception("a request could not be submitted")
-            error = ModelFailed("the request could not be processed; the server's log has the details")
-            return self._refuse(request, done, now, served, error)
+            return self._refuse(request, on_complete, now, servable, _unforeseen())
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request; cancelling the task that awaits cancels the request.
@@ -139,43 +127,11 @@ class Plane:
         Raises:
             SerinusError: what the client reads.
         """
-        future: asyncio.Future[InferResponse] = asyncio.get_running_loop().create_future()
-
-        def done(answer: InferResponse | SerinusError) -> None:
-            if future.done():
-                return
-            if isinstance(answer, InferResponse):
-                future.set_result(answer)
-            else:
-                future.set_exception(answer)
-
-        ticket = self.submit(request, done)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            ticket.cancel()
-            raise
-
-    def streams(self, name: str, version: str = "") -> RequestModel | None:
-        """Give the model if it answers in streams; None also where there is no such model."""
-        try:
-            model = self.registry.served(name, version).model
-        except SerinusError:
-            return None
-        return model if isinstance(model, RequestModel) and model.streams else None
-
-    def is_decoupled(self, name: str, version: str = "") -> bool:
-        """Whether each request on a stream has any number of responses; see `Model.decoupled`.
-
-        Raises:
-            NotFound: no such model or version.
-            NotReady: it is not loaded.
-        """
-        return self.registry.served(name, version).model.decoupled
+        return await wait_for_answer(lambda on_complete: self.infer_nowait(request, on_complete))
 
     def infer_stream(
         self, request: InferRequest, further: AsyncIterator[InferRequest] | None = None
-    ) -> Pipe[InferResponse]:
+    ) -> ResponseStream[InferResponse]:
         """Answer a request with the stream of its responses; a model that has no stream gives one.
 
         Args:
@@ -185,20 +141,130 @@ class Plane:
         Returns:
             The responses; iterating raises the `SerinusError` that the client reads. Read to the end, or close it.
         """
-        pipe: Pipe[InferResponse] = Pipe()
-        if self.streams(request.model_name, request.model_version) is None:
-            pipe.ticket = self.submit(request, pipe.only)
-            return pipe
-        served = self.registry.served(request.model_name, request.model_version)
+        now = self._clock()
+        servable = None
+        try:
+            servable = self._find(request.model_name, request.model_version)
+            return servable.infer_stream(request, further)
+        except SerinusError as error:
+            refusal = error
+        except Exception:  # noqa: BLE001 # the edge of a request
+            refusal = _unforeseen()
+        stream: ResponseStream[InferResponse] = ResponseStream()
+        stream.source = self._refuse(request, stream.end_with_only, now, servable, refusal)
+        return stream
 
-        async def checked(requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferRequest]:
-            async for one in requests:
-                served.check(one)
-                yield one
+    def v1_nowait(
+        self,
+        name: str,
+        body: bytes,
+        on_complete: Callable[[V1Answer | SerinusError], None],
+        *,
+        version: str = "",
+        headers: Mapping[str, str] = NO_PARAMETERS,
+        explain: bool = False,
+    ) -> Cancellable:
+        """Begin a V1 `:predict` or `:explain`: answered by the model where it speaks V1 itself, else as a V2 request.
 
-        call = StreamCall(request, checked(further) if further is not None else None, pipe, served.complete)
-        pipe.ticket = self.submit(call, pipe.ended)
-        return pipe
+        Args:
+            name: of the model.
+            body: as it came, without content coding.
+            on_complete: told the answer, whose document may come piece by piece, or the error.
+            version: empty: the default one.
+            headers: of the request.
+            explain: it is an `:explain`.
+        """
+        now = self._clock()
+        servable = None
+        try:
+            servable = self._find(name, version)
+            call = V1Request(body=body, headers=headers, version=version, explain=explain, limits=self._limits)
+            return servable.v1_nowait(call, on_complete)
+        except SerinusError as error:
+            refusal = error
+        except Exception:  # noqa: BLE001 # the edge of a request
+            refusal = _unforeseen()
+        # Refused before it was a request: no model's statistics have it, and the transport counts it.
+        return self._refuse(InferRequest(name, (), version, headers=headers), on_complete, now, None, refusal)
+
+    async def predict_v1(
+        self, name: str, body: bytes, *, version: str = "", headers: Mapping[str, str] = NO_PARAMETERS
+    ) -> Any:
+        """Answer a V1 `:predict` body.
+
+        Returns:
+            The document: bytes, or the object that the body is made of; a `V1Answer` where there is more to say than that.
+
+        Raises:
+            SerinusError: what the client reads.
+        """
+        return _document(
+            await wait_for_answer(lambda done: self.v1_nowait(name, body, done, version=version, headers=headers))
+        )
+
+    async def explain_v1(
+        self, name: str, body: bytes, *, version: str = "", headers: Mapping[str, str] = NO_PARAMETERS
+    ) -> Any:
+        """Answer a V1 `:explain` body; see `predict_v1`.
+
+        Raises:
+            NotSupported: the model explains nothing.
+            SerinusError: what the client reads.
+        """
+        return _document(
+            await wait_for_answer(
+                lambda done: self.v1_nowait(name, body, done, version=version, headers=headers, explain=True)
+            )
+        )
+
+    # What a transport asks before it decodes, and when it cannot
+
+    def check_served(self, name: str, version: str = "") -> None:
+        """Find out whether requests for a model could be answered.
+
+        Raises:
+            NotFound: no such model or version.
+            NotReady: it is not loaded.
+        """
+        self.registry.find(name, version)
+
+    def read_loosely(
+        self, error: ClientError, name: str, version: str, body: bytes, headers: Mapping[str, str]
+    ) -> InferRequest:
+        """Read a V2 body that the protocol refuses as the model's clients mean it, where the model is used to more.
+
+        Args:
+            error: why it was refused; raised again where nobody can read it.
+            name: of the model.
+            version: empty: the default one.
+            body: JSON, as it came.
+            headers: of the request.
+
+        Raises:
+            NotFound: no such model: said before what is wrong with the body.
+            ClientError: `error`.
+        """
+        servable = self.registry.find(name, version)
+        loose = servable.read_loosely(body, headers, version) if isinstance(error, InvalidInput) else None
+        if loose is None:
+            raise error
+        return loose
+
+    def stream_kind(self, name: str, version: str = "") -> StreamKind:
+        """Say how a model streams; "" also where there is no such model."""
+        try:
+            return self.registry.find(name, version).stream_kind
+        except SerinusError:
+            return ""
+
+    def has_generate(self, name: str, version: str = "") -> bool:
+        """Whether a model is served under `/generate` too.
+
+        Raises:
+            NotFound: no such model or version.
+            NotReady: it is not loaded.
+        """
+        return self.registry.find(name, version).has_generate
 
     # Health and metadata
 
@@ -220,8 +286,21 @@ class Plane:
         Raises:
             NotFound: no such model or version.
         """
-        served = self.registry.entry(name, version).served
-        return served is not None and served.healthy and not self._stopping
+        servable = self.registry.current(name, version)
+        return servable is not None and servable.healthy and not self._stopping
+
+    def is_unloaded(self, name: str, version: str = "") -> bool:
+        """Whether a model was unloaded on purpose: waiting for it is no help.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        return self.registry.current(name, version) is None and self.registry.entry(name, version).unloaded
+
+    def model_names(self) -> list[str]:
+        """Names of the models that are loaded or being loaded."""
+        index = self.repository_index()
+        return list(dict.fromkeys(entry["name"] for entry in index if entry["state"] != "UNAVAILABLE"))
 
     def server_metadata(self) -> ServerMetadata:
         """Describe the server."""
@@ -234,36 +313,20 @@ class Plane:
             NotFound: no such model or version.
             NotReady: it is not loaded, so there is nothing to say of it.
         """
-        model = self.registry.served(name, version).model
-        details = dict(model.details)
-        outputs = tuple(spec for spec in model.outputs if not spec.optional)
-        if outputs and len(outputs) < len(model.outputs):
-            # "outputs" are those of a request that names none (inference_rest.md, "Inference Request JSON Object").
-            details["optional_outputs"] = [
-                {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
-                for spec in model.outputs
-                if spec.optional
-            ]
-        return ModelMetadata(
-            name,
-            self.registry.versions(name),
-            model.settings.platform or model.platform,
-            tuple(model.inputs),
-            outputs or tuple(model.outputs),
-            details,
-            model.signatures,
-        )
+        return self.registry.look_up(name, version).metadata(self.registry.versions(name))
 
-    def batching(self, name: str, version: str = "") -> tuple[int, float]:
-        """Say how a model is batched: most rows in one predict, 0 where each request is predicted alone; longest wait, s.
+    def model_config(self, name: str, version: str = "") -> ModelConfig:
+        """Say what Triton's model configuration would of a model.
 
         Raises:
             NotFound: no such model or version.
             NotReady: it is not loaded.
         """
-        served = self.registry.served(name, version)
-        batch = served.model.settings.batch
-        return (batch.max_batch_rows, batch.max_delay_s) if served.batchable else (0, 0.0)
+        servable = self.registry.look_up(name, version)
+        batch = servable.model.settings.batch
+        rows, delay_s = (batch.max_batch_rows, batch.max_delay_s) if servable.batchable else (0, 0.0)
+        metadata = servable.metadata(self.registry.versions(name))
+        return ModelConfig(metadata, rows, delay_s, servable.model.decoupled)
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """Give a `$model_stat` object (extension_statistics.md) for each version that matches; empty arguments match all.
@@ -272,7 +335,7 @@ class Plane:
             NotFound: no such model or version.
         """
         if name:
-            self.registry.entry(name, version)
+            self.registry.current(name, version)
         return [
             self.metrics.statistics(known, one).describe()
             for known in ([name] if name else self.registry.names())
@@ -313,52 +376,9 @@ class Plane:
         """List name, version, state and reason of every model."""
         return self.registry.index(ready_only=ready_only)
 
-    # V1
-
-    async def predict_v1(
-        self, name: str, body: bytes, *, version: str = "", headers: Mapping[str, str] = NO_PARAMETERS
-    ) -> bytes | dict[str, Any] | V1Answer:
-        """Answer a V1 `:predict` body: by the model where it speaks V1 itself, else as a V2 request.
-
-        Returns:
-            The body to answer with, or the object that it is made of.
-
-        Raises:
-            SerinusError: what the client reads.
-        """
-        model = self._find(name, version).model
-        if isinstance(model, RequestModel):
-            document = self._v1_document(model, body, headers)
-            answer = await self._v1(name, version, headers, partial(model.predict_v1, document, headers))
-            if answer is not None:
-                return answer
-        payload = v1_codec.decode(body, self._limits)
-        request = v1_codec.to_request(
-            payload, self.model_metadata(name, version), model_version=version, limits=self._limits
-        )
-        request.headers = headers
-        return v1_codec.encode(await self.infer(request), payload)
-
-    async def explain_v1(
-        self, name: str, body: bytes, *, version: str = "", headers: Mapping[str, str] = NO_PARAMETERS
-    ) -> dict[str, Any] | V1Answer:
-        """Answer a V1 `:explain` body.
-
-        Raises:
-            NotSupported: the model explains nothing.
-            SerinusError: what the client reads.
-        """
-        model = self._find(name, version).model
-        if isinstance(model, RequestModel):
-            document = self._v1_document(model, body, headers)
-            answer = await self._v1(name, version, headers, partial(model.explain_v1, document, headers))
-            if answer is not None:
-                return answer
-        raise NotSupported(f"model '{name}' does not explain its predictions")
-
     def extra_routes(self) -> list[Any]:
         """HTTP routes of the models' own."""
-        return [route for served in self.registry.all_served() for route in served.model.extra_routes()]
+        return [route for servable in self.registry.servables() for route in servable.model.extra_routes()]
 
     # Life
 
@@ -401,71 +421,42 @@ class Plane:
 
     def _answers(self, name: str, version: str) -> bool:
         try:
-            served = self.registry.entry(name, version).served
+            servable = self.registry.current(name, version)
         except SerinusError:
             return False
-        return served is not None and served.healthy
+        return servable is not None and servable.healthy
 
-    def _find(self, name: str, version: str) -> ServedModel:
+    def _find(self, name: str, version: str) -> Servable:
         if self._refusing:
             raise NotReady("the server is stopping and takes no new requests; try another replica")
-        return self.registry.served(name, version)
+        return self.registry.find(name, version)
 
     def _refuse(
-        self, request: InferRequest, done: Done, now: float, served: ServedModel | None, error: SerinusError
-    ) -> Ticket:
-        ticket = Ticket(request, done, now, None, None, _NO_FORM, (), 0, 0)
-        if served is not None:
-            served.statistics.failed(error, ticket, self._clock())
-        asyncio.get_running_loop().call_soon(_tell, ticket, error)
-        return ticket
-
-    def _v1_document(self, model: RequestModel, body: bytes, headers: Mapping[str, str]) -> Any:
-        """Parse a V1 body; as KServe does, give a model that can take it one that is no object, or neither is JSON nor claims to be."""
-        try:
-            load = load_value if model.takes_bytes else load_object
-            return load(body, "the request body", self._limits)
-        except InvalidInput:
-            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if not (model.takes_bytes and body and kind) or kind in _JSON_TYPES:
-                raise
-            return body
-
-    async def _v1(
-        self, name: str, version: str, headers: Mapping[str, str], call: Callable[[], Awaitable[Any]]
-    ) -> dict[str, Any] | V1Answer | None:
-        """Run a V1 call of a model in its queue, like any request: bounded, counted, cancelled with its client.
-
-        An answer in pieces is there when its first piece may be read; the call goes on until the last one has been.
-        """
-        begun: asyncio.Future[V1Answer] = asyncio.get_running_loop().create_future()
-        pipe: Pipe[bytes] = Pipe()
-
-        async def run() -> Any:
-            answer = await call()
-            if isinstance(answer, V1Answer) and isinstance(answer.document, AsyncIterator):
-                if not begun.done():
-                    begun.set_result(replace(answer, document=pipe))
-                await pipe.fill(answer.document)
-            return answer
-
-        def done(result: InferResponse | SerinusError) -> None:
-            if begun.done():
-                pipe.ended(result)
-            elif isinstance(result, SerinusError):
-                begun.set_exception(result)
-            else:
-                begun.set_result(result.parameters["v1"])
-
-        pipe.ticket = ticket = self.submit(V1Call(name, (), version, headers=headers, call=run), done)
-        try:
-            return await begun
-        except asyncio.CancelledError:
-            ticket.cancel()
-            raise
+        self,
+        request: InferRequest,
+        on_complete: Outcome,
+        now: float,
+        servable: Servable | None,
+        error: SerinusError,
+    ) -> PendingRequest:
+        pending = PendingRequest(request, on_complete, now, None, None, _NO_KEY, (), 0, 0)
+        if servable is not None:
+            servable.statistics.failed(error, pending, self._clock())
+        asyncio.get_running_loop().call_soon(_tell, pending, error)
+        return pending
 
 
-def _tell(ticket: Ticket, error: SerinusError) -> None:
-    if ticket.state != DONE:
-        ticket.state = DONE
-        ticket.done(error)
+def _document(answer: V1Answer) -> Any:
+    return answer if answer.headers or not isinstance(answer.document, bytes | dict) else answer.document
+
+
+def _unforeseen() -> ModelFailed:
+    """Log the exception at hand, and give what the client reads of it."""
+    _log.exception("a request could not be begun")
+    return ModelFailed("the request could not be processed; the server's log has the details")
+
+
+def _tell(pending: PendingRequest, error: SerinusError) -> None:
+    if pending.state != DONE:
+        pending.state = DONE
+        pending.on_complete(error)

@@ -1,4 +1,4 @@
-"""From settings to a model that takes requests: make, load, warm up, measure, choose where it runs."""
+"""From settings to a model that takes requests: make, load, warm up, measure, choose what serves it and where it runs."""
 
 from __future__ import annotations
 
@@ -7,87 +7,140 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, cast
 
 from ..bounds import ModelBounds
-from ..model import Model, RequestModel
+from ..model import Behind, Model, RequestModel
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
+from .array_servable import ArrayServable
 from .batching.deadlines import Deadlines
 from .checks import RequestChecks
-from .execution.executor import Cost, InlineExecutor, Predict, TaskExecutor, ThreadExecutor
+from .execution.executor import Cost, InlineExecutor, Predict, ThreadExecutor
 from .execution.process_pool import ProcessPool
 from .execution.warmup import INLINE_ROW_S, measure
 from .joining.decision import settle
-from .served import ServedModel
+from .request_servable import RequestServable
+from .servable import Servable
 from .sizes import check_inputs, check_settings
-from .telemetry.statistics import ModelStatistics
+from .telemetry.metrics import Metrics
 
-__all__ = ["load_model"]
+__all__ = ["BEHIND", "Preparation"]
 
 _log = logging.getLogger("serinus.model")
 
+BEHIND: Final = "-predictor"
+"""What the name of a model behind another one ends in: KServe's name for a predictor behind its transformer."""
 
-async def load_model(
-    factory: Callable[[ModelSettings], Model],
-    settings: ModelSettings,
-    *,
-    statistics: ModelStatistics,
-    deadlines: Deadlines,
-    loop: asyncio.AbstractEventLoop,
-    clock: Callable[[], float],
-    bounds: ModelBounds = ModelBounds(),  # noqa: B008 # frozen
-) -> ServedModel:
-    """Load a model in a thread, and warm it up.
 
-    Raises:
-        ConfigError: the settings or the model's files are wrong, or beyond `bounds`.
-        Exception: whatever the model's own code raises.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """Makes servables of settings, for one registry.
+
+    Attributes:
+        factory: makes a model; called in a thread.
+        metrics: gives the statistics of a name and version.
+        deadlines: of all requests of the loop.
+        clock: seconds, monotonic.
+        bounds: of what a model may size.
     """
-    check_settings(settings, bounds)
-    # A thread of its own, which ends. OpenMP gives each thread that computes a team of workers for as long as it lives, and libgomp
-    # lets workers wait asleep, not spinning, once there are more of them than CPUs: with a second team left over from loading,
-    # PyTorch's ResNet-50 took 62 ms a picture on 2 CPUs instead of 49.
-    loader = ThreadPoolExecutor(1, thread_name_prefix=f"load-{settings.name}")
-    try:
-        model, pool, cost = await loop.run_in_executor(loader, _load, factory, settings, clock, bounds)
-    finally:
-        loader.shutdown(wait=False)
-    model.observe_stage = statistics.stage
-    model.bounds = bounds
-    try:
-        if isinstance(model, RequestModel):
+
+    factory: Callable[[ModelSettings], Model]
+    metrics: Metrics
+    deadlines: Deadlines
+    loop: asyncio.AbstractEventLoop
+    clock: Callable[[], float]
+    bounds: ModelBounds
+
+    async def prepare(self, settings: ModelSettings) -> Servable:
+        """Load a model in a thread, and those that it stands in front of, and warm them up.
+
+        Raises:
+            ConfigError: the settings or the model's files are wrong, or beyond the bounds.
+            Exception: whatever the model's own code raises.
+        """
+        return await self._prepare(self.factory, settings, settings.name)
+
+    async def _prepare(
+        self, factory: Callable[[ModelSettings], Model], settings: ModelSettings, known_as: str
+    ) -> Servable:
+        check_settings(settings, self.bounds)
+        # A thread of its own, which ends. OpenMP gives each thread that computes a team of workers for as long as it lives, and libgomp
+        # lets workers wait asleep, not spinning, once there are more of them than CPUs: with a second team left over from loading,
+        # PyTorch's ResNet-50 took 62 ms a picture on 2 CPUs instead of 49.
+        loader = ThreadPoolExecutor(1, thread_name_prefix=f"load-{settings.name}")
+        try:
+            model, pool, cost = await self.loop.run_in_executor(
+                loader, _load, factory, settings, self.clock, self.bounds
+            )
+        finally:
+            loader.shutdown(wait=False)
+        statistics = self.metrics.statistics(known_as, settings.version)
+        model.observe_stage = statistics.stage
+        model.bounds = self.bounds
+        if model.answers == "requests":
+            return await self._of_requests(cast("RequestModel", model), settings, known_as)
+        try:
+            if pool is not None:
+                executor = ThreadExecutor(
+                    f"serinus-{model.name}", pool.predicts, loop=self.loop, clock=self.clock, on_close=pool.close
+                )
+                execution = "process"
+            else:
+                executor, execution = _local_executor(model, settings, cost, loop=self.loop, clock=self.clock)
+        except BaseException:
+            if pool is not None:
+                pool.close()
+            raise
+        model.details["execution"] = execution
+        if cost is not None:
+            model.details["predict_us"] = round(1e6 * cost.of(1), 1)
+            model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
+        if settings.instances > 1 and execution in ("thread", "process"):
+            model.details["instances"] = settings.instances
+        return ArrayServable(
+            model,
+            executor,
+            execution=execution,
+            settings=settings.batch,
+            statistics=statistics,
+            deadlines=self.deadlines,
+            loop=self.loop,
+            clock=self.clock,
+        )
+
+    async def _of_requests(self, model: RequestModel, settings: ModelSettings, known_as: str) -> Servable:
+        behind: list[Servable] = []
+
+        async def serve_behind(factory: Callable[[ModelSettings], Model], own: ModelSettings) -> Behind:
+            servable = await self._prepare(factory, own, known_as + BEHIND)
+            servable.known_as = known_as + BEHIND
+            behind.append(servable)
+            return servable
+
+        model.serve_behind = serve_behind
+        try:
             await model.start()
             if settings.warmup:
                 await _warm_up(model)
-            executor = TaskExecutor(model, settings.max_concurrency, loop=loop, clock=clock)
-            execution = "async"
-        elif pool is not None:
-            executor = ThreadExecutor(
-                f"serinus-{model.name}", pool.predicts, loop=loop, clock=clock, on_close=pool.close
-            )
-            execution = "process"
-        else:
-            executor, execution = _local_executor(model, settings, cost, loop=loop, clock=clock)
-    except BaseException:
-        if pool is not None:
-            pool.close()
-        raise
-    model.details["execution"] = execution
-    if cost is not None:
-        model.details["predict_us"] = round(1e6 * cost.of(1), 1)
-        model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
-    if settings.instances > 1 and execution in ("thread", "process"):
-        model.details["instances"] = settings.instances
-    return ServedModel(
-        model,
-        executor,
-        execution=execution,
-        settings=settings.batch,
-        statistics=statistics,
-        deadlines=deadlines,
-        loop=loop,
-        clock=clock,
-    )
+        except BaseException:
+            for servable in behind:
+                servable.close()
+                await self.loop.run_in_executor(None, servable.model.unload)
+            raise
+        model.details["execution"] = "async"
+        servable = RequestServable(
+            model,
+            settings=settings.batch,
+            max_concurrency=settings.max_concurrency,
+            statistics=self.metrics.statistics(known_as, settings.version),
+            deadlines=self.deadlines,
+            loop=self.loop,
+            clock=self.clock,
+        )
+        servable.behind = behind
+        return servable
 
 
 def _load(
@@ -100,7 +153,7 @@ def _load(
     model = factory(settings)
     where = settings.execution if settings.execution != "auto" else model.execution
     pool = None
-    if where == "process" and not isinstance(model, RequestModel):
+    if where == "process" and model.answers == "arrays":
         pool = ProcessPool(factory, settings, settings.instances)
         try:
             pool.start(model)
@@ -116,7 +169,7 @@ def _load(
         model.outputs = settings.outputs
     cost = None
     try:
-        if not isinstance(model, RequestModel):
+        if model.answers == "arrays":
             trial = _apart(factory, settings) if pool is None and model.checks_apart else None
             predict = pool.predicts[0] if pool is not None else model.predict
             settle(
@@ -126,7 +179,7 @@ def _load(
                 clock,
                 told=pool.join_rows if pool is not None else None,
             )
-        if settings.warmup and not isinstance(model, RequestModel):
+        if settings.warmup and model.answers == "arrays":
             check_inputs(model.name, model.inputs, bounds)
             batchable = RequestChecks(model).batchable
             for predict in pool.predicts if pool is not None else (model.predict,):

@@ -1,11 +1,11 @@
 """The models of one process: their versions, their states, and how one takes another's place.
 
-Theory of operation ------------------- Each version of each name has an `Entry` with a state of Triton's model
+Theory of operation. Each version of each name has an `Entry` with a state of Triton's model
 repository extension: LOADING, READY, UNLOADING or UNAVAILABLE, and a reason where there is one. Entries are changed
 on the event loop's thread only; a model's files are read, and the model is warmed up and measured, in a thread, so
 that whatever else is served is served on.
 
-*Loading* builds a whole new `ServedModel`. Only when it is ready does it enter the table that requests are looked up
+*Loading* builds a whole new `Servable`. Only when it is ready does it enter the table that requests are looked up
 in, which is one assignment: a request is answered by the old model or by the new one, and none by neither. The old
 one then takes nothing new, ends what it has, and is unloaded. A load that fails changes nothing for a version that
 was READY: it serves on, and the error is in its entry's reason and in the caller's hands.
@@ -20,6 +20,10 @@ number come after all numbers, in order of text.
 loads all of them and then unloads the versions that are not there any more, as Triton does. A server of named directories has
 no index of further names, but reads those directories again likewise; what is no longer found is loaded again from the settings
 that it was started with.
+
+*A model behind another one* (the predictor of a pipeline in one process) belongs to that one and has no entry. It is found under its own
+name where an operator looks: statistics, metrics, readiness, metadata. It is not in the index, and requests for it are refused, since they
+would go past the transformer, unless `expose_behind` opens it.
 """
 
 from __future__ import annotations
@@ -32,15 +36,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..bounds import ModelBounds
-from ..errors import Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
+from ..errors import ConfigError, Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
 from ..model import Family, Model
 from ..protocol.json_codec import describe
 from ..settings import ModelSettings
 from .batching.deadlines import Deadlines
-from .batching.pending_request import Ticket
 from .overrides import overridden
-from .preparation import load_model
-from .served import ServedModel
+from .preparation import Preparation
+from .servable import Servable
 from .telemetry.metrics import Metrics
 
 __all__ = ["Entry", "Registry", "State"]
@@ -61,7 +64,7 @@ class Entry:
     reason: str = ""
     unloaded: bool = False
     """Taken away on purpose: requests for it are NotFound, as for a model that never was, until it is loaded again."""
-    served: ServedModel | None = None
+    servable: Servable | None = None
     """Answers requests while it is there, also while a newer load of the same version is under way."""
 
 
@@ -77,6 +80,7 @@ class Registry:
         clock: seconds, monotonic; deadlines of requests are on it.
         bounds: of what a model may size.
         unload_wait_s: longest that `unload` waits for requests in flight; they end all the same.
+        expose_behind: clients may call the models behind others.
     """
 
     def __init__(
@@ -89,29 +93,32 @@ class Registry:
         clock: Callable[[], float] = time.monotonic,
         bounds: ModelBounds = ModelBounds(),  # noqa: B008 # frozen
         unload_wait_s: float = 30.0,
+        expose_behind: bool = False,
     ) -> None:
         self.metrics = metrics if metrics is not None else Metrics()
         self.clock = clock
-        self.defaults: dict[str, ServedModel] = {}
+        self.defaults: dict[str, Servable] = {}
         """Name to the served default version; what the hot path reads."""
         self._factory = factory
         self._discover = discover
         self._index = index
         self._bounds = bounds
         self._unload_wait_s = unload_wait_s
+        self._expose_behind = expose_behind
+        self._preparation: Preparation | None = None
         self._entries: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
         """Names that load now."""
         self._retiring: set[asyncio.Task[None]] = set()
-        self._retired: set[ServedModel] = set()
+        self._retired: set[Servable] = set()
         """Replaced or unloaded, with requests still in flight."""
         self._deadlines: Deadlines | None = None
         self.metrics.observe_gauges(self._gauges)
         self.metrics.add_source(self._families)
 
     def names(self) -> list[str]:
-        """Names that are or were registered."""
-        return list(self._entries)
+        """Names that are or were registered, and those of models behind them."""
+        return [*self._entries, *dict.fromkeys(servable.known_as for servable in self._behind())]
 
     def entry(self, name: str, version: str = "") -> Entry:
         """Find a version; an empty one is the default.
@@ -132,22 +139,31 @@ class Registry:
                 )
                 raise NotFound(f"model '{name}' has no version '{version}'; its versions are {have}")
             return entry
-        ready = [known for known in versions if versions[known].served is not None]
+        ready = [known for known in versions if versions[known].servable is not None]
         return versions[max(ready or versions, key=_rank)]
 
-    def served(self, name: str, version: str = "") -> ServedModel:
+    def find(self, name: str, version: str = "") -> Servable:
         """Find the model that answers a request.
 
         Raises:
-            NotFound: no such name or version, or it was unloaded.
+            NotFound: no such name or version, or it was unloaded, or it stands behind another one.
             NotReady: it does not answer now; says why.
         """
         if not version:
-            served = self.defaults.get(name)
-            if served is not None:
-                return served
+            servable = self.defaults.get(name)
+            if servable is not None:
+                return servable
+        if name not in self._entries:
+            behind = self._find_behind(name, version)
+            if behind is not None and self._expose_behind:
+                return behind
+            if behind is not None:
+                raise NotFound(
+                    f"model '{name}' stands behind model '{behind.name}' and is not called past its transformer; "
+                    f"send to '{behind.name}', or start with --expose_predictor"
+                )
         entry = self.entry(name, version)
-        if entry.served is None:
+        if entry.servable is None:
             state = {"LOADING": "is loading", "UNLOADING": "is being unloaded"}.get(entry.state, "is not loaded")
             if entry.unloaded and entry.state == "UNAVAILABLE":
                 raise NotFound(
@@ -155,20 +171,62 @@ class Registry:
                 )
             reason = f": {entry.reason}" if entry.reason else ""
             raise NotReady(f"model '{name}'{f' version {version}' if version else ''} {state}{reason}")
-        return entry.served
+        return entry.servable
+
+    def current(self, name: str, version: str = "") -> Servable | None:
+        """Find a model to tell of; None: it is not loaded now.
+
+        Raises:
+            NotFound: no such name or version.
+        """
+        if name not in self._entries:
+            behind = self._find_behind(name, version)
+            if behind is not None:
+                return behind
+        return self.entry(name, version).servable
+
+    def look_up(self, name: str, version: str = "") -> Servable:
+        """Find a model to tell of, also one that stands behind another.
+
+        Raises:
+            NotFound: no such name or version, or it was unloaded.
+            NotReady: it does not answer now; says why.
+        """
+        if name not in self._entries:
+            behind = self._find_behind(name, version)
+            if behind is not None:
+                return behind
+        return self.find(name, version)
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Give the versions of a name that answer requests, lowest first; empty where it is not versioned."""
+        if name not in self._entries:
+            return tuple(
+                sorted((one.version for one in self._behind() if one.known_as == name and one.version), key=_rank)
+            )
         entries = self._entries.get(name, {})
-        return tuple(sorted((v for v, entry in entries.items() if v and entry.served is not None), key=_rank))
+        return tuple(sorted((v for v, entry in entries.items() if v and entry.servable is not None), key=_rank))
 
-    def all_served(self) -> list[ServedModel]:
-        """Every model that answers requests."""
-        return [entry.served for versions in self._entries.values() for entry in versions.values() if entry.served]
+    def servables(self) -> list[Servable]:
+        """Every model that answers requests, and those behind them."""
+        return [*self._at_the_front(), *self._behind()]
+
+    def _at_the_front(self) -> Iterable[Servable]:
+        return (entry.servable for versions in self._entries.values() for entry in versions.values() if entry.servable)
+
+    def _behind(self) -> Iterable[Servable]:
+        for servable in self._at_the_front():
+            yield from _all_behind(servable)
+
+    def _find_behind(self, name: str, version: str) -> Servable | None:
+        found = [one for one in self._behind() if one.known_as == name and version in ("", one.version)]
+        return max(found, key=lambda one: _rank(one.version)) if found else None
 
     def known_versions(self, name: str) -> tuple[str, ...]:
         """Give every version of a name, whatever its state, lowest first; ("",) where it is not versioned."""
-        return tuple(sorted(self._entries.get(name, ()), key=_rank))
+        if name not in self._entries:
+            return tuple(sorted({one.version for one in self._behind() if one.known_as == name}, key=_rank))
+        return tuple(sorted(self._entries[name], key=_rank))
 
     def is_unloaded(self, name: str, version: str) -> bool:
         """Whether a version was loaded once, and unloaded on purpose since."""
@@ -253,7 +311,7 @@ class Registry:
             for version, entry in sorted(versions.items(), key=lambda item: _rank(item[0])):
                 if gone and entry.unloaded and entry.state == "UNAVAILABLE":
                     continue
-                if not ready_only or entry.served is not None:
+                if not ready_only or entry.servable is not None:
                     row = {"name": name, "state": entry.state, "reason": entry.reason}
                     rows.append({"name": name, "version": version, **row} if version else row)
         if there is not None:
@@ -264,25 +322,25 @@ class Registry:
 
     async def drain(self) -> None:
         """Wait until no model has a request in flight."""
-        await asyncio.gather(*(served.drained() for served in (*self.all_served(), *self._retired)))
+        await asyncio.gather(*(servable.drained() for servable in (*self.servables(), *self._retired)))
 
     async def close(self) -> None:
         """Unload everything at once; requests still in flight are answered NotReady."""
-        for served in (*self.all_served(), *self._retired):
-            served.close()
+        for servable in (*self.servables(), *self._retired):
+            servable.close()
         for name, versions in self._entries.items():
             await asyncio.gather(*(self._unload(name, version, "the server stops") for version in versions))
         if self._retiring:
             await asyncio.wait(self._retiring)
         if self._deadlines is not None:
             self._deadlines.close()
-            self._deadlines = None
+            self._deadlines = self._preparation = None
 
     def _overridden(self, settings: ModelSettings, config: Any) -> ModelSettings:
         entry = self._entries.get(settings.name, {}).get(settings.version)
-        if entry is None or entry.served is None:
+        if entry is None or entry.servable is None:
             return overridden(settings, config, max_instances=self._bounds.instances)
-        loaded, batched = entry.served.model, entry.served.batchable
+        loaded, batched = entry.servable.model, entry.servable.batchable
         return overridden(settings, config, loaded, batched=batched, max_instances=self._bounds.instances)
 
     async def _find(self, name: str) -> list[ModelSettings]:
@@ -296,36 +354,28 @@ class Registry:
 
     async def _load(self, settings: ModelSettings, own: ModelSettings | None = None) -> None:
         name, version = settings.name, settings.version
-        loop = asyncio.get_running_loop()
-        if self._deadlines is None:
-            self._deadlines = Deadlines(loop, self.clock, _expire)
+        preparation = self._preparation or self._prepared()
         versions = self._entries.setdefault(name, {})
         entry = versions.setdefault(version, Entry(settings, settings))
-        if entry.served is None:
+        if entry.servable is None:
             entry.state, entry.reason = "LOADING", ""
         started = self.clock()
         try:
-            served = await load_model(
-                self._factory,
-                settings,
-                statistics=self.metrics.statistics(name, version),
-                deadlines=self._deadlines,
-                loop=loop,
-                clock=self.clock,
-                bounds=self._bounds,
-            )
+            self._check_name(name)
+            servable = await preparation.prepare(settings)
+            await self._check_behind(servable)
         except BaseException as error:
             message = str(error) or "it does not load"
             entry.reason = message
-            entry.state = "UNAVAILABLE" if entry.served is None else "READY"
+            entry.state = "UNAVAILABLE" if entry.servable is None else "READY"
             if isinstance(error, SerinusError | asyncio.CancelledError):
                 raise
             _log.exception("model '%s' does not load", name)
             raise ModelFailed(f"model '{name}' does not load: {message}") from error
-        await served.watch()
-        served.statistics.load_s = self.clock() - started
-        old = entry.served
-        entry.settings, entry.served, entry.state, entry.reason = settings, served, "READY", ""
+        await servable.watch()
+        servable.statistics.load_s = self.clock() - started
+        old = entry.servable
+        entry.settings, entry.servable, entry.state, entry.reason = settings, servable, "READY", ""
         entry.own = own or settings
         entry.unloaded = False
         self._choose_default(name)
@@ -333,52 +383,82 @@ class Registry:
             "model '%s'%s is ready: %s, loaded in %.2f s",
             name,
             f" version {version}" if version else "",
-            served.execution,
-            served.statistics.load_s,
+            servable.execution,
+            servable.statistics.load_s,
         )
         if old is not None:
             self._retire(old)
 
+    def _check_name(self, name: str) -> None:
+        if any(servable.known_as == name for servable in self._behind()):
+            raise ConfigError(f"model '{name}': the name is that of a model behind another one here; choose another")
+
+    async def _check_behind(self, servable: Servable) -> None:
+        for one in _all_behind(servable):
+            if one.known_as in self._entries:
+                await self._end(servable)
+                raise ConfigError(
+                    f"model '{servable.name}': the model behind it would be '{one.known_as}', which is the name of another model here; "
+                    "rename one of them"
+                )
+
+    def _prepared(self) -> Preparation:
+        loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(loop, self.clock)
+        self._preparation = Preparation(
+            factory=self._factory,
+            metrics=self.metrics,
+            deadlines=self._deadlines,
+            loop=loop,
+            clock=self.clock,
+            bounds=self._bounds,
+        )
+        return self._preparation
+
     async def _unload(self, name: str, version: str, reason: str) -> None:
         entry = self._entries[name][version]
-        served, entry.served = entry.served, None
+        servable, entry.servable = entry.servable, None
         entry.unloaded = True
         self._choose_default(name)
-        if served is None:
+        if servable is None:
             if entry.state != "UNLOADING":
                 entry.state, entry.reason = "UNAVAILABLE", reason
             return
         entry.state, entry.reason = "UNLOADING", "requests in flight are being answered"
-        task = self._retire(served)
+        task = self._retire(servable)
 
         def ended(_: asyncio.Task[None]) -> None:
-            if entry.served is None and entry.state == "UNLOADING":
+            if entry.servable is None and entry.state == "UNLOADING":
                 entry.state, entry.reason = "UNAVAILABLE", reason
 
         task.add_done_callback(ended)
         await asyncio.wait({task}, timeout=self._unload_wait_s)
 
-    def _retire(self, served: ServedModel) -> asyncio.Task[None]:
+    def _retire(self, servable: Servable) -> asyncio.Task[None]:
         """Let a model end its requests, then unload it in a thread."""
-        self._retired.add(served)
-        task = asyncio.get_running_loop().create_task(self._end(served))
+        self._retired.add(servable)
+        task = asyncio.get_running_loop().create_task(self._end(servable))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         return task
 
-    async def _end(self, served: ServedModel) -> None:
-        served.accepting = False
+    async def _end(self, servable: Servable) -> None:
+        servable.accepting = False
         try:
-            await served.drained()
-            served.close()
-            await asyncio.get_running_loop().run_in_executor(None, served.model.unload)
+            await servable.drained()
+            servable.close()
+            await asyncio.get_running_loop().run_in_executor(None, servable.model.unload)
+            for one in servable.behind:
+                await self._end(one)
         except Exception:  # noqa: BLE001 # the edge of a task
-            _log.exception("model '%s' did not unload cleanly", served.name)
+            _log.exception("model '%s' did not unload cleanly", servable.known_as)
         finally:
-            self._retired.discard(served)
+            self._retired.discard(servable)
 
     def _choose_default(self, name: str) -> None:
-        ready = {version: entry.served for version, entry in self._entries[name].items() if entry.served is not None}
+        ready = {
+            version: entry.servable for version, entry in self._entries[name].items() if entry.servable is not None
+        }
         if ready:
             self.defaults[name] = ready[max(ready, key=_rank)]
         else:
@@ -387,11 +467,11 @@ class Registry:
     def _families(self) -> Iterable[Family]:
         """Metrics of the models' own; what several tell alike counts once."""
         found: dict[str, tuple[Family, dict[tuple[tuple[str, str], ...], float]]] = {}
-        for served in self.all_served():
+        for servable in self.servables():
             try:
-                told = list(served.model.metrics())
+                told = list(servable.model.metrics())
             except Exception:  # noqa: BLE001 # an author's code must not cost the page
-                _log.exception("model '%s' cannot tell its metrics", served.name)
+                _log.exception("model '%s' cannot tell its metrics", servable.name)
                 continue
             for family in told:
                 samples = found.setdefault(family.name, (family, {}))[1]
@@ -402,22 +482,25 @@ class Registry:
     def _gauges(self) -> Iterable[tuple[str, str, dict[str, float]]]:
         for name, versions in self._entries.items():
             for version, entry in versions.items():
-                batcher = entry.served.batcher if entry.served is not None else None
-                yield (
-                    name,
-                    version,
-                    {
-                        "ready": 1.0 if batcher is not None else 0.0,
-                        "in_flight": float(batcher.queued + batcher.running) if batcher is not None else 0.0,
-                        "queued": float(batcher.queued) if batcher is not None else 0.0,
-                        "queued_rows": float(batcher.queued_rows) if batcher is not None else 0.0,
-                    },
-                )
+                yield name, version, _gauges_of(entry.servable)
+        for servable in self._behind():
+            yield servable.known_as, servable.version, _gauges_of(servable)
 
 
-def _expire(ticket: Ticket) -> None:
-    if ticket.batcher is not None:
-        ticket.batcher.expire(ticket)
+def _gauges_of(servable: Servable | None) -> dict[str, float]:
+    batcher = servable.batcher if servable is not None else None
+    return {
+        "ready": 1.0 if batcher is not None else 0.0,
+        "in_flight": float(batcher.queued + batcher.running) if batcher is not None else 0.0,
+        "queued": float(batcher.queued) if batcher is not None else 0.0,
+        "queued_rows": float(batcher.queued_rows) if batcher is not None else 0.0,
+    }
+
+
+def _all_behind(servable: Servable) -> Iterable[Servable]:
+    for one in servable.behind:
+        yield one
+        yield from _all_behind(one)
 
 
 def _rank(version: str) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""`Pipe`: what a model answers piece by piece, on its way from the model to one client.
+"""`ResponseStream`: what a model answers piece by piece, on its way from the model to one client.
 
 Theory of operation. The model's task puts pieces in and the transport's takes them out, both on the event loop's thread. At
 most `ROOM` pieces lie in between: a client that reads slowly holds the model back, not the memory. The pieces that are
@@ -12,15 +12,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ..errors import Cancelled, SerinusError
-from ..protocol.types import InferResponse
+from ..model import Cancellable
 
-if TYPE_CHECKING:
-    from .batching.pending_request import Ticket
-
-__all__ = ["ROOM", "Pipe", "closing"]
+__all__ = ["ROOM", "ResponseStream", "closing"]
 
 _T = TypeVar("_T")
 
@@ -39,11 +36,11 @@ async def closing(pieces: AsyncIterator[Any]) -> AsyncIterator[None]:
             await close()
 
 
-class Pipe(AsyncIterator[_T], Generic[_T]):
+class ResponseStream(AsyncIterator[_T], Generic[_T]):
     """Pieces of one answer, in order; iterating raises the `SerinusError` with which the model ended."""
 
     def __init__(self) -> None:
-        self.ticket: Ticket | None = None
+        self.source: Cancellable | None = None
         """Set by the plane: cancelled when the reader leaves."""
         self._pieces: deque[_T] = deque()
         self._over = False
@@ -78,19 +75,19 @@ class Pipe(AsyncIterator[_T], Generic[_T]):
             self._over, self._error = True, error
             self._changed.set()
 
-    def ended(self, answer: InferResponse | SerinusError) -> None:
-        """End with the request; a `Done` of the plane."""
+    def end_with_request(self, answer: Any) -> None:
+        """End as the request did that the pieces came of; for the plane to call with its outcome."""
         self.end(answer if isinstance(answer, SerinusError) else None)
 
-    def only(self, answer: Any) -> None:
-        """End with one answer, of a model that gives just one; a `Done` of the plane."""
+    def end_with_only(self, answer: Any) -> None:
+        """End with one piece, of a model that gives just one; for the plane to call with a request's outcome."""
         if not isinstance(answer, SerinusError):
             self._pieces.append(answer)
-        self.ended(answer)
+        self.end_with_request(answer)
 
     # The reader's end
 
-    def __aiter__(self) -> Pipe[_T]:
+    def __aiter__(self) -> ResponseStream[_T]:
         """Read it."""
         return self
 
@@ -112,9 +109,9 @@ class Pipe(AsyncIterator[_T], Generic[_T]):
         self._over, self._error = True, None
         self._pieces.clear()
         self._changed.set()
-        ticket, self.ticket = self.ticket, None
-        if ticket is not None:
-            ticket.cancel()
+        source, self.source = self.source, None
+        if source is not None:
+            source.cancel()
 
     async def aclose(self) -> None:
         """Leave; as an asynchronous generator's."""

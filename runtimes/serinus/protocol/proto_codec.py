@@ -18,6 +18,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from ..errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
@@ -25,6 +26,7 @@ from . import _open_inference_pb2 as pb
 from .classification import check_classes
 from .datatypes import BYTES, NUMPY_DTYPES
 from .json_codec import check_datatype, check_empty, check_name, describe, property_text
+from .model_config import ModelConfig
 from .raw import Buffer, decode, encode
 from .types import (
     NO_PARAMETERS,
@@ -355,37 +357,9 @@ def metadata_message(metadata: ModelMetadata | ServerMetadata) -> Any:
     return message
 
 
-def config_message(
-    metadata: ModelMetadata,
-    *,
-    max_batch_rows: int,
-    max_delay_s: float = 0.0,
-    decoupled: bool = False,
-) -> Any:
-    """Make a ModelConfigResponse, the part of Triton's configuration that clients such as perf_analyzer read.
-
-    Args:
-        metadata: shapes whose first dimension is -1 are those of batches.
-        max_batch_rows: 0 where the model is not batched; then the shapes are given whole.
-        max_delay_s: the batcher's longest wait, seconds.
-        decoupled: a request has any number of responses.
-    """
-    config = pb.ModelConfig(
-        name=metadata.name, platform=metadata.platform, backend=metadata.platform, max_batch_size=max_batch_rows
-    )
-    for target, specs in ((config.input, metadata.inputs), (config.output, metadata.outputs)):
-        for spec in specs:
-            kind, dims = spec.in_config(batched=max_batch_rows > 0)
-            entry = target.add(name=spec.name, data_type=kind, dims=dims)
-            if spec.optional and specs is metadata.inputs:  # Triton's outputs have no such field
-                entry.optional = True
-    if max_batch_rows:
-        config.dynamic_batching.max_queue_delay_microseconds = round(max_delay_s * 1e6)
-    elif reason := metadata.parameters.get("batching_reason"):
-        config.parameters["batching_reason"].string_value = property_text(reason)
-    if decoupled:
-        config.model_transaction_policy.decoupled = True
-    return pb.ModelConfigResponse(config=config)
+def config_message(config: ModelConfig) -> Any:
+    """Make a ModelConfigResponse."""
+    return pb.ModelConfigResponse(config=json_format.ParseDict(config.document(), pb.ModelConfig()))
 
 
 def index_message(models: Iterable[Mapping[str, Any]]) -> Any:

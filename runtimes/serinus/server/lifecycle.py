@@ -32,7 +32,7 @@ from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from .grpc import start_grpc
-from .rest.app import CustomAnswer, CustomRequest, CustomRoute
+from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import start_rest
 from .worker_channel import Channel
 

@@ -1,6 +1,6 @@
 """The queue of one model: which requests are predicted together, and when.
 
-Theory of operation ------------------- Everything here runs on the event loop's thread; there is no lock. A ticket is
+Theory of operation ------------------- Everything here runs on the event loop's thread; there is no lock. A request is
 QUEUED, then RUNNING in one batch, then DONE.
 
 *Continuous.* A batch is taken when a predict may begin (the executor has a free place), and is whatever waits then,
@@ -10,7 +10,7 @@ looked at by a `call_soon` callback after the turn's I/O. With `max_delay_s` a f
 the batch is full, or the oldest request has waited that long (or half the time to its deadline, if that is sooner).
 What a full batch leaves behind does not wait again.
 
-*Groups.* A batch is homogeneous: `Form.key` holds the inputs' names, shapes beyond the rows, datatypes, parameters
+*Groups.* A batch is homogeneous: `BatchKey.value` holds the inputs' names, shapes beyond the rows, datatypes, parameters
 and wanted outputs. Each level of priority keeps its groups in order; a batch is of one group, first in, first out. A
 group that was not emptied goes behind the others of its level, so no group starves another.
 
@@ -27,7 +27,7 @@ nothing.
 time that the rows before it will take at the rate measured. A request larger than the whole bound is let in when the
 queue is empty, else it could never be served.
 
-*Deadlines and cancelled requests.* A queued ticket whose deadline comes, or whose client goes, leaves at once: its
+*Deadlines and cancelled requests.* A queued request whose deadline comes, or whose client goes, leaves at once: its
 rows are subtracted, it is marked DONE, and the entry left in the deque is skipped later (and swept when dead entries
 are the majority). Rows that have not begun are never predicted for nobody. A running one is answered TimedOut at its
 deadline, its result is dropped, and its neighbours notice nothing. When nobody waits for a running batch any more the
@@ -35,7 +35,12 @@ executor is told, and stops it if it can.
 
 *Isolation.* When a batch of several requests fails, each is predicted again, alone, ahead of the queue; only those
 that fail alone are failed. A model that is called again for a request must not mind: predict is a function. One bad
-request thus costs its batch one predict each; a batch of one is not tried again.
+request thus costs its batch one predict each; a batch of one is not tried again. An error that no member can be the cause of
+(`is_of_a_member`) is every member's answer at once.
+
+*Requests as members.* A model that answers whole requests may have some of them together as well (`model.RequestBatching`): the
+rows of one-row requests in front of a pipeline, or what MLServer's adaptive batching joins. Those have a key of their own
+making; all others have one that nobody shares.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ from typing import Final, Protocol
 
 from ...errors import Overloaded, SerinusError, TimedOut
 from ...settings import BatchSettings
-from .pending_request import DONE, QUEUED, RUNNING, Ticket, Work
+from .pending_request import DONE, QUEUED, RUNNING, Batch, PendingRequest
 
 __all__ = ["Batcher", "Executor"]
 
@@ -61,16 +66,16 @@ class Executor(Protocol):
     capacity: int
     """Batches that may run at a time."""
 
-    def run(self, work: Work, finish: Callable[[Work], None]) -> bool:
-        """Predict a batch, fill in its outputs or error and its times, and call `finish` on the loop's thread.
+    def run(self, batch: Batch, on_finish: Callable[[Batch], None]) -> bool:
+        """Predict a batch, fill in its outputs or error and its times, and call `on_finish` on the loop's thread.
 
         Returns:
-            Whether `finish` was called already: the predict took the event loop's time, and others should have a turn.
+            Whether `on_finish` was called already: the predict took the event loop's time, and others should have a turn.
         """
         ...
 
-    def abandon(self, work: Work) -> None:
-        """Stop the batch if that is possible: nobody waits for it. `finish` is called all the same."""
+    def abandon(self, batch: Batch) -> None:
+        """Stop the batch if that is possible: nobody waits for it. `on_finish` is called all the same."""
         ...
 
 
@@ -81,9 +86,10 @@ class Batcher:
         settings: bounds, delay and levels.
         executor: where batches run.
         solo: one request a batch (the model is not batchable).
-        answer: given a predicted batch; returns None once its tickets are answered, or the error that its outputs deserve.
-        reject: tells one ticket's client an error.
-        dropped: told of a ticket whose client has gone.
+        answer: given a predicted batch; returns None once its members are answered, or the error that its outputs deserve.
+        reject: tells one request's client an error.
+        dropped: told of a request whose client has gone.
+        is_of_a_member: whether one member of a failed batch may be the cause, so that each is worth trying alone.
     """
 
     def __init__(
@@ -92,11 +98,12 @@ class Batcher:
         executor: Executor,
         *,
         solo: bool,
-        answer: Callable[[Work], BaseException | None],
-        reject: Callable[[Ticket, BaseException], None],
-        dropped: Callable[[Ticket], None],
+        answer: Callable[[Batch], BaseException | None],
+        reject: Callable[[PendingRequest, BaseException], None],
+        dropped: Callable[[PendingRequest], None],
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
+        is_of_a_member: Callable[[BaseException], bool] = lambda error: True,  # noqa: ARG005 # the plain rule
     ) -> None:
         self._max_rows = settings.max_batch_rows
         self._max_queue_rows = settings.max_queue_rows
@@ -106,13 +113,14 @@ class Batcher:
         self._answer = answer
         self._reject = reject
         self._dropped = dropped
+        self._is_of_a_member = is_of_a_member
         self._loop = loop
         self._clock = clock
-        self._levels: list[dict[object, deque[Ticket]]] = [{} for _ in range(max(1, settings.priority_levels))]
-        self._alone: deque[Ticket] = deque()
+        self._levels: list[dict[object, deque[PendingRequest]]] = [{} for _ in range(max(1, settings.priority_levels))]
+        self._alone: deque[PendingRequest] = deque()
         """Requests of a failed batch, to be predicted one by one before anything else."""
         self._free = executor.capacity
-        self._works: set[Work] = set()
+        self._batches: set[Batch] = set()
         self._scheduled = False
         self._dispatching = False
         self._due = float("inf")
@@ -134,46 +142,46 @@ class Batcher:
         """Nothing waits and nothing runs."""
         return not self.queued and self._free == self._executor.capacity
 
-    def add(self, ticket: Ticket) -> None:
-        """Queue a ticket.
+    def add(self, pending: PendingRequest) -> None:
+        """Queue a request.
 
         Raises:
-            Overloaded: the queue is full; the ticket is not queued.
+            Overloaded: the queue is full; the request is not queued.
         """
-        rows = self.queued_rows + ticket.rows
+        rows = self.queued_rows + pending.rows
         if self.queued and (rows > self._max_queue_rows or self.queued >= self._max_queue_rows):
             raise Overloaded(
-                f"the queue is full: {self.queued_rows} rows wait, {ticket.rows} more would pass the limit of "
+                f"the queue is full: {self.queued_rows} rows wait, {pending.rows} more would pass the limit of "
                 f"{self._max_queue_rows}; come back in {self.retry_after_s():.2g} s or send to more replicas",
                 self.retry_after_s(),
             )
         self.queued_rows = rows
         self.queued += 1
-        groups = self._levels[ticket.level]
-        key = ticket.form.key
+        groups = self._levels[pending.level]
+        key = pending.key.value
         queue = groups.get(key)
         if queue is None:
-            groups[key] = deque((ticket,))
+            groups[key] = deque((pending,))
         else:
-            queue.append(ticket)
+            queue.append(pending)
         if self._max_delay_s:
-            self._wait(ticket)
+            self._wait(pending)
         if self._free and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Take out a ticket whose client has gone."""
-        self._end(ticket, None)
+    def cancel(self, pending: PendingRequest) -> None:
+        """Take out a request whose client has gone."""
+        self._end(pending, None)
         self._idle()
 
-    def expire(self, ticket: Ticket) -> None:
-        """Answer a ticket whose deadline has come."""
-        if ticket.state == RUNNING:
+    def expire(self, pending: PendingRequest) -> None:
+        """Answer a request whose deadline has come."""
+        if pending.state == RUNNING:
             error = TimedOut("the deadline passed while the model was predicting")
         else:
             error = TimedOut("the deadline passed while the request waited in the queue")
-        self._end(ticket, error)
+        self._end(pending, error)
         self._idle()
 
     def retry_after_s(self) -> float:
@@ -182,53 +190,53 @@ class Batcher:
 
     def fail_all(self, error: SerinusError) -> None:
         """Answer everything that waits or runs with an error; the executor is told to stop what it can."""
-        waiting = [ticket for groups in self._levels for queue in groups.values() for ticket in queue]
-        running = [ticket for work in self._works for ticket in work.tickets]
-        for ticket in (*self._alone, *waiting, *running):
-            if ticket.state != DONE:
-                self._end(ticket, error)
+        waiting = [pending for groups in self._levels for queue in groups.values() for pending in queue]
+        running = [pending for batch in self._batches for pending in batch.members]
+        for pending in (*self._alone, *waiting, *running):
+            if pending.state != DONE:
+                self._end(pending, error)
         self._idle()
 
-    def _end(self, ticket: Ticket, error: SerinusError | None) -> None:
-        """Take a ticket out before its result is there; None: its client has gone, and is told nothing."""
-        work = ticket.work
-        if ticket.state == QUEUED:
+    def _end(self, pending: PendingRequest, error: SerinusError | None) -> None:
+        """Take a request out before its result is there; None: its client has gone, and is told nothing."""
+        batch = pending.batch
+        if pending.state == QUEUED:
             self.queued -= 1
-            self.queued_rows -= ticket.rows
+            self.queued_rows -= pending.rows
             self._dead += 1
             if not self.queued:
                 self._due = float("inf")
-        ticket.state = DONE
+        pending.state = DONE
         if self._dead > _SLACK + self.queued:
             self._sweep()
         if error is None:
-            self._dropped(ticket)
+            self._dropped(pending)
         else:
-            self._reject(ticket, error)
-        if work is None:
-            ticket.release()  # one that runs is released when its batch ends: a thread may be reading its tensors
+            self._reject(pending, error)
+        if batch is None:
+            pending.release()  # one that runs is released when its batch ends: a thread may be reading its tensors
         else:
-            ticket.work = None
-            if all(other.state == DONE for other in work.tickets):
-                self._executor.abandon(work)
+            pending.batch = None
+            if all(other.state == DONE for other in batch.members):
+                self._executor.abandon(batch)
 
     def _sweep(self) -> None:
         for groups in self._levels:
             for key, queue in list(groups.items()):
-                living = deque(ticket for ticket in queue if ticket.state == QUEUED)
+                living = deque(pending for pending in queue if pending.state == QUEUED)
                 if living:
                     groups[key] = living
                 else:
                     del groups[key]
-        self._alone = deque(ticket for ticket in self._alone if ticket.state == QUEUED)
+        self._alone = deque(pending for pending in self._alone if pending.state == QUEUED)
         self._dead = 0
 
-    def _wait(self, ticket: Ticket) -> None:
+    def _wait(self, pending: PendingRequest) -> None:
         delay = self._max_delay_s
-        if ticket.deadline is not None:
-            delay = min(delay, (ticket.deadline - ticket.arrived) / 2)
-        ticket.due = ticket.arrived + delay
-        self._due = min(self._due, ticket.due)
+        if pending.deadline is not None:
+            delay = min(delay, (pending.deadline - pending.arrived) / 2)
+        pending.due = pending.arrived + delay
+        self._due = min(self._due, pending.due)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -240,14 +248,14 @@ class Batcher:
             if self._max_delay_s and not self._alone and self.queued_rows < self._max_rows and now < self._due:
                 self._wake_at(self._due)
                 return
-            work = self._take(now)
-            if work is None:
+            batch = self._take(now)
+            if batch is None:
                 continue
             self._free -= 1
-            self.running += len(work.tickets)
-            self._works.add(work)
+            self.running += len(batch.members)
+            self._batches.add(batch)
             self._dispatching = True
-            inline = self._executor.run(work, self._finished)
+            inline = self._executor.run(batch, self._finished)
             self._dispatching = False
             if inline:
                 if self.queued and self._free and not self._scheduled:
@@ -267,43 +275,43 @@ class Batcher:
         self._timer = None
         self._dispatch()
 
-    def _take(self, now: float) -> Work | None:
-        """Make the next batch; None where every ticket looked at was dead or late."""
-        late: list[Ticket] = []
-        tickets = self._take_alone(now, late) if self._alone else self._take_group(now, late)
-        work = None
-        if tickets:
+    def _take(self, now: float) -> Batch | None:
+        """Make the next batch; None where every request looked at was dead or late."""
+        late: list[PendingRequest] = []
+        members = self._take_alone(now, late) if self._alone else self._take_group(now, late)
+        batch = None
+        if members:
             rows = 0
-            work = Work(tickets, 0, now)
-            for ticket in tickets:
-                ticket.state = RUNNING
-                ticket.work = work
-                rows += ticket.rows
-            work.rows = rows
-            self.queued -= len(tickets)
+            batch = Batch(members, 0, now)
+            for pending in members:
+                pending.state = RUNNING
+                pending.batch = batch
+                rows += pending.rows
+            batch.rows = rows
+            self.queued -= len(members)
             self.queued_rows -= rows
         if self._max_delay_s:
             self._due = now if self.queued else float("inf")
         # Answered last: what `reject` calls may submit and cancel, and so change the queues.
-        for ticket in late:
-            if ticket.state == QUEUED:
+        for pending in late:
+            if pending.state == QUEUED:
                 self.queued -= 1
-                self.queued_rows -= ticket.rows
-                self._fail(ticket, TimedOut("the deadline passed while the request waited in the queue"))
-        return work
+                self.queued_rows -= pending.rows
+                self._fail(pending, TimedOut("the deadline passed while the request waited in the queue"))
+        return batch
 
-    def _take_alone(self, now: float, late: list[Ticket]) -> list[Ticket]:
-        ticket = self._alone.popleft()
-        if ticket.state != QUEUED:
+    def _take_alone(self, now: float, late: list[PendingRequest]) -> list[PendingRequest]:
+        pending = self._alone.popleft()
+        if pending.state != QUEUED:
             self._dead -= 1
             return []
-        if ticket.deadline is not None and ticket.deadline <= now:
-            late.append(ticket)
+        if pending.deadline is not None and pending.deadline <= now:
+            late.append(pending)
             return []
-        return [ticket]
+        return [pending]
 
-    def _take_group(self, now: float, late: list[Ticket]) -> list[Ticket]:
-        tickets: list[Ticket] = []
+    def _take_group(self, now: float, late: list[PendingRequest]) -> list[PendingRequest]:
+        members: list[PendingRequest] = []
         rows = 0
         limit = self._max_rows
         chosen: object = None
@@ -311,7 +319,7 @@ class Batcher:
         for groups in self._levels:
             if full:
                 break
-            if tickets:
+            if members:
                 key, queue = chosen, groups.get(chosen)
                 if queue is None:
                     continue
@@ -320,20 +328,20 @@ class Batcher:
             else:
                 continue
             while queue and not full:
-                ticket = queue[0]
-                if ticket.state != QUEUED:
+                pending = queue[0]
+                if pending.state != QUEUED:
                     queue.popleft()
                     self._dead -= 1
                     continue
-                size = ticket.rows
-                if tickets and (rows + size > limit or not size):
+                size = pending.rows
+                if members and (rows + size > limit or not size):
                     full = True
                     break
                 queue.popleft()
-                if ticket.deadline is not None and ticket.deadline <= now:
-                    late.append(ticket)
+                if pending.deadline is not None and pending.deadline <= now:
+                    late.append(pending)
                     continue
-                tickets.append(ticket)
+                members.append(pending)
                 rows += size
                 chosen = key
                 full = rows >= limit or self._solo or not size
@@ -342,47 +350,48 @@ class Batcher:
             elif len(groups) > 1:
                 del groups[key]
                 groups[key] = queue
-        return tickets
+        return members
 
-    def _finished(self, work: Work) -> None:
+    def _finished(self, batch: Batch) -> None:
         """Take back a batch, on the loop's thread; the next one is started before this one's answers are made."""
-        tickets = work.tickets
+        members = batch.members
         self._free += 1
-        self._works.discard(work)
-        seconds = (work.infer_to - work.started) / (work.rows or 1)
+        self._batches.discard(batch)
+        seconds = (batch.infer_to - batch.started) / (batch.rows or 1)
         self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
         if not self._dispatching:
             self._dispatch()
-        error = work.error
+        error = batch.error
         if error is None:
-            error = self._answer(work)
+            error = self._answer(batch)
         if error is not None:
-            if len(tickets) > 1:
-                self._again(tickets)
+            if len(members) > 1 and self._is_of_a_member(error):
+                self._again(members)
             else:
-                self._fail(tickets[0], error)
-        self.running -= len(tickets)
-        for ticket in tickets:
-            if ticket.deadline is not None and ticket.state == DONE:
-                ticket.release()  # it stays in the heap of deadlines for a while
+                for pending in members:
+                    self._fail(pending, error)
+        self.running -= len(members)
+        for pending in members:
+            if pending.deadline is not None and pending.state == DONE:
+                pending.release()  # it stays in the heap of deadlines for a while
         self._idle()
 
-    def _again(self, tickets: Sequence[Ticket]) -> None:
-        for ticket in tickets:
-            if ticket.state == RUNNING:
-                ticket.state = QUEUED
-                ticket.work = None
+    def _again(self, members: Sequence[PendingRequest]) -> None:
+        for pending in members:
+            if pending.state == RUNNING:
+                pending.state = QUEUED
+                pending.batch = None
                 self.queued += 1
-                self.queued_rows += ticket.rows
-                self._alone.append(ticket)
+                self.queued_rows += pending.rows
+                self._alone.append(pending)
         if self._free and self._alone and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
-    def _fail(self, ticket: Ticket, error: BaseException) -> None:
-        if ticket.state != DONE:
-            ticket.state = DONE
-            self._reject(ticket, error)
+    def _fail(self, pending: PendingRequest, error: BaseException) -> None:
+        if pending.state != DONE:
+            pending.state = DONE
+            self._reject(pending, error)
 
     def _idle(self) -> None:
         if self.on_idle is not None and self.idle:

@@ -1,8 +1,8 @@
 """Deadlines of many requests behind one timer.
 
 Theory of operation. A timer per request would cost more than the request: nearly all are answered long before their
-deadline. So tickets lie in a heap by deadline, one loop timer is set for the earliest, and a ticket that is done is
-thrown away when it comes up. Done tickets must not pile up behind a distant deadline, so once they could be most of
+deadline. So requests lie in a heap by deadline, one loop timer is set for the earliest, and a request that is done is
+thrown away when it comes up. Those that are done must not pile up behind a distant deadline, so once they could be most of
 the heap (it is four times as long as the number of requests in flight) it is rebuilt from the living; that is O(1) a
 request on average.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from .pending_request import DONE, Ticket
+from .pending_request import DONE, PendingRequest
 
 __all__ = ["Deadlines"]
 
@@ -25,33 +25,36 @@ _SLACK: Final = 256
 
 
 class Deadlines:
-    """Calls `expire(ticket)` at each ticket's deadline, unless it is done by then. Belongs to one loop."""
+    """Calls `expire(pending)` at each request's deadline, unless it is done by then. Belongs to one loop; without `expire` its queue is told."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], expire: Callable[[Ticket], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        expire: Callable[[PendingRequest], None] | None = None,
     ) -> None:
         self._loop = loop
         self._clock = clock
-        self._expire = expire
-        self._heap: list[tuple[float, int, Ticket]] = []
+        self._expire = expire if expire is not None else _expire_in_its_queue
+        self._heap: list[tuple[float, int, PendingRequest]] = []
         self._number = 0
-        """Breaks ties, so that tickets are never compared."""
+        """Breaks ties, so that requests are never compared."""
         self._sweep_at = _SLACK
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
-    def add(self, ticket: Ticket, deadline: float) -> None:
-        """Watch a ticket."""
+    def add(self, pending: PendingRequest, deadline: float) -> None:
+        """Watch a request."""
         self._number += 1
         heap = self._heap
-        heappush(heap, (deadline, self._number, ticket))
+        heappush(heap, (deadline, self._number, pending))
         if len(heap) > self._sweep_at:
             self._sweep()
         if self._timer is None or deadline < self._timer_at:
             self._arm(deadline)
 
     def close(self) -> None:
-        """Stop the timer and forget every ticket."""
+        """Stop the timer and forget every request."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -76,12 +79,17 @@ class Deadlines:
         self._timer = None
         now = self._clock()
         while self._heap:  # looked up each time: what `expire` calls may add, and adding may sweep
-            deadline, _, ticket = self._heap[0]
-            if ticket.state == DONE:
+            deadline, _, pending = self._heap[0]
+            if pending.state == DONE:
                 heappop(self._heap)
             elif deadline <= now:
                 heappop(self._heap)
-                self._expire(ticket)
+                self._expire(pending)
             else:
                 self._arm(deadline)
                 return
+
+
+def _expire_in_its_queue(pending: PendingRequest) -> None:
+    if pending.queue is not None:
+        pending.queue.expire(pending)

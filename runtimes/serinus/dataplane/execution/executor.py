@@ -1,19 +1,16 @@
-"""Where a model's predict runs: on the event loop, in threads, or as a task.
+"""Where a model's predict runs: on the event loop or in threads. What answers whole requests runs in `request_executor`.
 
-Theory of operation. An executor takes a `Work`, stacks its tensors, predicts, notes the times, and has `finish(work)`
-called on the loop's thread. It never raises: what goes wrong is `work.error`. Stacking belongs to it because copying
+Theory of operation. An executor takes a `Batch`, stacks its tensors, predicts, notes the times, and has `on_finish(batch)`
+called on the loop's thread. It never raises: what goes wrong is `batch.error`. Stacking belongs to it because copying
 the tensors of a large batch takes milliseconds, which must be the thread's and not the loop's.
 
 *Inline* runs on the loop at once. That is the fastest for a predict of microseconds, and would stop every other
 connection for one of milliseconds. So a batch whose estimated time passes `limit_s` goes to a thread instead, and a
 model whose batches keep taking many times the limit, whatever was measured at warm-up, moves there for good.
 
-*Threads* take work from one queue (`SimpleQueue`: no future, no lock of ours) and report by `call_soon_threadsafe`.
+*Threads* take batch from one queue (`SimpleQueue`: no future, no lock of ours) and report by `call_soon_threadsafe`.
 They are daemons: a predict that hangs cannot keep the process from ending. Each thread has a predict of its own,
 which is how a pool of worker processes is driven too (see process.py).
-
-*Tasks* are for `RequestModel`s, whose `infer` is a coroutine; they can be cancelled while they run. A request that the
-model would rather `begin`, and answer by callback, needs none.
 """
 
 from __future__ import annotations
@@ -28,16 +25,15 @@ from typing import Final
 
 import numpy as np
 
-from ...model import Call, RequestModel
-from ...protocol.types import InferResponse
-from ..batching.pending_request import ModelCall, Work
+from ...model import Call
+from ..batching.pending_request import Batch
 
-__all__ = ["INLINE_BATCH_S", "Cost", "InlineExecutor", "Predict", "TaskExecutor", "ThreadExecutor"]
+__all__ = ["INLINE_BATCH_S", "Cost", "InlineExecutor", "Predict", "ThreadExecutor"]
 
 _log = logging.getLogger("serinus.executor")
 
 Predict = Callable[[Mapping[str, np.ndarray], Call], Mapping[str, np.ndarray]]
-Finish = Callable[[Work], None]
+OnFinish = Callable[[Batch], None]
 Clock = Callable[[], float]
 
 INLINE_BATCH_S: Final = 0.001
@@ -59,24 +55,24 @@ class Cost:
         return self.call_s + rows * self.row_s
 
 
-def compute(work: Work, predict: Predict, clock: Clock) -> None:
+def compute(batch: Batch, predict: Predict, clock: Clock) -> None:
     """Stack the tensors of a batch and predict."""
     try:
-        tickets = work.tickets
-        form = tickets[0].form
-        if len(tickets) == 1:
-            inputs = dict(zip(form.names, tickets[0].arrays, strict=True))
-        elif len(form.names) == 1:
-            inputs = {form.names[0]: np.concatenate([ticket.arrays[0] for ticket in tickets])}
+        members = batch.members
+        key = members[0].key
+        if len(members) == 1:
+            inputs = dict(zip(key.names, members[0].arrays, strict=True))
+        elif len(key.names) == 1:
+            inputs = {key.names[0]: np.concatenate([pending.arrays[0] for pending in members])}
         else:
             inputs = {
-                name: np.concatenate([ticket.arrays[i] for ticket in tickets]) for i, name in enumerate(form.names)
+                name: np.concatenate([pending.arrays[i] for pending in members]) for i, name in enumerate(key.names)
             }
-        work.infer_from = clock()
-        work.outputs = predict(inputs, form.call)
+        batch.infer_from = clock()
+        batch.outputs = predict(inputs, key.call)
     except BaseException as error:  # noqa: BLE001 # the edge of a batch: even SystemExit must not end a worker thread
-        work.error = error
-    work.infer_to = clock()
+        batch.error = error
+    batch.infer_to = clock()
 
 
 class ThreadExecutor:
@@ -103,10 +99,10 @@ class ThreadExecutor:
         self._loop = loop
         self._clock = clock
         self._on_close = on_close
-        self._jobs: SimpleQueue[tuple[Work, Finish] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Batch, OnFinish] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    def run(self, work: Work, finish: Finish) -> bool:
+    def run(self, batch: Batch, on_finish: OnFinish) -> bool:
         """Hand the batch to a thread; threads start with the first batch."""
         if not self._threads:
             for number, predict in enumerate(self._predicts):
@@ -115,10 +111,10 @@ class ThreadExecutor:
                 )
                 self._threads.append(thread)
                 thread.start()
-        self._jobs.put((work, finish))
+        self._jobs.put((batch, on_finish))
         return False
 
-    def abandon(self, work: Work) -> None:
+    def abandon(self, batch: Batch) -> None:
         """Let it run: a thread cannot be stopped."""
 
     def close(self) -> None:
@@ -132,16 +128,16 @@ class ThreadExecutor:
             job = self._jobs.get()
             if job is None:
                 return
-            work, finish = job
-            if any(ticket.work is work for ticket in work.tickets):
-                compute(work, predict, self._clock)
+            batch, on_finish = job
+            if any(pending.batch is batch for pending in batch.members):
+                compute(batch, predict, self._clock)
             else:
-                work.error = asyncio.CancelledError()  # every client left before it began; nobody reads this
+                batch.error = asyncio.CancelledError()  # every client left before it began; nobody reads this
             try:
-                self._loop.call_soon_threadsafe(finish, work)
+                self._loop.call_soon_threadsafe(on_finish, batch)
             except RuntimeError:  # the loop is closed, so nobody waits
                 return
-            del work, finish, job  # else the thread would hold the batch's tensors until its next one
+            del batch, on_finish, job  # else the thread would hold the batch's tensors until its next one
 
 
 class InlineExecutor:
@@ -178,103 +174,31 @@ class InlineExecutor:
         if spill is not None and cost.row_s > 0:
             self._max_rows = max(1.0, (limit_s - cost.call_s) / cost.row_s)
 
-    def run(self, work: Work, finish: Finish) -> bool:
+    def run(self, batch: Batch, on_finish: OnFinish) -> bool:
         """Predict now, or hand over."""
         spill = self._spill
         if spill is not None:
-            if work.rows > self._max_rows:
-                return spill.run(work, finish)
-            wanted = work.tickets[0].form.call.outputs
+            if batch.rows > self._max_rows:
+                return spill.run(batch, on_finish)
+            wanted = batch.members[0].key.call.outputs
             if wanted is not None and not self._slow_outputs.isdisjoint(wanted):
-                return spill.run(work, finish)
-        compute(work, self._predict, self._clock)
+                return spill.run(batch, on_finish)
+        compute(batch, self._predict, self._clock)
         if spill is not None:
-            if work.infer_to - work.infer_from <= _OVERRUN * self._limit_s:
+            if batch.infer_to - batch.infer_from <= _OVERRUN * self._limit_s:
                 self._overruns = 0
             else:
                 self._overruns += 1
                 if self._overruns == _OVERRUNS:
                     self._max_rows = -1
                     self._moved()
-        finish(work)
+        on_finish(batch)
         return True
 
-    def abandon(self, work: Work) -> None:
+    def abandon(self, batch: Batch) -> None:
         """Nothing to stop: an inline batch is over when anybody else can speak."""
 
     def close(self) -> None:
         """End the thread, if one was needed."""
         if self._spill is not None:
             self._spill.close()
-
-
-class TaskExecutor:
-    """Runs a `RequestModel`'s coroutine, one task a request, unless the model answers by callback."""
-
-    def __init__(self, model: RequestModel, capacity: int, *, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        self.capacity = capacity
-        self._model = model
-        self._loop = loop
-        self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._begins = type(model).begin is not RequestModel.begin
-
-    def run(self, work: Work, finish: Finish) -> bool:
-        """Start the task, or what the model has in its place."""
-        if self._begins and self._begin(work, finish):
-            return False
-        task = self._loop.create_task(self._infer(work))
-        work.task = task
-        self._tasks.add(task)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            work.task = None
-            work.infer_to = self._clock()
-            if task.cancelled():
-                work.error = asyncio.CancelledError()
-            elif (error := task.exception()) is not None:
-                work.error = error
-            finish(work)
-
-        task.add_done_callback(ended)
-        return False
-
-    def _begin(self, work: Work, finish: Finish) -> bool:
-        request = work.tickets[0].request
-        if isinstance(request, ModelCall):
-            return False
-
-        def done(answer: InferResponse | BaseException) -> None:
-            work.task = None
-            work.infer_to = self._clock()
-            if isinstance(answer, InferResponse):
-                work.outputs = answer
-            else:
-                work.error = answer
-            finish(work)
-
-        work.infer_from = self._clock()
-        try:
-            work.task = self._model.begin(request, done)
-        except Exception as error:  # noqa: BLE001 # the edge of a request
-            self._loop.call_soon(done, error)
-            return True
-        return work.task is not None
-
-    def abandon(self, work: Work) -> None:
-        """Cancel the task."""
-        if work.task is not None:
-            work.task.cancel()
-
-    def close(self) -> None:
-        """Cancel what still runs."""
-        for task in list(self._tasks):
-            task.cancel()
-
-    async def _infer(self, work: Work) -> None:
-        work.infer_from = self._clock()
-        request = work.tickets[0].request
-        work.outputs = await (
-            request.answer(self._model) if isinstance(request, ModelCall) else self._model.infer(request)
-        )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...errors import SerinusError
-from ..batching.pending_request import DONE, Ticket, Work
+from ..batching.pending_request import DONE, Batch, PendingRequest
 
 __all__ = ["LATENCY_BUCKETS_S", "ROW_BUCKETS", "Histogram", "ModelStatistics", "added"]
 
@@ -94,56 +94,56 @@ class ModelStatistics:
         self.load_s = 0.0
         """How long the last load took, warm-up included."""
 
-    def answered(self, work: Work, finished: float) -> None:
-        """Observe a batch that was answered; tickets given up meanwhile were counted when they were.
+    def answered(self, batch: Batch, finished: float) -> None:
+        """Observe a batch that was answered; requests given up meanwhile were counted when they were.
 
         Args:
-            work: the batch, with its times.
+            batch: the batch, with its times.
             finished: when its responses were ready.
         """
-        started = work.started
+        started = batch.started
         queue, request = self.queue, self.request
         queue_counts, request_counts, bounds = queue.counts, request.counts, queue.bounds
         count = rows = 0
         waited = lasted = 0.0
-        for ticket in work.tickets:
-            if ticket.state == DONE:
+        for pending in batch.members:
+            if pending.state == DONE:
                 continue
-            seconds = started - ticket.arrived
+            seconds = started - pending.arrived
             waited += seconds
             queue_counts[bisect_left(bounds, seconds)] += 1
-            seconds = finished - ticket.arrived
+            seconds = finished - pending.arrived
             lasted += seconds
             request_counts[bisect_left(bounds, seconds)] += 1
             count += 1
-            rows += ticket.rows
+            rows += pending.rows
         queue.total += waited
         request.total += lasted
         self.success_count += count
         self.rows += rows
         self.executions += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
-        before, within, after = work.infer_from - started, work.infer_to - work.infer_from, finished - work.infer_to
+        before, within, after = batch.infer_from - started, batch.infer_to - batch.infer_from, finished - batch.infer_to
         self.compute_input.observe(before, count)
         self.compute_infer.observe(within, count)
         self.compute_output.observe(after, count)
-        size = work.rows
+        size = batch.rows
         self.batch_rows.observe(size)
-        batch = self.batches.get(size)
-        if batch is None:
+        times = self.batches.get(size)
+        if times is None:
             if len(self.batches) >= _EXACT_BATCH_SIZES:
                 size = 1 << max(size - 1, 0).bit_length()
-            batch = self.batches.setdefault(size, [0, 0, 0, 0])
-        batch[0] += 1
-        batch[1] += int(before * 1e9)
-        batch[2] += int(within * 1e9)
-        batch[3] += int(after * 1e9)
+            times = self.batches.setdefault(size, [0, 0, 0, 0])
+        times[0] += 1
+        times[1] += int(before * 1e9)
+        times[2] += int(within * 1e9)
+        times[3] += int(after * 1e9)
 
-    def failed(self, error: SerinusError, ticket: Ticket | None, now: float) -> None:
+    def failed(self, error: SerinusError, pending: PendingRequest | None, now: float) -> None:
         """Observe a request that was not answered with a result."""
         self.fail_count += 1
-        if ticket is not None:
-            self.fail_ns += int((now - ticket.arrived) * 1e9)
+        if pending is not None:
+            self.fail_ns += int((now - pending.arrived) * 1e9)
         reason = error.reason
         self.failures[reason] = self.failures.get(reason, 0) + 1
 

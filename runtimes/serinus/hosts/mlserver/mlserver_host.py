@@ -35,7 +35,7 @@ from mlserver.types import InferenceRequest, InferenceResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from ...dataplane.response_stream import Pipe, closing
+from ...dataplane.response_stream import ResponseStream, closing
 from ...errors import (
     ConfigError,
     Conflict,
@@ -58,7 +58,7 @@ from ..error_translation import Translated
 from ..implementations import Implementation
 from ..loop_thread import OwnLoop
 from ..prometheus_families import families_of
-from .mlserver_batches import Batches
+from .adaptive_batching import AdaptiveBatching
 from .mlserver_types import (
     from_mlserver_response,
     loose_request,
@@ -117,7 +117,6 @@ class MLServerHost(RequestModel):
         self.hosted = model
         self._loop: OwnLoop | None = None
         self._routes: list[Any] | None = None
-        self._batches: Batches | None = None
         self.streams = self.whole_streams = type(model).predict_stream is not MLModel.predict_stream
         self.details["host"] = "mlserver"
 
@@ -145,7 +144,7 @@ class MLServerHost(RequestModel):
         batching = self.hosted.settings
         if batching.max_batch_size > 1 and batching.max_batch_time > 0:  # MLServer's condition
             rows, delay_s = batching.max_batch_size, batching.max_batch_time
-            self._batches = Batches(self.name, self._answer, max_rows=rows, max_delay_s=delay_s)
+            self.request_batching = AdaptiveBatching(self.name, self.infer, max_rows=rows, max_delay_s=delay_s)
         self.inputs = self.settings.inputs or specs(metadata.inputs)
         self.outputs = self.settings.outputs or specs(metadata.outputs)
         if metadata.platform:
@@ -177,7 +176,7 @@ class MLServerHost(RequestModel):
         """Answer one request on the model's loop."""
         loop = self.own_loop()
         self._check_ready()
-        return await loop.call(self._answer(request) if self._batches is None else self._batches.answer(request))
+        return await loop.call(self._answer(request))
 
     async def _answer(self, request: InferRequest) -> InferResponse:
         with _translated, model_context(self.hosted.settings):
@@ -336,7 +335,7 @@ class _AsgiRoute:
             "client": None,
         }
         unread = True
-        messages: Pipe[Any] = Pipe()
+        messages: ResponseStream[Any] = ResponseStream()
 
         async def receive() -> dict[str, Any]:
             nonlocal unread

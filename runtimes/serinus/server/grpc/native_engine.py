@@ -40,9 +40,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...model import Cancellable
 from ...settings import ServerSettings
 from .grpcio_engine import GrpcioEngine, address
-from .service import INFER, Failure, Metadata, Service, Ticket, failure_of, plain_headers
+from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
 from .size_filter import FrameGuard, Relay
 
 __all__ = ["NativeEngine"]
@@ -67,12 +68,12 @@ _LOOK_S = 0.01
 class _Call:
     """One call that awaits its answer; an `Answer`."""
 
-    __slots__ = ("engine", "number", "task", "ticket")
+    __slots__ = ("engine", "number", "pending", "task")
 
     def __init__(self, engine: NativeEngine, number: int) -> None:
         self.engine = engine
         self.number = number
-        self.ticket: Ticket | None = None
+        self.pending: Cancellable | None = None
         self.task: asyncio.Task[None] | None = None
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
@@ -88,8 +89,8 @@ class _Call:
             engine.service.ended()
 
     def cancel(self) -> None:
-        if self.ticket is not None:
-            self.ticket.cancel()
+        if self.pending is not None:
+            self.pending.cancel()
         if self.task is not None:
             self.task.cancel()
         self.engine.service.ended()
@@ -199,7 +200,7 @@ class NativeEngine:
                     work = self.service.call(self._paths[method], message, plain_headers(metadata), call)
                     call.task = self._loop.create_task(work)
                     continue
-                call.ticket = infer(message, plain_headers(metadata), None if left is None else now + left, call)
+                call.pending = infer(message, plain_headers(metadata), None if left is None else now + left, call)
             except Exception as error:  # noqa: BLE001 # the edge of a request: the rest of the batch must not suffer
                 call.fail(failure_of(error))
 

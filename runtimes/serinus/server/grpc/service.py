@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, Protocol, cast
 from google.protobuf.message import DecodeError
 
 from ...dataplane.plane import Plane
-from ...dataplane.response_stream import Pipe
+from ...dataplane.response_stream import ResponseStream
 from ...dataplane.telemetry.metrics import Metrics
-from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
+from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, SerinusError, TooLarge
+from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_codec import (
     config_message,
@@ -34,6 +35,8 @@ from ...protocol.proto_codec import (
 )
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import ServerSettings
+from ..access_log import AccessRecord, write_access
+from ..refusals import refuse
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 
@@ -52,7 +55,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger("serinus.grpc")
-_access = logging.getLogger("serinus.access")
 
 SERVICE = "inference.GRPCInferenceService"
 INFER = f"/{SERVICE}/ModelInfer"
@@ -109,32 +111,44 @@ class Responses:
     Iterating raises the `SerinusError` that ends it. Read to the end, or `cancel`.
     """
 
-    def __init__(self, pipe: Pipe[InferResponse], request: InferRequest, limit: int, *, final_wanted: bool) -> None:
-        self._pipe = pipe
+    def __init__(
+        self, stream: ResponseStream[InferResponse], request: InferRequest, limit: int, *, final_wanted: bool
+    ) -> None:
+        self._stream = stream
         self.request = request
         self.final_wanted = final_wanted
         """The client asks to be told when the last response has come."""
+        self.on_end: Callable[[int, int], None] | None = None
+        """Told the status and the bytes of all responses when the stream has ended."""
         self._limit = limit
+        self._sent = 0
 
     def __aiter__(self) -> Responses:
         return self
 
     async def __anext__(self) -> bytes:
-        payload = encode_response(await anext(self._pipe), self.request)
-        if len(payload) > self._limit:
-            raise _too_long(len(payload), self._limit)
+        try:
+            payload = encode_response(await anext(self._stream), self.request)
+            if len(payload) > self._limit:
+                raise _too_long(len(payload), self._limit)
+        except StopAsyncIteration:
+            self._end(GrpcStatus.OK)
+            raise
+        except SerinusError as error:
+            self._end(error.grpc_status)
+            raise
+        self._sent += len(payload)
         return payload
 
     def cancel(self) -> None:
         """Stop the model: nobody reads on."""
-        self._pipe.cancel()
+        self._stream.cancel()
+        self._end(GrpcStatus.CANCELLED)
 
-
-class Ticket(Protocol):
-    """The plane's hold on a request in flight."""
-
-    def cancel(self) -> None:
-        """Forget the request: its client is gone."""
+    def _end(self, status: int) -> None:
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end(status, self._sent)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -146,15 +160,12 @@ def failure_of(error: BaseException) -> Failure:
     Returns:
         The failure; `retry-after` (seconds) trails where the server says when to come back.
     """
-    if not isinstance(error, SerinusError):
-        _log.error("unexpected error while answering a gRPC call", exc_info=error)
-        return Failure(GrpcStatus.INTERNAL, "internal error; the server's log has the details")
-    message = str(error)
+    refusal = refuse(error, "a gRPC call", log=_log)
+    message = refusal.message
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."
-    if isinstance(error, Overloaded):
-        return Failure(error.grpc_status, message, (("retry-after", str(max(1, round(error.retry_after_s)))),))
-    return Failure(error.grpc_status, message)
+    trailing = (("retry-after", str(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
+    return Failure(refusal.grpc_status, message, trailing)
 
 
 def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
@@ -213,19 +224,18 @@ class _Logged:
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
         self._answer.respond(payload, metadata)
-        self._log(GrpcStatus.OK, len(payload))
+        self._write(GrpcStatus.OK, len(payload))
 
     def fail(self, failure: Failure) -> None:
         self._answer.fail(failure)
-        self._log(failure.code, 0)
+        self._write(failure.code, 0)
 
     def begin(self, responses: Responses) -> None:
+        responses.on_end = self._write
         cast("StreamAnswer", self._answer).begin(responses)
-        self._log(GrpcStatus.OK, 0)
 
-    def _log(self, code: int, length: int) -> None:
-        took_ms = (time.monotonic() - self._came) * 1e3
-        _access.info("grpc %s status %d %d bytes %.3f ms", self._path, code, length, took_ms)
+    def _write(self, code: int, length: int) -> None:
+        write_access(AccessRecord("grpc", self._path, code, length, time.monotonic() - self._came))
 
 
 class Service:
@@ -247,7 +257,7 @@ class Service:
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
     ) -> None:
         self._plane = plane
-        self._submit = plane.submit
+        self._infer_nowait = plane.infer_nowait
         self._metrics = metrics
         self._receive_limit = settings.grpc_max_receive_message_length
         self._limits = replace(settings.limits, body_bytes=self._receive_limit)
@@ -312,7 +322,7 @@ class Service:
         answer: Answer,
         *,
         stream: bool = False,
-    ) -> Ticket | None:
+    ) -> Cancellable | None:
         """Begin a ModelInfer, or a request of a ModelStreamInfer.
 
         Args:
@@ -323,21 +333,21 @@ class Service:
             stream: the request came on a ModelStreamInfer; `answer` is a `StreamAnswer`.
 
         Returns:
-            The ticket to cancel when the client goes away; None where the request never reached the plane.
+            What to cancel when the client goes away; None where the request never reached the plane.
         """
         if self._access_log:
             answer = _Logged(answer, INFER_STREAM if stream else INFER)
         try:
             request, final_wanted = self._decode(message, headers, deadline, stream=stream)
-            if stream and self._plane.streams(request.model_name, request.model_version) is not None:
+            if stream and self._plane.stream_kind(request.model_name, request.model_version):
                 responses = self._responses(request, None, final_wanted=final_wanted)
                 cast("StreamAnswer", answer).begin(responses)
                 return responses
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(self._uncounted(self._blame(message, error)))
+            answer.fail(self._uncounted(self._model_first(message, error)))
             return None
 
-        def done(result: InferResponse | SerinusError) -> None:
+        def on_complete(result: InferResponse | SerinusError) -> None:
             if isinstance(result, InferResponse):
                 try:
                     payload = encode_response(result, request)
@@ -354,7 +364,7 @@ class Service:
             else:
                 answer.fail(failure_of(result))
 
-        return self._submit(request, done)
+        return self._infer_nowait(request, on_complete)
 
     def whole_stream(
         self, first: bytes, further: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
@@ -376,8 +386,7 @@ class Service:
             request, final_wanted = self._decode(first, headers, deadline, stream=True)
         except Exception:  # noqa: BLE001 # `infer` finds it again, and says so
             return None
-        model = self._plane.streams(request.model_name, request.model_version)
-        if model is None or not model.whole_streams or final_wanted:
+        if self._plane.stream_kind(request.model_name, request.model_version) != "whole" or final_wanted:
             return None
 
         async def requests() -> AsyncIterator[InferRequest]:
@@ -395,8 +404,8 @@ class Service:
     def _responses(
         self, request: InferRequest, further: AsyncIterator[InferRequest] | None, *, final_wanted: bool
     ) -> Responses:
-        pipe = self._plane.infer_stream(request, further)
-        return Responses(pipe, request, self._send_limit, final_wanted=final_wanted)
+        stream = self._plane.infer_stream(request, further)
+        return Responses(stream, request, self._send_limit, final_wanted=final_wanted)
 
     def _decode(
         self, message: bytes, headers: Mapping[str, str], deadline: float | None, *, stream: bool
@@ -449,7 +458,7 @@ class Service:
         self._metrics.observe_error("grpc", failure.code)
         return failure
 
-    def _blame(self, message: bytes, error: Exception) -> Exception:
+    def _model_first(self, message: bytes, error: Exception) -> Exception:
         """Say first that there is no such model, as REST does, where that is wrong with a request as well."""
         if message == self.too_large_marker:
             return self._too_large()
@@ -458,7 +467,7 @@ class Service:
                 request = pb.ModelInferRequest.FromString(self.plain(message))
                 if request.model_name:
                     try:
-                        self._plane.registry.served(request.model_name, request.model_version)
+                        self._plane.check_served(request.model_name, request.model_version)
                     except SerinusError as other:
                         return other
         return error
@@ -512,11 +521,7 @@ class Service:
 
     async def _model_config(self, message: bytes) -> bytes:
         request = _parse(pb.ModelConfigRequest, message)
-        metadata = self._plane.model_metadata(request.name, request.version)
-        rows, delay_s = self._plane.batching(request.name, request.version)
-        decoupled = self._plane.is_decoupled(request.name, request.version)
-        config = config_message(metadata, max_batch_rows=rows, max_delay_s=delay_s, decoupled=decoupled)
-        return config.SerializeToString()
+        return config_message(self._plane.model_config(request.name, request.version)).SerializeToString()
 
     async def _model_statistics(self, message: bytes) -> bytes:
         request = _parse(pb.ModelStatisticsRequest, message)

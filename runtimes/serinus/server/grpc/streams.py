@@ -25,8 +25,9 @@ from google.protobuf.message import DecodeError
 
 from ...dataplane.response_stream import closing
 from ...errors import ClientError, GrpcStatus, TimedOut
+from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
-from .service import Failure, Metadata, Responses, Service, Ticket, failure_of
+from .service import Failure, Metadata, Responses, Service, failure_of
 
 __all__ = ["infer_stream"]
 
@@ -49,7 +50,7 @@ _FINAL, _MORE = _marked(True), _marked(False)
 class _Place:
     """One request's place in the order of responses; an `Answer`."""
 
-    __slots__ = ("future", "message", "service", "ticket", "waiting")
+    __slots__ = ("future", "message", "pending", "service", "waiting")
 
     def __init__(self, message: bytes, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self.message = message
@@ -57,7 +58,7 @@ class _Place:
         self.waiting = True
         service.began()
         self.future: asyncio.Future[bytes | Failure | Responses] = loop.create_future()
-        self.ticket: Ticket | None = None
+        self.pending: Cancellable | None = None
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:  # a stream has one initial metadata
         self._settle(payload)
@@ -122,8 +123,8 @@ class _Place:
         if self.waiting:
             self.waiting = False
             self.service.ended()
-            if self.ticket is not None:
-                self.ticket.cancel()
+            if self.pending is not None:
+                self.pending.cancel()
         self.future.cancel()
 
 
@@ -170,7 +171,7 @@ async def _in_places(
 
     async def submit(message: bytes) -> None:
         place = _Place(message, service, loop)
-        place.ticket = service.infer(message, headers, deadline, place, stream=True)
+        place.pending = service.infer(message, headers, deadline, place, stream=True)
         await places.put(place)
 
     async def read() -> None:

@@ -20,8 +20,9 @@ from ...settings import ServerSettings
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits
 from ..http.thin import ThinServer
-from .app import CustomRoute, RestApp
+from .app import RestApp
 from .cloudevents import CloudEventSettings
+from .custom import CustomRoute
 from .openapi import openapi_document, openapi_page
 
 __all__ = ["RestServer", "start_rest"]

@@ -16,7 +16,7 @@ from fraud_support import SERVICE
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput, SerinusError
 from serinus.hosts.kserve.pipeline import Pipeline
-from serinus.hosts.kserve.row_lane import row_transformer
+from serinus.hosts.kserve.row_batching import row_transformer
 from serinus.protocol.types import NO_PARAMETERS, InferRequest, InferResponse, RequestedOutput, Tensor
 
 COLUMNS = json.loads((SERVICE / "request.json").read_text())["inputs"]
@@ -47,9 +47,16 @@ def serving() -> Any:
 
 
 def pipeline(plane: Plane) -> Pipeline:
-    model = plane.registry.served("fraud").model
+    model = plane.registry.find("fraud").model
     assert isinstance(model, Pipeline)
     return model
+
+
+def rows_of(plane: Plane) -> Any:
+    """How the fraud pipeline answers one-row requests together."""
+    batching = pipeline(plane).request_batching
+    assert batching is not None
+    return batching
 
 
 def told(answer: InferResponse | BaseException) -> Any:
@@ -78,7 +85,7 @@ async def both(requests: list[InferRequest]) -> tuple[list[Any], list[Any]]:
         ]
         together.append(await stats(plane))
     async with serving() as plane:
-        pipeline(plane)._lane = None
+        rows_of(plane).key = lambda request: None
         alone: list[Any] = []
         for request in requests:
             try:
@@ -109,7 +116,7 @@ async def test_a_bad_row_is_refused_alone_with_its_own_message():
         answers = await asyncio.gather(*(plane.infer(r) for r in requests), return_exceptions=True)
         held = await stats(plane)
     async with serving() as plane:
-        pipeline(plane)._lane = None
+        rows_of(plane).key = lambda request: None
         apart = await asyncio.gather(*(plane.infer(r) for r in requests), return_exceptions=True)
     assert [told(answer) for answer in answers] == [told(answer) for answer in apart]
     assert isinstance(answers[1], InvalidInput)
@@ -119,17 +126,13 @@ async def test_a_bad_row_is_refused_alone_with_its_own_message():
 
 async def test_a_request_given_up_in_the_lane_is_not_counted():
     async with serving() as plane:
-        lane = pipeline(plane)._lane
-        assert lane is not None
         answers: list[Any] = []
-        tickets = [plane.submit(row(name), answers.append) for name in ("stays", "goes")]
-        while not lane._waiting:
-            await asyncio.sleep(0)
-        tickets[1].cancel()
+        pending = [plane.infer_nowait(row(name), answers.append) for name in ("stays", "goes")]
+        pending[1].cancel()
         assert (await plane.infer(row("next"))).id == "request-next"
         assert [answer.id for answer in answers] == ["request-stays"]
         assert (await stats(plane)).ids == 2
-        assert plane.registry.served("fraud").in_flight == 0
+        assert plane.registry.find("fraud").in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -145,30 +148,24 @@ async def test_a_request_given_up_in_the_lane_is_not_counted():
 )
 async def test_only_plain_requests_take_the_lane(fields: dict[str, Any], takes: bool):
     async with serving() as plane:
-        lane = pipeline(plane)._lane
-        assert lane is not None
-        request = row("x", **fields)
-        taken = lane.begin(request, lambda answer: None)
-        assert (taken is not None) is takes
-        await asyncio.sleep(0)
+        assert (rows_of(plane).key(row("x", **fields)) is not None) is takes
         assert (await plane.infer(row("y", **fields))).outputs
 
 
 async def test_outcomes_and_requests_of_several_rows_take_the_ordinary_way():
     async with serving() as plane:
-        lane = pipeline(plane)._lane
-        assert lane is not None
+        rows = rows_of(plane)
         labelled = row("x")
         labelled.inputs = [*labelled.inputs, Tensor("fraud", "INT64", (1,), np.array([1]))]
         several = row("y")
         several.inputs = [Tensor(t.name, t.datatype, (2,), np.repeat(t.data, 2)) for t in several.inputs]
-        assert lane.begin(labelled, lambda answer: None) is None
-        assert lane.begin(several, lambda answer: None) is None
+        assert rows.key(labelled) is None
+        assert rows.key(several) is None
 
 
 async def test_a_model_that_fails_fails_each_row_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture):
     async with serving() as plane:
-        hosted = pipeline(plane)._served.model.hosted  # type: ignore[union-attr] # it is loaded
+        hosted: Any = plane.registry.look_up("fraud-predictor").model.hosted  # type: ignore[attr-defined] # a host
         whole = hosted.predict_arrays
         calls = []
 

@@ -1,0 +1,156 @@
+"""A model that answers arrays: its requests are checked, joined by rows, predicted, and cut into responses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from ..errors import NotSupported, SerinusError
+from ..model import Cancellable, Model, V1Answer
+from ..protocol.types import InferRequest, InferResponse, Tensor
+from ..settings import BatchSettings
+from .batching.deadlines import Deadlines
+from .batching.pending_request import DONE, RUNNING, Batch, Outcome, PendingRequest
+from .checks import OutputChecks, RequestChecks
+from .execution.executor import InlineExecutor, ThreadExecutor
+from .response_rows import Outputs, cut_rows, select_outputs
+from .servable import Servable
+from .telemetry.statistics import ModelStatistics
+from .v1 import V1Request, ask_in_v2
+
+__all__ = ["ArrayServable"]
+
+_log = logging.getLogger("serinus.model")
+
+
+class ArrayServable(Servable):
+    """A `Model` that takes requests; see `Servable` for the arguments."""
+
+    def __init__(
+        self,
+        model: Model,
+        executor: InlineExecutor | ThreadExecutor,
+        *,
+        execution: str,
+        settings: BatchSettings,
+        statistics: ModelStatistics,
+        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+    ) -> None:
+        self._checks = checks = RequestChecks(model)
+        self._batchable = checks.batchable
+        super().__init__(
+            model,
+            executor,
+            execution=execution,
+            settings=settings,
+            solo=not checks.batchable,
+            statistics=statistics,
+            deadlines=deadlines,
+            loop=loop,
+            clock=clock,
+        )
+        self._output_checks = OutputChecks(model, batchable=checks.batchable)
+        self._signature_checks = {
+            name: OutputChecks(model, batchable=own.batchable, outputs=model.signatures[name].outputs)
+            for name, own in checks.signatures.items()
+        }
+
+    @property
+    def batchable(self) -> bool:
+        """Requests share batches; see `RequestChecks.batchable`."""
+        return self._batchable
+
+    def infer_nowait(self, request: InferRequest, on_complete: Outcome, now: float | None = None) -> PendingRequest:
+        """See `Servable.infer_nowait`."""
+        if now is None:
+            now = self._clock()
+        deadline = request.deadline
+        level = self._default_level
+        if request.parameters or request.priority:
+            deadline, level = self._policy(request, now)
+        key, arrays, rows = self._checks.admit(request)
+        if deadline is None and self._default_timeout_s is not None:
+            deadline = now + self._default_timeout_s
+        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, key, arrays, rows, level)
+        self.batcher.add(pending)
+        if deadline is not None:
+            self._deadlines.add(pending, deadline)
+        return pending
+
+    def v1_nowait(self, call: V1Request, on_complete: Callable[[V1Answer | SerinusError], None]) -> Cancellable:
+        """See `Servable.v1_nowait`: asked in V2."""
+        if call.explain:
+            raise NotSupported(f"model '{self.name}' does not explain its predictions")
+        return ask_in_v2(self.infer_nowait, call, self.metadata(), on_complete)
+
+    def _answer(self, batch: Batch) -> BaseException | None:
+        """Answer a batch with what predict returned; gives back the error that the outputs deserve."""
+        members = batch.members
+        call = members[0].key.call
+        checks = self._output_checks
+        if self._signature_checks and "signature_name" in call.parameters:
+            checks = self._signature_checks[call.parameters["signature_name"]]
+        try:
+            outputs = checks.check(batch.outputs, batch.rows, call.outputs)
+        except SerinusError as error:
+            return error
+        answers = (
+            self._plain_answers(members, outputs) if call.outputs is None else self._chosen_answers(members, outputs)
+        )
+        self.statistics.answered(batch, self._clock())
+        for pending, response in answers:
+            # Looked at again: telling one client may have cancelled another's request.
+            if pending.state == RUNNING:
+                pending.state = DONE
+                try:
+                    pending.on_complete(response)
+                except Exception:  # noqa: BLE001 # as in `_tell`, which costs a call for each request
+                    _log.exception("model '%s': an answer could not be handed over", self.name)
+        return None
+
+    def _plain_answers(
+        self, members: Sequence[PendingRequest], outputs: Outputs
+    ) -> list[tuple[PendingRequest, InferResponse]]:
+        """Cut the batch for requests that name no outputs. The parts are views."""
+        name, version = self.name, self.version
+        answers = []
+        start = 0
+        if len(outputs) == 1:
+            output, datatype, array, _ = outputs[0]
+            tail = array.shape[1:]
+            if len(members) == 1:
+                tensor = Tensor(output, datatype, array.shape, array)
+                return [(members[0], InferResponse(name, (tensor,), version, members[0].request.id))]
+            for pending in members:
+                rows = pending.rows
+                stop = start + rows
+                if pending.state == RUNNING:
+                    tensor = Tensor(output, datatype, (rows, *tail), array[start:stop])
+                    answers.append((pending, InferResponse(name, (tensor,), version, pending.request.id)))
+                start = stop
+            return answers
+        for pending, tensors in zip(members, cut_rows(members, outputs), strict=True):
+            if pending.state == RUNNING:
+                answers.append((pending, InferResponse(name, tensors, version, pending.request.id)))
+        return answers
+
+    def _chosen_answers(
+        self, members: Sequence[PendingRequest], outputs: Outputs
+    ) -> list[tuple[PendingRequest, InferResponse]]:
+        """Cut the batch for requests that name outputs; one that wants classes of what has none is refused alone."""
+        specs = {spec.name: spec for *_, spec in outputs if spec}
+        answers = []
+        for pending, tensors in zip(members, cut_rows(members, outputs), strict=True):
+            if pending.state == RUNNING:
+                request = pending.request
+                try:
+                    tensors = select_outputs(tensors, request, specs, self._batchable)
+                except SerinusError as error:
+                    pending.state = DONE
+                    self._reject(pending, error)
+                else:
+                    answers.append((pending, InferResponse(self.name, tensors, self.version, request.id)))
+        return answers

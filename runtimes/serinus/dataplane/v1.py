@@ -1,0 +1,103 @@
+"""V1 bodies inside the data plane: what comes, and how a model that speaks V2 alone is asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..errors import InvalidInput, SerinusError
+from ..model import Cancellable, V1Answer
+from ..protocol import v1_codec
+from ..protocol.json_codec import load_object, load_value
+from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
+
+__all__ = ["V1Request", "ask_in_v2", "convert", "is_streamed", "read_document"]
+
+_JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+json", "application/ld+json"})
+"""KServe's dataplane has the same three."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class V1Request:
+    """A `:predict` or `:explain` body."""
+
+    body: bytes
+    headers: Mapping[str, str] = NO_PARAMETERS
+    version: str = ""
+    """The one asked for; empty: the server chooses."""
+    deadline: float | None = None
+    explain: bool = False
+    limits: Limits = Limits()  # noqa: RUF009 # frozen
+
+
+def convert(body: bytes, metadata: ModelMetadata, *, version: str = "", limits: Limits) -> tuple[InferRequest, Any]:
+    """Make the V2 request that a V1 body stands for.
+
+    Returns:
+        The request, and what `v1_codec.encode` needs to write its answer.
+
+    Raises:
+        ClientError: the body is no V1 body, or does not fit the model.
+    """
+    payload = v1_codec.decode(body, limits)
+    return v1_codec.to_request(payload, metadata, model_version=version, limits=limits), payload
+
+
+def ask_in_v2(
+    infer_nowait: Callable[[InferRequest, Callable[[Any], None]], Cancellable],
+    call: V1Request,
+    metadata: ModelMetadata,
+    on_complete: Callable[[V1Answer | SerinusError], None],
+) -> Cancellable:
+    """Answer a V1 body by a V2 request.
+
+    Args:
+        infer_nowait: the servable's.
+        call: the body.
+        metadata: the model's.
+        on_complete: told the V1 answer, with the response's headers, or the error.
+
+    Raises:
+        SerinusError: the body or the request is refused; `on_complete` will not be called.
+    """
+    request, payload = convert(call.body, metadata, version=call.version, limits=call.limits)
+    request.headers = call.headers
+    request.deadline = call.deadline
+
+    def answer(outcome: InferResponse | SerinusError) -> None:
+        if isinstance(outcome, SerinusError):
+            on_complete(outcome)
+            return
+        try:
+            result: V1Answer | SerinusError = V1Answer(v1_codec.encode(outcome, payload), outcome.headers)
+        except SerinusError as error:
+            result = error
+        on_complete(result)
+
+    return infer_nowait(request, answer)
+
+
+def is_streamed(answer: Any) -> bool:
+    """Tell an answer that comes piece by piece."""
+    return isinstance(answer, V1Answer) and isinstance(answer.document, AsyncIterator)
+
+
+def read_document(call: V1Request, *, takes_bytes: bool) -> Any:
+    """Parse a V1 body for a model that speaks V1 itself.
+
+    Args:
+        call: the body.
+        takes_bytes: as KServe does, take JSON that is no object, and give a body that neither is JSON nor claims to be as it came.
+
+    Raises:
+        InvalidInput: it is no JSON object.
+    """
+    try:
+        load = load_value if takes_bytes else load_object
+        return load(call.body, "the request body", call.limits)
+    except InvalidInput:
+        kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not (takes_bytes and call.body and kind) or kind in _JSON_TYPES:
+            raise
+        return call.body

@@ -1,0 +1,48 @@
+"""An error as both transports answer it: one object, made in one place, rendered by each in its own way."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError
+
+__all__ = ["Refusal", "refuse"]
+
+_NOT_READY_S = 1
+"""When to come back to what is loading or leaving: soon, since either may be over at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told of a request that is not answered."""
+
+    http_status: int
+    grpc_status: int
+    """A `GrpcStatus`, never OK."""
+    message: str
+    retry_after_s: int | None = None
+    """Whole seconds, rounded up (RFC 9110, 10.2.3), at least 1; None: waiting does not help."""
+    allow: tuple[str, ...] = ()
+    """HTTP methods that the path has (RFC 9110, 15.5.6)."""
+
+
+def refuse(error: BaseException, what: str, *, log: logging.Logger) -> Refusal:
+    """Tell of an error; one that nobody foresaw is logged with its traceback, once, and told nothing of.
+
+    Args:
+        error: what a request ended with.
+        what: the request, for the log.
+        log: whose line it is.
+    """
+    if not isinstance(error, SerinusError):
+        log.error("%s failed", what, exc_info=error)
+        error = ModelFailed("the server failed to answer this request; its log has the details")
+    retry_after_s = None
+    if isinstance(error, Overloaded):
+        retry_after_s = max(1, math.ceil(error.retry_after_s))
+    elif isinstance(error, NotReady):
+        retry_after_s = _NOT_READY_S
+    allow = error.allow if isinstance(error, MethodNotAllowed) else ()
+    return Refusal(error.http_status, error.grpc_status or GrpcStatus.INTERNAL, str(error), retry_after_s, allow)
