@@ -11,6 +11,7 @@ import pytest
 
 from dataplane_support import Doubler, model_of, outcome, rows_of, serving
 from serinus import InferResponse, ModelSettings
+from serinus.dataplane.plane import Plane
 from serinus.errors import ConfigError, Conflict, InvalidInput, ModelFailed, NotFound, NotReady
 
 

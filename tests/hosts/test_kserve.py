@@ -41,7 +41,7 @@ from serinus.hosts.kserve.kserve_errors import translate
 from serinus.hosts.kserve.kserve_types import to_kserve_request, to_kserve_response
 from serinus.hosts.kserve.scripts import settings_from_script
 from serinus.hosts.loop_thread import asks_for_loop
-from serinus.hosts.method_executor import Handler
+from serinus.hosts.method_executor import MethodExecutor
 from serinus.model import V1Answer
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
@@ -388,7 +388,7 @@ async def test_a_handler_that_flaps_needs_ever_more_proof():
         now += cost
 
     with ThreadPoolExecutor(1) as threads:
-        handler = Handler(method, threads, clock=lambda: now)
+        handler = MethodExecutor(method, threads, clock=lambda: now)
         moves = []
         for _ in range(3):
             cost, calls = 1e-6, 0
@@ -413,7 +413,7 @@ async def test_three_strikes_send_a_handler_back_and_one_good_call_forgives():
         now += cost
 
     with ThreadPoolExecutor(1) as threads:
-        handler = Handler(method, threads, clock=lambda: now)
+        handler = MethodExecutor(method, threads, clock=lambda: now)
         while not handler.inline:
             await handler()
         for cost in (5e-3, 5e-3, 1e-6, 5e-3, 5e-3):  # noqa: B007 # `method` reads it

@@ -17,7 +17,7 @@ from .execution.executor import InlineExecutor, ThreadExecutor
 from .response_rows import Outputs, cut_rows, select_outputs
 from .servable import Servable
 from .telemetry.statistics import ModelStatistics
-from .v1 import V1Request, ask_in_v2
+from .v1_requests import V1Request, ask_in_v2
 
 __all__ = ["ArrayServable"]
 

@@ -16,23 +16,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from .. import __version__
 from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
 from ..model import Call, Cancellable, V1Answer
-from ..protocol.model_config import ModelConfig
-from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, ServerMetadata
+from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
 from ..settings import ModelSettings
 from .awaiting import wait_for_answer
 from .batching.pending_request import DONE, BatchKey, Outcome, PendingRequest
+from .descriptions import Descriptions
 from .registry import Registry
 from .repository_access import RepositoryAccess
 from .response_stream import ResponseStream
-from .servable import Servable, StreamKind
+from .servable import Servable
 from .telemetry.metrics import Metrics
-from .v1 import V1Request
+from .v1_requests import V1Request
 
 __all__ = ["EXTENSIONS", "Plane"]
 
@@ -57,7 +56,7 @@ _REPOSITORY: Final = frozenset({"model_repository", "model_repository(unload_dep
 _NO_KEY: Final = BatchKey(None, (), Call())
 
 
-class Plane:
+class Plane(Descriptions):
     """All models of one process behind one door.
 
     Args:
@@ -79,11 +78,10 @@ class Plane:
         limits: Limits = Limits(),  # noqa: B008 # frozen
         access: RepositoryAccess = RepositoryAccess(),  # noqa: B008 # frozen
     ) -> None:
-        self.registry = registry
-        self.metrics = metrics if metrics is not None else registry.metrics
+        offered = [name for name in extensions if access.is_on or name not in _REPOSITORY]
+        super().__init__(registry, metrics if metrics is not None else registry.metrics, offered)
         self.access = access
         """What a transport asks before it calls `load` or `unload`."""
-        self._extensions = tuple(name for name in extensions if access.is_on or name not in _REPOSITORY)
         self._ready_when_empty = ready_when_empty
         self._limits = limits
         self._clock = registry.clock
@@ -92,8 +90,6 @@ class Plane:
         """Models asked for at start and not unloaded since."""
         self.on_load: Callable[[], None] = lambda: None
         """Called when a load request has brought a model, whose own routes may be new."""
-        self.workers_statistics: Callable[[], Awaitable[Mapping[tuple[str, str], dict[str, Any]]]] | None = None
-        """Gives the statistics of all workers by name and version, where there are several."""
         self._started = False
         self._stopping = False
         self._refusing = False
@@ -219,15 +215,6 @@ class Plane:
 
     # What a transport asks before it decodes, and when it cannot
 
-    def check_served(self, name: str, version: str = "") -> None:
-        """Find out whether requests for a model could be answered.
-
-        Raises:
-            NotFound: no such model or version.
-            NotReady: it is not loaded.
-        """
-        self.registry.find(name, version)
-
     def read_loosely(
         self, error: ClientError, name: str, version: str, body: bytes, headers: Mapping[str, str]
     ) -> InferRequest:
@@ -249,22 +236,6 @@ class Plane:
         if loose is None:
             raise error
         return loose
-
-    def stream_kind(self, name: str, version: str = "") -> StreamKind:
-        """Say how a model streams; "" also where there is no such model."""
-        try:
-            return self.registry.find(name, version).stream_kind
-        except SerinusError:
-            return ""
-
-    def has_generate(self, name: str, version: str = "") -> bool:
-        """Whether a model is served under `/generate` too.
-
-        Raises:
-            NotFound: no such model or version.
-            NotReady: it is not loaded.
-        """
-        return self.registry.find(name, version).has_generate
 
     # Health and metadata
 
@@ -289,68 +260,6 @@ class Plane:
         servable = self.registry.current(name, version)
         return servable is not None and servable.healthy and not self._stopping
 
-    def is_unloaded(self, name: str, version: str = "") -> bool:
-        """Whether a model was unloaded on purpose: waiting for it is no help.
-
-        Raises:
-            NotFound: no such model or version.
-        """
-        return self.registry.current(name, version) is None and self.registry.entry(name, version).unloaded
-
-    def model_names(self) -> list[str]:
-        """Names of the models that are loaded or being loaded."""
-        index = self.repository_index()
-        return list(dict.fromkeys(entry["name"] for entry in index if entry["state"] != "UNAVAILABLE"))
-
-    def server_metadata(self) -> ServerMetadata:
-        """Describe the server."""
-        return ServerMetadata("serinus", __version__, self._extensions)
-
-    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        """Describe a model.
-
-        Raises:
-            NotFound: no such model or version.
-            NotReady: it is not loaded, so there is nothing to say of it.
-        """
-        return self.registry.look_up(name, version).metadata(self.registry.versions(name))
-
-    def model_config(self, name: str, version: str = "") -> ModelConfig:
-        """Say what Triton's model configuration would of a model.
-
-        Raises:
-            NotFound: no such model or version.
-            NotReady: it is not loaded.
-        """
-        servable = self.registry.look_up(name, version)
-        batch = servable.model.settings.batch
-        rows, delay_s = (batch.max_batch_rows, batch.max_delay_s) if servable.batchable else (0, 0.0)
-        metadata = servable.metadata(self.registry.versions(name))
-        return ModelConfig(metadata, rows, delay_s, servable.model.decoupled)
-
-    def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
-        """Give a `$model_stat` object (extension_statistics.md) for each version that matches; empty arguments match all.
-
-        Raises:
-            NotFound: no such model or version.
-        """
-        if name:
-            self.registry.current(name, version)
-        return [
-            self.metrics.statistics(known, one).describe()
-            for known in ([name] if name else self.registry.names())
-            for one in self.registry.known_versions(known)
-            if not version or one == version
-        ]
-
-    async def statistics_of_all(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
-        """As `statistics`, for all workers that share the ports together."""
-        own = self.statistics(name, version)
-        if self.workers_statistics is None:
-            return own
-        told = await self.workers_statistics()
-        return [told.get((entry["name"], entry["version"]), entry) for entry in own]
-
     # The model repository
 
     async def load(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
@@ -371,14 +280,6 @@ class Plane:
         """Unload a model; readiness no longer waits for it. See `Registry.unload`."""
         await self.registry.unload(name, parameters)
         self._required = {key for key in self._required if key[0] != name}
-
-    def repository_index(self, ready_only: bool = False) -> list[dict[str, str]]:
-        """List name, version, state and reason of every model."""
-        return self.registry.index(ready_only=ready_only)
-
-    def extra_routes(self) -> list[Any]:
-        """HTTP routes of the models' own."""
-        return [route for servable in self.registry.servables() for route in servable.model.extra_routes()]
 
     # Life
 

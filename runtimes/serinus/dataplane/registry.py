@@ -1,9 +1,7 @@
-"""The models of one process: their versions, their states, and how one takes another's place.
+"""How models come and go: loaded, taking another's place, unloaded.
 
-Theory of operation. Each version of each name has an `Entry` with a state of Triton's model
-repository extension: LOADING, READY, UNLOADING or UNAVAILABLE, and a reason where there is one. Entries are changed
-on the event loop's thread only; a model's files are read, and the model is warmed up and measured, in a thread, so
-that whatever else is served is served on.
+Theory of operation. Who is found under a name is in `model_table`. A model's files are read, and the model is warmed up and measured,
+in a thread, so that whatever else is served is served on.
 
 *Loading* builds a whole new `Servable`. Only when it is ready does it enter the table that requests are looked up
 in, which is one assignment: a request is answered by the old model or by the new one, and none by neither. The old
@@ -13,17 +11,10 @@ was READY: it serves on, and the error is in its entry's reason and in the calle
 *Several loads at a time* are fine for different names. A second load of a name that is loading is refused (Conflict):
 the caller could not know which of the two it got.
 
-*The default version*, for requests that name none, is the highest numeric one that is READY; versions that are no
-number come after all numbers, in order of text.
-
 *A repository* (`discover`) is asked by name and gives the settings of the versions that are there now. Loading a name
 loads all of them and then unloads the versions that are not there any more, as Triton does. A server of named directories has
 no index of further names, but reads those directories again likewise; what is no longer found is loaded again from the settings
 that it was started with.
-
-*A model behind another one* (the predictor of a pipeline in one process) belongs to that one and has no entry. It is found under its own
-name where an operator looks: statistics, metrics, readiness, metadata. It is not in the index, and requests for it are refused, since they
-would go past the transformer, unless `expose_behind` opens it.
 """
 
 from __future__ import annotations
@@ -32,43 +23,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from ..bounds import ModelBounds
-from ..errors import ConfigError, Conflict, InvalidInput, ModelFailed, NotFound, NotReady, SerinusError
-from ..model import Family, Model
+from ..errors import ConfigError, Conflict, InvalidInput, ModelFailed, NotFound, SerinusError
+from ..model import Model
 from ..protocol.json_codec import describe
 from ..settings import ModelSettings
 from .batching.deadlines import Deadlines
+from .model_table import Entry, ModelTable, all_behind, rank
 from .overrides import overridden
 from .preparation import Preparation
 from .servable import Servable
 from .telemetry.metrics import Metrics
 
-__all__ = ["Entry", "Registry", "State"]
+__all__ = ["Registry"]
 
 _log = logging.getLogger("serinus.registry")
 
-State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
 
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One version of one model."""
-
-    settings: ModelSettings
-    own: ModelSettings
-    """Without what a load request's `config` changed."""
-    state: State = "LOADING"
-    reason: str = ""
-    unloaded: bool = False
-    """Taken away on purpose: requests for it are NotFound, as for a model that never was, until it is loaded again."""
-    servable: Servable | None = None
-    """Answers requests while it is there, also while a newer load of the same version is under way."""
-
-
-class Registry:
+class Registry(ModelTable):
     """The models of one process. Belongs to the event loop on which its coroutines run.
 
     Args:
@@ -95,18 +69,15 @@ class Registry:
         unload_wait_s: float = 30.0,
         expose_behind: bool = False,
     ) -> None:
+        super().__init__(expose_behind=expose_behind)
         self.metrics = metrics if metrics is not None else Metrics()
         self.clock = clock
-        self.defaults: dict[str, Servable] = {}
-        """Name to the served default version; what the hot path reads."""
         self._factory = factory
         self._discover = discover
         self._index = index
         self._bounds = bounds
         self._unload_wait_s = unload_wait_s
-        self._expose_behind = expose_behind
         self._preparation: Preparation | None = None
-        self._entries: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
         """Names that load now."""
         self._retiring: set[asyncio.Task[None]] = set()
@@ -115,123 +86,6 @@ class Registry:
         self._deadlines: Deadlines | None = None
         self.metrics.observe_gauges(self._gauges)
         self.metrics.add_source(self._families)
-
-    def names(self) -> list[str]:
-        """Names that are or were registered, and those of models behind them."""
-        return [*self._entries, *dict.fromkeys(servable.known_as for servable in self._behind())]
-
-    def entry(self, name: str, version: str = "") -> Entry:
-        """Find a version; an empty one is the default.
-
-        Raises:
-            NotFound: no such name or version; says which there are.
-        """
-        versions = self._entries.get(name)
-        if versions is None:
-            known = ", ".join(f"'{known}'" for known in sorted(self._entries)[:8]) or "none"
-            raise NotFound(f"model '{name}' is not known; the models here are {known}")
-        if version:
-            entry = versions.get(version)
-            if entry is None:
-                have = (
-                    ", ".join(f"'{known}'" for known in sorted(versions, key=_rank) if known)
-                    or "none: it is not versioned"
-                )
-                raise NotFound(f"model '{name}' has no version '{version}'; its versions are {have}")
-            return entry
-        ready = [known for known in versions if versions[known].servable is not None]
-        return versions[max(ready or versions, key=_rank)]
-
-    def find(self, name: str, version: str = "") -> Servable:
-        """Find the model that answers a request.
-
-        Raises:
-            NotFound: no such name or version, or it was unloaded, or it stands behind another one.
-            NotReady: it does not answer now; says why.
-        """
-        if not version:
-            servable = self.defaults.get(name)
-            if servable is not None:
-                return servable
-        if name not in self._entries:
-            behind = self._find_behind(name, version)
-            if behind is not None and self._expose_behind:
-                return behind
-            if behind is not None:
-                raise NotFound(
-                    f"model '{name}' stands behind model '{behind.name}' and is not called past its transformer; "
-                    f"send to '{behind.name}', or start with --expose_predictor"
-                )
-        entry = self.entry(name, version)
-        if entry.servable is None:
-            state = {"LOADING": "is loading", "UNLOADING": "is being unloaded"}.get(entry.state, "is not loaded")
-            if entry.unloaded and entry.state == "UNAVAILABLE":
-                raise NotFound(
-                    f"model '{name}'{f' version {version}' if version else ''} is not loaded ({entry.reason}); load it first"
-                )
-            reason = f": {entry.reason}" if entry.reason else ""
-            raise NotReady(f"model '{name}'{f' version {version}' if version else ''} {state}{reason}")
-        return entry.servable
-
-    def current(self, name: str, version: str = "") -> Servable | None:
-        """Find a model to tell of; None: it is not loaded now.
-
-        Raises:
-            NotFound: no such name or version.
-        """
-        if name not in self._entries:
-            behind = self._find_behind(name, version)
-            if behind is not None:
-                return behind
-        return self.entry(name, version).servable
-
-    def look_up(self, name: str, version: str = "") -> Servable:
-        """Find a model to tell of, also one that stands behind another.
-
-        Raises:
-            NotFound: no such name or version, or it was unloaded.
-            NotReady: it does not answer now; says why.
-        """
-        if name not in self._entries:
-            behind = self._find_behind(name, version)
-            if behind is not None:
-                return behind
-        return self.find(name, version)
-
-    def versions(self, name: str) -> tuple[str, ...]:
-        """Give the versions of a name that answer requests, lowest first; empty where it is not versioned."""
-        if name not in self._entries:
-            return tuple(
-                sorted((one.version for one in self._behind() if one.known_as == name and one.version), key=_rank)
-            )
-        entries = self._entries.get(name, {})
-        return tuple(sorted((v for v, entry in entries.items() if v and entry.servable is not None), key=_rank))
-
-    def servables(self) -> list[Servable]:
-        """Every model that answers requests, and those behind them."""
-        return [*self._at_the_front(), *self._behind()]
-
-    def _at_the_front(self) -> Iterable[Servable]:
-        return (entry.servable for versions in self._entries.values() for entry in versions.values() if entry.servable)
-
-    def _behind(self) -> Iterable[Servable]:
-        for servable in self._at_the_front():
-            yield from _all_behind(servable)
-
-    def _find_behind(self, name: str, version: str) -> Servable | None:
-        found = [one for one in self._behind() if one.known_as == name and version in ("", one.version)]
-        return max(found, key=lambda one: _rank(one.version)) if found else None
-
-    def known_versions(self, name: str) -> tuple[str, ...]:
-        """Give every version of a name, whatever its state, lowest first; ("",) where it is not versioned."""
-        if name not in self._entries:
-            return tuple(sorted({one.version for one in self._behind() if one.known_as == name}, key=_rank))
-        return tuple(sorted(self._entries[name], key=_rank))
-
-    def is_unloaded(self, name: str, version: str) -> bool:
-        """Whether a version was loaded once, and unloaded on purpose since."""
-        entry = self._entries.get(name, {}).get(version)
-        return entry is not None and entry.unloaded
 
     async def add(self, *versions: ModelSettings) -> None:
         """Load versions of one name, or load them again and swap.
@@ -308,7 +162,7 @@ class Registry:
         there = None if self._index is None or ready_only else set(self._index())
         for name, versions in self._entries.items():
             gone = there is not None and name not in there
-            for version, entry in sorted(versions.items(), key=lambda item: _rank(item[0])):
+            for version, entry in sorted(versions.items(), key=lambda item: rank(item[0])):
                 if gone and entry.unloaded and entry.state == "UNAVAILABLE":
                     continue
                 if not ready_only or entry.servable is not None:
@@ -378,7 +232,7 @@ class Registry:
         entry.settings, entry.servable, entry.state, entry.reason = settings, servable, "READY", ""
         entry.own = own or settings
         entry.unloaded = False
-        self._choose_default(name)
+        self.choose_default(name)
         _log.info(
             "model '%s'%s is ready: %s, loaded in %.2f s",
             name,
@@ -394,7 +248,7 @@ class Registry:
             raise ConfigError(f"model '{name}': the name is that of a model behind another one here; choose another")
 
     async def _check_behind(self, servable: Servable) -> None:
-        for one in _all_behind(servable):
+        for one in all_behind(servable):
             if one.known_as in self._entries:
                 await self._end(servable)
                 raise ConfigError(
@@ -419,7 +273,7 @@ class Registry:
         entry = self._entries[name][version]
         servable, entry.servable = entry.servable, None
         entry.unloaded = True
-        self._choose_default(name)
+        self.choose_default(name)
         if servable is None:
             if entry.state != "UNLOADING":
                 entry.state, entry.reason = "UNAVAILABLE", reason
@@ -454,55 +308,3 @@ class Registry:
             _log.exception("model '%s' did not unload cleanly", servable.known_as)
         finally:
             self._retired.discard(servable)
-
-    def _choose_default(self, name: str) -> None:
-        ready = {
-            version: entry.servable for version, entry in self._entries[name].items() if entry.servable is not None
-        }
-        if ready:
-            self.defaults[name] = ready[max(ready, key=_rank)]
-        else:
-            self.defaults.pop(name, None)
-
-    def _families(self) -> Iterable[Family]:
-        """Metrics of the models' own; what several tell alike counts once."""
-        found: dict[str, tuple[Family, dict[tuple[tuple[str, str], ...], float]]] = {}
-        for servable in self.servables():
-            try:
-                told = list(servable.model.metrics())
-            except Exception:  # noqa: BLE001 # an author's code must not cost the page
-                _log.exception("model '%s' cannot tell its metrics", servable.name)
-                continue
-            for family in told:
-                samples = found.setdefault(family.name, (family, {}))[1]
-                samples.update({tuple(sorted(labels.items())): value for labels, value in family.samples})
-        for family, samples in found.values():
-            yield replace(family, samples=[(dict(labels), value) for labels, value in samples.items()])
-
-    def _gauges(self) -> Iterable[tuple[str, str, dict[str, float]]]:
-        for name, versions in self._entries.items():
-            for version, entry in versions.items():
-                yield name, version, _gauges_of(entry.servable)
-        for servable in self._behind():
-            yield servable.known_as, servable.version, _gauges_of(servable)
-
-
-def _gauges_of(servable: Servable | None) -> dict[str, float]:
-    batcher = servable.batcher if servable is not None else None
-    return {
-        "ready": 1.0 if batcher is not None else 0.0,
-        "in_flight": float(batcher.queued + batcher.running) if batcher is not None else 0.0,
-        "queued": float(batcher.queued) if batcher is not None else 0.0,
-        "queued_rows": float(batcher.queued_rows) if batcher is not None else 0.0,
-    }
-
-
-def _all_behind(servable: Servable) -> Iterable[Servable]:
-    for one in servable.behind:
-        yield one
-        yield from _all_behind(one)
-
-
-def _rank(version: str) -> tuple[int, int, str]:
-    """Order versions: numbers by value, after them what is no number, as text, so the highest number comes last."""
-    return (1, int(version), "") if version.isdecimal() else (0, 0, version)

@@ -26,7 +26,7 @@ from .response_rows import select_outputs
 from .response_stream import ResponseStream, closing
 from .servable import Servable, StreamKind
 from .telemetry.statistics import ModelStatistics
-from .v1 import V1Request, ask_in_v2, is_streamed, read_document
+from .v1_requests import V1Request, ask_in_v2, is_streamed, read_document
 
 __all__ = ["RequestServable"]
 

@@ -31,7 +31,7 @@ from .batching.deadlines import Deadlines
 from .batching.pending_request import Batch, Outcome, PendingRequest
 from .response_stream import ResponseStream
 from .telemetry.statistics import ModelStatistics
-from .v1 import V1Request
+from .v1_requests import V1Request
 
 __all__ = ["ModelExecutor", "Servable", "StreamKind"]
 

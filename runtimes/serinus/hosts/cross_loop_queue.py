@@ -16,12 +16,12 @@ from typing import Generic, TypeVar
 
 from ..dataplane.response_stream import ROOM, closing
 
-__all__ = ["brought", "each"]
+__all__ = ["bring", "iterate_on"]
 
 _T = TypeVar("_T")
 
 
-class _Crossing(Generic[_T]):
+class CrossLoopQueue(Generic[_T]):
     """Where the pieces of one maker lie."""
 
     def __init__(self, here: asyncio.AbstractEventLoop, there: asyncio.AbstractEventLoop) -> None:
@@ -55,7 +55,7 @@ class _Crossing(Generic[_T]):
             self._reader_sleeps = False
             self._here.call_soon_threadsafe(self._for_reader.set)
 
-    async def taken(self) -> AsyncIterator[_T]:
+    async def take(self) -> AsyncIterator[_T]:
         """Take the pieces; the reader's loop."""
         pieces = self._pieces
         while True:
@@ -74,7 +74,7 @@ class _Crossing(Generic[_T]):
             self._reader_sleeps = False
 
 
-async def each(there: asyncio.AbstractEventLoop, pieces: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
+async def iterate_on(there: asyncio.AbstractEventLoop, pieces: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
     """Iterate on another loop, which runs in another thread, and give on this one what comes out.
 
     Args:
@@ -84,26 +84,26 @@ async def each(there: asyncio.AbstractEventLoop, pieces: AsyncIterator[_T]) -> A
     Raises:
         Exception: what the iterator raises.
     """
-    crossing: _Crossing[_T] = _Crossing(asyncio.get_running_loop(), there)
+    queue: CrossLoopQueue[_T] = CrossLoopQueue(asyncio.get_running_loop(), there)
 
     async def make() -> None:
         try:
             async with closing(pieces):
                 async for piece in pieces:
-                    await crossing.put(piece)
+                    await queue.put(piece)
         finally:
-            crossing.end()
+            queue.end()
 
     maker = asyncio.run_coroutine_threadsafe(make(), there)
     try:
-        async for piece in crossing.taken():
+        async for piece in queue.take():
             yield piece
         await asyncio.wrap_future(maker)
     finally:
         maker.cancel()
 
 
-async def brought(here: asyncio.AbstractEventLoop, given: AsyncIterator[_T]) -> AsyncIterator[_T]:
+async def bring(here: asyncio.AbstractEventLoop, given: AsyncIterator[_T]) -> AsyncIterator[_T]:
     """Give on another loop what is iterated on this one, one at a time.
 
     Args:

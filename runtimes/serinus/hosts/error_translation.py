@@ -7,10 +7,10 @@ from types import TracebackType
 
 from ..errors import SerinusError
 
-__all__ = ["Translated"]
+__all__ = ["ErrorTranslation"]
 
 
-class Translated:
+class ErrorTranslation:
     """A context in which a framework's errors become ours; keeps nothing, so that one serves all calls.
 
     Args:

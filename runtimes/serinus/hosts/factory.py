@@ -89,7 +89,7 @@ def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSe
             f"{found.name!r} is a model of its own and calls no predictor; --predictor_host is for transformers"
         )
     if found.kind == "mlserver":
-        from .mlserver.mlserver_host import build_mlserver
+        from .mlserver.mlmodel_host import build_mlserver
 
         return build_mlserver(found, settings)
     return found.target if found.is_instance else found.target(settings)

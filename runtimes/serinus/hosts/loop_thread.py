@@ -17,9 +17,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from types import CodeType, FunctionType
 from typing import Any, Final, TypeVar
 
-from .cross_loop_queue import each
+from .cross_loop_queue import iterate_on
 
-__all__ = ["OwnLoop", "asks_for_loop"]
+__all__ = ["LoopThread", "asks_for_loop"]
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,7 @@ _JOIN_S = 5.0
 _FOREIGN: Final = ("kserve.", "serinus.")
 
 
-class OwnLoop:
+class LoopThread:
     """An event loop in a daemon thread."""
 
     def __init__(self, name: str) -> None:
@@ -69,8 +69,8 @@ class OwnLoop:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def each(self, pieces: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
-        """Iterate there, and give here what comes out; see `crossing.each`."""
-        return each(self._loop, pieces)
+        """Iterate there, and give here what comes out; see `cross_loop_queue.iterate_on`."""
+        return iterate_on(self._loop, pieces)
 
     def close(self) -> None:
         """Stop the loop and its thread."""

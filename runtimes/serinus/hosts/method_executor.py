@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Final, Literal
 
-__all__ = ["Handler"]
+__all__ = ["MethodExecutor"]
 
 INLINE_S: Final = 200e-6
 """The data plane's own bound for running a model on the event loop."""
@@ -31,7 +31,7 @@ PROBE_CALLS: Final = 4
 STRIKES: Final = 3
 
 
-class Handler:
+class MethodExecutor:
     """One method, and where it runs now."""
 
     def __init__(

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from ..model import Family
 
-__all__ = ["families_of"]
+__all__ = ["read_families"]
 
 _COUNTED = ("counter", "histogram", "summary")
 
 
-def families_of(collected: Iterable[Any], takes: Callable[[str, Mapping[str, str]], bool]) -> list[Family]:
+def read_families(collected: Iterable[Any], takes: Callable[[str, Mapping[str, str]], bool]) -> list[Family]:
     """Read what a `CollectorRegistry` collects, histograms and summaries as the counters they are made of.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which transport brought a request, for hosted classes that see the difference."""
+"""Which transport bring a request, for hosted classes that see the difference."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Theory of operation. For each request the host does what `kserve.Model.__call__` does: `preprocess`, `validate`,
 `predict` (or `explain`), `postprocess`, with the request's headers, and with a dict for response headers where the
 class asked for one (`return_response_headers`). What a class did not override is not called. Each synchronous method
-runs where its `Handler` says.
+runs where its `MethodExecutor` says.
 
 A class that does not override `predict`, or calls `super().predict()`, is a transformer: KServe's own `Model.predict` then calls
 `_http_predict` or `_grpc_predict`. The host puts its own client in the place of these two on the instance, so both ways reach the
@@ -13,7 +13,7 @@ uses KServe's clients itself finds its `predictor_config` as under KServe.
 `__call__` itself is only called where a class overrides it.
 
 A class whose synchronous methods ask for the running event loop, or one that has an engine (`start_engine`), is given a loop of its
-own, see `own_loop`; what it asks of a predictor in this process goes back to the server's.
+own, see `loop_thread`; what it asks of a predictor in this process goes back to the server's.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from ...model import Call, Family, Model, RequestModel, V1Answer
 from ...protocol.rest_codec import RestCodec
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
 from ...settings import ModelSettings, PredictorSettings
-from ..error_translation import Translated
+from ..error_translation import ErrorTranslation
 from ..implementations import Implementation
-from ..loop_thread import OwnLoop, asks_for_loop
-from ..method_executor import Handler
-from ..prometheus_families import families_of
+from ..loop_thread import LoopThread, asks_for_loop
+from ..method_executor import MethodExecutor
+from ..prometheus_families import read_families
 from ..transport import is_grpc
 from .kserve_errors import translate
 from .kserve_types import (
@@ -71,7 +71,7 @@ __all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
 
 _log = logging.getLogger("serinus.hosts")
 _T = TypeVar("_T")
-_translated = Translated(translate)
+_translated = ErrorTranslation(translate)
 
 _FRAMING = frozenset(
     {"connection", "content-encoding", "content-length", "content-type", "date", "inference-header-content-length"}
@@ -207,7 +207,7 @@ class KServeHost(RequestModel):
         self.predictor = predictor if predictor is not None and predictor.host else None
         self.client = PredictorClient(self.predictor) if self.predictor is not None else None
         self._config = _config(predictor)
-        self._own: OwnLoop | None = None
+        self._own_loop: LoopThread | None = None
         self._engine: asyncio.Task[Any] | None = None
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"kserve-{settings.name}")
         base = kserve.Model
@@ -227,34 +227,34 @@ class KServeHost(RequestModel):
         self._asks_itself = any(getattr(kind, name) is not getattr(base, name) for name in asks)
         self.details["host"] = "kserve"
 
-    def _handler(self, name: str) -> Handler | None:
+    def _executor_of(self, name: str) -> MethodExecutor | None:
         """Wrap one method; None where the class leaves KServe's own."""
         own = getattr(type(self.hosted), name, None)
         if own is None or (own is getattr(kserve.Model, name) and name not in vars(self.hosted)):
             return None
-        execution = self.settings.execution if self._own is None else "inline"
-        return Handler(getattr(self.hosted, name), self._threads, execution=execution)
+        execution = self.settings.execution if self._own_loop is None else "inline"
+        return MethodExecutor(getattr(self.hosted, name), self._threads, execution=execution)
 
     async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await a coroutine of the class's on the loop that it lives on."""
-        return await (work if self._own is None else self._own.call(work))
+        return await (work if self._own_loop is None else self._own_loop.call(work))
 
     def load(self) -> None:
         """Load the model, unless its constructor did; then read what it says of its tensors."""
         if asks_for_loop(type(self.hosted)):
-            self._own = OwnLoop(f"kserve-{self.name}")
+            self._own_loop = LoopThread(f"kserve-{self.name}")
         try:
-            _load(self.hosted, self.settings.name, asyncio.run if self._own is None else self._own.run)
+            _load(self.hosted, self.settings.name, asyncio.run if self._own_loop is None else self._own_loop.run)
             if getattr(self.hosted, "engine", False):
-                self._own = self._own or OwnLoop(f"kserve-{self.name}")
-                self._own.run(self._start_engine())
+                self._own_loop = self._own_loop or LoopThread(f"kserve-{self.name}")
+                self._own_loop.run(self._start_engine())
         except BaseException:
             self._close()
             raise
-        self._preprocess = self._handler("preprocess")
-        self._predict = self._handler("predict")
-        self._postprocess = self._handler("postprocess")
-        self._explain = self._handler("explain")
+        self._preprocess = self._executor_of("preprocess")
+        self._predict = self._executor_of("predict")
+        self._postprocess = self._executor_of("postprocess")
+        self._explain = self._executor_of("explain")
         self.inputs = self.settings.inputs or self._listed(self.hosted.get_input_types)
         self.outputs = self.settings.outputs or self._listed(self.hosted.get_output_types)
 
@@ -284,8 +284,8 @@ class KServeHost(RequestModel):
     def unload(self) -> None:
         """Stop the model, as KServe's server does at its end."""
         self.hosted.stop()
-        if self._own is not None:
-            if not self._own.run_within(_STOP_S, self._stop_on_own_loop):
+        if self._own_loop is not None:
+            if not self._own_loop.run_within(_STOP_S, self._stop_on_own_loop):
                 _log.warning("model '%s' still works at something after %.0f s, and is left at it", self.name, _STOP_S)
         elif self.client is not None and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
@@ -302,12 +302,12 @@ class KServeHost(RequestModel):
 
     def _close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._own is not None:
-            self._own.close()
+        if self._own_loop is not None:
+            self._own_loop.close()
 
     def metrics(self) -> Sequence[Family]:
         """Tell what the class counts with `prometheus_client`, which KServe's server shows beside its own."""
-        return families_of(REGISTRY.collect(), _is_of_a_class)
+        return read_families(REGISTRY.collect(), _is_of_a_class)
 
     async def start(self) -> None:
         """Remember the loop, on which the connections to the predictor will have to be closed."""
@@ -380,7 +380,7 @@ class KServeHost(RequestModel):
             kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
         if isinstance(result, AsyncIterator):
             pieces = _pieces(result)
-            return V1Answer(pieces if self._own is None else self._own.each(pieces), _own(back), kind)
+            return V1Answer(pieces if self._own_loop is None else self._own_loop.each(pieces), _own(back), kind)
         return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 
     async def _answer(
@@ -426,7 +426,7 @@ class KServeHost(RequestModel):
 
     def _stage(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        if self._own is None:
+        if self._own_loop is None:
             self.observe_stage(stage, now - started)
         elif self._loop is not None:
             self._loop.call_soon_threadsafe(self.observe_stage, stage, now - started)
@@ -533,7 +533,7 @@ class KServeArrays(Model):
 
     def metrics(self) -> Sequence[Family]:
         """As `KServeHost.metrics`."""
-        return families_of(REGISTRY.collect(), _is_of_a_class)
+        return read_families(REGISTRY.collect(), _is_of_a_class)
 
     def warmup_inputs(self) -> Mapping[str, np.ndarray] | None:
         """Ask the model for a row of its own, if it has one."""

@@ -53,11 +53,11 @@ from ...loading.directory import DirectorySettings
 from ...model import Family, RequestModel
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import ModelSettings
-from ..cross_loop_queue import brought
-from ..error_translation import Translated
+from ..cross_loop_queue import bring
+from ..error_translation import ErrorTranslation
 from ..implementations import Implementation
-from ..loop_thread import OwnLoop
-from ..prometheus_families import families_of
+from ..loop_thread import LoopThread
+from ..prometheus_families import read_families
 from .adaptive_batching import AdaptiveBatching
 from .mlserver_types import (
     from_mlserver_response,
@@ -115,7 +115,7 @@ class MLServerHost(RequestModel):
     def __init__(self, settings: ModelSettings, model: MLModel) -> None:
         super().__init__(settings)
         self.hosted = model
-        self._loop: OwnLoop | None = None
+        self._loop: LoopThread | None = None
         self._routes: list[Any] | None = None
         self.streams = self.whole_streams = type(model).predict_stream is not MLModel.predict_stream
         self.details["host"] = "mlserver"
@@ -126,7 +126,7 @@ class MLServerHost(RequestModel):
         Raises:
             ConfigError: it says that it is not ready.
         """
-        self._loop = OwnLoop(f"mlserver-{self.name}")
+        self._loop = LoopThread(f"mlserver-{self.name}")
         try:
             with model_context(self.hosted.settings):
                 ready = self._loop.run(self.hosted.load())
@@ -196,7 +196,7 @@ class MLServerHost(RequestModel):
 
     def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
         """Answer with the class's `predict_stream`."""
-        return self.own_loop().each(self._streamed(brought(asyncio.get_running_loop(), requests)))
+        return self.own_loop().each(self._streamed(bring(asyncio.get_running_loop(), requests)))
 
     def extra_routes(self) -> Sequence[Any]:
         """Routes of the model's custom handlers."""
@@ -223,9 +223,9 @@ class MLServerHost(RequestModel):
         def is_own(_: str, labels: Mapping[str, str]) -> bool:
             return labels.get("model_name", name) == name and labels.get("model_version", version) == version
 
-        return families_of(REGISTRY.collect(), is_own)
+        return read_families(REGISTRY.collect(), is_own)
 
-    def own_loop(self) -> OwnLoop:
+    def own_loop(self) -> LoopThread:
         """Give the loop that the model lives on.
 
         Raises:
@@ -271,7 +271,7 @@ def _translate(error: Exception) -> SerinusError | None:
     return None
 
 
-_translated = Translated(_translate)
+_translated = ErrorTranslation(_translate)
 
 _OF_STATUS: dict[int, type[SerinusError]] = {
     404: NotFound,
