@@ -213,7 +213,7 @@ def test_the_ensemble_earns_its_batching(tmp_path: Path):
     folder = shutil.copytree(MODEL, tmp_path / "model")
     with InMemoryClient(ModelSettings(name="fraud", implementation="ensemble_server", model_dir=folder)) as client:
         assert client.metadata.parameters["batching"] == "joined", client.metadata.parameters["batching_reason"]
-        assert client.plane.batching("fraud")[0] == 4096
+        assert client.plane.model_config("fraud").max_batch_rows == 4096
 
 
 def test_features_that_are_missing_or_infinite_still_give_a_score(ensemble: Ensemble):

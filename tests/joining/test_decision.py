@@ -175,7 +175,7 @@ async def start(settings: ModelSettings) -> tuple[int, str]:
     """Start and stop; gives the predicts that checked, and how the model is batched."""
     File.checks = 0
     async with serving(File, settings) as plane:
-        return File.checks, plane.registry.served("m").model.details["batching"]
+        return File.checks, plane.registry.find("m").model.details["batching"]
 
 
 DECISIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -209,7 +209,7 @@ async def test_a_no_always_wins_and_a_yes_where_nothing_can_be_shown(graph, case
         parameters = plane.model_metadata("m").parameters
         assert parameters["batching"] == how
         assert reason in parameters["batching_reason"]
-        assert (plane.batching("m")[0] > 0) is (how == "joined")
+        assert (plane.model_config("m").max_batch_rows > 0) is (how == "joined")
         if kind != "refuses":
             x = np.float32([[1, 2, 3]])
             requests = [InferRequest("m", [Tensor.of("x", x * n)]) for n in range(8)]
@@ -222,7 +222,7 @@ async def test_a_no_always_wins_and_a_yes_where_nothing_can_be_shown(graph, case
 
 async def test_each_signature_earns_its_own_batching(graph):
     async with serving(File, graph("rows")) as plane:
-        served = plane.registry.served("m")
+        served = plane.registry.find("m")
         assert served.batchable
         assert "differs from its answer alone" in served.model.unbatched_signatures["sums"]
         assert "main" not in served.model.unbatched_signatures
@@ -271,7 +271,7 @@ async def test_a_model_in_processes_gets_the_same_verdict_and_is_told_it(tmp_pat
     (tmp_path / "model.bin").write_text(kind)
     settings = ModelSettings(name="m", model_dir=tmp_path / "model.bin", instances=2)
     async with serving(Summed, settings) as plane:
-        served = plane.registry.served("m")
+        served = plane.registry.find("m")
         assert (served.execution, served.batchable) == ("process", joined)
         for _ in range(4):
             answer = await plane.infer(InferRequest("m", [Tensor.of("x", np.float32([[1, 2], [3, 4]]))]))
@@ -283,7 +283,7 @@ async def test_a_model_whose_checks_are_apart_is_checked_in_a_process_that_ends(
     monkeypatch.setattr(Summed, "checks_apart", True, raising=False)
     (tmp_path / "model.bin").write_text("sums")
     async with serving(Summed, ModelSettings(name="m", model_dir=tmp_path / "model.bin")) as plane:
-        assert plane.registry.served("m").model.details["batching"] == "alone"
+        assert plane.registry.find("m").model.details["batching"] == "alone"
 
 
 async def test_a_class_of_ones_own_is_believed():
@@ -294,10 +294,10 @@ async def test_a_class_of_ones_own_is_believed():
             self.kind = "sums"
 
     async with serving(Own) as plane:
-        assert plane.batching("m")[0] == 4096
+        assert plane.model_config("m").max_batch_rows == 4096
         assert "batching" not in plane.model_metadata("m").parameters
     async with serving(Own, ModelSettings(name="m", batchable=False)) as plane:
-        assert plane.batching("m")[0] == 0
+        assert plane.model_config("m").max_batch_rows == 0
 
 
 async def test_a_load_with_max_batch_size_0_says_no_until_the_next_load(graph):
@@ -305,10 +305,10 @@ async def test_a_load_with_max_batch_size_0_says_no_until_the_next_load(graph):
     await plane.start([graph()])
     try:
         await plane.load("m", {"config": json.dumps({"max_batch_size": 0})})
-        assert plane.batching("m")[0] == 0
+        assert plane.model_config("m").max_batch_rows == 0
         assert "its settings say 'batchable': false" in plane.model_metadata("m").parameters["batching_reason"]
         await plane.load("m")
-        assert plane.batching("m")[0] == 4096
+        assert plane.model_config("m").max_batch_rows == 4096
     finally:
         await plane.close()
 
@@ -333,7 +333,7 @@ async def test_a_configuration_of_tritons_beside_the_model_says_no(graph, tmp_pa
         assert "config.pbtxt" in plane.model_metadata("m").parameters["batching_reason"]
     (tmp_path / "config.pbtxt").write_text('name: "m"\nmax_batch_size: 8\n')
     async with serving(File, graph()) as plane:
-        assert plane.batching("m")[0] == 4096
+        assert plane.model_config("m").max_batch_rows == 4096
 
 
 async def test_an_optional_output_is_checked_too(graph):

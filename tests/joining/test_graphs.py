@@ -30,7 +30,7 @@ def settings(folder: Path, implementation: str = "onnx_server", **fields: object
 def told(client: InMemoryClient) -> tuple[int, str, str]:
     """Most rows of a batch, and what the metadata says."""
     parameters = client.metadata.parameters
-    return client.plane.batching("m")[0], parameters["batching"], parameters["batching_reason"]
+    return client.plane.model_config("m").max_batch_rows, parameters["batching"], parameters["batching_reason"]
 
 
 @pytest.mark.parametrize("graph", GOOD)
@@ -98,7 +98,7 @@ async def test_rows_are_padded_only_where_they_are_independent(tmp_path):
         x = np.arange(36, dtype=np.float32).reshape(3, 4, 3)
         answer = await plane.infer(InferRequest("m", [Tensor.of("x", x)]))
         np.testing.assert_allclose(answer.outputs[0].data, x - x.mean(0), atol=1e-5)
-        model = plane.registry.served("m").model
+        model = plane.registry.find("m").model
         assert not model.batchable
         assert not model.module.batchable  # type: ignore[attr-defined]
 

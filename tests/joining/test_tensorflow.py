@@ -57,7 +57,9 @@ def test_a_saved_model_is_batched_by_what_its_rows_do(tmp_path, case):
     folder = save(tmp_path / "1", serving_default=function)
     with InMemoryClient(ModelSettings(name="m", implementation="tensorflow_server", model_dir=folder)) as client:
         parameters = client.metadata.parameters
-        assert (parameters["batching"], client.plane.batching("m")[0]) == (("alone", 0) if why else ("joined", 4096))
+        assert (parameters["batching"], client.plane.model_config("m").max_batch_rows) == (
+            ("alone", 0) if why else ("joined", 4096)
+        )
         assert re.search(why, parameters["batching_reason"])
         assert (folder / "saved_model.pb.batching.verdict.json").is_file()
 

@@ -148,7 +148,7 @@ def test_a_number_of_a_file_is_held_to_its_bound(tmp_path: Path, where: str, val
         if name == "instances" and value == -1:  # read as 1
             continue
         own = {name: value} if name in ("instances", "threads") else {"batch": {name: value}}
-        (tmp_path / where).write_text(json.dumps({"name": "m", "implementation": "somewhere:Model", **own}))
+        (tmp_path / where).write_text(json.dumps({"name": "m", "implementation": "xgboost_server", **own}))
         with pytest.raises(ConfigError, match=name):
             (settings,) = settings_from_directory(tmp_path)
             check_settings(settings, ModelBounds())
@@ -364,7 +364,7 @@ SHAPE = (TensorSpec("x", "FP32", (-1, 1 << 38)),)
 FILES: dict[str, Callable[[Path], None]] = {
     "`model-settings.json`: `inputs[].shape`, one row": lambda _: load(Sum, ModelSettings(name="m", inputs=SHAPE)),
     "a model file's own inputs, one row, where the model is warmed up": lambda _: load(Wide, ModelSettings(name="m")),
-    "an XGBoost file's `num_feature`, where the model is warmed up": lambda at: wide_trees(at, 10**9),
+    "an XGBoost file's `num_feature`": lambda at: wide_trees(at, 10**9),
     "`model-settings.json`: `version`, characters": lambda _: load(Sum, ModelSettings(name="m", version="9" * 256)),
     "`ensemble.yaml`: `members[].threads`": lambda at: ensemble(
         at, "file: xgb.ubj", "file: xgb.ubj\n    threads: 1025"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -342,7 +341,7 @@ def repository_of(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     folder.mkdir(parents=True)
     settings = {"name": "m", "implementation": "controlled_model:Doubler"}
     (folder / "model-settings.json").write_bytes(orjson.dumps(settings))
-    return folder.parent, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent}"}
+    return folder.parent, {"PYTHONPATH": str(tmp_path), "SERINUS_ALLOW_IMPLEMENTATION": "controlled_model.*"}
 
 
 def test_every_worker_holds_to_the_token_and_loads_with_it(tmp_path: Path):
