@@ -8,15 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import ConfigError
 from .protocol.types import TensorSpec
 from .settings import ModelSettings
 
 __all__ = ["Extra", "check_inside", "declares_no_batch", "find_file", "leads_out", "override_specs", "read_labels"]
+
+Parsed = TypeVar("Parsed")
 
 
 class Extra:
@@ -87,6 +89,16 @@ class Extra:
             self._problems.append(f"extra setting {key!r} is {value!r}; an object was expected")
             return {}
         return value
+
+    def parse(self, key: str, parser: Callable[[Any], Parsed], default: Parsed) -> Parsed:
+        """Whatever `parser` makes of the value; it raises ValueError or TypeError with what was expected."""
+        if key not in self._values:
+            return default
+        try:
+            return parser(self._values[key])
+        except (ValueError, TypeError) as error:
+            self._problems.append(f"extra setting {key!r} is {self._values[key]!r}; {error}")
+            return default
 
     def close(self) -> None:
         """Refuse whatever was wrong.

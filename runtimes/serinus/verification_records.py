@@ -1,10 +1,10 @@
-"""Verdicts on an engine of ours: was it compared with the framework on this very file, and did they agree?
+"""Records of verifications: which file was compared with its framework, by which versions, and what came out.
 
-Theory of operation. A runtime that walks a framework's trees with compiled code compares the two once per model file. What it finds
-is a JSON object, kept beside the model where that folder can be written (image build, laptop), else in a cache folder
-(`SERINUS_CACHE_DIR`, `$XDG_CACHE_HOME/serinus`, `~/.cache/serinus`), so that a warm start imports no framework. The runtime
-puts into it all that it holds for, the file's SHA-256 first, and checks that when it reads it again. A verdict says only
-that a file was checked: it is as trustworthy as the model file beside it, and cannot speak for another.
+Theory of operation. An engine of ours answers in a framework's place only after the two were compared on the very file. What came
+out is a JSON object, saved beside the model where that folder can be written (image build, laptop), else in a cache folder
+(`SERINUS_CACHE_DIR`, `$XDG_CACHE_HOME/serinus`, `~/.cache/serinus`), so that a warm start imports no framework. The engine puts
+into it all that it holds for, the file's SHA-256 first, and checks that when it loads it again. A record says only that a file was
+checked: it is as trustworthy as the model file beside it, and cannot speak for another.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import orjson
 
-__all__ = ["TOLERANCE", "difference", "keep", "kept", "places"]
+__all__ = ["SUFFIX", "load", "paths", "save"]
 
-TOLERANCE: Final = 1e-6
-"""Largest difference taken for agreement: absolute up to 1 (a probability), relative above (a regression's value)."""
+SUFFIX: Final = ".verdict.json"
+"""Of a record beside its model, after the model file's whole name; the name that records on disk have."""
 
 
-def places(model: Path, sha256: str, about: str = "") -> Iterator[Path]:
-    """Where the verdict on a model file may lie, the best place first.
+def paths(model: Path, sha256: str, about: str = "") -> Iterator[Path]:
+    """Yield where the record of a model file may lie, the best place first.
 
     Args:
         model: the file.
-        sha256: what the verdict holds for; its name in the cache folder.
+        sha256: what the record holds for; its name in the cache folder.
         about: what it is about, in the name beside the model; empty: an engine.
     """
-    yield model.with_name(f"{model.name}{about and f'.{about}'}.verdict.json")
+    yield model.with_name(f"{model.name}{about and f'.{about}'}{SUFFIX}")
     folder = os.environ.get("SERINUS_CACHE_DIR")
     if not folder:
         cache = os.environ.get("XDG_CACHE_HOME")
@@ -43,8 +42,8 @@ def places(model: Path, sha256: str, about: str = "") -> Iterator[Path]:
         yield Path(folder) / "verdicts" / f"{sha256}.json"
 
 
-def kept(where: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Read what was kept; what is absent or damaged is passed over."""
+def load(where: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Load the records that are there; what is absent or damaged is passed over."""
     for path in where:
         try:
             body = orjson.loads(path.read_bytes())
@@ -54,9 +53,9 @@ def kept(where: Iterable[Path]) -> Iterator[dict[str, Any]]:
             yield body
 
 
-def keep(where: Iterable[Path], verdict: Mapping[str, Any]) -> Path | None:
-    """Write a verdict to the first place that can be written, in one step; None: there is none."""
-    body = orjson.dumps(verdict, option=orjson.OPT_INDENT_2)
+def save(where: Iterable[Path], record: Mapping[str, Any]) -> Path | None:
+    """Write a record to the first place that can be written, in one step; None: there is none."""
+    body = orjson.dumps(record, option=orjson.OPT_INDENT_2)
     for path in where:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +70,3 @@ def keep(where: Iterable[Path], verdict: Mapping[str, Any]) -> Path | None:
                 raise
             return path
     return None
-
-
-def difference(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Largest difference, absolute up to 1 and relative above; equal infinities and equal NaN differ by 0."""
-    if not got.size:
-        return 0.0
-    a, b = got.astype(np.float64), wanted.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.where(same, 0.0, np.abs(a - b) / np.maximum(1.0, np.abs(b)))
-    return float(np.where(np.isnan(apart), np.inf, apart).max())

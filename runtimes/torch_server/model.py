@@ -3,8 +3,9 @@
 A TorchScript file says neither its inputs' names in the protocol's sense nor their shapes: name them in `model-settings.json`
 (`inputs`, `outputs`), or let them be called as the arguments of `forward` are, unchecked. An exported program says both.
 
-Theory of operation. PyTorch takes seconds to import and 200 MB. A small network that was compiled into steps before (`stored`)
-is answered with those alone; PyTorch is loaded when a request comes that they cannot answer. For anything else it is loaded at once.
+Theory of operation. PyTorch takes seconds to import and 200 MB. A small network that was compiled into steps and verified before
+(`serinus.engines.mlp`) is answered with those alone; PyTorch is loaded when a request comes that they cannot answer. For anything else it
+is loaded at once.
 """
 
 from __future__ import annotations
@@ -18,11 +19,20 @@ import numpy as np
 
 from serinus import Call, Family, Model, ModelSettings
 from serinus.artifacts import Extra, override_specs, read_labels
+from serinus.engines import mlp_records
+from serinus.engines.mlp_records import MLPRecord
 from serinus.errors import ConfigError
-from serinus.native.dense.mlp import Network
-from serinus.native.trees.walker import KernelsMissing
+from serinus.protocol.datatypes import datatype_of
 
-from .stored import KNOWN, find, in_order, is_batchable, labelled, model_file, provenance
+from .module_tensors import (
+    KNOWN,
+    find_model_file,
+    installed_version,
+    is_batchable,
+    label_outputs,
+    order_inputs,
+    provenance_of,
+)
 
 __all__ = ["TorchModel"]
 
@@ -51,18 +61,18 @@ class TorchModel(Model):
         super().__init__(settings)
         self.module: Any = None
         """The `TorchModule`; None while the steps do without it."""
-        self._network: Network | None = None
+        self._record: MLPRecord | None = None
         self._loading = threading.Lock()
 
     def load(self) -> None:
-        """Load the steps that were kept of the module, or the module.
+        """Load the steps that are on record for the module, or the module.
 
         Raises:
             ConfigError: no file, a file that PyTorch refuses, a device that is not there, or no PyTorch.
         """
-        if self._load_stored():
+        if self._load_record():
             return
-        module = self._loaded()
+        module = self._load_module()
         self.inputs, self.outputs, self.batchable = module.inputs, module.outputs, module.batchable
         self.computes_in, self.checks_apart = module.computes_in, module.checks_apart
         self.provenance = module.provenance
@@ -71,28 +81,29 @@ class TorchModel(Model):
         self.predict = module.predict  # type: ignore[method-assign]
         self.metrics = module.metrics  # type: ignore[method-assign]
 
-    def _load_stored(self) -> bool:
+    def _load_record(self) -> bool:
         extra = Extra(self.settings.extra, known=KNOWN)
         device, labels_file = extra.text("device", "auto"), extra.text("labels")
         plain = set(self.settings.extra) <= {"device", "labels"} and (
             device == "cpu" or (device == "auto" and not _GPU.exists())
         )
         try:
-            file = model_file(self.settings)
-            stored = find(file) if plain and file.suffix == ".pt" else None
-            network = Network(stored.steps) if stored is not None else None
-        except (ConfigError, OSError, KernelsMissing, ValueError):  # which PyTorch's way tells better, or does without
+            file = find_model_file(self.settings)
+            usable = plain and file.suffix in {".pt", ".pt2"}
+            record = mlp_records.find(file, "torch", installed_version()) if usable else None
+        except (ConfigError, OSError):  # which PyTorch's way tells better
             return False
-        if stored is None or network is None:
+        if record is None:
             return False
-        self.inputs = override_specs((), self.settings.inputs, "inputs")
+        graph = record.compiled.graph
+        self.inputs = override_specs(record.inputs, self.settings.inputs, "inputs")
         labels = read_labels(self.settings, labels_file)
-        self.outputs = tuple(labelled(override_specs((), self.settings.outputs, "outputs"), labels))
-        if self.outputs and self.outputs[0].datatype != "FP64":
+        self.outputs = tuple(label_outputs(override_specs(record.outputs, self.settings.outputs, "outputs"), labels))
+        if self.outputs and self.outputs[0].datatype != datatype_of(graph.output_dtype):
             return False
         self.batchable = is_batchable(self.inputs, self.outputs)
-        self.provenance = provenance(file, "cpu", self.settings)
-        self._network, self._stored = network, stored
+        self.provenance = provenance_of(file, "cpu", self.settings)
+        self._record = record
         self._expected = tuple(spec.name for spec in self.inputs)
         self._output = self.outputs[0].name if self.outputs else "output-0"
         self.details |= {
@@ -100,12 +111,13 @@ class TorchModel(Model):
             "device": "cpu",
             "threads": self.settings.native_threads,
             "batch_buckets": "",
-            "feature_names": list(stored.feature_names),
             "compiled_rows": "all",
         }
+        if record.feature_names:
+            self.details["feature_names"] = list(record.feature_names)
         return True
 
-    def _loaded(self) -> Any:
+    def _load_module(self) -> Any:
         """Load the module with PyTorch, once."""
         try:
             from .module import TorchModule
@@ -115,7 +127,7 @@ class TorchModel(Model):
             if self.module is None:
                 module = TorchModule(self.settings)
                 module.load()
-                if self._network is not None:  # it stands in for the steps, as they were told
+                if self._record is not None:  # it stands in for the steps, as they were told
                     module.join_rows(self.batchable)
                 self.module = module
         return self.module
@@ -130,16 +142,15 @@ class TorchModel(Model):
         Raises:
             InvalidInput: an input is missing, is BYTES, or has a shape that the module refuses.
         """
-        network = self._network
-        if network is None:
-            return self._loaded().predict(inputs, call)
-        arrays = in_order(inputs, self._expected, self._stored.arguments)
-        array = arrays[0] if len(arrays) == 1 else None
-        if array is None or array.dtype != np.float32 or array.ndim != 2 or not 0 < network.columns <= array.shape[1]:
-            return self._loaded().predict(inputs, call)
+        record = self._record
+        if record is None:
+            return self._load_module().predict(inputs, call)
+        arrays = order_inputs(inputs, self._expected, record.arguments)
+        if len(arrays) != 1 or not record.compiled.takes(arrays[0]):
+            return self._load_module().predict(inputs, call)
         if call.outputs is not None and self._output not in call.outputs:
             return {}
-        return {self._output: network.predict(np.ascontiguousarray(array))}
+        return {self._output: record.compiled.predict(arrays[0])}
 
     def join_rows(self, joined: bool) -> None:
         """Tell the module, which pads rows only where they are independent."""

@@ -6,20 +6,20 @@ A TorchScript file says neither its inputs' names in the protocol's sense nor th
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import logging
 import os
-import pickle
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from serinus import Call, Family, Model, TensorSpec
 from serinus.artifacts import Extra, override_specs, read_labels
+from serinus.engines import mlp_records
+from serinus.engines.mlp import CompiledMLP
+from serinus.engines.mlp_records import MLPRecord
+from serinus.engines.not_covered import NotCovered
 from serinus.errors import ConfigError, InvalidInput
 
 # How often a thread of GNU OpenMP looks for more work before it sleeps. Left at its default (300,000) on CPUs that anything else
@@ -33,23 +33,14 @@ except ImportError as error:  # pragma: no cover # the image has it
 
 from . import archive
 from .memory import CudaMemory
-from .plan import MOST_ROWS, compiled
-from .stored import KNOWN, Stored, in_order, is_batchable, keep, labelled, model_file, provenance
+from .mlp_compiler import compile_mlp
+from .module_files import arguments_of, choose_device, describe_program, load_program, load_script, load_state
+from .module_tensors import KNOWN, find_model_file, is_batchable, label_outputs, order_inputs, provenance_of
 
 __all__ = ["TorchModule"]
 
-_DATATYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.bfloat16: "BF16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-}
+_log = logging.getLogger("serinus.torch")
+
 _FLOATS = {"FP32": torch.float32, "FP64": torch.float64, "FP16": torch.float16, "BF16": torch.float32}
 _AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,7 +64,7 @@ class TorchModule(Model):
             ConfigError: no file, a file that PyTorch refuses, or a device that is not there.
         """
         extra = Extra(self.settings.extra, known=KNOWN)
-        self._device = _device(extra.text("device", "auto"))
+        self._device = choose_device(extra.text("device", "auto"))
         self._autocast = _AUTOCAST[extra.choice("autocast", tuple(_AUTOCAST))]
         on_gpu = self._device.type == "cuda"
         self._buckets = extra.numbers("batch_buckets", [2**n for n in range(9)] if on_gpu else [])
@@ -85,28 +76,30 @@ class TorchModule(Model):
             index = self._device.index if self._device.index is not None else torch.cuda.current_device()
             self._memory = CudaMemory(index, os.environ.get("SERINUS_WORKER", "0"))
         torch.set_num_threads(self.settings.native_threads)
-        file = model_file(self.settings)
+        file = find_model_file(self.settings)
+        program: torch.export.ExportedProgram | None = None
         own_inputs: tuple[TensorSpec, ...] = ()
         own_outputs: tuple[TensorSpec, ...] = ()
         self._keywords: tuple[str, ...] = ()
         if file.suffix == ".pt2":
-            self._module, own_inputs, own_outputs, self._keywords = _load_exported(
-                file, self._device, self.settings.allows
-            )
+            archive.check(file, self.settings.allows)
+            program = load_program(file)
+            self._module = program.module().to(self._device)
+            own_inputs, own_outputs, self._keywords = describe_program(program)
         elif class_name:
             if not self.settings.allows(class_name):
                 raise ConfigError(
                     f"extra setting 'class' is {class_name!r}, and code is not loaded because a model directory says so; to trust it, "
                     f"start with --allow_implementation {class_name.replace(':', '.')!r}, or give --extra class={class_name} yourself"
                 )
-            self._module = _load_state(file, class_name, arguments, self._device)
+            self._module = load_state(file, class_name, arguments, self._device)
         else:
             archive.check_script(file, self.settings.allows)
-            self._module = _load_script(file, self._device)
-        self._names = [spec.name for spec in own_inputs] or _arguments_of(self._module)
+            self._module = load_script(file, self._device)
+        self._names = [spec.name for spec in own_inputs] or arguments_of(self._module)
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
         labels = read_labels(self.settings, labels_file)
-        self.outputs = tuple(labelled(override_specs(own_outputs, self.settings.outputs, "outputs"), labels))
+        self.outputs = tuple(label_outputs(override_specs(own_outputs, self.settings.outputs, "outputs"), labels))
         self._expected = tuple(spec.name for spec in self.inputs)
         self._half = frozenset(index for index, spec in enumerate(self.inputs) if spec.datatype == "BF16")
         self._floats = {spec.name: dtype for spec in self.outputs if (dtype := _FLOATS.get(spec.datatype)) is not None}
@@ -114,7 +107,7 @@ class TorchModule(Model):
         self.checks_apart = on_gpu
         self.computes_in = "FP16" if on_gpu or self._autocast or _is_half(self._module) else ""
         # A class's code is no file of the model's, and may change: then nothing is kept.
-        self.provenance = None if class_name else provenance(file, str(self._device), self.settings)
+        self.provenance = None if class_name else provenance_of(file, str(self._device), self.settings)
         self.details |= {
             "file": file.name,
             "device": str(self._device),
@@ -125,15 +118,42 @@ class TorchModule(Model):
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             self.details["feature_names"] = names
         self._output = self.outputs[0].name if self.outputs else "output-0"
-        self._network = None
-        if not on_gpu and self._autocast is None and self._floats.get(self._output) in (None, torch.float64):
-            found = compiled(self._module, len(self.details.get("feature_names", ())))
-            if found is not None:
-                self._network, steps = found
-                self.details["compiled_rows"] = MOST_ROWS
-                if not class_name:
-                    names = tuple(self.details["feature_names"])
-                    keep(file, Stored(tuple(steps), names, tuple(self._names)), torch.__version__)
+        self._compiled: CompiledMLP | None = None
+        try:
+            self._compiled = compiled = self._compile(program)
+        except NotCovered as reason:
+            self.details["compiled_reason"] = str(reason)
+            _log.info("model %s: %s is PyTorch's alone: %s", self.name, file.name, reason)
+        else:
+            self.details["compiled_rows"] = compiled.most_rows
+            names = tuple(self.details.get("feature_names", ()))
+            record = MLPRecord(compiled, names, tuple(self._names), own_inputs, own_outputs)
+            mlp_records.save(file, record, "torch", torch.__version__.partition("+")[0])
+
+    def _compile(self, program: torch.export.ExportedProgram | None) -> CompiledMLP:
+        """Turn the module into verified steps.
+
+        Raises:
+            NotCovered: it is another kind of module, or the steps answer otherwise.
+        """
+        if self._device.type != "cpu" or self._autocast is not None or self._half:
+            raise NotCovered("a device, autocast or datatype that is PyTorch's")
+        shape = self.inputs[0].shape if len(self.inputs) == 1 else ()
+        columns = len(self.details.get("feature_names", ())) or (max(shape[1], 0) if len(shape) == 2 else 0)
+        declared = self._floats.get(self._output)
+
+        def answer(rows: torch.Tensor) -> torch.Tensor:
+            ((name, value),) = self._named(self._called([rows]))
+            if name != self._output:
+                raise NotCovered(f"an output {name!r} where {self._output!r} is declared")
+            return value
+
+        return compile_mlp(
+            self._module if program is None else program,
+            answer,
+            columns=columns,
+            declared=str(declared).removeprefix("torch.") if declared is not None else "",
+        )
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Run the module.
@@ -145,14 +165,13 @@ class TorchModule(Model):
         Raises:
             InvalidInput: an input is missing, is BYTES, or has a shape that the module refuses.
         """
-        arrays = in_order(inputs, self._expected, self._names)
+        arrays = order_inputs(inputs, self._expected, self._names)
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
-        if self._network is not None and 0 < rows <= MOST_ROWS:
-            (array,) = arrays
-            if array.dtype == np.float32 and array.ndim == 2 and array.shape[1] >= self._network.columns:
-                if call.outputs is not None and self._output not in call.outputs:
-                    return {}
-                return {self._output: self._network.predict(np.ascontiguousarray(array))}
+        compiled = self._compiled
+        if compiled is not None and 0 < rows <= compiled.most_rows and len(arrays) == 1 and compiled.takes(arrays[0]):
+            if call.outputs is not None and self._output not in call.outputs:
+                return {}
+            return {self._output: compiled.predict(arrays[0])}
         padded = self._padded(rows)
         tensors = [self._tensor(array, rows, padded) for array in arrays]
         if self._half:  # NumPy has no such type: BF16 arrives as float32
@@ -248,117 +267,3 @@ def _is_half(module: Any) -> bool:
         return any(weight.dtype in (torch.float16, torch.bfloat16) for weight in module.parameters())
     except (AttributeError, RuntimeError):  # a frozen script has none
         return False
-
-
-def _device(wanted: str) -> torch.device:
-    """Choose the device.
-
-    Raises:
-        ConfigError: a GPU was asked for and is not there.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ConfigError(f"extra setting 'device' is {wanted!r}: {error}") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise ConfigError(f"extra setting 'device' is {wanted!r}; accepted are auto, cpu, cuda and cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"extra setting 'device' is {wanted!r}, but this machine shows {torch.cuda.device_count()} GPUs to PyTorch "
-            f"{torch.__version__}; use the -gpu image on a node with one, or device cpu"
-        )
-    return device
-
-
-def _load_script(file: Path, device: torch.device) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and what many have
-            return torch.jit.load(str(file), map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        why = "a pickle" if _is_pickle(file) else str(error).splitlines()[0]
-        raise ConfigError(
-            f"{file}: not TorchScript: {why}. A state dict needs its class: --extra class=package:Class; of a whole module that was "
-            "pickled, which is code, save the state dict: torch.save(module.state_dict(), ...)"
-        ) from error
-
-
-def _is_pickle(file: Path) -> bool:
-    """Whether `torch.save` wrote it, and not `torch.jit.save`, whose archive has constants beside its data."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return "data.pkl" in names and "constants.pkl" not in names
-
-
-def _load_exported(
-    file: Path, device: torch.device, allows: Callable[[str], bool]
-) -> tuple[Any, tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[str, ...]]:
-    """Load a program; it knows its inputs by name, and its outputs by the keys of a dict or else by position.
-
-    Returns:
-        The module, its inputs and outputs, and which of its last arguments are keywords.
-    """
-    archive.check(file, allows)
-    try:
-        program = torch.export.load(str(file))
-    except Exception as error:  # whatever torch.export raises means that the file is not one of its own
-        raise ConfigError(f"{file}: not an exported program of this PyTorch ({torch.__version__}): {error}") from error
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    signature = program.graph_signature
-    inputs = tuple(_described(str(name), values[name]) for name in signature.user_inputs if name in values)
-    found = [(index, values[name]) for index, name in enumerate(signature.user_outputs) if name in values]
-    tree = program.call_spec.out_spec
-    keys = list(map(str, tree.context)) if tree is not None and tree.type is dict else []
-    names = keys if len(keys) == len(signature.user_outputs) else [f"output-{index}" for index, _ in found]
-    outputs = tuple(_described(names[index], value) for index, value in found)
-    call = program.call_spec.in_spec
-    keywords = tuple(map(str, call.child(1).context)) if call is not None else ()
-    return program.module().to(device), inputs, outputs, keywords
-
-
-def _described(name: str, value: Any) -> TensorSpec:
-    return TensorSpec(
-        name, _DATATYPES[value.dtype], tuple(size if isinstance(size, int) else -1 for size in value.shape)
-    )
-
-
-def _load_state(file: Path, class_name: str, arguments: Mapping[str, Any], device: torch.device) -> Any:
-    module_name, colon, name = class_name.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"extra setting 'class' is {class_name!r}: {error}; expected package.module:Class") from error
-    if not colon or not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
-        raise ConfigError(
-            f"extra setting 'class' is {class_name!r}: not a torch.nn.Module; expected package.module:Class"
-        )
-    try:
-        module = cls(**arguments)
-    except (TypeError, ValueError) as error:
-        given = ", ".join(arguments) or "none"
-        raise ConfigError(
-            f"extra setting 'arguments' ({given}): {class_name} cannot be made with these: {error}"
-        ) from error
-    try:
-        module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{file}: holds more than tensors and plain containers, so it is not read, for a pickle can run code; save the state "
-            "dict alone: torch.save(module.state_dict(), ...)"
-        ) from error
-    except Exception as error:  # pickle, zip and key errors alike mean that file and class do not fit
-        raise ConfigError(f"{file}: no state dict of {class_name}: {' '.join(str(error).split())}") from error
-    return module.to(device).eval()
-
-
-def _arguments_of(module: Any) -> list[str]:
-    """Name the arguments of `forward`."""
-    schema = getattr(getattr(module, "forward", None), "schema", None)
-    if schema is not None:
-        return [argument.name for argument in schema.arguments if argument.name != "self"]
-    return [name for name in inspect.signature(module.forward).parameters if name not in {"args", "kwargs"}]

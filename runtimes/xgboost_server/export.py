@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serinus import verification_records
 from serinus.settings import ModelSettings
 from serinus.tuning.forms.model_forms import Form, Skipped, copy_file, write_settings
 
@@ -38,9 +39,9 @@ def export(
             continue
         folder = output / name
         copy_file(file, folder / file.name)
-        verdict = file.with_name(file.name + ".verdict.json")
-        if verdict.is_file():
-            copy_file(verdict, folder / verdict.name)
+        record = file.with_name(file.name + verification_records.SUFFIX)
+        if record.is_file():
+            copy_file(record, folder / record.name)
         write_settings(
             folder,
             package="xgboost_server",

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from serinus import verification_records
 from serinus.errors import ConfigError
 
 from . import legacy, soundness, ubjson
@@ -74,7 +75,9 @@ def find(location: Path) -> Path:
     models = [
         path
         for path in files
-        if path.suffix.lower() in FORMATS and path.name not in _NOT_MODELS and not path.name.endswith(".verdict.json")
+        if path.suffix.lower() in FORMATS
+        and path.name not in _NOT_MODELS
+        and not path.name.endswith(verification_records.SUFFIX)
     ]
     if len(models) > 1:
         models = [path for path in models if path.stem == "model"] or models

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
-from xgboost_server.forest import compile_forest, iterations
+from xgboost_server.forest_reader import choose_iterations, compile_forest
 from xgboost_server.modelfile import read
 
 FEATURES, DEPTH = 30, 6
@@ -51,7 +51,7 @@ def measure(trees: int, rows: tuple[int, ...], folder: Path, budget_s: float) ->
     """Measure one number of trees at every number of rows, with and without missing values."""
     path = model(trees, folder)
     file = read(path)
-    forest, _ = compile_forest(file, iterations(file, "all"), missing=float("nan"), threads=1)
+    forest = compile_forest(file, choose_iterations(file, "all"), missing=float("nan"), threads=1)
     booster = xgboost.Booster()
     booster.load_model(path)
     booster.set_param({"nthread": 1})

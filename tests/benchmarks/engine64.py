@@ -16,7 +16,7 @@ import lightgbm
 import numpy as np
 from engine import best_us
 
-from lightgbm_server.forest import compile_forest, iterations
+from lightgbm_server.forest_reader import choose_iterations, compile_forest
 from lightgbm_server.modelfile import read
 
 FEATURES, TREES, LEAVES = 30, 200, 31
@@ -40,7 +40,7 @@ def main() -> None:
         path = model(Path(folder))
         file = read(path)
         booster = lightgbm.Booster(model_file=str(path))
-    forest, _ = compile_forest(file, iterations(file, 0, -1), threads=1)
+    forest = compile_forest(file, choose_iterations(file, 0, -1), threads=1)
     random = np.random.default_rng(8)
     print(f"lightgbm {lightgbm.__version__}, Python {platform.python_version()}, {platform.machine()}; us per call")
     print("| rows | no value missing | 10 % of the values missing |\n| ---: | ---: | ---: |")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
-from xgboost_server.forest import compile_forest, iterations
+from xgboost_server.forest_reader import choose_iterations, compile_forest
 from xgboost_server.modelfile import read
 
 FEATURES = 30
@@ -79,7 +79,7 @@ def measure(rows: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
         for objective in MODELS:
             path = train(objective, Path(folder))
             file = read(path)
-            forest, _ = compile_forest(file, iterations(file, "all"), missing=float("nan"), threads=1)
+            forest = compile_forest(file, choose_iterations(file, "all"), missing=float("nan"), threads=1)
             booster = xgboost.Booster()
             booster.load_model(path)
             booster.set_param({"nthread": 1})

@@ -190,7 +190,7 @@ FOLDERS = ["knative/v1", "knative/canary", "standard"]
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_manifests_keep_kserves_rules_without_a_warning(folder: str):
-    from serinus.local.plan.plan_loader import check
+    from serinus.manifests.reading import check
 
     assert [str(problem) for problem in check([support.SERVICE / folder])] == []
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from protocol_support import ODD_NUMBERS, body, random_body, tensor_json
 from serinus.native import library
-from serinus.native.dense.mlp import Kind, Network, Step
+from serinus.native.dense import mlp_kernel
+from serinus.native.dense.mlp_kernel import Kind, Step
 from serinus.native.trees.forest import Forest, Link, Trees
 from serinus.native.trees.forest64 import Forest64, Sets
 from serinus.native.trees.walker import Walker
@@ -133,9 +134,9 @@ def random_rows(count: int, columns: int, dtype: type, missing: bool, draw: np.r
 
 
 def _forest_case(made: Walker, function: int, rows: np.ndarray, name: str) -> Case:
-    arrays = [array.tobytes() for array in made._arrays[:6]]
+    arrays = [array.tobytes() for array in made._arrays[:7]]
     if function == FOREST:
-        arrays[5:] = [b""]
+        arrays[5:] = [b"", b""]
     margins, predictions = made.both(rows)
     return Case(
         f"{name}, {made.trees} trees, {rows.shape} rows, {made.link.name}",
@@ -168,7 +169,15 @@ def _forest_cases() -> list[Case]:
                     sets = Sets(first, np.where(first >= 0, 2, 0), draw.integers(0, 2**32, 4, np.uint32))
                 zeros = draw.random(columns) < 0.3
                 exact = Forest64(
-                    trees, sets=sets, columns=columns, groups=groups, zeros=zeros, link=link, slope=1.5, divisor=2.0
+                    trees,
+                    sets=sets,
+                    columns=columns,
+                    groups=groups,
+                    zeros=zeros,
+                    near_zero=1e-35,
+                    link=link,
+                    slope=1.5,
+                    divisor=2.0,
                 )
                 cases.append(
                     _forest_case(exact, FOREST64, random_rows(count, columns, np.float64, missing, draw), "float64")
@@ -177,7 +186,7 @@ def _forest_cases() -> list[Case]:
 
 
 def _network_case(steps: list[Step], rows: np.ndarray, name: str, *, exact: bool) -> Case:
-    made = Network(steps)
+    made = mlp_kernel.MLP(steps)
     places = {array.ctypes.data: array for array in made._arrays}
     data, offsets = b"", {}
     for address, array in places.items():

@@ -136,7 +136,8 @@ def test_a_file_cut_short_is_refused_at_every_length(form: str, held: dict[str, 
 def test_a_damaged_file_is_read_or_refused_and_never_walked_astray(
     data: st.DataObject, form: str, held: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from xgboost_server.forest import NotCovered, compile_forest, iterations
+    from serinus.engines.tree_adapter import NotCovered
+    from xgboost_server.forest_reader import choose_iterations, compile_forest
 
     content = bytearray(held[form])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -145,7 +146,7 @@ def test_a_damaged_file_is_read_or_refused_and_never_walked_astray(
     path.write_bytes(content)
     try:
         file = modelfile.read(path)
-        forest, _ = compile_forest(file, iterations(file, "best"), missing=float("nan"), threads=1)
+        forest = compile_forest(file, choose_iterations(file, "best"), missing=float("nan"), threads=1)
     except (ConfigError, NotCovered, ValueError):
         return
     if forest.columns < 1000 and forest.groups < 1000:

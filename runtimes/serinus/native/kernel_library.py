@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["ABI", "SYMBOLS", "Library", "library", "library_path"]
 
-ABI = 3
+ABI = 4
 """Number that `serinus_abi()` of the library must return: raised whenever a signature or a structure in the C files changes."""
 
 SYMBOLS = (
@@ -19,7 +19,7 @@ SYMBOLS = (
     "serinus_forest_margin_of",
     "serinus_forest_predict",
     "serinus_json_take",
-    "serinus_network_predict",
+    "serinus_mlp_predict",
 )
 """What the Python side calls: a library that lacks one is stale, and not used at all."""
 

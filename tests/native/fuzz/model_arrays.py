@@ -1,6 +1,6 @@
 """Fuzz what stands between a model file's arrays and the compiled walks: `model_arrays.py FILE... [--seconds N]`.
 
-The C code trusts the indices of its arrays; Python checks them before (`Forest`, `Forest64`, `Network`). Any bytes are read as a model's
+The C code trusts the indices of its arrays; Python checks them before (`Forest`, `Forest64`, `MLP`). Any bytes are read as a model's
 arrays here, right or wrong. Either they are refused with a ValueError, or the kernels answer as a plain walk in Python does.
 Run it with a library that AddressSanitizer watches (`run.py` does, and tests/native/test_fuzz.py).
 
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serinus.native.dense.mlp import Kind, Network, Step
+from serinus.native.dense.mlp_kernel import MLP, Kind, Step
 from serinus.native.kernel_library import Library, library_path
 from serinus.native.trees.forest import Forest, Trees
 from serinus.native.trees.forest64 import Forest64, Sets
@@ -128,7 +128,16 @@ def forest64(reader: Reader, library: Library) -> tuple:
             np.array([FAR.get(n, n) for n in reader.signed(len(trees.left)).tolist()], np.int64) for _ in range(2)
         )
         sets = Sets(first, words, reader.signed(reader.byte() % 8).astype(np.uint32))
-    made = _made(Forest64, trees, sets=sets, columns=columns, groups=groups, zeros=zeros, library=library)
+    made = _made(
+        Forest64,
+        trees,
+        sets=sets,
+        columns=columns,
+        groups=groups,
+        zeros=zeros,
+        near_zero=np.float32(1e-35),
+        library=library,
+    )
     rows = _rows(reader, columns, np.float64)
     seen = np.where(np.abs(rows) <= np.float32(1e-35), np.where(zeros, np.nan, 0.0), rows)
     expected = _plain(trees, np.zeros((len(rows), groups)), seen, lambda x, t, node: _goes_left64(x, t, node, sets))
@@ -151,10 +160,10 @@ def network(reader: Reader, library: Library) -> tuple:
         outputs = 2048 - 250 + outputs if outputs > 245 else outputs  # about as wide as the workspace
         first = _vector(reader, np.int32 if kind == Kind.SELECT else np.float64)
         steps.append(Step(kind, source, outputs, first, _vector(reader, np.float64), int(reader.signed(1)[0])))
-    made = _made(Network, steps, library)
+    made = _made(MLP, steps, library=library)
     rows = _rows(reader, made.columns + reader.byte() % 2, np.float32)
     answers = made.predict(rows)
-    assert answers.shape == (len(rows),)
+    assert len(answers) == len(rows)
     return tuple(sorted({step.kind for step in steps})), len(rows).bit_length()
 
 

@@ -10,7 +10,7 @@
 #include "trees/forest.h"
 
 enum { JSON_TAKE, FOREST, FOREST64, MLP, LANES };
-enum { MOST_ARRAYS = 8 };
+enum { MOST_ARRAYS = 10 };
 
 /* As in json_split.c and mlp.c. */
 typedef struct {
@@ -63,7 +63,7 @@ static void json_take(void *library, uint8_t **arrays, const uint64_t *sizes) {
     free(area.skeleton), free(area.values);
 }
 
-/* arrays: the structure, nodes, roots, depths, outputs, base or zeros, sets, rows. Replies with margins and predictions. */
+/* arrays: the structure, nodes, roots, depths, outputs, base, zeros (float64 alone), sets, rows. Replies with margins and predictions. */
 static void walk(void *library, uint8_t **arrays, const uint64_t *sizes, int wide) {
     int32_t (*predict)(const serinus_forest *, const void *, int64_t, void *, void *) =
         symbol(library, wide ? "serinus_forest64_predict" : "serinus_forest_predict");
@@ -71,21 +71,21 @@ static void walk(void *library, uint8_t **arrays, const uint64_t *sizes, int wid
     if (sizes[0] != sizeof forest) exit(3);
     memcpy(&forest, arrays[0], sizeof forest);
     forest.nodes = arrays[1], forest.roots = (void *)arrays[2], forest.depths = (void *)arrays[3], forest.outputs = (void *)arrays[4];
-    forest.base = wide ? NULL : (void *)arrays[5], forest.zeros = wide ? arrays[5] : NULL;
-    forest.sets = sizes[6] ? (void *)arrays[6] : NULL, forest.complete = NULL, forest.places = NULL, forest.lanes = 0;
+    forest.base = arrays[5], forest.zeros = wide ? arrays[6] : NULL, forest.vectors = NULL;
+    forest.sets = sizes[7] ? (void *)arrays[7] : NULL, forest.complete = NULL, forest.places = NULL, forest.lanes = 0;
     const size_t item = wide ? sizeof(double) : sizeof(float);
-    const int64_t count = (int64_t)(sizes[7] / (item * forest.columns));
+    const int64_t count = (int64_t)(sizes[8] / (item * forest.columns));
     const size_t size = (size_t)count * forest.groups * item;
     void *margins = zeroed(size), *predictions = zeroed(size);
-    if (predict(&forest, arrays[7], count, margins, predictions) != 0) exit(4);
+    if (predict(&forest, arrays[8], count, margins, predictions) != 0) exit(4);
     reply(margins, size), reply(predictions, size);
     free(margins), free(predictions);
 }
 
 /* arrays: the steps, whose pointers are places in the second array, counted from 1; that array; rows; their columns. */
 static void mlp(void *library, uint8_t **arrays, const uint64_t *sizes) {
-    void (*predict)(const serinus_step *, int32_t, const float *, int64_t, int64_t, double *) =
-        symbol(library, "serinus_network_predict");
+    void (*predict)(const serinus_step *, int32_t, const void *, int32_t, int64_t, int64_t, double *) =
+        symbol(library, "serinus_mlp_predict");
     serinus_step *steps = (void *)arrays[0];
     const size_t count = sizes[0] / sizeof *steps;
     if (count * sizeof *steps != sizes[0]) exit(3);
@@ -98,7 +98,7 @@ static void mlp(void *library, uint8_t **arrays, const uint64_t *sizes) {
     memcpy(&columns, arrays[3], sizeof columns);
     const int64_t rows = (int64_t)(sizes[2] / sizeof(float)) / columns;
     double *answers = zeroed((size_t)rows * sizeof *answers);
-    predict(steps, (int32_t)count, (void *)arrays[2], rows, columns, answers);
+    predict(steps, (int32_t)count, arrays[2], 0, rows, columns, answers);
     reply(answers, (uint64_t)rows * sizeof *answers);
     free(answers);
 }

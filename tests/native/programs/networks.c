@@ -54,7 +54,7 @@ static void network(int64_t rows, int32_t wide) {
     float *features = malloc(sizeof *features * (size_t)(rows * 5 + !rows));
     double *answers = malloc(sizeof *answers * (size_t)(rows + !rows));
     for (int64_t i = 0; i < rows * 5; i++) features[i] = i % 11 ? (float)(i % 4) - 2 : i % 2 ? NAN : INFINITY;
-    serinus_network_predict(steps, sizeof steps / sizeof steps[0], features, rows, 5, answers);
+    serinus_mlp_predict(steps, sizeof steps / sizeof steps[0], features, 0, rows, 5, answers);
     free(columns), free(shift), free(weights), free(bias), free(features), free(answers);
 }
 

@@ -30,6 +30,8 @@ int main(void) {
                     }
                 }
                 float base[2] = {0, 0};
+                double exact_base[2] = {0, 0};
+                double *vectors = calloc(2 * 2, sizeof *vectors);
                 uint32_t *sets = calloc(2, sizeof *sets);
                 uint8_t *zeros = calloc(columns, 1);
                 double *y = malloc(sizeof(double) * (size_t)(rows * columns + !rows));
@@ -62,9 +64,16 @@ int main(void) {
                 }
                 free(complete);
                 forest.depths = depths; forest.lanes = 0;
-                forest.nodes = exact; forest.base = NULL; forest.zeros = zeros; forest.sets = wide ? sets : NULL;
+                forest.nodes = exact; forest.base = exact_base; forest.near_zero = 1e-35f; forest.zeros = zeros; forest.sets = wide ? sets : NULL;
                 forest.link = (uint32_t)(rows % 7);
                 if (serinus_forest64_predict(&forest, y, rows, exactly, exactly) != 0) return 1;
+                for (uint32_t node = 0; node < 3 * TREES; node++)
+                    if (node % 3) exact[node].set.first = node % 2, exact[node].set.words = 0;
+                forest.vectors = vectors;
+                uint32_t *first = calloc(TREES, sizeof *first);
+                forest.outputs = first;
+                if (serinus_forest64_predict(&forest, y, rows, exactly, exactly) != 0) return 1;
+                free(first); free(vectors);
                 free(narrow); free(broad); free(x); free(out);
                 free(exact); free(sets); free(zeros); free(y); free(exactly);
             }

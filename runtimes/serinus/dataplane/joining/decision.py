@@ -247,7 +247,7 @@ def _sha256(path: Path) -> str:
 
 
 def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
-    for body in verification_records.kept(verification_records.places(provenance.files[0], key, _RECORD)):
+    for body in verification_records.load(verification_records.paths(provenance.files[0], key, _RECORD)):
         if body.get("sha256") != key:
             continue
         try:
@@ -264,5 +264,5 @@ def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
 def _keep(model: Model, provenance: Provenance, key: str, found: Mapping[str, Finding]) -> None:
     functions = {name: {"outcome": finding.outcome, "reason": finding.reason} for name, finding in found.items()}
     body = {"about": "batching", "sha256": key, "functions": functions}
-    if verification_records.keep(verification_records.places(provenance.files[0], key, _RECORD), body) is None:
+    if verification_records.save(verification_records.paths(provenance.files[0], key, _RECORD), body) is None:
         _log.warning("model '%s': what was found can be kept nowhere, so every start checks its rows", model.name)

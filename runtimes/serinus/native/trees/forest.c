@@ -20,6 +20,7 @@ enum {
 
 #define REAL float
 #define RIGHT(forest, node, x) (!((x) < (node)->value))
+#define ADD(forest, sum, leaf) (*(sum) += (leaf)->value)
 #define ONCE(node) ((node)->feature >> 1)
 #define TWICE(node) ((node)->feature)
 

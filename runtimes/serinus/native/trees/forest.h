@@ -11,7 +11,7 @@
  * (forest64.c: `<=`) and a missing x (NaN) goes left where default_left is set; such a node's value is a number above -infinity.
  * A leaf reads column `columns` of the padded row, which always holds NaN, with default_left clear and step -1: it goes
  * "right", back to itself. So a walk needs no test for the leaf: it takes as many steps as the tree is deep. The leaf's output
- * lies in `value`. */
+ * lies in `value`, or is a vector that `set.first` numbers (forest64.c). */
 typedef struct {
     float value;
     uint16_t feature; /* twice the column, + 1: default_left */
@@ -51,9 +51,10 @@ typedef struct {
     const uint32_t *roots;   /* [trees] index of each tree's first node */
     const uint32_t *depths;  /* [trees] steps from the root to the deepest leaf */
     const uint32_t *outputs; /* [trees] the output (class, target) that each tree adds to */
-    const float *base;       /* [groups] what each output starts from, margin; forest64.c: NULL, all start from 0 */
+    const void *base;        /* [groups] what each output starts from, margin; floats, forest64.c: doubles */
     const uint8_t *zeros;    /* forest64.c: [columns] 1 where 0 counts as missing */
     const uint32_t *sets;    /* forest64.c: the sets of categories, one bit each; NULL: no node has one */
+    const double *vectors;   /* forest64.c: [vectors][groups], what leaves hold whose `set.first` is the vector's number; NULL: they hold `value` */
     const uint32_t *complete; /* forest.c: the trees laid out complete; NULL: they are not */
     const uint64_t *places;   /* [trees] word of `complete` that each tree begins at */
     uint32_t trees;
@@ -66,6 +67,7 @@ typedef struct {
     uint32_t lanes; /* forest.c: rows that forest_vector.c walks side by side, at most serinus_forest_lanes(); 0: none */
     double slope;   /* forest64.c: factor of the margin in the sigmoid */
     double divisor; /* forest64.c: of the sum, before the link */
+    double near_zero; /* forest64.c: values of at most this size are 0 */
 } serinus_forest;
 
 enum {

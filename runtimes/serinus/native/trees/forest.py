@@ -16,7 +16,7 @@ from .walker import KernelsMissing, Link, Struct, Trees, Walker, breadth_first, 
 __all__ = ["ENGINE", "Forest", "KernelsMissing", "Link", "Trees", "margin_of"]
 
 ENGINE = 3
-"""Version of the walk's arithmetic: raised with any change that could change a result, so that old verdicts lapse."""
+"""Version of the walk's arithmetic: raised with any change that could change a result, so that old records lapse."""
 
 _NARROW = np.dtype([("value", "<f4"), ("feature", "<u2"), ("step", "<i2")])
 _WIDE = np.dtype([("value", "<f4"), ("feature", "<u4"), ("step", "<i4")])
@@ -52,6 +52,7 @@ class Forest(Walker):
 
     dtype = np.dtype(np.float32)
     function = "serinus_forest_predict"
+    arithmetic = ("engine", ENGINE)
 
     def __init__(
         self,

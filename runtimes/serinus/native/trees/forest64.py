@@ -1,6 +1,7 @@
 """`Forest64`: a float64 tree ensemble as flat arrays, walked by compiled code (`forest64.c`). Knows no framework.
 
-As `Forest`, but values go left where they are `<=` the threshold, nodes may hold sets of categories, and the sums are float64.
+As `Forest`, but values go left where they are `<=` the threshold, nodes may hold sets of categories, leaves may hold vectors, and the
+sums are float64.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .walker import Link, Struct, Trees, Walker, breadth_first, kernels, lay_out
 __all__ = ["ENGINE64", "Forest64", "Sets"]
 
 ENGINE64 = 1
-"""Version of the walk's arithmetic: raised with any change that could change a result, so that old verdicts lapse."""
+"""Version of the walk's arithmetic: raised with any change that could change a result, so that old records lapse."""
 
 _NODE = np.dtype([("value", "<f8"), ("feature", "<u4"), ("step", "<i4")])
 _CATEGORY = 1 << 31
@@ -39,9 +40,13 @@ class Forest64(Walker):
     Args:
         trees: the trees; copied. `value` is float64.
         sets: for categorical nodes; None: there are none.
+        vectors: float64 [n, groups], what leaves add to the outputs of a row: a leaf's `value` is then the number of its vector, and
+            the trees' own outputs are 0. None: a leaf's `value` is added to its tree's output.
         columns: features of a row.
-        groups: outputs of a row; each one's sum starts from 0.
-        zeros: bool [columns]: where 0 counts as missing.
+        groups: outputs of a row.
+        base: float64 [groups]: what each output's sum starts from; None: 0.
+        zeros: bool [columns]: where 0 counts as missing; None: nowhere.
+        near_zero: values of at most this size are 0; None: none but 0 is.
         link: maps sums to predictions.
         slope: factor of the sum in the sigmoid.
         divisor: of the sums, before the link.
@@ -54,15 +59,19 @@ class Forest64(Walker):
 
     dtype = np.dtype(np.float64)
     function = "serinus_forest64_predict"
+    arithmetic = ("engine64", ENGINE64)
 
     def __init__(
         self,
         trees: Trees,
         *,
         sets: Sets | None = None,
+        vectors: np.ndarray | None = None,
         columns: int,
         groups: int,
-        zeros: np.ndarray,
+        base: np.ndarray | None = None,
+        zeros: np.ndarray | None = None,
+        near_zero: float | None = None,
         link: Link = Link.IDENTITY,
         slope: float = 1.0,
         divisor: float = 1.0,
@@ -70,32 +79,44 @@ class Forest64(Walker):
         library: Library | None = None,
     ) -> None:
         library = library or kernels()
+        zeros = np.zeros(columns, np.uint8) if zeros is None else np.ascontiguousarray(zeros, np.uint8)
         if len(zeros) != columns:
             raise ValueError(f"{len(zeros)} flags for {columns} columns")
+        base = np.zeros(groups) if base is None else np.ascontiguousarray(base, np.float64)
+        if base.shape != (groups,):
+            raise ValueError(f"base has shape {list(base.shape)}, the model has {groups} outputs")
+        held = np.empty((0, groups)) if vectors is None else np.ascontiguousarray(vectors, np.float64)
+        if held.shape != (len(held), groups):
+            raise ValueError(f"the leaves' vectors have shape {list(held.shape)}, the model has {groups} outputs")
         order, roots, depths = breadth_first(trees)
-        nodes = _pack(trees, sets, order, columns)
-        outputs = outputs_of(trees, groups)
+        nodes = _pack(trees, sets, order, columns, None if vectors is None else len(held))
+        outputs = outputs_of(trees, groups if vectors is None else 1)
         bits = np.ascontiguousarray(sets.bits if sets else [], np.uint32)
-        arrays = nodes, roots, depths, outputs, np.ascontiguousarray(zeros, np.uint8), bits
+        arrays = nodes, roots, depths, outputs, base, zeros, bits, held
         struct = Struct(
-            *(array.ctypes.data for array in arrays[:4]),
-            None,
-            arrays[4].ctypes.data,
+            *(array.ctypes.data for array in arrays[:6]),
             bits.ctypes.data if len(bits) else None,
+            held.ctypes.data if vectors is not None else None,
             trees=len(outputs),
             groups=groups,
             columns=columns,
             link=int(link),
             slope=slope,
             divisor=divisor,
+            near_zero=0.0 if near_zero is None else near_zero,
         )
         super().__init__(struct, arrays, steps_per_row=int(depths.sum()), threads=threads, library=library)
 
 
-def _pack(trees: Trees, sets: Sets | None, order: np.ndarray, columns: int) -> np.ndarray:
-    """Pack the nodes for forest64.c."""
+def _pack(trees: Trees, sets: Sets | None, order: np.ndarray, columns: int, vectors: int | None) -> np.ndarray:
+    """Pack the nodes for forest64.c; vectors: how many there are, where leaves hold one."""
     inner, feature, step = lay_out(trees, order, columns)
     value = np.asarray(trees.value, np.float64)[order]
+    if vectors is not None:
+        number = np.where(inner, 0.0, value)
+        if not np.all((number >= 0) & (number < vectors)):
+            raise ValueError(f"a leaf's vector is not one of {vectors}")
+        value = np.where(inner, value, number.astype(np.uint64).view(np.float64))
     default_left = inner & trees.default_left[order]
     categorical = np.zeros(len(order), bool)
     if sets is not None:

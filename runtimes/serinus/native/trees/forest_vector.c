@@ -114,6 +114,7 @@ int64_t serinus_forest_walk_sets(const serinus_forest *forest, const float *rows
     const int64_t fit = columns ? BUFFER_FLOATS / (2 * columns) / lanes * lanes : BLOCK_ROWS;
     const int64_t block = fit >= BLOCK_ROWS ? BLOCK_ROWS : fit > lanes ? fit : lanes;
     float buffer[BUFFER_FLOATS], sums[BLOCK_ROWS * SERINUS_SET_GROUPS];
+    const float *base = forest->base;
     float *x = buffer;
     if (fit < lanes) {
         x = malloc((size_t)(2 * columns * block) * sizeof(float));
@@ -125,7 +126,7 @@ int64_t serinus_forest_walk_sets(const serinus_forest *forest, const float *rows
         const int missing = lay_out(forest, rows + start * columns, taken, lanes, x);
         if (missing) lay_out_twice(forest, rows + start * columns, taken, lanes, x);
         for (int64_t group = 0; group < groups; group++)
-            for (int64_t row = 0; row < sets * lanes; row++) sums[group * block + row] = forest->base[group];
+            for (int64_t row = 0; row < sets * lanes; row++) sums[group * block + row] = base[group];
         const size_t width = (size_t)columns << missing;
         for (uint32_t tree = 0; tree < forest->trees; tree++) {
             const uint32_t *words = forest->complete + forest->places[tree];

@@ -74,7 +74,8 @@ class Trees:
     feature: np.ndarray
     """int32 [nodes]: column that an inner node compares."""
     value: np.ndarray
-    """float32 [nodes]: an inner node's threshold (x < value goes left), a leaf's output."""
+    """float32 (`Forest64`: float64) [nodes]: an inner node's threshold (x < value goes left; `Forest64`: x <= value), a leaf's
+    output."""
     default_left: np.ndarray
     """bool [nodes]: where a missing value goes."""
     outputs: np.ndarray
@@ -92,6 +93,7 @@ class Struct(ctypes.Structure):
         ("base", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
         ("sets", ctypes.c_void_p),
+        ("vectors", ctypes.c_void_p),
         ("complete", ctypes.c_void_p),
         ("places", ctypes.c_void_p),
         ("trees", ctypes.c_uint32),
@@ -104,6 +106,7 @@ class Struct(ctypes.Structure):
         ("lanes", ctypes.c_uint32),
         ("slope", ctypes.c_double),
         ("divisor", ctypes.c_double),
+        ("near_zero", ctypes.c_double),
     ]
 
 
@@ -122,6 +125,9 @@ class Walker:
     """Of rows, margins and predictions."""
     function: ClassVar[str]
     """Symbol of the walk."""
+    arithmetic: ClassVar[tuple[str, int]]
+    """Name and version of the walk's arithmetic, as verification records have them: raised with any change that could change a
+    result, so that old records lapse."""
 
     def __init__(
         self, struct: Struct, arrays: tuple[np.ndarray, ...], *, steps_per_row: int, threads: int, library: Library

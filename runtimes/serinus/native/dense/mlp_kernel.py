@@ -1,4 +1,4 @@
-"""`Network`: a small dense network in float64 as one call of compiled code (`mlp.c`). Knows no framework."""
+"""`MLP`: a multi-layer perceptron in float64 as one call of compiled code (`mlp.c`). Knows no framework."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 from ..kernel_library import Library
 from ..trees.walker import kernels
 
-__all__ = ["Kind", "Network", "Step"]
+__all__ = ["MLP", "WORKSPACE", "Kind", "Step"]
 
-_FEW_ROWS = 16
-"""Answered while holding the GIL, for some 25 us at most; more are answered without it."""
-_WORKSPACE = 2048
+_QUICK_ROWS = 16
+_QUICK_WEIGHTS = 100_000
+"""Rows and weights that one call multiplies while it holds the GIL, for some 25 us; more are answered without it."""
+WORKSPACE = 2048
 """Numbers that all vectors of one row may take together; as in mlp.c."""
 
 
@@ -36,6 +37,12 @@ class Kind(enum.IntEnum):
     NORM = 6
     """Length of the vector; one number."""
     LOG = 7
+    SIGMOID = 8
+    TANH = 9
+    GELU = 10
+    """`x / 2 * (1 + erf(x / sqrt(2)))`"""
+    GELU_TANH = 11
+    """GELU with tanh in place of erf, PyTorch's `approximate="tanh"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +77,30 @@ class _Struct(ctypes.Structure):
     )
 
 
-class Network:
+class MLP:
     """Steps ready to run; any number of threads may.
 
     Args:
-        steps: in order; the last one's vector is one number, the answer.
+        steps: in order; the last one's vector is the answer.
+        row_dtype: of the rows: float32 or float64.
 
     Raises:
         KernelsMissing: the compiled kernels are not there.
         ValueError: a step's vectors do not fit, or together they are too wide.
     """
 
-    def __init__(self, steps: Sequence[Step], library: Library | None = None) -> None:
+    def __init__(
+        self, steps: Sequence[Step], *, row_dtype: np.dtype | type = np.float32, library: Library | None = None
+    ) -> None:
         library = library or kernels()
         self.columns = _check(steps)
         """Columns that a row must have at least."""
+        self.outputs = steps[-1].outputs
+        """Numbers of a row's answer."""
+        self.row_dtype = np.dtype(row_dtype)
+        if self.row_dtype not in (np.float32, np.float64):
+            raise ValueError(f"rows are float32 or float64, not {self.row_dtype}")
+        self._wide = int(self.row_dtype == np.float64)
         self._arrays: list[np.ndarray] = []
         self._steps = (_Struct * len(steps))()
         starts = np.cumsum([0, *(step.outputs for step in steps)]).tolist()
@@ -104,13 +120,16 @@ class Network:
                 *pointers,
                 *step.numbers,
             )
-        self._few, self._many = (one.serinus_network_predict for one in (library.quick, library.long))
-        for run in (self._few, self._many):
+        weights = sum(step.second.size for step in steps if step.kind == Kind.DENSE and step.second is not None)
+        self._quick_rows = max(1, min(_QUICK_ROWS, _QUICK_WEIGHTS // max(1, weights)))
+        self._quick, self._long = (one.serinus_mlp_predict for one in (library.quick, library.long))
+        for run in (self._quick, self._long):
             run.restype = None
             run.argtypes = (
                 ctypes.c_void_p,
                 ctypes.c_int32,
                 ctypes.c_void_p,
+                ctypes.c_int32,
                 ctypes.c_int64,
                 ctypes.c_int64,
                 ctypes.c_void_p,
@@ -129,21 +148,26 @@ class Network:
         """Answer rows, ~2 us each.
 
         Args:
-            rows: float32 [n, at least `columns`], in C order.
+            rows: of `row_dtype`, [n, at least `columns`], in C order.
 
         Returns:
-            float64 [n].
+            float64 [n, outputs].
 
         Raises:
             ValueError: the rows are not like that.
         """
-        if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] < self.columns or not rows.flags.c_contiguous:
+        if (
+            rows.dtype != self.row_dtype
+            or rows.ndim != 2
+            or rows.shape[1] < self.columns
+            or not rows.flags.c_contiguous
+        ):
             raise ValueError(
-                f"rows must be float32 [n, {self.columns} or more] in C order, not {rows.dtype} {rows.shape}"
+                f"rows must be {self.row_dtype} [n, {self.columns} or more] in C order, not {rows.dtype} {rows.shape}"
             )
-        answers = np.empty(len(rows))
-        run = self._few if len(rows) <= _FEW_ROWS else self._many
-        run(self._at, self._count, rows.ctypes.data, len(rows), rows.shape[1], answers.ctypes.data)
+        answers = np.empty((len(rows), self.outputs))
+        run = self._quick if len(rows) <= self._quick_rows else self._long
+        run(self._at, self._count, rows.ctypes.data, self._wide, len(rows), rows.shape[1], answers.ctypes.data)
         return answers
 
 
@@ -153,7 +177,7 @@ def _check(steps: Sequence[Step]) -> int:
     for at, step in enumerate(steps):
         if (step.kind == Kind.SELECT) != (at == 0) or step.source >= at or (at and step.source < 0) or step.other >= at:
             raise ValueError(
-                f"step {at} ({step.kind.name}): a network selects first and only there, and reads what was before"
+                f"step {at} ({step.kind.name}): an MLP selects first and only there, and reads what was before"
             )
         if step.kind == Kind.SELECT:
             if step.first is None or step.first.shape != (step.outputs,) or step.first.min(initial=0) < 0:
@@ -172,6 +196,7 @@ def _check(steps: Sequence[Step]) -> int:
         )
         if not fits:
             raise ValueError(f"step {at} ({step.kind.name}): its vectors do not fit")
-    if not steps or steps[-1].outputs != 1 or sum(step.outputs for step in steps) > _WORKSPACE:
-        raise ValueError(f"a network ends in one number, and its vectors take at most {_WORKSPACE} together")
+    width = sum(step.outputs for step in steps)
+    if not steps or any(step.outputs < 1 for step in steps) or width > WORKSPACE:
+        raise ValueError(f"an MLP has steps, whose vectors take {WORKSPACE} numbers at most together, not {width}")
     return columns

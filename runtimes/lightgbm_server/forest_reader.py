@@ -8,16 +8,20 @@ from typing import Final
 import numpy as np
 
 from serinus.bounds import COLUMNS
+from serinus.engines.tree_adapter import NotCovered
 from serinus.native.trees.forest import KernelsMissing, Link, Trees
 from serinus.native.trees.forest64 import Forest64, Sets
 
 from .modelfile import ModelFile, Tree
-from .objective import Objective, objective_of
+from .objective import objective_of
 
-__all__ = ["Iterations", "NotCovered", "compile_forest", "iterations"]
+__all__ = ["NEAR_ZERO", "Iterations", "choose_iterations", "compile_forest"]
 
 Iterations = tuple[int, int]
 """First iteration used, and the one after the last."""
+
+NEAR_ZERO: Final = float(np.float32(1e-35))
+"""LightGBM's kZeroThreshold: what is not further from 0 is 0."""
 
 _CATEGORICAL: Final = 1
 _DEFAULT_LEFT: Final = 2
@@ -25,11 +29,7 @@ _MISSING_ZERO: Final = 1
 _MISSING_NONE: Final = 0
 
 
-class NotCovered(Exception):
-    """The compiled engine does not cover this model; the message is the reason, as a clause: "linear trees"."""
-
-
-def iterations(file: ModelFile, start: int, count: int) -> Iterations:
+def choose_iterations(file: ModelFile, start: int, count: int) -> Iterations:
     """Choose the boosting iterations to use.
 
     Args:
@@ -46,7 +46,7 @@ def iterations(file: ModelFile, start: int, count: int) -> Iterations:
     return start, end
 
 
-def compile_forest(file: ModelFile, chosen: Iterations, *, threads: int) -> tuple[Forest64, Objective]:
+def compile_forest(file: ModelFile, chosen: Iterations, *, threads: int) -> Forest64:
     """Build the forest.
 
     Raises:
@@ -64,11 +64,12 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, threads: int) -> tupl
         raise NotCovered(f"{file.groups} classes")
     try:
         gathered, sets, zeros = _gather(trees, file.columns, file.groups)
-        forest = Forest64(
+        return Forest64(
             gathered,
             sets=sets,
             columns=file.columns,
             groups=file.groups,
+            near_zero=NEAR_ZERO,
             zeros=zeros,
             link=objective.link,
             slope=objective.slope,
@@ -77,7 +78,6 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, threads: int) -> tupl
         )
     except (KernelsMissing, ValueError) as error:
         raise NotCovered(str(error)) from None
-    return forest, objective
 
 
 def _gather(trees: tuple[Tree, ...], columns: int, groups: int) -> tuple[Trees, Sets | None, np.ndarray]:

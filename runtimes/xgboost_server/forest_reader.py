@@ -7,22 +7,19 @@ from typing import Any
 import numpy as np
 
 from serinus.bounds import COLUMNS
+from serinus.engines.tree_adapter import NotCovered
 from serinus.native.trees.forest import Forest, KernelsMissing, Link, Trees, margin_of
 
 from .modelfile import ModelFile
-from .objective import OBJECTIVES, Objective
+from .objective import OBJECTIVES
 
-__all__ = ["Iterations", "NotCovered", "compile_forest", "iterations"]
+__all__ = ["Iterations", "choose_iterations", "compile_forest"]
 
 Iterations = tuple[int, int]
 """First iteration used, and the one after the last."""
 
 
-class NotCovered(Exception):
-    """The compiled engine does not cover this model; the message is the reason, as a clause: "booster gblinear"."""
-
-
-def iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterations:
+def choose_iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterations:
     """Choose the boosting iterations to use.
 
     Args:
@@ -48,7 +45,7 @@ def iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterations:
     return first, end
 
 
-def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threads: int) -> tuple[Forest, Objective]:
+def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threads: int) -> Forest:
     """Build the forest.
 
     Raises:
@@ -80,7 +77,7 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threa
         trees = file.model["trees"][first:end]
         outputs = np.asarray(file.model["tree_info"], np.int32)[first:end]
         base = margin_of(objective.base_link, base)
-        forest = Forest(
+        return Forest(
             _gather(trees, outputs),
             columns=file.features,
             base=np.broadcast_to(base, (file.groups,)),
@@ -92,7 +89,6 @@ def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threa
         raise NotCovered(str(error)) from None
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise NotCovered(f"the trees are not as the schema has them: {error!r}") from None
-    return forest, objective
 
 
 def _gather(trees: list[dict[str, Any]], outputs: np.ndarray) -> Trees:

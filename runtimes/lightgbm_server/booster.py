@@ -5,29 +5,19 @@ lightgbm is imported when the first of these is wanted, and not before: its impo
 
 from __future__ import annotations
 
-import importlib.metadata
-
 import numpy as np
 
-from serinus.errors import ConfigError
+from serinus.errors import ConfigError, NotSupported
 
 from . import modeltext
-from .forest import Iterations
+from .forest_reader import Iterations
 from .modelfile import ModelFile
 
-__all__ = ["Reference", "installed_version"]
+__all__ = ["Booster"]
 
 
-def installed_version() -> str:
-    """Version of the installed lightgbm, found without importing it; empty: it is not installed."""
-    try:
-        return importlib.metadata.version("lightgbm")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-class Reference:
-    """A Booster that takes the rows that the engine takes.
+class Booster:
+    """A Booster that takes the rows that the walk takes; the engine's `FrameworkPredictor`.
 
     Raises:
         ConfigError: lightgbm is not installed, or refuses the file.
@@ -42,7 +32,8 @@ class Reference:
                 "pip install 'serinus[lightgbm_server]', and Debian's libgomp1"
             ) from None
         self._range = {"start_iteration": chosen[0], "num_iteration": chosen[1] - chosen[0]}
-        self._columns, self._groups = file.columns, file.groups
+        self.columns, self._groups = file.columns, file.groups
+        self._linear = any(tree.linear is not None for tree in file.trees)
         self.iterations = chosen
         try:
             self.booster = lightgbm.Booster(model_str=modeltext.write(file))
@@ -54,14 +45,24 @@ class Reference:
         """Predictions as lightgbm shapes them: float64 [n] or [n, outputs]. rows: float64 [n, features]."""
         return self._predict(rows)
 
+    def outputs(self, rows: np.ndarray) -> np.ndarray:
+        """Predictions, which no class is chosen from."""
+        return self._predict(rows)
+
     def margins(self, rows: np.ndarray) -> np.ndarray:
         """Raw scores, shaped likewise."""
         return self._predict(rows, raw_score=True)
 
     def contributions(self, rows: np.ndarray) -> np.ndarray:
-        """SHAP values of the raw score: float64 [n, features + 1] or [n, outputs, features + 1]; the last column is the bias."""
+        """SHAP values of the raw score: float64 [n, features + 1] or [n, outputs, features + 1]; the last column is the bias.
+
+        Raises:
+            NotSupported: a model with linear trees.
+        """
+        if self._linear:
+            raise NotSupported("output 'contributions' is not offered: lightgbm explains no linear trees")
         values = self._predict(rows, pred_contrib=True)
-        shape = (len(rows), self._columns + 1) if self._groups == 1 else (len(rows), self._groups, self._columns + 1)
+        shape = (len(rows), self.columns + 1) if self._groups == 1 else (len(rows), self._groups, self.columns + 1)
         return values.reshape(shape)
 
     def _predict(self, rows: np.ndarray, **kind: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The verdict on the float64 engine: kept, found again, and worth nothing for another file, engine, version or setting."""
+"""The verification of the float64 walk: saved, found again, and worth nothing for another file, engine, version or setting."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightgbm_server import model as runtime
-from lightgbm_server import modelfile, reference, verdict, verify
-from lightgbm_server.forest import compile_forest
+from lightgbm_server import adapter as adapters
+from lightgbm_server import modelfile, verify
+from lightgbm_server.adapter import LightGBMAdapter
+from lightgbm_server.booster import Booster
+from lightgbm_server.forest_reader import compile_forest
 from lightgbm_support import load, rows, save, train
+from serinus import verification_records
 from serinus.errors import ConfigError
 from serinus.model import Call
 
@@ -36,15 +39,15 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """One entry for every Booster made."""
     entries: list[object] = []
 
-    def make(*arguments: object, **named: object) -> reference.Reference:
+    def make(*arguments: object, **named: object) -> Booster:
         entries.append(arguments)
-        return reference.Reference(*arguments, **named)  # type: ignore[arg-type] # passed on as they came
+        return Booster(*arguments, **named)  # type: ignore[arg-type] # passed on as they came
 
-    monkeypatch.setattr(runtime, "Reference", make)
+    monkeypatch.setattr(adapters, "Booster", make)
     return entries
 
 
-def test_a_second_start_takes_the_verdict_of_the_first(path: Path, made: list[object]) -> None:
+def test_a_second_start_takes_the_record_of_the_first(path: Path, made: list[object]) -> None:
     first = load(path).details
     assert load(path).details == first
     assert len(made) == 1
@@ -56,7 +59,7 @@ def test_a_second_start_takes_the_verdict_of_the_first(path: Path, made: list[ob
     [{"engine64": 0}, {"lightgbm": "0.1"}, {"sha256": "0"}, {"iterations": [0, 1]}, {"rows": None, "x": 1}],
     ids=str,
 )
-def test_a_verdict_on_anything_else_lapses(changed: dict, path: Path, made: list[object]) -> None:
+def test_a_record_of_anything_else_lapses(changed: dict, path: Path, made: list[object]) -> None:
     load(path)
     kept = path.with_name("model.txt.verdict.json")
     kept.write_text(json.dumps({**json.loads(kept.read_text()), **changed}))
@@ -87,7 +90,7 @@ def test_an_engine_that_differs_in_one_tree_is_found_out_and_the_booster_serves(
         trees[number] = replace(tree, **{part: array})
         return compile_forest(replace(file, trees=tuple(trees)), *arguments, **named)
 
-    monkeypatch.setattr(runtime, "compile_forest", spoiled)
+    monkeypatch.setattr(adapters, "compile_forest", spoiled)
     model = load(path)
     assert model.details["engine"] == "booster"
     assert "the compiled engine differs" in caplog.text
@@ -97,24 +100,26 @@ def test_an_engine_that_differs_in_one_tree_is_found_out_and_the_booster_serves(
         load(path, engine="forest")
 
 
-def test_without_lightgbm_a_verdict_serves_and_its_absence_is_refused(
+def test_without_lightgbm_a_record_serves_and_its_absence_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runtime, "installed_version", lambda: "")
-    with pytest.raises(ConfigError, match=r"never compared with lightgbm .* python -m lightgbm_server.verify"):
-        load(path)
-    assert "never compared" in load(path, engine="forest").details["engine_reason"]
+    with monkeypatch.context() as without:
+        without.setattr(LightGBMAdapter, "installed_version", lambda *_: "")
+        with pytest.raises(ConfigError, match=r"never compared with lightgbm .* python -m lightgbm_server.verify"):
+            load(path)
+        assert "never compared" in load(path, engine="forest").details["engine_reason"]
     assert verify.main([str(path)]) == 0
+    monkeypatch.setattr(LightGBMAdapter, "installed_version", lambda *_: "")
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     assert load(path).details["engine"] == "forest"
     with pytest.raises(ConfigError, match=r"pip install 'serinus\[lightgbm_server\]'"):
         load(path, engine="booster")
 
 
-def test_a_verdict_that_can_be_kept_nowhere_is_said_in_the_log(
+def test_a_record_that_can_be_saved_nowhere_is_said_in_the_log(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(verdict.verdicts, "places", lambda model, sha256: iter([]))
+    monkeypatch.setattr(verification_records, "paths", lambda *_: iter([]))
     assert load(path).details["engine"] == "forest"
     assert "kept nowhere" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The verdict on the engine: made once, kept, found again, and worth nothing for any other file, engine, version or setting."""
+"""The verification of the walk: made once, saved, found again, and worth nothing for another file, engine, version or setting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serinus import verification_records
+from serinus.engines import tree_verification
 from serinus.errors import ConfigError
 from serinus.model import Call
-from xgboost_server import model as runtime
-from xgboost_server import modelfile, reference, verdict, verify
-from xgboost_server.forest import compile_forest
+from serinus.settings import ModelSettings
+from xgboost_server import adapter as adapters
+from xgboost_server import modelfile, verify
+from xgboost_server.adapter import XGBoostAdapter
+from xgboost_server.booster import Booster
+from xgboost_server.forest_reader import compile_forest
+from xgboost_server.options import Options
 from xgboost_support import load, rows, save, train
+
+FRAUD = Path(__file__).parents[2] / "inferenceservices" / "fraud" / "model"
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +48,14 @@ class _Boosters:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made = 0
 
-        def make(*arguments: object, **named: object) -> reference.Reference:
+        def make(*arguments: object, **named: object) -> Booster:
             self.made += 1
-            return reference.Reference(*arguments, **named)  # type: ignore[arg-type] # passed on as they came
+            return Booster(*arguments, **named)  # type: ignore[arg-type] # passed on as they came
 
-        monkeypatch.setattr(runtime, "Reference", make)
+        monkeypatch.setattr(adapters, "Booster", make)
 
 
-def test_a_second_start_takes_the_verdict_of_the_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_takes_the_record_of_the_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boosters = _Boosters(monkeypatch)
     first = load(path).details
     assert boosters.made == 1
@@ -56,7 +64,7 @@ def test_a_second_start_takes_the_verdict_of_the_first(path: Path, monkeypatch: 
     assert path.with_name("model.ubj.verdict.json").exists()
 
 
-def test_a_verdict_says_nothing_about_another_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_says_nothing_about_another_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(path)
     save(train(seed=9), path.parent)
     boosters = _Boosters(monkeypatch)
@@ -65,7 +73,7 @@ def test_a_verdict_says_nothing_about_another_file(path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("settings", [{"missing": 0.0}, {"iteration_range": [0, 3]}], ids=["missing", "iterations"])
-def test_a_verdict_says_nothing_about_other_settings(
+def test_a_record_says_nothing_about_other_settings(
     settings: dict, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(path)
@@ -75,7 +83,7 @@ def test_a_verdict_says_nothing_about_other_settings(
 
 
 @pytest.mark.parametrize("changed", [{"engine": 0}, {"xgboost": "0.1"}, {"sha256": "0"}], ids=str)
-def test_a_verdict_of_another_engine_version_or_file_lapses(
+def test_a_record_of_another_engine_version_or_file_lapses(
     changed: dict, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(path)
@@ -86,24 +94,33 @@ def test_a_verdict_of_another_engine_version_or_file_lapses(
     assert boosters.made == 1
 
 
+def test_the_record_that_ships_with_the_fraud_model_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by an earlier version: the form of records is what installations have on disk."""
+    record = json.loads((FRAUD / "fraud.ubj.verdict.json").read_text())
+    monkeypatch.setattr(XGBoostAdapter, "installed_version", lambda *_: record["xgboost"])
+    boosters = _Boosters(monkeypatch)
+    assert load(FRAUD / "fraud.ubj").details["engine_reason"].startswith("verified: largest difference")
+    assert boosters.made == 0
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": 1}', "null"])
-def test_a_damaged_verdict_is_made_anew(content: str, path: Path) -> None:
+def test_a_damaged_record_is_made_anew(content: str, path: Path) -> None:
     kept = path.with_name("model.ubj.verdict.json")
     kept.write_text(content)
     assert load(path).details["engine"] == "forest"
     assert json.loads(kept.read_text())["agrees"] is True
 
 
-def test_a_verdict_in_a_folder_that_cannot_be_written_goes_to_the_cache(
+def test_a_record_in_a_folder_that_cannot_be_written_goes_to_the_cache(
     path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = list(verdict._places(modelfile.read(path)))
+    places = list(verification_records.paths(path, modelfile.read(path).sha256))
     assert places[0].parent == path.parent
     assert places[1].parent.parent == cache
     # Root may write everywhere, so a folder that is a file stands for one that cannot be written.
     blocked = path.parent / "blocked"
     blocked.write_text("")
-    monkeypatch.setattr(verdict, "_places", lambda file: iter([blocked / "verdict.json", places[1]]))
+    monkeypatch.setattr(verification_records, "paths", lambda *_: iter([blocked / "verdict.json", places[1]]))
     boosters = _Boosters(monkeypatch)
     load(path)
     load(path)
@@ -111,10 +128,10 @@ def test_a_verdict_in_a_folder_that_cannot_be_written_goes_to_the_cache(
     assert places[1].exists()
 
 
-def test_a_verdict_that_can_be_kept_nowhere_is_said_in_the_log(
+def test_a_record_that_can_be_saved_nowhere_is_said_in_the_log(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(verdict, "_places", lambda file: iter([]))
+    monkeypatch.setattr(verification_records, "paths", lambda *_: iter([]))
     assert load(path).details["engine"] == "forest"
     assert "kept nowhere" in caplog.text
 
@@ -127,7 +144,7 @@ def test_an_engine_that_differs_is_found_out_and_the_booster_serves(
         trees[2]["default_left"] = 1 - np.asarray(trees[2]["default_left"])
         return compile_forest(replace(file, model={**file.model, "trees": trees}), *arguments, **named)
 
-    monkeypatch.setattr(runtime, "compile_forest", spoiled)
+    monkeypatch.setattr(adapters, "compile_forest", spoiled)
     model = load(path)
     assert model.details["engine"] == "booster"
     assert "differs" in model.details["engine_reason"]
@@ -140,31 +157,32 @@ def test_an_engine_that_differs_is_found_out_and_the_booster_serves(
 
 def test_a_threshold_moved_by_one_float_is_found_out(path: Path) -> None:
     file = modelfile.read(path)
-    booster = reference.Reference(file, (0, 8), missing=float("nan"), threads=1)
+    adapter = XGBoostAdapter(ModelSettings(name="m", model_dir=path), Options())
+    booster = adapter.load_predictor(threads=1)
     moved = 0
     for number in range(8):
         trees = [dict(tree) for tree in file.model["trees"]]
         values = np.array(trees[number]["split_conditions"], np.float32)
         values[0] = np.nextafter(values[0], np.float32(np.inf))
         trees[number]["split_conditions"] = values
-        forest, _ = compile_forest(
+        forest = compile_forest(
             replace(file, model={**file.model, "trees": trees}), (0, 8), missing=float("nan"), threads=1
         )
-        moved += not verdict.verify(file, forest, booster, xgboost="x", missing=float("nan")).agrees
+        moved += not tree_verification.verify(adapter, forest, booster).agrees
     assert moved == 8
 
 
-def test_without_xgboost_a_verdict_against_any_version_will_do(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_xgboost_a_record_against_any_version_will_do(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(path)
-    monkeypatch.setattr(runtime, "installed_version", lambda: "")
+    monkeypatch.setattr(XGBoostAdapter, "installed_version", lambda *_: "")
     monkeypatch.setitem(sys.modules, "xgboost", None)
     assert load(path).details["engine"] == "forest"
 
 
-def test_without_xgboost_and_without_a_verdict_a_model_is_refused_unless_the_engine_is_asked_for(
+def test_without_xgboost_and_without_a_record_a_model_is_refused_unless_the_engine_is_asked_for(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runtime, "installed_version", lambda: "")
+    monkeypatch.setattr(XGBoostAdapter, "installed_version", lambda *_: "")
     monkeypatch.setitem(sys.modules, "xgboost", None)
     with pytest.raises(ConfigError, match=r"never compared with xgboost .* python -m xgboost_server.verify"):
         load(path)
@@ -183,7 +201,7 @@ def test_without_xgboost_contributions_are_said_to_be_missing(path: Path, monkey
         model.predict({"x": rows(1)}, Call(outputs=frozenset({"contributions"})))
 
 
-def test_the_command_keeps_the_verdict_that_a_start_then_takes(
+def test_the_command_saves_the_record_that_a_start_then_takes(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path.parent / "model-settings.json").write_text('{"name": "m", "parameters": {"extra": {"missing": -1}}}')

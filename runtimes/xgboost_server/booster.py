@@ -5,7 +5,6 @@ xgboost is imported when the first of these is wanted, and not before: its impor
 
 from __future__ import annotations
 
-import importlib.metadata
 import threading
 
 import numpy as np
@@ -13,24 +12,14 @@ import orjson
 
 from serinus.errors import ConfigError
 
-from .forest import Iterations
+from .forest_reader import Iterations
 from .modelfile import ModelFile
 
-__all__ = ["Reference", "installed_version"]
+__all__ = ["Booster"]
 
 
-def installed_version() -> str:
-    """Version of the installed xgboost, found without importing it; empty: it is not installed."""
-    for name in ("xgboost-cpu", "xgboost"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ""
-
-
-class Reference:
-    """A Booster that takes the rows that the engine takes.
+class Booster:
+    """A Booster that takes the rows that the walk takes; the engine's `FrameworkPredictor`.
 
     Raises:
         ConfigError: xgboost is not installed, or refuses the file.
@@ -47,6 +36,7 @@ class Reference:
         self.iterations = chosen
         self._missing = missing
         self._threads = threads
+        self._groups = file.groups
         self._inplace = file.booster != "gblinear"
         self._alone = threading.Lock()
         """Held where a prediction goes by way of a DMatrix, which xgboost documents as thread-safe for trees only."""
@@ -59,7 +49,7 @@ class Reference:
             else:
                 self.booster.load_model(file.path)
             self.booster.set_param({"nthread": threads})
-            self.features: int = self.booster.num_features()
+            self.columns: int = self.booster.num_features()
         except xgboost.core.XGBoostError as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError(f"{file.path}: xgboost {xgboost.__version__} cannot load it: {first}") from None
@@ -67,6 +57,15 @@ class Reference:
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Predictions as xgboost shapes them: float32 [n] or [n, outputs]. rows: float32 [n, features]."""
         return self._predict(rows, "value")
+
+    def outputs(self, rows: np.ndarray) -> np.ndarray:
+        """Predictions; of multi:softmax, which predicts the class, the probabilities that it chooses from."""
+        predictions = self.predict(rows)
+        if self._groups == 1 or predictions.ndim == 2:
+            return predictions
+        margins = self.margins(rows)
+        raised = np.exp(margins - margins.max(axis=1, keepdims=True))
+        return raised / raised.sum(axis=1, keepdims=True)
 
     def margins(self, rows: np.ndarray) -> np.ndarray:
         """Margins, shaped likewise."""

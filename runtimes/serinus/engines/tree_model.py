@@ -1,0 +1,235 @@
+"""`CompiledTreeModel`: a tree model's file as a serinus `Model`, whichever framework wrote it.
+
+Theory of operation. `load` lets the framework's adapter read the file with its own parser, compiles the trees to a flat forest and
+looks for a record that this walk agrees with the framework on this file. With one, the framework is never imported. Without one, the
+framework's predictor is loaded, the two are compared, and the outcome is recorded. A model that the walk does not cover, or differs
+on, is served by the framework's predictor; the log and the model's `details` say which engine serves, and why. Explanations come
+from the framework always, which is imported when the first one is wanted. See `tree_adapter` for how to add a framework.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError, InvalidInput, NotSupported
+from ..model import Call, Model
+from ..native.trees.walker import Walker
+from ..protocol.datatypes import datatype_of
+from ..protocol.types import TensorSpec
+from ..settings import ModelSettings
+from . import tree_verification
+from .tree_adapter import FrameworkPredictor, NotCovered, TreeAdapter
+from .tree_predictions import CompiledPredictions, FrameworkPredictions, TreePredictions
+from .tree_rows import as_rows
+
+__all__ = ["CompiledTreeModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What `load` made, replaced as a whole."""
+
+    adapter: TreeAdapter
+    columns: int
+    forest: Walker | None
+    predictor: FrameworkPredictor | None
+    """None: the forest serves, and nothing was explained yet."""
+    predictions: TreePredictions
+
+
+class CompiledTreeModel(Model):
+    """Serves one framework's model files; a subclass names the adapter.
+
+    Input: one tensor [n, features] of any name; with the setting `input_form` "columns", one tensor [n] per feature under the
+    model's own feature names. NaN is missing. Numbers of any type are taken and converted as the framework does.
+    Outputs: `predict`, and on request `margin`, `probability`, `class` and `contributions`, where the model has them.
+    """
+
+    adapter_class: ClassVar[type[TreeAdapter]]
+    coerce = True
+    any_input_name = True
+    slow_outputs = frozenset({"contributions"})
+    """Outputs that take milliseconds where the others take microseconds: a batch that wants one does not belong on the loop."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self.options = self.adapter_class.options_class.parse(settings.extra)
+        self._loaded: _Loaded | None = None
+        self._explainer: FrameworkPredictor | None = None
+        self._lock = threading.Lock()
+        """Guards `_explainer`."""
+        self._log = logging.getLogger(f"serinus.{self.adapter_class.framework}")
+
+    def load(self) -> None:
+        """Read, compile and verify the model.
+
+        Raises:
+            ConfigError: no model there, wrong settings, or nothing here can serve it.
+        """
+        adapter = self.adapter_class(self.settings, self.options)
+        facts = adapter.facts
+        forest, predictor, reason = self._choose(adapter)
+        if forest is not None:
+            columns, predictions = forest.columns, CompiledPredictions(adapter, forest)
+        else:
+            predictor = predictor or self._load_predictor(adapter)
+            columns, predictions = predictor.columns, FrameworkPredictions(adapter, predictor)
+        loaded = _Loaded(adapter, columns, forest, predictor, predictions)
+        self.inputs = self._input_specs(loaded)
+        self.outputs = self._output_specs(loaded)
+        self._offered = frozenset(spec.name for spec in self.outputs)
+        self._loaded = loaded
+        self.details = {
+            "engine": "forest" if forest is not None else adapter.predictor.lower(),
+            "engine_reason": reason,
+            "model_file": facts.path.name,
+            "model_sha256": facts.sha256,
+            **facts.details,
+        }
+        if facts.feature_names:
+            self.details["feature_names"] = list(facts.feature_names)
+        self._log.info("model %s: %s served by %s (%s)", self.name, facts.path.name, self.details["engine"], reason)
+
+    def unload(self) -> None:
+        """Let the arrays and threads go."""
+        loaded, self._loaded, self._explainer = self._loaded, None, None
+        if loaded is not None and loaded.forest is not None:
+            loaded.forest.close()
+
+    def warmup_inputs(self) -> Mapping[str, np.ndarray]:
+        """One row of zeros."""
+        dtype = self.adapter_class.input_dtype
+        return {spec.name: np.zeros((1, *spec.shape[1:]), dtype) for spec in self.inputs}
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        """Predict one batch; see the class for inputs and outputs.
+
+        Raises:
+            InvalidInput: the columns are not the model's, or an output is wanted that it does not offer.
+            NotSupported: an explanation that cannot be had here.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise ConfigError(f"model {self.name!r} is not loaded")
+        adapter = loaded.adapter
+        rows = as_rows(inputs, loaded.columns, adapter.facts.feature_names, adapter.input_dtype)
+        if not call.outputs:
+            return {self.options.output_name: loaded.predictions.predict(rows)}
+        return self._predict_named(rows, call.outputs, loaded)
+
+    def _choose(self, adapter: TreeAdapter) -> tuple[Walker | None, FrameworkPredictor | None, str]:
+        """Choose the engine: the forest, or the framework's predictor where there is no forest; and why."""
+        facts, framework, wanted = adapter.facts, adapter.framework, self.options.engine
+        if wanted == adapter.predictor.lower():
+            return None, None, "asked for by the setting engine"
+        try:
+            forest = adapter.compile(threads=self.settings.native_threads)
+        except NotCovered as reason:
+            if wanted == "forest":
+                raise ConfigError(
+                    f"{facts.path}: the setting engine is 'forest', which does not cover it: {reason}"
+                ) from None
+            self._warn_of_fallback(adapter, str(reason))
+            return None, None, str(reason)
+        version = adapter.installed_version()
+        predictor = None
+        found = tree_verification.find(adapter, forest, version)
+        if found is None:
+            if wanted == "forest":
+                self._log.warning("model %s: %s was never compared with %s", self.name, facts.path.name, framework)
+                return forest, None, f"asked for by the setting engine; never compared with {framework}"
+            if not version:
+                raise ConfigError(
+                    f"{facts.path}: the compiled engine was never compared with {framework} on this file, and {framework} is not "
+                    f"installed; run python -m {adapter.package}.verify on it where it is, or set engine to 'forest' to serve it "
+                    "all the same"
+                )
+            predictor = self._load_predictor(adapter)
+            found = tree_verification.verify(adapter, forest, predictor)
+            if tree_verification.save(adapter, found) is None:
+                self._log.warning(
+                    "model %s: the verification record can be kept nowhere, so every start imports %s",
+                    self.name,
+                    framework,
+                )
+        if found.agrees:
+            return forest, None, f"verified: {found}"
+        forest.close()
+        reason = f"the compiled engine differs: {found}"
+        if wanted == "forest":
+            raise ConfigError(f"{facts.path}: the setting engine is 'forest', but {reason}")
+        self._warn_of_fallback(adapter, reason)
+        return None, predictor, reason
+
+    def _warn_of_fallback(self, adapter: TreeAdapter, reason: str) -> None:
+        served = f"served by {adapter.framework}'s {adapter.predictor}"
+        self._log.warning("model %s: %s is %s: %s", self.name, adapter.facts.path.name, served, reason)
+
+    def _load_predictor(self, adapter: TreeAdapter) -> FrameworkPredictor:
+        return adapter.load_predictor(threads=self.settings.native_threads)
+
+    def _input_specs(self, loaded: _Loaded) -> tuple[TensorSpec, ...]:
+        """What the metadata says of the inputs."""
+        facts, datatype = loaded.adapter.facts, datatype_of(loaded.adapter.input_dtype)
+        if self.options.input_form == "matrix":
+            return (TensorSpec(self.options.input_name, datatype, (-1, loaded.columns)),)
+        names = dict.fromkeys(facts.feature_names)
+        if len(names) != loaded.columns:
+            raise ConfigError(
+                f"{facts.path}: the setting input_form is 'columns', but the model holds {len(names)} feature names for "
+                f"{loaded.columns} features; train it on a DataFrame, or take 'matrix'"
+            )
+        return tuple(TensorSpec(name, datatype, (-1,)) for name in names)
+
+    def _output_specs(self, loaded: _Loaded) -> tuple[TensorSpec, ...]:
+        """What the metadata says of the outputs, the default one first."""
+        facts, datatype = loaded.adapter.facts, datatype_of(loaded.adapter.output_dtype)
+        per_row: tuple[int, ...] = (-1,) if facts.groups == 1 else (-1, facts.groups)
+        specs = [TensorSpec(self.options.output_name, datatype, (-1,) if facts.predicts_class else per_row)]
+        if facts.offers_margin:
+            specs.append(TensorSpec("margin", datatype, per_row, optional=True))
+        if facts.offers_probability:
+            specs.append(TensorSpec("probability", datatype, per_row, optional=True))
+        if facts.task != "other":
+            specs.append(TensorSpec("class", "INT64", (-1,), optional=True))
+        specs.append(TensorSpec("contributions", datatype, (*per_row, loaded.columns + 1), optional=True))
+        return tuple(specs)
+
+    def _predict_named(self, rows: np.ndarray, wanted: frozenset[str], loaded: _Loaded) -> dict[str, np.ndarray]:
+        """The outputs that the request names."""
+        unknown = sorted(wanted - self._offered)
+        if unknown:
+            raise InvalidInput(f"output {unknown[0]!r}: the model offers {', '.join(sorted(self._offered))}")
+        outputs: dict[str, np.ndarray] = {}
+        if self.options.output_name in wanted:
+            outputs[self.options.output_name] = loaded.predictions.predict(rows)
+        if "contributions" in wanted:
+            outputs["contributions"] = self._load_explainer(loaded).contributions(rows)
+        if wanted & {"margin", "probability", "class"}:
+            margins, made = loaded.predictions.scores(rows)
+            if "margin" in wanted:
+                outputs["margin"] = margins
+            if "probability" in wanted:
+                outputs["probability"] = loaded.adapter.probabilities(margins, made)
+            if "class" in wanted:
+                multiclass = loaded.adapter.facts.task == "multiclass"
+                outputs["class"] = margins.argmax(axis=1) if multiclass else (margins > 0).astype(np.int64)
+        return outputs
+
+    def _load_explainer(self, loaded: _Loaded) -> FrameworkPredictor:
+        """The framework's predictor; loaded when the first explanation is wanted."""
+        if loaded.forest is None and loaded.predictor is not None:
+            return loaded.predictor
+        with self._lock:
+            if self._explainer is None:
+                try:
+                    self._explainer = self._load_predictor(loaded.adapter)
+                except ConfigError as error:
+                    raise NotSupported(f"output 'contributions' is not offered here: {error}") from None
+            return self._explainer

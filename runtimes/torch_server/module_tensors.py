@@ -1,0 +1,82 @@
+"""The names, files and tensors of a PyTorch module, as far as they can be told without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from serinus import ModelSettings, TensorSpec
+from serinus.artifacts import find_file
+from serinus.errors import InvalidInput
+from serinus.model import Provenance
+
+__all__ = [
+    "KNOWN",
+    "find_model_file",
+    "installed_version",
+    "is_batchable",
+    "label_outputs",
+    "order_inputs",
+    "provenance_of",
+]
+
+KNOWN: Final = ("device", "autocast", "class", "arguments", "batch_buckets", "labels")
+"""Names of the settings in `parameters.extra`."""
+
+
+def find_model_file(settings: ModelSettings) -> Path:
+    """Find the model's file.
+
+    Raises:
+        ConfigError: there is none, or there are several.
+    """
+    return find_file(settings, (".pt2", ".pt", ".pth"), preferred=("model.pt2", "model.pt", "model.pth"))
+
+
+def order_inputs(inputs: Mapping[str, np.ndarray], *choices: Sequence[str]) -> list[np.ndarray]:
+    """Sort the inputs as `forward` takes them: by the first of the lists of names that has them all.
+
+    Raises:
+        InvalidInput: they are others.
+    """
+    for names in choices:
+        if names and len(names) == len(inputs) and all(name in inputs for name in names):
+            return [inputs[name] for name in names]
+    if len(inputs) == 1:
+        return list(inputs.values())
+    expected = next(filter(None, choices), ())
+    raise InvalidInput(f"inputs {', '.join(inputs)} came, {', '.join(expected)} were expected")
+
+
+def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether the first dimension of everything is the batch's; without declared shapes nothing says so."""
+    return bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
+
+
+def label_outputs(specs: Sequence[TensorSpec], labels: tuple[str, ...]) -> Sequence[TensorSpec]:
+    """Give outputs of fitting width the names of their classes."""
+    if not labels:
+        return specs
+    return [
+        TensorSpec(spec.name, spec.datatype, spec.shape, labels=labels)
+        if spec.shape and spec.shape[-1] in {len(labels), -1}
+        else spec
+        for spec in specs
+    ]
+
+
+def provenance_of(file: Path, device: str, settings: ModelSettings) -> Provenance:
+    """Say what the answers of a file on a device come from."""
+    return Provenance((file,), {"torch": installed_version(), "device": device, "extra": dict(settings.extra)})
+
+
+def installed_version() -> str:
+    """Version of the installed PyTorch, found without importing it; empty: none is installed."""
+    try:
+        return metadata.version("torch").partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return ""
