@@ -573,7 +573,7 @@ async def test_a_plane_without_models_is_not_ready_unless_it_may_be_empty():
 
 
 async def test_readiness_follows_what_a_request_model_says_of_itself(monkeypatch: Any):
-    monkeypatch.setattr("serinus.dataplane.request_servable._HEALTH_INTERVAL_S", 0.001)
+    monkeypatch.setattr("serinus.dataplane.servables.request_servable._HEALTH_INTERVAL_S", 0.001)
     async with serving(Whole) as plane:
         assert plane.ready()
         assert plane.model_ready("m")

@@ -10,7 +10,7 @@ from ..errors import SerinusError
 from ..protocol.model_config import ModelConfig
 from ..protocol.types import ModelMetadata, ServerMetadata
 from .registry import Registry
-from .servable import StreamKind
+from .servables.servable import StreamKind
 from .telemetry.metrics import Metrics
 
 __all__ = ["Descriptions"]

@@ -21,7 +21,7 @@ from typing import Literal
 from ..errors import NotFound, NotReady
 from ..model import Family
 from ..settings import ModelSettings
-from .servable import Servable
+from .servables.servable import Servable
 
 __all__ = ["Entry", "ModelTable", "State", "all_behind", "rank"]
 

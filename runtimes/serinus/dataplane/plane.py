@@ -29,9 +29,9 @@ from .descriptions import Descriptions
 from .registry import Registry
 from .repository_access import RepositoryAccess
 from .response_stream import ResponseStream
-from .servable import Servable
+from .servables.servable import Servable
+from .servables.v1_requests import V1Request
 from .telemetry.metrics import Metrics
-from .v1_requests import V1Request
 
 __all__ = ["EXTENSIONS", "Plane"]
 

@@ -14,15 +14,15 @@ from ..bounds import ModelBounds
 from ..model import Behind, Model, RequestModel
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
-from .array_servable import ArrayServable
 from .batching.deadlines import Deadlines
-from .checks import RequestChecks
 from .execution.executor import Cost, InlineExecutor, Predict, ThreadExecutor
 from .execution.process_pool import ProcessPool
 from .execution.warmup import INLINE_ROW_S, measure
 from .joining.decision import settle
-from .request_servable import RequestServable
-from .servable import Servable
+from .servables.array_servable import ArrayServable
+from .servables.checks import RequestChecks
+from .servables.request_servable import RequestServable
+from .servables.servable import Servable
 from .sizes import check_inputs, check_settings
 from .telemetry.metrics import Metrics
 

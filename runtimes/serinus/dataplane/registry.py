@@ -34,7 +34,7 @@ from .batching.deadlines import Deadlines
 from .model_table import Entry, ModelTable, all_behind, rank
 from .overrides import overridden
 from .preparation import Preparation
-from .servable import Servable
+from .servables.servable import Servable
 from .telemetry.metrics import Metrics
 
 __all__ = ["Registry"]

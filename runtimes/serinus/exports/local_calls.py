@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..dataplane.checks import OutputChecks, RequestChecks
+from ..dataplane.servables.checks import OutputChecks, RequestChecks
 from ..model import Model, RequestModel
 from ..protocol.types import InferRequest, InferResponse, ModelMetadata, Tensor
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from ...dataplane.checks import SERVER_PARAMETERS
+from ...dataplane.servables.checks import SERVER_PARAMETERS
 from ...errors import Cancelled, ModelFailed, NotReady, Overloaded, SerinusError, TimedOut
 from ...model import Behind, Cancellable
 from ...protocol.datatypes import datatype_of

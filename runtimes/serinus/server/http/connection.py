@@ -95,7 +95,7 @@ from .exchange import (
     unknown_coding,
     wrong_host,
 )
-from .refusals import ExpectationFailed, VersionNotSupported, refuse_chunks, refuse_head, refuse_syntax
+from .transport_refusals import ExpectationFailed, VersionNotSupported, refuse_chunks, refuse_head, refuse_syntax
 
 __all__ = ["Connection", "Listener"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..protocol.classification import classification_count, classify
-from ..protocol.datatypes import BYTES
-from ..protocol.types import InferRequest, Tensor, TensorSpec
-from .batching.pending_request import PendingRequest
+from ...protocol.classification import classification_count, classify
+from ...protocol.datatypes import BYTES
+from ...protocol.types import InferRequest, Tensor, TensorSpec
+from ..batching.pending_request import PendingRequest
 
 __all__ = ["Outputs", "cut_rows", "select_outputs"]
 

@@ -6,17 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from ..errors import NotSupported, SerinusError
-from ..model import Cancellable, Model, V1Answer
-from ..protocol.types import InferRequest, InferResponse, Tensor
-from ..settings import BatchSettings
-from .batching.deadlines import Deadlines
-from .batching.pending_request import DONE, RUNNING, Batch, Outcome, PendingRequest
+from ...errors import NotSupported, SerinusError
+from ...model import Cancellable, Model, V1Answer
+from ...protocol.types import InferRequest, InferResponse, Tensor
+from ...settings import BatchSettings
+from ..batching.deadlines import Deadlines
+from ..batching.pending_request import DONE, RUNNING, Batch, Outcome, PendingRequest
+from ..execution.executor import InlineExecutor, ThreadExecutor
+from ..telemetry.statistics import ModelStatistics
 from .checks import OutputChecks, RequestChecks
-from .execution.executor import InlineExecutor, ThreadExecutor
 from .response_rows import Outputs, cut_rows, select_outputs
 from .servable import Servable
-from .telemetry.statistics import ModelStatistics
 from .v1_requests import V1Request, ask_in_v2
 
 __all__ = ["ArrayServable"]

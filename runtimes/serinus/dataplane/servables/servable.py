@@ -20,17 +20,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Literal, Protocol
 
-from ..errors import Cancelled, InvalidInput, ModelFailed, NotReady, SerinusError
-from ..model import Cancellable, Model, V1Answer
-from ..protocol.json_codec import describe
-from ..protocol.types import InferRequest, InferResponse, ModelMetadata
-from ..settings import BatchSettings
-from .awaiting import wait_for_answer
-from .batching.batcher import Batcher, Executor
-from .batching.deadlines import Deadlines
-from .batching.pending_request import Batch, Outcome, PendingRequest
-from .response_stream import ResponseStream
-from .telemetry.statistics import ModelStatistics
+from ...errors import Cancelled, InvalidInput, ModelFailed, NotReady, SerinusError
+from ...model import Cancellable, Model, V1Answer
+from ...protocol.json_codec import describe
+from ...protocol.types import InferRequest, InferResponse, ModelMetadata
+from ...settings import BatchSettings
+from ..awaiting import wait_for_answer
+from ..batching.batcher import Batcher, Executor
+from ..batching.deadlines import Deadlines
+from ..batching.pending_request import Batch, Outcome, PendingRequest
+from ..response_stream import ResponseStream
+from ..telemetry.statistics import ModelStatistics
 from .v1_requests import V1Request
 
 __all__ = ["ModelExecutor", "Servable", "StreamKind"]

@@ -14,18 +14,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from ..errors import InvalidInput, ModelFailed, NotSupported, SerinusError
-from ..model import Call, Cancellable, RequestModel, V1Answer
-from ..protocol.types import InferRequest, InferResponse
-from ..settings import BatchSettings
-from .batching.deadlines import Deadlines
-from .batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
+from ...errors import InvalidInput, ModelFailed, NotSupported, SerinusError
+from ...model import Call, Cancellable, RequestModel, V1Answer
+from ...protocol.types import InferRequest, InferResponse
+from ...settings import BatchSettings
+from ..batching.deadlines import Deadlines
+from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
+from ..execution.request_executor import RequestExecutor
+from ..response_stream import ResponseStream, closing
+from ..telemetry.statistics import ModelStatistics
 from .checks import RequestChecks
-from .execution.request_executor import RequestExecutor
 from .response_rows import select_outputs
-from .response_stream import ResponseStream, closing
 from .servable import Servable, StreamKind
-from .telemetry.statistics import ModelStatistics
 from .v1_requests import V1Request, ask_in_v2, is_streamed, read_document
 
 __all__ = ["RequestServable"]

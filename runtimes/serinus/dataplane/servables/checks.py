@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..errors import InvalidInput, ModelFailed
-from ..model import Call, Model
-from ..protocol.classification import classification_count
-from ..protocol.datatypes import NUMPY_DTYPES, datatype_of
-from ..protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
-from .batching.pending_request import BatchKey
+from ...errors import InvalidInput, ModelFailed
+from ...model import Call, Model
+from ...protocol.classification import classification_count
+from ...protocol.datatypes import NUMPY_DTYPES, datatype_of
+from ...protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
+from ..batching.pending_request import BatchKey
 
 __all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks"]
 

@@ -1,0 +1,1 @@
+"""A model is served by what it answers: arrays, or whole requests."""
