@@ -167,6 +167,12 @@ class ServerSettings:
     access_log: bool = field(default=False, metadata=_flags(help="one log line per request (costs ~20 us each)"))
     log_level: str = field(default="INFO", metadata=_flags(help="DEBUG, INFO, WARNING or ERROR"))
     log_format: Literal["text", "json"] = field(default="text", metadata=_flags(help="text or json, to standard error"))
+    expose_predictor: bool = field(
+        default=False,
+        metadata=_flags(
+            help="let clients call the model behind a transformer in this process, NAME-predictor, past that transformer"
+        ),
+    )
     repository_control: Literal["auto", "off", "on", "open"] = field(
         default="auto",
         metadata=_flags(

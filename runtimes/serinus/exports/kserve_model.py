@@ -23,12 +23,12 @@ from kserve import InferRequest as KServeRequest
 from kserve.errors import InferenceError, ModelNotReady
 from kserve.errors import InvalidInput as KServeInvalidInput
 
+from ..dataplane.servables.v1_requests import convert
 from ..errors import ClientError, ConfigError, ServerError
 from ..hosts.factory import build_model
 from ..hosts.kserve.kserve_types import from_kserve_request
 from ..loading.directory import settings_from_directory
 from ..model import Model, RequestModel
-from ..protocol import v1_codec
 from ..protocol.types import Tensor, TensorSpec
 from ..settings import ModelSettings
 from .local_calls import LocalCalls
@@ -84,9 +84,8 @@ class ServedByKServe(kserve.Model):
             raise ModelNotReady(self.name)
         try:
             if isinstance(payload, dict):
-                decoded = v1_codec.decode(orjson.dumps(payload))
-                request = v1_codec.to_request(decoded, calls.metadata)
-                return orjson.loads(v1_codec.encode(await calls.infer(request), decoded))
+                request, write = convert(orjson.dumps(payload), calls.metadata)
+                return orjson.loads(write(await calls.infer(request)))
             request = from_kserve_request(payload, model_name=self.name, headers=headers or {}, deadline=None)
             response = await calls.infer(request)
         except ClientError as error:

@@ -172,7 +172,14 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     bounds = ModelBounds(
         instances=settings.max_instances, tensor_bytes=settings.limits.tensor_bytes, rank=settings.limits.rank
     )
-    registry = Registry(launch.factory, discover=launch.discover, index=launch.index, metrics=metrics, bounds=bounds)
+    registry = Registry(
+        launch.factory,
+        discover=launch.discover,
+        index=launch.index,
+        metrics=metrics,
+        bounds=bounds,
+        expose_behind=settings.expose_predictor,
+    )
     plane = Plane(
         registry,
         metrics=metrics,

@@ -31,17 +31,30 @@ class V1Request:
     limits: Limits = Limits()  # noqa: RUF009 # frozen
 
 
-def convert(body: bytes, metadata: ModelMetadata, *, version: str = "", limits: Limits) -> tuple[InferRequest, Any]:
+def convert(
+    body: bytes,
+    metadata: ModelMetadata,
+    *,
+    version: str = "",
+    limits: Limits = Limits(),  # noqa: B008 # frozen
+) -> tuple[InferRequest, Callable[[InferResponse], bytes]]:
     """Make the V2 request that a V1 body stands for.
 
+    Args:
+        body: JSON.
+        metadata: the model's.
+        version: the one asked for.
+        limits: of the body.
+
     Returns:
-        The request, and what `v1_codec.encode` needs to write its answer.
+        The request, and what writes its response as the V1 answer.
 
     Raises:
         ClientError: the body is no V1 body, or does not fit the model.
     """
     payload = v1_codec.decode(body, limits)
-    return v1_codec.to_request(payload, metadata, model_version=version, limits=limits), payload
+    request = v1_codec.to_request(payload, metadata, model_version=version, limits=limits)
+    return request, lambda response: v1_codec.encode(response, payload)
 
 
 def ask_in_v2(
@@ -61,7 +74,7 @@ def ask_in_v2(
     Raises:
         SerinusError: the body or the request is refused; `on_complete` will not be called.
     """
-    request, payload = convert(call.body, metadata, version=call.version, limits=call.limits)
+    request, write = convert(call.body, metadata, version=call.version, limits=call.limits)
     request.headers = call.headers
     request.deadline = call.deadline
 
@@ -70,7 +83,7 @@ def ask_in_v2(
             on_complete(outcome)
             return
         try:
-            result: V1Answer | SerinusError = V1Answer(v1_codec.encode(outcome, payload), outcome.headers)
+            result: V1Answer | SerinusError = V1Answer(write(outcome), outcome.headers)
         except SerinusError as error:
             result = error
         on_complete(result)

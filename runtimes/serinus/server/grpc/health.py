@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from ...errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from .service import Service
 
 __all__ = ["Health"]
 
@@ -30,10 +27,30 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
+class Watched(Protocol):
+    """What is asked: the calls of `inference.GRPCInferenceService`, which refuse while they drain."""
+
+    def server_ready(self) -> bool:
+        """Whether new requests would be taken."""
+        ...
+
+    def server_live(self) -> bool:
+        """Whether the process works at all."""
+        ...
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether this model would take a request now.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        ...
+
+
 class Health:
     """Answers Check and Watch for one service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Watched) -> None:
         self._service = service
 
     async def check(self, message: bytes) -> bytes:
