@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from dataplane_support import Doubler, rows_of
 
+from dataplane_support import Doubler, rows_of
 from serinus import InferRequest, InferResponse, ModelSettings, RequestModel
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
