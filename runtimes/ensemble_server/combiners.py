@@ -15,6 +15,7 @@ import numpy as np
 
 from serinus.errors import ConfigError
 from serinus.protocol.types import TensorSpec
+from serinus.small_file import read_text
 
 from .document import Checker, Where
 from .schema import EnsembleSpec, inside
@@ -43,7 +44,7 @@ class CombinerContext:
             self.problem(place, f"{relative!r}: no such file in {self.spec.directory}")
             return []
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_text(path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             self.problem(place, f"{relative!r} cannot be read: {error}")
             return []

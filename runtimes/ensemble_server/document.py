@@ -13,6 +13,7 @@ from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from serinus.errors import ConfigError
+from serinus.small_file import read_text
 
 __all__ = ["Checker", "Where", "load"]
 
@@ -47,7 +48,7 @@ def load(path: Path) -> tuple[Any, Checker]:
         size = path.stat().st_size
         if size > _MOST_BYTES:
             raise ConfigError(f"{path}: is {size} bytes; a description of an ensemble takes at most {_MOST_BYTES}")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:

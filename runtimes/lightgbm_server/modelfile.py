@@ -123,6 +123,8 @@ def read(path: Path) -> ModelFile:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise ConfigError(f"{path}: its {path.stat().st_size} bytes do not fit into memory") from None
     text, mended = _mend(content)
     if text.partition("\n")[0].strip() != "tree":
         raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 from .protocol.types import TensorSpec
 from .settings import ModelSettings
+from .small_file import read_text
 
 __all__ = ["Extra", "check_inside", "declares_no_batch", "find_file", "leads_out", "override_specs", "read_labels"]
 
@@ -187,11 +188,11 @@ def declares_no_batch(model_dir: Path | None) -> bool:
     folder = model_dir if model_dir.is_dir() else model_dir.parent
     for place in (folder, folder.parent) if folder.name.isdecimal() else (folder,):
         try:
-            text = (place / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
+            text = read_text(place / "config.pbtxt", errors="replace")
         except OSError:
             continue
         sizes = re.findall(r"^\s*max_batch_size\s*:\s*(\d+)", text, re.MULTILINE)
-        return bool(sizes) and int(sizes[-1]) == 0
+        return bool(sizes) and not sizes[-1].strip("0")
     return False
 
 
@@ -217,7 +218,7 @@ def read_labels(settings: ModelSettings, name: str) -> tuple[str, ...]:
         return ()
     check_inside(path, settings)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: labels cannot be read: {error}") from None
     if path.suffix == ".json":

@@ -18,10 +18,14 @@ from typing import Any, Final
 
 import orjson
 
+from .small_file import read_bytes
+
 __all__ = ["SUFFIX", "load", "paths", "save"]
 
 SUFFIX: Final = ".verdict.json"
 """Of a record beside its model, after the model file's whole name; the name that records on disk have."""
+_MOST_BYTES: Final = 64 << 20
+"""Largest record that is read: one with a small network's steps takes some megabytes."""
 
 
 def paths(model: Path, sha256: str, about: str = "") -> Iterator[Path]:
@@ -46,7 +50,7 @@ def load(where: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """Load the records that are there; what is absent or damaged is passed over."""
     for path in where:
         try:
-            body = orjson.loads(path.read_bytes())
+            body = orjson.loads(read_bytes(path, most_bytes=_MOST_BYTES))
         except (OSError, ValueError):
             continue
         if isinstance(body, dict):

@@ -47,6 +47,8 @@ _CHECKPOINT: Final = frozenset(
         "CheckpointExists",
     ]
 )
+_MOST_BYTES: Final = 2**31 - 1
+"""Largest message of protocol buffers."""
 _VOCABULARY: Final = "InitializeTableFromTextFileV2"
 
 
@@ -60,6 +62,12 @@ def check(folder: Path, allows: Callable[[str], bool]) -> None:
     Raises:
         ConfigError: it cannot be read, or can do more than compute.
     """
+    for file in folder.glob("saved_model.pb*"):
+        size = file.stat().st_size
+        if size > _MOST_BYTES:  # TensorFlow ends the process
+            raise ConfigError(
+                f"{file}: is {size} bytes; a SavedModel's graph has at most {_MOST_BYTES}, its variables lie beside it"
+            )
     try:
         saved_model = loader_impl.parse_saved_model(str(folder))
     except (OSError, ValueError) as error:

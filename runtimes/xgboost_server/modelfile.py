@@ -104,6 +104,8 @@ def read(path: Path) -> ModelFile:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise ConfigError(f"{path}: its {path.stat().st_size} bytes do not fit into memory") from None
     try:
         form, document = _decode(data)
         return _model_file(path, hashlib.sha256(data).hexdigest(), form, document)

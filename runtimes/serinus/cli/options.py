@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..settings import ServerSettings
+from ..small_file import read_text
 from .numbers import number_of
 
 __all__ = [
@@ -495,7 +496,7 @@ def _read_file(
 ) -> None:
     """Fill what flags and environment left open from a `settings.json`; options `by_the_operator` are a problem there."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
         return

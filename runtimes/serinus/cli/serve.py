@@ -25,6 +25,8 @@ from ..dataplane.repository_access import RepositoryAccess
 from ..errors import ConfigError
 from ..protocol.types import Limits
 from ..settings import ModelSettings, PredictorSettings, ServerSettings
+from ..small_file import read_text
+from .log_lines import JsonLines, TextLines, escape
 from .options import OPTIONS, Option, Parsed, parse
 from .repository_control import repository_access
 
@@ -87,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
         return _serve(parsed, server, access)
     except ConfigError as error:
         for problem in error.problems:
-            print(f"serinus serve: {problem}", file=sys.stderr)
+            print(f"serinus serve: {escape(problem)}", file=sys.stderr)
         return 2
 
 
@@ -161,7 +163,7 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """
     fields = {spec.name for spec in dataclasses.fields(ServerSettings)} - {"limits"}
     chosen = {name: values[name] for name in fields}
-    problems = []
+    problems = [] if chosen["host"].strip() else ["--host is empty; 0.0.0.0 is every address, 127.0.0.1 this machine"]
     if (chosen["ssl_certfile"] is None) != (chosen["ssl_keyfile"] is None):
         problems.append("TLS needs both --ssl_certfile and --ssl_keyfile")
     problems += [
@@ -243,13 +245,14 @@ def _of_paths(
     from .. import loading
 
     values = parsed.values
+    named = loading.installed(values["class"] or "")
     extra = _extra(values["extra"])
     allow_implementation = _parts(values["allow_implementation"])
     allow_uri = tuple(map(Path, _parts(values["allow_uri"])))
     problems: list[str] = []
     found: list[ModelSettings] = []
     if not paths:
-        found.append(ModelSettings(name="", implementation=values["class"]))
+        found.append(ModelSettings(name="", implementation=named))
     for path in paths:
         if repository is not None and path.parent == repository and leads_out(path, repository, allow_uri):
             problems.append(
@@ -259,7 +262,7 @@ def _of_paths(
         try:
             of_path = loading.settings_from_directory(
                 path,
-                implementation=values["class"] or "",
+                implementation=named,
                 extra=extra,
                 allow_implementation=allow_implementation,
                 allow_uri=allow_uri,
@@ -342,15 +345,15 @@ def _folders(repository: Path) -> list[Path]:
 
 
 def _names(repository: Path) -> list[str]:
-    """Name the models of a repository."""
-    return sorted({_own_name(folder) for folder in _folders(repository)})
+    """Name the models of a repository; what cannot be a model's name (see `dataplane.sizes`) is none, and no index could tell it."""
+    return sorted({name for folder in _folders(repository) if (name := _own_name(folder)).isprintable()})
 
 
 def _own_name(folder: Path) -> str:
     """Read the name that a model folder, or one of its versions, gives itself, as MLServer does; else it is the folder's."""
     for path in (folder / "model-settings.json", *sorted(folder.glob("*/model-settings.json"))):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(document, dict) and isinstance(document.get("name"), str) and document["name"]:
@@ -373,34 +376,11 @@ def _discover(parsed: Parsed, repository: Path | None, name: str) -> list[ModelS
 def _set_up_logging(server: ServerSettings) -> None:
     """Log to standard error, in text or JSON."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if server.log_format == "json" else _TextFormatter())
+    handler.setFormatter(JsonLines() if server.log_format == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("serinus").setLevel(server.log_level.upper())
-
-
-class _TextFormatter(logging.Formatter):
-    """`2026-01-31 12:00:00.123 INFO serinus: message`."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
-
-
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line, times in seconds since 1970."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Render one record."""
-        entry = {
-            "time": round(record.created, 3),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
 
 
 def _help() -> str:

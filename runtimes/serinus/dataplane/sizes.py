@@ -16,8 +16,8 @@ from ..settings import ModelSettings
 
 __all__ = ["check_inputs", "check_settings"]
 
-_VERSION_CHARACTERS: Final = 255
-"""Longest version: a folder's name (NAME_MAX of Linux's file systems)."""
+_NAME_CHARACTERS: Final = 255
+"""Longest name and version of a model: a folder's name (NAME_MAX of Linux's file systems)."""
 _COUNTS: Final = ("instances", "threads", "max_concurrency")
 _BATCH_COUNTS: Final = ("max_batch_rows", "max_queue_rows", "priority_levels", "default_priority")
 
@@ -42,11 +42,24 @@ def check_settings(settings: ModelSettings, bounds: ModelBounds) -> None:
         problem = BOUNDS[name].problem(value, most=bounds.instances if name == "instances" else None)
         if problem is not None:
             problems.append(problem)
-    if len(settings.version) > _VERSION_CHARACTERS:
-        problems.append(f"version has {len(settings.version)} characters, the limit is {_VERSION_CHARACTERS}")
+    problems += [
+        problem
+        for what, text in (("name", settings.name), ("version", settings.version))
+        if (problem := _name_problem(what, text))
+    ]
     problems += _spec_problems(settings.inputs, bounds)
     if problems:
-        raise ConfigError([f"model '{settings.name}': {problem}" for problem in problems])
+        raise ConfigError([f"model {settings.name[:_NAME_CHARACTERS]!r}: {problem}" for problem in problems])
+
+
+def _name_problem(what: str, text: str) -> str:
+    """Say why a model cannot be called so: its name is in addresses, logs and labels of metrics. Empty: it can."""
+    if len(text) > _NAME_CHARACTERS:
+        return f"{what} has {len(text)} characters, the limit is {_NAME_CHARACTERS}"
+    if not text.isprintable():
+        odd = next(character for character in text if not character.isprintable())
+        return f"{what} is {text!r}, which has the character {odd!r}; printable ones were expected"
+    return ""
 
 
 def check_inputs(name: str, inputs: Iterable[TensorSpec], bounds: ModelBounds) -> None:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .directory import folder_name, settings_from_directory
-from .model_formats import infer_implementation
+from .model_formats import infer_implementation, installed
 
-__all__ = ["folder_name", "infer_implementation", "settings_from_directory"]
+__all__ = ["folder_name", "infer_implementation", "installed", "settings_from_directory"]

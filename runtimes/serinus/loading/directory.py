@@ -27,6 +27,7 @@ from ..errors import ConfigError
 from ..protocol.datatypes import DATATYPES
 from ..protocol.types import NO_PARAMETERS, TensorSpec
 from ..settings import DATA_FOLDERS, BatchSettings, ModelSettings
+from ..small_file import read_text
 from .model_formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation, is_runtime
 from .version_policy import saved_model_versions
 
@@ -179,7 +180,7 @@ def _read(path: Path, implementation: str, allowed: ModelSettings) -> DirectoryS
         ConfigError: with every problem in it.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        document = json.loads(read_text(path), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except RecursionError:
@@ -245,8 +246,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice!r} is there twice")
     return found
 
 
@@ -387,7 +389,8 @@ class _Reader:
         self.unknown("batch.", values, fields)
         if (size := self.take(document, "max_batch_size", int, 0)) > 1:
             values.setdefault("max_batch_rows", size)
-        if (wait := self.take(document, "max_batch_time", (int, float), 0)) > 0:  # type: ignore[arg-type] # isinstance takes a tuple
+        wait = self.take(document, "max_batch_time", (int, float), 0)  # type: ignore[arg-type] # isinstance takes a tuple
+        if not wait <= 0:  # NaN is refused with all that is out of its range
             values.setdefault("max_delay_s", float(wait))
         for key, value in values.items():
             if key in fields and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):

@@ -6,13 +6,14 @@ A runtime is recognised by what its files are, not by what they are called, wher
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "is_runtime"]
+__all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "installed", "is_runtime"]
 
 _HEAD_BYTES = 4096
 """Enough of a file to tell its format; XGBoost's JSON names its learner within the first bytes."""
@@ -97,6 +98,16 @@ def is_runtime(name: str) -> bool:
         dotted in (runtime.package, f"{runtime.package}.{runtime.model}", f"{runtime.package}.model.{runtime.model}")
         for runtime in RUNTIMES
     )
+
+
+def installed(name: str) -> str:
+    """Name ours for a runtime of MLServer's that is not installed; any other name as it is.
+
+    Args:
+        name: of a class, by the operator's word (`MLSERVER_MODEL_IMPLEMENTATION`).
+    """
+    ours = MLSERVER_IMPLEMENTATIONS.get(name)
+    return ours if ours is not None and importlib.util.find_spec(name.partition(".")[0]) is None else name
 
 
 def _candidates(path: Path) -> Iterator[Path]:

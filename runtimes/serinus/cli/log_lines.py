@@ -1,0 +1,52 @@
+"""The lines of the server's log, in text or JSON.
+
+Names, paths and frameworks' messages come from model directories and clients. In a log they must not begin a line that another process
+would take for the server's own, nor move a terminal's cursor: what cannot be printed is written as an escape.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+__all__ = ["JsonLines", "TextLines", "escape"]
+
+
+def escape(text: str) -> str:
+    r"""Write control characters, line ends and halves of surrogate pairs as escapes (`\n`, `\x1b`)."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+class TextLines(logging.Formatter):
+    """`2026-01-31 12:00:00.123 INFO serinus: message`; the lines of a traceback are indented."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
+        """Render a record without its traceback: one line."""
+        return escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 # logging's name
+        """Render a traceback."""
+        return "\n".join(f"    {escape(line)}" for line in super().formatException(ei).split("\n"))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, times in seconds since 1970."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        entry = {
+            "time": round(record.created, 3),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        text = json.dumps(entry, ensure_ascii=False)
+        return text if text.isprintable() else json.dumps(entry)
