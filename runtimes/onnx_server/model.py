@@ -45,6 +45,8 @@ _DATATYPES = {
 _EXTRA = ("providers", "provider_fallback", "provider_options", "labels", "io_binding", "optimization")
 _GENERATED: Final = re.compile(r"unk__|.*_dim_\d+$|[su]\d+$|\W|\d|(?i:none|unknown|dynamic_axes_\w*)$")
 """Names of dimensions that exporters make up (tf2onnx, PyTorch), a new one for each dimension: they say nothing."""
+_WHOLE_TENSOR: Final = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+"""Operators (ai.onnx, com.microsoft) that quantise a whole tensor by its own range: what `onnxruntime.quantization.quantize_dynamic` writes."""
 _BATCH: Final = re.compile(r"(?i)batch")
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -112,7 +114,8 @@ class OnnxModel(Model):
             )
         own_inputs = tuple(_spec(node) for node in self._session.get_inputs())
         own_outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        self.unbatchable_reason = _declared_no([*self._session.get_inputs(), *self._session.get_outputs()])
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self.unbatchable_reason = _declared_no(nodes) or _computed_no(file)
         free = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
         self.batchable = free and not self.unbatchable_reason
         if not self.settings.outputs:
@@ -251,6 +254,19 @@ def _declared_no(nodes: Sequence[Any]) -> str:
     if len(firsts) > 1:
         (name, tensor), (another, its) = list(firsts.items())[:2]
         return f"the first dimension of '{tensor}' is called '{name}' and that of '{its}' '{another}'"
+    return ""
+
+
+def _computed_no(file: Path) -> str:
+    """Say which operator of the graph computes one scale from all rows; empty: none does.
+
+    A check by random rows may miss it: where only the index of the largest number comes out, a coarser scale seldom changes it.
+    """
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        for operator in _WHOLE_TENSOR:
+            # NodeProto.op_type is field 4, a string, of onnx.proto: tag 0x22, length, text.
+            if body.find(b"\x22" + bytes([len(operator)]) + operator.encode()) >= 0:
+                return f"its operator {operator} scales all rows of a batch by the largest number in it"
     return ""
 
 

@@ -238,7 +238,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "divided by the largest": (_most, "differs from its answer alone"),
     "sorted rows": (_sorted, "differs from its answer alone"),
     "batch norm in training": (_normalised, "answers differ from call to call|differs from its answer alone"),
-    "dynamic int8": (_int8, "differs from its answer alone"),
+    "dynamic int8": (_int8, "scales all rows of a batch by the largest"),
     "nodes of a graph": (_neighbours, "differs from its answer alone"),
     "points of a cloud": (_cloud, "random rows get the same answer|differs from its answer alone"),
     "the row's number": (_positions, "differs from its answer alone"),

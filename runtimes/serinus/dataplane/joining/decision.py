@@ -35,7 +35,7 @@ from ...model import Call, Model, Provenance
 from ...protocol.types import NO_PARAMETERS, Signature, TensorSpec
 from ...settings import ModelSettings
 from ..execution.executor import Predict
-from .independence import CHECK, TOLERANCES, Finding, examine
+from .independence import CHECK, LARGEST, TOLERANCES, Finding, examine
 from .sampling import scenes
 
 __all__ = ["Batching", "decide", "first_dimension", "settle"]
@@ -128,13 +128,14 @@ def decide(
         for name, signature in model.signatures.items()
         if name != model.default_signature and not first_dimension(signature.inputs, signature.outputs)
     }
-    key = _key(model, functions, sure) if model.provenance is not None else ""
+    most_rows = min(settings.batch.max_batch_rows, LARGEST)
+    key = _key(model, functions, sure, most_rows) if model.provenance is not None else ""
     found = _kept(model.provenance, key) if model.provenance is not None else None
     if found is None:
         if not settings.warmup:
             why = "warm-up is off, so nothing was checked"
             return Batching(True, f"{_OWNER}: true; {why}") if sure else Batching(False, why)
-        found = _checked(model, functions, sure, trial, clock)
+        found = _checked(model, functions, sure, trial, clock, most_rows)
         if model.provenance is not None and all(finding.outcome != "late" for finding in found.values()):
             _keep(model, model.provenance, key, found)
     return _judged(found, sure)
@@ -168,6 +169,7 @@ def _checked(
     sure: bool,
     trial: Callable[[], AbstractContextManager[Predict]],
     clock: Callable[[], float],
+    most_rows: int,
 ) -> dict[str, Finding]:
     _log.info(
         "model '%s': checking whether rows are independent; what the framework now logs of refused inputs is part of it",
@@ -177,7 +179,7 @@ def _checked(
     try:
         with trial() as predict:
             for name, signature in functions.items():
-                found[name] = _function(model, name, signature, predict, sure, clock)
+                found[name] = _function(model, name, signature, predict, sure, clock, most_rows)
                 if not name and found[""].outcome == "dependent":
                     break
     except SerinusError as error:  # the process that the check wants for itself
@@ -187,7 +189,13 @@ def _checked(
 
 
 def _function(
-    model: Model, name: str, signature: Signature, predict: Predict, sure: bool, clock: Callable[[], float]
+    model: Model,
+    name: str,
+    signature: Signature,
+    predict: Predict,
+    sure: bool,
+    clock: Callable[[], float],
+    most_rows: int,
 ) -> Finding:
     parameters = {"signature_name": name} if name else NO_PARAMETERS
     wanted = frozenset(spec.name for spec in signature.outputs)
@@ -206,16 +214,18 @@ def _function(
             *(spec.datatype for spec in signature.outputs if spec.datatype == "BF16"),
         ),
         least_tolerance=TOLERANCES["FP16"] if sure else 0.0,
+        most_rows=most_rows,
     )
 
 
-def _key(model: Model, functions: Mapping[str, Signature], sure: bool) -> str:
+def _key(model: Model, functions: Mapping[str, Signature], sure: bool, most_rows: int) -> str:
     """Digest all that the record holds for."""
     provenance = cast("Provenance", model.provenance)
     known = {
         "check": CHECK,
         "serinus": __version__,
         "sure": sure,
+        "most_rows": most_rows,
         "computes_in": model.computes_in,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "facts": dict(provenance.facts),

@@ -7,7 +7,10 @@ predicts are quick) and orders, and beside neighbours a thousand times as large 
 got alone. Also
   - every output has as many rows as the inputs, and shapes that do not depend on the values;
   - the same call gives the same answer each time: a model that draws random numbers, or remembers, cannot be told from one that mixes rows;
-  - rows that are answered alone are answered together.
+  - rows that are answered alone are answered together;
+  - so it is in large batches (64, 256, 1024 rows and one more, as many as will be joined) where those take under a quarter of a second and
+    64 MB: a graph may give its places to the first rows that come (experts of a capacity), or compute in chunks. One that is refused is
+    no harm, as the batcher tries it again request by request.
 At least one scene (`sampling`) must be telling: rows of it get different answers. What refuses every scene is not found independent, nor is
 what takes longer than the time that there is.
 
@@ -28,11 +31,11 @@ import numpy as np
 
 from .sampling import ROWS, Rows, Scene
 
-__all__ = ["BUDGET_S", "CHECK", "TOLERANCES", "Finding", "examine"]
+__all__ = ["BUDGET_S", "CHECK", "LARGEST", "TOLERANCES", "Finding", "examine"]
 
 Ask = Callable[[Rows], Mapping[str, Any]]
 
-CHECK: Final = 1
+CHECK: Final = 2
 """Version of the check: raised with any change that could change what it finds, so that old records lapse."""
 TOLERANCES: Final[Mapping[str, float]] = {"FP64": 1e-9, "FP32": 1e-4, "FP16": 1e-2, "BF16": 1e-2}
 """Largest relative difference of a float; see the module's docstring for what it is relative to."""
@@ -46,6 +49,14 @@ _SLOW_S: Final = 0.02
 _ORDERS: Final = ((1, 0), (4, 2, 0), (3, 1, 4, 0, 2), (2, 0, 1, 4, 3, 0, 2, 1))
 _FEW_ORDERS: Final = ((1, 0), (2, 0, 1))
 _MANY: Final = 33
+_LARGE: Final = (64, 65, 256, 1024)
+"""Powers of two, which kernels and chunks are made for, and one more."""
+_LARGE_S: Final = 0.25
+"""Longest predict of a large batch, by what the one before took. On a machine that computes 10 GB/s of activations, some GB of them."""
+_LARGE_BYTES: Final = 64 << 20
+"""Most bytes of a large batch's inputs and outputs."""
+LARGEST: Final = _LARGE[-1]
+"""Rows of the largest batch that is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ def examine(
     datatypes: Sequence[str] = (),
     least_tolerance: float = 0.0,
     budget_s: float = BUDGET_S,
+    most_rows: int = LARGEST,
 ) -> Finding:
     """Find out whether rows are independent.
 
@@ -90,8 +102,9 @@ def examine(
         datatypes: of the inputs, and what the model computes in; the coarsest bounds how exact an answer can be.
         least_tolerance: a tolerance that is smaller is this one.
         budget_s: longest time.
+        most_rows: of the batches that will be joined; the larger ones of the check are left out.
     """
-    check = _Check(predict, clock, clock() + budget_s, datatypes, least_tolerance)
+    check = _Check(predict, clock, clock() + budget_s, datatypes, least_tolerance, most_rows)
     told, alike, refusal = 0, False, ""
     enough = clock() + min(_ENOUGH_S, budget_s)
     for scene in tries:
@@ -129,7 +142,10 @@ class _Check:
         until: float,
         datatypes: Sequence[str],
         least_tolerance: float,
+        most_rows: int,
     ) -> None:
+        self._most_rows = most_rows
+        self._tried_large = False
         self.until = until
         self.calls = 0
         self._predict = predict
@@ -165,7 +181,27 @@ class _Check:
         for kind, neighbours in (("loud", scene.loud), ("extreme", scene.extreme)):
             self._beside(scene.rows, neighbours, alone, count, kind)
         alone.hold(self._ask(_taken(scene.rows, [0])), [0], again=True)
+        if alone.telling and not self._tried_large:
+            self._tried_large = True
+            self._large(scene.rows, alone, count, row_s)
         return alone.telling
+
+    def _large(self, rows: Rows, alone: _Alone, count: int, row_s: float) -> None:
+        """Predict rows many times over in large batches, as long as they are quick and small."""
+        random = np.random.default_rng(3)
+        row_bytes = alone.row_bytes + sum(array[:1].nbytes for array in rows.values())
+        last_s, last = row_s, 1
+        for total in _LARGE:
+            if total > self._most_rows or total * row_bytes > _LARGE_BYTES or last_s * total / last > _LARGE_S:
+                return
+            order = random.integers(0, count, total).tolist()
+            started = self._clock()
+            try:
+                answer = self._ask(_taken(rows, order))
+            except _Refused:
+                return
+            last_s, last = self._clock() - started, total
+            alone.hold(answer, order)
 
     def _beside(self, rows: Rows, neighbours: Rows, alone: _Alone, count: int, kind: str) -> None:
         """Predict rows between neighbours: n, r, n, r ... A batch that they spoil is no harm: it is tried again request by request."""
@@ -229,6 +265,11 @@ class _Alone:
             and (array.dtype.kind != "f" or bool(np.isfinite(array).any()))
             for name, array in self._expected.items()
         )
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's answer."""
+        return sum(array[:1].nbytes for array in self._expected.values())
 
     def hold(
         self,

@@ -1,6 +1,7 @@
 """Rows to try a model on, made from what it says of its inputs or from a row that it gave: pure, and the same every time.
 
-Floats are normal, of [0, 1) or of [0, 255), as features, probabilities and pixels are. What an integer means is unknown, and most are
+Floats are normal, of [0, 1) or of [0, 255), as features, probabilities and pixels are, whole numbers with many zeros, as counts and
+flags, or some hundreds on both sides of zero. What an integer means is unknown, and most are
 indices, which must not be out of range: 0 and 1 first, then 0 to 9, then 1 and 2; those of 8 and 16 bits, which no framework takes
 for indices, go up to 255. BYTES are words or digits. A free dimension beyond the first has the same size in every input, since such
 sizes mostly belong together, and never one of the row counts that are tried, so that a model that takes one for the other is found out.
@@ -20,7 +21,7 @@ from ...protocol.types import TensorSpec
 __all__ = ["ROWS", "Scene", "scenes"]
 
 Rows = Mapping[str, np.ndarray]
-_Kind = Literal["normal", "unit", "wide"]
+_Kind = Literal["normal", "unit", "wide", "whole", "spread"]
 
 ROWS: Final = 5
 """Rows of a scene, and of each kind of neighbours."""
@@ -28,6 +29,8 @@ _SIZES: Final[Sequence[tuple[_Kind, int, bool]]] = (
     ("normal", 4, False),
     ("unit", 1, False),
     ("wide", 4, False),
+    ("whole", 4, False),
+    ("spread", 4, False),
     ("unit", 4, True),
     ("wide", 1, True),
     ("normal", 16, True),
@@ -36,7 +39,13 @@ _SIZES: Final[Sequence[tuple[_Kind, int, bool]]] = (
     ("normal", 224, True),
 )
 """Kind of numbers, size of the free dimensions, and whether it is only for models that have not answered before. 32 to 224: pictures."""
-_HIGH: Final[Mapping[_Kind, tuple[int, int]]] = {"normal": (0, 2), "unit": (0, 10), "wide": (1, 3)}
+_HIGH: Final[Mapping[_Kind, tuple[int, int]]] = {
+    "normal": (0, 2),
+    "unit": (0, 10),
+    "wide": (1, 3),
+    "whole": (0, 10),
+    "spread": (0, 10),
+}
 _MOST_BYTES: Final = 64 << 20
 """Of a scene; a fallback that would be larger is left out."""
 
@@ -119,8 +128,10 @@ def _plain(random: np.random.Generator, kind: _Kind, datatype: str, tail: tuple[
         return array.reshape(shape)
     dtype = NUMPY_DTYPES[datatype]
     if dtype.kind == "f":
-        numbers = random.standard_normal(shape) if kind == "normal" else random.random(shape)
-        return (numbers * 255 if kind == "wide" else numbers).astype(dtype)
+        if kind == "whole":
+            return ((random.poisson(1.0, shape) + _stagger(shape)) % 10).astype(dtype)
+        numbers = random.standard_normal(shape) if kind in ("normal", "spread") else random.random(shape)
+        return (numbers * {"wide": 255, "spread": 100}.get(kind, 1)).astype(dtype)
     if dtype.kind == "b":
         numbers = random.integers(0, 2, shape)
         return ((numbers + _stagger(shape)) % 2).astype(dtype)
@@ -158,6 +169,8 @@ def _extreme(rows: np.ndarray) -> np.ndarray:
             result[row] = text
     else:
         result[0], result[1] = rows.min() if rows.size else 0, rows.max() if rows.size else 0
+        if rows.dtype.kind in "iu" and rows.dtype.itemsize < 4:  # no indices
+            result[2], result[3] = np.iinfo(rows.dtype).max, 0
     return result
 
 
