@@ -33,6 +33,9 @@ __all__ = ["JsonKernel"]
 _SCRATCH_BODY_BYTES = 64 * 1024
 """Bodies up to here share a workspace's scratch memory; larger ones get memory of their own, which their arrays keep."""
 
+_TEXTS = 1 << 16
+"""Strings that are made at a time."""
+
 _SKELETON_BYTES = 64 * 1024
 """Room for a skeleton; a request with more than that beside its numbers takes the ordinary path."""
 
@@ -319,9 +322,13 @@ def _text_maker(workspace: _Workspace, head: TensorHead, offset: int) -> tuple[_
     else:
 
         def make(body: bytes, _json_length: int, /) -> np.ndarray | None:
-            places = spans.reshape(count, 2).tolist()
             array = np.empty(count, dtype=object)
-            array[:] = [body[start : start + size] for start, size in places]
+            for first in range(
+                0, count, _TEXTS
+            ):  # by parts: Python's numbers of all places at once would take more than the texts
+                part = spans[2 * first : 2 * (first + _TEXTS)]
+                places = zip(part[::2].tolist(), part[1::2].tolist(), strict=True)
+                array[first : first + _TEXTS] = [body[start : start + size] for start, size in places]
             return array.reshape(shape)
 
     return make, end

@@ -221,6 +221,8 @@ def _decode_contents(what: str, datatype: str, shape: tuple[int, ...], contents:
 
 def _decode_parameters(parameters: Mapping[str, Any], what: str, limits: Limits) -> Mapping[str, Any]:
     decoded: dict[str, Any] = {}
+    if len(parameters) > limits.tensors:
+        raise TooLarge(f"{what} has {len(parameters)} parameters, the limit is {limits.tensors} (max_tensors)")
     for key, parameter in parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
         if kind is None:

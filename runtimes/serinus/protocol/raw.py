@@ -32,6 +32,9 @@ ALIGNMENT = 8
 
 Buffer = bytes | bytearray | memoryview
 
+_ELEMENT_BYTES = 41
+"""What an element takes in memory beside its own bytes: 33 as an object of CPython, 8 for its place in the array."""
+
 _COPY_BYTES = 16 * 1024
 """Up to here a copy costs less than keeping a memoryview alive through the transport."""
 
@@ -91,9 +94,10 @@ def _decode_bytes(name: str, shape: tuple[int, ...], buffer: Buffer, limits: Lim
         raise InvalidInput(
             f"{name}: shape {list(shape)} of BYTES takes at least {count * 4} bytes (4 for each length), {size} came"
         )
-    if size + count * 8 > limits.tensor_bytes:
+    if size + count * _ELEMENT_BYTES > limits.tensor_bytes:
         raise TooLarge(
-            f"{name}: {size} bytes in {count} elements, the limit is {limits.tensor_bytes} (max_tensor_bytes)"
+            f"{name}: {size} bytes in {count} elements, the limit is {limits.tensor_bytes} (max_tensor_bytes); in memory each element "
+            f"takes {_ELEMENT_BYTES} more"
         )
     data = bytes(buffer)
     elements: list[bytes] = []

@@ -146,9 +146,11 @@ def to_request(
         what = f"input {name!r}"
         shape = _shape_of(what, value, limits)
         spec = specs.get(name)
-        values = flatten(what, shape, value) if shape else [value]
-        datatype = spec.datatype if spec else _datatype_of(what, values)
-        if datatype == BYTES:
+        values: list[Any] | None = None
+        if spec is None or spec.datatype == BYTES:  # numbers are flattened as they are decoded
+            values = flatten(what, shape, value) if shape else [value]
+        datatype = spec.datatype if spec else _datatype_of(what, values or [])
+        if datatype == BYTES and values is not None:
             values = [_text(what, index, element) for index, element in enumerate(values)]
             array = np.empty(len(values), dtype=object)
             array[:] = values
