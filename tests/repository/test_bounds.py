@@ -25,6 +25,7 @@ from grpc_support import ENGINES, Sum
 from grpc_support import serving as serving_grpc
 from rest_support import MODELS, X, rest
 from serinus import Model, ModelSettings, TensorSpec
+from serinus.artifacts import read_labels
 from serinus.bounds import BOUNDS, ModelBounds
 from serinus.cli.options import OPTIONS, parse
 from serinus.cli.serve import _of_paths, _server_settings
@@ -241,6 +242,7 @@ REQUESTS: dict[str, tuple[Any, dict[str, str]]] = {
     "tensor, bytes by `shape`": (X, {}),
     "dimensions of `shape`": ({"inputs": [tensor([1] * 33, [1])]}, {}),
     "inputs": ({"inputs": [{**tensor([1, 3], [1, 2, 3]), "name": f"x{n}"} for n in range(1025)]}, {}),
+    "`parameters`, of a request, an input or an output": ({**X, "parameters": {f"p{n}": n for n in range(1025)}}, {}),
     "nesting of JSON": (deep(64), {}),
     "name, bytes": ({"inputs": [{**tensor([1, 3], [1, 2, 3]), "name": "x" * 1025}]}, {}),
     "`classification` of an output": (wanted(classification=65_537), {}),
@@ -360,12 +362,21 @@ def test_trees_of_more_columns_than_can_be_verified_are_not_compiled(tmp_path: P
     assert "262145 features" in str(told)
 
 
+def labelled(folder: Path) -> None:
+    """Read labels from a file one byte beyond the limit."""
+    with (folder / "labels.txt").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    read_labels(ModelSettings(name="m", model_dir=folder), "")
+
+
 SHAPE = (TensorSpec("x", "FP32", (-1, 1 << 38)),)
 FILES: dict[str, Callable[[Path], None]] = {
     "`model-settings.json`: `inputs[].shape`, one row": lambda _: load(Sum, ModelSettings(name="m", inputs=SHAPE)),
     "a model file's own inputs, one row, where the model is warmed up": lambda _: load(Wide, ModelSettings(name="m")),
     "an XGBoost file's `num_feature`": lambda at: wide_trees(at, 10**9),
     "`model-settings.json`: `version`, characters": lambda _: load(Sum, ModelSettings(name="m", version="9" * 256)),
+    "a model's name, characters": lambda _: load(Sum, ModelSettings(name="m" * 256)),
+    "settings, labels, lists and `config.pbtxt` beside a model, bytes, each a regular file": lambda at: labelled(at),
     "`ensemble.yaml`: `members[].threads`": lambda at: ensemble(
         at, "file: xgb.ubj", "file: xgb.ubj\n    threads: 1025"
     ),
