@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
-from ensemble_server import Ensemble
-from fraud_features.anomaly import COLUMNS, AutoEncoder, Strangeness, save, strangeness, train_autoencoder
+from deferred import Deferred
 from fraud_features.calibration import fit_blend, fit_thresholds, platt, sigmoid
 from fraud_features.features import FEATURE_NAMES
 from fraud_features.sample import load_history, load_sample
@@ -29,6 +27,16 @@ from fraud_support import SERVICE
 from serinus import ModelSettings
 from serinus.errors import ConfigError, ModelFailed
 from serinus.testing import InMemoryClient
+
+torch = Deferred("torch")
+torch_classes = Deferred("torch_classes")
+Ensemble = Deferred("ensemble_server", "Ensemble")
+COLUMNS = Deferred("fraud_features.anomaly", "COLUMNS")
+AutoEncoder = Deferred("fraud_features.anomaly", "AutoEncoder")
+Strangeness = Deferred("fraud_features.anomaly", "Strangeness")
+save = Deferred("fraud_features.anomaly", "save")
+strangeness = Deferred("fraud_features.anomaly", "strangeness")
+train_autoencoder = Deferred("fraud_features.anomaly", "train_autoencoder")
 
 MODEL = SERVICE / "model"
 DOCUMENT = yaml.safe_load((MODEL / "ensemble.yaml").read_text())
@@ -263,16 +271,9 @@ def test_a_network_of_other_columns_is_refused_with_the_line_of_its_member(tmp_p
     assert f"ensemble.yaml:{line}: member 'anomaly': column 0 of 'features' is 'amount'" in problem
 
 
-class Broken(torch.nn.Module):
-    """Answers NaN."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features[:, 0] * float("nan")
-
-
 def test_a_member_that_answers_nan_is_at_fault_and_not_the_client(tmp_path: Path, features: np.ndarray):
     model = shipped(tmp_path)
-    torch.jit.script(Broken().eval()).save(str(tmp_path / "anomaly.pt"))
+    torch.jit.script(torch_classes.Broken().eval()).save(str(tmp_path / "anomaly.pt"))
     model.load()
     with pytest.raises(ModelFailed, match="member 'anomaly', row 0: its score is NaN"):
         model.predict_arrays(request(features[:2]), {})

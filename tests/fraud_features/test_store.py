@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import fraud_support as support
-from fraud_features.redis_store import RedisStore, StoreUnavailable
+from deferred import Deferred
 from fraud_features.schema import Labels
 from fraud_features.store import AGGREGATES, DELAY_DAYS, KEEP_DAYS, Batch, FeatureStore, MemoryStore
 from fraud_support import START_S, Oracle
+
+RedisStore = Deferred("fraud_features.redis_store", "RedisStore")
+StoreUnavailable = Deferred("fraud_features.redis_store", "StoreUnavailable")
 
 DAY = 86400
 NOON = START_S // DAY * DAY + 12 * 3600
