@@ -96,7 +96,7 @@ test-quick: $(VENV)/.test ## Run the tests that take no more than a few seconds 
 lint: $(VENV)/.test ## Check style, types and the layers' arrows
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	for version in 3.10 3.13; do $(BIN)/pyright --pythonversion $$version; done
+	printf '3.10\n3.13\n' | xargs -P 2 -I{} $(BIN)/pyright --pythonversion {}
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m serinus.native.build --check
 	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u)
