@@ -83,6 +83,13 @@ class Named(torch.nn.Module):
         return x.sum(1)
 
 
+class Broken(torch.nn.Module):
+    """Answers NaN."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features[:, 0] * float("nan")
+
+
 class Net(nn.Module):
     """Every step that there is; `change` stands for what other networks do otherwise."""
 
@@ -113,18 +120,6 @@ class Net(nn.Module):
         return torch.log(torch.linalg.vector_norm(torch.addmm(normal, hidden, self.w3, beta=-1), 2, [1]))
 
 
-class Broken(torch.nn.Module):
-    """Answers NaN."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features[:, 0] * float("nan")
-
-
-class Sigmoid(Net):
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(torch.sigmoid(self.normal(features)), 2, [1])
-
-
 class Scaled(Net):
     def forward(self, features: Tensor) -> Tensor:
         return torch.linalg.vector_norm(torch.addmm(self.b1, self.normal(features), self.w1, alpha=2), 2, [1])
@@ -135,7 +130,7 @@ class OtherNorm(Net):
         return torch.linalg.vector_norm(self.normal(features), 1, [1])
 
 
-class Matrix(Net):
+class NoSum(Net):
     def forward(self, features: Tensor) -> Tensor:
         return torch.relu(self.normal(features))
 
@@ -149,3 +144,24 @@ class Earlier(Net):
     def forward(self, features: Tensor) -> Tensor:
         unused = torch.log(torch.linalg.vector_norm(self.normal(features), 2, [1]))
         return torch.linalg.vector_norm(torch.relu(self.normal(features)), 2, [1]) + unused
+
+
+class Reduced(nn.Module):
+    """What may follow the layers."""
+
+    def __init__(self, layers: nn.Module, how: str) -> None:
+        super().__init__()
+        self.layers = layers
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers((x - 0.5) / 2.0)
+        if self.how == "length":
+            return torch.linalg.vector_norm(y, 2, [1])
+        if self.how == "kept":
+            return torch.linalg.vector_norm(y, 2, [-1], True)
+        if self.how == "squeezed":
+            return y.squeeze(-1)
+        if self.how == "reshaped":
+            return y.reshape(-1)
+        return 2.0 * y + 1.0
