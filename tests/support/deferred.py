@@ -35,7 +35,9 @@ class Deferred:
         return getattr(self._resolve(), name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._resolve(), name, value)  # what monkeypatch replaces
+        raise TypeError(
+            f"{self!r} is not the object itself; replace its {name} by monkeypatch.setattr('{self._module}...{name}', ...)"
+        )
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._resolve()(*arguments, **named)

@@ -124,7 +124,7 @@ def test_a_network_with_anything_else_in_it_is_pytorchs(tmp_path: Path, kind: st
 def test_steps_that_answer_otherwise_are_not_used(tmp_path: Path, monkeypatch):
     wrong = torch_classes.Net(seed=5)
     graph = read_mlp(read_script(torch.jit.script(wrong.eval())), 9)
-    monkeypatch.setattr(mlp_compiler, "read_mlp", lambda *_: graph)
+    monkeypatch.setattr("torch_server.mlp_compiler.read_mlp", lambda *_: graph)
     model = loaded(tmp_path, torch_classes.Net(seed=6))
     assert model._compiled is None
     assert "the compiled steps differ" in model.details["compiled_reason"]
