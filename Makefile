@@ -30,6 +30,10 @@ TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,onnx_server,torch_server,tensorflow
 SERVICE_ENVIRONMENT = $(VENV)/$(if $(filter fraud,$(SERVICE)),.run,.test)
 
 PYTEST ?= $(BIN)/python -m pytest
+# A process a core; a file stays with one, since its tests share servers. In the order of the names: the longest files are not last.
+ALL_CORES := -n auto --dist loadfile --no-loadscope-reorder
+# Where the environment forbids it (as in images), each process that a test or a demo starts would compile its packages anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the commands
@@ -81,18 +85,18 @@ $(VENV)/.mlserver: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/uv
 	touch $@
 
 .PHONY: test
-test: $(VENV)/.test $(VENV)/.mlserver ## Run every test
-	@$(PYTEST) -q $(ARGS)
+test: $(VENV)/.test $(VENV)/.mlserver ## Run every test, on all cores: make test ARGS="-k batcher -n0"
+	@$(PYTEST) -q $(ALL_CORES) $(ARGS)
 
 .PHONY: test-quick
 test-quick: $(VENV)/.test ## Run the tests that take no more than a few seconds each
-	@$(PYTEST) -q -m "not slow" $(ARGS)
+	@$(PYTEST) -q -m "not slow" $(ALL_CORES) $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.test ## Check style, types and the layers' arrows
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	printf '3.10\n3.13\n' | xargs -P 2 -I{} $(BIN)/pyright --pythonversion {}
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m serinus.native.build --check
 	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import time
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("kserve")
-
 from conformance_support import Server, json_tensor, values_of
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import serving
 
-pytestmark = pytest.mark.slow  # importing kserve takes the server several seconds
+pytestmark = [
+    pytest.mark.slow,  # importing kserve takes the server several seconds
+    pytest.mark.skipif(importlib.util.find_spec("kserve") is None, reason="kserve is not installed"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ensemble_support as support
-from ensemble_server import Ensemble
+from deferred import Deferred
 from serinus.errors import InvalidInput
+
+Ensemble = Deferred("ensemble_server", "Ensemble")
 
 
 @pytest.fixture(scope="module")

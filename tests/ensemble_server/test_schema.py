@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import ensemble_support as support
-from ensemble_server import Ensemble
+from deferred import Deferred
 from serinus.errors import ConfigError
+
+Ensemble = Deferred("ensemble_server", "Ensemble")
 
 
 def problems(folder: Path, text: str) -> list[str]:

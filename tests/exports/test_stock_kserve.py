@@ -11,17 +11,19 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 import ensemble_support
 import grpc
+from deferred import Deferred
 from hosts_support import free_port, process, serving
 from serinus import hosts
-from serinus.exports.kserve_model import as_kserve
 from serinus.loading import settings_from_directory
 from serinus.protocol.types import InferRequest, Tensor
 from serinus.settings import ModelSettings
+
+pb = Deferred("kserve.protocol.grpc", "grpc_predict_v2_pb2")
+GRPCInferenceServiceStub = Deferred("kserve.protocol.grpc.grpc_predict_v2_pb2_grpc", "GRPCInferenceServiceStub")
+as_kserve = Deferred("serinus.exports.kserve_model", "as_kserve")
 
 
 @pytest.mark.slow

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import fraud_support as support
-from fraud_features.redis_store import RedisStore, StoreUnavailable
+from deferred import Deferred
 from fraud_features.schema import Labels
 from fraud_features.store import AGGREGATES, DELAY_DAYS, KEEP_DAYS, Batch, FeatureStore, MemoryStore
 from fraud_support import START_S, Oracle
+
+RedisStore = Deferred("fraud_features.redis_store", "RedisStore")
+redis_store = Deferred("fraud_features.redis_store")
 
 DAY = 86400
 NOON = START_S // DAY * DAY + 12 * 3600
@@ -239,7 +242,7 @@ async def test_redis_forgets_by_expiry_and_knows_its_script_again_after_a_flush(
 async def test_a_redis_that_does_not_answer_is_named_without_its_password():
     store = RedisStore("redis://:secret@127.0.0.1:1/0", timeout_s=0.5)
     for call in (store.update(one(NOON)), store.record_labels(labels(one(NOON), [1])), store.stats()):
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(redis_store.StoreUnavailable) as caught:
             await call
         assert "127.0.0.1:1/0 does not answer" in str(caught.value)
         assert "secret" not in str(caught.value)

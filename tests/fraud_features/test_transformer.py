@@ -5,42 +5,26 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import kserve.context as kserve_context
 import numpy as np
 import pytest
-from kserve import InferInput, InferOutput, InferRequest, InferResponse, PredictorConfig
-from kserve.errors import InferenceError, InvalidInput, ModelNotReady
-from kserve.protocol.infer_type import RequestedOutput
 
 import fraud_support as support
+from deferred import Deferred
 from fraud_features.features import FEATURE_NAMES
 from fraud_features.store import MemoryStore
-from fraud_features.transformer import FraudFeatures, open_store
 from fraud_support import NOW_S
 
-
-class Behind(FraudFeatures):
-    """With a predictor in this process: its score is the row's amount, so a mix-up of rows shows."""
-
-    def __init__(self) -> None:
-        super().__init__("fraud", store=MemoryStore(), clock=lambda: NOW_S)
-        self.load()
-        self.asked: list[InferRequest] = []
-        self.rows_off = 0
-
-    async def _grpc_predict(self, payload: Any, headers: Any = None) -> InferResponse:
-        self.asked.append(payload)
-        await asyncio.sleep(0)
-        amount = payload.get_input_by_name("amount").as_numpy()
-        n = len(amount) + self.rows_off
-        return InferResponse(
-            payload.id or "",
-            "fraud",
-            [
-                InferOutput("score", [n], "FP32", np.resize(amount.astype(np.float32), n)),
-                InferOutput("decision", [n], "BYTES", np.array([b"approve"] * n, object)),
-            ],
-        )
+kserve_context = Deferred("kserve.context")
+kserve_errors = Deferred("kserve.errors")
+InferInput = Deferred("kserve", "InferInput")
+InferOutput = Deferred("kserve", "InferOutput")
+InferRequest = Deferred("kserve", "InferRequest")
+InferResponse = Deferred("kserve", "InferResponse")
+PredictorConfig = Deferred("kserve", "PredictorConfig")
+RequestedOutput = Deferred("kserve.protocol.infer_type", "RequestedOutput")
+Behind = Deferred("fraud_transformer", "Behind")
+FraudFeatures = Deferred("fraud_features.transformer", "FraudFeatures")
+open_store = Deferred("fraud_features.transformer", "open_store")
 
 
 @pytest.fixture
@@ -155,7 +139,7 @@ async def test_a_refused_request_leaves_nothing_in_the_store(model: Behind, form
     columns = support.values(50)
     columns["amount"][49] = -1.0
     make = {"rest": request, "grpc": grpc_request, "v1": lambda c: {"instances": support.instances(c)}}[form]
-    with pytest.raises(InvalidInput, match=r"'amount', row 49: -1\.0 came"):
+    with pytest.raises(kserve_errors.InvalidInput, match=r"'amount', row 49: -1\.0 came"):
         await answer(model, make(columns))
     stats = await model.store.stats()
     assert (stats.customers, stats.terminals, stats.ids, stats.labels) == (0, 0, 0, 0)
@@ -170,7 +154,7 @@ async def test_a_bad_request_does_not_touch_its_neighbours(model: Behind):
     bad["type"][1] = "?"
     results = await asyncio.gather(answer(model, request(good)), answer(model, request(bad)), return_exceptions=True)
     assert isinstance(results[0], InferResponse)
-    assert isinstance(results[1], InvalidInput)
+    assert isinstance(results[1], kserve_errors.InvalidInput)
     assert (await model.store.stats()).ids == 3
 
 
@@ -208,32 +192,32 @@ async def test_the_column_fraud_records_outcomes_with_the_transactions(model: Be
 
 
 async def test_an_unknown_operation_is_refused(model: Behind):
-    with pytest.raises(InvalidInput, match="'operation': 'forget' came, expected score or record_labels"):
+    with pytest.raises(kserve_errors.InvalidInput, match="'operation': 'forget' came, expected score or record_labels"):
         await answer(model, request(support.values(1), parameters={"operation": "forget"}))
 
 
 async def test_a_column_that_came_twice_is_refused(model: Behind):
     made = request(support.values(1))
     made.inputs.append(made.inputs[0])
-    with pytest.raises(InvalidInput, match="'transaction_id': came twice"):
+    with pytest.raises(kserve_errors.InvalidInput, match="'transaction_id': came twice"):
         await answer(model, made)
 
 
 async def test_a_v1_body_without_instances_is_refused(model: Behind):
-    with pytest.raises(InvalidInput, match="'instances': missing"):
+    with pytest.raises(kserve_errors.InvalidInput, match="'instances': missing"):
         await answer(model, {"inputs": []})
 
 
 async def test_a_predictor_that_loses_rows_is_found_out(model: Behind):
     model.rows_off = -1
-    with pytest.raises(InferenceError, match=r"'score': shape \[2\] came, expected 3 rows"):
+    with pytest.raises(kserve_errors.InferenceError, match=r"'score': shape \[2\] came, expected 3 rows"):
         await answer(model, request(support.values(3)))
 
 
 async def test_a_store_that_does_not_answer_is_not_ready():
     model = FraudFeatures("fraud", feature_store_url="redis://127.0.0.1:1/0", clock=lambda: NOW_S)
     model.load()
-    with pytest.raises(ModelNotReady, match=r"127\.0\.0\.1:1/0 does not answer"):
+    with pytest.raises(kserve_errors.ModelNotReady, match=r"127\.0\.0\.1:1/0 does not answer"):
         await model.preprocess(request(support.values(1)))
     await model.store.close()
 

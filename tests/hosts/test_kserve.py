@@ -12,14 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kserve
 import numpy as np
 import pytest
-from kserve import InferRequest as KServeRequest
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
-from kserve.protocol.infer_type import InferInput as KServeInput
 
-import hosts_support as support
+from deferred import Deferred
 from hosts_support import here, hosted, serving
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -37,8 +33,6 @@ from serinus.errors import (
     UpstreamFailed,
 )
 from serinus.hosts import build_model
-from serinus.hosts.kserve.kserve_errors import translate
-from serinus.hosts.kserve.kserve_types import to_kserve_request, to_kserve_response
 from serinus.hosts.kserve.scripts import settings_from_script
 from serinus.hosts.loop_thread import asks_for_loop
 from serinus.hosts.method_executor import MethodExecutor
@@ -46,6 +40,15 @@ from serinus.model import V1Answer
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings, PredictorSettings
+
+kserve = Deferred("kserve")
+kserve_classes = Deferred("kserve_classes")
+KServeRequest = Deferred("kserve", "InferRequest")
+InferParameter = Deferred("kserve.protocol.grpc.grpc_predict_v2_pb2", "InferParameter")
+KServeInput = Deferred("kserve.protocol.infer_type", "InferInput")
+translate = Deferred("serinus.hosts.kserve.kserve_errors", "translate")
+to_kserve_request = Deferred("serinus.hosts.kserve.kserve_types", "to_kserve_request")
+to_kserve_response = Deferred("serinus.hosts.kserve.kserve_types", "to_kserve_response")
 
 REST = {"host": "127.0.0.1", "content-type": "application/json"}
 GRPC = {"user-agent": "grpc-python/1.0"}
@@ -251,7 +254,7 @@ async def test_a_class_without_stages_is_called():
 
 def test_a_class_that_answers_no_inference_requests_is_refused_in_words():
     with pytest.raises(
-        ConfigError, match="'hosts_support:OfNoInference' is a BaseKServeModel: it answers neither V1 nor V2"
+        ConfigError, match="'kserve_classes:OfNoInference' is a BaseKServeModel: it answers neither V1 nor V2"
     ):
         build_model(ModelSettings(name="m", implementation=here("OfNoInference")))
 
@@ -310,7 +313,7 @@ async def test_which_list_a_v1_body_must_have_hangs_on_the_predictors_protocol_a
     ],
 )
 def test_only_classes_whose_requests_meet_synchronous_code_that_asks_are_given_a_loop(name: str, asks: bool):
-    assert asks_for_loop(getattr(support, name)) is asks
+    assert asks_for_loop(getattr(kserve_classes, name)) is asks
 
 
 async def test_an_unload_does_not_wait_for_a_class_that_blocks_its_loop(
@@ -600,7 +603,7 @@ def test_transformer_and_remote_predictor_exclude_each_other():
         build_model(
             settings,
             transformer=here("ImageTransformer"),
-            predictor=support.PredictorSettings(host="127.0.0.1:1"),
+            predictor=PredictorSettings(host="127.0.0.1:1"),
         )
     with pytest.raises(ConfigError, match=r"a kserve\.Model was expected"):
         build_model(settings, transformer=here("Pixels"))

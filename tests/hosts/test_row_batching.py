@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 import hosts_support
+from deferred import Deferred
 from fraud_features.store import MemoryStore
-from fraud_features.transformer import FraudFeatures
 from fraud_support import SERVICE
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput, SerinusError
-from serinus.hosts.kserve.pipeline import Pipeline
-from serinus.hosts.kserve.row_batching import row_transformer
 from serinus.protocol.types import NO_PARAMETERS, InferRequest, InferResponse, RequestedOutput, Tensor
+
+FraudFeatures = Deferred("fraud_features.transformer", "FraudFeatures")
+Pipeline = Deferred("serinus.hosts.kserve.pipeline", "Pipeline")
+row_transformer = Deferred("serinus.hosts.kserve.row_batching", "row_transformer")
 
 COLUMNS = json.loads((SERVICE / "request.json").read_text())["inputs"]
 REST = {"host": "fraud", "content-length": "1"}

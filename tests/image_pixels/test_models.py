@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from deferred import Deferred
 from image_pixels import fetch, models
-from image_pixels.networks import EfficientNetLite0
 from image_pixels.pixels import decode, normalise_into, shape_of
 from image_pixels.recipe import PRESETS
 from serinus import Call, ModelSettings
 from serinus.hosts import build_model
 from serinus.loading import settings_from_directory
 from serinus.testing import InMemoryClient
+
+torch = Deferred("torch")
+EfficientNetLite0 = Deferred("image_pixels.networks", "EfficientNetLite0")
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,13 +12,15 @@ import numpy as np
 import orjson
 import pytest
 
-from image_pixels.transformer import ImagePixels
+from deferred import Deferred
 from serinus import InferRequest, InferResponse, ModelSettings, RequestedOutput, Tensor
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput, SerinusError
 from serinus.protocol import proto_codec
 from serinus.protocol.rest_codec import RestCodec
 from vision_support import bytes_array, colour_model, picture, plane_of, small_recipe
+
+ImagePixels = Deferred("image_pixels.transformer", "ImagePixels")
 
 RED, GREEN, BLUE = (picture(colour=colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 SURE = float(np.exp(5.1) / (np.exp(5.1) + 2))

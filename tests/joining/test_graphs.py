@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import grpc
 from batching_graphs import BAD, GOOD, TORCH
+from deferred import Deferred
 from serinus import InferRequest, ModelSettings, Tensor, TensorSpec
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.testing import InMemoryClient
 from serve_support import serving
 from vision_support import plane_of
+
+torch = Deferred("torch")
 
 TORCH_INPUTS = (TensorSpec("x", "FP32", (-1, 4, 3)),)
 

@@ -6,19 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataplane_support import serving
+from deferred import Deferred
 from lightgbm_server import LightGBMModel
 from lightgbm_support import OBJECTIVES, hurtful, load, rows, save, train
 from serinus import InferRequest, RequestedOutput, Tensor
 from serinus.errors import ConfigError, InvalidInput, NotSupported
 from serinus.model import Call
 from serinus.settings import ModelSettings
+
+lightgbm = Deferred("lightgbm")
 
 
 @pytest.fixture(autouse=True)

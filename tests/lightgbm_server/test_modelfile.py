@@ -9,15 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import pytest
 
+from deferred import Deferred
 from lightgbm_server import modelfile, modeltext
 from lightgbm_support import hurtful, load, rows, save, train
 from serinus.errors import ConfigError
 from serinus.loading import infer_implementation
 from serinus.model import Call
+
+lightgbm = Deferred("lightgbm")
 
 
 def edited(change: Callable[[bytes], bytes], folder: Path, **trained: object) -> Path:

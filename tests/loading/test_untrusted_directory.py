@@ -16,11 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kserve
 import pytest
 
-from ensemble_server import document
-from ensemble_server.model import Ensemble
+from deferred import Deferred
 from ensemble_support import TEXT
 from ensemble_support import write as write_ensemble
 from lightgbm_support import load, save, train
@@ -36,6 +34,10 @@ from serinus.model import Model
 from serinus.settings import ModelSettings
 from serve_support import serving
 
+kserve_classes = Deferred("kserve_classes")
+document = Deferred("ensemble_server.document")
+Ensemble = Deferred("ensemble_server.model", "Ensemble")
+
 made: list[str] = []
 """What was called."""
 
@@ -45,14 +47,6 @@ class OwnModel(Model):
 
     def load(self) -> None:
         made.append("loaded")
-
-
-class Taking(kserve.Model):
-    """A class that takes what `ensemble_server` takes."""
-
-    def __init__(self, name: str, allow_implementation: Any = ()) -> None:
-        super().__init__(name)
-        self.allowed = allow_implementation
 
 
 def function(name: str) -> Model:
@@ -191,10 +185,13 @@ def test_a_runtime_of_mlservers_is_ours_unless_it_is_installed_and_allowed(
 
 def test_extra_settings_of_a_directory_cannot_widen_what_is_allowed(tmp_path: Path):
     write(
-        tmp_path, name="m", implementation=f"{__name__}.Taking", parameters={"extra": {"allow_implementation": ["*"]}}
+        tmp_path,
+        name="m",
+        implementation="kserve_classes.Taking",
+        parameters={"extra": {"allow_implementation": ["*"]}},
     )
     (settings,) = settings_from_directory(tmp_path, allow_implementation=[f"{__name__}.*"])
-    assert construct(Taking, settings).allowed == (f"{__name__}.*",)
+    assert construct(kserve_classes.Taking, settings).allowed == (f"{__name__}.*",)
 
 
 def test_the_options_are_flags_variables_and_keys_and_take_several(tmp_path: Path):

@@ -7,33 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from onnx_server import OnnxModel
+from deferred import Deferred
 from serinus import Call, InferRequest, ModelSettings, RequestedOutput, Tensor, TensorSpec
 from serinus.errors import ConfigError, InvalidInput
 from serinus.protocol.datatypes import NUMPY_DTYPES
 from vision_support import colour_model, plane_of
 
+onnx = Deferred("onnx")
+onnxruntime = Deferred("onnxruntime")
+TensorProto = Deferred("onnx", "TensorProto")
+helper = Deferred("onnx.helper")
+numpy_helper = Deferred("onnx.numpy_helper")
+OnnxModel = Deferred("onnx_server", "OnnxModel")
+
 TYPES = {
-    "BOOL": TensorProto.BOOL,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "FP16": TensorProto.FLOAT16,
-    "FP32": TensorProto.FLOAT,
-    "FP64": TensorProto.DOUBLE,
-    "BYTES": TensorProto.STRING,
+    "BOOL": "BOOL",
+    "UINT8": "UINT8",
+    "UINT16": "UINT16",
+    "UINT32": "UINT32",
+    "UINT64": "UINT64",
+    "INT8": "INT8",
+    "INT16": "INT16",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "FP16": "FLOAT16",
+    "FP32": "FLOAT",
+    "FP64": "DOUBLE",
+    "BYTES": "STRING",
 }
-NO_GPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+@pytest.fixture
+def no_gpu() -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is a GPU")
 
 
 def graph(folder: Path, nodes: Any, inputs: Any, outputs: Any, name: str = "model.onnx") -> Path:
@@ -145,7 +154,8 @@ def test_weights_in_a_file_of_their_own_are_found_and_missed_by_name(tmp_path):
 @pytest.mark.parametrize("datatype", TYPES)
 def test_every_datatype_goes_through_a_graph_bound_or_not(tmp_path, datatype, binding):
     node = helper.make_node("Identity", ["x"], ["y"])
-    folder = graph(tmp_path, [node], [("x", TYPES[datatype], ["n"])], [("y", TYPES[datatype], ["n"])])
+    kind = getattr(TensorProto, TYPES[datatype])
+    folder = graph(tmp_path, [node], [("x", kind, ["n"])], [("y", kind, ["n"])])
     model = loaded(folder, extra={"io_binding": binding})
     array = np.array([b"a", "ü".encode()], object) if datatype == "BYTES" else np.array([0, 1], NUMPY_DTYPES[datatype])
     found = model.predict({"x": array}, Call())["y"]
@@ -176,7 +186,7 @@ def test_a_shape_that_the_graph_refuses_is_the_clients_fault(tmp_path):
         model.predict({"a": rows(1)[:, :2], "b": rows(1)}, Call())
 
 
-@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_there_is_refused_unless_falling_back_is_allowed(tmp_path, provider):
     two(tmp_path)

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-import xgboost
 
 import ensemble_support
 import grpc
-from ensemble_server import Ensemble
+from deferred import Deferred
 from grpc_support import ENGINES, Sum
 from grpc_support import serving as serving_grpc
 from rest_support import MODELS, X, rest
@@ -41,6 +40,9 @@ from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol.types import Limits
 from serinus.settings import BatchSettings, ServerSettings
 from serinus.testing import InMemoryClient
+
+xgboost = Deferred("xgboost")
+Ensemble = Deferred("ensemble_server", "Ensemble")
 
 LIMITS = Path(__file__).resolve().parents[2] / "runtimes" / "serinus" / "LIMITS.md"
 

@@ -6,19 +6,21 @@ import asyncio
 import doctest
 from typing import Any
 
-import kserve
 import numpy as np
 import orjson
 import pytest
 
 import serinus.testing
 from dataplane_support import Doubler
+from deferred import Deferred
 from serinus import InferRequest, InferResponse, RequestedOutput, RequestModel, Tensor
 from serinus.errors import InvalidInput, ModelFailed, NotSupported, SerinusError
 from serinus.protocol import proto_codec
 from serinus.settings import ModelSettings
 from serinus.testing import InMemoryClient
 from stream_support import Conversing
+
+kserve_classes = Deferred("kserve_classes")
 
 X = np.array([[1, 2], [3, 4]], np.float32)
 
@@ -131,36 +133,17 @@ def test_a_model_that_does_not_load_is_told_on_entering_and_a_closed_client_says
         client.infer({"x": X})
 
 
-class Sums(kserve.Model):
-    """Adds up each row, as KServe's documents write a predictor."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.ready = True
-
-    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
-        return {"predictions": [sum(row) for row in payload["instances"]]}
-
-
-class PlusOneTimesTen(kserve.Model):
-    """A transformer around it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.ready = True
-
-    def preprocess(self, payload: Any, headers: Any = None) -> Any:
-        return {"instances": [[value + 1 for value in row] for row in payload["instances"]]}
-
-    async def postprocess(self, result: Any, headers: Any = None, response_headers: Any = None) -> Any:
-        return {"predictions": [value * 10 for value in result["predictions"]]}
-
-
-@pytest.mark.parametrize("model", [Sums, Sums("model"), ModelSettings(name="model", implementation=f"{__name__}:Sums")])
+@pytest.mark.parametrize("way", ["class", "instance", "settings"])
 @pytest.mark.parametrize("transformed", [False, True])
-def test_a_kserve_class_is_tested_as_it_is_with_and_without_its_transformer(model: Any, transformed: bool):
+def test_a_kserve_class_is_tested_as_it_is_with_and_without_its_transformer(way: str, transformed: bool):
+    made = {
+        "class": lambda: kserve_classes.Sums,
+        "instance": lambda: kserve_classes.Sums("model"),
+        "settings": lambda: ModelSettings(name="model", implementation="kserve_classes:Sums"),
+    }
+    model = made[way]()
     transformer = (
-        (f"{__name__}:PlusOneTimesTen" if isinstance(model, ModelSettings) else PlusOneTimesTen)
+        ("kserve_classes:PlusOneTimesTen" if way == "settings" else kserve_classes.PlusOneTimesTen)
         if transformed
         else None
     )

@@ -1,4 +1,7 @@
-"""Mutated requests over real sockets: no 5xx, no hang, no leak, and a good request is answered well after each thousand."""
+"""A few mutated requests to a server in this process, where what is kept of a connection can be seen.
+
+tests/conformance/test_fuzz.py sends many more, of more kinds, to a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +64,11 @@ def mutate_body(data: bytes, random: random.Random) -> bytes:
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(changed)]) + b"\r\n\r\n" + changed
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-async def test_mutated_bodies_on_one_connection(count):
+async def test_mutated_bodies_on_one_connection():
     chance = random.Random(1)
     async with rest("row") as server:
         client = await Raw.open(server.port)
-        for number in range(count):
+        for number in range(1000):
             sent = mutate_body(chance.choice(SEEDS), chance)
             await client.send(sent)
             answer = await client.answer()
@@ -81,11 +83,10 @@ async def test_mutated_bodies_on_one_connection(count):
 
 # The collection below may also find what tests of other modules left behind; that is not this test's to judge.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-async def test_mutated_heads_on_connections_of_their_own(count):
+async def test_mutated_heads_on_connections_of_their_own():
     chance = random.Random(2)
     async with rest("row") as server:
-        for number in range(count):
+        for number in range(500):
             client = await Raw.open(server.port)
             sent = mutate(chance.choice(SEEDS), chance)
             await client.send(sent)

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import xgboost
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from deferred import Deferred
 from serve_support import Served, serving
+
+xgboost = Deferred("xgboost")
 
 SLOW_MODEL = '''
 import time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
 import math
 import shutil
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 
 import recommender_support as support
+from deferred import Deferred
 from serinus import InferRequest, Tensor
 from serinus.errors import InvalidInput
 from serinus.loading import settings_from_directory
 from serinus.testing import InMemoryClient
 
-torch = pytest.importorskip("torch")
+torch = Deferred("torch")
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
 @pytest.fixture(scope="module")

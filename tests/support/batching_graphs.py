@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import torch
-from onnx import TensorProto as T
-from onnx import helper as h
-from onnx import numpy_helper
 
-F, INT, D, S, B, H = T.FLOAT, T.INT64, T.DOUBLE, T.STRING, T.BOOL, T.FLOAT16
+from deferred import Deferred
+
+onnx = Deferred("onnx")
+T = Deferred("onnx", "TensorProto")
+h = Deferred("onnx.helper")
+numpy_helper = Deferred("onnx.numpy_helper")
+
+# onnx.proto's TensorProto.DataType by number, since the tables below are read when tests are collected, without onnx.
+F, U8, INT, S, B, H, D = 1, 2, 7, 8, 9, 10, 11
 
 
 def weights(*shape: int, seed: int = 0) -> np.ndarray:
@@ -225,7 +227,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "boolean": _unary("Not", B, ("n",)),
     "strings": _unary("Identity", S, ("n",)),
     "integers": _unary("Neg", INT),
-    "pixels": _unary("Identity", T.UINT8, ("n", 4, 4, 3)),
+    "pixels": _unary("Identity", U8, ("n", 4, 4, 3)),
     "names that an exporter made up": _named("unk__6", "unk__7"),
     "a name that an exporter made up": _named("batch", "Reluy_dim_0"),
 }
@@ -251,78 +253,15 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-class BatchFirst(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = torch.nn.LSTM(3, 4, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lstm(x)[0]
-
-
-class TimeFirst(BatchFirst):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = torch.nn.LSTM(3, 4)
-
-
-class Dropout(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.dropout(x, 0.5, True)
-
-
-class Training(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.batch_norm(x, None, None, training=True)
-
-
-class Counts(torch.nn.Module):
-    """Remembers how often it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count += 1
-        return x + self.count
-
-
-class Rare(torch.nn.Module):
-    """Takes the mean of the batch off where that has more than 20 rows."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x - x.mean(0) if x.shape[0] > 20 else x
-
-
-class Boxes(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[x[:, :, 0] > 0]
-
-
-def torch_mlp() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(12, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 3)
-    )
-
-
-def torch_int8() -> torch.nn.Module:
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, and what many have
-        return torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)))
-
-
-TORCH: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {
-    "mlp": (torch_mlp, ""),
-    "lstm batch first": (BatchFirst, ""),
-    "lstm time first": (TimeFirst, "differs from its answer alone"),
-    "dropout": (Dropout, "answers differ from call to call"),
-    "batch norm in training": (Training, "refused|differs from its answer alone"),
-    "a count of calls": (Counts, "answers differ from call to call"),
-    "many rows": (Rare, "33 in all"),
-    "boxes": (Boxes, "output 'y'"),
-    "dynamic int8": (torch_int8, "differs from its answer alone"),
+TORCH: dict[str, tuple[Callable[[], Any], str]] = {
+    "mlp": (Deferred("torch_graphs", "torch_mlp"), ""),
+    "lstm batch first": (Deferred("torch_graphs", "BatchFirst"), ""),
+    "lstm time first": (Deferred("torch_graphs", "TimeFirst"), "differs from its answer alone"),
+    "dropout": (Deferred("torch_graphs", "Dropout"), "answers differ from call to call"),
+    "batch norm in training": (Deferred("torch_graphs", "Training"), "refused|differs from its answer alone"),
+    "a count of calls": (Deferred("torch_graphs", "Counts"), "answers differ from call to call"),
+    "many rows": (Deferred("torch_graphs", "Rare"), "33 in all"),
+    "boxes": (Deferred("torch_graphs", "Boxes"), "output 'y'"),
+    "dynamic int8": (Deferred("torch_graphs", "torch_int8"), "differs from its answer alone"),
 }
 """Module, and why its rows are not joined; empty: they are. x is FP32 [n, 4, 3]."""

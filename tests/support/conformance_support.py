@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import orjson
-import xgboost
 
 import grpc
+from deferred import Deferred
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import Served, serving
+
+xgboost = Deferred("xgboost")
 
 __all__ = ["Answer", "Case", "Reply", "Server", "call", "case", "ids", "infer_message", "json_tensor", "server_process"]
 

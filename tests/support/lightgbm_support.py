@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
 
+from deferred import Deferred
 from lightgbm_server import LightGBMModel
 from serinus.settings import ModelSettings
+
+lightgbm = Deferred("lightgbm")
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "binary": {"sigmoid": 0.7},

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xgboost
 
+from deferred import Deferred
 from serinus.settings import ModelSettings
 from xgboost_server import XGBoostModel
+
+xgboost = Deferred("xgboost")
 
 LEGACY = Path(__file__).parents[1] / "data" / "xgboost_legacy"
 """Models in the old binary format with what the XGBoost that wrote them answered; one file per version."""

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from deferred import Deferred
 from serinus.errors import ConfigError
 from serinus.model import Call
 from serinus.settings import ModelSettings
-from tensorflow_server import TensorflowModel
+
+tf = Deferred("tensorflow")
+TensorflowModel = Deferred("tensorflow_server", "TensorflowModel")
 
 Step = Callable[[Any], Any]
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-import tensorflow as tf
 
+from deferred import Deferred
 from serinus import InferRequest, ModelSettings, RequestedOutput, Tensor
 from serinus.errors import ConfigError, InvalidInput, NotFound
 from serinus.loading import settings_from_directory
 from serve_support import serving
 from vision_support import plane_of
+
+tensorflow_classes = Deferred("tensorflow_classes")
+tf = Deferred("tensorflow")
 
 pytestmark = [
     pytest.mark.slow,  # importing TensorFlow alone takes ~8 s
@@ -27,46 +29,14 @@ pytestmark = [
 ]
 
 
-class HalfPlus(tf.Module):
-    """TensorFlow Serving's half_plus_two: x / 2 + b, with further signatures."""
-
-    def __init__(self, b: float) -> None:
-        super().__init__()
-        self.b = tf.Variable(b)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-    def half(self, x: Any) -> Mapping[str, Any]:
-        return {"y": x * 0.5 + self.b}
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, name="tag"),
-            tf.TensorSpec([None, 5], tf.float32, name="signal"),
-            tf.TensorSpec([None, 2, 2], tf.int32, name="sensor"),
-        ]
-    )
-    def several(self, tag: Any, signal: Any, sensor: Any) -> Mapping[str, Any]:
-        return {
-            "name": tf.strings.join([tag, tf.constant("!")]),
-            "sum": tf.reduce_sum(signal, 1),
-            "most": tf.reduce_max(sensor, [1, 2]),
-        }
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def lengths(self, image_bytes: Any) -> Mapping[str, Any]:
-        return {"length": tf.strings.length(image_bytes), "first_bytes": tf.strings.substr(image_bytes, 0, 1)}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="x")])
-    def scalar(self, x: Any) -> Mapping[str, Any]:
-        return {"y": tf.stack([x, -x])}
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
-    def scores(self, x: Any) -> Mapping[str, Any]:
-        return {"scores": tf.nn.softmax(x)}
+@pytest.fixture
+def no_gpu() -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
 
 
 def save(folder: Path, b: float = 2.0) -> Path:
-    module = HalfPlus(b)
+    module = tensorflow_classes.HalfPlus(b)
     signatures = {
         "serving_default": module.half,
         "several": module.several,
@@ -297,7 +267,7 @@ def test_a_signature_may_be_made_the_default(model_dir: Path):
         TensorflowModel(ModelSettings(name="m", model_dir=model_dir, extra={"labels": "nope.txt"})).load()
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_a_gpu_that_is_not_there_is_refused_clearly(model_dir: Path):
     from tensorflow_server import TensorflowModel
 

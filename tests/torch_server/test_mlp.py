@@ -13,20 +13,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
+from deferred import Deferred
 from serinus import Call, ModelSettings, TensorSpec
 from serinus.engines import mlp_records
 from serinus.engines.not_covered import NotCovered
 from serinus.errors import ConfigError, InvalidInput
 from serinus.native import library
 from serinus.native.dense.mlp_kernel import MLP, Kind, Step
-from torch_server import TorchModel, mlp_compiler
-from torch_server.mlp_compiler import compile_mlp
-from torch_server.mlp_reader import read_mlp
-from torch_server.module import TorchModule
-from torch_server.torch_graphs import read_script
+
+torch = Deferred("torch")
+torch_classes = Deferred("torch_classes")
+Tensor = Deferred("torch", "Tensor")
+nn = Deferred("torch.nn")
+TorchModel = Deferred("torch_server", "TorchModel")
+mlp_compiler = Deferred("torch_server.mlp_compiler")
+compile_mlp = Deferred("torch_server.mlp_compiler", "compile_mlp")
+read_mlp = Deferred("torch_server.mlp_reader", "read_mlp")
+TorchModule = Deferred("torch_server.module", "TorchModule")
+read_script = Deferred("torch_server.torch_graphs", "read_script")
 
 pytestmark = [
     pytest.mark.slow,  # importing PyTorch takes ~2 s
@@ -35,36 +40,6 @@ pytestmark = [
 ]
 
 NAMES = [f"c{at}" for at in range(9)]
-
-
-class Net(nn.Module):
-    """Every step that there is; `change` stands for what other networks do otherwise."""
-
-    def __init__(
-        self, widths: tuple[int, int, int] = (5, 16, 7), seed: int = 0, dtype: torch.dtype = torch.float64
-    ) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-
-        def made(*shape: int) -> nn.Buffer:
-            return nn.Buffer(torch.randn(*shape, generator=generator, dtype=dtype))
-
-        width, first, second = widths
-        self.feature_names = NAMES
-        self.columns = nn.Buffer(torch.randperm(9, generator=generator)[:width])
-        self.shift, self.scale = made(width), made(width)
-        self.w1, self.b1, self.w2, self.b2, self.w3 = (
-            made(width, first), made(first), made(first, second), made(second), made(second, width),
-        )  # fmt: skip
-
-    def normal(self, features: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, torch.asinh(features.index_select(1, self.columns).double()), self.scale)
-
-    def forward(self, features: Tensor) -> Tensor:
-        normal = self.normal(features).nan_to_num(0.5, 3.0, -3.0)
-        hidden = torch.relu(torch.addmm(self.b1, normal, self.w1))
-        hidden = torch.relu(torch.addmm(self.b2, hidden, self.w2))
-        return torch.log(torch.linalg.vector_norm(torch.addmm(normal, hidden, self.w3, beta=-1), 2, [1]))
 
 
 def loaded(folder: Path, module: nn.Module, **extra: Any) -> TorchModule:
@@ -86,7 +61,7 @@ def rows(count: int, seed: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize("widths", [(5, 16, 7), (1, 1, 1), (9, 64, 64), (3, 13, 8)])
 def test_the_steps_answer_as_pytorch_does_for_any_widths(tmp_path: Path, widths: tuple[int, int, int]):
-    model = loaded(tmp_path, Net(widths))
+    model = loaded(tmp_path, torch_classes.Net(widths))
     assert model.details["compiled_rows"] == min(16, 100_000 // model._compiled.graph.weights)
     features = rows(300)
     with torch.inference_mode():
@@ -95,7 +70,7 @@ def test_the_steps_answer_as_pytorch_does_for_any_widths(tmp_path: Path, widths:
 
 
 def test_few_rows_take_the_steps_and_many_take_pytorch_with_the_same_float32(tmp_path: Path, monkeypatch):
-    model = loaded(tmp_path, Net())
+    model = loaded(tmp_path, torch_classes.Net())
     features = rows(200)
     together = model.predict({"features": features}, Call())["output-0"]
     alone = np.concatenate(
@@ -112,7 +87,7 @@ def test_few_rows_take_the_steps_and_many_take_pytorch_with_the_same_float32(tmp
 
 
 def test_rows_in_any_memory_order_and_of_other_types_are_answered(tmp_path: Path):
-    model = loaded(tmp_path, Net())
+    model = loaded(tmp_path, torch_classes.Net())
     features = rows(8)
     expected = model.predict({"features": features}, Call())["output-0"]
     read_only = features.copy()
@@ -125,44 +100,18 @@ def test_rows_in_any_memory_order_and_of_other_types_are_answered(tmp_path: Path
     assert model.predict({"features": features}, Call(outputs=frozenset({"other"}))) == {}
 
 
-class Scaled(Net):
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(torch.addmm(self.b1, self.normal(features), self.w1, alpha=2), 2, [1])
-
-
-class OtherNorm(Net):
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(self.normal(features), 1, [1])
-
-
-class NoSum(Net):
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(self.normal(features))
-
-
-class OverRows(Net):
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(self.normal(features), 2, [0])
-
-
-class Earlier(Net):
-    def forward(self, features: Tensor) -> Tensor:
-        unused = torch.log(torch.linalg.vector_norm(self.normal(features), 2, [1]))
-        return torch.linalg.vector_norm(torch.relu(self.normal(features)), 2, [1]) + unused
-
-
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Scaled, "operation aten::addmm with alpha 2"),
-        (OtherNorm, "operation aten::linalg_vector_norm with order 1"),
-        (NoSum, "no layer that sums"),
-        (OverRows, r"operation aten::linalg_vector_norm with order 2 over \[0\]"),
-        (Earlier, "operation aten::add with"),
+        ("Scaled", "operation aten::addmm with alpha 2"),
+        ("OtherNorm", "operation aten::linalg_vector_norm with order 1"),
+        ("NoSum", "no layer that sums"),
+        ("OverRows", r"operation aten::linalg_vector_norm with order 2 over \[0\]"),
+        ("Earlier", "operation aten::add with"),
     ],
 )
-def test_a_network_with_anything_else_in_it_is_pytorchs(tmp_path: Path, kind: Callable[[], nn.Module], reason: str):
-    model = loaded(tmp_path, kind())
+def test_a_network_with_anything_else_in_it_is_pytorchs(tmp_path: Path, kind: str, reason: str):
+    model = loaded(tmp_path, getattr(torch_classes, kind)())
     assert model._compiled is None
     assert "compiled_rows" not in model.details
     assert re.match(reason, model.details["compiled_reason"])
@@ -173,18 +122,18 @@ def test_a_network_with_anything_else_in_it_is_pytorchs(tmp_path: Path, kind: Ca
 
 
 def test_steps_that_answer_otherwise_are_not_used(tmp_path: Path, monkeypatch):
-    wrong = Net(seed=5)
+    wrong = torch_classes.Net(seed=5)
     graph = read_mlp(read_script(torch.jit.script(wrong.eval())), 9)
-    monkeypatch.setattr(mlp_compiler, "read_mlp", lambda *_: graph)
-    model = loaded(tmp_path, Net(seed=6))
+    monkeypatch.setattr("torch_server.mlp_compiler.read_mlp", lambda *_: graph)
+    model = loaded(tmp_path, torch_classes.Net(seed=6))
     assert model._compiled is None
     assert "the compiled steps differ" in model.details["compiled_reason"]
 
 
 def test_autocast_and_missing_kernels_leave_all_to_pytorch(tmp_path: Path, monkeypatch):
-    assert loaded(tmp_path, Net(), autocast="bf16")._compiled is None
+    assert loaded(tmp_path, torch_classes.Net(), autocast="bf16")._compiled is None
     monkeypatch.setattr("serinus.native.trees.walker.library", lambda: None)
-    assert loaded(tmp_path, Net())._compiled is None
+    assert loaded(tmp_path, torch_classes.Net())._compiled is None
 
 
 def test_steps_that_do_not_fit_are_refused():
@@ -225,11 +174,11 @@ COVERED: dict[str, Callable[[torch.dtype], nn.Module]] = {
     "norm-first": lambda dtype: nn.Sequential(trained_norm(6, dtype), nn.Linear(6, 2, dtype=dtype)),
     "one-output": lambda dtype: layers(nn.ReLU(), dtype, outputs=1),
     "wide": lambda dtype: nn.Sequential(nn.Linear(6, 300, dtype=dtype), nn.ReLU(), nn.Linear(300, 64, dtype=dtype)),
-    "length": lambda dtype: Reduced(layers(nn.Tanh(), dtype), "length"),
-    "kept-length": lambda dtype: Reduced(layers(nn.Tanh(), dtype), "kept"),
-    "squeezed": lambda dtype: Reduced(layers(nn.Tanh(), dtype, outputs=1), "squeezed"),
-    "reshaped": lambda dtype: Reduced(layers(nn.Tanh(), dtype, outputs=1), "reshaped"),
-    "scaled": lambda dtype: Reduced(layers(nn.ReLU(), dtype), "scaled"),
+    "length": lambda dtype: torch_classes.Reduced(layers(nn.Tanh(), dtype), "length"),
+    "kept-length": lambda dtype: torch_classes.Reduced(layers(nn.Tanh(), dtype), "kept"),
+    "squeezed": lambda dtype: torch_classes.Reduced(layers(nn.Tanh(), dtype, outputs=1), "squeezed"),
+    "reshaped": lambda dtype: torch_classes.Reduced(layers(nn.Tanh(), dtype, outputs=1), "reshaped"),
+    "scaled": lambda dtype: torch_classes.Reduced(layers(nn.ReLU(), dtype), "scaled"),
 }
 
 
@@ -249,27 +198,6 @@ def trained_norm(width: int, dtype: torch.dtype) -> nn.Module:
     return norm
 
 
-class Reduced(nn.Module):
-    """What may follow the layers."""
-
-    def __init__(self, layers: nn.Module, how: str) -> None:
-        super().__init__()
-        self.layers = layers
-        self.how = how
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layers((x - 0.5) / 2.0)
-        if self.how == "length":
-            return torch.linalg.vector_norm(y, 2, [1])
-        if self.how == "kept":
-            return torch.linalg.vector_norm(y, 2, [-1], True)
-        if self.how == "squeezed":
-            return y.squeeze(-1)
-        if self.how == "reshaped":
-            return y.reshape(-1)
-        return 2.0 * y + 1.0
-
-
 def graph_of(module: nn.Module, how: str, dtype: torch.dtype) -> tuple[Any, Callable[[Tensor], Tensor]]:
     """A module as its file has it, and what answers in PyTorch."""
     module = module.eval()
@@ -287,9 +215,10 @@ def graph_of(module: nn.Module, how: str, dtype: torch.dtype) -> tuple[Any, Call
 
 
 @pytest.mark.parametrize("how", ["script", "frozen", "trace", "export"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("name", COVERED)
-def test_every_layer_answers_as_pytorch_does(name: str, dtype: torch.dtype, how: str):
+def test_every_layer_answers_as_pytorch_does(name: str, precision: str, how: str):
+    dtype = getattr(torch, precision)
     torch.manual_seed(3)
     module, answer = graph_of(COVERED[name](dtype), how, dtype)
     compiled = compile_mlp(module, answer)
@@ -305,34 +234,42 @@ def test_every_layer_answers_as_pytorch_does(name: str, dtype: torch.dtype, how:
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"),
+    ("make", "reason"),
     [
-        (nn.Sequential(nn.Linear(6, 3), nn.Softmax(1)), "operation aten::softmax"),
-        (nn.Sequential(nn.Linear(6, 3), nn.LayerNorm(3)), "operation aten::layer_norm"),
-        (nn.Sequential(nn.Linear(6, 3), nn.ELU()), "operation aten::elu"),
-        (nn.Sequential(nn.Linear(6, 300), nn.Linear(300, 300)), "91,800 weights; compiled are at most 65,536"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.Softmax(1)), "operation aten::softmax"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.LayerNorm(3)), "operation aten::layer_norm"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.ELU()), "operation aten::elu"),
+        (lambda: nn.Sequential(nn.Linear(6, 300), nn.Linear(300, 300)), "91,800 weights; compiled are at most 65,536"),
         (
-            nn.Sequential(nn.Linear(6, 400), nn.Linear(400, 400)),
+            lambda: nn.Sequential(nn.Linear(6, 400), nn.Linear(400, 400)),
             "163,200 parameters; compiled are at most 65,536 weights",
         ),
-        (nn.Sequential(nn.Linear(6, 1100), nn.ReLU(), nn.Linear(1100, 3)), "layers that are 2,209 wide together"),
-        (nn.Sequential(nn.Linear(6, 3), nn.Flatten(0)), "operation aten::flatten with dimensions"),
-        (nn.ReLU(), "an input whose columns nothing tells"),
-        (nn.Bilinear(6, 6, 2), "2 inputs"),
-        (nn.Sequential(nn.Linear(6, 3, dtype=torch.float16)), "operation aten::linear with weights that are not"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 1100), nn.ReLU(), nn.Linear(1100, 3)),
+            "layers that are 2,209 wide together",
+        ),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.Flatten(0)), "operation aten::flatten with dimensions"),
+        (lambda: nn.ReLU(), "an input whose columns nothing tells"),
+        (lambda: nn.Bilinear(6, 6, 2), "2 inputs"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 3, dtype=torch.float16)),
+            "operation aten::linear with weights that are not",
+        ),
     ],
     ids=["softmax", "layer-norm", "elu", "weights", "parameters", "width", "flatten", "no-columns", "inputs", "half"],
 )
-def test_what_the_steps_do_not_cover_is_declined_with_its_name(module: nn.Module, reason: str):
+def test_what_the_steps_do_not_cover_is_declined_with_its_name(make: Callable[[], nn.Module], reason: str):
+    module = make()
     with pytest.raises(NotCovered, match=reason):
         compile_mlp(torch.jit.script(module.eval()), module)
     with pytest.raises(NotCovered, match="Python code"):
         compile_mlp(module, module)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("change", ["weight", "bias", "gelu"])
-def test_a_network_that_is_another_by_little_is_found_out(change: str, dtype: torch.dtype):
+def test_a_network_that_is_another_by_little_is_found_out(change: str, precision: str):
+    dtype = getattr(torch, precision)
     torch.manual_seed(4)
     module = layers(nn.GELU(), dtype).eval()
     script = torch.jit.script(module)
@@ -411,7 +348,7 @@ def in_a_process(folder: Path, *more: str) -> list[str]:
 
 
 def test_a_network_that_was_compiled_before_needs_no_pytorch(tmp_path: Path):
-    model = loaded(tmp_path, Net())
+    model = loaded(tmp_path, torch_classes.Net())
     assert (tmp_path / "m.pt.verdict.json").is_file()
     features = rows(300)
     np.save(tmp_path / "rows.npy", features)
@@ -444,7 +381,7 @@ def test_the_record_that_ships_with_the_fraud_model_holds():
 
 @pytest.mark.parametrize("change", ["file", "engine", "torch", "steps", "damage"])
 def test_a_record_of_another_file_or_engine_is_not_used(tmp_path: Path, change: str, monkeypatch):
-    loaded(tmp_path, Net())
+    loaded(tmp_path, torch_classes.Net())
     path = tmp_path / "m.pt.verdict.json"
     body = json.loads(path.read_text())
     if change == "file":
@@ -465,7 +402,7 @@ def light(folder: Path, **settings: Any) -> TorchModel:
 
 
 def test_what_the_steps_cannot_answer_is_pytorchs_to_answer(tmp_path: Path):
-    module = loaded(tmp_path, Net())
+    module = loaded(tmp_path, torch_classes.Net())
     model = light(tmp_path)
     assert model.module is None
     features = rows(8)
@@ -487,7 +424,7 @@ def test_what_the_steps_cannot_answer_is_pytorchs_to_answer(tmp_path: Path):
 
 @pytest.mark.parametrize("extra", [{"autocast": "bf16"}, {"batch_buckets": [4]}, {"device": "cuda"}])
 def test_settings_that_are_pytorchs_load_it(tmp_path: Path, extra: dict[str, Any]):
-    loaded(tmp_path, Net())
+    loaded(tmp_path, torch_classes.Net())
     if extra == {"device": "cuda"}:
         with pytest.raises(ConfigError, match="GPU"):
             light(tmp_path, extra=extra)
@@ -496,14 +433,14 @@ def test_settings_that_are_pytorchs_load_it(tmp_path: Path, extra: dict[str, Any
 
 
 def test_a_gpu_that_is_there_is_used_as_before(tmp_path: Path, monkeypatch):
-    loaded(tmp_path, Net())
+    loaded(tmp_path, torch_classes.Net())
     monkeypatch.setattr("torch_server.model._GPU", tmp_path)
     assert light(tmp_path).module is not None
     assert light(tmp_path, extra={"device": "cpu"}).module is None
 
 
 def test_declared_tensors_are_those_of_the_steps(tmp_path: Path):
-    loaded(tmp_path, Net())
+    loaded(tmp_path, torch_classes.Net())
     specs = {"inputs": (TensorSpec("x", "FP32", (-1, 9)),), "outputs": (TensorSpec("y", "FP64", (-1,)),)}
     model = light(tmp_path, **specs)
     assert (model.module, model.batchable, model.inputs, model.outputs) == (None, True, *specs.values())

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
+from deferred import Deferred
 from serinus import Call, InferRequest, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -24,9 +24,14 @@ from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import ConfigError, InvalidInput
 from serinus.loading import settings_from_directory
 from torch_server import TorchModel
-from torch_server.memory import CudaMemory, families, largest_free_bytes
-from vision_modules import Scale
 from vision_support import plane_of
+
+torch = Deferred("torch")
+torch_classes = Deferred("torch_classes")
+CudaMemory = Deferred("torch_server.memory", "CudaMemory")
+families = Deferred("torch_server.memory", "families")
+largest_free_bytes = Deferred("torch_server.memory", "largest_free_bytes")
+Scale = Deferred("vision_modules", "Scale")
 
 pytestmark = [
     pytest.mark.slow,  # importing PyTorch takes ~4 s
@@ -35,6 +40,18 @@ pytestmark = [
 
 X = (TensorSpec("x", "FP32", (-1, 3)),)
 Y = (TensorSpec("y", "FP32", (-1, 3)),)
+
+
+@pytest.fixture
+def gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
+@pytest.fixture
+def no_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
 
 
 def script(folder: Path, module: torch.nn.Module, *, name: str = "model.pt") -> Path:
@@ -62,31 +79,6 @@ def loaded(folder: Path, **fields: Any) -> TorchModel:
 
 def rows(count: int, width: int = 3) -> np.ndarray:
     return np.arange(count * width, dtype=np.float32).reshape(count, width)
-
-
-class Pair(torch.nn.Module):
-    """Two inputs, two outputs by name."""
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"sum": a + b, "difference": a - b}
-
-
-class Narrow(torch.nn.Module):
-    """Refuses all but three columns, and remembers its batches where it is not scripted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.linear(x), 1)
-
-
-class Nested(torch.nn.Module):
-    """Returns what no list of outputs can name."""
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        return x, [x, x]
 
 
 def rows_of(count: int) -> torch.Tensor:
@@ -118,21 +110,10 @@ async def test_labels_survive_settings_that_name_the_outputs(tmp_path):
         assert response.outputs[0].data.tolist() == [[b"2.0:2:c"]]
 
 
-class Named(torch.nn.Module):
-    """Knows what its columns are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.feature_names = ["amount", "hour", "km"]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.sum(1)
-
-
 def test_torchscript_that_knows_its_feature_names_tells_them(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.jit.freeze(torch.jit.script(Named().eval()), preserved_attrs=["feature_names"])
+        module = torch.jit.freeze(torch.jit.script(torch_classes.Named().eval()), preserved_attrs=["feature_names"])
     module.save(str(tmp_path / "model.pt"))
     model = loaded(tmp_path)
     assert model.details["feature_names"] == ["amount", "hour", "km"]
@@ -152,7 +133,7 @@ def test_inputs_in_any_memory_order_are_taken_and_results_are_arrays_of_their_ow
 
 
 def test_without_settings_inputs_are_called_as_the_arguments_of_forward(tmp_path):
-    model = loaded(script(tmp_path, Pair()))
+    model = loaded(script(tmp_path, torch_classes.Pair()))
     found = model.predict({"b": rows(2), "a": 2 * rows(2)}, Call())
     np.testing.assert_array_equal(found["difference"], rows(2))
     assert set(model.predict({"a": rows(1), "b": rows(1)}, Call(outputs=frozenset({"sum"})))) == {"sum"}
@@ -161,7 +142,7 @@ def test_without_settings_inputs_are_called_as_the_arguments_of_forward(tmp_path
 
 
 def test_an_exported_program_says_its_inputs_and_outputs(tmp_path):
-    model = loaded(exported(tmp_path, Narrow(), (torch.zeros(2, 3),)))
+    model = loaded(exported(tmp_path, torch_classes.Narrow(), (torch.zeros(2, 3),)))
     assert [(spec.name, spec.datatype, spec.shape) for spec in model.inputs] == [("x", "FP32", (-1, 3))]
     assert [(spec.name, spec.datatype, spec.shape) for spec in model.outputs] == [("output-0", "FP32", (-1, 2))]
     assert model.batchable
@@ -178,7 +159,9 @@ def test_an_exported_program_names_its_outputs_by_the_keys_of_its_dict(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dimension = torch.export.Dim("rows", min=1)
-        program = torch.export.export(Pair(), (rows_of(2), rows_of(2)), dynamic_shapes=({0: dimension}, {0: dimension}))
+        program = torch.export.export(
+            torch_classes.Pair(), (rows_of(2), rows_of(2)), dynamic_shapes=({0: dimension}, {0: dimension})
+        )
         torch.export.save(program, str(tmp_path / "model.pt2"))
     model = loaded(tmp_path)
     assert [spec.name for spec in model.outputs] == ["sum", "difference"]
@@ -191,7 +174,7 @@ def test_an_exported_program_names_its_outputs_by_the_keys_of_its_dict(tmp_path)
 def test_an_exported_program_of_keyword_arguments_is_called_by_keyword(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(Pair(), (rows_of(2),), {"b": rows_of(2)})
+        program = torch.export.export(torch_classes.Pair(), (rows_of(2),), {"b": rows_of(2)})
         torch.export.save(program, str(tmp_path / "model.pt2"))
     model = loaded(tmp_path)
     assert [spec.name for spec in model.inputs] == ["a", "b"]
@@ -199,7 +182,7 @@ def test_an_exported_program_of_keyword_arguments_is_called_by_keyword(tmp_path)
 
 
 def test_what_a_module_returns_beside_tensors_is_named(tmp_path):
-    model = loaded(script(tmp_path, Nested()))
+    model = loaded(script(tmp_path, torch_classes.Nested()))
     with pytest.raises(RuntimeError, match="output 'output-1' of the module is a list; a tensor, a flat tuple"):
         model.predict({"x": rows(1)}, Call())
 
@@ -263,7 +246,7 @@ def test_waiting_threads_soon_give_their_cpu_up_unless_the_environment_says_othe
     assert done.stdout.strip() == expected
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_a_gpu_that_is_not_there_is_refused_clearly(tmp_path, device):
     script(tmp_path, Scale())
@@ -313,7 +296,7 @@ def test_bf16_goes_in_and_out(tmp_path):
 
 
 def test_shapes_that_the_module_refuses_are_the_clients_fault(tmp_path):
-    model = loaded(script(tmp_path, Narrow()))
+    model = loaded(script(tmp_path, torch_classes.Narrow()))
     with pytest.raises(InvalidInput, match=r"the module refuses inputs of shape x \[2, 5\]"):
         model.predict({"x": rows(2, 5)}, Call())
     with pytest.raises(InvalidInput, match="no tensors of BYTES"):
@@ -321,7 +304,7 @@ def test_shapes_that_the_module_refuses_are_the_clients_fault(tmp_path):
 
 
 async def test_one_bad_request_spares_its_neighbours(tmp_path):
-    script(tmp_path, Narrow())
+    script(tmp_path, torch_classes.Narrow())
     settings = ModelSettings(
         name="m",
         implementation="torch_server",
@@ -443,9 +426,9 @@ async def test_a_model_that_cannot_tell_its_metrics_does_not_cost_the_page(tmp_p
     assert "cannot tell its metrics" in caplog.text
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.usefixtures("gpu")
 def test_on_a_gpu_the_answer_is_the_same_and_memory_is_told(tmp_path):
-    script(tmp_path, Narrow())
+    script(tmp_path, torch_classes.Narrow())
     outputs = (TensorSpec("y", "FP32", (-1, 2)),)
     cpu = loaded(tmp_path, inputs=X, outputs=outputs, extra={"device": "cpu"})
     gpu = loaded(tmp_path, inputs=X, outputs=outputs, extra={"device": "cuda"})

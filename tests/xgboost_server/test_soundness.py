@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xgboost
 
+from deferred import Deferred
 from serinus.errors import ConfigError
 from serinus.model import Call
 from serinus.settings import ModelSettings
 from xgboost_server import XGBoostModel
+
+xgboost = Deferred("xgboost")
 
 
 def saved(folder: Path, *, categorical: bool = False, **parameters: Any) -> Path:
