@@ -106,7 +106,9 @@ def _report(module: str, outcomes: list[Outcome], verbose: bool) -> bool:
     for outcome in outcomes:
         if verbose or outcome.verdict == "survived":
             print(f"{outcome.verdict} ({outcome.seconds:.1f} s) {outcome.mutation}\n    {outcome.reason}".rstrip())
-    count = {verdict: sum(o.verdict == verdict for o in outcomes) for verdict in ("killed", "time", "survived", "equivalent")}
+    count = {
+        verdict: sum(o.verdict == verdict for o in outcomes) for verdict in ("killed", "time", "survived", "equivalent")
+    }
     different = len(outcomes) - count["equivalent"]
     killed = count["killed"] + count["time"]
     share = killed / different if different else 1.0
@@ -157,7 +159,9 @@ def main() -> int:
                 return 2
             known = equivalents(name)
             found = sample(original, options.sample, options.seed)
-            outcomes = list(pool.map(lambda m, module=module, tests=tests, text=original: judge(m, module, tests, text), found))
+            outcomes = list(
+                pool.map(lambda m, module=module, tests=tests, text=original: judge(m, module, tests, text), found)
+            )
             enough &= _report(name, outcomes, options.verbose)
     return 0 if enough else 1
 

@@ -53,7 +53,9 @@ class Module:
         """Return the files of its room's tests, relative to the root, sorted."""
         prefixes = [prefix for prefix in _ROOMS if self.name == prefix or self.name.startswith(prefix + ".")]
         patterns = _ROOMS[max(prefixes, key=len)] if prefixes else (f"tests/{self.name.partition('.')[0]}",)
-        found = {path for pattern in patterns for path in root.glob(pattern if "*" in pattern else pattern + "/test_*.py")}
+        found = {
+            path for pattern in patterns for path in root.glob(pattern if "*" in pattern else pattern + "/test_*.py")
+        }
         if not found:
             raise UnknownModule(f"no tests of {self.name!r} at {' '.join(patterns)}; name its room in mutants/rooms.py")
         return sorted(path.relative_to(root).as_posix() for path in found)

@@ -60,9 +60,7 @@ def _record(tests: list[str], answer: Path) -> int:
     cover.stop()
     data = cover.get_data()
     here = Path.cwd()
-    lines = {
-        Path(name).relative_to(here).as_posix(): data.contexts_by_lineno(name) for name in data.measured_files()
-    }
+    lines = {Path(name).relative_to(here).as_posix(): data.contexts_by_lineno(name) for name in data.measured_files()}
     answer.write_text(json.dumps({"seconds": recorder.seconds, "lines": lines}))
     return int(status)
 

@@ -53,7 +53,9 @@ class Workplace:
     def __enter__(self) -> Workplace:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._runner.stdin is not None:
             self._runner.stdin.close()
         try:
@@ -91,7 +93,9 @@ class Workplace:
         record = self.root / "record.json"
         answer = self._ask({"tests": tests, "limit_s": limit_s, "record": str(record)})
         if answer["status"] not in (0, 5):  # 5: none of the file's tests is quick
-            raise RuntimeError(f"{' '.join(tests)} fail without any mutation (status {answer['status']}):\n{self.output()[-3000:]}")
+            raise RuntimeError(
+                f"{' '.join(tests)} fail without any mutation (status {answer['status']}):\n{self.output()[-3000:]}"
+            )
         return json.loads(record.read_text())
 
     def output(self) -> str:
