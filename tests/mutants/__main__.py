@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import queue
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Tests:
         path = module.path(workplace.root).relative_to(workplace.root).as_posix()
         shared = hashlib.sha256()
         for name in files_of_tree(ROOT):
-            if name.startswith(SOURCE_ROOTS) or name.startswith(("tests/support", "tests/conftest")):
+            if name.startswith((*SOURCE_ROOTS, "tests/support", "tests/conftest")):
                 shared.update((ROOT / name).read_bytes())
         for file in self.files:
             key = shared.copy()
@@ -130,12 +131,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="do not run the room's other tests against a survivor")
     parser.add_argument("--verbose", action="store_true", help="show the killed ones too")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copies are removed
     enough = True
     with ExitStack() as stack:
+        pool = ThreadPoolExecutor(options.jobs)
+        stack.callback(pool.shutdown, cancel_futures=True)
         places: queue.SimpleQueue[Workplace] = queue.SimpleQueue()
         for _ in range(options.jobs):
-            places.put(stack.enter_context(Workplace(ROOT)))
-        pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
+            places.put(stack.enter_context(closing(Workplace(ROOT))))
 
         def judge(mutation: Mutation, module: Module, tests: Tests, original: str) -> Outcome:
             reason = known.get((mutation.was, mutation.now))

@@ -73,6 +73,7 @@ def _run(tests: list[str]) -> int:
 
 def _child(request: dict[str, Any]) -> None:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
@@ -94,14 +95,16 @@ def _wait(process: int, seconds: float) -> int | None:
     """Return the exit status, or None where the time was over; nothing of the run is left either way."""
     end = time.monotonic() + seconds
     status = None
-    while time.monotonic() < end:
-        done, raw = os.waitpid(process, os.WNOHANG)
-        if done:
-            status = os.waitstatus_to_exitcode(raw)
-            break
-        time.sleep(0.02)
-    with suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)  # its own group: servers that the tests started are in it
+    try:
+        while status is None and time.monotonic() < end:
+            done, raw = os.waitpid(process, os.WNOHANG)
+            if done:
+                status = os.waitstatus_to_exitcode(raw)
+            else:
+                time.sleep(0.02)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)  # its own group: servers that the tests started are in it
     if status is None:
         os.waitpid(process, 0)
     return status
@@ -118,6 +121,7 @@ def main() -> None:
     for name in _IMPORTED_ONCE:
         with suppress(ImportError):
             importlib.import_module(name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for request in _requests():
         began = time.monotonic()
         process = os.fork()

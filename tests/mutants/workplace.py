@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from .rooms import SOURCE_ROOTS
@@ -50,16 +49,13 @@ class Workplace:
         )
         self._writes = 0
 
-    def __enter__(self) -> Workplace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the process, and what it runs, and remove the folder."""
         if self._runner.stdin is not None:
             self._runner.stdin.close()
+        self._runner.terminate()
         try:
-            self._runner.wait(5)
+            self._runner.wait(10)
         except subprocess.TimeoutExpired:
             self._runner.kill()
             self._runner.wait()
@@ -77,7 +73,10 @@ class Workplace:
         request["output"] = str(self.root / "output.txt")
         self._runner.stdin.write(json.dumps(request) + "\n")
         self._runner.stdin.flush()
-        return json.loads(self._runner.stdout.readline())
+        answer = self._runner.stdout.readline()
+        if not answer:
+            raise RuntimeError("the process that runs the tests has ended")
+        return json.loads(answer)
 
     def run(self, tests: list[str], limit_s: float) -> tuple[int | None, float]:
         """Run tests until one fails; return pytest's exit status (None: the time was over) and the seconds it took."""
