@@ -198,3 +198,14 @@ def test_outputs_without_common_rows_cannot_be_written_row_by_row(outputs: tuple
 def test_no_output_at_all_is_no_prediction():
     assert answer_in_rows() == {"predictions": []}
     assert answer_in_rows(of("a")) == {"predictions": 0.0}
+
+
+def test_classes_of_no_number_come_last_also_after_negative_ones():
+    from serinus.protocol.classification import classify
+
+    array = np.array([[np.nan, -1.0, 2.0, -np.inf, np.inf]], np.float32)
+    told = classify(Tensor.of("y", array), 4, ()).data.tolist()
+    assert told == [[b"inf:4", b"2.0:2", b"-1.0:1", told[0][3]]]
+    assert told[0][3] in (b"nan:0", b"-inf:3")
+    ties = classify(Tensor.of("y", np.array([3, 5, 5, -(2**63)], np.int64)), 9, ("a", "", "c")).data.tolist()
+    assert ties == [b"5:1", b"5:2:c", b"3:0:a", b"-9223372036854775808:3"]
