@@ -60,6 +60,8 @@ async def relayed(folder: Path, guard: FrameGuard | None = None) -> AsyncIterato
         for writer in (joined.writer, joined.front_writer):
             if not writer.transport.is_closing():
                 writer.transport.abort()
+        for relay in list(relays):
+            relay.abort()
         while relays:
             await asyncio.sleep(0)
 

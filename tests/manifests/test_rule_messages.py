@@ -98,6 +98,21 @@ def test_a_component_is_told_what_was_found_and_how_to_mend_it(rule: str, text: 
     assert of_block(rule, text) == [said]
 
 
+@pytest.mark.parametrize("part", ["transformer", "explainer"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {a: 1}", "{} has no implementation; add containers:"),
+        ("sklearn: {a: 1}", "{} has no implementation; add containers:"),
+        ("containers: [{}]", None),
+        ("art: {a: 1}", None),
+    ],
+)
+def test_a_model_is_no_implementation_of_a_transformer_or_an_explainer(part: str, text: str, said: str | None):
+    found = of_block("component-one-implementation", text, part=part)
+    assert found == ([] if said is None else [said.format(part)])
+
+
 def test_an_unknown_scheme_that_looks_like_none_is_told_all_there_are():
     (said,) = of_block("component-storage-scheme", "model: {storageUri: 'quarantine://a'}")
     assert "use one of gs, s3, " in said
@@ -154,8 +169,9 @@ def shared(*texts: str) -> list[str]:
         ([runtime("a", formats=f"{{name: y}}, {FORMAT}"), runtime("b", formats=f"{{name: z, autoSelect: true}}, {FORMAT}")], 1),
         ([runtime("a", formats=FORMAT.replace("}", ", version: '1'}")), runtime("b", formats=FORMAT.replace("}", ", version: '1'}"))], 1),
         ([runtime("a"), runtime("b"), runtime("c")], 2),
+        ([runtime("a", formats=FORMAT.replace("}", ", version: '1'}")), runtime("b", formats=FORMAT.replace("}", ", version: '2'}"))], 0),
     ],
-    ids=["a cluster has no namespaces", "two namespaces", "one namespace", "after entries that do not count", "one version", "three"],
+    ids=["a cluster has no namespaces", "two namespaces", "one namespace", "after entries that do not count", "one version", "three", "two versions"],
 )  # fmt: skip
 def test_runtimes_share_a_priority_within_their_scope(texts: list[str], found: int):
     said = shared(*texts)
