@@ -66,6 +66,10 @@ setup: $(VENV)/.test ## Make the environment for development
 environment:
 	@$(MAKE) $(SERVICE_ENVIRONMENT)
 
+$(VENV)/.mutants: $(VENV)/.test
+	@$(UV_INSTALL) --group mutants
+	touch $@
+
 .PHONY: demo
 demo: environment ## Score transactions with the fraud InferenceService, end to end; or SERVICE=vision, recommender
 	@$(BIN)/python inferenceservices/$(SERVICE)/demo.py $(ARGS)
@@ -122,6 +126,10 @@ wheel: $(BIN)/uv ## Build the sdist and wheels: manylinux2014 for x86_64 and aar
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## Fuzz what reads untrusted bytes: make fuzz SECONDS=60 (each of the targets; clang and gcc)
 	@$(BIN)/python tests/native/fuzz/run.py --seconds $(or $(SECONDS),60) $(ARGS)
+
+.PHONY: mutants
+mutants: $(VENV)/.mutants ## See whether a room's tests notice changes of a module: make mutants MODULE=serinus.dataplane.plane [SAMPLE=40] [SEED=1]
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(MODULE) --sample $(or $(SAMPLE),40) --seed $(or $(SEED),1) $(ARGS)
 
 .PHONY: models
 models: $(VENV)/.models ## Train the demo models again and write their held-out data

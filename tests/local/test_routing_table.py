@@ -189,3 +189,12 @@ def test_the_status_says_who_gets_which_share_under_which_tag():
 )
 def test_a_service_is_ready_when_it_is_settled_and_all_that_gets_traffic_is_ready(changes, is_ready):
     assert document(**changes)["ready"] is is_ready
+
+
+def test_a_service_without_shares_has_its_hosts_no_traffic_and_its_own_time_or_a_minute():
+    plan = planned(manifest("--tag=1").replace("  predictor:\n", "  predictor:\n    timeout: 7\n"))
+    table = gateway_table([RoutedService(plan, ())], [joined("p", plan.stable.predictor.digest)])
+    assert [(host.name, [(arm.revision, arm.weight) for arm in host.arms], host.timeout_s) for host in table.hosts] == [
+        ("service:default/fraud", [("p", 0)], 7.0),
+        ("predictor:default/fraud", [], 60.0),
+    ]
