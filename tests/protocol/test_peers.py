@@ -176,6 +176,7 @@ def test_tritons_grpc_messages_and_ours_are_the_same_bytes():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_kserves_messages_and_bodies_and_ours_read_each_other():
     run(
         "kserve",
@@ -232,6 +233,7 @@ def test_kserves_messages_and_bodies_and_ours_read_each_other():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("peer", "module"), [("tritonclient", "tritonclient.grpc"), ("kserve", "kserve.protocol.grpc.grpc_predict_v2_pb2")]
 )
