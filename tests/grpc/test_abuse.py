@@ -192,7 +192,6 @@ def test_a_client_that_does_not_read_its_answers_holds_only_its_own(server):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_random_damage_to_a_right_conversation_is_survived(server):
     chance = random.Random(7)
     right = (

@@ -176,7 +176,6 @@ def test_tritons_grpc_messages_and_ours_are_the_same_bytes():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_kserves_messages_and_bodies_and_ours_read_each_other():
     run(
         "kserve",
