@@ -202,6 +202,7 @@ def test_the_async_client_is_answered_many_at_a_time(server):
     assert in_a_process_of_its_own(script, server.address) == "answered"
 
 
+@pytest.mark.slow
 def test_kserves_own_client_is_answered(server):
     script = """if 1:
         import asyncio, sys, numpy as np

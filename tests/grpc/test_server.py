@@ -109,6 +109,7 @@ def test_a_stream_whose_deadline_passes_ends_with_that_and_no_answer(channel):
     assert second.infer_response.raw_output_contents
 
 
+@pytest.mark.slow
 def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(channel):
     call = infer(channel)
     for _ in range(2):

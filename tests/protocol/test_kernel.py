@@ -177,6 +177,7 @@ def test_halfway_cases_go_to_even(mantissa: int, power: int):
     agrees(text.replace("e", ".0e") if "e" in text else text + ".0")
 
 
+@pytest.mark.slow
 def test_a_million_random_numbers_agree_with_the_ordinary_path():
     generator = np.random.default_rng(3)
     bits = generator.integers(0, 2**64, 200_000, dtype=np.uint64).view(np.float64)

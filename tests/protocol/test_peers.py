@@ -232,6 +232,7 @@ def test_kserves_messages_and_bodies_and_ours_read_each_other():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("peer", "module"), [("tritonclient", "tritonclient.grpc"), ("kserve", "kserve.protocol.grpc.grpc_predict_v2_pb2")]
 )

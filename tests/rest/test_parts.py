@@ -47,6 +47,7 @@ def test_literals_win_over_variables_and_long_suffixes_over_short_ones():
             made.resolve(target)
 
 
+@pytest.mark.slow
 def test_the_cache_of_paths_is_bounded():
     made = router("/m/{a}")
     for number in range(10_000):
