@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serinus.dataplane.checks import OutputChecks, RequestChecks
 
 from serinus import InferRequest, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
+from serinus.dataplane.servables.checks import OutputChecks, RequestChecks
 from serinus.errors import InvalidInput, ModelFailed
 from serinus.model import Signature
 

@@ -12,7 +12,7 @@ import pytest
 
 from dataplane_support import Doubler, model_of, outcome, outcomes, request_of, rows_of, serving
 from serinus import InferRequest, InferResponse, Model, ModelSettings, RequestedOutput, Tensor, TensorSpec
-from serinus.errors import InvalidInput, ModelFailed, NotFound, NotReady, NotSupported, Overloaded, SerinusError
+from serinus.errors import InvalidInput, ModelFailed, NotReady, NotSupported, Overloaded
 from serinus.model import RequestModel, Signature, V1Answer
 from serinus.settings import BatchSettings
 
@@ -301,7 +301,7 @@ async def test_a_name_and_an_id_that_are_missing_are_the_requests(given: Any, re
 async def test_readiness_is_asked_every_second_and_its_failure_is_an_answer(
     caplog: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from serinus.dataplane import request_servable
+    from serinus.dataplane.servables import request_servable
 
     monkeypatch.setattr(request_servable, "_HEALTH_INTERVAL_S", 0.001)
     caplog.set_level(logging.WARNING)
@@ -330,7 +330,7 @@ async def test_readiness_is_asked_every_second_and_its_failure_is_an_answer(
 
 
 async def test_an_interval_between_two_looks_is_a_second():
-    from serinus.dataplane import request_servable
+    from serinus.dataplane.servables import request_servable
 
     assert request_servable._HEALTH_INTERVAL_S == 1.0
 
@@ -391,6 +391,7 @@ async def test_how_a_model_streams_is_one_word(streams: bool, whole: bool, kind:
     made = type("Made", (Whole,), {"streams": streams, "whole_streams": whole})
     async with serving(made) as plane:
         assert plane.registry.find("m").stream_kind == kind
+        assert plane.registry.find("m").batchable is False
         assert plane.stream_kind("m") == kind
         assert plane.stream_kind("nobody") == ""
 
@@ -425,7 +426,7 @@ async def test_a_v1_call_that_a_model_leaves_is_asked_in_v2_and_an_explain_is_re
 async def test_a_v1_body_that_cannot_be_asked_in_v2_is_answered_and_never_left(
     caplog: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from serinus.dataplane import request_servable
+    from serinus.dataplane.servables import request_servable
 
     async with serving(SpeaksV1) as plane:
         with pytest.raises(InvalidInput):
@@ -455,98 +456,52 @@ async def test_a_v1_answer_in_pieces_is_counted_when_its_last_piece_was_read():
         assert plane.statistics("m")[0]["inference_count"] == 1
 
 
-# Where there is none
+class Joins(Whole):
+    """Answers requests together, by callback, when it is told to."""
+
+    def load(self) -> None:
+        self.request_batching = self
+        self.max_rows, self.max_delay_s = 8, 0.0
+        self.joined: list[list[Any]] = []
+        self.complete: Any = None
+
+    def key(self, request: InferRequest) -> tuple[str, int] | None:
+        return "k", 2
+
+    def infer_batch(self, requests: Any, on_complete: Any) -> None:
+        self.joined.append([request.id for request in requests])
+        self.complete = on_complete
+
+    def is_of_a_member(self, error: BaseException) -> bool:
+        return False
 
 
-async def test_what_goes_wrong_before_a_request_begins_is_answered_and_logged(
-    caplog: Any, monkeypatch: pytest.MonkeyPatch
-):
-    async with serving(Doubler) as plane:
-
-        def bug(*_: Any, **__: Any) -> None:
-            raise KeyError("a bug of ours")
-
-        monkeypatch.setattr(plane.registry.find("m"), "infer_nowait", bug)
-        monkeypatch.setattr(plane.registry.find("m"), "v1_nowait", bug)
-        answer = await outcome(plane, rows_of(1))
-        assert isinstance(answer, ModelFailed)
-        assert "the server's log has the details" in str(answer)
-        assert "a request could not be begun" in caplog.text
-        assert "KeyError: 'a bug of ours'" in caplog.text
-        caplog.clear()
-        with pytest.raises(ModelFailed, match="could not be processed"):
-            [each async for each in plane.infer_stream(rows_of(1))]
-        with pytest.raises(ModelFailed, match="could not be processed"):
-            await plane.predict_v1("m", b"{}")
-        assert caplog.text.count("a request could not be begun") == 2
-        assert plane.statistics("m")[0]["inference_stats"]["fail"]["count"] == 2, "a V1 body was no request yet"
-
-
-async def test_a_body_that_the_protocol_refuses_is_read_as_the_model_would_where_it_would():
-    loose = InferRequest("m", [])
-
-    class Loose(Whole):
-        def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
-            return loose if body == b"loose" else None
-
-    async with serving(Loose) as plane:
-        error = InvalidInput("no such member")
-        assert plane.read_loosely(error, "m", "", b"loose", {}) is loose
-        with pytest.raises(InvalidInput) as caught:
-            plane.read_loosely(error, "m", "", b"other", {})
-        assert caught.value is error
-        other = NotFound("gone")
-        with pytest.raises(NotFound) as missing:
-            plane.read_loosely(other, "m", "", b"loose", {})
-        assert missing.value is other, "only what is wrong with the body can be read otherwise"
-        with pytest.raises(NotFound, match="model 'nobody' is not known"):
-            plane.read_loosely(error, "nobody", "", b"loose", {})
-
-
-async def test_readiness_waits_for_what_was_asked_for_and_not_for_what_was_unloaded():
-    async with serving(Doubler, ModelSettings(name="a"), ModelSettings(name="b")) as plane:
-        assert plane.ready()
-        await plane.unload("a")
-        assert plane.ready()
-        assert isinstance(await outcome(plane, rows_of(1, name="b")), InferResponse)
-        await plane.unload("b")
-        assert not plane.ready(), "nothing answers"
-        loads: list[int] = []
-        plane.on_load = lambda: loads.append(1)
-        await plane.load("a")
-        assert loads == [1]
-        assert plane.ready()
-
-
-async def test_a_model_that_was_asked_for_and_does_not_answer_keeps_the_server_unready():
-    class Second(Doubler):
-        def load(self) -> None:
-            if self.settings.name == "bad":
-                raise ValueError("no file")
-
-    plane_of = serving(Second, ModelSettings(name="m"))
-    async with plane_of as plane:
-        with pytest.raises(SerinusError):
-            await plane.start([ModelSettings(name="bad")])
-        assert not plane.ready()
-        assert plane.model_ready("m")
-        assert plane.live()
-
-
-async def test_a_replaced_model_takes_nothing_new_and_ends_its_executor():
-    async with serving(Doubler, ModelSettings(name="m", execution="thread")) as plane:
-        old = plane.registry.find("m")
-        await outcome(plane, rows_of(1))
-        assert old.accepting
-        await plane.load("m")
-        while plane.registry._retiring:
+async def test_requests_that_are_answered_together_are_counted_done_and_told_once():
+    async with serving(Joins) as plane:
+        model, told = model_of(plane), []
+        pending = [plane.infer_nowait(InferRequest("m", [], id=label), told.append) for label in "ab"]
+        while not model.joined:
             await asyncio.sleep(0)
-        assert not old.accepting
-        assert plane.registry.find("m").accepting
-        threads = old._executor._threads
-        for thread in threads:
-            thread.join(5)
-        assert threads
-        assert not any(thread.is_alive() for thread in threads)
-        old.close()
-        assert not old.accepting
+        assert model.joined == [["a", "b"]]
+        model.complete([InferResponse("m", ()), InferResponse("m", ())])
+        assert [type(each) for each in told] == [InferResponse] * 2
+        for each in pending:
+            each.cancel()
+        statistics = plane.statistics("m")[0]
+        assert (statistics["inference_count"], statistics["execution_count"]) == (4, 1)
+        assert statistics["inference_stats"]["success"]["count"] == 2
+        assert statistics["inference_stats"]["fail"]["count"] == 0
+        assert plane.registry.find("m").in_flight == 0
+
+
+async def test_answers_that_are_too_few_are_the_models_failure():
+    async with serving(Joins) as plane:
+        model, told = model_of(plane), []
+        for label in "ab":
+            plane.infer_nowait(InferRequest("m", [], id=label), told.append)
+        while not model.joined:
+            await asyncio.sleep(0)
+        model.complete([InferResponse("m", ())])
+        await asyncio.sleep(0)
+        assert [type(each) for each in told] == [ModelFailed] * 2
+        assert str(told[0]) == "model 'm' gave 1 responses to 2 requests of one batch"

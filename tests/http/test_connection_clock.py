@@ -454,3 +454,24 @@ async def test_what_was_observed_is_the_status_and_the_length_of_each_answer():
     assert seen == [(200, 3), (200, 4), (404, 7)]
     assert joined.wire.text.endswith(b"Content-Length: 7\r\n\r\nabcdefg")
     joined.close()
+
+
+async def test_an_answer_in_pieces_is_ended_though_the_next_request_is_not_answered(joined: Joined):
+    joined.feed(GET * 2)
+    first, second = joined.app.held
+    first.begin(200, "text/plain")
+    await first.send(b"ab")
+    first.finish()
+    await asyncio.sleep(0)
+    assert joined.wire.text.endswith(b"2\r\nab\r\n0\r\n\r\n")
+    second.respond(200, "text/plain", [b"second"])
+    assert joined.wire.text.endswith(b"second")
+
+
+async def test_large_pieces_of_any_kind_of_memory_are_written_as_their_bytes(joined: Joined):
+    values = memoryview(b"\0" * 400_000).cast("d")
+    joined.feed(GET)
+    joined.app.held.pop(0).respond(200, "application/octet-stream", [b"head", values, b""])
+    (write,) = joined.wire.writes
+    assert b"Content-Length: 400004\r\n" in write[0]
+    assert write[1:] == [b"head", b"\0" * 400_000]

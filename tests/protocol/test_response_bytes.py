@@ -209,3 +209,17 @@ def test_classes_of_no_number_come_last_also_after_negative_ones():
     assert told[0][3] in (b"nan:0", b"-inf:3")
     ties = classify(Tensor.of("y", np.array([3, 5, 5, -(2**63)], np.int64)), 9, ("a", "", "c")).data.tolist()
     assert ties == [b"5:1", b"5:2:c", b"3:0:a", b"-9223372036854775808:3"]
+
+
+def test_the_default_limits_are_those_that_are_documented():
+    limits = Limits()
+    assert (limits.tensors, limits.name_bytes, limits.classes) == (1024, 1024, 65_536)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_a_tensor_is_found_by_its_name(name: str):
+    tensors = [Tensor.of(each, np.array([n], np.int32)) for n, each in enumerate("acb")]
+    for found in (InferResponse("m", tensors).output(name), InferRequest("m", tensors).input(name)):
+        assert found is not None
+        assert found.data.tolist() == ["acb".index(name)]
+    assert InferRequest("m", tensors).input("d") is None

@@ -319,3 +319,33 @@ def test_a_change_from_elsewhere_is_refused(access: RepositoryAccess, fields: di
 def test_a_change_whose_body_is_not_json_is_refused(kind: str):
     with pytest.raises(UnsupportedMedia, match=f"the body is '{kind}'"):
         check_change(headers_of({"content-type": f"{kind}; x=y"}), OPEN)
+
+
+def test_a_path_that_was_dropped_is_not_remembered_either():
+    made = routes("/a", "/b")
+    assert made.resolve(b"/a").template == "/a"
+    made.keep_only("/b")
+    with pytest.raises(NotFound):
+        made.resolve(b"/a")
+
+
+def test_a_long_path_is_shown_to_its_200th_byte():
+    with pytest.raises(NotFound) as caught:
+        ROUTES.resolve(b"/" + b"a" * 500)
+    assert "there is no path '/" + "a" * 199 + "';" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("access", "fields", "shown"),
+    [
+        (OPEN, {"host": "a", "origin": "o" * 200}, "'" + "o" * 100 + "'"),
+        (LOOPBACK, {"host": "h" * 200}, "'" + "h" * 100 + "'"),
+        (OPEN, {"sec-fetch-site": "s" * 200}, "'" + "s" * 40 + "'"),
+        (OPEN, {"content-type": "k" * 200}, "'" + "k" * 64 + "'"),
+    ],
+    ids=["origin", "host", "site", "kind"],
+)
+def test_what_came_is_shown_in_part(access: RepositoryAccess, fields: dict[str, str], shown: str):
+    with pytest.raises((Forbidden, UnsupportedMedia)) as caught:
+        check_change(headers_of(fields), access)
+    assert shown in str(caught.value)

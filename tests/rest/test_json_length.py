@@ -1,0 +1,47 @@
+"""Inference-Header-Content-Length: where the JSON ends and the tensors begin (extension_binary_data.md)."""
+
+from __future__ import annotations
+
+import struct
+
+import orjson
+import pytest
+
+from rest_support import rest
+
+INFER = "/v2/models/row/infer"
+TENSOR = struct.pack("<3f", 1, 2, 3)
+HEAD = orjson.dumps(
+    {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": 12}}]}
+)
+JSON = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]})
+LENGTH = "Inference-Header-Content-Length"
+
+
+async def test_the_length_says_where_the_tensors_begin_and_none_at_all_means_one_raw_input():
+    async with rest("row") as server:
+        plain = await server.ask("POST", INFER, JSON)
+        split = await server.ask("POST", INFER, HEAD + TENSOR, {LENGTH: str(len(HEAD))})
+        assert plain.status == split.status == 200
+        assert split.json["outputs"] == plain.json["outputs"]
+        whole = await server.ask("POST", INFER, JSON, {LENGTH: str(len(JSON))})
+        assert whole.json["outputs"] == plain.json["outputs"]
+        raw = await server.ask("POST", INFER, TENSOR, {LENGTH: "0"})
+        assert raw.status == 200
+        assert raw.body.endswith(struct.pack("<2f", *plain.json["outputs"][0]["data"])), "raw in, raw out"
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 20, "12, 13"])
+async def test_a_length_that_is_no_number_is_refused_by_name(value: str):
+    async with rest("row") as server:
+        answer = await server.ask("POST", INFER, HEAD + TENSOR, {LENGTH: value})
+        assert answer.status == 400
+        assert answer.json["error"] == f"header {LENGTH} is '{value}'; expected the JSON part's bytes"
+
+
+@pytest.mark.parametrize("length", ["0", "5", "70"])
+async def test_a_model_that_is_not_there_is_told_before_what_is_wrong_with_the_body(length: str):
+    async with rest("row") as server:
+        answer = await server.ask("POST", "/v2/models/nobody/infer", HEAD + TENSOR, {LENGTH: length})
+        assert answer.status == 404
+        assert "nobody" in answer.json["error"]
