@@ -190,8 +190,8 @@ def test_extra_settings_of_a_directory_cannot_widen_what_is_allowed(tmp_path: Pa
         implementation="kserve_classes.Taking",
         parameters={"extra": {"allow_implementation": ["*"]}},
     )
-    (settings,) = settings_from_directory(tmp_path, allow_implementation=[f"{__name__}.*"])
-    assert construct(kserve_classes.Taking, settings).allowed == (f"{__name__}.*",)
+    (settings,) = settings_from_directory(tmp_path, allow_implementation=["kserve_classes.*"])
+    assert construct(kserve_classes.Taking, settings).allowed == ("kserve_classes.*",)
 
 
 def test_the_options_are_flags_variables_and_keys_and_take_several(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_a_deferred_name_is_imported_when_it_is_used_and_not_before(tmp_path, mo
     assert isinstance(module.Thing(), thing)
     assert not isinstance(3, thing)
     assert thing.size == 3
+    assert issubclass(type("Smaller", types.resolve_bases((thing,)), {}), module.Thing)
     with pytest.raises(TypeError, match="not the object itself"):
         thing.size = 4
     monkeypatch.delitem(sys.modules, "dear")

@@ -42,6 +42,9 @@ class Deferred:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._resolve()(*arguments, **named)
 
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[Any, ...]:
+        return (self._resolve(),)
+
     def __instancecheck__(self, instance: object) -> bool:
         return isinstance(instance, self._resolve())
 

@@ -45,8 +45,8 @@ class Pixels(Model):
 
 
 def here(name: str) -> str:
-    """Name a class of kserve_classes.py as `--class` would."""
-    return f"kserve_classes:{name}"
+    """Name a class of this module or of kserve_classes.py as `--class` would."""
+    return f"{'hosts_support' if name in globals() else 'kserve_classes'}:{name}"
 
 
 @contextlib.asynccontextmanager
