@@ -506,10 +506,10 @@ async def test_a_request_models_task_ends_with_its_deadline_and_with_its_client(
         assert isinstance(late, TimedOut)
         while model_of(plane).at_work:
             await asyncio.sleep(0)
-        ticket = plane.infer_nowait(InferRequest("m", [], parameters={"wait": 60}), lambda _: pytest.fail("told"))
+        pending = plane.infer_nowait(InferRequest("m", [], parameters={"wait": 60}), lambda _: pytest.fail("told"))
         while not model_of(plane).at_work:
             await asyncio.sleep(0)
-        ticket.cancel()
+        pending.cancel()
         while model_of(plane).at_work:
             await asyncio.sleep(0)
         assert model_of(plane).cancelled == 2

@@ -81,7 +81,7 @@ class App:
         self.cancelled = 0
 
     def __call__(self, exchange: Exchange) -> None:
-        exchange.ticket = self
+        exchange.pending = self
         self.held.append(exchange)
 
     def error_body(self, error: SerinusError) -> bytes:

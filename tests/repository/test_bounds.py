@@ -306,7 +306,7 @@ def test_grpc_holds_to_the_same_classes_and_to_deadlines_of_centuries(engine: st
 async def test_a_deadline_beyond_every_timer_is_kept(deadline_s: float):
     """Timers of event loops end at 2^63 ns, or at the float's; a request may say more."""
 
-    def nothing(ticket: Any) -> None:
+    def nothing(pending: Any) -> None:
         raise AssertionError("it has not come")
 
     watched = Deadlines(asyncio.get_running_loop(), asyncio.get_running_loop().time, nothing)

@@ -160,7 +160,7 @@ async def test_a_coroutines_answer_is_sent_and_forgotten():
         return 200, "text/plain", [b"x"], ((b"A", b"b"),)
 
     made.responder.spawn(exchange, work())
-    assert exchange.ticket is not None
+    assert exchange.pending is not None
     await settled(made)
     assert exchange.answers == [(200, "text/plain", b"x")]
     assert made.errors == []

@@ -30,7 +30,7 @@ class Probe:
     def __call__(self, exchange: Exchange) -> None:
         self.seen += 1
         if exchange.target == b"/hold":
-            exchange.ticket = self
+            exchange.pending = self
             self.held.append(exchange)
         elif exchange.target == b"/big":
             exchange.respond(200, "application/octet-stream", [b"x" * 1_000_000])

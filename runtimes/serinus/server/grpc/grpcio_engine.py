@@ -2,7 +2,7 @@
 
 Theory of operation. grpc.aio makes one task per call whatever is done; the task submits the request and waits for one
 future. grpc-core keeps deadlines, flow control and limits: when the client leaves or the deadline passes it cancels the
-task, which cancels the ticket. No message class is involved: generic handlers hand over bytes, and the service decodes
+task, which cancels the request. No message class is involved: generic handlers hand over bytes, and the service decodes
 them into our own private messages.
 
 grpc.aio's serving loop dies of one request whose path is not UTF-8, and takes the whole server with it (seen in grpcio
@@ -196,12 +196,12 @@ class GrpcioEngine:
         headers = plain_headers(context.invocation_metadata() or ())
         self._service.began()
         try:
-            ticket = self._service.infer(message, headers, _deadline(context), pending)
+            begun = self._service.infer(message, headers, _deadline(context), pending)
             try:
                 outcome = await pending.future
             except asyncio.CancelledError:
-                if ticket is not None:
-                    ticket.cancel()
+                if begun is not None:
+                    begun.cancel()
                 raise
         finally:
             self._service.ended()

@@ -66,7 +66,7 @@ class _Exchange(Exchange):
         """See `Exchange.respond`."""
         if self.gone or self.reply is not None:
             return
-        self.ticket = None
+        self.pending = None
         self.reply = (status, content_type, chunks, headers)
         self.answered.set()
 
@@ -87,7 +87,7 @@ class _Exchange(Exchange):
     def finish(self, *, whole: bool = True) -> None:
         """See `Exchange.finish`."""
         if self.pieces is not None:
-            self.ticket = None
+            self.pending = None
             self.pieces.put_nowait(b"" if whole else None)
 
 

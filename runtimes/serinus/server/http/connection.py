@@ -143,7 +143,7 @@ class _Exchange(Exchange):
         self.target = target
         self.headers = headers
         self.body = body
-        self.ticket = None
+        self.pending = None
         self.gone = False
         self.started = 0.0
         self.connection = connection
@@ -170,7 +170,7 @@ class _Exchange(Exchange):
             return
         connection = self.connection
         server = connection.server
-        self.ticket = None
+        self.pending = None
         length = _byte_length(chunks[0]) if len(chunks) == 1 else sum(map(_byte_length, chunks))
         if server.closing:
             self.keep_alive = False
@@ -222,7 +222,7 @@ class _Exchange(Exchange):
         pieces = self.pieces
         if self.gone or pieces is None or self.reply is not None:
             return
-        self.ticket = None
+        self.pending = None
         if not whole:
             self.keep_alive = False
         elif self.chunked:

@@ -3,7 +3,7 @@
 Theory of operation. A transport reads a whole request, makes an `Exchange` of it and calls the application with it, once,
 on the event loop's thread. The application calls `respond` exactly once, now or later, on the same thread. There is no
 coroutine or task per request: what takes time takes a callback. Where the work can be stopped, the application leaves
-something with a `cancel()` in `exchange.ticket`; the transport calls it when the client has gone, and from then on `respond`
+something with a `cancel()` in `exchange.pending`; the transport calls it when the client has gone, and from then on `respond`
 does nothing. Answers may come in any order; the transport puts them back in the order of the requests (RFC 9112, 9.3.2).
 
 An answer whose length nobody knows yet is given in pieces instead: `begin`, `send` for each, `finish`.
@@ -18,12 +18,12 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from ...errors import NotSupported, SerinusError
+from ...model import Cancellable
 from ...protocol.raw import Buffer
 
 __all__ = [
     "App",
     "BadRequest",
-    "Cancellable",
     "Exchange",
     "HeaderFieldsTooLarge",
     "Headers",
@@ -107,14 +107,6 @@ class HttpLimits:
         """Whether a body that is refused is read and dropped, so that the connection lives on: it is not much too large."""
         length = headers.content_length
         return length is not None and headers.expect is None and length <= 2 * self.body_bytes + 65536
-
-
-class Cancellable(Protocol):
-    """What `Exchange.ticket` holds: the plane's Ticket, or an asyncio.Task."""
-
-    def cancel(self) -> object:
-        """Stop the work; nobody waits for it."""
-        ...
 
 
 class Headers(Mapping[str, str]):
@@ -236,7 +228,7 @@ class Headers(Mapping[str, str]):
 class Exchange:
     """A complete request, and the way to answer it. Transports subclass it."""
 
-    __slots__ = ("body", "gone", "headers", "method", "started", "target", "ticket")
+    __slots__ = ("body", "gone", "headers", "method", "pending", "started", "target")
 
     def __init__(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> None:
         self.method = method
@@ -245,7 +237,7 @@ class Exchange:
         self.headers = headers
         self.body = body
         """Without transfer coding; still in its content coding."""
-        self.ticket: Cancellable | None = None
+        self.pending: Cancellable | None = None
         """Set by the application: cancelled when the client goes away."""
         self.gone = False
         """The client has gone away; `respond` does nothing."""
@@ -284,10 +276,10 @@ class Exchange:
     def leave(self) -> None:
         """Note that the client has gone, and cancel the work."""
         self.gone = True
-        ticket = self.ticket
-        if ticket is not None:
-            self.ticket = None
-            ticket.cancel()
+        pending = self.pending
+        if pending is not None:
+            self.pending = None
+            pending.cancel()
 
 
 class App(Protocol):

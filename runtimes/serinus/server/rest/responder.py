@@ -152,7 +152,7 @@ class Responder:
                 self.fail(exchange, error)
 
         task.add_done_callback(done)
-        exchange.ticket = task
+        exchange.pending = task
 
     def _break_off(self, exchange: Exchange, error: Exception) -> None:
         """End an answer in pieces that cannot be completed: its status has been sent, so only the log can say why."""

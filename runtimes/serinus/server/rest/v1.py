@@ -75,7 +75,7 @@ class V1Api:
             except Exception as error:  # noqa: BLE001 # the edge of a request
                 responder.fail(exchange, error)
 
-        exchange.ticket = self._plane.v1_nowait(
+        exchange.pending = self._plane.v1_nowait(
             name, body, on_complete, version=version, headers=exchange.headers, explain=explain
         )
 

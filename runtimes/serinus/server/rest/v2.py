@@ -93,7 +93,7 @@ class V2Api:
 
     def _submit(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes, event: CloudEvent | None) -> None:
         request = self._decode(exchange, parameters, body)
-        exchange.ticket = self._plane.infer_nowait(request, _InferCall(self, exchange, request, event))
+        exchange.pending = self._plane.infer_nowait(request, _InferCall(self, exchange, request, event))
 
     def _decode(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes) -> InferRequest:
         name = parameters[0]
