@@ -31,7 +31,7 @@ from serinus.testing import InMemoryClient
 torch = Deferred("torch")
 torch_classes = Deferred("torch_classes")
 Ensemble = Deferred("ensemble_server", "Ensemble")
-COLUMNS = Deferred("fraud_features.anomaly", "COLUMNS")
+anomaly = Deferred("fraud_features.anomaly")
 AutoEncoder = Deferred("fraud_features.anomaly", "AutoEncoder")
 Strangeness = Deferred("fraud_features.anomaly", "Strangeness")
 save = Deferred("fraud_features.anomaly", "save")
@@ -143,10 +143,10 @@ def test_the_folded_network_is_the_trained_one_written_otherwise():
     rows = genuine(400)
     torch.manual_seed(3)
     trained = AutoEncoder(FEATURE_NAMES, rows)
-    usual = torch.rand(len(COLUMNS), dtype=torch.float64) + 0.5
+    usual = torch.rand(len(anomaly.COLUMNS), dtype=torch.float64) + 0.5
     with torch.no_grad():
         normal = trained.normal(torch.from_numpy(rows))
-        errors = (trained(normal) - normal) / (usual * len(COLUMNS) ** 0.5)
+        errors = (trained(normal) - normal) / (usual * len(anomaly.COLUMNS) ** 0.5)
         expected = torch.log(errors.square().sum(1).sqrt()).numpy()
         folded = strangeness(Strangeness(trained, usual).eval(), rows)
     np.testing.assert_allclose(folded, expected, rtol=1e-12)
