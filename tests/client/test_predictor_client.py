@@ -506,7 +506,7 @@ async def test_grpc_carries_deadline_and_headers():
     assert metadata["traceparent"] == "00-1"
     assert "cookie" not in metadata
     assert remaining is not None
-    assert 5 < remaining <= 7
+    assert 5 < remaining <= 7.01  # gRPC writes a deadline of seconds in steps of 10 ms, rounded up
 
 
 @pytest.mark.parametrize(

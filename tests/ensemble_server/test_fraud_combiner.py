@@ -42,6 +42,7 @@ def expected_row(margin: float, amount: float, terminal: bytes, count: float) ->
     return score, decision.encode(), ";".join(code for code, _ in fired).encode()
 
 
+@pytest.mark.slow
 @given(count=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_every_row_is_decided_as_the_documented_rules_say(ensemble: Ensemble, count: int, seed: int):

@@ -61,6 +61,7 @@ def torch_settings(folder: Path, module: torch.nn.Module, **fields: object) -> M
     return settings(folder, "torch_server", inputs=TORCH_INPUTS, outputs=outputs, **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("case", TORCH)
 def test_a_torch_module_is_batched_by_what_its_rows_do(tmp_path, case):

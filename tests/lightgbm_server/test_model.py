@@ -102,6 +102,7 @@ def test_an_objective_of_the_trainers_own_answers_raw_scores(tmp_path: Path) -> 
     _agrees(booster, model, rows(50))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -222,6 +222,7 @@ print(loaded, refused)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trained", [{"categorical": True}, {"objective": "regression", "linear_tree": True}], ids=["binary", "linear"]
 )

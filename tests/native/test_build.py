@@ -34,6 +34,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @needs_gcc
 def test_a_warning_of_the_compiler_is_shown_and_stops_nobody(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("CC", script(tmp_path / "cc", WARNING))
@@ -154,6 +155,7 @@ def test_an_unknown_machine_is_refused_by_name(tmp_path: Path):
     assert "SERINUS_WHEEL_MACHINE=sparc: expected one of x86_64, aarch64" in said
 
 
+@pytest.mark.slow
 @needs_gcc
 def test_a_wheel_built_here_carries_kernels_and_the_tag_of_this_platform(tmp_path: Path):
     in_place = loader.library_path()

@@ -224,6 +224,7 @@ async def test_a_client_that_leaves_ends_the_stream(server: Rest, how: str):
         assert sum(counter.get("cancelled", 0) for counter in [served.statistics.failures]) == 1
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_holds_the_model_back(server: Rest):
     async with raw(server.port, limit=2**16) as client:
         size = 1_000_000

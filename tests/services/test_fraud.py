@@ -56,6 +56,7 @@ def infer_request(part: Sample, *, with_labels: bool = False, **parameters: Any)
     return InferRequest("fraud", made, parameters=parameters)
 
 
+@pytest.mark.slow
 async def test_the_fused_form_keeps_its_quality_on_the_held_out_day(plane: Plane):
     """What README and metrics.json claim of all test days, on the one that is committed, through the data plane."""
     for part in load_history(SERVICE / "data").batches(20_000):
@@ -110,6 +111,7 @@ async def test_the_fused_form_records_outcomes(plane: Plane):
     assert recorded.data.tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 async def test_100_000_rows_are_answered_and_one_more_is_refused(plane: Plane):
     history = load_history(SERVICE / "data")
     part = Sample(

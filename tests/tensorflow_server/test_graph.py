@@ -82,6 +82,7 @@ def loaded(folder: Path, *allowed: str) -> TensorflowModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STEPS)
 def test_a_graph_that_reaches_beyond_the_model_is_refused_unless_the_operator_allows_it(case: str, tmp_path: Path):
     step, operator = STEPS[case]
