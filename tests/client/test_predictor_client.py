@@ -477,6 +477,7 @@ async def test_a_header_that_grpc_cannot_carry_is_left_behind():
     assert not {"baggage", "tracestate"} & metadata.keys()
 
 
+@pytest.mark.alone
 async def test_a_grpc_predictor_that_is_back_after_a_while_is_reached_at_once():
     servicer = Servicer("a")
     async with servicer.listening() as port:

@@ -75,6 +75,7 @@ async def test_settings_choose_over_the_model_and_the_model_over_auto():
         assert model_of(plane).on_loop[-1]
 
 
+@pytest.mark.alone
 async def test_an_inline_model_sends_a_batch_to_a_thread_where_it_would_hold_up_the_loop():
     async with serving(PerRow) as plane:
         model = model_of(plane)
@@ -142,6 +143,7 @@ def test_a_model_slower_than_at_warm_up_moves_to_the_thread_for_good():
     assert len(spilled) == 1
 
 
+@pytest.mark.alone
 async def test_a_slow_predict_does_not_hold_up_the_loop():
     class Long(Doubler):
         execution = "thread"

@@ -124,6 +124,7 @@ def test_what_is_not_allowed_harms_nobody_else(server, case):
     assert serves(server)
 
 
+@pytest.mark.alone
 def test_a_claimed_length_of_4_GiB_takes_no_memory_and_is_refused(server):
     before = memory()
     wires = [Wire(server.port) for _ in range(8)]
@@ -138,6 +139,7 @@ def test_a_claimed_length_of_4_GiB_takes_no_memory_and_is_refused(server):
         wire.socket.close()
 
 
+@pytest.mark.alone
 def test_streams_that_are_opened_and_reset_at_once_exhaust_nothing(server):
     """CVE-2023-44487: each reset stream's work must end, or the connection be closed; and nothing grows."""
     before = memory()
@@ -154,6 +156,7 @@ def test_streams_that_are_opened_and_reset_at_once_exhaust_nothing(server):
     assert memory() - before < 60 * MIB
 
 
+@pytest.mark.alone
 def test_endless_headers_are_cut_off(server):
     """CVE-2024-27316: CONTINUATION without end."""
     before = memory()
@@ -166,6 +169,7 @@ def test_endless_headers_are_cut_off(server):
     assert memory() - before < 60 * MIB
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("flood", [frame(PING, 0, 0, b"12345678"), frame(SETTINGS, 0, 0)], ids=["PING", "SETTINGS"])
 def test_floods_of_what_must_be_answered_are_bounded(server, flood):
     before = memory()
@@ -178,6 +182,7 @@ def test_floods_of_what_must_be_answered_are_bounded(server, flood):
     assert memory() - before < 60 * MIB
 
 
+@pytest.mark.alone
 def test_a_client_that_does_not_read_its_answers_holds_only_its_own(server):
     before = memory()
     entry = pb.ModelInferRequest.InferInputTensor(name="x", datatype="INT64", shape=[1])
@@ -191,6 +196,7 @@ def test_a_client_that_does_not_read_its_answers_holds_only_its_own(server):
     assert serves(server)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_random_damage_to_a_right_conversation_is_survived(server):
     chance = random.Random(7)
