@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
 
 from batching_graphs import INT, F, constant, weights, write
+from deferred import Deferred
 from serinus import ModelSettings, TensorSpec
 from serinus.dataplane.joining.independence import LARGEST, examine
 from serinus.dataplane.joining.sampling import scenes
 from serinus.settings import BatchSettings
 from serinus.testing import InMemoryClient
+
+helper = Deferred("onnx", "helper")
 
 X = (TensorSpec("x", "FP32", (-1, 4)),)
 Rows = Mapping[str, np.ndarray]
