@@ -269,7 +269,7 @@ class FraudFeatures(kserve.Model):
     def preprocess_rows(
         self, columns: Mapping[str, tuple[str, np.ndarray]]
     ) -> tuple[dict[str, np.ndarray], tuple[list[bytes], bool]]:
-        """`preprocess` for the rows of n requests; see `serinus.hosts.kserve.row_lane`.
+        """`preprocess` for the rows of n requests; see `serinus.hosts.kserve.row_batching`.
 
         Each row is counted in the order it came, and may repeat the id of one before it, as if they had come one after the other.
 

@@ -2,7 +2,7 @@
 
 KServe calls every method of a class on its event loop, synchronous ones too, so these may ask for the running loop: to start a task,
 or, as KServe's own explainers do with `nest_asyncio`, to run the predictor's coroutine to its end from within. In a thread of the
-host's (`handler`) there is no running loop, and the server's own may be uvloop, which `nest_asyncio` cannot patch. Such a class
+host's (`method_executor`) there is no running loop, and the server's own may be uvloop, which `nest_asyncio` cannot patch. Such a class
 gets a loop of its own, asyncio's, in a thread of its own, and all its methods are called there: it may block that one.
 
 Whether a class is such a one is read from its code: names that synchronous functions of its module use.

@@ -10,7 +10,7 @@ model whose batches keep taking many times the limit, whatever was measured at w
 
 *Threads* take batch from one queue (`SimpleQueue`: no future, no lock of ours) and report by `call_soon_threadsafe`.
 They are daemons: a predict that hangs cannot keep the process from ending. Each thread has a predict of its own,
-which is how a pool of worker processes is driven too (see process.py).
+which is how a pool of worker processes is driven too (see process_pool.py).
 """
 
 from __future__ import annotations

@@ -421,7 +421,7 @@ class Service:
         return request, final_wanted
 
     def plain(self, message: bytes) -> bytes:
-        """Undo a coding that the native front does not know, which the guard has left to be undone here; see deflate.py.
+        """Undo a coding that the native front does not know, which the size filter has left to be undone here; see deflate.py.
 
         Raises:
             TooLarge: it passes the limit of a request message.
