@@ -50,7 +50,7 @@ def test_waiting_is_not_advised_where_it_does_not_help():
 
 
 def test_what_nobody_foresaw_is_told_by_the_same_words_and_logged_once(caplog: pytest.LogCaptureFixture):
-    refusal = refuse(ZeroDivisionError("secret"), "a request", log=LOG)
+    refusal = refuse(ZeroDivisionError("secret"), lambda: "a request", log=LOG)
     assert (refusal.http_status, refusal.grpc_status) == (500, GrpcStatus.INTERNAL)
     assert "secret" not in refusal.message
     assert [record.exc_info is not None for record in caplog.records] == [True]
@@ -58,4 +58,4 @@ def test_what_nobody_foresaw_is_told_by_the_same_words_and_logged_once(caplog: p
 
 
 def test_the_methods_of_a_path_are_told():
-    assert refuse(MethodNotAllowed("no", ["GET", "HEAD"]), "a request", log=LOG).allow == ("GET", "HEAD")
+    assert refuse(MethodNotAllowed("no", ["GET", "HEAD"]), lambda: "a request", log=LOG).allow == ("GET", "HEAD")

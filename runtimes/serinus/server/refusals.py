@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError
@@ -28,16 +29,16 @@ class Refusal:
     """HTTP methods that the path has (RFC 9110, 15.5.6)."""
 
 
-def refuse(error: BaseException, what: str, *, log: logging.Logger) -> Refusal:
+def refuse(error: BaseException, what: Callable[[], str], *, log: logging.Logger) -> Refusal:
     """Tell of an error; one that nobody foresaw is logged with its traceback, once, and told nothing of.
 
     Args:
         error: what a request ended with.
-        what: the request, for the log.
+        what: names the request, for the log; asked only where that is written to.
         log: whose line it is.
     """
     if not isinstance(error, SerinusError):
-        log.error("%s failed", what, exc_info=error)
+        log.error("%s failed", what(), exc_info=error)
         error = ModelFailed("the server failed to answer this request; its log has the details")
     retry_after_s = None
     if isinstance(error, Overloaded):

@@ -160,7 +160,7 @@ def failure_of(error: BaseException) -> Failure:
     Returns:
         The failure; `retry-after` (seconds) trails where the server says when to come back.
     """
-    refusal = refuse(error, "a gRPC call", log=_log)
+    refusal = refuse(error, lambda: "a gRPC call", log=_log)
     message = refusal.message
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."

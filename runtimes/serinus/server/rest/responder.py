@@ -101,7 +101,7 @@ class Responder:
 
         `count`: it is in no model's statistics.
         """
-        refusal = refuse(error, f"{exchange.method.decode()} {exchange.target[:200].decode('latin-1')}", log=_log)
+        refusal = refuse(error, lambda: _name(exchange), log=_log)
         if count:
             self.count(refusal.http_status)
         extra: list[tuple[bytes, bytes]] = []
@@ -156,7 +156,7 @@ class Responder:
 
     def _break_off(self, exchange: Exchange, error: Exception) -> None:
         """End an answer in pieces that cannot be completed: its status has been sent, so only the log can say why."""
-        what = f"{exchange.method.decode()} {exchange.target[:200].decode('latin-1')} broke off"
+        what = f"{_name(exchange)} broke off"
         if isinstance(error, SerinusError):
             _log.error("%s: %s", what, error)
         else:
@@ -208,6 +208,11 @@ class Responder:
             return render(await value)
 
         self.spawn(exchange, wait())
+
+
+def _name(exchange: Exchange) -> str:
+    """Name a request in the log."""
+    return f"{exchange.method.decode()} {exchange.target[:200].decode('latin-1')}"
 
 
 def _add_request_id(exchange: Exchange, fields: RawHeaders) -> list[tuple[bytes, bytes]]:
