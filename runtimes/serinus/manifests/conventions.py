@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .fields import listed, mapping
-from .schema import LEGACY_FRAMEWORKS
+from .fields import LEGACY_FRAMEWORKS, listed, mapping
 
 __all__ = [
     "ANNOTATIONS",
@@ -42,6 +41,7 @@ STORAGE_SCHEMES = [
     "oci+native",
     "oci+fetch",
     "hf",
+    "modelscope",
 ]
 ANNOTATIONS = [
     "deploymentMode",

@@ -6,9 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .documents import FieldPath
-from .schema import LEGACY_FRAMEWORKS
 
-__all__ = ["containers_of", "flag_value", "listed", "mapping", "variables_of", "whole_number"]
+__all__ = ["LEGACY_FRAMEWORKS", "containers_of", "flag_value", "listed", "mapping", "variables_of", "whole_number"]
+
+LEGACY_FRAMEWORKS = [
+    "huggingface",
+    "lightgbm",
+    "onnx",
+    "paddle",
+    "pmml",
+    "pytorch",
+    "sklearn",
+    "tensorflow",
+    "triton",
+    "xgboost",
+]
+"""Predictor blocks from before `model`; the mutating webhook rewrites them to it."""
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from .conventions import deployment_mode
 from .documents import Document, Source
-from .fields import listed, mapping
-from .schema import LEGACY_FRAMEWORKS
+from .fields import LEGACY_FRAMEWORKS, listed, mapping
 
 __all__ = [
     "Canary",

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from .documents import Document, FieldPath, Place, Source, field_text
 
-__all__ = ["Problem", "Problems", "nearest"]
+__all__ = ["Layer", "Problem", "Problems", "nearest"]
+
+Layer = Literal["server", "webhook", "controller", "ignored", "unchecked", "file"]
+"""Who speaks, and when.
+
+`server`: the API server refuses it (strict decoding, schema). `webhook`: KServe's webhook refuses it. `controller`: `kubectl apply` succeeds,
+and the Deployment, Service, autoscaler, route or fetch that is made of it fails. `ignored`: accepted, and ignored, pruned or replaced.
+`unchecked`: nobody looked. `file`: it cannot be read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,9 @@ class Problem:
     message: str
     mend: str
     severity: Literal["error", "warning"] = "error"
+    layer: Layer = "webhook"
+    rule: str = ""
+    """The rule's id, such as `scaling-hpa-metric`."""
 
     def __str__(self) -> str:
         kind = "" if self.severity == "error" else "warning: "
@@ -37,21 +48,30 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
+        self._refused: set[tuple[str, str]] = set()
 
-    def error(self, document: Document, path: FieldPath, message: str, mend: str) -> None:
-        """Note what will be refused."""
-        self._add(document.place(path), field_text(path), message, mend, "error")
+    def error(
+        self, document: Document, path: FieldPath, message: str, mend: str, *, rule: str = "", layer: Layer = "webhook"
+    ) -> None:
+        """Note what will be refused, or never be ready."""
+        field = field_text(path)
+        if rule.startswith("structure-") and (document.file, field) in self._refused:
+            return  # a rule has said why
+        self._refused.add((document.file, field))
+        self._add(document.place(path), Problem("", 0, field, message, mend, "error", layer, rule))
 
-    def warn(self, document: Document, path: FieldPath, message: str, mend: str) -> None:
+    def warn(
+        self, document: Document, path: FieldPath, message: str, mend: str, *, rule: str = "", layer: Layer = "ignored"
+    ) -> None:
         """Note what is accepted and does not do what it says."""
-        self._add(document.place(path), field_text(path), message, mend, "warning")
+        self._add(document.place(path), Problem("", 0, field_text(path), message, mend, "warning", layer, rule))
 
     def error_at(self, source: Source, sub: FieldPath, message: str, mend: str) -> None:
         """Note what will be refused, in a value that several documents made."""
-        self._add(source.place(*sub), source.field(*sub), message, mend, "error")
+        self._add(source.place(*sub), Problem("", 0, source.field(*sub), message, mend, "error", "controller"))
 
-    def _add(self, place: Place, name: str, message: str, mend: str, severity: Literal["error", "warning"]) -> None:
-        self._found[Problem(place.file, place.line, name, message, mend, severity)] = None
+    def _add(self, place: Place, problem: Problem) -> None:
+        self._found[replace(problem, file=place.file, line=place.line)] = None
 
     def extend(self, problems: Iterable[Problem]) -> None:
         """Take over findings made elsewhere."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..conventions import DEPLOYMENT_MODE, KSERVE_CONTAINER, NAME, implementations
 from ..documents import FieldPath
-from ..fields import containers_of, listed, mapping, variables_of, whole_number
-from ..schema import LEGACY_FRAMEWORKS
-from .rule import Findings, Rule, ServiceView
+from ..fields import LEGACY_FRAMEWORKS, containers_of, listed, mapping, variables_of, whole_number
+from .component_rules import logger_mode, logger_storage, replicas_in_order, replicas_not_negative
+from .rule import Block, Findings, Rule, ServiceView
 
 __all__ = ["CANARY_RULES"]
 
@@ -82,11 +82,18 @@ def one_implementation(service: ServiceView) -> Findings:
             yield path, f"a canary has one implementation, this one {len(found)}", "add one model:"
 
 
+def extensions(service: ServiceView) -> Findings:
+    """Counts and the logger of a canary are judged like the stable predictor's (GetExtensions().Validate())."""
+    for path, predictor in _predictors(service):
+        for check in (replicas_not_negative, replicas_in_order, logger_mode, logger_storage):
+            yield from check(Block(path, predictor, service.annotations))
+
+
 def scaling_is_the_stables(service: ServiceView) -> Findings:
     """Scaling is the stable predictor's."""
     for path, predictor in _predictors(service):
         for key in _STABLE_ONLY:
-            if predictor.get(key) is not None:
+            if predictor.get(key) is not None and not (key == "maxReplicas" and whole_number(predictor[key]) == 0):
                 yield (*path, key), "forbidden in a canary", "remove it; the stable predictor's counts"
 
 
@@ -113,6 +120,7 @@ CANARY_RULES: tuple[Rule[ServiceView], ...] = (
     Rule("canary-percent", percent),
     Rule("canary-names", names),
     Rule("canary-one-implementation", one_implementation),
+    Rule("canary-extensions", extensions),
     Rule("canary-scaling-is-the-stables", scaling_is_the_stables),
     Rule("canary-replicas", replicas),
     Rule("canary-total", total),

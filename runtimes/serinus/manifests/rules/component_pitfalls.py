@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..conventions import DEPLOYMENT_MODE, KSERVE_CONTAINER, STORAGE_SCHEMES, deployment_mode
+from ..conventions import AUTOSCALER, DEPLOYMENT_MODE, KSERVE_CONTAINER, STORAGE_SCHEMES, deployment_mode
 from ..documents import FieldPath
-from ..fields import listed, mapping
+from ..fields import LEGACY_FRAMEWORKS, listed, mapping
 from ..problems import nearest
-from ..schema import LEGACY_FRAMEWORKS
 from .rule import Block, Findings, Rule
 
 __all__ = ["COMPONENT_PITFALLS", "PORT_PITFALLS"]
@@ -129,27 +128,98 @@ def storage_scheme(block: Block) -> Findings:
         if not isinstance(uri, str) or "://" not in uri:
             continue
         scheme = uri.split("://", 1)[0]
-        if scheme not in STORAGE_SCHEMES and not _AZURE.match(uri):
-            near = nearest(scheme, STORAGE_SCHEMES)
+        near = nearest(scheme, STORAGE_SCHEMES)
+        if scheme not in STORAGE_SCHEMES and not _AZURE.match(uri) and near:
+            message = f"{scheme}:// is not a storage of KServe; the webhook lets it pass and the controller refuses it"
+            yield at, message, f"did you mean {near}://?"
+
+
+def storage_scheme_of_platform(block: Block) -> Findings:
+    """A platform may install a ClusterStorageContainer for a scheme of its own."""
+    for at, uri in _uris(block):
+        scheme = uri.split("://", 1)[0] if isinstance(uri, str) and "://" in uri else "s3"
+        if scheme not in STORAGE_SCHEMES and not _AZURE.match(str(uri)) and not nearest(scheme, STORAGE_SCHEMES):
             yield (
                 at,
-                f"{scheme}:// is not a storage of KServe; the webhook lets it pass and the controller refuses it",
-                f"did you mean {near}://?" if near else f"use one of {', '.join(STORAGE_SCHEMES)}",
+                f"{scheme}:// is not a storage of KServe itself; without a ClusterStorageContainer for it the controller refuses it",
+                f"install one, or use one of {', '.join(STORAGE_SCHEMES)}",
             )
 
 
+_SCHEDULING = (
+    *("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "runtimeClassName", "schedulerName"),
+    *("priorityClassName", "hostAliases", "dnsPolicy", "dnsConfig", "initContainers", "securityContext"),
+)
+
+
+def scheduling_in_knative(block: Block) -> Findings:
+    """Knative takes most fields of a pod only where a feature flag of the cluster allows it."""
+    if deployment_mode(block.annotations) != "Knative" or block.part == "spec":
+        return
+    for key in _SCHEDULING:
+        if block.value.get(key):
+            yield (
+                (*block.path, key),
+                "Knative refuses it unless the cluster's config-features allows it",
+                f"enable kubernetes.podspec-{key.lower()} there, or set the annotation {DEPLOYMENT_MODE}: Standard",
+            )
+
+
+def knative_fields_in_standard(block: Block) -> Findings:
+    """An HPA does not go to zero, and nobody counts concurrent requests."""
+    if deployment_mode(block.annotations) != "Standard" or block.part == "spec":
+        return
+    if block.value.get("minReplicas") == 0 and block.annotations.get(AUTOSCALER) not in {"keda", "none", "external"}:
+        yield (*block.path, "minReplicas"), "0 becomes 1: an HPA does not go to zero", "use 1, or autoscalerClass keda"
+    if block.value.get("containerConcurrency"):
+        yield (*block.path, "containerConcurrency"), "Standard mode ignores it", "remove it; bound the queue in the server"
+
+
+_PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
+
+
+def protocol_known(block: Block) -> Findings:
+    """A protocol is one that runtimes declare; an unknown one matches none, and a runtime by name is not asked."""
+    for name in (*LEGACY_FRAMEWORKS, "model"):
+        protocol = mapping(block.value.get(name)).get("protocolVersion")
+        if isinstance(protocol, str) and protocol not in _PROTOCOLS:
+            near = nearest(protocol.lower(), _PROTOCOLS)
+            yield (
+                (*block.path, name, "protocolVersion"),
+                f"{protocol!r} is no protocol: no runtime is chosen for it",
+                f"did you mean {near}?" if near else f"use one of {', '.join(_PROTOCOLS)}",
+            )
+
+
+def batcher_speaks_v1(block: Block) -> Findings:
+    """KServe's batcher joins `instances` of V1 (issue 2275)."""
+    if not isinstance(block.value.get("batcher"), dict):
+        return
+    spoken = [mapping(block.value.get(name)).get("protocolVersion") for name in (*LEGACY_FRAMEWORKS, "model")]
+    for item in listed(block.value.get("containers")):
+        spoken += [mapping(v).get("value") for v in listed(mapping(item).get("env")) if mapping(v).get("name") == "PROTOCOL"]
+    if any(word in {"v2", "grpc-v2"} for word in spoken):
+        message = "KServe's batcher joins V1 requests only (KServe issue 2275): V2 requests fail"
+        yield (*block.path, "batcher"), message, "remove it; the runtime batches by itself"
+
+
 PORT_PITFALLS: tuple[Rule[Block], ...] = (
-    Rule("port-number", port_number),
+    Rule("port-number", port_number, layer="controller"),
     Rule("port-grpc-named", grpc_port_named, "warning"),
-    Rule("port-name-short", port_name_short),
+    Rule("port-name-short", port_name_short, layer="controller"),
 )
 """Of a runtime as well as of a component."""
 
 COMPONENT_PITFALLS: tuple[Rule[Block], ...] = (
-    Rule("component-model-container-there", model_container_there),
-    Rule("component-model-container-first", model_container_first),
+    Rule("component-model-container-there", model_container_there, layer="controller"),
+    Rule("component-model-container-first", model_container_first, layer="controller"),
     Rule("component-resources-written", resources_written, "warning"),
     *PORT_PITFALLS,
     Rule("port-one-in-knative", one_port_in_knative, "warning"),
-    Rule("component-storage-scheme", storage_scheme),
+    Rule("component-storage-scheme", storage_scheme, layer="controller"),
+    Rule("component-storage-scheme-of-platform", storage_scheme_of_platform, "warning", "controller"),
+    Rule("component-scheduling-in-knative", scheduling_in_knative, "warning", "controller"),
+    Rule("component-knative-fields-in-standard", knative_fields_in_standard, "warning"),
+    Rule("component-protocol-known", protocol_known, "warning", "controller"),
+    Rule("component-batcher-speaks-v1", batcher_speaks_v1, "warning"),
 )

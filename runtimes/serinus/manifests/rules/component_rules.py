@@ -18,7 +18,7 @@ def name_inside_model(block: Block) -> Findings:
     if block.part != "predictor":
         return
     for name in implementations(block.value):
-        if name != "containers" and isinstance(mapping(block.value.get(name)).get("name"), str):
+        if name != "containers" and mapping(block.value.get(name)).get("name"):
             yield (*block.path, name, "name"), f"name is not allowed inside {name}", "remove it; KServe sets it"
 
 
@@ -32,12 +32,21 @@ def one_implementation(block: Block) -> Findings:
     if not found:
         mend = "add model: or containers:" if part == "predictor" else "add containers:"
         yield block.path, f"{part} has no implementation", mend
+    elif len(found) == 2 and found[1] == "model" and not block.is_canary:
+        return  # see `model_replaced`
     elif len(found) > 1:
         yield (
             (*block.path, found[-1]),
             f"{part} has {len(found)} implementations: {', '.join(found)}",
             f"keep one; beside model, a container must not be called {KSERVE_CONTAINER}",
         )
+
+
+def model_replaced(block: Block) -> Findings:
+    """The defaulting webhook writes a legacy block over `model` before anybody counts; seen on a real control plane."""
+    found = implementations(block.value) if block.part == "predictor" and not block.is_canary else []
+    if len(found) == 2 and found[1] == "model":
+        yield (*block.path, "model"), f"is replaced by {found[0]} without a word", "keep one"
 
 
 def replicas_not_negative(block: Block) -> Findings:
@@ -68,7 +77,7 @@ def logger_storage(block: Block) -> Findings:
     storage = mapping(block.value.get("logger")).get("storage")
     if isinstance(storage, dict):
         for key in ("path", "parameters", "key"):
-            if not storage.get(key):
+            if storage.get(key) is None:
                 yield (*block.path, "logger", "storage", key), "missing", f"add {key}"
 
 
@@ -86,6 +95,7 @@ def predictor_name(block: Block) -> Findings:
 COMPONENT_RULES: tuple[Rule[Block], ...] = (
     Rule("component-name-inside-model", name_inside_model),
     Rule("component-one-implementation", one_implementation),
+    Rule("component-model-replaced", model_replaced, "warning"),
     Rule("component-replicas-not-negative", replicas_not_negative),
     Rule("component-replicas-in-order", replicas_in_order),
     Rule("component-logger-mode", logger_mode),

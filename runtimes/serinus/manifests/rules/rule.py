@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from ..conventions import deployment_mode
 from ..documents import Document, FieldPath
 from ..fields import mapping
-from ..problems import Problems
+from ..problems import Layer, Problems
 
 __all__ = ["Block", "Finding", "Findings", "Rule", "ServiceView", "judge"]
 
@@ -67,6 +67,11 @@ class Block:
         """`predictor`, `transformer`, `explainer`, or `spec` (a runtime)."""
         return str(self.path[-1])
 
+    @property
+    def is_canary(self) -> bool:
+        """Whether it is a predictor of `spec.canary`, of which the webhook checks less."""
+        return "canary" in self.path
+
 
 _Judged = TypeVar("_Judged")
 
@@ -78,6 +83,8 @@ class Rule(Generic[_Judged]):
     id: str
     check: Callable[[_Judged], Findings]
     severity: Literal["error", "warning"] = "error"
+    layer: Layer = "webhook"
+    """Who refuses it, or `ignored`; see `serinus.manifests.problems.Layer`. A warning of layer `webhook` is one of layer `ignored`."""
 
 
 def judge(rules: Iterable[Rule[_Judged]], judged: _Judged, document: Document, problems: Problems) -> None:
@@ -90,6 +97,9 @@ def judge(rules: Iterable[Rule[_Judged]], judged: _Judged, document: Document, p
         problems: takes the findings.
     """
     for rule in rules:
-        note = problems.error if rule.severity == "error" else problems.warn
         for path, message, mend in rule.check(judged):
-            note(document, path, message, mend)
+            if rule.severity == "error":
+                problems.error(document, path, message, mend, rule=rule.id, layer=rule.layer)
+            else:
+                layer: Layer = "ignored" if rule.layer == "webhook" else rule.layer
+                problems.warn(document, path, message, mend, rule=rule.id, layer=layer)

@@ -24,10 +24,10 @@ def runtime_name(document: Document) -> Findings:
 
 
 def model_container(document: Document) -> Findings:
-    """The model's container has its fixed name."""
+    """The model's container has its fixed name; a runtime of ModelMesh has others, and one without is accepted and never serves."""
     spec = mapping(document.value.get("spec"))
     names = [mapping(item).get("name") for item in listed(spec.get("containers"))]
-    if names and KSERVE_CONTAINER not in names:
+    if names and KSERVE_CONTAINER not in names and not spec.get("multiModel"):
         hint = nearest(KSERVE_CONTAINER, [str(name) for name in names])
         at = ("spec", "containers", names.index(hint) if hint else 0, "name")
         yield at, f"no container is called {KSERVE_CONTAINER}", f"rename it to {KSERVE_CONTAINER}"
@@ -55,33 +55,38 @@ def one_priority_a_format(document: Document) -> Findings:
     own: dict[str, int | None] = {}
     for at, entry, priority in _formats(document):
         name = str(entry.get("name"))
-        if entry.get("autoSelect") and own.setdefault(name, priority) != priority:
+        if not entry.get("autoSelect"):
+            continue
+        first = own.setdefault(name, priority)
+        if first is not None and priority is not None and first != priority:
             message = f"{name} has two priorities in one runtime: {own[name]} and {priority}"
             yield at, message, "make them equal"
 
 
 def shared_priorities(documents: Sequence[Document]) -> Iterator[tuple[Document, Finding]]:
     """Two runtimes with the same priority for the same format, version and protocol: nobody could say which is chosen."""
-    taken: dict[tuple[str, str, str, str, str, int], str] = {}
+    taken: dict[tuple[str, str, bool, str, str, str, int], str] = {}
     for document in documents:
         scope = "cluster" if document.kind == "ClusterServingRuntime" else document.namespace
-        protocols = listed(mapping(document.value.get("spec")).get("protocolVersions")) or ("",)
+        spec = mapping(document.value.get("spec"))
+        several = bool(spec.get("multiModel"))
+        protocols = listed(spec.get("protocolVersions"))  # without any, no two runtimes share one
         for at, entry, priority in _formats(document):
             if not entry.get("autoSelect") or priority is None:
                 continue
             name, version = str(entry.get("name")), str(entry.get("version") or "")
+            folded = name.lower()  # the webhook compares names without case
             for protocol in protocols:
-                key = (document.kind, scope, name, version, str(protocol), priority)
+                key = (document.kind, scope, several, folded, version, str(protocol), priority)
                 other = taken.setdefault(key, document.name)
                 if other != document.name:
-                    said = protocol or "any protocol"
-                    message = f"runtime {other} has priority {priority} for {name} over {said} as well"
+                    message = f"runtime {other} has priority {priority} for {name} over {protocol} as well"
                     yield document, (at, message, "use another priority")
 
 
 RUNTIME_RULES: tuple[Rule[Document], ...] = (
     Rule("runtime-name", runtime_name),
-    Rule("runtime-model-container", model_container),
-    Rule("runtime-priority-positive", priority_positive),
+    Rule("runtime-model-container", model_container, "warning", "controller"),
+    Rule("runtime-priority-positive", priority_positive, layer="server"),
     Rule("runtime-one-priority-a-format", one_priority_a_format),
 )

@@ -10,9 +10,8 @@ from typing import Any
 
 from ..conventions import ANNOTATIONS, DEPLOYMENT_MODE, PREFIX, TRANSFORMER_CONTAINER
 from ..documents import FieldPath
-from ..fields import flag_value, listed, mapping
+from ..fields import LEGACY_FRAMEWORKS, flag_value, listed, mapping
 from ..problems import nearest
-from ..schema import LEGACY_FRAMEWORKS
 from .rule import Findings, Rule, ServiceView
 
 __all__ = ["SERVICE_PITFALLS", "TRANSFORMER_PITFALLS"]
@@ -51,6 +50,18 @@ def scraping_needs_knative(service: ServiceView) -> Findings:
             "it announces the port of Knative's queue-proxy, which Standard mode lacks",
             "use a PodMonitor on the REST port instead",
         )
+
+
+def knative_annotations(service: ServiceView) -> Findings:
+    """Nobody reads Knative's annotations in Standard mode."""
+    if service.mode != "Standard":
+        return
+    places = [(("metadata", "annotations"), service.annotations)]
+    places += [(("spec", part, "annotations"), mapping(mapping(service.spec.get(part)).get("annotations"))) for part in ("predictor", "transformer")]
+    for path, annotations in places:
+        for key in annotations:
+            if str(key).startswith(("autoscaling.knative.dev/", "serving.knative.dev/", "queue.sidecar.serving.knative.dev/")):
+                yield (*path, str(key)), "Standard mode ignores it", "use minReplicas, maxReplicas, scaleTarget, or Knative mode"
 
 
 def _percents(service: ServiceView) -> Iterator[tuple[FieldPath, int]]:
@@ -126,7 +137,8 @@ def dead_protocol_flag(service: ServiceView) -> Findings:
 def predictor_protocol(service: ServiceView) -> Findings:
     """V1 is what a transformer speaks unless told."""
     for path, _, words in _transformers(service):
-        if flag_value(words, "predictor_protocol") is None:
+        merged = path[1] == "predictor" and service.predictor.get("model") is not None
+        if flag_value(words, "predictor_protocol") is None and not merged:
             yield (
                 (*path, "args"),
                 "without --predictor_protocol the transformer speaks V1 to its predictor",
@@ -137,7 +149,8 @@ def predictor_protocol(service: ServiceView) -> Findings:
 def collocated_predictor_host(service: ServiceView) -> Findings:
     """The controller injects the predictor's address into a transformer component only."""
     for path, _, words in _transformers(service):
-        if path[1] == "predictor" and flag_value(words, "predictor_host") is None:
+        merged = service.predictor.get("model") is not None  # the runtime may have the container, with its arguments
+        if path[1] == "predictor" and not merged and flag_value(words, "predictor_host") is None:
             yield (
                 (*path, "args"),
                 "a collocated transformer gets no --predictor_host from KServe",
@@ -194,7 +207,8 @@ SERVICE_PITFALLS: tuple[Rule[ServiceView], ...] = (
     Rule("service-known-annotations", known_annotations, "warning"),
     Rule("service-known-mode", known_mode, "warning"),
     Rule("service-scraping-needs-knative", scraping_needs_knative, "warning"),
-    Rule("traffic-percent-is-one", percent_is_one),
+    Rule("service-knative-annotations", knative_annotations, "warning"),
+    Rule("traffic-percent-is-one", percent_is_one, layer="controller"),
     Rule("traffic-percent-needs-knative", percent_needs_knative, "warning"),
     Rule("traffic-percent-beside-transformer", percent_beside_transformer, "warning"),
     Rule("traffic-canary-behind-transformer", canary_behind_transformer, "warning"),
@@ -202,7 +216,7 @@ SERVICE_PITFALLS: tuple[Rule[ServiceView], ...] = (
 TRANSFORMER_PITFALLS: tuple[Rule[ServiceView], ...] = (
     Rule("transformer-dead-protocol-flag", dead_protocol_flag, "warning"),
     Rule("transformer-predictor-protocol", predictor_protocol, "warning"),
-    Rule("transformer-collocated-predictor-host", collocated_predictor_host),
+    Rule("transformer-collocated-predictor-host", collocated_predictor_host, layer="controller"),
     Rule("transformer-grpc-port-first", grpc_port_first, "warning"),
     Rule("service-host-fits", host_fits, "warning"),
     Rule("service-protocol-declared", protocol_declared, "warning"),

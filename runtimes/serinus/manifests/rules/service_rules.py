@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from ..conventions import AUTOSCALER, NAME
 from ..documents import Document
+from ..published_schemas import published
 from .rule import Findings, Rule, ServiceView
 
 __all__ = ["OBJECT_RULES", "SERVICE_RULES"]
 
-VERSIONS = {
-    "InferenceService": "serving.kserve.io/v1beta1",
-    "ServingRuntime": "serving.kserve.io/v1alpha1",
-    "ClusterServingRuntime": "serving.kserve.io/v1alpha1",
-}
-
-
 def api_version(document: Document) -> Findings:
-    """Each kind is served in one version."""
-    version = VERSIONS[document.kind]
-    if document.api_version != version:
-        yield ("apiVersion",), f"{document.api_version!r} does not serve kind {document.kind}", f"use {version}"
+    """A kind is served in the versions that KServe publishes."""
+    versions = published().versions(document.kind)
+    if document.api_version not in versions:
+        message = f"{document.api_version!r} does not serve kind {document.kind}"
+        yield ("apiVersion",), message, f"use {' or '.join(versions)}"
 
 
 def no_key_twice(document: Document) -> Findings:
@@ -51,8 +46,8 @@ def autoscaler_class(service: ServiceView) -> Findings:
 
 
 OBJECT_RULES: tuple[Rule[Document], ...] = (
-    Rule("object-api-version", api_version),
-    Rule("object-no-key-twice", no_key_twice),
+    Rule("object-api-version", api_version, layer="server"),
+    Rule("object-no-key-twice", no_key_twice, layer="server"),
 )
 SERVICE_RULES: tuple[Rule[ServiceView], ...] = (
     Rule("service-name", service_name),
