@@ -14,16 +14,28 @@ from serinus.manifests.rules.canary_rules import CANARY_RULES
 from serinus.manifests.rules.component_pitfalls import COMPONENT_PITFALLS
 from serinus.manifests.rules.component_rules import COMPONENT_RULES
 from serinus.manifests.rules.container_rules import CONTAINER_RULES
+from serinus.manifests.rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
+from serinus.manifests.rules.pod_rules import METADATA_RULES, POD_RULES
 from serinus.manifests.rules.rule import Block, Rule, ServiceView
 from serinus.manifests.rules.runtime_rules import RUNTIME_RULES, shared_priorities
 from serinus.manifests.rules.scaling_rules import SCALING_RULES
 from serinus.manifests.rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from serinus.manifests.rules.service_rules import OBJECT_RULES, SERVICE_RULES
 from serinus.manifests.rules.storage_rules import STORAGE_RULES
+from serinus.manifests.rules.worker_rules import WORKER_RULES
 
-BLOCK_RULES = (*CONTAINER_RULES, *COMPONENT_RULES, *STORAGE_RULES, *SCALING_RULES, *COMPONENT_PITFALLS)
+BLOCK_RULES = (
+    *CONTAINER_RULES,
+    *COMPONENT_RULES,
+    *STORAGE_RULES,
+    *SCALING_RULES,
+    *WORKER_RULES,
+    *POD_RULES,
+    *COMPONENT_PITFALLS,
+)
+DOCUMENTS = (*OBJECT_RULES, *METADATA_RULES, *GRAPH_RULES, *TRAINED_MODEL_RULES)
 SERVICES = (*SERVICE_RULES, *CANARY_RULES, *SERVICE_PITFALLS, *TRANSFORMER_PITFALLS)
-RULES: dict[str, Rule[Any]] = {rule.id: rule for rule in (*BLOCK_RULES, *SERVICES, *OBJECT_RULES, *RUNTIME_RULES)}
+RULES: dict[str, Rule[Any]] = {rule.id: rule for rule in (*BLOCK_RULES, *SERVICES, *DOCUMENTS, *RUNTIME_RULES)}
 MODE = "serving.kserve.io/deploymentMode"
 SCALER = "serving.kserve.io/autoscalerClass"
 
@@ -86,10 +98,10 @@ SAID = [
     ("component-storage-scheme", "model: {storageUri: 'gss://a'}",
         "gss:// is not a storage of KServe; the webhook lets it pass and the controller refuses it; did you mean gs://?"),
     ("storage-common-parent", "storageUris: [{uri: gs://a, mountPath: /a/x}, {uri: gs://b, mountPath: /y}]",
-        "mount paths share no parent: /a, /; put them all below one folder, such as /mnt/models/a and /mnt/models/b"),
+        "mount paths share no parent: /a/x, /y; put them all below one folder, such as /mnt/models/a and /mnt/models/b"),
     ("storage-uris-exclude-uri", "{storageUris: [{uri: gs://a}], sklearn: {storageUri: gs://b}}",
         "sklearn.storageUri is set as well; keep one of the two"),
-    ("storage-confidential-needs-uri", "model: {confidential: true}", "needs storageUri; add model.storageUri"),
+    ("storage-confidential-needs-uri", "model: {confidential: {enabled: true}}", "needs storageUri; add model.storageUri"),
 ]  # fmt: skip
 
 
@@ -114,7 +126,7 @@ def test_a_model_is_no_implementation_of_a_transformer_or_an_explainer(part: str
 
 
 def test_an_unknown_scheme_that_looks_like_none_is_told_all_there_are():
-    (said,) = of_block("component-storage-scheme", "model: {storageUri: 'quarantine://a'}")
+    (said,) = of_block("component-storage-scheme-of-platform", "model: {storageUri: 'quarantine://a'}")
     assert "use one of gs, s3, " in said
 
 
@@ -271,4 +283,5 @@ def test_two_objects_of_one_name_are_told_where_the_other_is_and_kinds_are_named
     assert "did you mean InferenceService?" in str(problems.all[0])
     problems = Problems()
     check_documents(load_text("apiVersion: v1\nkind: InferenceServise\nmetadata: {name: a}\n", "a.yaml"), problems)
-    assert problems.all == ()
+    (unchecked,) = problems.all
+    assert (unchecked.severity, unchecked.layer) == ("warning", "unchecked")

@@ -9,14 +9,14 @@ that a patch or generator made takes the kustomization's.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from .documents import Document, FieldPath, Place, load_text
 
-__all__ = ["find_kustomization", "read_text", "render"]
+__all__ = ["find_kustomization", "live_documents", "read_text", "render"]
 
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
@@ -93,6 +93,30 @@ def render(kustomization: Path) -> list[Document]:
             places[path] = holder.place(path) if holder else Place(str(kustomization), 1)
         rendered.append(Document(document.value, places, str(kustomization)))
     return rendered
+
+
+def live_documents(documents: Sequence[Document]) -> list[Document]:
+    """The objects of a cluster that bear the names of these, as kubectl's current context has them; those that are not there are left out.
+
+    Raises:
+        ConfigError: there is no kubectl, or it could not ask; the message is kubectl's.
+    """
+    found: list[Document] = []
+    kubectl = _kubectl()
+    for document in documents:
+        group = document.api_version.rpartition("/")[0]
+        kind = f"{document.kind}.{group}" if group else document.kind
+        words = [kubectl, "get", kind, document.name, "--ignore-not-found", "-o", "yaml"]
+        if "namespace" in document.metadata:
+            words += ["--namespace", document.namespace]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            raise ConfigError(f"kubectl could not read {document.kind} {document.name}: {done.stderr.strip()}")
+        for live in load_text(done.stdout, "<live>"):
+            # Without a namespace of its own the object is in that of kubectl's context: it is compared under the name that was asked for.
+            metadata = {**live.metadata, "namespace": document.namespace}
+            found.append(Document({**live.value, "metadata": metadata}, live.places, live.file))
+    return found
 
 
 def _holds(origin: Document, path: FieldPath, value: Any) -> bool:

@@ -27,7 +27,7 @@ from .rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from .rules.service_rules import OBJECT_RULES, SERVICE_RULES
 from .rules.storage_rules import STORAGE_RULES
 from .rules.worker_rules import WORKER_RULES
-from .structure import check_structure
+from .structure import check_structure, check_version
 
 __all__ = ["check_documents", "check_inference_service", "check_runtimes"]
 
@@ -37,8 +37,16 @@ _STRUCTURE_ONLY = {"LLMInferenceService", "LLMInferenceServiceConfig"}
 _SELDON_1 = "machinelearning.seldon.io"
 
 
-def check_documents(documents: Sequence[Document], problems: Problems) -> None:
-    """Check every document of a set."""
+def check_documents(
+    documents: Sequence[Document], problems: Problems, *, kserve_version: tuple[int, int] | None = None
+) -> None:
+    """Check every document of a set.
+
+    Args:
+        documents: objects that are applied together.
+        problems: takes the findings.
+        kserve_version: warn of fields that KServe has from a later version on; such a cluster prunes or refuses them.
+    """
     seen: dict[tuple[str, str, str, str], Document] = {}
     runtimes = []
     for document in documents:
@@ -46,14 +54,10 @@ def check_documents(documents: Sequence[Document], problems: Problems) -> None:
         key = (group, document.kind, document.namespace, document.name)
         if seen.setdefault(key, document) is not document and document.name:
             first = seen[key].place(("metadata", "name"))
-            problems.error(
-                document,
-                ("metadata", "name"),
-                f"{document.kind} {document.name} is also at {first}",
-                "rename or remove one",
-                rule="object-written-once",
-                layer="ignored",
-            )
+            message = f"{document.kind} {document.name} is also at {first}: the last one that is applied replaces it"
+            problems.warn(document, ("metadata", "name"), message, "rename or remove one", rule="object-written-once")
+        if kserve_version is not None and group == _KSERVE:
+            check_version(document, kserve_version, published(), problems)
         if document.kind == "InferenceService" and group in {_KSERVE, ""}:
             check_inference_service(document, problems)
         elif document.kind in _RUNTIMES and group in {_KSERVE, ""}:

@@ -55,7 +55,7 @@ class Problems:
     ) -> None:
         """Note what will be refused, or never be ready."""
         field = field_text(path)
-        if rule.startswith("structure-") and (document.file, field) in self._refused:
+        if rule.startswith("structure-") and rule != "structure-type" and (document.file, field) in self._refused:
             return  # a rule has said why
         self._refused.add((document.file, field))
         self._add(document.place(path), Problem("", 0, field, message, mend, "error", layer, rule))

@@ -60,6 +60,8 @@ class Published:
 
     sources: Mapping[str, str]
     kinds: Mapping[str, int]
+    since: Mapping[str, Mapping[str, str]]
+    """For each kind of KServe, fields (`spec.canary`, lists as `[]`) and the minor version that had them first."""
     nodes: tuple[Mapping[str, Any], ...]
 
     def schema(self, api_version: str, kind: str) -> Schema | None:
@@ -80,4 +82,4 @@ class Published:
 def published() -> Published:
     """The data, read once."""
     data = json.loads(Path(__file__).with_name("published_schemas.json").read_text(encoding="utf-8"))
-    return Published(data["sources"], data["kinds"], tuple(data["nodes"]))
+    return Published(data["sources"], data["kinds"], data["since"], tuple(data["nodes"]))

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .documents import Document, load_text
 from .fields import listed, mapping
 
-__all__ = ["BUILT_IN", "ServingRuntime", "SupportedFormat", "built_in_runtimes", "parse_runtime"]
+__all__ = [
+    "BUILT_IN",
+    "ServingRuntime",
+    "SupportedFormat",
+    "app_class",
+    "built_in_runtimes",
+    "image_name",
+    "parse_runtime",
+]
 
 BUILT_IN = {
     "xgboost_server": ("xgboost", "lightgbm"),
@@ -18,6 +29,35 @@ BUILT_IN = {
     "tensorflow_server": ("tensorflow",),
 }
 """Our image folders and the model formats they serve: what a machine without any ServingRuntime can still select from."""
+
+
+def image_name(image: str) -> str:
+    """The last path component without tag and digest: `registry:5000/team/xgboost_server:1.2` is `xgboost_server`."""
+    return image.split("@", 1)[0].rsplit("/", 1)[-1].split(":", 1)[0]
+
+
+def app_class(name: str) -> str | None:
+    """The `__serinus_class__` of an importable app folder, read without importing it; None where it is no such folder."""
+    if not name.isidentifier():
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith("__init__.py"):
+        return None
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == "__serinus_class__" for target in targets):
+            value = getattr(node, "value", None)
+            return str(value.value) if isinstance(value, ast.Constant) else name
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 from .documents import Document, FieldPath
 from .problems import Layer, Problems, nearest
-from .published_schemas import Schema
+from .published_schemas import Published, Schema
 
-__all__ = ["check_structure"]
+__all__ = ["check_structure", "check_version"]
 
 _NAMES = {
     "string": "text",
@@ -67,6 +67,43 @@ def check_structure(document: Document, schema: Schema, problems: Problems) -> N
     _check(_Walk(document, problems, filled=document.kind == "InferenceService"), (), document.value, schema)
 
 
+def check_version(document: Document, version: tuple[int, int], known: Published, problems: Problems) -> None:
+    """Warn of fields that an older KServe does not have: its API server refuses them, or prunes them where the client is not strict.
+
+    Args:
+        document: an object of KServe.
+        version: the cluster's, such as (0, 15).
+        known: has the first version of each field.
+        problems: takes the findings.
+    """
+    since = known.since.get(f"{document.api_version}/{document.kind}", {})
+    seen: set[FieldPath] = set()
+    for path in document.places:
+        words = ""
+        for part in path:
+            words += "[]" if isinstance(part, int) else f".{part}" if words else part
+        first = since.get(words) or since.get(_free_keys(words))
+        later = first is not None and tuple(int(part) for part in first.split(".")) > version
+        if (
+            first is not None
+            and later
+            and not any(path[: len(top)] == top for top in seen)
+            and document.get(path) is not None
+        ):
+            seen.add(path)
+            message = (
+                f"KServe has it since {first}; {version[0]}.{version[1]} prunes it, or refuses it from a strict client"
+            )
+            problems.warn(
+                document, path, message, "remove it, or upgrade KServe", rule="structure-version", layer="server"
+            )
+
+
+def _free_keys(words: str) -> str:
+    """A path with the names of an InferenceGraph's nodes left out, as schemas write it."""
+    return re.sub(r"^spec\.nodes\.[^.\[]+", "spec.nodes[]", words)
+
+
 def _check(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> None:
     if value is None or schema.type == "any":
         return
@@ -88,7 +125,9 @@ def _check_mapping(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> 
         if below is not None:
             _check(walk, (*path, name), item, below)
         else:
-            walk.error((*path, name), "unknown field", _mend_unknown(path, name, schema), rule="structure-unknown-field")
+            walk.error(
+                (*path, name), "unknown field", _mend_unknown(path, name, schema), rule="structure-unknown-field"
+            )
     for name in schema.required:
         if value.get(name) is None and not (walk.filled and _is_filled(path, name)):
             layer: Layer = "controller" if walk.filled and path else "server"
@@ -98,7 +137,9 @@ def _check_mapping(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> 
 def _mend_unknown(path: FieldPath, name: str, schema: Schema) -> str:
     block = next((str(part) for part in reversed(path) if isinstance(part, str)), "")
     hints = _HINTS.get(block) or (_HINTS["nodes"] if "nodes" in path else {})
-    if name in hints and (hints[name].split(".")[-1].split("[")[0] not in schema.fields or hints[name] in schema.fields):
+    if name in hints and (
+        hints[name].split(".")[-1].split("[")[0] not in schema.fields or hints[name] in schema.fields
+    ):
         return f"write {hints[name]}"
     if near := nearest(name, schema.fields):
         return f"did you mean {near}?"
@@ -115,7 +156,7 @@ def _is_filled(path: FieldPath, name: str) -> bool:
     The defaulting webhook names the first container of a custom predictor and writes `name: ""` into a framework's block; Knative sets the
     port of a probe; a canary's share becomes 0; labels and rules of zero values are the controller's own. Metrics of an autoscaler have their own rules.
     """
-    if name == "name" and path and (path[-1] in {0} or not isinstance(path[-1], int)):
+    if name == "name" and path and (path[-1] == 0 or not isinstance(path[-1], int)):
         return "env" not in path and "ports" not in path and path[-1] != "modelFormat"
     if name == "port":
         return any(part in _PROBES for part in path)
@@ -217,4 +258,4 @@ def _kind(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    return f"{str(value).lower() if isinstance(value, bool) else value!r}"
+    return str(value).lower() if isinstance(value, bool) else repr(value)

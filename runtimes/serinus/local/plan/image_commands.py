@@ -6,18 +6,16 @@ with transformer B around it. A container's `command` is run as it is. Anything 
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...manifests.containers import Container
 from ...manifests.problems import Problems
+from ...manifests.serving_runtimes import app_class, image_name
 
-__all__ = ["Command", "app_class", "image_name", "parse_image_options", "resolve_image"]
+__all__ = ["Command", "parse_image_options", "resolve_image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +26,6 @@ class Command:
     env: Mapping[str, str]
     ours: bool
     """Whether it is `serinus serve`, whose settings are known."""
-
-
-def image_name(image: str) -> str:
-    """The last path component without tag and digest: `registry:5000/team/xgboost_server:1.2` is `xgboost_server`."""
-    return image.split("@", 1)[0].rsplit("/", 1)[-1].split(":", 1)[0]
-
-
-def app_class(name: str) -> str | None:
-    """The `__serinus_class__` of an importable app folder, read without importing it; None where it is no such folder."""
-    if not name.isidentifier():
-        return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith("__init__.py"):
-        return None
-    try:
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return None
-    for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == "__serinus_class__" for target in targets):
-            value = getattr(node, "value", None)
-            return str(value.value) if isinstance(value, ast.Constant) else name
-    return None
 
 
 def parse_image_options(options: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...manifests.documents import Document
 from ...manifests.inference_service import parse_inference_service
 from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
-from ...manifests.serving_runtimes import BUILT_IN, built_in_runtimes, parse_runtime
+from ...manifests.serving_runtimes import BUILT_IN, app_class, built_in_runtimes, parse_runtime
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
-from .image_commands import app_class
 from .planner import Planner
 
 __all__ = ["Loaded", "fingerprint", "load"]
@@ -44,6 +44,7 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
     documents = read_documents([path], problems)
     others = [document for document in read_documents(runtimes, problems) if document.kind != "InferenceService"]
     check_documents([*documents, *others], problems)
+    _one_of_each_name(documents, problems)
     if problems.errors:
         return Loaded((), problems.all)
     known = [
@@ -62,6 +63,17 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
     if problems.errors:
         return Loaded((), problems.all)
     return Loaded(tuple(plan for plan in plans if plan is not None), problems.all)
+
+
+def _one_of_each_name(documents: Sequence[Document], problems: Problems) -> None:
+    """In a cluster the second of two services with one name replaces the first; here nobody could say which is meant."""
+    seen: dict[tuple[str, str], Document] = {}
+    for document in documents:
+        if document.kind == "InferenceService":
+            first = seen.setdefault((document.namespace, document.name), document)
+            if first is not document:
+                message = f"InferenceService {document.name} is also at {first.place(('metadata', 'name'))}"
+                problems.error(document, ("metadata", "name"), message, "rename or remove one", layer="controller")
 
 
 def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:

@@ -122,14 +122,22 @@ def _uris(block: Block) -> Iterator[tuple[FieldPath, Any]]:
                 yield (*path, "containers", index, "env", number, "value"), mapping(variable).get("value")
 
 
+def _near_scheme(scheme: str) -> str | None:
+    """The scheme that was probably meant; of a scheme of two or three letters one letter is a third of it."""
+    if scheme in STORAGE_SCHEMES:
+        return None
+    twins = [known for known in STORAGE_SCHEMES if len(known) == len(scheme) <= 3 and known[0] == scheme[0]]
+    return nearest(scheme, STORAGE_SCHEMES) or next(iter(twins), None)
+
+
 def storage_scheme(block: Block) -> Findings:
     """The storage initializer knows so many schemes."""
     for at, uri in _uris(block):
         if not isinstance(uri, str) or "://" not in uri:
             continue
         scheme = uri.split("://", 1)[0]
-        near = nearest(scheme, STORAGE_SCHEMES)
-        if scheme not in STORAGE_SCHEMES and not _AZURE.match(uri) and near:
+        near = _near_scheme(scheme)
+        if near and not _AZURE.match(uri):
             message = f"{scheme}:// is not a storage of KServe; the webhook lets it pass and the controller refuses it"
             yield at, message, f"did you mean {near}://?"
 
@@ -138,7 +146,7 @@ def storage_scheme_of_platform(block: Block) -> Findings:
     """A platform may install a ClusterStorageContainer for a scheme of its own."""
     for at, uri in _uris(block):
         scheme = uri.split("://", 1)[0] if isinstance(uri, str) and "://" in uri else "s3"
-        if scheme not in STORAGE_SCHEMES and not _AZURE.match(str(uri)) and not nearest(scheme, STORAGE_SCHEMES):
+        if scheme not in STORAGE_SCHEMES and not _AZURE.match(str(uri)) and _near_scheme(scheme) is None:
             yield (
                 at,
                 f"{scheme}:// is not a storage of KServe itself; without a ClusterStorageContainer for it the controller refuses it",
@@ -172,7 +180,20 @@ def knative_fields_in_standard(block: Block) -> Findings:
     if block.value.get("minReplicas") == 0 and block.annotations.get(AUTOSCALER) not in {"keda", "none", "external"}:
         yield (*block.path, "minReplicas"), "0 becomes 1: an HPA does not go to zero", "use 1, or autoscalerClass keda"
     if block.value.get("containerConcurrency"):
-        yield (*block.path, "containerConcurrency"), "Standard mode ignores it", "remove it; bound the queue in the server"
+        yield (
+            (*block.path, "containerConcurrency"),
+            "Standard mode ignores it",
+            "remove it; bound the queue in the server",
+        )
+
+
+def format_named(block: Block) -> Findings:
+    """A runtime is chosen for a model's format, or named."""
+    model = block.value.get("model")
+    if not isinstance(model, dict) or model.get("runtime"):
+        return
+    if model.get("modelFormat") is None:
+        yield (*block.path, "model", "modelFormat"), "missing: no runtime can be chosen", "add modelFormat: {name: ...}"
 
 
 _PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
@@ -197,7 +218,9 @@ def batcher_speaks_v1(block: Block) -> Findings:
         return
     spoken = [mapping(block.value.get(name)).get("protocolVersion") for name in (*LEGACY_FRAMEWORKS, "model")]
     for item in listed(block.value.get("containers")):
-        spoken += [mapping(v).get("value") for v in listed(mapping(item).get("env")) if mapping(v).get("name") == "PROTOCOL"]
+        spoken += [
+            mapping(v).get("value") for v in listed(mapping(item).get("env")) if mapping(v).get("name") == "PROTOCOL"
+        ]
     if any(word in {"v2", "grpc-v2"} for word in spoken):
         message = "KServe's batcher joins V1 requests only (KServe issue 2275): V2 requests fail"
         yield (*block.path, "batcher"), message, "remove it; the runtime batches by itself"
@@ -220,6 +243,7 @@ COMPONENT_PITFALLS: tuple[Rule[Block], ...] = (
     Rule("component-storage-scheme-of-platform", storage_scheme_of_platform, "warning", "controller"),
     Rule("component-scheduling-in-knative", scheduling_in_knative, "warning", "controller"),
     Rule("component-knative-fields-in-standard", knative_fields_in_standard, "warning"),
+    Rule("component-format-named", format_named, layer="controller"),
     Rule("component-protocol-known", protocol_known, "warning", "controller"),
     Rule("component-batcher-speaks-v1", batcher_speaks_v1, "warning"),
 )

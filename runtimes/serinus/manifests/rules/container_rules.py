@@ -61,7 +61,11 @@ def custom_protocol(block: Block) -> Findings:
     if block.part != "predictor" or implementations(block.value) != ["containers"]:
         return
     first = (*block.path, "containers", 0)
-    found = [(at, variable) for where, at, _, variable in _variables(block) if where == first and variable.get("name") == "PROTOCOL"]
+    found = [
+        (at, variable)
+        for where, at, _, variable in _variables(block)
+        if where == first and variable.get("name") == "PROTOCOL"
+    ]
     for at, variable in found[:1]:
         if variable.get("value") not in {"v1", "v2"}:
             yield (

@@ -45,7 +45,11 @@ def root_node(document: Document) -> Findings:
     names = [name for _, name, _ in _nodes(document)]
     if "root" not in names:
         near = nearest("root", names)
-        yield ("spec", "nodes"), "no node is called root, where requests come in", f"rename {near} to root" if near else "add a node root"
+        yield (
+            ("spec", "nodes"),
+            "no node is called root, where requests come in",
+            f"rename {near} to root" if near else "add a node root",
+        )
 
 
 def step_names(document: Document) -> Findings:
@@ -88,12 +92,19 @@ def known_nodes(document: Document) -> Findings:
         target = step.get("nodeName")
         if target and str(target) not in names:
             near = nearest(str(target), names)
-            yield (*path, "nodeName"), f"there is no node {target}", f"did you mean {near}?" if near else f"use one of {', '.join(names)}"
+            yield (
+                (*path, "nodeName"),
+                f"there is no node {target}",
+                f"did you mean {near}?" if near else f"use one of {', '.join(names)}",
+            )
 
 
 def ends_somewhere(document: Document) -> Findings:
     """Nodes that lead to one another in a circle never answer."""
-    below = {name: [str(s.get("nodeName")) for s in map(mapping, listed(n.get("steps"))) if s.get("nodeName")] for _, name, n in _nodes(document)}
+    below = {
+        name: [str(s.get("nodeName")) for s in map(mapping, listed(n.get("steps"))) if s.get("nodeName")]
+        for _, name, n in _nodes(document)
+    }
     for start in below:
         seen, waiting = set(), list(below[start])
         while waiting:
@@ -112,13 +123,21 @@ def switch_has_conditions(document: Document) -> Findings:
         if node.get("routerType") == "Switch":
             for index, step in enumerate(map(mapping, listed(node.get("steps")))):
                 if not step.get("condition"):
-                    yield (*path, "steps", index, "condition"), "missing: a switch never takes this step", "add a condition"
+                    yield (
+                        (*path, "steps", index, "condition"),
+                        "missing: a switch never takes this step",
+                        "add a condition",
+                    )
 
 
 def trained_name(document: Document) -> Findings:
     """The name becomes a part of addresses."""
     if not _TRAINED_NAME.match(document.name):
-        yield ("metadata", "name"), f"{document.name!r} is not a name for a TrainedModel", "use letters, digits, - and _"
+        yield (
+            ("metadata", "name"),
+            f"{document.name!r} is not a name for a TrainedModel",
+            "use letters, digits, - and _",
+        )
 
 
 def trained_storage(document: Document) -> Findings:
@@ -126,7 +145,11 @@ def trained_storage(document: Document) -> Findings:
     model = mapping(mapping(document.value.get("spec")).get("model"))
     uri = model.get("storageUri")
     if isinstance(uri, str) and not uri.startswith(_TRAINED_SCHEMES):
-        yield ("spec", "model", "storageUri"), f"{uri!r} is no storage of TrainedModels", f"use one of {', '.join(_TRAINED_SCHEMES)}"
+        yield (
+            ("spec", "model", "storageUri"),
+            f"{uri!r} is no storage of TrainedModels",
+            f"use one of {', '.join(_TRAINED_SCHEMES)}",
+        )
 
 
 GRAPH_RULES: tuple[Rule[Document], ...] = (

@@ -30,7 +30,10 @@ _HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
 
 def _containers(block: Block) -> Iterator[tuple[FieldPath, Mapping[str, Any], bool]]:
     """Every container, also of workers; whether an image must be written, which a framework's block leaves to its runtime."""
-    for path, value in ((block.path, block.value), ((*block.path, "workerSpec"), mapping(block.value.get("workerSpec")))):
+    for path, value in (
+        (block.path, block.value),
+        ((*block.path, "workerSpec"), mapping(block.value.get("workerSpec"))),
+    ):
         for where, container in containers_of(path, value):
             yield where, container, isinstance(where[-1], int)
 
@@ -46,7 +49,9 @@ def image_written(block: Block) -> Findings:
 
 def _is_whole(block: Block) -> bool:
     """Whether the pod is as written, and nothing of a runtime is merged into it."""
-    return block.part in {"transformer", "spec"} or (block.part == "predictor" and implementations(block.value) == ["containers"])
+    return block.part in {"transformer", "spec"} or (
+        block.part == "predictor" and implementations(block.value) == ["containers"]
+    )
 
 
 def container_names(block: Block) -> Findings:
@@ -57,7 +62,11 @@ def container_names(block: Block) -> Findings:
         if not whole or not isinstance(name, str) or not name:
             continue
         if not _DNS_LABEL.match(name) or len(name) > 63:
-            yield (*path, "name"), f"{name!r} is not a name for a container", "use lower-case letters, digits and dashes, at most 63"
+            yield (
+                (*path, "name"),
+                f"{name!r} is not a name for a container",
+                "use lower-case letters, digits and dashes, at most 63",
+            )
         elif name in seen and "workerSpec" not in path:
             yield (*path, "name"), f"{name!r} names two containers", "use another name"
         seen.setdefault(name, path)
@@ -86,7 +95,9 @@ def port_names(block: Block) -> Findings:
             at = (*path, "ports", index, "name")
             if not isinstance(name, str) or not name:
                 continue
-            if len(name) <= 15 and (not _PORT_NAME.match(name) or "--" in name or name.startswith("-") or name.endswith("-")):
+            if len(name) <= 15 and (
+                not _PORT_NAME.match(name) or "--" in name or name.startswith("-") or name.endswith("-")
+            ):
                 yield at, f"{name!r} is not a name for a port", "use lower-case letters, digits and single dashes"
             elif name in seen:
                 yield at, f"{name!r} names two ports", "use another name"
@@ -180,7 +191,11 @@ def _pairs(path: FieldPath, pairs: Mapping[str, Any], kind: str) -> Findings:
     for key, value in pairs.items():
         prefix, slash, name = str(key).rpartition("/")
         if (slash and (not _DOMAIN.match(prefix) or len(prefix) > 253)) or not _LABEL_NAME.match(name):
-            yield (*path, str(key)), f"{key!r} is not a key", "write name or domain/name, the name of at most 63 letters, digits, - _ ."
+            yield (
+                (*path, str(key)),
+                f"{key!r} is not a key",
+                "write name or domain/name, the name of at most 63 letters, digits, - _ .",
+            )
         elif kind == "labels" and isinstance(value, str) and value and not _LABEL_NAME.match(value):
             yield (*path, str(key)), f"{value!r} is not a label's value", "use at most 63 letters, digits, - _ ."
 

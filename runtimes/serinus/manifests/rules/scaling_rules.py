@@ -54,7 +54,11 @@ def unsaid_target(block: Block) -> Findings:
     """Without a class a target that is no percentage reaches the HPA."""
     target = whole_number(block.value.get("scaleTarget"))
     if _scaler(block) == "unsaid" and target is not None and not 1 <= target <= 100:
-        yield (*block.path, "scaleTarget"), f"{target} is not a utilisation: the HPA takes it as {target} %", "use 1 to 100"
+        yield (
+            (*block.path, "scaleTarget"),
+            f"{target} is not a utilisation: the HPA takes it as {target} %",
+            "use 1 to 100",
+        )
 
 
 def _metrics(block: Block) -> Iterator[tuple[FieldPath, Mapping[str, Any]]]:
@@ -109,7 +113,11 @@ def keda_resources(block: Block) -> Findings:
         else:
             amount = parse_quantity(target.get("averageValue"))
             if kind == "AverageValue" and name == "memory" and amount is not None and amount < _MEBIBYTE:
-                yield (*path, "target", "averageValue"), f"{target.get('averageValue')!r} of memory is less than 1Mi", "use 1Mi or more"
+                yield (
+                    (*path, "target", "averageValue"),
+                    f"{target.get('averageValue')!r} of memory is less than 1Mi",
+                    "use 1Mi or more",
+                )
             yield from _target((*path, "target"), target)
 
 

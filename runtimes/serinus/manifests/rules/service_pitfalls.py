@@ -57,11 +57,20 @@ def knative_annotations(service: ServiceView) -> Findings:
     if service.mode != "Standard":
         return
     places = [(("metadata", "annotations"), service.annotations)]
-    places += [(("spec", part, "annotations"), mapping(mapping(service.spec.get(part)).get("annotations"))) for part in ("predictor", "transformer")]
-    for path, annotations in places:
-        for key in annotations:
-            if str(key).startswith(("autoscaling.knative.dev/", "serving.knative.dev/", "queue.sidecar.serving.knative.dev/")):
-                yield (*path, str(key)), "Standard mode ignores it", "use minReplicas, maxReplicas, scaleTarget, or Knative mode"
+    places += [
+        (("spec", part, "annotations"), mapping(mapping(service.spec.get(part)).get("annotations")))
+        for part in ("predictor", "transformer")
+    ]
+    for path, written in places:
+        for key in written:
+            if str(key).startswith(
+                ("autoscaling.knative.dev/", "serving.knative.dev/", "queue.sidecar.serving.knative.dev/")
+            ):
+                yield (
+                    (*path, str(key)),
+                    "Standard mode ignores it",
+                    "use minReplicas, maxReplicas, scaleTarget, or Knative mode",
+                )
 
 
 def _percents(service: ServiceView) -> Iterator[tuple[FieldPath, int]]:

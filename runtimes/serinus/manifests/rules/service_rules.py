@@ -9,6 +9,7 @@ from .rule import Findings, Rule, ServiceView
 
 __all__ = ["OBJECT_RULES", "SERVICE_RULES"]
 
+
 def api_version(document: Document) -> Findings:
     """A kind is served in the versions that KServe publishes."""
     versions = published().versions(document.kind)

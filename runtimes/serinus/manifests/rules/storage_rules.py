@@ -30,7 +30,11 @@ def confidential_key(block: Block) -> Findings:
         secret = mapping(mapping(block.value.get(name)).get("confidential"))
         key = secret.get("resourceId")
         if secret.get("enabled") is True and isinstance(key, str) and key and not _KEY.match(key):
-            yield (*block.path, name, "confidential", "resourceId"), f"{key!r} is not a key's name", "write kbs:///repo/type/tag"
+            yield (
+                (*block.path, name, "confidential", "resourceId"),
+                f"{key!r} is not a key's name",
+                "write kbs:///repo/type/tag",
+            )
 
 
 def confidential_without_effect(block: Block) -> Findings:
@@ -41,7 +45,11 @@ def confidential_without_effect(block: Block) -> Findings:
         enabled = mapping(model.get("confidential")).get("enabled") is True
         if enabled and isinstance(uri, str) and uri.startswith(("oci://", "pvc://")):
             scheme = uri.partition("://")[0]
-            yield (*block.path, name, "confidential"), f"has no effect with {scheme}://", "remove it, or use another storage"
+            yield (
+                (*block.path, name, "confidential"),
+                f"has no effect with {scheme}://",
+                "remove it, or use another storage",
+            )
 
 
 def uris_not_empty(block: Block) -> Findings:
@@ -60,7 +68,11 @@ def uris_exclude_uri(block: Block) -> Findings:
     for index, item in enumerate(listed(block.value.get("containers"))):
         names = {mapping(variable).get("name") for variable in listed(mapping(item).get("env"))}
         if "STORAGE_URI" in names and mapping(item).get("name", KSERVE_CONTAINER) == KSERVE_CONTAINER:
-            yield (*block.path, "storageUris"), f"containers[{index}] has STORAGE_URI as well as storageUri's list", "keep one of the two"
+            yield (
+                (*block.path, "storageUris"),
+                f"containers[{index}] has STORAGE_URI as well as storageUri's list",
+                "keep one of the two",
+            )
             return
     for name in (*LEGACY_FRAMEWORKS, "model"):
         if mapping(block.value.get(name)).get("storageUri"):

@@ -73,9 +73,11 @@ def known_devices(block: Block) -> Findings:
     more = _declared(block)
     if more is None:
         yield (
-            ("metadata", "annotations", _DEVICE_TYPES) if block.part != "spec" else (*block.path, "annotations", _DEVICE_TYPES),
+            ("metadata", "annotations", _DEVICE_TYPES)
+            if block.part != "spec"
+            else (*block.path, "annotations", _DEVICE_TYPES),
             "is not a JSON list of names",
-            'write such as \'["example.com/gpu"]\'',
+            "write such as '[\"example.com/gpu\"]'",
         )
         return
     for path, container in [*_heads(block), *_workers(block)]:
@@ -91,7 +93,9 @@ def known_devices(block: Block) -> Findings:
 
 
 def _declared(block: Block) -> list[str] | None:
-    written = {**block.annotations, **(mapping(block.value.get("annotations")) if block.part == "spec" else {})}.get(_DEVICE_TYPES)
+    written = {**block.annotations, **(mapping(block.value.get("annotations")) if block.part == "spec" else {})}.get(
+        _DEVICE_TYPES
+    )
     if written is None:
         return []
     try:

@@ -1,0 +1,165 @@
+"""What `serinus lint` reads: folders to the bottom, standard input, the good documents of a broken file; and how it tells what it found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serinus.manifests.documents import load_text
+from serinus.manifests.problems import Problem, Problems
+from serinus.manifests.reading import check
+from serinus.manifests.rules.update_rules import check_updates
+
+GOOD = (
+    "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: %s}\n"
+    "spec: {predictor: {model: {modelFormat: {name: a}, storageUri: %s}}}\n"
+)
+BAD = GOOD.replace("storageUri", "storageUrl")
+
+
+def fields(problems: list[Problem]) -> list[tuple[str, int, str]]:
+    return [(Path(problem.file).name, problem.line, problem.field) for problem in problems]
+
+
+def test_a_folder_is_read_to_the_bottom_and_each_folder_is_a_set_of_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b/c", ".git", "node_modules"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.yaml").write_text(GOOD % ("same", "gs://a"))
+    (tmp_path / "b/c/values.yaml").write_text("replicas: 2\n")
+    checked = check([tmp_path])
+    assert (checked.problems, checked.objects) == ([], 2)
+    (tmp_path / "b/c/y.yml").write_text(GOOD % ("same", "gs://a"))
+    (twice,) = check([tmp_path]).problems
+    assert (twice.severity, twice.rule) == ("warning", "object-written-once")
+    (empty := tmp_path / "empty").mkdir()
+    (nothing,) = check([empty]).problems
+    assert "no manifest" in nothing.message
+
+
+def test_a_broken_file_hides_neither_its_other_documents_nor_other_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [\n---\n" + BAD % ("one", "gs://a") + "---\nb: }\n")
+    (tmp_path / "b.yaml").write_text(BAD % ("two", "gs://a"))
+    found = fields(check([tmp_path]).problems)
+    assert [(file, field) for file, _, field in found].count(("a.yaml", "")) == 2
+    assert ("a.yaml", 6, "spec.predictor.model.storageUrl") in found
+    assert ("b.yaml", 4, "spec.predictor.model.storageUrl") in found
+
+
+def test_sources_of_helm_are_told_from_manifests(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("{{- if .Values.on }}\n" + GOOD % ("a", "gs://a") + "{{- end }}\n")
+    (problem,) = check([tmp_path / "t.yaml"]).problems
+    assert "template of Helm" in problem.message
+    assert "helm template . | serinus lint -" in problem.mend
+    (chart := tmp_path / "chart/templates").mkdir(parents=True)
+    (tmp_path / "chart/Chart.yaml").write_text("name: a\n")
+    (chart / "t.yaml").write_text("{{ toYaml . }}: [\n")
+    (warning,) = check([tmp_path / "chart"]).problems
+    assert (warning.severity, warning.layer) == ("warning", "unchecked")
+
+
+def test_a_document_that_lacks_one_of_kind_and_version_is_told_of_in_a_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: InferenceService\nmetadata: {name: a}\n")
+    (problem,) = check([tmp_path]).problems
+    assert (problem.field, problem.layer) == ("apiVersion", "server")
+
+
+@pytest.fixture
+def lint(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serinus.cli", "lint", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, input=text, timeout=60, check=False
+        )
+
+    return run
+
+
+def test_standard_input_is_a_file_and_the_last_line_counts(
+    lint: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = lint("-", text=GOOD % ("a", "gs://a") + "---\n" + BAD % ("b", "gs://a"))
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(
+        "<stdin>:9:spec.predictor.model.storageUrl: unknown field: did you mean storageUri? [the API server refuses it]"
+    )
+    assert (lines[-1], done.returncode) == ("1 error, 0 warnings in 2 objects of 1 file", 1)
+    fine = lint("-", text=GOOD % ("a", "gs://a"))
+    assert (fine.stdout, fine.returncode) == ("0 errors, 0 warnings in 1 object of 1 file\n", 0)
+
+
+def test_findings_are_written_for_code_scanning_and_as_annotations(
+    tmp_path: Path, lint: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "a.yaml").write_text(BAD % ("b", "gs://a"))
+    log = json.loads(lint("a.yaml", "-o", "sarif").stdout)
+    (run,) = log["runs"]
+    assert log["version"] == "2.1.0"
+    assert {result["ruleId"] for result in run["results"]} == {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    first = run["results"][0]
+    assert (first["level"], first["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]) == ("error", "a.yaml")
+    assert first["locations"][0]["physicalLocation"]["region"]["startLine"] == 4
+    (tmp_path / "a,b.yaml").write_text(BAD % ("b", "gs://a"))
+    annotation = lint("a,b.yaml", "-o", "github").stdout.splitlines()[0]
+    assert annotation.startswith(
+        "::error file=a%2Cb.yaml,line=4,title=structure-unknown-field::spec.predictor.model.storageUrl: unknown field"
+    )
+
+
+def test_a_version_that_is_none_and_a_cluster_that_is_not_there_are_told(
+    tmp_path: Path, lint: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD % ("b", "gs://a"))
+    assert "write such as 0.15" in lint("--kserve-version", "latest", "a.yaml").stderr
+    (tmp_path / "config").write_text("apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: 'http://127.0.0.1:9'}}]\n"
+        "contexts: [{name: a, context: {cluster: a}}]\ncurrent-context: a\n")  # fmt: skip
+    command = [sys.executable, "-m", "serinus.cli", "lint", "--previous", "live", "a.yaml"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env={"PATH": "/usr/bin:/bin", "KUBECONFIG": str(tmp_path / "config"), "COLUMNS": "400"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "kubectl could not read InferenceService b" in done.stderr
+
+
+def updates(old: str, new: str) -> list[tuple[str, str]]:
+    problems = Problems()
+    check_updates(load_text(old, "old"), load_text(new, "new"), problems)
+    return [(problem.rule, problem.field) for problem in problems.all]
+
+
+MODE = GOOD.replace("{name: %s}", "{name: %s, annotations: {serving.kserve.io/deploymentMode: %s}}")
+NAMED = GOOD.replace("{predictor: {", "{predictor: {name: %s, ")
+RUNTIME = (
+    "apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {name: a}\nspec: {containers: []%s}\n"
+)
+TRAINED = (
+    "apiVersion: serving.kserve.io/v1alpha1\nkind: TrainedModel\nmetadata: {name: a}\nspec: {model: {memory: %s}}\n"
+)
+LLM = "apiVersion: serving.kserve.io/v1alpha2\nkind: LLMInferenceService\nmetadata: {name: a}\nspec: {parallelism: {%s}}\n"
+UPDATES = [
+    (MODE % ("a", "Standard", "x"), MODE % ("a", "Knative", "x"), ["update-same-mode"]),
+    (MODE % ("a", "RawDeployment", "x"), MODE % ("a", "Standard", "x"), []),
+    (GOOD % ("a", "x") + "status: {deploymentMode: Knative}\n", MODE % ("a", "Standard", "x"), ["update-same-mode"]),
+    (GOOD % ("a", "x"), MODE % ("a", "Standard", "x"), []),
+    (MODE % ("b", "Knative", "x"), MODE % ("a", "Standard", "x"), []),
+    (NAMED % ("a", "v1", "x"), NAMED % ("a", "v2", "x"), ["update-name-with-model"]),
+    (NAMED % ("a", "v1", "x"), NAMED % ("a", "v2", "y"), []),
+    (NAMED % ("a", "v1", "x"), NAMED % ("a", "v1", "x"), []),
+    (RUNTIME % ", workerSpec: {}", RUNTIME % "", ["update-worker-stays"]),
+    (RUNTIME % "", RUNTIME % ", workerSpec: {}", []),
+    (TRAINED % "1Gi", TRAINED % "2Gi", ["update-memory-stays"]),
+    (TRAINED % "1Gi", TRAINED % "1024Mi", []),
+    (LLM % "pipeline: 2", LLM % "pipeline: 4", ["update-parallelism-stays"]),
+    (LLM % "data: 4, dataLocal: 2", LLM % "data: 8, dataLocal: 4", []),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "rules"), UPDATES)
+def test_an_update_is_judged_against_what_is_there(old: str, new: str, rules: list[str]) -> None:
+    assert [rule for rule, _ in updates(old, new)] == rules
+    assert updates(old, old) == []
