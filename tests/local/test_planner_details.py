@@ -11,7 +11,7 @@ from serinus.local.plan.planner import ROUTE_TIMEOUT_S, Planner
 from serinus.manifests.documents import load_text
 from serinus.manifests.inference_service import parse_inference_service
 from serinus.manifests.problems import Problems
-from serinus.manifests.serving_runtimes import parse_runtime
+from serinus.manifests.serving_runtimes import kserve_runtimes, parse_runtime
 
 STANDARD = "  annotations: {serving.kserve.io/deploymentMode: Standard}\n"
 FEATURES = ["--predictor_protocol=v2"]
@@ -224,14 +224,133 @@ def test_mlserver_gets_its_variables_where_they_are_absent():
     assert mlserver(", storageUri: ./m") == {
         "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel",
         "MLSERVER_MODEL_NAME": "fraud",
-        "MLSERVER_MODEL_URI": "/mine",
+        "MLSERVER_MODEL_URI": "/mnt/models",
     }
+    assert mlserver(", storageUri: ./m, env: [{name: MLSERVER_MODEL_URI, value: /own}]")["MLSERVER_MODEL_URI"] == "/own"
     assert mlserver("") == {
         "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel",
         "MLSERVER_MODEL_URI": "/mine",
         "MLSERVER_LOAD_MODELS_AT_STARTUP": "false",
     }
-    assert mlserver("", ", labels: {modelClass: own.Class}")["MLSERVER_MODEL_IMPLEMENTATION"] == "own.Class"
+    # The webhook writes over a label of the service; a format that MLServer has no class for takes scikit-learn's.
+    found = mlserver("", ", labels: {modelClass: own.Class}")
+    assert found["MLSERVER_MODEL_IMPLEMENTATION"] == "mlserver_sklearn.SKLearnModel"
+
+
+def served(runtime: str, model: str = "", metadata: str = "", beside: str = "") -> list[ContainerPlan]:
+    text = (
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: fraud}\nspec:\n  predictor:\n"
+        f"    model: {{modelFormat: {{name: any}}, runtime: {runtime}{model}}}\n{beside}"
+    )
+    runtimes = (
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\n"
+        f"metadata: {{name: {runtime}{metadata}}}\n"
+        "spec:\n  supportedModelFormats: [{name: any}]\n  containers:\n"
+        "    - {name: kserve-container, image: python, args: [a], env: [{name: E, value: '{{.Labels.serviceEnvelope}}'}]}\n"
+    )
+    if "transformer" in runtime:
+        runtimes += "    - {name: transformer-container, image: python, args: ['--name={{.Name}}']}\n    - {name: side, image: python}\n"
+    if "torchserve" not in runtime:
+        runtimes = runtimes.replace("{{.Labels.serviceEnvelope}}", "x")
+    return list(plan_of(text, runtimes).stable.predictor.containers)
+
+
+TYPE = ", annotations: {serving.kserve.io/server-type: %s}"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "metadata", "is_mlserver"),
+    [
+        ("kserve-mlserver", "", True),
+        ("mine", TYPE % "mlserver", True),
+        ("kserve-pmmlserver", "", False),
+        ("my-mlserver", "", False),
+        ("kserve-mlserver", TYPE % "other", False),
+    ],
+)
+def test_a_server_is_known_by_its_annotation_or_its_exact_name(runtime: str, metadata: str, is_mlserver: bool):
+    (found,) = served(runtime, metadata=metadata)
+    assert ("MLSERVER_LOAD_MODELS_AT_STARTUP" in found.env) is is_mlserver
+
+
+def test_triton_without_storage_waits_to_be_told_its_models():
+    (found,) = served("kserve-tritonserver")
+    assert found.words[-2:] == ("a", "--model-control-mode=explicit")
+    (found,) = served("kserve-tritonserver", ", storageUri: ./m")
+    assert found.words[-1] == "a"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "envelope", "version"), [("", "kserve", "v1"), (", protocolVersion: v2", "kservev2", "v2")]
+)
+def test_torchserve_is_told_its_protocol(protocol: str, envelope: str, version: str):
+    (found,) = served("kserve-torchserve", protocol)
+    assert (found.env["E"], found.env["PROTOCOL_VERSION"]) == (envelope, version)
+
+
+BESIDE = "    containers:\n    - {name: transformer-container, image: python, args: ['--port={{.Namespace}}']}\n    - {name: more, image: python}\n"
+
+
+def test_a_transformer_beside_a_model_is_merged_once_and_its_placeholders_are_filled():
+    model, transformer, side, more = served("with-transformer", beside=BESIDE)
+    assert (model.name, transformer.name, side.name, more.name) == (
+        "kserve-container",
+        "transformer-container",
+        "side",
+        "more",
+    )
+    assert transformer.words[-2:] == ("--name=fraud", "--port=default")
+    model, transformer, more = served("without", beside=BESIDE)
+    assert transformer.words[-1] == "--port=default"
+
+
+def test_a_container_reads_where_its_model_lies_and_not_where_it_came_from():
+    text = manifest().replace("{name: PROTOCOL, value: v2}", "{name: STORAGE_URI, value: gs://bucket/m}")
+    plan = plan_of(text).stable.predictor
+    assert plan.containers[0].env["STORAGE_URI"] == "/mnt/models"
+    assert [item.uri for item in plan.storage] == ["gs://bucket/m"]
+
+
+def tie(first: str, second: str) -> str:
+    text = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\nspec: {predictor: {model: {modelFormat: {name: any}}}}\n"
+    head = "---\napiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\n"
+    runtimes = "".join(
+        f"{head}metadata: {{name: {name}}}\nspec: {{supportedModelFormats: [{{name: any, autoSelect: true}}], {protocols}"
+        f"containers: [{{name: kserve-container, image: python, args: [{name}]}}]}}\n"
+        for name, protocols in (("a", first), ("b", second))
+    )
+    return plan_of(text, runtimes).stable.predictor.containers[0].words[-1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"),
+    [
+        ("protocolVersions: [v1, grpc-v1], ", "protocolVersions: [v1], ", "a"),
+        ("protocolVersions: [grpc-v1, v1], ", "protocolVersions: [v1], ", "a"),
+        ("", "protocolVersions: [v1, v2], ", "b"),
+        ("", "", "a"),
+    ],
+)
+def test_a_tie_goes_to_the_lowest_protocol_and_a_runtime_without_any_comes_last(first: str, second: str, chosen: str):
+    assert tie(first, second) == chosen
+
+
+def test_kserves_own_runtimes_are_served_by_our_images_where_they_serve_the_format():
+    known = kserve_runtimes(["xgboost_server", "onnx_server"])
+    triton = [runtime for runtime in known if runtime.name == "kserve-tritonserver"]
+    assert [[entry.name for entry in runtime.formats] for runtime in triton] == [["onnx"]]
+    problems = Problems()
+    text = (
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\n"
+        "spec: {predictor: {model: {modelFormat: {name: onnx}, runtime: %s, protocolVersion: v2}}}\n"
+    )
+    services = [
+        parse_inference_service(load_text(text % name, "f")[0])
+        for name in ("kserve-tritonserver", "kserve-openvino", "kserve-xgbserver")
+    ]
+    plans = [Planner(known, [], config_data([]), PlanOptions(), problems).plan(service) for service in services]
+    assert [plan is not None for plan in plans] == [True, True, False]
+    assert "kserve-xgbserver does not serve onnx" in problems.all[0].message
 
 
 @pytest.mark.parametrize(

@@ -84,15 +84,24 @@ def select_runtime(
     return None
 
 
+_PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
+"""In KServe's order (GetProtocolVersionPriority); a runtime that declares none comes last."""
+
+
+def _protocol_rank(protocol: str) -> int:
+    return _PROTOCOLS.index(protocol) if protocol in _PROTOCOLS else len(_PROTOCOLS)
+
+
 def _best(fitting: Sequence[ServingRuntime], model: ModelSpec) -> ServingRuntime:
     """Namespace before cluster; then priority (none last), lowest protocol, newest, name (predictor_model.go 165-223)."""
 
     def priority(runtime: ServingRuntime) -> int:
-        return max((entry.priority or 0 for entry in runtime.formats if entry.name == model.format.name), default=0)
+        """That of the first entry of the format, as GetPriority; none counts as the lowest."""
+        return next((entry.priority or 0 for entry in runtime.formats if entry.name == model.format.name), 0)
 
     ranked = sorted(fitting, key=lambda runtime: runtime.name)
     ranked.sort(key=lambda runtime: runtime.created, reverse=True)
-    ranked.sort(key=lambda runtime: min(runtime.protocols, default=""))
+    ranked.sort(key=lambda runtime: min(map(_protocol_rank, runtime.protocols), default=len(_PROTOCOLS)))
     ranked.sort(key=priority, reverse=True)
     ranked.sort(key=lambda runtime: runtime.namespace == "")
     return ranked[0]
@@ -109,10 +118,10 @@ def _named(
             model.source,
             ("runtime",),
             f"no ServingRuntime is called {model.runtime}",
-            f"give its manifest with --runtimes PATH, or use one of {names}",
+            f"give its manifest with --runtimes PATH, for KServe's own --runtimes kserve, or use one of {names}",
         )
         return None
-    runtime = named[0]
+    runtime = next((runtime for runtime in named if _matches_format(runtime, model, auto=False)), named[0])
     if runtime.disabled:
         problems.error_at(model.source, ("runtime",), f"runtime {runtime.name} is disabled", "enable it or use another")
     elif not _matches_format(runtime, model, auto=False):
@@ -200,28 +209,50 @@ def _fill(value: Any, service: InferenceService, where: Source, problems: Proble
 
 
 def runtime_containers(
-    service: InferenceService, model: ModelSpec, runtime: ServingRuntime, problems: Problems
+    service: InferenceService,
+    model: ModelSpec,
+    runtime: ServingRuntime,
+    problems: Problems,
+    *,
+    transformer: tuple[Mapping[str, Any], Source] | None = None,
 ) -> list[Container]:
     """The pod's containers of a `predictor.model`: the runtime's, with the service's block over `kserve-container`.
 
-    Containers written beside `model` are not here; the caller appends them (predictor.go 452-496).
+    The order is the controller's: `kserve-container`, `transformer-container`, the runtime's others; further containers written beside
+    `model` are not here, the caller appends them (predictor.go 452-496).
+
+    Args:
+        service: its metadata fills placeholders.
+        model: the service's block.
+        runtime: the chosen one.
+        problems: collects placeholders without a value.
+        transformer: the service's `transformer-container` beside `model`, merged once over the runtime's, or alone; with its place.
     """
-    found = []
+    model_first: list[Container] = []
+    transformers: list[Container] = []
+    others: list[Container] = []
     for index, value in enumerate(runtime.containers):
         path = ("spec", "containers", index)
         where = Source(((runtime.document, path),))
-        if value.get("name") == KSERVE_CONTAINER:
+        name = value.get("name")
+        if name == KSERVE_CONTAINER:
             merged = merge_containers(value, {**model.container, "name": KSERVE_CONTAINER})
             if model.runtime_version and "@" not in str(merged.get("image")):
                 merged["image"] = f"{_untagged(str(merged.get('image')))}:{model.runtime_version}"
             where = Source((*model.source.parts, (runtime.document, path)))
-        else:
+            model_first.append(parse_container(_fill(merged, service, where, problems), where))
+        elif name == TRANSFORMER_CONTAINER:
             merged = dict(value)
-        if value.get("name") in {KSERVE_CONTAINER, TRANSFORMER_CONTAINER}:
-            merged = _fill(merged, service, where, problems)
-        container = parse_container(merged, where)
-        found.insert(0, container) if value.get("name") == KSERVE_CONTAINER else found.append(container)
-    return found
+            if transformer is not None:
+                merged = merge_containers(value, transformer[0])
+                where = Source((*transformer[1].parts, (runtime.document, path)))
+            transformers.append(parse_container(_fill(merged, service, where, problems), where))
+        else:
+            others.append(parse_container(dict(value), where))
+    if transformer is not None and not transformers:
+        value, where = transformer
+        transformers.append(parse_container(_fill(dict(value), service, where, problems), where))
+    return [*model_first, *transformers, *others]
 
 
 def _untagged(image: str) -> str:

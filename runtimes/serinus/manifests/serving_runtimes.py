@@ -19,6 +19,7 @@ __all__ = [
     "app_class",
     "built_in_runtimes",
     "image_name",
+    "kserve_runtimes",
     "parse_runtime",
 ]
 
@@ -29,6 +30,20 @@ BUILT_IN = {
     "tensorflow_server": ("tensorflow",),
 }
 """Our image folders and the model formats they serve: what a machine without any ServingRuntime can still select from."""
+
+
+KSERVE_RUNTIMES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "kserve-lgbserver": (("v1", "v2"), "lightgbm:4:1"),
+    "kserve-mlserver": (("v2",), "xgboost:1:2 xgboost:2:2 lightgbm:3:2 lightgbm:4:2"),
+    "kserve-openvino": (("v1", "v2", "grpc-v2"), "onnx:1:2 tensorflow:1:3"),
+    "kserve-predictiveserver": (("v1", "v2"), "xgboost:2: lightgbm:4:"),
+    "kserve-tensorflow-serving": (("v1", "grpc-v1"), "tensorflow:1:2 tensorflow:2:2"),
+    "kserve-torchserve": (("v1", "v2", "grpc-v2"), "pytorch:1:2"),
+    "kserve-tritonserver": (("v2", "grpc-v2"), "tensorflow:1:1 tensorflow:2:1 onnx:1:1 pytorch:1:"),
+    "kserve-xgbserver": (("v1", "v2"), "xgboost:2:1"),
+}
+"""KServe's own ClusterServingRuntimes, as far as they serve what our images serve: protocols, and each format as `name:version:priority`;
+without a priority it is not selected by itself. Source: config/runtimes of KServe, 2026-08-21."""
 
 
 def image_name(image: str) -> str:
@@ -132,4 +147,30 @@ def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
             '      args: ["--model_name={{.Name}}", "--model_dir=/mnt/models"]\n'
         )
         found += [parse_runtime(document) for document in load_text(text, f"(built-in runtime {app})")]
+    return found
+
+
+def kserve_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
+    """KServe's own runtimes by their names, formats, protocols and priorities, each served by those of our images that are installed.
+
+    A name that serves formats of several images comes once for each image. Arguments that a service gives KServe's server are given to ours.
+    """
+    served = {name: app for app in apps for name in BUILT_IN.get(app, ())}
+    found = []
+    for name, (protocols, formats) in KSERVE_RUNTIMES.items():
+        entries: dict[str, list[str]] = {}
+        for written in formats.split():
+            kind, version, priority = written.split(":")
+            more = f", autoSelect: true, priority: {priority}" if priority else ""
+            if kind in served:
+                entries.setdefault(served[kind], []).append(f'{{name: {kind}, version: "{version}"{more}}}')
+        for app, lines in entries.items():
+            text = (
+                "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\n"
+                f"metadata:\n  name: {name}\nspec:\n  supportedModelFormats: [{', '.join(lines)}]\n"
+                f"  protocolVersions: [{', '.join(protocols)}]\n  containers:\n"
+                f"    - name: kserve-container\n      image: {app}\n"
+                '      args: ["--model_name={{.Name}}", "--model_dir=/mnt/models"]\n'
+            )
+            found += [parse_runtime(document) for document in load_text(text, f"(KServe's {name} by {app})")]
     return found

@@ -49,7 +49,10 @@ def up(
         typer.Option(help="CLAIM=FOLDER or URI=FOLDER: where a pvc:// (or any URI) lies here; repeatable."),
     ] = None,
     runtimes: Annotated[
-        list[Path] | None, typer.Option(help="File or folder with ServingRuntimes to choose from; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            help="File or folder with ServingRuntimes to choose from; `kserve`: KServe's own, served by our images; repeatable."
+        ),
     ] = None,
     domain: Annotated[
         list[str] | None,

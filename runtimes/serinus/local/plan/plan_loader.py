@@ -11,7 +11,7 @@ from ...manifests.inference_service import parse_inference_service
 from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
-from ...manifests.serving_runtimes import BUILT_IN, app_class, built_in_runtimes, parse_runtime
+from ...manifests.serving_runtimes import BUILT_IN, app_class, built_in_runtimes, kserve_runtimes, parse_runtime
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
 from .planner import Planner
@@ -37,12 +37,14 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
 
     Args:
         path: file or folder.
-        runtimes: files or folders with ServingRuntimes, and perhaps ConfigMaps and Secrets.
+        runtimes: files or folders with ServingRuntimes, and perhaps ConfigMaps and Secrets; the word `kserve` (where no file is called so)
+            stands for KServe's own runtimes, served by our images.
         options: the user's.
     """
     problems = Problems()
     documents = read_documents([path], problems)
-    others = [document for document in read_documents(runtimes, problems) if document.kind != "InferenceService"]
+    named = [runtime for runtime in runtimes if not _is_kserve(runtime)]
+    others = [document for document in read_documents(named, problems) if document.kind != "InferenceService"]
     check_documents([*documents, *others], problems)
     _one_of_each_name(documents, problems)
     if problems.errors:
@@ -52,7 +54,10 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
         for document in (*documents, *others)
         if document.kind in {"ServingRuntime", "ClusterServingRuntime"}
     ]
-    ours = built_in_runtimes([name for name in BUILT_IN if app_class(name)])
+    installed = [name for name in BUILT_IN if app_class(name)]
+    if any(map(_is_kserve, runtimes)):
+        known += kserve_runtimes(installed)
+    ours = built_in_runtimes(installed)
     data = config_data([*documents, *others])
     planner = Planner(known, ours, data, options, problems)
     plans = [
@@ -74,6 +79,10 @@ def _one_of_each_name(documents: Sequence[Document], problems: Problems) -> None
             if first is not document:
                 message = f"InferenceService {document.name} is also at {first.place(('metadata', 'name'))}"
                 problems.error(document, ("metadata", "name"), message, "rename or remove one", layer="controller")
+
+
+def _is_kserve(runtime: Path) -> bool:
+    return str(runtime) == "kserve" and not runtime.exists()
 
 
 def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:

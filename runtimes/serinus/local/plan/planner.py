@@ -21,19 +21,15 @@ from .container_environment import ConfigData, resolve_environment
 from .deployment_plan import ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
 from .image_commands import Command, resolve_image
 from .local_storage import local_storage
+from .server_defaults import with_server_defaults
 
 __all__ = ["Planner"]
 
 ROUTE_TIMEOUT_S = 60.0
 """httproute_reconciler.go 49: a route without a component timeout."""
 
-MLSERVER_CLASSES = {
-    "sklearn": "mlserver_sklearn.SKLearnModel",
-    "xgboost": "mlserver_xgboost.XGBoostModel",
-    "lightgbm": "mlserver_lightgbm.LightGBMModel",
-    "mlflow": "mlserver_mlflow.MLflowRuntime",
-}
-"""The label modelClass that the webhook adds for MLServer (defaults.go 412-453)."""
+_STORAGE_VARIABLE, _MODELS = "STORAGE_URI", "/mnt/models"
+"""The pod webhook downloads what STORAGE_URI names, and writes over it where that lies; seen on a real control plane."""
 
 
 class Planner:
@@ -125,15 +121,17 @@ class Planner:
         runtime = select_runtime(service, model, self._runtimes, self._built_in, self._problems)
         if runtime is None:
             return []
-        mlserver = "mlserver" in runtime.name
-        if mlserver and "modelClass" not in service.labels:
-            labels = {**service.labels, "modelClass": MLSERVER_CLASSES.get(model.format.name, "")}
-            service = replace(service, labels=labels)
-        found = runtime_containers(service, model, runtime, self._problems)
-        if mlserver and found:
-            found[0] = _inject_mlserver(service, found[0], has_storage=bool(predictor.storage))
-        collocated = [container for container in own if container.name == TRANSFORMER_CONTAINER]
-        return [*found, *collocated, *(container for container in own if container.name != TRANSFORMER_CONTAINER)]
+        service, model = with_server_defaults(service, model, runtime, has_storage=bool(predictor.storage))
+        beside = next(
+            (
+                (value, predictor.source.under("containers", index))
+                for index, value in enumerate(predictor.containers)
+                if value.get("name") == TRANSFORMER_CONTAINER
+            ),
+            None,
+        )
+        found = runtime_containers(service, model, runtime, self._problems, transformer=beside)
+        return [*found, *(container for container in own if container.name != TRANSFORMER_CONTAINER)]
 
     def _component(
         self, service: InferenceService, component: Component, containers: Sequence[Container], *, chain: str
@@ -153,6 +151,8 @@ class Planner:
                 continue
             env = resolve_environment(service, container, self._data, self._problems)
             env.setdefault("INFERENCE_SERVICE_NAME", service.name)
+            if _STORAGE_VARIABLE in env and component.storage and container.name == KSERVE_CONTAINER:
+                env[_STORAGE_VARIABLE] = _MODELS
             planned.append(_container(service, container, command, env))
         if len(planned) < len(containers):
             return None
@@ -199,16 +199,6 @@ def _digest(
         sort_keys=True,
     )
     return hashlib.sha256(written.encode()).hexdigest()[:16]
-
-
-def _inject_mlserver(service: InferenceService, container: Container, *, has_storage: bool) -> Container:
-    """Add the variables that the webhook gives MLServer, each only where it is absent (defaults.go 412-453)."""
-    wanted = {"MLSERVER_MODEL_NAME": service.name, "MLSERVER_MODEL_URI": "/mnt/models"}
-    if not has_storage:
-        wanted = {"MLSERVER_LOAD_MODELS_AT_STARTUP": "false"}
-    names = {variable.name for variable in container.env}
-    items = [{"name": key, "value": value} for key, value in wanted.items() if key not in names]
-    return replace(container, env=(*container.env, *parse_container({"env": items}, container.source).env))
 
 
 def _inject(service: InferenceService, container: Container, component: Component, predictor: Component) -> Container:
