@@ -189,6 +189,10 @@ render: $(VENV)/.run ## Render every kustomization with kubectl into build/rende
 	  mkdir -p "build/rendered/$$folder"; $(BIN)/kubectl kustomize "$$folder" > "build/rendered/$$folder/all.yaml"; echo "build/rendered/$$folder/all.yaml"
 	done
 
+.PHONY: kind
+kind: ## Make a kind cluster with KServe and our images: make kind ARGS="--service inferenceservices/fraud/fused" (needs kind, helm)
+	@manifests/kind/up.sh $(ARGS)
+
 .PHONY: clean
 clean: ## Remove the environments and everything built
 	@rm -rf .venv .venv-mlserver .venv-models build dist .cache .serinus .pytest_cache .ruff_cache .hypothesis
