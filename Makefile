@@ -189,6 +189,10 @@ render: $(VENV)/.run ## Render every kustomization with kubectl into build/rende
 	  mkdir -p "build/rendered/$$folder"; $(BIN)/kubectl kustomize "$$folder" > "build/rendered/$$folder/all.yaml"; echo "build/rendered/$$folder/all.yaml"
 	done
 
+.PHONY: e2e
+e2e: $(VENV)/.test ## Test on the cluster of KUBECONFIG, which has KServe (E2E_CONTROL_PLANE_ONLY=1: no nodes needed)
+	@E2E=1 $(PYTEST) tests/e2e $(ARGS)
+
 .PHONY: kind
 kind: ## Make a kind cluster with KServe and our images: make kind ARGS="--service inferenceservices/fraud/fused" (needs kind, helm)
 	@manifests/kind/up.sh $(ARGS)
