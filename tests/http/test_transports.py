@@ -102,8 +102,10 @@ UNSOUND = {
     "a negative length": post(b"hello", b"Content-Length: -5"),
     "a hexadecimal length": post(b"hello", b"Content-Length: 0x5"),
     "an empty length": post(b"hello", b"Content-Length:"),
+    "a length in words": post(b"hello", b"Content-Length: five"),
     "a length beyond 64 bits": post(b"hello", b"Content-Length: 99999999999999999999"),
     "a transfer coding that is not": post(b"0\r\n\r\n", b"Transfer-Encoding: xchunked"),
+    "a transfer coding that nobody knows": post(b"0\r\n\r\n", b"Transfer-Encoding: rot13"),
     "chunked not last": post(b"0\r\n\r\n", b"Transfer-Encoding: chunked, identity"),
     "chunked twice": post(b"0\r\n\r\n", CHUNKED, CHUNKED),
     "identity as transfer coding": post(b"", b"Transfer-Encoding: identity"),
@@ -126,6 +128,9 @@ UNSOUND = {
     "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "no host": b"GET /a HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "two hosts, the first none": b"GET /a HTTP/1.1\r\nHost: a b\r\nHost: x\r\n\r\n",
+    "a host that is none": b"GET /a HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "a host in quotes": b'GET /a HTTP/1.1\r\nHost: "a"\r\n\r\n',
 }
 
 

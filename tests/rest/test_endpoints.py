@@ -1,43 +1,304 @@
-"""V2 REST as the protocol documents have it: their own examples, every datatype, every endpoint, on both transports."""
+"""V2 REST statement by statement (inference_rest.md), over both transports, and what serinus answers beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
-from http_support import Raw
-from rest_support import NUMERIC, X1, X, rest, wire
+from conformance_support import Case, Server, case, ids, json_tensor, server_here
+from http_support import TRANSPORTS, Raw
+from rest_support import X1, X, rest, wire
 
-BOTH = pytest.mark.parametrize("http", ["thin", "uvicorn"])
-
-
-@BOTH
-async def test_server_metadata_has_name_version_and_extensions(http):
-    """inference_rest.md, "Server Metadata Response JSON Object"."""
-    async with rest("row", http=http) as server:
-        for path in ("/v2", "/v2/"):
-            answer = await server.ask("GET", path)
-            assert answer.status == 200
-            assert answer.headers["content-type"] == "application/json"
-            document = answer.json
-            assert set(document) == {"name", "version", "extensions"}
-            assert document["name"] == "serinus"
-            assert {"binary_tensor_data", "model_repository", "statistics"} <= set(document["extensions"])
+BOTH = pytest.mark.parametrize("http", TRANSPORTS)
+ODD = "mod%C3%A8le%20no.%201%2Fa"
+OIP = "inference_rest.md, "
 
 
-@BOTH
-async def test_health_says_true_with_200(http):
-    async with rest("row", http=http) as server:
-        assert (await server.ask("GET", "/v2/health/live")).json == {"live": True}
-        ready = await server.ask("GET", "/v2/health/ready")
-        assert (ready.status, ready.json["ready"]) == (200, True)
-        model = await server.ask("GET", "/v2/models/row/ready")
-        assert (model.status, model.json) == (200, {"name": "row", "ready": True})
-        assert (await server.ask("GET", "/v2/models/row/versions/1/ready")).status == 200
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with server_here(http=request.param) as running:
+        yield running
+
+
+def scores(rows: int = 1) -> dict[str, Any]:
+    return json_tensor("scores", "FP32", [rows, 4], [1.0, 3.0, 0.5, 2.0] * rows)
+
+
+GOOD = {"inputs": [scores()]}
+
+# What a GET answers: path, status, exact keys or None.
+PATHS: list[tuple[str, str, int, set[str] | None]] = [
+    ("server-metadata", "/v2", 200, {"name", "version", "extensions"}),
+    ("server-metadata-slash", "/v2/", 200, {"name", "version", "extensions"}),
+    ("live", "/v2/health/live", 200, {"live"}),
+    ("live-slash", "/v2/health/live/", 200, {"live"}),
+    ("ready", "/v2/health/ready", 200, {"live", "ready"}),
+    ("model-ready", "/v2/models/labels/ready", 200, {"name", "ready"}),
+    ("model-ready-version", "/v2/models/versioned/versions/1/ready", 200, {"name", "ready"}),
+    ("model-ready-odd-name", f"/v2/models/{ODD}/ready", 200, {"name", "ready"}),
+    ("model-ready-query", "/v2/models/labels/ready?a=b", 200, {"name", "ready"}),
+    ("model-metadata", "/v2/models/labels", 200, {"name", "platform", "inputs", "outputs", "properties"}),
+    ("model-metadata-slash", "/v2/models/labels/", 200, {"name", "platform", "inputs", "outputs", "properties"}),
+    ("model-metadata-odd-name", f"/v2/models/{ODD}", 200, None),
+    ("model-metadata-escaped-letters", "/v2/models/l%61bels", 200, None),
+    ("model-metadata-version", "/v2/models/versioned/versions/10", 200, None),
+    ("models", "/v2/models", 200, {"models"}),
+    ("models-slash", "/v2/models/", 200, {"models"}),
+    ("v1-models", "/v1/models", 200, {"models"}),
+    ("v1-model", "/v1/models/labels", 200, {"name", "ready"}),
+    ("root", "/", 200, {"status"}),
+    ("unknown-model", "/v2/models/nobody", 404, {"error"}),
+    ("unknown-model-ready", "/v2/models/nobody/ready", 404, {"error"}),
+    ("unknown-version", "/v2/models/versioned/versions/3", 404, {"error"}),
+    ("unknown-version-ready", "/v2/models/versioned/versions/3/ready", 404, {"error"}),
+    ("version-of-an-unversioned-model", "/v2/models/labels/versions/1", 404, {"error"}),
+    ("version-that-is-no-number", "/v2/models/versioned/versions/latest", 404, {"error"}),
+    ("version-with-a-zero-before-it", "/v2/models/versioned/versions/01", 404, {"error"}),
+    ("names-are-case-sensitive", "/v2/models/Labels", 404, {"error"}),
+    ("no-version-given", "/v2/models/versioned/versions", 404, {"error"}),
+    ("unknown-path", "/v2/nothing", 404, {"error"}),
+    ("path-above", "/v3", 404, {"error"}),
+    ("paths-are-case-sensitive", "/V2", 404, {"error"}),
+    ("doubled-slash", "/v2//models/labels", 404, {"error"}),
+    ("dots-are-a-name", "/v2/models/..", 404, {"error"}),
+    ("not-utf-8", "/v2/models/%ff", 400, {"error"}),
+    ("nul", "/v2/models/a%00b", 404, {"error"}),
+    ("unknown-v1-model", "/v1/models/nobody", 404, {"error"}),
+    ("slash-and-query", "/v2/models/labels/?x", 200, None),
+    ("escaped-slash-of-no-name", "/v2/models/a%2Fb", 404, {"error"}),
+    ("absolute-form", "http://localhost:8080/v2/models/labels?x=1", 200, None),
+    ("all-of-the-server", "*", 400, {"error"}),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "keys"), [row[1:] for row in PATHS], ids=[row[0] for row in PATHS])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_can_be_read(server: Server, method: str, path: str, status: int, keys: set[str] | None):
+    answer = server.ask(method, path)
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/json"
+    if method == "HEAD":  # RFC 9110, 9.3.2: the same header fields, no content
+        assert int(answer.headers["content-length"]) == len(server.ask("GET", path).body)
+    elif keys is not None:
+        assert set(answer.json) == keys
+    if status >= 400 and method == "GET":
+        assert answer.error
+    assert server.alive()
+
+
+TABLE: list[Case] = []
+
+
+@case(TABLE, "server-metadata-types", OIP + "Server Metadata Response JSON Object")
+def _(s: Server) -> None:
+    document = s.ask("GET", "/v2").json
+    assert document["name"] == "serinus"
+    assert isinstance(document["version"], str)
+    assert all(isinstance(extension, str) for extension in document["extensions"])
+    assert len(set(document["extensions"])) == len(document["extensions"])
+
+
+@case(TABLE, "every-extension-that-is-served-is-named", "Triton, protocol/README.md")
+def _(s: Server) -> None:
+    assert {
+        *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"),
+        *("model_repository(unload_dependents)", "schedule_policy", "statistics"),
+    } == set(s.ask("GET", "/v2").json["extensions"])
+
+
+@case(TABLE, "health-is-true", OIP + "Health")
+def _(s: Server) -> None:
+    assert s.ask("GET", "/v2/health/live").json == {"live": True}
+    assert s.ask("GET", "/v2/health/ready").json["ready"] is True
+    assert s.ask("GET", "/v2/models/labels/ready").json == {"name": "labels", "ready": True}
+
+
+@case(TABLE, "model-metadata-is-what-the-model-declares", OIP + "Model Metadata Response JSON Object")
+def _(s: Server) -> None:
+    document = s.ask("GET", "/v2/models/labels").json
+    assert document["platform"] == "test_labels"
+    assert document["inputs"] == [{"name": "scores", "datatype": "FP32", "shape": [-1, 4]}]
+    assert document["outputs"] == [{"name": "classes", "datatype": "FP32", "shape": [-1, 4]}]
+
+
+@case(TABLE, "model-metadata-types", OIP + "Model Metadata Response JSON Object")
+def _(s: Server) -> None:
+    for name in ("labels", "versioned", "typed", "simple", "identity", "texts"):
+        document = s.ask("GET", f"/v2/models/{name}").json
+        assert document["name"] == name
+        assert document["platform"].count("_") >= 1
+        assert all(isinstance(text, str) for text in document["properties"].values())
+        for spec in (*document["inputs"], *document["outputs"]):
+            assert set(spec) == {"name", "datatype", "shape"}
+            assert all(isinstance(size, int) and size >= -1 for size in spec["shape"])
+
+
+@case(TABLE, "versions-are-those-that-can-be-asked-for", OIP + "Model Metadata Response JSON Object")
+def _(s: Server) -> None:
+    document = s.ask("GET", "/v2/models/versioned").json
+    assert document["versions"] == ["1", "2", "10"]
+    for version in document["versions"]:
+        one = s.ask("GET", f"/v2/models/versioned/versions/{version}").json
+        assert {**one, "properties": None} == {**document, "properties": None}
+        assert s.ask("POST", f"/v2/models/versioned/versions/{version}/infer", GOOD).json["model_version"] == version
+
+
+@case(TABLE, "no-version-means-the-highest-number", OIP + "Inference: the server may choose")
+def _(s: Server) -> None:
+    assert s.infer("versioned", scores()).json["model_version"] == "10"
+
+
+@case(TABLE, "another-version-is-told-those-that-there-are", "good practice")
+def _(s: Server) -> None:
+    assert "'1', '2', '10'" in s.ask("POST", "/v2/models/versioned/versions/3/infer", GOOD).error
+    assert s.ask("POST", "/v2/models/labels/versions/1/infer", GOOD).status == 404
+
+
+@case(TABLE, "unversioned-models-answer-without-version", OIP + "Inference Response JSON Object")
+def _(s: Server) -> None:
+    assert "model_version" not in s.infer("labels", scores()).json
+    assert "versions" not in s.ask("GET", "/v2/models/labels").json
+
+
+@case(TABLE, "metadata-names-what-an-answer-holds", OIP + "outputs: all outputs produced by the model")
+def _(s: Server) -> None:
+    pair = [json_tensor(f"INPUT{i}", "INT32", [1, 4], [1] * 4) for i in (0, 1)]
+    for name, tensors in (("labels", [scores()]), ("simple", pair)):
+        promised = [spec["name"] for spec in s.ask("GET", f"/v2/models/{name}").json["outputs"]]
+        assert [output["name"] for output in s.infer(name, *tensors).json["outputs"]] == promised
+
+
+@case(TABLE, "optional-outputs-are-named-and-given-when-asked-for", "ours")
+def _(s: Server) -> None:
+    document = s.ask("GET", "/v2/models/texts").json
+    (spec,) = orjson.loads(document["properties"]["optional_outputs"])
+    assert [output["name"] for output in document["outputs"]] == ["length"]
+    wanted = [{"name": spec["name"], "parameters": {"binary_data": True}}]  # these bytes are no text
+    answer = s.infer("texts", json_tensor("text", "BYTES", [1, 1], ["a"]), outputs=wanted)
+    head = orjson.loads(answer.body[: int(answer.headers["inference-header-content-length"])])
+    assert [output["name"] for output in head["outputs"]] == [spec["name"]]
+
+
+@case(TABLE, "response-has-exactly-its-fields", OIP + "Inference Response JSON Object: what is optional is left out")
+def _(s: Server) -> None:
+    document = s.infer("labels", scores()).json
+    assert set(document) == {"model_name", "outputs"}
+    assert [set(output) for output in document["outputs"]] == [{"name", "datatype", "shape", "data"}]
+    assert b"null" not in s.infer("labels", scores()).body
+
+
+@case(TABLE, "response-length-is-given", OIP + "Inference Request Examples")
+def _(s: Server) -> None:
+    answer = s.infer("labels", scores())
+    assert answer.headers["content-type"] == "application/json"
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert "transfer-encoding" not in answer.headers
+
+
+for name, value in {
+    "text": "42",
+    "empty": "",
+    "blank": " ",
+    "unicode": "ü–🐦",
+    "controls": "a\n\t\0b",
+    "quotes": '"\\/',
+    "long": "x" * 10_000,
+    "number": "1e400",
+}.items():
+
+    @case(TABLE, f"id-{name}-comes-back", OIP + '"id": must be returned in the response')
+    def _(s: Server, value: str = value) -> None:
+        assert s.infer("labels", scores(), id=value).json["id"] == value
+        assert s.infer("asked", scores(), id=value).json["id"] == value
+
+
+@case(TABLE, "id-is-never-invented", OIP + '"id": the identifier given in the request, if any')
+def _(s: Server) -> None:
+    for model in ("labels", "asked", "identity"):
+        assert "id" not in s.infer(model, scores()).json
+        assert "id" not in s.ask("POST", f"/v2/models/{model}/infer", {**GOOD, "id": None}).json
+
+
+@case(TABLE, "outputs-filter-and-order", OIP + "outputs: the output tensors requested")
+def _(s: Server) -> None:
+    inputs = [json_tensor(f"INPUT{i}", "INT32", [1, 4], [1, 2, 3, 4]) for i in (0, 1)]
+    for wanted in (["OUTPUT0"], ["OUTPUT1"], ["OUTPUT0", "OUTPUT1"], ["OUTPUT1", "OUTPUT0"]):
+        answer = s.infer("simple", *inputs, outputs=[{"name": name} for name in wanted]).json
+        assert [output["name"] for output in answer["outputs"]] == wanted
+    for none in ([], None):
+        answer = s.ask("POST", "/v2/models/simple/infer", {"inputs": inputs, "outputs": none}).json
+        assert [output["name"] for output in answer["outputs"]] == ["OUTPUT0", "OUTPUT1"]
+
+
+@case(TABLE, "inputs-in-any-order", OIP + "Request Input: by name")
+def _(s: Server) -> None:
+    first, second = (json_tensor(f"INPUT{i}", "INT32", [1, 4], [i + 1] * 4) for i in (0, 1))
+    assert s.infer("simple", first, second).json == s.infer("simple", second, first).json
+
+
+@case(TABLE, "no-rows-give-no-rows", OIP + "shape: unsigned integers")
+def _(s: Server) -> None:
+    for model, name in (("labels", "scores"), ("identity", "t")):
+        answer = s.infer(model, json_tensor(name, "FP32", [0, 4], []))
+        assert answer.status == 200, answer.body
+        assert answer.json["outputs"][0]["shape"][0] == 0
+        assert answer.json["outputs"][0]["data"] == []
+
+
+@case(TABLE, "many-rows-keep-their-order", OIP + "the full shape of the entire batch")
+def _(s: Server) -> None:
+    data = [float(i) for i in range(4000)]
+    output = s.infer("labels", json_tensor("scores", "FP32", [1000, 4], data)).json["outputs"][0]
+    assert (output["shape"], output["data"]) == ([1000, 4], data)
+
+
+for shape, data in (
+    ([2, 2], [[1, 2], [3, 4]]),
+    ([2, 2], [1, 2, 3, 4]),
+    ([4], [1, 2, 3, 4]),
+    ([1, 4, 1], [[[1], [2], [3], [4]]]),
+):
+
+    @case(TABLE, f"data-nested-or-flat-{shape}-{isinstance(data[0], list)}", OIP + "Tensor Data")
+    def _(s: Server, shape: list[int] = shape, data: Any = data) -> None:
+        output = s.infer("identity", json_tensor("t", "INT64", shape, data)).json["outputs"][0]
+        assert (output["shape"], output["data"]) == (shape, [1, 2, 3, 4])
+
+
+@case(TABLE, "unknown-keys-are-ignored", "RFC 8259 clients extend; Triton and MLServer ignore")
+def _(s: Server) -> None:
+    body = {"extra": {"a": [1]}, "model_name": "other", **GOOD, "inputs": [{**scores(), "extra": 1}]}
+    assert s.ask("POST", "/v2/models/labels/infer", body).status == 200
+
+
+@case(TABLE, "null-stands-for-left-out", "good practice: KServe's and MLServer's clients send null")
+def _(s: Server) -> None:
+    body = {"id": None, "parameters": None, "outputs": None, "inputs": [{**scores(), "parameters": None}]}
+    assert s.ask("POST", "/v2/models/labels/infer", body).status == 200
+
+
+@case(TABLE, "response-headers-of-a-model", "ours")
+def _(s: Server) -> None:
+    assert s.infer("asked", scores()).headers["x-answered-by"] == "asked"
+
+
+@case(TABLE, "v1-has-no-other-verbs", "TensorFlow Serving, api_rest.md")
+def _(s: Server) -> None:
+    for path in ("/v1/models/labels:classify", "/v1/models/versioned/versions/1:classify"):
+        answer = s.ask("POST", path, {"examples": []})
+        assert (answer.status, "':classify' is nothing that V1 does" in answer.error) == (404, True)
+    assert s.ask("POST", "/v1/models/labels", {"instances": []}).status == 405
+
+
+@ids(TABLE)
+def test_what_the_document_says(server: Server, one: Case):
+    one.run(server)
 
 
 async def test_a_server_that_stops_is_not_ready_but_live():
@@ -62,20 +323,6 @@ async def test_a_model_that_is_unloaded_is_not_ready_and_not_found_is_404():
 
 
 @BOTH
-async def test_model_metadata_has_the_documents_fields(http):
-    """inference_rest.md, "Model Metadata Response JSON Object"; `versions` only where there are any."""
-    async with rest("row", "simple", http=http) as server:
-        for path in ("/v2/models/row", "/v2/models/row/versions/2"):
-            document = (await server.ask("GET", path)).json
-            assert document["name"] == "row"
-            assert document["versions"] == ["1", "2"]
-            assert document["platform"] == "test_row"
-            assert document["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
-            assert document["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}]
-        assert "versions" not in (await server.ask("GET", "/v2/models/simple")).json
-
-
-@BOTH
 async def test_the_documents_infer_example(http):
     """inference_rest.md, "Inference Request Examples": names, id, output filter (its BOOL input has 3 values here, as it says)."""
     request = {
@@ -97,48 +344,6 @@ async def test_the_documents_infer_example(http):
             "parameters": {"a": 1},
             "outputs": [{"name": "input0", "datatype": "UINT32", "shape": [2, 2], "data": [1, 2, 3, 4]}],
         }
-
-
-async def test_the_id_is_echoed_and_never_invented():
-    async with rest("row") as server:
-        assert "id" not in (await server.ask("POST", "/v2/models/row/infer", X)).json
-        assert (await server.ask("POST", "/v2/models/row/infer", {**X, "id": ""})).json["id"] == ""
-        assert (await server.ask("POST", "/v2/models/row/infer", {**X, "id": "é\n"})).json["id"] == "é\n"
-
-
-async def test_versions_are_chosen_by_the_path_and_named_in_the_answer():
-    async with rest("row", "simple") as server:
-        for version, expected in (("", "2"), ("/versions/1", "1"), ("/versions/2", "2")):
-            answer = await server.ask("POST", f"/v2/models/row{version}/infer", X)
-            assert answer.json["model_version"] == expected
-        answer = await server.ask("POST", "/v2/models/row/versions/3/infer", X)
-        assert answer.status == 404
-        assert "'1', '2'" in answer.json["error"]
-        assert (await server.ask("POST", "/v2/models/simple/versions/1/infer", X)).status == 404
-
-
-SAMPLES = {
-    "BOOL": [True, False],
-    "FP16": [1.5, -65504.0],
-    "FP32": [1.5, -3.4028235e38],
-    "FP64": [0.1, 1e300],
-    "BF16": [1.5, -2.0],
-    "UINT64": [0, 2**64 - 1],
-    "INT64": [-(2**63), 2**63 - 1],
-    "BYTES": ["é", ""],
-}
-
-
-@pytest.mark.parametrize("datatype", [*NUMERIC, "BYTES"])
-async def test_every_datatype_goes_round_in_json_flat_and_nested(datatype):
-    values = SAMPLES.get(datatype, [1, 100])
-    async with rest("echo") as server:
-        for shape, data in (([2], values), ([2, 1], [[values[0]], [values[1]]]), ([2, 1], values)):
-            tensor = {"name": "t", "shape": shape, "datatype": datatype, "data": data}
-            answer = await server.ask("POST", "/v2/models/echo/infer", {"inputs": [tensor]})
-            assert answer.status == 200, answer.body
-            output = answer.json["outputs"][0]
-            assert (output["datatype"], output["shape"], output["data"]) == (datatype, shape, values)
 
 
 RAW = {
@@ -182,16 +387,6 @@ async def test_every_datatype_goes_round_raw(datatype, http):
         output = orjson.loads(answer.body[:length])["outputs"][0]
         assert output["parameters"]["binary_data_size"] == len(RAW[datatype])
         assert answer.body[length:] == RAW[datatype]
-
-
-async def test_a_raw_body_is_the_only_inputs_bytes():
-    """extension_binary_data.md, "Raw Binary Request": Inference-Header-Content-Length 0."""
-    async with rest("row") as server:
-        body = np.array([[0.5, 0.25, 0.125]], "<f4").tobytes()
-        answer = await server.ask("POST", "/v2/models/row/infer", body, {"Inference-Header-Content-Length": "0"})
-        assert answer.status == 200, answer.body
-        length = int(answer.headers["inference-header-content-length"])
-        np.testing.assert_array_equal(np.frombuffer(answer.body[length:], "<f4"), np.float32([0.125, 0.875]))
 
 
 async def test_classification_gives_the_best_classes():
@@ -296,62 +491,6 @@ async def test_metrics_and_liveness():
         assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert b'nv_inference_request_success{model="row",version="2"' in page.body
         assert (await server.ask("GET", "/")).json == {"status": "alive"}
-
-
-@BOTH
-async def test_response_headers_of_a_model_reach_the_client_but_cannot_split_the_answer(http):
-    async with rest("echo", http=http) as server:
-        request = {"inputs": [{"name": "t", "shape": [1], "datatype": "INT8", "data": [1]}]}
-        answer = await server.ask("POST", "/v2/models/echo/infer", request, {"X-Say": "a b"})
-        assert answer.headers["x-said"] == "a b"
-
-
-async def test_request_ids_come_back():
-    async with rest("row") as server:
-        for method, path, body in (
-            ("POST", "/v2/models/row/infer", X),
-            ("GET", "/v2", None),
-            ("GET", "/nowhere", None),
-            ("OPTIONS", "/v2", None),
-        ):
-            answer = await server.ask(method, path, body, {"X-Request-Id": "r-1"})
-            assert answer.headers["x-request-id"] == "r-1"
-        assert "x-request-id" not in (await server.ask("GET", "/v2")).headers
-
-
-async def test_names_are_percent_decoded_and_other_forms_of_the_target_are_understood():
-    async with rest("row") as server:
-        assert (await server.ask("GET", "/v2/models/r%6Fw")).status == 200
-        assert (await server.ask("GET", "http://localhost/v2/models/row?x=1")).status == 200
-        assert (await server.ask("GET", "/v2/models/row/?x")).status == 200
-        assert (await server.ask("GET", "/v2/models/a%2Fb")).status == 404
-        assert (await server.ask("GET", "/v2/models/%FF")).status == 400
-        assert (await server.ask("GET", "/v2//models/row")).status == 404
-        assert (await server.ask("OPTIONS", "*")).status == 204
-        assert (await server.ask("GET", "*")).status == 400
-
-
-@BOTH
-async def test_other_methods_are_405_and_name_those_that_work(http):
-    async with rest("row", http=http) as server:
-        for method, path, allow in (
-            ("GET", "/v2/models/row/infer", "OPTIONS, POST"),
-            ("DELETE", "/v2/models/row", "GET, HEAD, OPTIONS"),
-            ("POST", "/v2", "GET, HEAD, OPTIONS"),
-        ):
-            answer = await server.ask(method, path)
-            assert (answer.status, answer.headers["allow"]) == (405, allow)
-            assert allow in answer.json["error"]
-        for path in ("/v1/models/row:classify", "/v1/models/row/versions/1:classify"):
-            answer = await server.ask("POST", path, {"examples": []})
-            assert (answer.status, "':classify' is nothing that V1 does" in answer.json["error"]) == (404, True)
-        assert (await server.ask("POST", "/v1/models/row", {"instances": []})).status == 405
-        options = await server.ask("OPTIONS", "/v2/models/row/infer")
-        assert (options.status, options.headers["allow"], options.body) == (204, "OPTIONS, POST", b"")
-        assert "content-length" not in options.headers
-        head = await server.ask("HEAD", "/v2/models/row")
-        assert head.status == 200
-        assert int(head.headers["content-length"]) > 10
 
 
 async def test_an_unknown_path_names_those_that_there_are():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import logging
 import zlib
 
 import numpy as np
@@ -20,53 +18,6 @@ INFER = "/v2/models/row/infer"
 def with_input(**changes: object) -> dict:
     tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3], **changes}
     return {"inputs": [{key: value for key, value in tensor.items() if value is not None}]}
-
-
-MALFORMED = {
-    "no JSON": (b"{nonsense", "JSON"),
-    "empty body": (b"", "body"),
-    "not an object": (b"[1]", "object"),
-    "not UTF-8": (b'{"inputs":"\xff"}', "body"),
-    "no inputs": ({}, "'inputs'"),
-    "inputs of another kind": ({"inputs": 1}, "'inputs'"),
-    "empty inputs": ({"inputs": []}, "'inputs'"),
-    "id of another kind": ({**X, "id": 7}, "'id'"),
-    "parameter of another kind": ({**X, "parameters": {"a": [1]}}, "'a'"),
-    "no shape": (with_input(shape=None), "'shape'"),
-    "no data": (with_input(data=None), "'x'"),
-    "shape and data disagree": (with_input(data=[1, 2]), "'x'"),
-    "a shape the model does not take": (with_input(shape=[1, 2], data=[1, 2]), "'x'"),
-    "an open dimension": (with_input(shape=[-1, 3]), "'x'"),
-    "a huge shape": (with_input(shape=[2**40, 3]), "'x'"),
-    "text among numbers": (with_input(data=[1, "2", 3]), "'x'"),
-    "a datatype that is none": (with_input(datatype="FP33"), "FP33"),
-    "a datatype that the model does not take": (with_input(datatype="INT64"), "'x'"),
-    "another input": (with_input(name="z"), "'z'"),
-    "an input twice": ({"inputs": [*X["inputs"], *X["inputs"]]}, "'x'"),
-    "an output that is none": ({**X, "outputs": [{"name": "nope"}]}, "'nope'"),
-    "a timeout of another kind": ({**X, "parameters": {"timeout": "soon"}}, "timeout"),
-    "ragged nesting": (with_input(data=[[1, 2], [3]]), "'x'"),
-}
-
-
-@pytest.mark.parametrize("http", ["thin", "uvicorn"])
-async def test_malformed_requests_are_4xx_name_their_fault_and_leave_the_connection_alive(http, caplog):
-    """Departures 2, 6, 7, 9, 13, 14: the error object, the right blame, no reset, no class names, no log."""
-    caplog.set_level(logging.WARNING)
-    async with rest("row", http=http) as server:
-        client = await Raw.open(server.port)
-        for name, (body, mentioned) in MALFORMED.items():
-            answer = await server.ask_on(client, "POST", INFER, body)
-            assert answer.status == 400, (name, answer)
-            assert answer.headers["content-type"] == "application/json"
-            document = answer.json
-            assert list(document) == ["error"], name
-            assert mentioned in document["error"], (name, document)
-            assert "Error" not in document["error"], name
-            assert "Traceback" not in document["error"], name
-            assert (await server.ask_on(client, "POST", INFER, X)).status == 200, name
-        await client.close()
-    assert not [record for record in caplog.records if "serinus" in record.name]
 
 
 BINARY = {
@@ -94,14 +45,11 @@ async def test_binary_requests_are_held_to_their_lengths(name):
 
 
 async def test_the_content_type_does_not_decide_what_a_body_is():
-    """Departure 15: JSON under any type is JSON, and a binary body under application/json is binary."""
+    """Departure 15: a binary body under application/json is binary (JSON under any type: test_endpoints.py)."""
     head = orjson.dumps(with_input(data=None, parameters={"binary_data_size": 12}))
     async with rest("row") as server:
-        for kind in ("text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "application/json"):
-            assert (await server.ask("POST", INFER, X, {"Content-Type": kind})).status == 200, kind
         fields = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/json"}
         assert (await server.ask("POST", INFER, head + b"\0" * 12, fields)).status == 200
-        assert (await server.ask("POST", INFER, X, {"Content-Type": "application/json; charset=utf-8"})).status == 200
         answer = await server.ask("POST", INFER, X, {"Content-Type": "application/json; charset=utf-16"})
         assert answer.status == 415
         assert "utf-8" in answer.json["error"]
@@ -120,25 +68,14 @@ async def test_binary_outputs_are_given_when_asked_for_and_carry_their_headers()
             assert len(answer.body) == int(answer.headers["content-length"]) == length + 8
 
 
-async def test_only_the_outputs_that_were_asked_for_are_given_and_nothing_is_null():
-    """Departures 3, 4 and 20."""
-    inputs = [{"name": name, "shape": [1, 16], "datatype": "INT32", "data": [1] * 16} for name in ("INPUT0", "INPUT1")]
-    async with rest("simple") as server:
-        answer = await server.ask(
-            "POST", "/v2/models/simple/infer", {"inputs": inputs, "outputs": [{"name": "OUTPUT1"}]}
-        )
-        assert [output["name"] for output in answer.json["outputs"]] == ["OUTPUT1"]
-        assert set(answer.json) == {"model_name", "outputs"}
-        assert b"null" not in answer.body
-
-
 async def test_a_failing_model_is_500_without_its_secrets_and_the_connection_lives_on(caplog):
     async with rest("broken", "row") as server:
         client = await Raw.open(server.port)
         answer = await server.ask_on(client, "POST", "/v2/models/broken/infer", X1)
         assert answer.status == 500
         assert b"secret" not in answer.body
-        assert b"ZeroDivision" not in answer.body
+        for secret in (b"ZeroDivision", b"Traceback", b".py"):
+            assert secret not in answer.body
         assert (await server.ask_on(client, "POST", INFER, X)).status == 200
         await client.close()
     assert sum("secret" in str(record.exc_info) for record in caplog.records if record.exc_info) == 1
@@ -200,6 +137,7 @@ async def test_compressed_requests_are_understood(http):
 async def test_compressed_requests_that_are_not_are_4xx():
     body = gzip.compress(orjson.dumps(X))
     async with rest("row", max_body_bytes=1_000_000) as server:
+        client = await Raw.open(server.port)
         for coding, sent, status in (
             ("gzip", b"nonsense", 400),
             ("gzip", body[:-4], 400),
@@ -210,11 +148,13 @@ async def test_compressed_requests_that_are_not_are_4xx():
             ("gzip", gzip.compress(b" " * 1_000_001), 413),
             ("gzip", gzip.compress(b" " * 900_000) * 2, 413),
         ):
-            answer = await server.ask("POST", INFER, sent, {"Content-Encoding": coding})
+            answer = await server.ask_on(client, "POST", INFER, sent, {"Content-Encoding": coding})
             assert answer.status == status, (coding, answer)
             assert list(answer.json) == ["error"]
             if status == 415:
                 assert answer.headers["accept-encoding"] == "gzip, deflate"
+            assert (await server.ask_on(client, "POST", INFER, X)).status == 200, "the connection lives on"
+        await client.close()
 
 
 ACCEPTED = {
@@ -242,7 +182,7 @@ async def test_answers_are_compressed_only_for_those_who_ask(accept):
         coding = answer.headers.get("content-encoding")
         assert coding == ACCEPTED[accept]
         body = {"gzip": gzip.decompress, "deflate": zlib.decompress, None: bytes}[coding](answer.body)
-        assert json.loads(body)["outputs"][0]["name"] == "y"
+        assert body == (await server.ask("POST", INFER, X)).body
 
 
 # CloudEvents

@@ -7,7 +7,8 @@ import struct
 import orjson
 import pytest
 
-from rest_support import rest
+from http_support import Raw
+from rest_support import rest, wire
 
 INFER = "/v2/models/row/infer"
 TENSOR = struct.pack("<3f", 1, 2, 3)
@@ -45,3 +46,15 @@ async def test_a_model_that_is_not_there_is_told_before_what_is_wrong_with_the_b
         answer = await server.ask("POST", "/v2/models/nobody/infer", HEAD + TENSOR, {LENGTH: length})
         assert answer.status == 404
         assert "nobody" in answer.json["error"]
+
+
+@pytest.mark.parametrize(("second", "status"), [(len(JSON), 200), (5, 400)], ids=["the same", "another"])
+async def test_a_length_that_is_given_twice_is_one_length(second: int, status: int):
+    """One length, extension_binary_data.md; fields of one name, RFC 9110, 5.3."""
+    async with rest("row") as server:
+        client = await Raw.open(server.port)
+        head, end, body = wire("POST", INFER, JSON, {LENGTH: str(len(JSON))}).partition(b"\r\n\r\n")
+        await client.send(head + f"\r\n{LENGTH}: {second}".encode() + end + body)
+        assert (await client.answer()).status == status
+        assert (await server.ask_on(client, "POST", INFER, JSON)).status == 200, "the connection lives on"
+        await client.close()

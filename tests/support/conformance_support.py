@@ -1,10 +1,11 @@
-"""One real `serinus serve` process with many models, and clients of it that show every byte."""
+"""A server with many models, as a real `serinus serve` process or in this one, and clients of it that show every byte."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
+import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,33 @@ import orjson
 
 import grpc
 from deferred import Deferred
+from grpc_support import SERVERS, run_on_server_loop
+from serinus.dataplane.plane import Plane
+from serinus.dataplane.registry import Registry
+from serinus.dataplane.repository_access import OPEN
+from serinus.dataplane.telemetry.metrics import Metrics
+from serinus.hosts import build_model
 from serinus.protocol import _open_inference_pb2 as pb
+from serinus.server.grpc import start_grpc
+from serinus.server.rest.rest_server import start_rest
+from serinus.settings import ModelSettings, ServerSettings
 from serve_support import Served, serving
 
 xgboost = Deferred("xgboost")
 
-__all__ = ["Answer", "Case", "Reply", "Server", "call", "case", "ids", "infer_message", "json_tensor", "server_process"]
+__all__ = [
+    "Answer",
+    "Case",
+    "Reply",
+    "Server",
+    "call",
+    "case",
+    "ids",
+    "infer_message",
+    "json_tensor",
+    "server_here",
+    "server_process",
+]
 
 MODELS = ("Identity", "Typed", "Simple", "Labels", "Slow", "Texts", "Broken", "Asked")
 
@@ -86,16 +108,30 @@ def ids(table: list[Case]) -> Any:
     return pytest.mark.parametrize("one", table, ids=names)
 
 
-class Server:
-    """Both doors of a running process."""
+@dataclass(frozen=True)
+class Doors:
+    """The ports of a server in this process."""
 
-    def __init__(self, served: Served) -> None:
-        self.served = served
+    http_port: int
+    grpc_port: int
+
+
+class Server:
+    """Both doors of a running server."""
+
+    def __init__(self, served: Served | Doors) -> None:
+        self._served = served
         self.http_port = served.http_port
         self.grpc_port = served.grpc_port
         self.channel = grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}")
         self._socket: socket.socket | None = None
         self._buffer = b""
+
+    @property
+    def served(self) -> Served:
+        """The process; for a server that is one."""
+        assert isinstance(self._served, Served)
+        return self._served
 
     def close(self) -> None:
         self.channel.close()
@@ -347,9 +383,9 @@ def server_process(folder: Path, *flags: str, environment: Mapping[str, str] | N
     for name in MODELS:
         write(name.lower(), f"conformance_models.{name}")
     booster.save_model(write("xgb", "xgboost_server") / "model.ubj")
-    for version in ("1", "2", "10"):
+    for version in VERSIONS:
         write("versioned", "conformance_models.Labels", f"versioned-{version}", parameters={"version": version})
-    write("modèle no. 1/a", "conformance_models.Labels", "odd")
+    write(ODD_NAME, "conformance_models.Labels", "odd")
     write("spare", "conformance_models.Labels")
     write("churn", "conformance_models.Labels")
     path = str(Path(__file__).parent)
@@ -360,3 +396,63 @@ def server_process(folder: Path, *flags: str, environment: Mapping[str, str] | N
             yield server
         finally:
             server.close()
+
+
+ODD_NAME = "modèle no. 1/a"
+VERSIONS = ("1", "2", "10")
+
+
+@contextlib.contextmanager
+def server_here(*, http: str = "thin", engine: str = "native") -> Iterator[Server]:
+    """Serve the same models, but for XGBoost's, in this process: what they run is seen by whoever measures or changes our code.
+
+    Raises:
+        AssertionError: at the end: something but the model that is broken was worth a warning in the log.
+    """
+    metrics = Metrics()
+    plane = Plane(Registry(build_model, metrics=metrics), metrics=metrics, access=OPEN)
+    settings = ServerSettings(host="127.0.0.1", http_port=0, http=http, grpc=engine)  # type: ignore[arg-type] # names of each
+    labels = [(name, "Labels", "") for name in (ODD_NAME, "spare")]
+    labels += [("versioned", "Labels", version) for version in VERSIONS]
+    models = [
+        ModelSettings(name=name, version=version, implementation=f"conformance_models.{kind}")
+        for name, kind, version in [*((kind.lower(), kind, "") for kind in MODELS), *labels]
+    ]
+
+    async def start() -> Any:
+        await plane.start(models)
+        rest = await start_rest(plane, settings, metrics=metrics)
+        return rest, await start_grpc(plane, settings, metrics=metrics, port=0)
+
+    async def stop() -> None:
+        await rest.close()
+        await over_grpc.close()
+        await plane.close()
+
+    with _warnings() as left:
+        rest, over_grpc = run_on_server_loop(start())
+        server = Server(Doors(rest.port, over_grpc.port))
+        try:
+            yield server
+        finally:
+            server.close()
+            run_on_server_loop(stop())
+    assert [words for words in left if not words.startswith("model 'broken' failed")] == []
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect what servers on the one loop log that is a warning or worse."""
+    left: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.threadName == SERVERS:
+                left.append(record.getMessage())
+
+    collector = Collector(logging.WARNING)
+    logging.getLogger("serinus").addHandler(collector)
+    try:
+        yield left
+    finally:
+        logging.getLogger("serinus").removeHandler(collector)

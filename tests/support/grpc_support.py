@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 ENGINES = ("grpcio", "native")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+SERVERS = "servers under test"
+"""The thread that all servers of a test process run on."""
 
 
 class Sum(Model):
@@ -154,17 +156,17 @@ async def started(
 @contextlib.contextmanager
 def serving(engine: str, **settings: Any) -> Iterator[Running]:
     """A server on a thread of its own, so that blocking clients may call it."""
-    loop = _server_loop()
-
-    def run(work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
-
-    server, plane, metrics = run(started(engine, **settings))
+    server, plane, metrics = run_on_server_loop(started(engine, **settings))
     try:
-        yield Running(loop, server, plane, metrics)
+        yield Running(_server_loop(), server, plane, metrics)
     finally:
-        run(server.close())
-        run(plane.close())
+        run_on_server_loop(server.close())
+        run_on_server_loop(plane.close())
+
+
+def run_on_server_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop of the servers under test, from a test's own thread."""
+    return asyncio.run_coroutine_threadsafe(work, _server_loop()).result(30)
 
 
 @functools.cache
@@ -173,7 +175,7 @@ def _server_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     loop = uvloop.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="servers under test", daemon=True).start()
+    threading.Thread(target=loop.run_forever, name=SERVERS, daemon=True).start()
     return loop
 
 
