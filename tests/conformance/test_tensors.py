@@ -18,7 +18,7 @@ from conformance_support import (
     infer_message,
     json_tensor,
     raw_bytes,
-    server_process,
+    server_here,
     values_of,
 )
 
@@ -51,8 +51,8 @@ WAYS = ("json", "json-nested", "binary", "binary-in", "binary-out", "typed", "ra
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with server_process(tmp_path_factory.mktemp("tensors")) as running:
+def server() -> Iterator[Server]:
+    with server_here() as running:
         yield running
 
 

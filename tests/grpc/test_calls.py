@@ -12,9 +12,6 @@ import sys
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -100,15 +97,6 @@ def test_a_models_configuration_says_how_it_is_batched(client):
     assert client.get_model_config("echo").config.max_batch_size == 0
 
 
-@pytest.mark.parametrize("ask", ["ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"])
-@pytest.mark.parametrize(("name", "version"), [("nothing", ""), ("sum", "99")])
-def test_what_is_asked_of_an_unknown_model_or_version_is_not_found(stub, ask, name, version):
-    request = getattr(pb, f"{ask}Request")(name=name, version=version)
-    error = failure(getattr(stub, ask), request)
-    assert error.code() == grpc.StatusCode.NOT_FOUND
-    assert (version or name) in error.details()
-
-
 # Inference
 
 
@@ -130,18 +118,6 @@ def test_typed_in_gives_typed_out(stub):
     assert list(response.outputs[0].contents.fp32_contents) == [6, 15]
     assert list(response.outputs[1].contents.int64_contents) == [3, 3]
     assert not response.raw_output_contents
-
-
-def test_an_id_is_echoed_and_never_invented(stub):
-    assert stub.ModelInfer(sum_request(id="x/1")).id == "x/1"
-    assert stub.ModelInfer(sum_request()).id == ""
-
-
-def test_only_the_outputs_that_are_asked_for_are_sent(stub):
-    wanted = pb.ModelInferRequest.InferRequestedOutputTensor(name="n")
-    response = stub.ModelInfer(sum_request(outputs=[wanted]))
-    assert [output.name for output in response.outputs] == ["n"]
-    assert len(response.raw_output_contents) == 1
 
 
 ARRAYS = {
@@ -168,11 +144,6 @@ def test_BF16_goes_and_comes_back_raw(stub):
     entry = pb.ModelInferRequest.InferInputTensor(name="a", datatype="BF16", shape=[3])
     response = stub.ModelInfer(pb.ModelInferRequest(model_name="echo", inputs=[entry], raw_input_contents=[raw]))
     assert (response.outputs[0].datatype, response.raw_output_contents[0]) == ("BF16", raw)
-
-
-def test_an_empty_tensor_is_a_tensor(client):
-    back = client.infer("echo", [tensor("a", np.zeros((0, 3), np.float32), "FP32")]).as_numpy("a")
-    assert back.shape == (0, 3)
 
 
 def in_a_process_of_its_own(script: str, *arguments: str) -> str:
@@ -280,66 +251,6 @@ def test_a_request_id_is_echoed_only_where_there_is_one(stub):
     assert "x-request-id" not in dict(call.initial_metadata())
 
 
-# Errors
-
-
-def entry(**fields) -> pb.ModelInferRequest.InferInputTensor:
-    return pb.ModelInferRequest.InferInputTensor(**{"name": "x", "datatype": "FP32", "shape": [2, 3], **fields})
-
-
-WRONG = {
-    "no such model": ({"model_name": "nope"}, grpc.StatusCode.NOT_FOUND, "nope"),
-    "no such version": ({"model_version": "9"}, grpc.StatusCode.NOT_FOUND, "9"),
-    "no model name": ({"model_name": ""}, grpc.StatusCode.INVALID_ARGUMENT, "model_name"),
-    "no inputs": ({"inputs": [], "raw_input_contents": []}, grpc.StatusCode.INVALID_ARGUMENT, "inputs"),
-    "unknown input": ({"inputs": [entry(name="z")]}, grpc.StatusCode.INVALID_ARGUMENT, "z"),
-    "unknown output": (
-        {"outputs": [pb.ModelInferRequest.InferRequestedOutputTensor(name="q")]}, grpc.StatusCode.INVALID_ARGUMENT, "q",
-    ),
-    "unknown datatype": ({"inputs": [entry(datatype="FP31")]}, grpc.StatusCode.INVALID_ARGUMENT, "FP31"),
-    "wrong datatype": (
-        {"inputs": [entry(datatype="INT32")]}, grpc.StatusCode.INVALID_ARGUMENT, "INT32",
-    ),
-    "wrong columns": ({"inputs": [entry(shape=[3, 2])]}, grpc.StatusCode.INVALID_ARGUMENT, "x"),
-    "short raw": ({"raw_input_contents": [b"1234"]}, grpc.StatusCode.INVALID_ARGUMENT, "x"),
-    "long raw": ({"raw_input_contents": [bytes(25)]}, grpc.StatusCode.INVALID_ARGUMENT, "x"),
-    "huge shape": ({"inputs": [entry(shape=[2**31, 2**31])]}, None, "x"),
-    "negative shape": ({"inputs": [entry(shape=[-1, 3])]}, grpc.StatusCode.INVALID_ARGUMENT, "x"),
-    "raw and typed": (
-        {"inputs": [entry(contents=pb.InferTensorContents(fp32_contents=[1]))]}, grpc.StatusCode.INVALID_ARGUMENT, "x",
-    ),
-    "raw without input": ({"raw_input_contents": [X.tobytes()] * 2}, grpc.StatusCode.INVALID_ARGUMENT, "raw_input_contents"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_request_is_refused_with_what_is_wrong(stub, case):
-    fields, code, word = WRONG[case]
-    error = failure(stub.ModelInfer, sum_request(**fields))
-    assert error.code() in ({code} if code else {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED})
-    assert word in error.details()
-    assert stub.ModelInfer(sum_request()).raw_output_contents, "the connection lives on"
-
-
-@pytest.mark.parametrize("path", [INFER, f"/{SERVICE}/ModelMetadata", "/grpc.health.v1.Health/Check"])
-@pytest.mark.parametrize("bad", [b"\xff", b"\x0a\x7fabc", b"garbage" * 100], ids=["tag", "short field", "garbage"])
-def test_bytes_that_are_no_protobuf_are_an_invalid_argument(channel, path, bad):
-    assert failure(channel.unary_unary(path), bad).code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-@pytest.mark.parametrize(
-    "path", [f"/{SERVICE}/Nope", "/other.Service/ModelInfer", f"/{SERVICE}/SystemSharedMemoryStatus", "/"]
-)
-def test_an_unknown_method_is_unimplemented(channel, path):
-    assert failure(channel.unary_unary(path), b"").code() == grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_a_model_that_breaks_is_our_fault_and_tells_nothing(stub):
-    error = failure(stub.ModelInfer, sum_request(model_name="broken"))
-    assert error.code() == grpc.StatusCode.INTERNAL
-    assert not any(word in error.details() for word in ("ZeroDivisionError", "/opt", "secret"))
-
-
 def test_errors_that_no_model_holds_are_counted(server, channel):
     failure(channel.unary_unary(INFER), b"\xff")
     page = server.metrics.render().decode()
@@ -412,71 +323,3 @@ def test_statistics_count_every_inference(client):
     stats = client.get_inference_statistics("sum").model_stats[0]
     assert stats.inference_count > before
     assert stats.inference_stats.success.ns >= stats.inference_stats.compute_infer.ns > 0
-
-
-# Health and reflection
-
-
-def test_health_answers_for_server_and_models(channel):
-    health = health_pb2_grpc.HealthStub(channel)
-    for name in ("", SERVICE, "sum", "readiness", "liveness"):
-        assert (
-            health.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
-        )
-    assert failure(health.Check, health_pb2.HealthCheckRequest(service="nope")).code() == grpc.StatusCode.NOT_FOUND
-
-
-def test_health_watch_follows_a_model(channel, client):
-    health = health_pb2_grpc.HealthStub(channel)
-    states = health.Watch(health_pb2.HealthCheckRequest(service="echo"), timeout=30)
-    assert next(states).status == health_pb2.HealthCheckResponse.SERVING
-    client.unload_model("echo")
-    assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    client.load_model("echo")
-    assert next(states).status == health_pb2.HealthCheckResponse.SERVING
-    states.cancel()
-    unknown = health.Watch(health_pb2.HealthCheckRequest(service="nope"), timeout=30)
-    assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-    unknown.cancel()
-
-
-def test_reflection_describes_the_service_to_its_own_client(channel):
-    database = ProtoReflectionDescriptorDatabase(channel)
-    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
-    file = database.FindFileContainingSymbol(SERVICE)
-    methods = {method.name for service in file.service for method in service.method}
-    assert {"ModelInfer", "ModelStreamInfer", "ServerLive", "RepositoryIndex"} <= methods
-    with pytest.raises(KeyError):
-        database.FindFileContainingSymbol("no.such.Symbol")
-    for name in database.get_services():
-        file = database.FindFileContainingSymbol(name)
-        assert name in {f"{file.package}.{service.name}" for service in file.service}
-        assert database.FindFileByName(file.name) == file
-
-
-@pytest.mark.parametrize(
-    ("symbol", "found"),
-    [
-        (SERVICE, True),
-        (f"{SERVICE}.ModelInfer", True),
-        ("grpc.health.v1.Health.Check", True),
-        ("inference.ModelInferRequest.InferInputTensor", True),
-        ("inference.ModelInferRequest.id", True),
-        (f"{SERVICE}.Nothing", False),
-        ("ModelInfer", False),
-    ],
-)
-def test_reflection_finds_the_file_of_every_kind_of_symbol(channel, symbol, found):
-    database = ProtoReflectionDescriptorDatabase(channel)
-    if found:
-        assert database.FindFileContainingSymbol(symbol).name
-    else:
-        with pytest.raises(KeyError):
-            database.FindFileContainingSymbol(symbol)
-
-
-def test_reflection_speaks_v1_too(channel):
-    call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-    ask = reflection_pb2.ServerReflectionRequest(list_services="")
-    answer = reflection_pb2.ServerReflectionResponse.FromString(next(call(iter([ask.SerializeToString()]), timeout=10)))
-    assert SERVICE in {service.name for service in answer.list_services_response.service}

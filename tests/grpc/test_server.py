@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 import grpc
-from grpc_support import ENGINES, INFER, SLOW, Running, serving
+from grpc_support import ENGINES, GATE, INFER, SLOW, Running, serving
 from serinus.errors import ConfigError
 from serinus.server.grpc import start_grpc
 from serinus.server.grpc.grpc_server import choose_engine
@@ -107,6 +107,20 @@ def test_a_stream_whose_deadline_passes_ends_with_that_and_no_answer(channel):
     assert "deadline" in first.error_message
     assert first.infer_response.id == "late"
     assert second.infer_response.raw_output_contents
+
+
+def test_a_model_that_holds_a_thread_holds_up_nobody_and_its_call_ends_at_its_deadline(server, channel):
+    """KServe's predict blocks its loop."""
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    late = infer(channel).future(request_for("gate"), timeout=0.2)
+    assert GATE["gate"].entered.wait(10)
+    for _ in range(20):
+        assert stub.ServerReady(pb.ServerReadyRequest(), timeout=10).ready
+        assert infer(channel)(request_for("sum"), timeout=10).raw_output_contents
+    assert late.exception(timeout=10).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert stub.ServerLive(pb.ServerLiveRequest(), timeout=10).live
+    GATE["gate"].open.set()
+    assert infer(channel)(request_for("gate"), timeout=10).raw_output_contents
 
 
 @pytest.mark.slow

@@ -98,6 +98,20 @@ def _(s: Server) -> None:
     assert s.alive()
 
 
+for name, lines, status in (
+    ("a-long-target", b"GET /v2?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    ("a-huge-body", b"POST /v2/models/labels/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", 413),
+):
+
+    @case(TABLE, f"{name}-is-beyond-what-is-usual", "RFC 9110, 15.5.14, 15.5.15; the settings' defaults")
+    def _(s: Server, lines: bytes = lines, status: int = status) -> None:
+        s.hang_up()
+        answer = s.exchange(lines)
+        assert answer.status == status
+        assert answer.error
+        s.hang_up()
+
+
 HOSTS = {
     "ipv6": "[::1]:8080",
     "name": "a-b_c.example:80",

@@ -85,6 +85,28 @@ SLOW: dict[str, Slow] = {}
 """The slow models that were loaded last, by name."""
 
 
+class Gate(Model):
+    """Holds a thread, as a predict that takes long does, until it is let go."""
+
+    platform = "serinus_test"
+    execution = "thread"
+    batchable = False
+
+    def load(self) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+        GATE[self.name] = self
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        self.entered.set()
+        if not self.open.wait(20):
+            raise RuntimeError("nobody opened the gate")
+        return dict(inputs)
+
+
+GATE: dict[str, Gate] = {}
+"""The gates that were loaded last, by name."""
+
+
 class Broken(Model):
     """Fails as no model should."""
 
@@ -104,7 +126,7 @@ class Big(RequestModel):
         return InferResponse(request.model_name, [Tensor.of("y", np.zeros(count, np.uint8))])
 
 
-MODELS = {"sum": Sum, "echo": Echo, "slow": Slow, "broken": Broken, "big": Big}
+MODELS = {"sum": Sum, "echo": Echo, "slow": Slow, "broken": Broken, "big": Big, "gate": Gate}
 
 
 class Running:
@@ -148,7 +170,7 @@ async def started(
     metrics = Metrics()
     registry = Registry(lambda chosen: MODELS[chosen.name](chosen), metrics=metrics)
     plane = Plane(registry, metrics=metrics, access=access)
-    await plane.start([ModelSettings(name=name, warmup=name != "broken") for name in names])
+    await plane.start([ModelSettings(name=name, warmup=name not in {"broken", "gate"}) for name in names])
     chosen = ServerSettings(host="127.0.0.1", grpc=engine, **settings)  # type: ignore[arg-type] # one of ENGINES
     return await start_grpc(plane, chosen, metrics=metrics, port=0), plane, metrics
 
