@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,10 +111,11 @@ def ids(table: list[Case]) -> Any:
 
 @dataclass(frozen=True)
 class Doors:
-    """The ports of a server in this process."""
+    """The ports of a server in this process, and how many connections REST has open."""
 
     http_port: int
     grpc_port: int
+    connections: Callable[[], int]
 
 
 class Server:
@@ -128,10 +130,24 @@ class Server:
         self._buffer = b""
 
     @property
+    def is_process(self) -> bool:
+        """Whether it is a process of its own."""
+        return isinstance(self._served, Served)
+
+    @property
     def served(self) -> Served:
         """The process; for a server that is one."""
         assert isinstance(self._served, Served)
         return self._served
+
+    def until_no_connection_is_open(self) -> None:
+        """Hang up, and wait until a server in this process has forgotten every connection of REST."""
+        assert isinstance(self._served, Doors)
+        self.hang_up()
+        end = time.monotonic() + 20
+        while self._served.connections():
+            assert time.monotonic() < end, "a connection is kept"
+            time.sleep(0.002)  # the loop of another thread notices that a client has gone, and tells nobody
 
     def close(self) -> None:
         self.channel.close()
@@ -431,7 +447,7 @@ def server_here(*, http: str = "thin", engine: str = "native") -> Iterator[Serve
 
     with _warnings() as left:
         rest, over_grpc = run_on_server_loop(start())
-        server = Server(Doors(rest.port, over_grpc.port))
+        server = Server(Doors(rest.port, over_grpc.port, lambda: rest._server.connection_count))
         try:
             yield server
         finally:
