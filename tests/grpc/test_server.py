@@ -176,7 +176,7 @@ def test_a_response_over_the_limit_is_refused():
 
 def test_large_messages_go_both_ways_whole(server):
     options = [("grpc.max_receive_message_length", -1)]
-    array = np.random.default_rng(1).integers(0, 256, (1, 30 * KIB * KIB), np.uint8)
+    array = np.random.default_rng(1).integers(0, 256, (1, 12 * KIB * KIB), np.uint8)
     with grpc.insecure_channel(server.address, options=options) as channel:
         answers = [infer(channel).future(request_for("echo", array), timeout=60) for _ in range(2)]
         for answer in answers:

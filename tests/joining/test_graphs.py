@@ -90,6 +90,7 @@ async def test_a_request_of_many_rows_to_a_model_that_is_not_batched_passes_unto
         np.testing.assert_array_equal(answer.outputs[0].data, np.cumsum(x, 0))
 
 
+@pytest.mark.slow  # importing PyTorch takes ~3 s
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_rows_are_padded_only_where_they_are_independent(tmp_path):
     class Mean(torch.nn.Module):

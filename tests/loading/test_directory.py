@@ -226,7 +226,9 @@ def test_code_beside_model_settings_is_not_imported_by_itself(tmp_path: Path):
         build_model(settings)
 
 
-@pytest.mark.parametrize("runtime", ["xgboost", "lightgbm", "onnx", "torch", "tensorflow"])
+@pytest.mark.parametrize(
+    "runtime", ["xgboost", "lightgbm", "onnx", "torch", pytest.param("tensorflow", marks=pytest.mark.slow)]
+)
 def test_the_settings_that_a_runtime_brings_name_it_here_as_under_mlserver(runtime: str, tmp_path: Path):
     shipped = Path(__file__).parents[2] / "runtimes" / f"{runtime}_server" / "model-settings.json"
     (tmp_path / "model-settings.json").write_bytes(shipped.read_bytes())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,15 @@ def reap(text: str, *, grace_s: float | None = None) -> None:
     subprocess.run([sys.executable, "-I", "-S", *code], input=text, text=True, timeout=30, check=True)
 
 
+@contextlib.contextmanager
+def waited_for(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Take note of a child's end as soon as it comes, as its parent would: until then its group is there, and the grace lasts."""
+    waiter = threading.Thread(target=process.wait, args=(30,))
+    waiter.start()
+    yield
+    waiter.join()
+
+
 @pytest.fixture
 def started():
     found: list[subprocess.Popen[str]] = []
@@ -56,8 +68,9 @@ def test_what_is_on_the_list_at_the_end_of_input_is_ended_and_the_rest_is_left_a
     dropped, _ = start(SLEEPER)
     unknown, _ = start(SLEEPER)
     started += [listed, dropped, unknown]
-    reap(f"+{dropped.pid}\n+{listed.pid}\n-{dropped.pid}\n")
-    assert listed.wait(10) == -signal.SIGTERM
+    with waited_for(listed):
+        reap(f"+{dropped.pid}\n+{listed.pid}\n-{dropped.pid}\n")
+    assert listed.returncode == -signal.SIGTERM
     assert dropped.poll() is None
     assert unknown.poll() is None
 
@@ -65,8 +78,9 @@ def test_what_is_on_the_list_at_the_end_of_input_is_ended_and_the_rest_is_left_a
 def test_a_group_goes_with_the_children_of_its_first_process(started):
     process, child = start(WITH_CHILD)
     started.append(process)
-    reap(f"+{process.pid}\n")
-    assert process.wait(10) == -signal.SIGTERM
+    with waited_for(process):
+        reap(f"+{process.pid}\n")
+    assert process.returncode == -signal.SIGTERM
     assert not is_running(int(child))
 
 
@@ -89,8 +103,9 @@ async def test_the_runners_reaper_runs_and_ends_what_is_left_when_its_list_is_cl
     ours = Reaper()
     await ours.start()
     ours.began(process.pid)
+    ended = asyncio.create_task(asyncio.to_thread(process.wait, 30))
     await ours.close()
-    assert await asyncio.to_thread(process.wait, 10) == -signal.SIGTERM
+    assert await ended == -signal.SIGTERM
 
 
 async def test_the_runners_reaper_leaves_what_has_ended_alone(started):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KUBECTL = Path(sys.executable).with_name("kubectl")
 FOLDERS = sorted(
     file.parent.relative_to(ROOT)
@@ -27,10 +29,12 @@ KSERVES_PRIORITIES = {1, 2, 3}
 """Priorities of KServe 0.21's own runtimes (config/runtimes)."""
 
 
+@functools.cache
 def render(folder: Path) -> list[dict[str, Any]]:
+    """What kubectl makes of a folder; to be read and not changed, since each is rendered once."""
     done = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in yaml.load_all(done.stdout, Loader) if document]
 
 
 def runtimes(folder: Path) -> list[dict[str, Any]]:

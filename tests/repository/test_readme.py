@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -43,13 +44,17 @@ FLAGS = sorted(
 
 @pytest.mark.parametrize(("command", "flag"), FLAGS, ids=[f"{command}-{flag}" for command, flag in FLAGS])
 def test_a_flag_of_the_readme_is_one_of_its_commands(command: str, flag: str):
+    assert flag == "help" or re.search(rf"--{flag}\b".replace("_", "[-_]"), help_of(command))
+
+
+@functools.cache
+def help_of(command: str) -> str:
     _, _, name = command.partition(" ")
     words = ["benchmarks"] if command == "make bench" else ["serinus.cli", name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "200"}
-    text = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", *words, "--help"], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert flag == "help" or re.search(rf"--{flag}\b".replace("_", "[-_]"), text)
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))

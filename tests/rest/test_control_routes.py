@@ -344,6 +344,7 @@ def repository_of(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return folder.parent, {"PYTHONPATH": str(tmp_path), "SERINUS_ALLOW_IMPLEMENTATION": "controlled_model.*"}
 
 
+@pytest.mark.slow  # several processes
 def test_every_worker_holds_to_the_token_and_loads_with_it(tmp_path: Path):
     repository, environment = repository_of(tmp_path)
     environment["SERINUS_REPOSITORY_TOKEN"] = TOKEN
@@ -360,6 +361,7 @@ def test_every_worker_holds_to_the_token_and_loads_with_it(tmp_path: Path):
     assert TOKEN not in said
 
 
+@pytest.mark.slow  # three starts of a server
 def test_a_server_says_at_start_whether_it_is_open(tmp_path: Path):
     repository, environment = repository_of(tmp_path)
     model = str(repository / "m")

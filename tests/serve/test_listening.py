@@ -96,6 +96,7 @@ def test_a_server_is_reached_from_this_machine_alone(tmp_path: Path, http: str, 
     assert re.search(where, said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grpc", ["native", "grpcio"])
 def test_so_are_workers(tmp_path: Path, grpc: str):
     found, _ = addresses(tmp_path, "--workers", "2", "--grpc", grpc)

@@ -24,6 +24,9 @@ torch = Deferred("torch")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
+with_models = pytest.mark.slow  # importing PyTorch and training both models takes several seconds
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recommender")
@@ -44,6 +47,7 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> InMemoryClient:
     return client
 
 
+@with_models
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_both_versions_recommend_what_their_modules_score_highest(
     models: Path, version: str, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +75,7 @@ def test_both_versions_recommend_what_their_modules_score_highest(
     assert not seen & set(found["item_id"][0].tolist())
 
 
+@with_models
 def test_unknown_users_get_what_most_people_liked_and_are_told_so(models: Path, monkeypatch: pytest.MonkeyPatch):
     ratings = support.ratings()
     liked = np.bincount(ratings.items[ratings.stars >= 4], minlength=support.ITEMS + 1)[1:]
@@ -84,6 +89,7 @@ def test_unknown_users_get_what_most_people_liked_and_are_told_so(models: Path, 
     assert mixed["item_id"][1].tolist() == known["item_id"][0].tolist()
 
 
+@with_models
 def test_seen_items_come_back_where_they_may(models: Path, monkeypatch: pytest.MonkeyPatch):
     with served(models / "v2", monkeypatch) as client:
         everything = client.infer({"user_id": np.array([100])}, parameters={"k": 100, "exclude_seen": False})
@@ -92,6 +98,7 @@ def test_seen_items_come_back_where_they_may(models: Path, monkeypatch: pytest.M
     assert np.sum(unseen["item_id"] >= 0) == support.ITEMS - 12
 
 
+@with_models
 def test_requests_of_one_moment_get_each_their_own_users(models: Path, monkeypatch: pytest.MonkeyPatch):
     with served(models / "v2", monkeypatch) as client:
         alone = [client.infer({"user_id": np.array([100 + n])})["item_id"].tolist() for n in range(support.USERS)]
@@ -103,6 +110,7 @@ def test_requests_of_one_moment_get_each_their_own_users(models: Path, monkeypat
     assert [next(t for t in one.outputs if t.name == "item_id").data.tolist() for one in together] == alone
 
 
+@with_models
 def test_rest_grpc_and_v1_say_the_same_and_name_the_version(models: Path, monkeypatch: pytest.MonkeyPatch):
     from serinus.protocol import proto_codec
 
@@ -128,6 +136,7 @@ def test_rest_grpc_and_v1_say_the_same_and_name_the_version(models: Path, monkey
     assert v1["predictions"][0]["items"][0]["title"].startswith("Film é ")
 
 
+@with_models
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -159,6 +168,7 @@ def test_bad_requests_are_answered_400_with_the_reason(models: Path, body, messa
     assert message in json.loads(content)["error"]
 
 
+@with_models
 def test_without_titles_ids_are_answered_and_the_lack_is_said(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -176,6 +186,7 @@ def test_without_titles_ids_are_answered_and_the_lack_is_said(
     assert v1["titles"].startswith("missing")
 
 
+@with_models
 def test_the_example_request_is_answered_in_the_shape_of_the_example_response(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -119,7 +119,7 @@ class Raw:
 async def serving(transport: str, app: App, **limits: Any) -> AsyncIterator[tuple[Any, int]]:
     """Run one transport on a free port; yields the server and the port."""
     server = TRANSPORTS[transport](app, HttpLimits(**limits))
-    sock = socket.socket()
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.bind(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     await server.listen(sock=sock)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,18 +34,31 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 IDS = np.arange(10).reshape(2, 5) % 10
 
 
+@functools.cache
+def _exported(name: str) -> bytes:
+    """Export once what each test changes in its own way: that takes longer than all else here."""
+    if name == "program":
+        shapes = ({0: Dim("batch"), 1: Dim("length", min=2)},)
+        made = export(torch_classes.Layers().eval(), (torch.from_numpy(IDS),), dynamic_shapes=shapes)
+    else:
+        given = (torch.randn(3, 4), torch.randn(3))
+        made = export(torch_classes.Twins(), given, dynamic_shapes=({0: Dim("n")}, {0: Dim("n")}))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pt2")  # its stem is the first folder within
+        save(made, path)
+        return path.read_bytes()
+
+
 def program(folder: Path) -> Path:
-    shapes = ({0: Dim("batch"), 1: Dim("length", min=2)},)
-    save(export(torch_classes.Layers().eval(), (torch.from_numpy(IDS),), dynamic_shapes=shapes), folder / "model.pt2")
-    return folder / "model.pt2"
+    path = folder / "model.pt2"
+    path.write_bytes(_exported("program"))
+    return path
 
 
 def twins(folder: Path) -> Path:
-    shapes = ({0: Dim("n")}, {0: Dim("n")})
-    save(
-        export(torch_classes.Twins(), (torch.randn(3, 4), torch.randn(3)), dynamic_shapes=shapes), folder / "model.pt2"
-    )
-    return folder / "model.pt2"
+    path = folder / "model.pt2"
+    path.write_bytes(_exported("twins"))
+    return path
 
 
 def loaded(folder: Path, *allowed: str) -> TorchModel:

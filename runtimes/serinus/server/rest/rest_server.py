@@ -153,7 +153,9 @@ async def _listen_for_metrics(
 
 def _bind(host: str, port: int, setting: str = "http_port", *, share: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # By its name: asyncio turns Nagle's algorithm off for connections of a socket that says it is TCP, and else not. An answer in
+    # two writes, as uvicorn's are, would wait for the client's delayed acknowledgement (40 ms).
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if share:
