@@ -19,6 +19,7 @@ import orjson
 import grpc
 from deferred import Deferred
 from grpc_support import SERVERS, run_on_server_loop
+from http_support import hurry
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.dataplane.repository_access import OPEN
@@ -425,6 +426,7 @@ def server_here(*, http: str = "thin", engine: str = "native") -> Iterator[Serve
     Raises:
         AssertionError: at the end: something but the model that is broken was worth a warning in the log.
     """
+    hurry(http)
     metrics = Metrics()
     plane = Plane(Registry(build_model, metrics=metrics), metrics=metrics, access=OPEN)
     settings = ServerSettings(host="127.0.0.1", http_port=0, http=http, grpc=engine)  # type: ignore[arg-type] # names of each

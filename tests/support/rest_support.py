@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from http_support import Answer, Raw
+from http_support import Answer, Raw, hurry
 from serinus import Call, InferRequest, InferResponse, Model, ModelSettings, RequestModel, Tensor, TensorSpec
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -198,6 +198,7 @@ async def rest(
     **settings: Any,
 ) -> AsyncIterator[Rest]:
     """Serve the named models."""
+    hurry(http)
     metrics = Metrics()
     registry = Registry(make, discover=settings_of if discover else None, index=lambda: list(MODELS), metrics=metrics)
     plane = Plane(registry, metrics=metrics, access=access)
