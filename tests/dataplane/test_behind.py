@@ -13,6 +13,7 @@ from serinus import InferRequest, InferResponse, ModelSettings, RequestModel
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.errors import ConfigError, NotFound
+from waiting import until
 
 
 class Front(RequestModel):
@@ -110,10 +111,7 @@ async def test_it_is_unloaded_after_the_one_in_front_and_made_anew_by_a_reload()
     plane = await started("front", factory=Watched)
     first = plane.registry.look_up("front-predictor")
     await plane.load("front")
-    for _ in range(100):
-        if len(unloaded) == 2:
-            break
-        await asyncio.sleep(0.01)  # models are unloaded in a thread
+    await until(lambda: len(unloaded) == 2)
     assert unloaded == ["front", "behind"]
     assert plane.registry.look_up("front-predictor") is not first
     assert plane.registry.look_up("front-predictor").statistics is first.statistics

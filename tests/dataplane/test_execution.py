@@ -332,7 +332,7 @@ class Answers(RequestModel):
 
     async def infer(self, request: InferRequest) -> Any:
         if request.id == "wait":
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         if request.id == "fail":
             raise ValueError("a bug")
         return request.id

@@ -16,6 +16,7 @@ from serinus.dataplane.execution.executor import Cost, InlineExecutor, ThreadExe
 from serinus.dataplane.execution.warmup import measure, sample_inputs
 from serinus.errors import ConfigError, ModelFailed, NotReady
 from serinus.model import Call
+from waiting import until
 
 LOOP_THREAD = threading.main_thread()
 
@@ -32,7 +33,7 @@ class Where(Doubler):
     def predict(self, inputs, call):
         self.on_loop.append(threading.current_thread() is LOOP_THREAD)
         if self.row_s:
-            time.sleep(self.row_s * len(inputs["x"]))
+            time.sleep(self.row_s * len(inputs["x"]))  # how long it takes is what is measured of it
         return super().predict(inputs, call)
 
 
@@ -226,12 +227,10 @@ async def test_a_batch_that_nobody_waits_for_is_not_predicted_when_its_turn_come
         )
         batcher.add(pending)
         members.append(pending)
-    while not seen:
-        await asyncio.sleep(0.001)
+    await until(lambda: seen)
     members[1].cancel()
     gate.set()
-    while not batcher.idle:
-        await asyncio.sleep(0.001)
+    await until(lambda: batcher.idle)
     executor.close()
     assert seen == [0.0]
 

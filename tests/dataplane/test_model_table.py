@@ -14,6 +14,7 @@ from serinus import InferResponse, ModelSettings
 from serinus.dataplane.model_table import rank
 from serinus.errors import ConfigError, Conflict, InvalidInput, ModelFailed, NotFound, NotReady
 from serinus.model import Family, Model, RequestModel
+from waiting import until
 
 
 def version(number: str, name: str = "m") -> ModelSettings:
@@ -235,8 +236,7 @@ async def test_a_name_that_loads_refuses_loads_and_unloads_and_is_free_afterward
     async with serving(made) as plane:
         made.gate = gate
         task = asyncio.ensure_future(plane.load("m"))
-        while made.loading < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: made.loading >= 2)
         with pytest.raises(Conflict, match="model 'm' is loading already"):
             await plane.load("m")
         with pytest.raises(Conflict, match="model 'm' is loading already"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from typing import Any
 
@@ -24,6 +25,7 @@ from serinus.errors import (
     TimedOut,
 )
 from serinus.settings import BatchSettings
+from waiting import turns, until
 
 
 async def test_requests_submitted_together_are_predicted_together_and_each_gets_its_own_rows():
@@ -327,41 +329,53 @@ async def test_the_same_failure_again_is_counted_and_not_logged_again(caplog: An
 # Schedule policy
 
 
-class Slow(Doubler):
-    """Takes 50 ms in a thread."""
+class Held(Doubler):
+    """Keeps a thread busy while its gate is closed; the loop is not."""
 
     execution = "thread"
 
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self.gate = threading.Event()
+        self.gate.set()  # for the warm-up
+
     def predict(self, inputs, call):
-        time.sleep(0.05)  # the thread is busy; the loop is not
+        assert self.gate.wait(20), "nobody opened the gate"
         return super().predict(inputs, call)
 
 
 async def test_a_timeout_in_microseconds_is_a_deadline_and_neighbours_are_answered():
-    async with serving(Slow) as plane:
-        hasty, patient = await outcomes(plane, rows_of(1, parameters={"timeout": 1000}), rows_of(2))
-        assert isinstance(hasty, TimedOut)
-        assert isinstance(patient, InferResponse)
+    async with serving(Held) as plane:
+        model_of(plane).gate.clear()
+        hasty = asyncio.ensure_future(outcome(plane, rows_of(1, parameters={"timeout": 1000})))
+        patient = asyncio.ensure_future(outcome(plane, rows_of(2)))
+        assert isinstance(await hasty, TimedOut)
+        model_of(plane).gate.set()
+        assert isinstance(await patient, InferResponse)
         assert model_of(plane).sizes[-1] == 2
         assert plane.statistics("m")[0]["inference_stats"]["success"]["count"] == 1
 
 
 async def test_the_earlier_of_the_transports_and_the_requests_deadline_counts():
-    async with serving(Slow) as plane:
+    async with serving(Held) as plane:
+        model_of(plane).gate.clear()
         now = time.monotonic()
         early = await outcome(plane, rows_of(1, deadline=now + 0.001, parameters={"timeout": 60_000_000}))
         assert isinstance(early, TimedOut)
+        model_of(plane).gate.set()
 
 
 async def test_a_model_may_have_a_default_deadline():
-    async with serving(Slow, ModelSettings(name="m", batch=BatchSettings(default_timeout_s=0.001))) as plane:
+    async with serving(Held, ModelSettings(name="m", batch=BatchSettings(default_timeout_s=0.001))) as plane:
+        model_of(plane).gate.clear()
         assert isinstance(await outcome(plane, rows_of(1)), TimedOut)
+        model_of(plane).gate.set()
 
 
 async def test_a_priority_goes_before_and_one_beyond_the_levels_is_the_default():
     order: list[float] = []
 
-    class Ordered(Slow):
+    class Ordered(Held):
         def predict(self, inputs, call):
             order.append(float(inputs["x"][0, 0]))
             return super().predict(inputs, call)
@@ -380,12 +394,15 @@ async def test_a_priority_goes_before_and_one_beyond_the_levels_is_the_default()
 
 async def test_a_full_queue_says_when_to_come_back():
     batch = BatchSettings(max_queue_rows=2, max_batch_rows=1)
-    async with serving(Slow, ModelSettings(name="m", batch=batch)) as plane:
-        answers = await outcomes(plane, *(rows_of(i) for i in range(5)))
-        assert [type(answer) for answer in answers[:2]] == [InferResponse, InferResponse]
-        for answer in answers[2:]:
+    async with serving(Held, ModelSettings(name="m", batch=batch)) as plane:
+        model_of(plane).gate.clear()
+        asked = [asyncio.ensure_future(outcome(plane, rows_of(i))) for i in range(5)]
+        for refused in asked[2:]:
+            answer = await refused
             assert isinstance(answer, Overloaded)
             assert answer.retry_after_s > 0
+        model_of(plane).gate.set()
+        assert [type(await answer) for answer in asked[:2]] == [InferResponse, InferResponse]
 
 
 # Classification
@@ -466,11 +483,11 @@ class Whole(RequestModel):
         return self.healthy
 
     async def infer(self, request):
-        if "wait" in request.parameters:
+        if "wait" in request.parameters or "turns" in request.parameters:
             self.at_work += 1
             self.most = max(self.most, self.at_work)
             try:
-                await asyncio.sleep(float(request.parameters["wait"]))
+                await (asyncio.Event().wait() if "wait" in request.parameters else turns(request.parameters["turns"]))
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
@@ -502,11 +519,11 @@ async def test_a_request_models_failures_are_ours_and_unknown_outputs_the_client
 
 async def test_a_request_models_task_ends_with_its_deadline_and_with_its_client():
     async with serving(Whole) as plane:
-        late = await outcome(plane, InferRequest("m", [], parameters={"wait": 60, "timeout": 5000}))
+        late = await outcome(plane, InferRequest("m", [], parameters={"wait": True, "timeout": 5000}))
         assert isinstance(late, TimedOut)
         while model_of(plane).at_work:
             await asyncio.sleep(0)
-        pending = plane.infer_nowait(InferRequest("m", [], parameters={"wait": 60}), lambda _: pytest.fail("told"))
+        pending = plane.infer_nowait(InferRequest("m", [], parameters={"wait": True}), lambda _: pytest.fail("told"))
         while not model_of(plane).at_work:
             await asyncio.sleep(0)
         pending.cancel()
@@ -517,7 +534,7 @@ async def test_a_request_models_task_ends_with_its_deadline_and_with_its_client(
 
 async def test_a_request_models_concurrency_is_bounded():
     async with serving(Whole, ModelSettings(name="m", max_concurrency=3)) as plane:
-        requests = [InferRequest("m", [], parameters={"wait": 0.01}) for _ in range(10)]
+        requests = [InferRequest("m", [], parameters={"turns": 20}) for _ in range(10)]
         answers = await outcomes(plane, *requests)
         assert {type(answer) for answer in answers} == {InferResponse}
         assert model_of(plane).most == 3
@@ -525,7 +542,7 @@ async def test_a_request_models_concurrency_is_bounded():
 
 async def test_cancelling_the_task_that_awaits_cancels_the_request():
     async with serving(Whole) as plane:
-        task = asyncio.ensure_future(plane.infer(InferRequest("m", [], parameters={"wait": 60})))
+        task = asyncio.ensure_future(plane.infer(InferRequest("m", [], parameters={"wait": True})))
         while not model_of(plane).at_work:
             await asyncio.sleep(0)
         task.cancel()
@@ -578,12 +595,10 @@ async def test_readiness_follows_what_a_request_model_says_of_itself(monkeypatch
         assert plane.ready()
         assert plane.model_ready("m")
         model_of(plane).healthy = False
-        while plane.ready():
-            await asyncio.sleep(0.001)
+        await until(lambda: not plane.ready())
         assert not plane.model_ready("m")
         model_of(plane).healthy = True
-        while not plane.ready():
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.ready())
 
 
 async def test_metadata_says_where_the_model_runs():
@@ -598,7 +613,8 @@ async def test_metadata_says_where_the_model_runs():
 
 
 async def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new():
-    async with serving(Slow) as plane:
+    async with serving(Held) as plane:
+        model_of(plane).gate.clear()
         early = asyncio.ensure_future(outcome(plane, rows_of(1)))
         await asyncio.sleep(0)
         plane.stop_ready()
@@ -606,6 +622,8 @@ async def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new():
         drain = asyncio.ensure_future(plane.drain(10))
         await asyncio.sleep(0)
         assert isinstance(await outcome(plane, rows_of(2)), NotReady)
+        assert not drain.done()
+        model_of(plane).gate.set()
         await drain
         assert early.done()
         assert isinstance(early.result(), InferResponse)
@@ -613,7 +631,7 @@ async def test_a_drain_answers_what_is_in_flight_and_refuses_what_is_new():
 
 async def test_a_drain_ends_at_its_timeout_and_closing_answers_the_rest():
     async with serving(Whole) as plane:
-        stuck = asyncio.ensure_future(outcome(plane, InferRequest("m", [], parameters={"wait": 600})))
+        stuck = asyncio.ensure_future(outcome(plane, InferRequest("m", [], parameters={"wait": True})))
         await asyncio.sleep(0)
         await plane.drain(0.01)
         assert not stuck.done()

@@ -14,6 +14,7 @@ from serinus import InferRequest, InferResponse, ModelSettings, TensorSpec
 from serinus.dataplane.batching.pending_request import QUEUED
 from serinus.errors import InvalidInput, ModelFailed, NotFound, SerinusError
 from serinus.model import RequestModel
+from waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -176,10 +177,8 @@ async def test_of_a_batch_whose_members_left_only_the_others_are_told():
     async with serving(Gated, ModelSettings(name="m", warmup=False)) as plane:
         told: list[str] = []
         pending = [plane.infer_nowait(rows_of(99), lambda _, label=label: told.append(label)) for label in "abc"]
-        while any(each.state == QUEUED for each in pending):
-            await asyncio.sleep(0.001)
+        await until(lambda: not any(each.state == QUEUED for each in pending))
         pending[1].cancel()
         Gated.gate.set()
-        while plane.registry.find("m").in_flight:
-            await asyncio.sleep(0.001)
+        await until(lambda: not plane.registry.find("m").in_flight)
         assert told == ["a", "c"]

@@ -13,6 +13,7 @@ from dataplane_support import Doubler, model_of, outcome, rows_of, serving
 from serinus import InferResponse, ModelSettings
 from serinus.dataplane.plane import Plane
 from serinus.errors import ConfigError, Conflict, InvalidInput, ModelFailed, NotFound, NotReady
+from waiting import until
 
 
 class Stage:
@@ -63,8 +64,7 @@ async def test_a_reload_swaps_without_a_gap_and_the_old_model_ends_what_it_has()
         await asyncio.sleep(0)
         stage.gate = threading.Event()
         load = asyncio.ensure_future(plane.load("m"))
-        while stage.loads < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: stage.loads >= 2)
         assert plane.ready()
         assert value(await outcome(plane, rows_of(1))) == 1  # the new one is not ready yet
         stage.gate.set()
@@ -74,8 +74,7 @@ async def test_a_reload_swaps_without_a_gap_and_the_old_model_ends_what_it_has()
         assert stage.unloaded == []
         stage.predict_gate.set()
         assert value(await old) == 99
-        while not stage.unloaded:
-            await asyncio.sleep(0.001)
+        await until(lambda: stage.unloaded)
         assert stage.unloaded == [1]
 
 
@@ -149,8 +148,7 @@ async def test_unloading_ends_the_requests_in_flight_first():
         assert isinstance(await outcome(plane, rows_of(1)), NotReady)
         stage.predict_gate.set()
         assert value(await early) == 99
-        while plane.repository_index()[0]["state"] != "UNAVAILABLE":
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.repository_index()[0]["state"] == "UNAVAILABLE")
         assert stage.unloaded == [1]
 
 
@@ -204,8 +202,7 @@ async def test_a_second_load_or_an_unload_while_loading_is_a_conflict():
     async with serving(stage) as plane:
         stage.gate = threading.Event()
         load = asyncio.ensure_future(plane.load("m"))
-        while stage.loads < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: stage.loads >= 2)
         for change in (plane.load, plane.unload):
             with pytest.raises(Conflict, match="loading"):
                 await change("m")
@@ -218,8 +215,7 @@ async def test_loading_does_not_hold_up_other_models():
     async with serving(stage) as plane:
         stage.gate = threading.Event()
         other = asyncio.ensure_future(plane.registry.add(ModelSettings(name="other")))
-        while stage.loads < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: stage.loads >= 2)
         assert value(await outcome(plane, rows_of(1))) == 1
         refused = await outcome(plane, rows_of(1, name="other"))
         assert isinstance(refused, NotReady)

@@ -15,6 +15,7 @@ from serinus import InferRequest, InferResponse, Model, ModelSettings, Requested
 from serinus.errors import InvalidInput, ModelFailed, NotReady, NotSupported, Overloaded
 from serinus.model import RequestModel, Signature, V1Answer
 from serinus.settings import BatchSettings
+from waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -309,21 +310,17 @@ async def test_readiness_is_asked_every_second_and_its_failure_is_an_answer(
         servable = plane.registry.find("m")
         assert servable.healthy
 
-        async def until(healthy: bool) -> None:
-            while servable.healthy is not healthy:
-                await asyncio.sleep(0.001)
-
         model_of(plane).ready = False
-        await until(False)
+        await until(lambda: not servable.healthy)
         assert not plane.ready()
         assert not plane.model_ready("m")
         assert "model 'm' says that it is not ready" in caplog.text
         assert isinstance(await outcome(plane, InferRequest("m", [])), InferResponse), "requests are let through"
         model_of(plane).ready = True
-        await until(True)
+        await until(lambda: servable.healthy)
         assert "model 'm' says that it is ready" in caplog.text
         model_of(plane).ready = ValueError("no connection")
-        await until(False)
+        await until(lambda: not servable.healthy)
         assert "model 'm' cannot say whether it is ready: no connection" in caplog.text
         watcher = servable._watcher
     assert watcher.cancelled() or watcher.cancelling()

@@ -204,7 +204,7 @@ def test_a_slow_reader_holds_the_model_back(server: Running, channel: grpc.Chann
     seen = -1
     while seen != model.given:
         seen = model.given
-        time.sleep(0.5)  # that nothing more is made can only be seen by waiting
+        time.sleep(0.3)  # that nothing more is made can only be seen by waiting
     assert seen < 100
     assert [number(answer.infer_response) for answer in answers] == list(range(200))
 

@@ -40,6 +40,7 @@ from serinus.model import V1Answer
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings, PredictorSettings
+from waiting import turns, until
 
 kserve = Deferred("kserve")
 kserve_classes = Deferred("kserve_classes")
@@ -206,12 +207,12 @@ async def test_a_bug_in_a_class_is_a_500_that_names_no_python_class():
 
 async def test_a_blocking_predict_does_not_block_the_event_loop():
     async with serving(here("Blocking")) as plane:
-        slow = asyncio.ensure_future(plane.infer(InferRequest("m", [Tensor.of("s", np.array([0.5]))], headers=REST)))
-        turns = 0
-        while not slow.done():
-            turns += 1
-            await asyncio.sleep(0.005)  # the loop is free: it turns many times while the model blocks
-        assert turns > 20
+        kserve_classes.GATE.clear()
+        slow = asyncio.ensure_future(plane.infer(InferRequest("m", [Tensor.of("s", np.zeros(1))], headers=REST)))
+        await until(kserve_classes.ENTERED.is_set)
+        await turns()  # the loop is free while the model blocks
+        assert not slow.done()
+        kserve_classes.GATE.set()
         assert (await slow).outputs[0].data[0].startswith(b"kserve-m")
 
 
@@ -325,8 +326,7 @@ async def test_an_unload_does_not_wait_for_a_class_that_blocks_its_loop(
     model.load()
     await model.start()
     asked = asyncio.ensure_future(model.predict_v1({"instances": []}, {}))
-    while not model.hosted.logged and not hasattr(model.hosted, "task"):
-        await asyncio.sleep(0.01)  # another thread has to get there
+    await until(lambda: model.hosted.logged or hasattr(model.hosted, "task"))
     await asyncio.get_running_loop().run_in_executor(None, model.unload)
     model.hosted.let_go.set()
     asked.cancel()
@@ -348,8 +348,7 @@ async def test_a_stream_is_made_on_the_loop_of_its_class():
         answer = await plane.predict_v1("m", json.dumps({"instances": ["a"] * 1000}).encode())
         await anext(answer.document)
         await answer.document.aclose()
-        while not model.closed:
-            await asyncio.sleep(0.01)  # another thread has to get there
+        await until(lambda: model.closed)
 
 
 async def test_an_engine_runs_for_as_long_as_its_model_is_loaded():

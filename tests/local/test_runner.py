@@ -8,12 +8,12 @@ import math
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from local_support import all_ready, ask, is_running, manifest, pids_below, up
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -253,10 +253,7 @@ def test_however_it_ends_nothing_is_left_behind(tmp_path: Path, number: signal.S
         assert len(pids) == 4
         running.process.send_signal(number)
         running.process.wait(30)
-        end = time.monotonic() + 15
-        while any(map(is_running, pids)) and time.monotonic() < end:
-            time.sleep(0.05)  # the kernel's and the guard's signals need a moment
-        assert [pid for pid in pids if is_running(pid)] == []
+        wait_until(lambda: not any(map(is_running, pids)), limit_s=15)
         if number != signal.SIGKILL:
             assert running.process.returncode == 0
             assert not (running.state / "control.sock").exists()

@@ -108,7 +108,7 @@ async def test_a_request_whose_client_has_gone_is_not_predicted(tmp_path: Path):
     async with serving(tmp_path) as plane:
         leaving = asyncio.ensure_future(plane.infer(request([1])))
         staying = asyncio.ensure_future(plane.infer(request([2])))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # within the delay of MLServer's batch, whose queue nothing outside can see
         leaving.cancel()
         assert (await staying).outputs[0].data.tolist() == [[4]]
         assert seen(plane) == [1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
@@ -13,6 +12,7 @@ from dataplane_processes import Exits, Isolated, Missing
 from dataplane_support import outcome, outcomes, request_of, rows_of, serving
 from serinus import InferResponse, ModelSettings
 from serinus.errors import ConfigError, ModelFailed
+from waiting import until
 
 pytestmark = pytest.mark.slow  # each starts processes
 
@@ -29,11 +29,7 @@ async def test_a_process_predicts_elsewhere_and_describes_its_model():
         big = -np.arange(2_000_000, dtype=np.float32).reshape(-1, 2)
         answer = await outcome(plane, request_of(x=big))
         assert np.array_equal(answer.outputs[0].data, big * 2)
-    for _ in range(500):  # the kernel may take a moment to reap
-        if not os.path.exists(f"/proc/{pid}"):
-            break
-        await asyncio.sleep(0.01)
-    assert not os.path.exists(f"/proc/{pid}")
+    await until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
 async def test_a_request_that_kills_the_process_fails_alone_and_the_process_comes_back(caplog: Any):

@@ -64,7 +64,7 @@ def container(image: str, model: Path) -> Iterator[tuple[str, int]]:
                 state = docker("inspect", "-f", "{{.State.Running}}", started)
                 assert state == "true", _logs(started)
                 assert time.monotonic() < deadline, _logs(started)
-                time.sleep(0.1)
+                time.sleep(0.1)  # a container starts: its port is all there is to wait on
         yield started, port
     finally:
         docker("rm", "-f", started)

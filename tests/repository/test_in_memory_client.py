@@ -19,6 +19,7 @@ from serinus.protocol import proto_codec
 from serinus.settings import ModelSettings
 from serinus.testing import InMemoryClient
 from stream_support import Conversing
+from waiting import until
 
 kserve_classes = Deferred("kserve_classes")
 
@@ -62,8 +63,7 @@ def test_streams():
         responses = client.stream(first)
         next(responses)
         responses.close()
-        client.run(asyncio.sleep(0.01))
-        assert client.model.closed == 2  # type: ignore[attr-defined] # as above
+        client.run(until(lambda: client.model.closed == 2))  # type: ignore[attr-defined] # as above
         with pytest.raises(InvalidInput, match="count"):
             next(client.stream(InferRequest("model", [Tensor.of("n", X)])))
     with InMemoryClient(Doubler) as client:

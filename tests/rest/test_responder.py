@@ -25,6 +25,7 @@ from serinus.server.http.exchange import Exchange, Headers
 from serinus.server.rest import responder as module
 from serinus.server.rest.cloudevents import CloudEventSettings
 from serinus.server.rest.responder import Responder
+from waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -67,8 +68,7 @@ class Counts:
 
 
 async def settled(made: Counts) -> None:
-    while made.responder._tasks:
-        await asyncio.sleep(0.001)
+    await until(lambda: not made.responder._tasks)
 
 
 async def test_a_plain_request_is_answered_as_it_is_and_one_with_an_id_gets_it_back():
@@ -187,7 +187,7 @@ async def test_a_client_that_leaves_cancels_the_work_also_before_it_has_begun():
 
     async def waits() -> Any:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             cleaned.append(True)
 
@@ -211,10 +211,10 @@ async def test_closing_ends_what_runs_and_says_so():
     made, exchange = Counts(), Noted()
 
     async def waits() -> Any:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     made.responder.spawn(exchange, waits())
-    kept = asyncio.ensure_future(asyncio.sleep(60))
+    kept = asyncio.ensure_future(asyncio.Event().wait())
     made.responder.keep(kept)
     await asyncio.sleep(0)
     made.responder.close()

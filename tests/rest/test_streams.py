@@ -15,6 +15,7 @@ import rest_support
 from http_support import Answer, Raw
 from rest_support import Rest, X, rest, wire
 from stream_support import COUNTING, Counting, count
+from waiting import turns, until
 
 STREAM = "/v2/models/counting/infer_stream"
 EVENTS = "text/event-stream; charset=utf-8"
@@ -67,14 +68,6 @@ def events(body: bytes) -> list[Any]:
 
 def numbers(body: bytes) -> list[int]:
     return [event["outputs"][0]["data"][0] for event in events(body)]
-
-
-async def until(claim: Any) -> None:
-    for _ in range(1000):
-        if claim():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 async def test_each_response_is_an_event_and_leaves_before_the_next_one_is_made(server: Rest):
@@ -163,7 +156,7 @@ async def test_what_fails_later_is_the_last_event(server: Rest, parameters, said
 
 async def test_a_timeout_ends_a_stream(server: Rest):
     async with raw(server.port) as client:
-        await client.send(wire("POST", STREAM, count(5, parameters={"hold": True, "timeout": 300_000})))
+        await client.send(wire("POST", STREAM, count(5, parameters={"hold": True, "timeout": 100_000})))
         model = COUNTING["counting"]
         await until(lambda: model.opened)
         model.go.release()
@@ -215,8 +208,9 @@ async def test_a_client_that_leaves_ends_the_stream(server: Rest, how: str):
             await client.close()
 
         for _ in range(3):  # a closed client is only noticed when something is sent to it
-            await asyncio.sleep(0.05)
+            given = model.given
             model.go.release()
+            await until(lambda given=given: model.closed or model.given > given)
         await until(lambda: model.closed)
         served = server.plane.registry.find("counting")
         await until(lambda: served.in_flight == 0)
@@ -234,7 +228,7 @@ async def test_a_slow_reader_holds_the_model_back(server: Rest):
         given = -1
         while given != model.given:
             given = model.given
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # that nothing more is made can only be seen by waiting
         assert given < 60
         await head(client)
         body = await pieces(client)
@@ -248,7 +242,7 @@ async def test_unloading_waits_for_streams(server: Rest):
         model = COUNTING["counting"]
         await until(lambda: model.opened)
         unloading = asyncio.ensure_future(server.plane.unload("counting"))
-        await asyncio.sleep(0.05)
+        await turns()
         assert not unloading.done()
         model.go.release()
         model.go.release()
@@ -266,7 +260,7 @@ async def test_a_server_that_stops_waits_for_streams(server: Rest):
         await head(client)
         await piece(client)
         draining = asyncio.ensure_future(server.server.drain(20))
-        await asyncio.sleep(0.1)
+        await turns()
         assert not draining.done()
         model.go.release()
         assert numbers(await pieces(client)) == [1]
@@ -366,7 +360,8 @@ async def test_the_end_of_the_connection_ends_a_stream_for_http_1_0(fields: str)
         assert numbers(await asyncio.wait_for(client.reader.read(), 20)) == [0, 1, 2]
 
 
-async def test_a_client_that_sends_no_more_still_gets_its_stream():
+async def test_a_client_that_sends_no_more_still_gets_its_stream(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serinus.server.http.connection._PROBE_S", 0.01)
     async with rest("counting") as server, raw(server.port) as client:
         await client.send(wire("POST", STREAM, count(2, parameters={"hold": True})))
         model = COUNTING["counting"]
@@ -375,7 +370,7 @@ async def test_a_client_that_sends_no_more_still_gets_its_stream():
         await head(client)
         assert numbers(await piece(client)) == [0]
         client.end_input()
-        await asyncio.sleep(0.6)  # longer than it takes to probe a client that waits for an answer
+        await asyncio.sleep(0.03)  # longer than it takes to probe a client that waits for an answer
         model.go.release()
         assert numbers(await pieces(client)) == [1]
         assert await client.ended()

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import yaml
 
 from serinus.cli.options import parse
 from serinus.settings import ServerSettings
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """
@@ -74,11 +74,12 @@ def addresses(tmp_path: Path, *flags: str, environment: dict[str, str] | None = 
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 60
-        while "ready in" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(log.read_text())
-            time.sleep(0.05)  # the other process tells nobody but its log
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "ready in" in log.read_text()
+
+        wait_until(ready, limit_s=60)
         found = listening(family_of(process.pid))
         assert len({port for _, port in found}) >= 2, "REST and gRPC"
         return {address for address, _ in found}, log.read_text()

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,21 @@ from tritonclient.utils import InferenceServerException
 
 from deferred import Deferred
 from serve_support import Served, serving
+from waiting import wait_until
 
 xgboost = Deferred("xgboost")
 
 SLOW_MODEL = '''
+import os
 import time
+from pathlib import Path
 from serinus import Model, TensorSpec
+
+FOLDER = Path(os.environ["SLOW_FOLDER"])
 
 
 class Slow(Model):
-    """Sleeps as many seconds as its input says, then returns it."""
+    """Says by one file that it predicts, and goes on when there is another."""
 
     inputs = (TensorSpec("x", "FP32", (-1, 1)),)
     outputs = (TensorSpec("y", "FP32", (-1, 1)),)
@@ -41,7 +45,9 @@ class Slow(Model):
     execution = "thread"
 
     def predict(self, inputs, call):
-        time.sleep(float(inputs["x"].max()))
+        (FOLDER / "entered").touch()
+        while not (FOLDER / "go").exists():
+            time.sleep(0.01)  # the test is another process
         return {"y": inputs["x"]}
 '''
 
@@ -58,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def slow(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "slow_model.py").write_text(SLOW_MODEL)
-    return {"PYTHONPATH": str(tmp_path)}
+    return {"PYTHONPATH": str(tmp_path), "SLOW_FOLDER": str(tmp_path)}
 
 
 def _body(values: list[list[float]], name: str = "x") -> dict[str, object]:
@@ -128,12 +134,15 @@ def test_several_directories_are_several_models(model: Path, tmp_path: Path):
 
 
 def test_sigterm_answers_what_is_in_flight_and_refuses_what_is_new(slow: dict[str, str], tmp_path: Path):
-    with serving(tmp_path, "--class", "slow_model:Slow", "--model_name", "s", environment=slow) as served:
+    flags = ("--class", "slow_model:Slow", "--model_name", "s", "--warmup", "false")
+    with serving(tmp_path, *flags, environment=slow) as served:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             flying = pool.submit(served.ask, "POST", "/v2/models/s/infer", _body([[1.5]]))
-            _until(lambda: "nv_inference_pending_request_count" in str(served.ask("GET", "/metrics")[1]))
-            time.sleep(0.5)  # the request must be inside predict, which nothing outside can see
+            wait_until((tmp_path / "entered").exists)
             served.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "stopping: draining" in served.log.read_text())
+            assert not flying.done()
+            (tmp_path / "go").touch()
             assert flying.result(20)[0] == 200
         assert served.process.wait(20) == 0
         with pytest.raises(ConnectionError):
@@ -222,10 +231,10 @@ def test_a_killed_worker_is_replaced_and_counters_never_fall(model: Path, tmp_pa
         assert _count(served.ask("GET", "/metrics")[1]) == 20.0
         victim = _workers(served)[0]
         victim.kill()
-        _until(lambda: len(_workers(served)) == 2 and victim.pid not in {w.pid for w in _workers(served)})
+        wait_until(lambda: len(_workers(served)) == 2 and victim.pid not in {w.pid for w in _workers(served)})
         for _ in range(20):
             assert served.ask("POST", "/v2/models/m/infer", body)[0] == 200
-        _until(lambda: _count(served.ask("GET", "/metrics")[1]) == 40.0)
+        wait_until(lambda: _count(served.ask("GET", "/metrics")[1]) == 40.0)
 
 
 @pytest.mark.slow
@@ -271,13 +280,6 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
     command = [sys.executable, "-m", "serinus.cli", "serve", *arguments]
     return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
-
-
-def _until(condition, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def test_every_limit_of_a_request_is_a_setting(tmp_path: Path):

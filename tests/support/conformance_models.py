@@ -65,7 +65,7 @@ class Slow(Model):
     execution = "thread"
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
-        time.sleep(float(inputs["seconds"].max()))
+        time.sleep(float(inputs["seconds"].max()))  # in another process, where no test can hold it
         return {"slept": inputs["seconds"]}
 
 

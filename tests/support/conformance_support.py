@@ -7,7 +7,6 @@ import functools
 import json
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from serinus.server.grpc import start_grpc
 from serinus.server.rest.rest_server import start_rest
 from serinus.settings import ModelSettings, ServerSettings
 from serve_support import Served, serving
+from waiting import wait_until
 
 xgboost = Deferred("xgboost")
 
@@ -143,12 +143,10 @@ class Server:
 
     def until_no_connection_is_open(self) -> None:
         """Hang up, and wait until a server in this process has forgotten every connection of REST."""
-        assert isinstance(self._served, Doors)
+        served = self._served
+        assert isinstance(served, Doors)
         self.hang_up()
-        end = time.monotonic() + 20
-        while self._served.connections():
-            assert time.monotonic() < end, "a connection is kept"
-            time.sleep(0.002)  # the loop of another thread notices that a client has gone, and tells nobody
+        wait_until(lambda: not served.connections())
 
     def close(self) -> None:
         self.channel.close()

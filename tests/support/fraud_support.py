@@ -7,7 +7,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from fraud_features.schema import COLUMNS, RawTensor
 from fraud_features.store import DELAY_DAYS, KEEP_DAYS, Batch
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "inferenceservices" / "fraud"
@@ -150,11 +150,14 @@ def redis_server(folder: Path) -> Iterator[str]:
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
+
+        def listens() -> bool:
             assert process.poll() is None, "redis-server ended at once"
-            time.sleep(0.05)  # for another process to listen
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return True
+            return False
+
+        wait_until(listens)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()

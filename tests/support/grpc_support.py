@@ -22,6 +22,7 @@ from serinus.model import Call, Model, RequestModel
 from serinus.protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from serinus.server.grpc import GrpcServer, start_grpc
 from serinus.settings import ModelSettings, ServerSettings
+from waiting import until
 
 T = TypeVar("T")
 
@@ -152,15 +153,7 @@ class Running:
 
     def until(self, claim: Any) -> None:
         """Wait until a claim holds on the server's loop."""
-
-        async def look() -> None:
-            for _ in range(1500):
-                if claim():
-                    return
-                await asyncio.sleep(0.01)  # the claim belongs to another party's progress, which tells nobody
-            raise AssertionError("it never came true")
-
-        self.run(look())
+        self.run(until(claim, limit_s=25))
 
 
 async def started(

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from serinus.hosts import build_model
 from serinus.model import Call, Model
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings, PredictorSettings
+from waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -102,12 +102,11 @@ def process(arguments: list[str], url: str, *, python: str = sys.executable, cwd
 
 
 def _wait(child: subprocess.Popen[bytes], url: str) -> None:
-    for _ in range(600):
+    def answers() -> bool:
         if child.poll() is not None:
             raise AssertionError(f"the server ended: {child.communicate()[0].decode()[-3000:]}")
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        time.sleep(0.1)  # another process starts: there is nothing to wait on but its port
-    child.kill()
-    raise AssertionError(f"the server did not answer: {child.communicate()[0].decode()[-3000:]}")
+            return httpx.get(url, timeout=2).status_code == 200
+        return False
+
+    wait_until(answers, limit_s=60)

@@ -283,11 +283,19 @@ class Raising(kserve.Model):
         }[kind]
 
 
+ENTERED, GATE = threading.Event(), threading.Event()
+"""Of `Blocking`: whether it was called, and whether it may go on."""
+GATE.set()
+
+
 class Blocking(kserve.Model):
-    """A synchronous predict that takes as long as its input says, and says on which thread it ran."""
+    """A synchronous predict that blocks while the gate is closed, and then for as long as its input says; tells its thread."""
 
     def predict(self, payload, headers=None, response_headers=None):
-        time.sleep(float(payload.inputs[0].as_numpy()[0]))
+        ENTERED.set()
+        if not GATE.wait(20):
+            raise RuntimeError("nobody opened the gate")
+        time.sleep(float(payload.inputs[0].as_numpy()[0]))  # how long it takes decides where it runs
         output = InferOutput("thread", [1], "BYTES", [threading.current_thread().name])
         return InferResponse(generate_uuid(), self.name, [output])
 

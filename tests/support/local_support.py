@@ -129,7 +129,7 @@ def _serve(options: argparse.Namespace) -> None:
     ended.wait()
     rpc.stop(5).wait()
     while state.busy:
-        time.sleep(0.01)
+        time.sleep(0.01)  # its threads answer what they have
     os._exit(0)
 
 
@@ -228,14 +228,11 @@ class Up:
 
         while time.monotonic() < end:
             assert self.process.poll() is None, self.output()
-            try:
+            with contextlib.suppress(NotRunning):
                 status = Client(self.state).ask("status", timeout_s=10)
-            except NotRunning:
-                time.sleep(0.05)
-                continue
-            if holds(status):
-                return status
-            time.sleep(0.05)
+                if holds(status):
+                    return status
+            time.sleep(0.05)  # other processes start and stop, and nobody is told
         raise AssertionError(f"{what} did not come true: {json.dumps(status, indent=1)}\n{self.output()}")
 
     @property

@@ -10,11 +10,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from waiting import wait_until
 
 __all__ = ["Served", "serving"]
 
@@ -71,16 +72,15 @@ def serving(
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = re.search(r"REST on 127\.0\.0\.1:(\d+)(?:, gRPC on 127\.0\.0\.1:(\d+))?", log.read_text())
-            if found:
-                break
+
+        def ready() -> re.Match[str] | None:
             if process.poll() is not None:
                 raise RuntimeError(f"serinus serve ended with status {process.returncode}:\n{log.read_text()}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"serinus serve was not ready in {timeout_s:.0f} s:\n{log.read_text()}")
-            time.sleep(0.02)
+            return re.search(r"REST on 127\.0\.0\.1:(\d+)(?:, gRPC on 127\.0\.0\.1:(\d+))?", log.read_text())
+
+        wait_until(ready, limit_s=timeout_s)
+        found = ready()
+        assert found
         yield Served(process, int(found[1]), int(found[2] or 0), log)
     finally:
         with contextlib.suppress(ProcessLookupError):
