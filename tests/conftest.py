@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -79,6 +80,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if str(config.getoption("markexpr")) not in ("alone", "alone and not slow") or collection_path.suffix != ".py":
         return None
     return True if "mark.alone" not in collection_path.read_text() else None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the tests themselves: it would look at all of them in each full collection (4 % of a run's CPU)."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

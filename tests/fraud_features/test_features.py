@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,11 +122,16 @@ def test_the_ensemble_and_the_readme_name_the_features_in_order():
     assert places == sorted(places)
 
 
+@functools.cache
+def _replayed() -> tuple[Any, Any]:
+    stream = load_history(SERVICE / "data").part(0, 4000)
+    return stream, replay(stream, MemoryStore())
+
+
 @pytest.mark.parametrize("rows", [1, 7, 4000])
 async def test_training_and_serving_compute_the_same_bits(rows: int):
     """The skew test: the trainer's replay of a stream, and the service's way, one by one and in batches."""
-    stream = load_history(SERVICE / "data").part(0, 4000)
-    offline = replay(stream, MemoryStore())
+    stream, offline = _replayed()
     assert np.array_equal(bits(await served(MemoryStore(), stream, rows)), bits(offline))
 
 

@@ -97,7 +97,14 @@ def test_a_name_that_is_no_installed_runtime_is_refused_with_the_flag_and_nothin
     assert {module for module in set(sys.modules) - before if not module.startswith("encodings")} == set()
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.package)
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        # importing TensorFlow takes 3 to 8 s
+        pytest.param(runtime, id=runtime.package, marks=[pytest.mark.slow] * (runtime.package == "tensorflow_server"))
+        for runtime in RUNTIMES
+    ],
+)
 def test_every_spelling_of_an_installed_runtime_needs_no_flag(runtime: Any, tmp_path: Path):
     declared = __import__(runtime.package).__serinus_class__
     assert declared == f"{runtime.package}.model:{runtime.model}"
@@ -391,7 +398,7 @@ def load_error(folder: Path, package: str, **extra: Any) -> str:
         ("xgboost_server", "model.ubj"),
         ("lightgbm_server", "model.txt"),
         ("onnx_server", "model.onnx"),
-        ("torch_server", "model.pt"),
+        pytest.param("torch_server", "model.pt", marks=pytest.mark.slow),  # importing PyTorch takes ~3 s
     ],
 )
 def test_a_model_file_that_is_a_link_out_of_the_folder_is_refused(package: str, name: str, tmp_path: Path):

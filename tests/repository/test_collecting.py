@@ -38,6 +38,31 @@ def test_collecting_every_test_imports_no_framework():
     assert done.stdout.splitlines()[-1] == "status 0", done.stdout[-3000:]
 
 
+@pytest.mark.slow  # it collects every test, once
+def test_asking_for_the_tests_that_run_alone_finds_them_all():
+    """tests/conftest.py leaves files without the marker alone where `-m alone` is asked for, and looks at all for other words."""
+
+    def found(words: str) -> list[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--collect-only",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            words,
+            "tests",
+        ]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    some = found("alone")
+    assert some
+    assert some == found("alone and alone")
+
+
 def test_a_deferred_name_is_imported_when_it_is_used_and_not_before(tmp_path, monkeypatch):
     (tmp_path / "dear.py").write_text("class Thing:\n    size = 3\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 
@@ -168,3 +169,14 @@ async def test_tls(http, certificate):
         await client.close()
         async with httpx.AsyncClient(verify=context) as modern:
             assert (await modern.get(f"https://127.0.0.1:{server.port}/v2")).json()["name"] == "serinus"
+
+
+async def test_an_answer_of_two_writes_does_not_wait_for_an_acknowledgement():
+    """uvicorn writes the head and then the body; with Nagle's algorithm the body waits 40 ms for the client's delayed ACK."""
+    async with rest("row", http="uvicorn") as server:
+        client = await Raw.open(server.port)
+        assert (await server.ask_on(client, "GET", "/v2")).status == 200
+        (connection,) = server.server._server._server.server_state.connections
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await client.close()

@@ -155,7 +155,7 @@ class Queue:
     async def settled(self) -> None:
         """Wait until nothing is queued and nothing runs."""
         while not self.batcher.idle:
-            await asyncio.sleep(0.01)  # of simulated time, where the test has it
+            await asyncio.sleep(0.05)  # of simulated time, where the test has it
 
     def _answer(self, batch: Batch) -> None:
         for pending in batch.members:
