@@ -87,19 +87,24 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+_impossible: list[str] = []
+_refuse = Steps.__missing__
+
+
+def _note(self: Steps, state: object) -> object:
+    try:
+        return _refuse(self, state)
+    except ImpossibleStep as error:
+        _impossible.append(str(error))
+        raise
+
+
+Steps.__missing__ = _note  # type: ignore[method-assign] # for all tests, since each would do the same
+
+
 @pytest.fixture(autouse=True)
-def impossible_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def impossible_steps() -> Iterator[list[str]]:
     """Fail a test in which some connection took a step that its table lacks: the parser turns the exception into a 400."""
-    found: list[str] = []
-    refuse = Steps.__missing__
-
-    def note(self: Steps, state: object) -> object:
-        try:
-            return refuse(self, state)
-        except ImpossibleStep as error:
-            found.append(str(error))
-            raise
-
-    monkeypatch.setattr(Steps, "__missing__", note)
-    yield found
-    assert found == []
+    _impossible.clear()
+    yield _impossible
+    assert _impossible == []

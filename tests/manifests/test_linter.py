@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serinus.cli import main
 from serinus.errors import ConfigError
 from serinus.local.plan.deployment_plan import PlanOptions
 from serinus.local.plan.plan_loader import load
@@ -412,20 +413,26 @@ def test_a_flag_is_read_in_every_spelling(words: list[str], value: str | None) -
     assert flag_value(words, "a_b") == value
 
 
-def test_lint_exits_by_severity_and_speaks_json(tmp_path: Path) -> None:
-    def lint(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "serinus.cli", "lint", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+def test_lint_exits_by_severity_and_speaks_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
 
-    (tmp_path / "isvc.yaml").write_text(_edit(GOOD, "cpu: 500m, ", ""))
-    done = lint("isvc.yaml")
-    assert done.returncode == 0
-    assert done.stdout.startswith("isvc.yaml:13:spec.predictor.containers[0].resources: warning: no cpu")
-    assert lint("isvc.yaml", "--strict").returncode == 1
-    (tmp_path / "isvc.yaml").write_text(_edit(GOOD, "minReplicas", "minReplica"))
-    done = lint("isvc.yaml", "-o", "json")
-    assert done.returncode == 1
-    assert json.loads(done.stdout)[0] | {"message": ""} == {
+    def lint(*words: str) -> tuple[int, str]:
+        status = main(["lint", *words])
+        return status, capsys.readouterr().out
+
+    Path("isvc.yaml").write_text(_edit(GOOD, "cpu: 500m, ", ""))
+    status, said = lint("isvc.yaml")
+    assert status == 0
+    assert said.startswith("isvc.yaml:13:spec.predictor.containers[0].resources: warning: no cpu")
+    assert lint("isvc.yaml", "--strict")[0] == 1
+    command = [sys.executable, "-m", "serinus.cli", "lint", "isvc.yaml", "--strict"]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 1
+    Path("isvc.yaml").write_text(_edit(GOOD, "minReplicas", "minReplica"))
+    status, said = lint("isvc.yaml", "-o", "json")
+    assert status == 1
+    assert json.loads(said)[0] | {"message": ""} == {
         "file": "isvc.yaml",
         "line": 8,
         "field": "spec.predictor.minReplica",

@@ -88,8 +88,7 @@ def addresses(tmp_path: Path, *flags: str, environment: dict[str, str] | None = 
         process.wait(30)
 
 
-@pytest.mark.parametrize("http", ["thin", "uvicorn"])
-@pytest.mark.parametrize("grpc", ["native", "grpcio"])
+@pytest.mark.parametrize(("http", "grpc"), [("thin", "native"), ("uvicorn", "grpcio")])
 def test_a_server_is_reached_from_this_machine_alone(tmp_path: Path, http: str, grpc: str):
     found, said = addresses(tmp_path, "--http", http, "--grpc", grpc, "--metrics_port", "0")
     assert found == {"127.0.0.1"}
