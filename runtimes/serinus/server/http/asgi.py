@@ -2,7 +2,7 @@
 
 uvicorn owns the sockets, the parsing and the connections; this module turns one ASGI HTTP scope into one `Exchange`.
 What uvicorn has no setting for is left as uvicorn does it: a header section is measured when it has come, pipelined
-requests one at a time, half-closed clients taken for gone. tests/test_http_transports.py lists every difference that a client can see.
+requests one at a time, half-closed clients taken for gone. tests/http/test_transports.py lists every difference that a client can see.
 """
 
 from __future__ import annotations
