@@ -207,7 +207,7 @@ FOLDERS = ["knative/v1", "knative/canary", "standard"]
 def test_the_manifests_keep_kserves_rules_without_a_warning(folder: str):
     from serinus.manifests.reading import check
 
-    assert [str(problem) for problem in check([support.SERVICE / folder])] == []
+    assert [str(problem) for problem in check([support.SERVICE / folder]).problems] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
