@@ -16,24 +16,38 @@ from serinus.dataplane.execution.executor import Cost, InlineExecutor, ThreadExe
 from serinus.dataplane.execution.warmup import measure, sample_inputs
 from serinus.errors import ConfigError, ModelFailed, NotReady
 from serinus.model import Call
-from waiting import until
+from waiting import turns, until
 
 LOOP_THREAD = threading.main_thread()
 
 
+class Clock:
+    """Seconds that go by where a model works; a microsecond where it is looked at."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
 class Where(Doubler):
-    """Notes the thread of each predict; a row takes `row_s`."""
+    """Notes the thread of each predict; a row takes `row_s` of the clock. A batch of 4096 rows waits for the gate."""
 
     row_s = 0.0
+    clock = Clock()
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self.on_loop: list[bool] = []
+        self.gate = threading.Event()
+        self.gate.set()  # for the warm-up
 
     def predict(self, inputs, call):
         self.on_loop.append(threading.current_thread() is LOOP_THREAD)
-        if self.row_s:
-            time.sleep(self.row_s * len(inputs["x"]))  # how long it takes is what is measured of it
+        self.clock.now += self.row_s * len(inputs["x"])
+        if len(inputs["x"]) == 4096:
+            assert self.gate.wait(20), "nobody opened the gate"
         return super().predict(inputs, call)
 
 
@@ -46,11 +60,11 @@ class PerRow(Where):
 
 
 async def test_auto_runs_a_fast_model_on_the_loop_and_a_slow_one_in_a_thread():
-    async with serving(Where) as plane:
+    async with serving(Where, clock=Where.clock) as plane:
         await outcome(plane, rows_of(1))
         assert model_of(plane).on_loop[-1]
         assert plane.model_metadata("m").parameters["execution"] == "inline"
-    async with serving(SlowWhere) as plane:
+    async with serving(SlowWhere, clock=Where.clock) as plane:
         await outcome(plane, rows_of(1))
         assert not model_of(plane).on_loop[-1]
         assert plane.model_metadata("m").parameters["execution"] == "thread"
@@ -76,20 +90,18 @@ async def test_settings_choose_over_the_model_and_the_model_over_auto():
         assert model_of(plane).on_loop[-1]
 
 
-@pytest.mark.alone
 async def test_an_inline_model_sends_a_batch_to_a_thread_where_it_would_hold_up_the_loop():
-    async with serving(PerRow) as plane:
+    async with serving(PerRow, clock=Where.clock) as plane:
         model = model_of(plane)
         assert plane.model_metadata("m").parameters["execution"] == "inline"
         await outcome(plane, rows_of(1))
         assert model.on_loop[-1]
+        model.gate.clear()
         watch = asyncio.ensure_future(outcome(plane, rows_of(1, 4096)))
-        turns = 0
-        while not watch.done():
-            await asyncio.sleep(0)
-            turns += 1
-        assert turns > 10  # the loop turned while the 80 ms went by elsewhere
-        assert isinstance(watch.result(), InferResponse)
+        await turns()
+        assert not watch.done(), "the loop turns while the 80 ms go by elsewhere"
+        model.gate.set()
+        assert isinstance(await watch, InferResponse)
         assert not model.on_loop[-1]
 
 
