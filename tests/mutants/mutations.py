@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import random
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,6 +110,17 @@ class _Bare(ast.NodeTransformer):
         return node
 
 
+def _is_warned_of(source: str) -> bool:
+    """Whether the compiler itself warns, as of identity with a literal: no test is needed to notice, and none would be measured."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SyntaxWarning)
+        try:
+            compile(source, "mutated", "exec", dont_inherit=True)
+        except SyntaxError:
+            return True
+    return False
+
+
 def _what_runs(source: str) -> str:
     return ast.dump(_Bare().visit(ast.parse(source)))
 
@@ -125,7 +137,7 @@ def _positions(source: str, operator: Operator) -> Iterator[tuple[int, int]]:
 def _apply(source: str, name: str, operator: Operator, occurrence: int, at: tuple[int, int]) -> Mutation | None:
     mutated = MutationVisitor.mutate_code(source, operator, occurrence)
     try:
-        if mutated is None or _what_runs(mutated) == _what_runs(source):
+        if mutated is None or _what_runs(mutated) == _what_runs(source) or _is_warned_of(mutated):
             return None
     except SyntaxError:
         return None

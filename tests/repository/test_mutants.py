@@ -52,6 +52,13 @@ def test_every_mutation_runs_otherwise_and_none_touches_annotations_or_docstring
     assert {each.operator for each in found} >= {"AddNot", "NumberReplacer", "ReplaceOrWithAnd", "RemoveStatement"}
 
 
+def test_what_the_compiler_warns_of_is_left_out():
+    found = {each.now for each in mutations.mutations_of('flag = kind == "http"\nother = kind == name\n')}
+    assert "other = kind is not name" in found
+    assert 'flag = kind != "http"' in found
+    assert not any(now.startswith("flag") and " is " in now for now in found)
+
+
 def test_the_operator_of_ours_does_what_its_examples_say():
     for example in mutations.RemoveStatement.examples():
         assert (
