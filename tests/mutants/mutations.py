@@ -82,7 +82,8 @@ def _operators() -> Iterator[tuple[str, Operator]]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes away what does not run: annotations (postponed in every module of ours), and a value's `frozen` and `slots`."""
+    """Takes away what does not run: annotations (postponed in every module of ours), a value's `frozen` and `slots`, and whether a
+    parameter is given by its place or its name (`*` for `/`), which the type checker sees to."""
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
         self.generic_visit(node)
@@ -93,6 +94,13 @@ class _Bare(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         self.generic_visit(node)
         node.annotation = ast.Constant(None)
+        return node
+
+    def visit_arguments(self, node: ast.arguments) -> ast.AST:
+        self.generic_visit(node)
+        node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        node.defaults = [*node.defaults, *(default for default in node.kw_defaults if default is not None)]
+        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.AST:

@@ -52,6 +52,13 @@ def test_every_mutation_runs_otherwise_and_none_touches_annotations_or_docstring
     assert {each.operator for each in found} >= {"AddNot", "NumberReplacer", "ReplaceOrWithAnd", "RemoveStatement"}
 
 
+def test_how_a_parameter_is_given_is_left_alone_and_its_default_is_not():
+    found = {each.now for each in mutations.mutations_of("def f(a, b=1, *, c=2, d=3):\n    return a\n")}
+    assert not any("/" in now for now in found)
+    for changed in ("b= 2", "c= 3", "d= 4"):
+        assert any(changed in now for now in found), (changed, found)
+
+
 def test_what_the_compiler_warns_of_is_left_out():
     found = {each.now for each in mutations.mutations_of('flag = kind == "http"\nother = kind == name\n')}
     assert "other = kind is not name" in found
