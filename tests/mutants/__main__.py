@@ -53,6 +53,7 @@ class Tests:
         for name in files_of_tree(ROOT):
             if name.startswith((*SOURCE_ROOTS, "tests/support", "tests/conftest")):
                 shared.update((ROOT / name).read_bytes())
+        costs: dict[str, float] = {}
         for file in self.files:
             key = shared.copy()
             key.update((workplace.root / file).read_bytes())
@@ -64,14 +65,16 @@ class Tests:
                 kept.write_text(json.dumps(workplace.record([file], 600)))
             found = json.loads(kept.read_text())
             self.seconds |= found["seconds"]
+            costs[file] = sum(found["seconds"].values())
             for line, tests in found["lines"].get(path, {}).items():
                 self._lines.setdefault(int(line), set()).update(tests)
                 self._ran.update(tests)
+        self.files.sort(key=lambda file: costs[file])
 
     def of(self, lines: range) -> list[str]:
         """Return the tests that run one of the lines, those first that run most of the module in a second.
 
-        All files of the room where it runs at import, or in no test's own process.
+        All files of the room, the quickest first, where it runs at import, or in no test's own process.
         """
         found = set().union(*(self._lines.get(line, set()) for line in lines))
         if not found or "" in found:
