@@ -110,8 +110,11 @@ async def test_an_unload_waits_for_what_is_in_flight_up_to_its_limit():
 async def test_drain_waits_for_a_model_that_was_replaced_too():
     made = type("Made", (Held,), {"gate": threading.Event()})
     async with serving(made) as plane:
+        old = plane.registry.find("m")
         held = await begun(plane)
         await plane.load("m")
+        await asyncio.sleep(0)
+        assert not old.accepting, "also while it ends what it has"
         drain = asyncio.ensure_future(plane.drain(20))
         await asyncio.sleep(0.02)  # it may end, if it does not wait
         assert not drain.done()
