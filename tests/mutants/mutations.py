@@ -87,7 +87,7 @@ class _Bare(ast.NodeTransformer):
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
         self.generic_visit(node)
-        if node.arg in ("frozen", "slots"):
+        if node.arg in ("frozen", "slots", "kw_only"):
             node.value = ast.Constant(None)
         return node
 
