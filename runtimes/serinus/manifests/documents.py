@@ -165,7 +165,13 @@ def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
         ConfigError: not YAML, or a document that is not a mapping; the message has file and line.
     """
     documents: list[Document] = []
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:  # raised for the whole text, before anything of it is read
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{file}:{line}: not YAML: the control character U+{ord(text[error.position]):04X} is not allowed; remove it"
+        ) from None
     try:
         while loader.check_node():
             node = loader.get_node()
