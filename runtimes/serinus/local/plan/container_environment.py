@@ -37,7 +37,8 @@ def config_data(documents: Sequence[Document]) -> ConfigData:
             decoded = {}
             for key, value in data.items():
                 try:
-                    decoded[key] = base64.b64decode(value).decode()
+                    # Line breaks are all that Go's decoder, and so the API server, passes over.
+                    decoded[key] = base64.b64decode(re.sub(r"[\r\n]", "", value), validate=True).decode()
                 except (binascii.Error, UnicodeDecodeError):
                     continue
             strings = mapping(document.value.get("stringData"))
@@ -134,7 +135,7 @@ def _reference(
         if amount is not None:
             break
     number, divisor = parse_quantity(amount), parse_quantity(wanted.get("divisor") or "1")
-    if number is None or not divisor:
+    if number is None or divisor is None:
         problems.error_at(
             variable.source,
             ("valueFrom",),
@@ -144,4 +145,6 @@ def _reference(
             "set it under resources" if wanted else "use configMapKeyRef, secretKeyRef, fieldRef or resourceFieldRef",
         )
         return None
-    return str(math.ceil(number / divisor))
+    return str(
+        math.ceil(number / (divisor or 1))
+    )  # 0 is 1 (Kubernetes, resource/helpers.go, ExtractContainerResourceValue)
