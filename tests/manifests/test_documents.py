@@ -87,6 +87,11 @@ def test_a_field_is_found_by_its_path_and_nothing_where_there_is_none(path: Any,
     assert one().get(path) == value
 
 
+def test_a_document_that_nobody_wrote_is_at_its_first_line():
+    assert Document({"a": 1}, {}, "f").place(("a",)) == Place("f", 1)
+    assert Document({}, {("b",): Place("f", 7)}, "f").place(("b", "c", "d")) == Place("f", 7)
+
+
 def test_a_document_without_names_has_empty_ones_and_kubectls_namespace():
     bare = one("a: 1\n")
     assert (bare.kind, bare.api_version, bare.name, bare.namespace, bare.metadata) == ("", "", "", "default", {})
@@ -131,8 +136,8 @@ def test_a_list_of_operations_is_passed_over_beside_manifests_and_refused_as_one
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: [\n", "f:3: not YAML: "),
-        ("a: 1\n\tb: 2\n", "f:2: not YAML: "),
+        ("a: 1\nb: [\n", "f:3: not YAML: expected the node content, but found '<stream end>'"),
+        ("a: 1\n\tb: 2\n", "f:2: not YAML: found character '\\t' that cannot start any token"),
         ("kind: A\n---\n5\n", "f:3: a manifest is a mapping, this document is a int"),
         ("a: \x00", "f:1: not YAML: the control character U+0000 is not allowed; remove it"),
         ("a: 1\nb: x\x1by\n", "f:2: not YAML: the control character U+001B is not allowed; remove it"),
