@@ -232,13 +232,30 @@ def test_problems_are_told_in_the_order_of_the_file_each_once():
         "f.yaml:7:spec.list: bad: drop it",
         "f.yaml:9:spec.list[1]: wrong: mend it",
     ]
-    assert [problem.severity for problem in problems.errors] == ["error", "error"]
+    assert [(problem.severity, problem.layer) for problem in problems.errors] == [
+        ("error", "controller"),
+        ("error", "webhook"),
+    ]
     other = Problems()
     other.extend([*problems.all, Problem("a.yaml", 99, "", "m", "n")])
     assert [problem.file for problem in other.all] == ["a.yaml"] + ["f.yaml"] * 3
     assert problems.all[0].as_json() == {
-        "file": "f.yaml", "line": 5, "field": "metadata.name", "message": "odd", "mend": "look", "severity": "warning",
+        "file": "f.yaml", "line": 5, "field": "metadata.name", "message": "odd", "mend": "look", "severity": "warning", "layer": "ignored",
+        "rule": "",
     }  # fmt: skip
+
+
+def test_a_slip_of_structure_is_left_out_where_a_rule_has_refused_the_field_and_another_kind_is_not():
+    document, problems = one(), Problems()
+    problems.error(document, ("spec",), "refused", "mend", rule="component-x")
+    problems.error(document, ("spec",), "unknown field", "remove", rule="structure-unknown-field")
+    problems.error(document, ("spec",), "no list", "write one", rule="structure-type")
+    problems.error(document, ("kind",), "unknown field", "remove", rule="structure-unknown-field", layer="server")
+    assert [(problem.message, problem.rule, problem.layer) for problem in problems.all] == [
+        ("unknown field", "structure-unknown-field", "server"),
+        ("refused", "component-x", "webhook"),
+        ("no list", "structure-type", "webhook"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -324,4 +341,8 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_read(tmp_path: Path):
     assert (second.file, second.line, second.message, second.mend) == (
         str(tmp_path / "none"), 1, "no such file or folder", "mend the path or the file",
     )  # fmt: skip
-    assert check([bad], [tmp_path / "none"]) == problems.all
+    checked = check([bad, tmp_path / "none", good])
+    assert [(problem.file, problem.mend) for problem in checked.problems if problem.severity == "error"] == [
+        (first.file, first.mend),
+        (second.file, second.mend),
+    ]

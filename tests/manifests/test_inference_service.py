@@ -10,7 +10,14 @@ from serinus.manifests.containers import Port, parse_container
 from serinus.manifests.conventions import deployment_mode, implementations
 from serinus.manifests.documents import Source, load_text
 from serinus.manifests.inference_service import InferenceService, ModelSpec, parse_inference_service
-from serinus.manifests.serving_runtimes import BUILT_IN, built_in_runtimes, parse_runtime
+from serinus.manifests.serving_runtimes import (
+    BUILT_IN,
+    app_class,
+    built_in_runtimes,
+    image_name,
+    kserve_runtimes,
+    parse_runtime,
+)
 
 HEAD = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n"
 
@@ -287,3 +294,43 @@ def test_each_image_of_ours_stands_for_a_runtime_of_its_formats_and_others_for_n
         assert (only["name"], only["image"]) == ("kserve-container", app)
         assert only["args"] == ["--model_name={{.Name}}", "--model_dir=/mnt/models"]
         assert runtime.document.file == f"(built-in runtime {app})"
+
+
+def test_kserves_own_runtimes_come_once_for_each_image_of_ours_that_serves_some_of_their_formats():
+    found = {
+        (runtime.name, runtime.containers[0]["image"]): runtime
+        for runtime in kserve_runtimes(["xgboost_server", "onnx_server"])
+    }
+    assert {image for _, image in found} == {"xgboost_server", "onnx_server"}
+    triton = found["kserve-tritonserver", "onnx_server"]
+    assert ("kserve-tritonserver", "xgboost_server") not in found
+    assert (triton.protocols, triton.namespace) == (("v2", "grpc-v2"), "")
+    assert [(each.name, each.version, each.auto_select, each.priority) for each in triton.formats] == [
+        ("onnx", "1", True, 1)
+    ]
+    predictive = found["kserve-predictiveserver", "xgboost_server"]
+    assert [(each.name, each.version, each.auto_select, each.priority) for each in predictive.formats] == [
+        ("xgboost", "2", False, None),
+        ("lightgbm", "4", False, None),
+    ]
+    assert triton.containers[0]["args"] == ["--model_name={{.Name}}", "--model_dir=/mnt/models"]
+    assert triton.document.file == "(KServe's kserve-tritonserver by onnx_server)"
+    assert kserve_runtimes([]) == kserve_runtimes(["ensemble_server"]) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["a_b", "a_b:1", "registry:5000/team/a_b:1.2", "team/a_b@sha256:0", "registry:5000/team/a_b", "a_b:1@sha256:0"],
+)
+def test_an_images_name_is_its_last_part_without_tag_and_digest(image: str):
+    assert image_name(image) == "a_b"
+
+
+@pytest.mark.parametrize("name", ["json", "os", "no_such_app", "not-an-identifier", "", "serinus.model"])
+def test_what_is_no_app_folder_has_no_class(name: str):
+    assert app_class(name) is None
+
+
+def test_an_apps_class_is_read_without_importing_it():
+    assert app_class("xgboost_server")
+    assert app_class("ensemble_server")

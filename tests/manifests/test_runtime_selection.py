@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from serinus.manifests.documents import load_text
-from serinus.manifests.inference_service import InferenceService, parse_inference_service
+from serinus.manifests import runtime_selection
+from serinus.manifests.documents import Source, load_text
+from serinus.manifests.inference_service import InferenceService, ModelSpec, parse_inference_service
 from serinus.manifests.problems import Problems
 from serinus.manifests.runtime_selection import merge_containers, runtime_containers, select_runtime
 from serinus.manifests.serving_runtimes import ServingRuntime, parse_runtime
@@ -34,6 +35,12 @@ def runtime(
 
 
 A = "{modelFormat: {name: a}}"
+
+
+def model_of(model: str) -> ModelSpec:
+    found = service(model).predictor.model
+    assert found is not None
+    return found
 
 
 def selected(
@@ -128,6 +135,35 @@ def test_of_two_that_fit_the_one_that_comes_first_is_taken(first: ServingRuntime
     assert selected(A, [second, first])[0] == first.name
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("[v1]", "[v2]"),
+        ("[v2]", "[grpc-v1]"),
+        ("[grpc-v1]", "[grpc-v2]"),
+        ("[grpc-v2]", "[]"),
+        ("[grpc-v2]", "[v9]"),
+        ("[v2, v1]", "[v2]"),
+    ],
+)
+def test_protocols_are_in_kserves_order_and_none_comes_last(first: str, second: str):
+    runtimes = [runtime("z", spec=f"protocolVersions: {first}"), runtime("a", spec=f"protocolVersions: {second}")]
+    assert runtime_selection._best(runtimes, model_of(A)).name == "z"
+    assert runtime_selection._best(runtimes[::-1], model_of(A)).name == "z"
+
+
+def test_of_one_formats_entries_the_first_ones_priority_counts():
+    twice = "[{name: a, autoSelect: true, priority: 1}, {name: a, version: '2', autoSelect: true, priority: 9}]"
+    other = runtime("z", "[{name: a, autoSelect: true, priority: 2}]")
+    assert selected(A, [runtime("a", twice), other])[0] == "z"
+
+
+def test_of_one_name_the_one_that_serves_the_format_is_taken():
+    wrong, right = runtime("r", "[{name: b}]"), runtime("r", "[{name: a}]")
+    for order in ([wrong, right], [right, wrong]):
+        assert selected(named(), order) == ("r", [])
+
+
 def test_the_lowest_protocol_comes_before_the_newest():
     first = runtime("z", spec="protocolVersions: [v2, v1]", creationTimestamp="2020")
     second = runtime("a", spec="protocolVersions: [v2]", creationTimestamp="2021")
@@ -154,7 +190,7 @@ def named(rest: str = "", version: str = "") -> str:
         (named(), runtime("r", "[{name: a}]"), None),
         (named(", protocolVersion: v2"), runtime("r", spec="protocolVersions: [v1, v2]"), None),
         (named(), runtime("r", spec="protocolVersions: [v2]"), None),
-        (named(), runtime("q"), "runtime: no ServingRuntime is called r: give its manifest with --runtimes PATH, or use one of q"),
+        (named(), runtime("q"), "give its manifest with --runtimes PATH, for KServe's own --runtimes kserve, or use one of q"),
         (named(), runtime("r", spec="disabled: true"), "runtime: runtime r is disabled: enable it or use another"),
         (named(), runtime("r", "[{name: b, version: '3'}, {name: c}]"),
          "runtime: runtime r does not serve a: it serves b 3, c"),
@@ -292,6 +328,7 @@ def test_a_placeholder_is_filled_from_the_service(written: str, filled: str):
         (found,), problems = containers(A, f"[{{name: {name}, args: ['{written}', 5]}}]", metadata)
         assert (found.args, problems) == ((filled, "5"), [])
     (left,), _ = containers(A, f"[{{name: side, args: ['{written}']}}]", metadata)
+    assert left.name == "side"
     assert left.args == (written,), "others are left alone"
 
 
@@ -308,3 +345,27 @@ def test_a_placeholder_without_a_value_is_told_and_stays(written: str, mend: str
     (found,), (problem,) = containers(A, f"[{{name: kserve-container, args: ['{written}']}}]")
     assert found.args == (written,)
     assert f"{written} in {written!r} has no value in InferenceService fraud: {mend}" in problem
+
+
+def test_the_services_transformer_is_merged_over_the_runtimes_and_comes_after_the_model():
+    text = (
+        "kind: ClusterServingRuntime\napiVersion: v1\nmetadata: {name: r}\nspec:\n  containers:\n"
+        "    - {name: side}\n    - {name: transformer-container, image: t, args: ['{{.Name}}']}\n    - {name: kserve-container, image: i}\n"
+    )
+    serving = parse_runtime(load_text(text, "runtimes.yaml")[0])
+    (document,) = load_text(
+        "kind: A\nc: {name: transformer-container, args: [own], workingDir: '{{.Namespace}}'}\n", "isvc.yaml"
+    )
+    given = document.value["c"], Source(((document, ("c",)),))
+    problems = Problems()
+    found = runtime_containers(service(A), model_of(A), serving, problems, transformer=given)
+    assert [each.name for each in found] == ["kserve-container", "transformer-container", "side"]
+    assert (found[1].image, found[1].args, found[1].working_dir) == ("t", ("fraud", "own"), "default")
+    assert found[1].source.field("args") == "c.args"
+    assert found[1].source.field("image") == "spec.containers[1].image"
+    alone = parse_runtime(load_text(text.replace("transformer-container", "other"), "runtimes.yaml")[0])
+    added = runtime_containers(service(A), model_of(A), alone, problems, transformer=given)
+    assert [(each.name, each.args) for each in added] == [
+        ("kserve-container", ()), ("transformer-container", ("own",)), ("side", ()), ("other", ("{{.Name}}",)),
+    ]  # fmt: skip
+    assert problems.all == ()
