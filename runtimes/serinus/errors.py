@@ -204,11 +204,15 @@ class UpstreamFailed(ServerError):
 
 
 class NotReady(ServerError):
-    """The model or server is loading, warming up, draining or unloaded."""
+    """The model or server is loading, warming up, draining or unloaded; `retry_after_s` where somebody said when to come back."""
 
     http_status = 503
     grpc_status = GrpcStatus.UNAVAILABLE
     reason = "rejected"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(ServerError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import subprocess
 import time
@@ -33,6 +34,7 @@ from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import proto_codec
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, InferResponse, Tensor
+from serinus.server.refusals import refuse
 from serinus.settings import PredictorSettings
 
 
@@ -370,12 +372,18 @@ class Servicer(grpc.GenericRpcHandler):
     """A gRPC predictor on raw bytes."""
 
     def __init__(
-        self, name: str, status: grpc.StatusCode | None = None, pushback: str | None = None, version: str = ""
+        self,
+        name: str,
+        status: grpc.StatusCode | None = None,
+        pushback: str | None = None,
+        version: str = "",
+        retry_after: str | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.status = status
-        self.pushback = pushback
+        self.trailing = [("grpc-retry-pushback-ms", pushback)] if pushback else []
+        self.trailing += [("retry-after", retry_after)] if retry_after else []
         self.calls: list[tuple[dict[str, str], float | None]] = []
 
     def service(self, details):
@@ -390,8 +398,8 @@ class Servicer(grpc.GenericRpcHandler):
         self.calls.append((dict(context.invocation_metadata()), context.time_remaining()))
         if self.status is not None:
             status, self.status = self.status, None
-            if self.pushback:
-                context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback),))
+            if self.trailing:
+                context.set_trailing_metadata(tuple(self.trailing))
             await context.abort(status, "because")
         request = proto_codec.decode_request(message)
         output = Tensor.of("y", request.inputs[0].data * 2)
@@ -518,7 +526,7 @@ async def test_grpc_carries_deadline_and_headers():
         (grpc.StatusCode.NOT_FOUND, UpstreamFailed),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
         (grpc.StatusCode.DEADLINE_EXCEEDED, TimedOut),
-        (grpc.StatusCode.UNAVAILABLE, UpstreamFailed),
+        (grpc.StatusCode.UNAVAILABLE, NotReady),
         (grpc.StatusCode.INTERNAL, UpstreamFailed),
     ],
 )
@@ -534,6 +542,31 @@ async def test_a_grpc_status_becomes_the_right_error_and_is_not_retried(status: 
 
 async def test_a_grpc_refusal_with_pushback_is_tried_again():
     servicer = Servicer("a", grpc.StatusCode.UNAVAILABLE, "10")
+    async with servicer.listening() as port:
+        ours = client(port, protocol="grpc-v2", retries=1)
+        assert (await ours.infer(question())).model_name == "a"
+        await ours.close()
+    assert len(servicer.calls) == 2
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
+@pytest.mark.parametrize(("http_status", "expected"), [(429, Overloaded), (503, NotReady)])
+async def test_when_a_full_predictor_says_to_come_back_is_what_the_client_is_told(
+    protocol: str, http_status: int, expected: type[Overloaded | NotReady]
+):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED if http_status == 429 else grpc.StatusCode.UNAVAILABLE
+    rest, servicer = Predictor(http(http_status, retry_after="7")), Servicer("a", code, retry_after="7")
+    async with rest.listening(), servicer.listening() as port:
+        ours = client(rest.port if protocol == "v2" else port, protocol=protocol)
+        with pytest.raises(expected, match="the predictor answered") as caught:
+            await ours.infer(question())
+        await ours.close()
+    refusal = refuse(caught.value, lambda: "a request", log=logging.getLogger("test"))
+    assert (refusal.http_status, refusal.retry_after_s) == (http_status, 7)
+
+
+async def test_a_grpc_refusal_of_our_own_server_is_tried_again_as_over_rest():
+    servicer = Servicer("a", grpc.StatusCode.UNAVAILABLE, retry_after="0")
     async with servicer.listening() as port:
         ours = client(port, protocol="grpc-v2", retries=1)
         assert (await ours.infer(question())).model_name == "a"

@@ -3,8 +3,8 @@
 What KServe's own client leaves out and this one has: the request's deadline goes along (`timeout`, or gRPC's own), trace and
 request-id headers go along, channels belong to their target (KServe's factory keeps one gRPC channel per process and sends every
 model's requests to the first predictor it ever saw), and a request is never sent twice unless the predictor cannot have begun
-on the first: no connection was made, or it said itself that it had not (429 or 503 with Retry-After, gRPC's
-`grpc-retry-pushback-ms`).
+on the first: no connection was made, or it said itself that it had not (429 or 503 with Retry-After; RESOURCE_EXHAUSTED or UNAVAILABLE
+with `grpc-retry-pushback-ms`, or `retry-after` as our own servers send it).
 """
 
 from __future__ import annotations
@@ -408,13 +408,15 @@ def _grpc_refusal(error: grpc.aio.AioRpcError) -> Exception:
     details = error.details() or code.name
     if code == grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
         return Unreachable(f"no connection to the predictor: {details}")
-    pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+    trailing = dict(error.trailing_metadata() or ())
+    pushback_s = _seconds(str(trailing.get("grpc-retry-pushback-ms", "")), 0.001)
+    after_s = pushback_s if pushback_s is not None else _seconds(str(trailing.get("retry-after", "")))
     number = int(code.value[0])
     message = details if code == grpc.StatusCode.INVALID_ARGUMENT else f"the predictor answered {code.name}: {details}"
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return _Refused(error_of_credentials(401 if code == grpc.StatusCode.UNAUTHENTICATED else 403, message), None)
     retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-    return _Refused(error_of_grpc(number, message), _seconds(str(pushback or ""), 0.001) if retry else None)
+    return _Refused(error_of_grpc(number, message, after_s), after_s if retry else None)
 
 
 def _v1_document(request: InferRequest) -> dict[str, Any]:

@@ -35,18 +35,20 @@ def error_of_status(status: int, message: str, retry_after_s: float | None = Non
     if status == 429:
         return Overloaded(message, retry_after_s or 1.0)
     if status == 503:
-        return NotReady(message)
+        return NotReady(message, retry_after_s)
     if status == 504:
         return TimedOut(message)
     return UpstreamFailed(message)
 
 
-def error_of_grpc(code: int, message: str) -> SerinusError:
-    """Read a gRPC status likewise."""
+def error_of_grpc(code: int, message: str, retry_after_s: float | None = None) -> SerinusError:
+    """Read a gRPC status likewise; UNAVAILABLE is what 503 is over REST (gRPC, http-grpc-status-mapping.md)."""
     if code in (GrpcStatus.INVALID_ARGUMENT, GrpcStatus.OUT_OF_RANGE):
         return InvalidInput(message)
     if code == GrpcStatus.RESOURCE_EXHAUSTED:
-        return Overloaded(message)
+        return Overloaded(message, retry_after_s or 1.0)
+    if code == GrpcStatus.UNAVAILABLE:
+        return NotReady(message, retry_after_s)
     if code == GrpcStatus.DEADLINE_EXCEEDED:
         return TimedOut(message)
     return UpstreamFailed(message)

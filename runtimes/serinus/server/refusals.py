@@ -41,9 +41,8 @@ def refuse(error: BaseException, what: Callable[[], str], *, log: logging.Logger
         log.error("%s failed", what(), exc_info=error)
         error = ModelFailed("the server failed to answer this request; its log has the details")
     retry_after_s = None
-    if isinstance(error, Overloaded):
-        retry_after_s = max(1, math.ceil(error.retry_after_s))
-    elif isinstance(error, NotReady):
-        retry_after_s = _NOT_READY_S
+    if isinstance(error, Overloaded | NotReady):
+        wanted_s = error.retry_after_s
+        retry_after_s = _NOT_READY_S if wanted_s is None else max(1, math.ceil(wanted_s))
     allow = error.allow if isinstance(error, MethodNotAllowed) else ()
     return Refusal(error.http_status, error.grpc_status or GrpcStatus.INTERNAL, str(error), retry_after_s, allow)

@@ -80,7 +80,8 @@ def _of_client(error: Exception) -> SerinusError | None:
     httpx: Any = sys.modules.get("httpx")
     if httpx is not None:
         if isinstance(error, httpx.HTTPStatusError):
-            return error_of_status(error.response.status_code, str(error))  # type: ignore[attr-defined] # checked above
+            after_s = _seconds(error.response.headers)  # type: ignore[attr-defined] # checked above
+            return error_of_status(error.response.status_code, str(error), after_s)  # type: ignore[attr-defined] # likewise
         if isinstance(error, httpx.TimeoutException):
             return TimedOut(f"the predictor did not answer in time: {error}")
         if isinstance(error, httpx.HTTPError):
@@ -99,9 +100,16 @@ def _of_client(error: Exception) -> SerinusError | None:
 def _status_error(status: int, message: str, headers: Mapping[str, str] | None) -> SerinusError:
     """Keep exactly the status that a class chose itself (`fastapi.HTTPException`), and when it said to come back."""
     if status == 429:
-        after = next((value for name, value in (headers or {}).items() if name.lower() == "retry-after"), "")
-        return Overloaded(message, float(after) if after.isdecimal() else 1.0)
+        return Overloaded(message, _seconds(headers or {}) or 1.0)
+    if status == 503:
+        return NotReady(message, _seconds(headers or {}))
     error: SerinusError = ClientError(message) if 400 <= status < 500 else ServerError(message)
     return error.with_status(
         status, _GRPC_OF_STATUS.get(status, GrpcStatus.INVALID_ARGUMENT if status < 500 else GrpcStatus.INTERNAL)
     )
+
+
+def _seconds(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After; None where it is not there, or is a date."""
+    after = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
+    return float(after) if after.isascii() and after.isdecimal() and len(after) < 10 else None
