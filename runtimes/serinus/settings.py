@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,39 @@ from typing import Any, Literal
 from .bounds import INSTANCES
 from .protocol.types import Limits, TensorSpec
 
-__all__ = ["DATA_FOLDERS", "BatchSettings", "ModelSettings", "PredictorSettings", "ServerSettings", "cpu_limit"]
+__all__ = [
+    "DATA_FOLDERS",
+    "BatchSettings",
+    "ModelSettings",
+    "PredictorSettings",
+    "ServerSettings",
+    "cpu_limit",
+    "is_service_link",
+]
 
 DATA_FOLDERS = (Path("/mnt/models"), Path("/mnt/pvc"))
 """Where KServe puts models and mounts their volumes (kserve.constants DEFAULT_MODEL_LOCAL_DIR; storage_initializer_injector.go
 PvcSourceMountPath, to which its storage initializer makes links). A model's settings and links may lead there."""
+
+
+_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?$")
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+
+
+def is_service_link(variable: str, value: str, known: Collection[str] = ()) -> bool:
+    """Tell a variable that the kubelet sets for a Service of that name from a setting (Kubernetes, "Accessing the Service").
+
+    A Service `serinus` gives SERINUS_PORT_80_TCP_ADDR; `serinus-metrics` gives SERINUS_METRICS_PORT, which is a setting's name too: there
+    the value tells, `tcp://10.96.13.7:9000`, which is no port.
+
+    Args:
+        variable: its name.
+        value: its text.
+        known: names of settings.
+    """
+    if variable in known:
+        return variable.endswith("_PORT") and _LINK_VALUE.fullmatch(value.strip()) is not None
+    return _LINK_NAME.search(variable) is not None
 
 
 def cpu_limit() -> float:

@@ -205,6 +205,16 @@ def test_a_recipe_is_a_preset_and_what_the_environment_changes():
     assert recipe_of("efficientnet-lite0", {"IMAGE_PIXELS_PRESET": "torchvision"}) == PRESETS["efficientnet-lite0"]
 
 
+def test_a_service_called_image_pixels_changes_no_recipe():
+    links = {
+        "IMAGE_PIXELS_SERVICE_HOST": "10.96.0.9",
+        "IMAGE_PIXELS_SERVICE_PORT_HTTP": "80",
+        "IMAGE_PIXELS_PORT": "tcp://10.96.0.9:80",
+        "IMAGE_PIXELS_PORT_80_TCP_ADDR": "10.96.0.9",
+    }
+    assert recipe_of(None, links) == PRESETS["keras-resnet50"]
+
+
 def test_all_that_is_wrong_with_a_recipe_is_told_at_once():
     environment = {
         "IMAGE_PIXELS_PRESET": "vgg",

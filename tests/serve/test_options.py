@@ -129,6 +129,35 @@ def test_the_kubelets_service_links_are_no_settings():
     assert parse([], links).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [
+        ("SERINUS_METRICS_PORT", "metrics_port"),
+        ("MLSERVER_METRICS_PORT", "metrics_port"),
+        ("SERINUS_HTTP_PORT", "http_port"),
+        ("MLSERVER_HTTP_PORT", "http_port"),
+        ("SERINUS_GRPC_PORT", "grpc_port"),
+        ("MLSERVER_GRPC_PORT", "grpc_port"),
+    ],
+)
+@pytest.mark.parametrize("value", ["tcp://10.96.13.7:9000", "udp://10.96.13.7:53", "tcp://[fd00::7]:9000"])
+def test_a_service_link_that_has_a_settings_name_is_ignored_and_told(variable: str, option: str, value: str):
+    parsed = parse([], {variable: value})
+    assert parsed.sources[option] == "default"
+    assert len(parsed.warnings) == 1
+    assert f"{variable}={value} is Kubernetes' link to a Service" in parsed.warnings[0]
+
+
+def test_a_service_link_hides_no_variable_of_the_same_setting():
+    parsed = parse([], {"SERINUS_METRICS_PORT": "tcp://10.96.13.7:9000", "MLSERVER_METRICS_PORT": "9100"})
+    assert parsed.values["metrics_port"] == 9100
+
+
+def test_a_port_that_is_neither_a_number_nor_a_link_is_refused():
+    with pytest.raises(ConfigError, match="'tcp:9000' is not a whole number"):
+        parse([], {"SERINUS_METRICS_PORT": "tcp:9000"})
+
+
 def test_our_variable_wins_over_anothers_for_the_same_option():
     parsed = parse([], {"INFERENCE_SERVICE_NAME": "a", "MLSERVER_MODEL_NAME": "b", "SERINUS_MODEL_NAME": "c"})
     assert parsed.values["model_name"] == "c"

@@ -6,6 +6,7 @@ A recipe is a preset and what the environment changes of it, IMAGE_PIXELS_<FIELD
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,10 @@ _NUMBERS = {"resize": 1, "crop": 1, "top_k": 1, "max_pixels": 1, "max_images": 1
 _TRIPLES = ("mean", "scale")
 
 
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?$")
+"""What the kubelet sets for a Service called image-pixels (Kubernetes, "Accessing the Service"); none of these is a field."""
+
+
 def recipe_of(preset: str | None, environment: Mapping[str, str]) -> Recipe:
     """Read the recipe that a preset and the environment make.
 
@@ -99,7 +104,11 @@ def recipe_of(preset: str | None, environment: Mapping[str, str]) -> Recipe:
     Raises:
         ValueError: with every variable that is unknown or wrong, and what is accepted.
     """
-    given = {key[len(PREFIX) :].lower(): value for key, value in environment.items() if key.startswith(PREFIX)}
+    given = {
+        key[len(PREFIX) :].lower(): value
+        for key, value in environment.items()
+        if key.startswith(PREFIX) and not _SERVICE_LINK.search(key)
+    }
     name = preset or given.pop("preset", "") or "keras-resnet50"
     given.pop("preset", None)
     problems: list[str] = []

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from ..settings import ServerSettings
+from ..settings import ServerSettings, is_service_link
 from ..small_file import read_text
 from .numbers import number_of
 
@@ -289,8 +288,7 @@ OTHER_ENVIRONMENT: frozenset[str] = frozenset(
 )
 """Our variables that other parts read."""
 
-_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?$")
-"""What the kubelet sets for a Service that happens to be called serinus or mlserver (SERINUS_PORT_80_TCP_ADDR)."""
+_OURS_AND_MLSERVERS = ("MLSERVER_", "SERINUS_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +418,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
             continue
         take(option, text, f"--{flag}")
 
+    linked = {variable for variable, text in environment.items() if is_service_link(variable, text, by_env)}
+    for variable in sorted(linked & by_env.keys()):
+        warnings.append(
+            f"{variable}={environment[variable]} is Kubernetes' link to a Service of that name and no setting: ignored "
+            "(enableServiceLinks: false in the pod leaves such variables out)"
+        )
+    environment = {variable: text for variable, text in environment.items() if variable not in linked}
     for variable, text in environment.items():
         option = by_env.get(variable)
         if variable == "MLSERVER_MODEL_MAX_BATCH_SIZE" and text.strip() in {"0", "1"}:
@@ -435,11 +440,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
                     take(option, text, variable)
         elif variable in INERT_ENVIRONMENT:
             warnings.append(f"{variable} has no effect here: {INERT_ENVIRONMENT[variable]}")
-        elif (
-            variable.startswith(("MLSERVER_", "SERINUS_"))
-            and variable not in OTHER_ENVIRONMENT
-            and not _SERVICE_LINK.search(variable)
-        ):
+        elif variable.startswith(_OURS_AND_MLSERVERS) and variable not in OTHER_ENVIRONMENT:
             problems.append(f"{variable} is not a setting of serinus{_suggest(variable, by_env)}")
 
     chosen = [Path(values["settings"])] if values.get("settings") else _beside_models(paths, values)

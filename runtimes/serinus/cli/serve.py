@@ -116,8 +116,9 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
         transformer=values["transformer"] or None,
         predictor=predictor,
     )
-    control_fd, http_fd = os.environ.get("SERINUS_CONTROL_FD"), os.environ.get("SERINUS_HTTP_FD")
-    grpc_port = os.environ.get("SERINUS_GRPC_BOUND_PORT")
+    handed = os.environ if os.environ.get("SERINUS_CONTROL_FD") else {}  # by the supervisor of several workers
+    control_fd, http_fd = handed.get("SERINUS_CONTROL_FD"), handed.get("SERINUS_HTTP_FD")
+    grpc_port = handed.get("SERINUS_GRPC_BOUND_PORT")
     launch = Launch(
         server=server,
         models=models,
