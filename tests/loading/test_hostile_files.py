@@ -11,7 +11,7 @@ import pytest
 from serinus import verification_records
 from serinus.artifacts import declares_no_batch
 from serinus.bounds import ModelBounds
-from serinus.cli.serve import _names, _own_name
+from serinus.cli.startup_models import own_name, repository_names
 from serinus.dataplane.sizes import check_settings
 from serinus.errors import ConfigError
 from serinus.loading import settings_from_directory
@@ -86,7 +86,7 @@ def test_a_triton_configuration_may_say_a_size_of_any_length(tmp_path, size, no)
 def test_a_repository_is_listed_whatever_lies_where_settings_would(tmp_path, kind):
     (tmp_path / "model").mkdir()
     KINDS[kind][0](tmp_path / "model" / "model-settings.json")
-    assert _own_name(tmp_path / "model") == "model"
+    assert own_name(tmp_path / "model") == "model"
 
 
 def test_a_settings_file_that_is_too_large_is_refused_in_words(tmp_path):
@@ -139,4 +139,4 @@ def test_an_index_leaves_out_what_can_be_no_name(tmp_path):
         os.mkdir(os.fsencode(tmp_path) + b"/" + name)
     (tmp_path / "said").mkdir()
     (tmp_path / "said" / "model-settings.json").write_text(json.dumps({"name": "\ud800"}))
-    assert _names(tmp_path) == ["good"]
+    assert repository_names(tmp_path) == ["good"]

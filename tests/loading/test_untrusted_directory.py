@@ -24,7 +24,7 @@ from ensemble_support import write as write_ensemble
 from lightgbm_support import load, save, train
 from serinus.artifacts import read_labels
 from serinus.cli.options import parse
-from serinus.cli.serve import _discover, _models
+from serinus.cli.startup_models import discover, find_models
 from serinus.errors import ConfigError
 from serinus.hosts import build_model
 from serinus.loading import settings_from_directory
@@ -208,20 +208,20 @@ def test_the_options_are_flags_variables_and_keys_and_take_several(tmp_path: Pat
         (["--allow_implementation", "x.*", f"--allow_implementation={__name__}.*"], {}),
         ([], {"SERINUS_ALLOW_IMPLEMENTATION": f"x.*, {__name__}.*"}),
     ):
-        (settings,) = _models(parse([str(folder), *words], environment), None)
+        (settings,) = find_models(parse([str(folder), *words], environment), None).models
         assert settings.implementation == f"{__name__}.OwnModel"
     (tmp_path / "own.json").write_text(json.dumps({"allow_implementation": [f"{__name__}.*"], "allow_uri": ["/data"]}))
-    (settings,) = _models(parse([str(folder), "--settings", str(tmp_path / "own.json")], {}), None)
+    (settings,) = find_models(parse([str(folder), "--settings", str(tmp_path / "own.json")], {}), None).models
     assert (settings.allow_implementation, settings.allow_uri) == ((f"{__name__}.*",), (Path("/data"),))
     with pytest.raises(ConfigError, match="--allow_implementation"):
-        _models(parse([str(folder)], {}), None)
+        find_models(parse([str(folder)], {}), None)
 
 
 def test_a_load_from_the_repository_is_held_to_the_same(tmp_path: Path):
     write(tmp_path / "m", name="m", implementation="os.system")
     parsed = parse(["--model_repository", str(tmp_path), "--load_models_at_startup", "false"], {})
     with pytest.raises(ConfigError, match="none of the installed runtimes"):
-        _discover(parsed, tmp_path, "m")
+        discover(parsed, tmp_path, "m")
 
 
 def test_a_server_neither_starts_with_nor_loads_what_calls_a_function(tmp_path: Path):
@@ -346,7 +346,7 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_repository_from_being_listed
     write(tmp_path / "deep", "[" * 100_000)
     write(tmp_path / "good", name="good", implementation="xgboost_server")
     parsed = parse(["--model_repository", str(tmp_path), "--load_models_at_startup", "false"], {})
-    found = _discover(parsed, tmp_path, "good")
+    found = discover(parsed, tmp_path, "good")
     assert found is not None
     assert [settings.name for settings in found] == ["good"]
 
@@ -426,10 +426,10 @@ def test_a_folder_of_a_repository_that_is_a_link_out_of_it_is_refused(tmp_path: 
     (tmp_path / "repository" / "m").symlink_to(tmp_path / "elsewhere")
     flags = ["--model_repository", str(tmp_path / "repository"), "--load_models_at_startup", "false"]
     with pytest.raises(ConfigError, match="leads out of the repository"):
-        _discover(parse(flags, {}), tmp_path / "repository", "m")
+        discover(parse(flags, {}), tmp_path / "repository", "m")
     with pytest.raises(ConfigError, match="leads out of"):
         settings_from_directory(tmp_path / "repository")
-    assert _discover(parse([*flags, "--allow_uri", str(tmp_path)], {}), tmp_path / "repository", "m")
+    assert discover(parse([*flags, "--allow_uri", str(tmp_path)], {}), tmp_path / "repository", "m")
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.txt", "link.txt"])

@@ -27,7 +27,8 @@ from serinus import Model, ModelSettings, TensorSpec
 from serinus.artifacts import read_labels
 from serinus.bounds import BOUNDS, ModelBounds
 from serinus.cli.options import OPTIONS, parse
-from serinus.cli.serve import _of_paths, _server_settings
+from serinus.cli.serve import _server_settings
+from serinus.cli.startup_models import _of_paths
 from serinus.client.predictor_client import _seconds
 from serinus.dataplane.batching.deadlines import Deadlines
 from serinus.dataplane.overrides import overridden

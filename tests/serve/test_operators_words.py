@@ -8,7 +8,8 @@ import pytest
 
 from lightgbm_support import save, train
 from serinus.cli.options import parse
-from serinus.cli.serve import _models, _server_settings
+from serinus.cli.serve import _server_settings
+from serinus.cli.startup_models import find_models
 from serinus.errors import ConfigError
 from serinus.loading import installed
 
@@ -32,7 +33,7 @@ def test_a_runtime_of_mlservers_that_is_not_installed_is_ours_in_a_variable_too(
         "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_lightgbm.LightGBMModel",
         "MLSERVER_MODEL_URI": str(model),
     }
-    (settings,) = _models(parse([], variables), None)
+    (settings,) = find_models(parse([], variables), None).models
     assert (settings.name, settings.implementation) == ("m", "lightgbm_server")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serinus.cli.options import OPTIONS, parse
-from serinus.cli.serve import _discover, _models
+from serinus.cli.startup_models import discover, find_models
 from serinus.errors import ConfigError
 
 
@@ -204,7 +204,7 @@ def test_a_model_that_is_loaded_later_gets_the_settings_of_the_command_line_too(
         "--extra",
         "optimization=basic",
     ]
-    (found,) = _discover(parse(words, {}), tmp_path, "later") or ()
+    (found,) = discover(parse(words, {}), tmp_path, "later") or ()
     assert (found.name, found.threads, found.batch.max_batch_rows) == ("later", 3, 7)
     assert found.extra == {"optimization": "basic"}
 
@@ -214,7 +214,7 @@ def test_a_name_that_is_no_folder_of_the_repository_is_nothing_to_load(tmp_path:
     for folder in ("later", ".hidden"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.onnx").write_bytes(b"")
-    assert _discover(parse(["--model_repository", str(tmp_path)], {}), tmp_path, name) is None
+    assert discover(parse(["--model_repository", str(tmp_path)], {}), tmp_path, name) is None
 
 
 @pytest.mark.parametrize(("folders", "version"), [(["one"], "5"), (["one", "two"], "")])
@@ -225,16 +225,16 @@ def test_a_version_for_one_model_is_not_given_to_one_of_several_when_it_is_loade
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.onnx").write_bytes(b"")
     parsed = parse(["--model_repository", str(tmp_path), "--model_version", "5"], {})
-    assert {settings.version for settings in _models(parsed, tmp_path)} == {version}
-    assert {settings.version for settings in _discover(parsed, tmp_path, "one") or ()} == {version}
+    assert {settings.version for settings in find_models(parsed, tmp_path).models} == {version}
+    assert {settings.version for settings in discover(parsed, tmp_path, "one") or ()} == {version}
 
 
 def test_a_named_directory_is_read_again_by_the_name_that_it_is_served_under(tmp_path: Path):
     (tmp_path / "model.onnx").write_bytes(b"")
     parsed = parse([str(tmp_path), "--model_name", "m"], {})
-    (found,) = _discover(parsed, None, "m") or ()
+    (found,) = discover(parsed, None, "m") or ()
     assert found.model_dir == tmp_path
-    assert _discover(parsed, None, "other") is None
+    assert discover(parsed, None, "other") is None
 
 
 def test_mlservers_extra_is_so_many_settings_of_the_runtime():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -89,7 +90,7 @@ OPTIONS: tuple[Option, ...] = (
         "model_name",
         str | None,
         None,
-        "name in URLs; default: INFERENCE_SERVICE_NAME, else the directory's settings, else 'model'",
+        "name in URLs; default: INFERENCE_SERVICE_NAME, else the directory's settings, else the folder's name; 'model' for /mnt/models",
         "Model",
         env=("MLSERVER_MODEL_NAME", "INFERENCE_SERVICE_NAME"),
     ),
@@ -168,6 +169,21 @@ OPTIONS: tuple[Option, ...] = (
         "load what the repository holds at start",
         "Model",
         env=("MLSERVER_LOAD_MODELS_AT_STARTUP",),
+    ),
+    Option(
+        "exit_on_error",
+        bool,
+        False,
+        "end the start where a model of the repository does not load, as Triton does by default; without it that model is listed as "
+        "UNAVAILABLE and the others are served",
+        "Model",
+    ),
+    Option(
+        "strict_readiness",
+        bool,
+        False,
+        "not ready while a model of the repository that did not load at start is neither loaded nor unloaded, as Triton by default",
+        "Model",
     ),
     Option(
         "batchable",
@@ -419,11 +435,11 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
         take(option, text, f"--{flag}")
 
     linked = {variable for variable, text in environment.items() if is_service_link(variable, text, by_env)}
-    for variable in sorted(linked & by_env.keys()):
-        warnings.append(
-            f"{variable}={environment[variable]} is Kubernetes' link to a Service of that name and no setting: ignored "
-            "(enableServiceLinks: false in the pod leaves such variables out)"
-        )
+    warnings.extend(
+        f"{variable}={environment[variable]} is Kubernetes' link to a Service of that name and no setting: ignored "
+        "(enableServiceLinks: false in the pod leaves such variables out)"
+        for variable in sorted(linked & by_env.keys())
+    )
     environment = {variable: text for variable, text in environment.items() if variable not in linked}
     for variable, text in environment.items():
         option = by_env.get(variable)
@@ -481,7 +497,8 @@ def _beside_models(paths: Sequence[str], values: Mapping[str, Any]) -> list[Path
     return [
         folder / "settings.json"
         for folder in folders
-        if (folder / "settings.json").is_file()
+        # Where the folder cannot be read, who serves it says so.
+        if os.path.isfile(folder / "settings.json")
         and ((folder / "model-settings.json").is_file() or any(folder.glob("*/model-settings.json")))
     ]
 

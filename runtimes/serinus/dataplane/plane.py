@@ -8,7 +8,8 @@ for callers that await. What becomes of a request is its model's `Servable`'s bu
 A transport knows the plane's verbs and nothing behind them.
 
 Readiness, for /v2/health/ready: at least one model answers (MLServer and KServe say "ready" with none, and a rollout
-that loaded nothing was promoted), every model that was asked for at start does, and the server does not stop.
+that loaded nothing was promoted), every model that was asked for at start does, and the server does not stop. A repository's model that
+did not load at start is waited for with `strict_readiness` alone (Triton's `--strict-readiness`): the others are served without it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
@@ -64,6 +65,7 @@ class Plane(Descriptions):
         metrics: the registry's, unless given.
         extensions: what the server metadata advertises.
         ready_when_empty: ready with no model, for a server that is filled by load requests.
+        strict_readiness: not ready while a model that was spared at start is neither loaded nor unloaded.
         limits: of V1 bodies, which the plane decodes.
         access: who may load and unload over a transport; whoever holds the plane itself may.
     """
@@ -75,6 +77,7 @@ class Plane(Descriptions):
         metrics: Metrics | None = None,
         extensions: Sequence[str] = EXTENSIONS,
         ready_when_empty: bool = False,
+        strict_readiness: bool = False,
         limits: Limits = Limits(),  # noqa: B008 # frozen
         access: RepositoryAccess = RepositoryAccess(),  # noqa: B008 # frozen
     ) -> None:
@@ -83,11 +86,14 @@ class Plane(Descriptions):
         self.access = access
         """What a transport asks before it calls `load` or `unload`."""
         self._ready_when_empty = ready_when_empty
+        self._strict_readiness = strict_readiness
         self._limits = limits
         self._clock = registry.clock
         self._defaults: Mapping[str, Servable] = registry.defaults
         self._required: set[tuple[str, str]] = set()
         """Models asked for at start and not unloaded since."""
+        self._missing: set[str] = set()
+        """Names that were spared at start, and neither loaded nor unloaded since."""
         self.on_load: Callable[[], None] = lambda: None
         """Called when a load request has brought a model, whose own routes may be new."""
         self._started = False
@@ -245,7 +251,7 @@ class Plane(Descriptions):
 
     def ready(self) -> bool:
         """New requests are welcome; see the module's theory of operation."""
-        if self._stopping:
+        if self._stopping or (self._missing and (self._strict_readiness or not self.registry.defaults)):
             return False
         if not self.registry.defaults:
             return self._ready_when_empty and self._started
@@ -272,6 +278,7 @@ class Plane(Descriptions):
             await self.registry.load(name, parameters)
         except ConfigError as error:
             raise InvalidInput(f"model '{name}' cannot be loaded: {'; '.join(error.problems)}") from error
+        self._missing.discard(name)
         self.on_load()
         # A version that has left the disk was unloaded: readiness no longer waits for it.
         self._required = {key for key in self._required if key[0] != name or not self.registry.is_unloaded(*key)}
@@ -279,16 +286,32 @@ class Plane(Descriptions):
     async def unload(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
         """Unload a model; readiness no longer waits for it. See `Registry.unload`."""
         await self.registry.unload(name, parameters)
+        self._missing.discard(name)
         self._required = {key for key in self._required if key[0] != name}
 
     # Life
 
-    async def start(self, models: Sequence[ModelSettings]) -> None:
+    async def start(
+        self,
+        models: Sequence[ModelSettings],
+        *,
+        spared: Collection[str] = (),
+        broken: Mapping[str, str] = NO_PARAMETERS,
+    ) -> None:
         """Load models, all at a time; ready waits for them.
+
+        Args:
+            models: in all their versions.
+            spared: names whose failure is logged and told in the index, and does not end the start.
+            broken: name to reason of what is there and cannot be loaded, for the index.
 
         Raises:
             SerinusError: the first that does not load; the others are loaded all the same.
         """
+        for name, reason in broken.items():
+            _log.error("model '%s' does not load: %s", name, reason)
+            self.registry.add_broken(name, reason)
+            self._missing.add(name)
         self._required.update((settings.name, settings.version) for settings in models)
         by_name: dict[str, list[ModelSettings]] = {}
         for settings in models:
@@ -297,8 +320,12 @@ class Plane(Descriptions):
             *(self.registry.add(*versions) for versions in by_name.values()), return_exceptions=True
         )
         self._started = True
-        for result in results:
-            if isinstance(result, BaseException):
+        for name, result in zip(by_name, results, strict=True):
+            if isinstance(result, Exception) and name in spared:
+                _log.error("model '%s' does not load: %s", name, result)
+                self._missing.add(name)
+                self._required = {key for key in self._required if key[0] != name or self._answers(*key)}
+            elif isinstance(result, BaseException):
                 raise result
 
     def stop_ready(self) -> None:

@@ -92,17 +92,28 @@ class Registry(ModelTable):
 
         Raises:
             Conflict: the name is loading already.
-            SerinusError: one does not load; what was READY before serves on.
+            SerinusError: the first that does not load, the others do all the same; what was READY before serves on.
         """
         name = versions[0].name
         if name in self._busy:
             raise Conflict(f"model '{name}' is loading already; wait until it is ready")
         self._busy.add(name)
+        problem: SerinusError | None = None
         try:
             for settings in versions:
-                await self._load(settings)
+                try:
+                    await self._load(settings)
+                except SerinusError as error:
+                    problem = problem or error
         finally:
             self._busy.discard(name)
+        if problem is not None:
+            raise problem
+
+    def add_broken(self, name: str, reason: str) -> None:
+        """List a name of which nothing is known but why it cannot be loaded; a load request reads it again."""
+        settings = ModelSettings(name=name)
+        self._entries.setdefault(name, {})[""] = Entry(settings, settings, "UNAVAILABLE", reason, broken=True)
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a name from the repository, or again from its settings (extension_model_repository.md, "Load").
@@ -123,6 +134,7 @@ class Registry(ModelTable):
         self._busy.add(name)
         try:
             found = await self._find(name)
+            self._forget_broken(name)
             config = parameters.get("config")
             changed = [settings if config is None else self._overridden(settings, config) for settings in found]
             for settings, own in zip(changed, found, strict=True):
@@ -205,6 +217,12 @@ class Registry(ModelTable):
             if self._index is not None:
                 raise NotFound(f"model '{name}' is not in the model repository")
         return [entry.own for _, entry in sorted(self._entries.get(name, {}).items())] or [self.entry(name).own]
+
+    def _forget_broken(self, name: str) -> None:
+        """Let the settings that could be read now take the place of the reason why they could not."""
+        versions = self._entries.get(name, {})
+        if "" in versions and versions[""].broken:
+            del versions[""]
 
     async def _load(self, settings: ModelSettings, own: ModelSettings | None = None) -> None:
         name, version = settings.name, settings.version

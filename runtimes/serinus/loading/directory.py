@@ -28,6 +28,7 @@ from ..protocol.datatypes import DATATYPES
 from ..protocol.types import NO_PARAMETERS, TensorSpec
 from ..settings import DATA_FOLDERS, BatchSettings, ModelSettings
 from ..small_file import read_text
+from .model_folders import model_folders
 from .model_formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation, is_runtime
 from .version_policy import saved_model_versions
 
@@ -102,8 +103,11 @@ def settings_from_directory(
     if not path.exists():
         raise ConfigError(f"{path}: no such file or directory")
     allowed = ModelSettings(name="", allow_implementation=tuple(allow_implementation), allow_uri=tuple(allow_uri))
-    found = _found(path, implementation, allowed)
-    return [version for settings in found for version in saved_model_versions(settings, extra)]
+    try:
+        found = _found(path, implementation, allowed)
+        return [version for settings in found for version in saved_model_versions(settings, extra)]
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
 
 
 def folder_name(settings: ModelSettings) -> str:
@@ -120,8 +124,7 @@ def _found(path: Path, implementation: str, allowed: ModelSettings) -> list[Mode
         named = implementation or infer_implementation(path)
         return [dataclasses.replace(allowed, implementation=named, model_dir=path)]
     except ConfigError as error:
-        children = [] if path.is_file() else sorted(path.iterdir())
-        folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
+        folders = () if path.is_file() else model_folders(path).models
         if not folders:
             raise
         out = [child for child in folders if leads_out(child, path, allowed.allow_uri)]

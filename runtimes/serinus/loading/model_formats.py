@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from .model_folders import why_unreadable
 
 __all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "installed", "is_runtime"]
 
@@ -57,7 +58,7 @@ def _is_xgboost(path: Path) -> bool:
 
 def _is_saved_model(path: Path) -> bool:
     """Whether this is a SavedModel folder, or a folder of numbered ones (TensorFlow Serving's layout)."""
-    if not path.is_dir():
+    if not path.is_dir() or why_unreadable(path) is not None:  # a volume's lost+found is nobody's to read
         return False
     if (path / "saved_model.pb").is_file():
         return True

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -49,6 +49,12 @@ class Launch:
     models: Sequence[ModelSettings]
     factory: Callable[[ModelSettings], Model]
     """Makes a model of its settings; runs in a thread."""
+    spared: Collection[str] = ()
+    """Names among them that may fail to load: they are listed as unavailable, and the others are served."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Name to reason of models that are listed as unavailable from the start: their files cannot be read."""
+    strict_readiness: bool = False
+    """Not ready while a model that is `spared` or `broken` is neither loaded nor unloaded."""
     discover: Callable[[str], Sequence[ModelSettings] | None] | None = None
     """Finds a model by name, for load requests; None: what was started is loaded again as it was."""
     index: Callable[[], Sequence[str]] | None = None
@@ -185,6 +191,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         metrics=metrics,
         limits=settings.limits,
         ready_when_empty=launch.index is not None,
+        strict_readiness=launch.strict_readiness,
         access=launch.access,
     )
     worker: _Worker | None = None
@@ -194,7 +201,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         listener = asyncio.ensure_future(worker.listen())
         plane.workers_statistics = worker.statistics
 
-    loading = asyncio.ensure_future(plane.start(launch.models))
+    loading = asyncio.ensure_future(plane.start(launch.models, spared=launch.spared, broken=launch.broken))
     await _first(loading, stop.wait())
     if not loading.done():
         loading.cancel()
