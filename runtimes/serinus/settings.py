@@ -19,13 +19,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from .bounds import INSTANCES
 from .protocol.types import Limits, TensorSpec
 
 __all__ = [
     "DATA_FOLDERS",
+    "UNVERSIONED",
     "BatchSettings",
     "ModelSettings",
     "PredictorSettings",
@@ -38,6 +39,9 @@ DATA_FOLDERS = (Path("/mnt/models"), Path("/mnt/pvc"))
 """Where KServe puts models and mounts their volumes (kserve.constants DEFAULT_MODEL_LOCAL_DIR; storage_initializer_injector.go
 PvcSourceMountPath, to which its storage initializer makes links). A model's settings and links may lead there."""
 
+UNVERSIONED: Final = "1"
+"""What the version of an unversioned model is called where one must be: Triton's first (extension_statistics.md wants a version, and
+perf_analyzer a number). It is found under it too; its metadata and responses name none."""
 
 _LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?$")
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")

@@ -612,6 +612,24 @@ async def test_the_predictors_version_and_the_trace_are_not_lost_on_the_way(prot
     assert seen["traceparent"] == "00-1"
 
 
+@pytest.mark.parametrize("sent", ["2", ""])
+async def test_the_version_of_a_transformer_is_none_of_its_predictors(sent: str):
+    async with Predictor(doubled).listening() as predictor:
+        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2")
+        async with serving(here("SuperTransformer"), predictor=settings, version="2") as plane:
+            response = await plane.infer(InferRequest("m", question().inputs, sent))
+    assert response.model_version == "2"
+    assert predictor.requests[0][1] == "/v2/models/m/infer"
+
+
+async def test_a_version_that_a_class_sets_itself_is_the_predictors():
+    async with Predictor(doubled).listening() as predictor:
+        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2")
+        async with serving(here("AsksForVersion"), predictor=settings) as plane:
+            await plane.infer(question())
+    assert predictor.requests[0][1] == "/v2/models/m/versions/7/infer"
+
+
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 async def test_response_headers_of_the_predictor_reach_a_transformer_that_asked_for_them_and_the_client(protocol: str):
     body = b'{"model_name": "m", "outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [3.0]}]}'

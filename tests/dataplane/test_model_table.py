@@ -47,12 +47,29 @@ async def test_the_default_is_the_highest_number_that_answers():
         assert registry.entry("m").settings.version == "10", "nobody answers: of all"
 
 
+async def test_an_unversioned_model_is_found_as_the_version_that_its_statistics_tell():
+    async with serving(Doubler, ModelSettings(name="plain"), version("2")) as plane:
+        (told,) = plane.statistics("plain")
+        assert plane.statistics("plain", told["version"]) == [told]
+        assert plane.model_ready("plain", told["version"])
+        assert plane.model_metadata("plain", told["version"]).versions == ()
+        assert plane.model_config("plain", told["version"]).max_batch_rows > 0
+        answer = await plane.infer(rows_of(1, name="plain", model_version=told["version"]))
+        assert answer.model_version == ""
+        with pytest.raises(NotFound, match="has no version '1'; its versions are '2'"):
+            plane.statistics("m", "1")
+
+
 @pytest.mark.parametrize(
     ("name", "number", "said"),
     [
         ("nobody", "", "model 'nobody' is not known; the models here are 'm', 'plain'"),
         ("m", "3", "model 'm' has no version '3'; its versions are 'beta', '9', '10'"),
-        ("plain", "1", "model 'plain' has no version '1'; its versions are none: it is not versioned"),
+        (
+            "plain",
+            "2",
+            "model 'plain' has no version '2'; its versions are none: it is not versioned, and found without one or as '1'",
+        ),
     ],
 )
 async def test_who_is_not_there_is_told_who_is(name: str, number: str, said: str):

@@ -491,6 +491,37 @@ async def test_requests_that_are_answered_together_are_counted_done_and_told_onc
         assert plane.registry.find("m").in_flight == 0
 
 
+class Versionless(Whole):
+    """Answers, and streams, without a word on its version."""
+
+    streams = True
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        return InferResponse("m", ())
+
+    async def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+        async for _ in requests:
+            yield InferResponse("m", (), "theirs")
+            yield InferResponse("m", ())
+
+
+async def test_the_answer_of_a_model_of_requests_names_its_version_as_any_others():
+    versioned = ModelSettings(name="m", version="3")
+    async with serving(Versionless, versioned) as plane:
+        assert (await plane.infer(InferRequest("m", []))).model_version == "3"
+        assert (await plane.infer(InferRequest("m", [], "3"))).model_version == "3"
+        told = [response.model_version async for response in plane.infer_stream(InferRequest("m", []))]
+        assert told == ["theirs", "3"]
+    async with serving(Joins, versioned) as plane:
+        model, answers = model_of(plane), []
+        for label in "ab":
+            plane.infer_nowait(InferRequest("m", [], id=label), answers.append)
+        while not model.joined:
+            await asyncio.sleep(0)
+        model.complete([InferResponse("m", ()), InferResponse("m", (), "3")])
+        assert [answer.model_version for answer in answers] == ["3", "3"]
+
+
 async def test_answers_that_are_too_few_are_the_models_failure():
     async with serving(Joins) as plane:
         model, told = model_of(plane), []

@@ -80,6 +80,32 @@ async def test_an_id_is_never_invented_even_where_kserves_helper_invents_one():
         assert (await plane.infer(InferRequest("m", [rows([1, 2])], headers=REST))).id is None
 
 
+@pytest.mark.parametrize(("version", "expected"), [("", ["8", "9"]), ("2", ["2", "2"])])
+async def test_the_version_that_a_class_answers_is_told_where_it_is_served_without_one(
+    version: str, expected: list[str]
+):
+    async with serving(here("OwnVersion"), version=version) as plane:
+        answers = [
+            await plane.infer(InferRequest("m", [Tensor.of("x", np.array([as_object]))])) for as_object in (0, 1)
+        ]
+    assert [answer.model_version for answer in answers] == expected
+
+
+@pytest.mark.parametrize("transformer", ["ImageTransformer", "SuperTransformer"])
+async def test_a_versioned_pipeline_is_asked_by_its_version_and_names_it(transformer: str):
+    async with serving("hosts_support:Pixels", transformer=here(transformer), version="2") as plane:
+        inputs = (
+            [Tensor.of("image", np.array([b"AQI="], dtype=object))]
+            if transformer == "ImageTransformer"
+            else [Tensor.of("pixels", np.ones((1, 2), np.float32))]
+        )
+        for version in ("", "2"):
+            answer = await plane.infer(InferRequest("m", inputs, version))
+            assert answer.model_version == "2"
+        assert plane.model_metadata("m").versions == ("2",)
+        assert plane.model_metadata("m-predictor", "2").versions == ("2",)
+
+
 async def test_coroutine_stages_run_in_order_with_the_headers():
     async with serving(here("AsyncStages")) as plane:
         response = await plane.infer(InferRequest("m", [rows([1, 2])], headers={**REST, "x-tenant": "blue"}))

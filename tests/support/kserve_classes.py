@@ -262,6 +262,24 @@ class Versioned(kserve.Model):
         return InferResponse(result.id, self.name, [output])
 
 
+class AsksForVersion(kserve.Model):
+    """Asks its predictor for a version."""
+
+    def preprocess(self, payload, headers=None):
+        payload.model_version = "7"
+        return payload
+
+
+class OwnVersion(kserve.Model):
+    """Says itself which version has answered: in its response, or in an object."""
+
+    def predict(self, payload, headers=None, response_headers=None):
+        output = {"name": "y", "shape": [1], "datatype": "INT64", "data": [1]}
+        if payload.inputs[0].as_numpy()[0]:
+            return {"model_name": self.name, "model_version": "9", "outputs": [output]}
+        return InferResponse("", self.name, [InferOutput("y", [1], "INT64", [1])], model_version="8")
+
+
 class Raising(kserve.Model):
     """Raises what the request's parameter names."""
 

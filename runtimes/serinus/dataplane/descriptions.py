@@ -9,6 +9,7 @@ from .. import __version__
 from ..errors import SerinusError
 from ..protocol.model_config import ModelConfig
 from ..protocol.types import ModelMetadata, ServerMetadata
+from ..settings import UNVERSIONED
 from .registry import Registry
 from .servables.servable import StreamKind
 from .telemetry.metrics import Metrics
@@ -70,7 +71,7 @@ class Descriptions:
             self.metrics.statistics(known, one).describe()
             for known in ([name] if name else self.registry.names())
             for one in self.registry.known_versions(known)
-            if not version or one == version
+            if not version or (one or UNVERSIONED) == version
         ]
 
     async def statistics_of_all(self, name: str = "", version: str = "") -> list[dict[str, Any]]:

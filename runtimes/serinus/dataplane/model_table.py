@@ -4,7 +4,7 @@ Each version of each name has an `Entry` with a state of Triton's model reposito
 and a reason where there is one. Entries are changed on the event loop's thread only, by the `Registry`.
 
 *The default version*, for requests that name none, is the highest numeric one that is READY; versions that are no
-number come after all numbers, in order of text.
+number come after all numbers, in order of text. An unversioned model is also found as version 1, as which its statistics tell of it.
 
 *A model behind another one* (the predictor of a pipeline in one process) belongs to that one and has no entry. It is found under its own
 name where an operator looks: statistics, metrics, readiness, metadata. It is not in the index, and requests for it are refused, since they
@@ -20,7 +20,7 @@ from typing import Literal
 
 from ..errors import NotFound, NotReady
 from ..model import Family
-from ..settings import ModelSettings
+from ..settings import UNVERSIONED, ModelSettings
 from .servables.servable import Servable
 
 __all__ = ["Entry", "ModelTable", "State", "all_behind", "rank"]
@@ -75,11 +75,11 @@ class ModelTable:
             known = ", ".join(f"'{known}'" for known in sorted(self._entries)[:8]) or "none"
             raise NotFound(f"model '{name}' is not known; the models here are {known}")
         if version:
-            entry = versions.get(version)
+            entry = versions.get("" if version == UNVERSIONED and version not in versions else version)
             if entry is None:
                 have = (
                     ", ".join(f"'{known}'" for known in sorted(versions, key=rank) if known)
-                    or "none: it is not versioned"
+                    or f"none: it is not versioned, and found without one or as '{UNVERSIONED}'"
                 )
                 raise NotFound(f"model '{name}' has no version '{version}'; its versions are {have}")
             return entry
@@ -163,7 +163,7 @@ class ModelTable:
             yield from all_behind(servable)
 
     def _find_behind(self, name: str, version: str) -> Servable | None:
-        found = [one for one in self._behind() if one.known_as == name and version in ("", one.version)]
+        found = [one for one in self._behind() if one.known_as == name and version in ("", one.version or UNVERSIONED)]
         return max(found, key=lambda one: rank(one.version)) if found else None
 
     def known_versions(self, name: str) -> tuple[str, ...]:

@@ -197,6 +197,8 @@ class RequestServable(Servable):
         for pending, response in zip(members, batch.outputs, strict=True):
             if pending.state == RUNNING:
                 pending.state = DONE
+                if self.version and not response.model_version:
+                    response = replace(response, model_version=self.version)
                 self._tell(pending.on_complete, response)
         return None
 
@@ -215,7 +217,7 @@ class RequestServable(Servable):
         return None
 
     def _complete(self, response: InferResponse, request: InferRequest) -> InferResponse:
-        """Make what the model answered the client's response: its name and id, the outputs that were asked for.
+        """Make what the model answered the client's response: its name, version and id, the outputs that were asked for.
 
         Raises:
             InvalidInput: an output that was asked for is not there, or cannot be classified.
@@ -223,6 +225,8 @@ class RequestServable(Servable):
         changes: dict[str, Any] = {}
         if not response.model_name:
             changes["model_name"] = self.name
+        if self.version and not response.model_version:
+            changes["model_version"] = self.version
         if response.id is None and request.id is not None:
             changes["id"] = request.id
         if request.outputs:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...errors import SerinusError
+from ...settings import UNVERSIONED
 from ..batching.pending_request import DONE, Batch, PendingRequest
 
 __all__ = ["LATENCY_BUCKETS_S", "ROW_BUCKETS", "Histogram", "ModelStatistics", "added"]
@@ -167,7 +168,7 @@ class ModelStatistics:
 
         return {
             "name": self.name,
-            "version": self.version or "1",
+            "version": self.version or UNVERSIONED,
             "last_inference": self.last_inference_ms,
             "inference_count": self.rows,
             "execution_count": self.executions,

@@ -145,6 +145,8 @@ class HostedRequest(KServeRequest):
     """`kserve.InferRequest` that remembers whether raw outputs are wanted."""
 
     _binary = False
+    _asked_version: str | None = None
+    """What the client asked for: the transformer's version, which says nothing of the predictor's."""
 
     @property
     def use_binary_outputs(self) -> bool:
@@ -180,6 +182,7 @@ def to_kserve_request(request: InferRequest, headers: Mapping[str, str]) -> Host
         request.model_version or None,
     )
     hosted._binary = request.binary  # our own subclass
+    hosted._asked_version = request.model_version or None
     return hosted
 
 
@@ -271,13 +274,16 @@ def from_kserve_request(
     headers: Mapping[str, str],
     deadline: float | None,
 ) -> InferRequest:
-    """Read the request that a `preprocess` made, on its way to the predictor.
+    """Read the request that a `preprocess` made, on its way to the predictor; of a version, where the class has set one itself.
 
     Raises:
         ModelFailed: its tensors contradict themselves.
     """
     parameters = _plain(hosted.parameters)
     parameters.pop("binary_data_output", None)
+    version = hosted.model_version or ""
+    if isinstance(hosted, HostedRequest) and version == hosted._asked_version:  # our own subclass
+        version = ""
     return InferRequest(
         model_name,
         [
@@ -290,7 +296,7 @@ def from_kserve_request(
             )
             for tensor in hosted.inputs
         ],
-        hosted.model_version or "",
+        version,
         hosted.id or None,
         parameters or NO_PARAMETERS,
         [RequestedOutput(output.name, _plain(output.parameters)) for output in hosted.request_outputs or ()] or None,
@@ -317,7 +323,8 @@ def to_kserve_response(response: InferResponse, grpc: bool) -> HostedResponse:
 def from_kserve_response(hosted: KServeResponse, request: InferRequest, version: str) -> InferResponse:
     """Read the answer that a subclass made.
 
-    The id is the request's: echoed, never invented (inference_rest.md, "Inference Response JSON Object").
+    The id is the request's: echoed, never invented (inference_rest.md, "Inference Response JSON Object"). The version is the model's, or,
+    where it is served without one, what the subclass answered: its predictor's, as under KServe.
 
     Raises:
         ModelFailed: an output contradicts itself.
@@ -330,7 +337,7 @@ def from_kserve_response(hosted: KServeResponse, request: InferRequest, version:
     return InferResponse(
         request.model_name,
         outputs,
-        version,
+        version or hosted.model_version or "",
         request.id,
         parameters or NO_PARAMETERS,
     )
@@ -357,7 +364,14 @@ def response_from_dict(document: Mapping[str, Any], request: InferRequest, versi
             raise ModelFailed(
                 f"the model answered an output without {error}: name, shape, datatype, data are due"
             ) from error
-        hosted = KServeResponse("", request.model_name, tensors, parameters=document.get("parameters"))
+        own_version = document.get("model_version")
+        hosted = KServeResponse(
+            "",
+            request.model_name,
+            tensors,
+            model_version=str(own_version) if own_version else None,
+            parameters=document.get("parameters"),
+        )
         return from_kserve_response(hosted, request, version)
     if "predictions" in document:
         array = np.asarray(document["predictions"])
@@ -377,7 +391,11 @@ def _of_contents(document: Mapping[str, Any]) -> KServeResponse:
         ModelFailed: a field does not exist, or does not hold what it is given.
     """
     try:
-        message = ModelInferResponse(outputs=document["outputs"], parameters=document.get("parameters"))
+        message = ModelInferResponse(
+            model_version=str(document.get("model_version") or ""),
+            outputs=document["outputs"],
+            parameters=document.get("parameters"),
+        )
     except (TypeError, ValueError) as error:
         raise ModelFailed(f"the model answered outputs that are none of gRPC's: {error}") from error
     return KServeResponse.from_grpc(message)

@@ -210,7 +210,7 @@ def from_mlserver_response(answer: InferenceResponse, request: InferRequest, ver
     return InferResponse(
         request.model_name,
         outputs,
-        version,
+        version or answer.model_version or "",
         request.id,
         _plain(answer.parameters) or NO_PARAMETERS,
         {str(name): str(value) for name, value in headers.items()} or NO_PARAMETERS,
