@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 import grpc
-from hosts_support import free_port, here, serving
+from hosts_support import free_port, here, hosted, serving
 from serinus.client.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
 from serinus.errors import (
     ClientError,
@@ -610,6 +610,52 @@ async def test_the_predictors_version_and_the_trace_are_not_lost_on_the_way(prot
     assert response.outputs[0].data.tolist() == [b"7"]
     seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
     assert seen["traceparent"] == "00-1"
+
+
+@pytest.mark.parametrize("kind", ["EarlierTransformer", "EarlierHeaders", "EarlierAttributes"])
+@pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v2"])
+async def test_a_transformer_of_kserve_0_11_to_0_16_is_hosted_as_it_was_meant(
+    kind: str, protocol: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    rest, servicer = Predictor(http(200, b'{"predictions": [[3, 5]]}') if protocol == "v1" else doubled), Servicer("a")
+    async with rest.listening(), servicer.listening() as port:
+        host = f"127.0.0.1:{port if protocol == 'grpc-v2' else rest.port}"
+        predictor = PredictorSettings(host=host, protocol=protocol, timeout_s=30, retries=2)
+        monkeypatch.setattr("serinus.hosts.kserve.earlier_kserve._told", set())
+        async with serving(here(kind), predictor=predictor) as plane:
+            if protocol == "v1":
+                answer = await plane.predict_v1("m", b'{"instances": [[1.5, 2.5]]}')
+                document = answer.document if isinstance(answer, V1Answer) else answer
+                assert document == {"predictions": [[3, 5]]}
+            else:
+                response = await plane.infer(question(headers={"host": "a"}))
+                assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
+                assert response.headers.get("x-seen") == ("yes" if kind == "EarlierHeaders" else None)
+            seen = hosted(plane).seen
+    assert {(entry[0], entry[1]) for entry in seen} == {(host, protocol)}
+    warnings = [record.getMessage() for record in caplog.records if "up to 0.16" in record.getMessage()]
+    assert len(warnings) == 1
+    assert kind in warnings[0]
+
+
+async def test_a_predictor_that_an_earlier_class_names_itself_is_asked(monkeypatch: pytest.MonkeyPatch):
+    async with Predictor(doubled).listening() as predictor:
+        monkeypatch.setattr("kserve_classes.EarlierFixed.address", f"127.0.0.1:{predictor.port}")
+        async with serving(here("EarlierFixed")) as plane:
+            response = await plane.infer(question())
+            assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
+            assert hosted(plane).seen == [(f"127.0.0.1:{predictor.port}", "v2", False, 30, 1)]
+
+
+async def test_an_earlier_transformer_stands_in_front_of_a_model_in_its_process():
+    async with serving("hosts_support:Pixels", transformer=here("EarlierTransformer")) as plane:
+        response = await plane.infer(InferRequest("m", [Tensor.of("pixels", np.ones((1, 2), np.float32))]))
+        assert response.outputs[0].data.tolist() == [2.0]
+
+
+async def test_a_predictor_of_an_earlier_kserve_reads_what_it_was_without_a_configuration():
+    async with serving(here("EarlierPredictor")) as plane:
+        assert await plane.predict_v1("m", b'{"instances": []}') == {"predictions": ["v1", None, 600]}
 
 
 @pytest.mark.parametrize("sent", ["2", ""])

@@ -19,7 +19,7 @@ import numpy as np
 import prometheus_client
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.errors import InferenceError, InvalidInput
-from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb
+from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb, PredictorConfig, PredictorProtocol
 from kserve.utils.utils import generate_uuid, get_predict_input, get_predict_response
 
 
@@ -260,6 +260,74 @@ class Versioned(kserve.Model):
     def postprocess(self, result, headers=None, response_headers=None):
         output = InferOutput("version", [1], "BYTES", [result.model_version or ""])
         return InferResponse(result.id, self.name, [output])
+
+
+class EarlierTransformer(kserve.Model):
+    """A transformer as KServe's documents had it from 0.11 to 0.16: the predictor's configuration in the constructor, `self.protocol`."""
+
+    def __init__(self, name: str, predictor_host: str, predictor_protocol: str, predictor_use_ssl: bool):
+        super().__init__(name, PredictorConfig(predictor_host, predictor_protocol, predictor_use_ssl))
+        self.seen = []
+        self.ready = True
+
+    def preprocess(self, payload, headers=None):
+        self.seen.append((self.predictor_host, self.protocol, self.use_ssl, self.timeout, self.retries))
+        if self.protocol == PredictorProtocol.REST_V1.value:
+            return {"instances": payload["instances"]}
+        return payload
+
+    def postprocess(self, result, headers=None):
+        return result
+
+
+class EarlierHeaders(EarlierTransformer):
+    """As its base, asking for response headers, all by name."""
+
+    def __init__(self, name: str, predictor_host: str, predictor_protocol: str):
+        kserve.Model.__init__(
+            self,
+            name,
+            predictor_config=PredictorConfig(predictor_host, predictor_protocol),
+            return_response_headers=True,
+        )
+        self.seen = []
+        self.ready = True
+
+    def postprocess(self, result, headers=None, response_headers=None):
+        response_headers["x-seen"] = "yes"
+        return result
+
+
+class EarlierAttributes(EarlierTransformer):
+    """Sets host and protocol on itself, as up to 0.11."""
+
+    def __init__(self, name: str, predictor_host: str, protocol: str):
+        kserve.Model.__init__(self, name)
+        self.predictor_host = predictor_host
+        self.protocol = protocol
+        self.seen = []
+        self.ready = True
+
+
+class EarlierFixed(EarlierTransformer):
+    """Knows its predictor by itself: no flag names it."""
+
+    address = ""
+
+    def __init__(self, name: str):
+        kserve.Model.__init__(self, name, PredictorConfig(self.address, "v2", False, 30, 1), False)
+        self.seen = []
+        self.ready = True
+
+
+class EarlierPredictor(kserve.Model):
+    """No transformer: gives None for the configuration, and reads the protocol all the same."""
+
+    def __init__(self, name: str):
+        super().__init__(name, None)
+
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.protocol, self.predictor_host, self.timeout]}
 
 
 class AsksForVersion(kserve.Model):

@@ -128,6 +128,6 @@ def _around(
     if found.kind != "kserve":
         raise ConfigError(f"--transformer {found.name!r} is a {found.kind} model; a kserve.Model was expected")
     from .kserve.kserve_host import make_kserve
-    from .kserve.pipeline import Pipeline
+    from .kserve.pipeline import IN_PROCESS, Pipeline
 
-    return Pipeline(settings, make_kserve(found, own, None), build)
+    return Pipeline(settings, make_kserve(found, own, None, IN_PROCESS), build)

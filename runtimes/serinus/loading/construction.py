@@ -11,10 +11,11 @@ import argparse
 import difflib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..protocol.types import NO_PARAMETERS
 from ..settings import ModelSettings, PredictorSettings
 
 __all__ = ["construct", "kserve_arguments"]
@@ -79,6 +80,7 @@ def construct(
     settings: ModelSettings,
     predictor: PredictorSettings | None = None,
     config: Any = None,
+    otherwise: Mapping[str, Any] = NO_PARAMETERS,
 ) -> Any:
     """Call a class or function with what its signature names.
 
@@ -87,6 +89,7 @@ def construct(
         settings: name, directory, threads; `extra` fills further parameters by name.
         predictor: fills `predictor_host` and its like; None leaves them to their defaults.
         config: KServe's own `PredictorConfig`, for a parameter `predictor_config`.
+        otherwise: for parameters without default that nothing else fills.
 
     Raises:
         ConfigError: a parameter without default that nothing fills, or an `extra` that no parameter takes.
@@ -117,7 +120,9 @@ def construct(
             else:
                 named[parameter.name] = known[parameter.name]
         elif parameter.default is parameter.empty:
-            if index == 0:  # the first is the name, whatever the author called it
+            if parameter.name in otherwise and parameter.kind is not parameter.POSITIONAL_ONLY:
+                named[parameter.name] = otherwise[parameter.name]
+            elif index == 0:  # the first is the name, whatever the author called it
                 positional.append(settings.name)
             else:
                 missing.append(parameter.name)

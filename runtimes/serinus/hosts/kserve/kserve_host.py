@@ -57,6 +57,7 @@ from ..loop_thread import LoopThread, asks_for_loop
 from ..method_executor import MethodExecutor
 from ..prometheus_families import read_families
 from ..transport import is_grpc
+from .earlier_kserve import accept_earlier_classes, own_predictor
 from .kserve_errors import translate
 from .kserve_types import (
     from_kserve_request,
@@ -66,6 +67,8 @@ from .kserve_types import (
     to_kserve_request,
     to_kserve_response,
 )
+
+accept_earlier_classes()
 
 __all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
 
@@ -131,12 +134,17 @@ async def _pieces(result: AsyncIterator[Any]) -> AsyncIterator[bytes]:
                 yield piece if isinstance(piece, bytes) else str(piece).encode()
 
 
-def make_kserve(implementation: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Any:
-    """Make the instance, with KServe's predictor configuration in place, since a constructor may look at it."""
+def make_kserve(
+    implementation: Implementation,
+    settings: ModelSettings,
+    predictor: PredictorSettings | None,
+    otherwise: Mapping[str, Any] = NO_PARAMETERS,
+) -> Any:
+    """Make the instance, with KServe's predictor configuration in place, since a constructor may look at it; see `construct`."""
     config = _config(predictor)
     kserve_context.set_predictor_config(config)
     target = implementation.target
-    model = target if implementation.is_instance else construct(target, settings, predictor, config)
+    model = target if implementation.is_instance else construct(target, settings, predictor, config, otherwise)
     if not isinstance(model, BaseKServeModel):
         raise ConfigError(f"{implementation.name!r} made a {type(model).__name__}; a kserve.Model was expected")
     if not isinstance(model, InferenceModel):
@@ -204,6 +212,7 @@ class KServeHost(RequestModel):
     def __init__(self, settings: ModelSettings, model: Any, predictor: PredictorSettings | None = None) -> None:
         super().__init__(settings)
         self.hosted = model
+        predictor = own_predictor(model, predictor)
         self.predictor = predictor if predictor is not None and predictor.host else None
         self.client = PredictorClient(self.predictor) if self.predictor is not None else None
         self._config = _config(predictor)

@@ -18,7 +18,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -29,10 +29,19 @@ from ...settings import ModelSettings, PredictorSettings
 from .kserve_host import KServeHost
 from .row_batching import RowBatching, row_transformer
 
-__all__ = ["Pipeline"]
+__all__ = ["IN_PROCESS", "Pipeline"]
 
 _T = TypeVar("_T")
 _log = logging.getLogger("serinus.hosts")
+
+IN_PROCESS: Final = {
+    "predictor_host": "in-process",
+    "protocol": "v2",
+    "predictor_protocol": "v2",
+    "use_ssl": False,
+    "predictor_use_ssl": False,
+}
+"""For constructors that must be told of a predictor, as in KServe's documents: there is one, and the host goes to it."""
 
 
 class Pipeline(KServeHost):
@@ -48,7 +57,7 @@ class Pipeline(KServeHost):
 
     def __init__(self, settings: ModelSettings, transformer: Any, factory: Callable[[ModelSettings], Model]) -> None:
         # KServe's own Model.predict wants a predictor_host before it goes where the host catches it.
-        super().__init__(settings, transformer, PredictorSettings(host="in-process", protocol="v2"))
+        super().__init__(settings, transformer, PredictorSettings(host=IN_PROCESS["predictor_host"], protocol="v2"))
         self.predictor = self.client = None
         self._factory = factory
         self._behind: Behind | None = None
