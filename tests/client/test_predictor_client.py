@@ -621,7 +621,7 @@ async def test_a_transformer_of_kserve_0_11_to_0_16_is_hosted_as_it_was_meant(
     async with rest.listening(), servicer.listening() as port:
         host = f"127.0.0.1:{port if protocol == 'grpc-v2' else rest.port}"
         predictor = PredictorSettings(host=host, protocol=protocol, timeout_s=30, retries=2)
-        monkeypatch.setattr("serinus.hosts.kserve.earlier_kserve._told", set())
+        monkeypatch.setattr("serinus.hosts.earlier_kserve._told", set())
         async with serving(here(kind), predictor=predictor) as plane:
             if protocol == "v1":
                 answer = await plane.predict_v1("m", b'{"instances": [[1.5, 2.5]]}')

@@ -137,6 +137,58 @@ async def test_over_rest_a_class_sees_text_and_lists_as_they_were_sent():
         assert response.outputs[0].data.tolist() == ["Zürich".encode(), b"b"]
 
 
+def loosely(plane: Plane, document: Any) -> InferRequest:
+    """Read a body as REST does that has failed to read it strictly."""
+    body = json.dumps(document).encode()
+    with pytest.raises(InvalidInput) as caught:
+        RestCodec().decode_request(body, model_name="m", headers=REST)
+    return plane.read_loosely(caught.value, "m", "", body, REST)
+
+
+MIXED = ["Zürich", 1, None, 2.5, True, {"k": [1]}]
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [([6], MIXED), ([2, 3], MIXED), ([2, 3], [MIXED[:3], MIXED[3:]]), ([1], [None])],
+    ids=["flat", "flat matrix", "nested", "null"],
+)
+async def test_elements_of_bytes_that_are_no_strings_reach_a_class_as_under_kserve(shape: list[int], data: list[Any]):
+    numbers = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, None]}
+    document = {"inputs": [{"name": "t", "shape": shape, "datatype": "BYTES", "data": data}, numbers]}
+    theirs = KServeRequest.from_bytes(json.dumps(document).encode(), len(json.dumps(document)), "m").inputs
+    async with serving(here("Seen")) as plane:
+        await plane.infer(loosely(plane, document))
+        seen = hosted(plane).seen
+    assert [tensor["data"] for tensor in seen] == [theirs[0].data, [1.0, pytest.approx(np.nan, nan_ok=True)]]
+    assert seen[0]["numpy"].tolist() == theirs[0].as_numpy().tolist()
+    assert seen[0]["numpy"].shape == tuple(shape)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "t", "shape": [3], "datatype": "BYTES", "data": ["a", 1]},
+        {"name": "t", "shape": [2, 2], "datatype": "BYTES", "data": [["a", 1], ["b"]]},
+        {"name": "t", "shape": [1], "datatype": "INT32", "data": [None]},
+        {"name": "t", "shape": [1], "datatype": "BYTES", "data": None},
+    ],
+)
+async def test_what_is_wrong_with_mixed_elements_otherwise_is_refused(entry: dict[str, Any]):
+    async with serving(here("Seen")) as plane:
+        with pytest.raises(InvalidInput, match="input 't'"):
+            loosely(plane, {"inputs": [entry]})
+
+
+async def test_mixed_elements_go_on_to_a_predictor_as_the_text_that_they_were_and_null_does_not():
+    entry = {"name": "t", "shape": [4], "datatype": "BYTES", "data": ["a", 1, 2.5, True]}
+    async with serving("hosts_support:Texts", transformer=here("SuperTransformer")) as plane:
+        answer = await plane.infer(loosely(plane, {"inputs": [entry]}))
+        assert answer.outputs[0].data.tolist() == [b"a", b"1", b"2.5", b"true"]
+        with pytest.raises(InvalidInput, match="input 't': data holds null"):
+            await plane.infer(loosely(plane, {"inputs": [{**entry, "data": ["a", None, "b", "c"]}]}))
+
+
 @pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]]], ids=["flat", "nested"])
 @pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "python"])
 async def test_lists_of_json_are_as_flat_or_nested_as_their_sender_wrote_them(data: list[Any], kernel: bool):

@@ -275,6 +275,23 @@ def test_optional_members_may_be_null_and_unknown_ones_are_ignored(codec: RestCo
 
 
 @pytest.mark.parametrize("codec", CODECS)
+def test_what_mlservers_clients_leave_out_as_null_is_left_out(codec: RestCodec):
+    """The body of MLServer's documents: `json=inference_request.dict()`."""
+    document = {
+        "id": None,
+        "parameters": {"content_type": "np", "headers": None},
+        "inputs": [{**INPUT, "parameters": {"content_type": None, "headers": None}}],
+        "outputs": [{"name": "y", "parameters": {"content_type": None, "headers": None, "binary_data": False}}],
+    }
+    for _ in range(2):  # the second time from what the first has taught
+        request = decode(json.dumps(document).encode(), codec)
+        assert dict(request.parameters) == {"content_type": "np"}
+        assert dict(request.inputs[0].parameters) == {}
+        assert dict(request.outputs[0].parameters) == {"binary_data": False}
+        assert request.id is None
+
+
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("given", ["", "42", "ünï", 'quote" back\\slash \n', "x" * 1000], ids=range(5))
 def test_the_id_is_echoed_as_it_came_and_never_invented(codec: RestCodec, given: str):
     response = InferResponse("m", [Tensor.of("y", np.zeros(1))], id=decode(body(INPUT, id=given), codec).id)

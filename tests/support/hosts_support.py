@@ -44,6 +44,17 @@ class Pixels(Model):
         return {"sum": rows.sum(axis=1, dtype=np.float32)}
 
 
+class Texts(Model):
+    """A serinus model: gives texts back."""
+
+    execution = "inline"
+    inputs = (TensorSpec("t", "BYTES", (-1,)),)
+    outputs = (TensorSpec("t", "BYTES", (-1,)),)
+
+    def predict(self, inputs: Any, call: Call) -> dict[str, np.ndarray]:
+        return dict(inputs)
+
+
 def here(name: str) -> str:
     """Name a class of this module or of kserve_classes.py as `--class` would."""
     return f"{'hosts_support' if name in globals() else 'kserve_classes'}:{name}"

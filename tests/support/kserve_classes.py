@@ -338,6 +338,14 @@ class AsksForVersion(kserve.Model):
         return payload
 
 
+class Seen(kserve.Model):
+    """Remembers all inputs of its last request."""
+
+    def predict(self, payload, headers=None, response_headers=None):
+        self.seen = [{"data": tensor.data, "numpy": tensor.as_numpy()} for tensor in payload.inputs]
+        return InferResponse("", self.name, [InferOutput("y", [1], "INT64", [1])])
+
+
 class OwnVersion(kserve.Model):
     """Says itself which version has answered: in its response, or in an object."""
 

@@ -186,7 +186,7 @@ def run_script(name: str, argv: Sequence[str] = ()) -> dict[str, Any]:
 def _run(path: Path, name: str) -> dict[str, Any]:
     import kserve
 
-    from .kserve.earlier_kserve import accept_earlier_classes
+    from .earlier_kserve import accept_earlier_classes
 
     accept_earlier_classes()  # before the script makes its models
     started: dict[str, Any] = {}

@@ -12,7 +12,8 @@ What the specification leaves to the server, and what is done here:
     raw. (Triton writes its bytes into the JSON as they are, which then is none.)
   - NaN and infinite outputs are null (as ECMAScript's JSON.stringify has it; Triton writes bare NaN, which JSON parsers
     refuse), and null reads back as NaN. Who needs to tell them apart takes the binary extension or gRPC.
-  - Keys that the specification does not name are ignored, and null stands for "left out" in `id`, `parameters` and `outputs`.
+  - Keys that the specification does not name are ignored, and null stands for "left out" in `id`, `parameters` and `outputs`, and in
+    the parameters `content_type` and `headers`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _FEW_BRACKETS: Final = 256
 """Up to so many, levels are counted in the parsed document, which is quicker."""
 _LARGE_BYTES: Final = 1 << 20
 """A body from which on parsing takes milliseconds."""
+_LEFT_OUT_AS_NULL: Final = frozenset({"content_type", "headers"})
+"""Fields of MLServer's `Parameters`, which its documents' `inference_request.dict()` writes as null where they are not set."""
 _QUOTE: Final = ord('"')
 _NO_MARKS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STEPS: Final = np.zeros(256, np.int8)
@@ -256,7 +259,7 @@ def check_datatype(value: Any, what: str) -> str:
 
 
 def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any]:
-    """Check a `parameters` object: each value a string, a number or a boolean.
+    """Check a `parameters` object: each value a string, a number or a boolean; null counts as left out in two that MLServer's clients write.
 
     Raises:
         InvalidInput: not an object, a value of another kind, or a key longer than `name_bytes`.
@@ -268,8 +271,12 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
         raise InvalidInput(f"{what}: 'parameters' is {describe(value)}, an object was expected")
     if len(value) > limits.tensors:
         raise TooLarge(f"{what}: 'parameters' holds {len(value)} values, the limit is {limits.tensors} (max_tensors)")
+    null = False
     for key, parameter in value.items():
         if type(parameter) not in (str, bool, int, float):
+            if parameter is None and key in _LEFT_OUT_AS_NULL:
+                null = True
+                continue
             raise InvalidInput(
                 f"{what}: parameter {_short(key)} is {describe(parameter)}, a string, number or boolean was expected"
             )
@@ -277,7 +284,7 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
             raise InvalidInput(
                 f"{what}: a parameter's name has {len(key.encode())} bytes, the limit is {limits.name_bytes} (max_name_bytes)"
             )
-    return value
+    return {key: parameter for key, parameter in value.items() if parameter is not None} if null else value
 
 
 def decode_data(

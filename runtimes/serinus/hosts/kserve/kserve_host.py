@@ -45,19 +45,18 @@ from prometheus_client import REGISTRY
 
 from ...client.predictor_client import PredictorClient
 from ...dataplane.response_stream import closing
-from ...errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported
+from ...errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported
 from ...loading.construction import construct
 from ...model import Call, Family, Model, RequestModel, V1Answer
-from ...protocol.rest_codec import RestCodec
-from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, TensorSpec
+from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, TensorSpec
 from ...settings import ModelSettings, PredictorSettings
+from ..earlier_kserve import accept_earlier_classes, own_predictor
 from ..error_translation import ErrorTranslation
 from ..implementations import Implementation
 from ..loop_thread import LoopThread, asks_for_loop
 from ..method_executor import MethodExecutor
 from ..prometheus_families import read_families
 from ..transport import is_grpc
-from .earlier_kserve import accept_earlier_classes, own_predictor
 from .kserve_errors import translate
 from .kserve_types import (
     from_kserve_request,
@@ -67,6 +66,7 @@ from .kserve_types import (
     to_kserve_request,
     to_kserve_response,
 )
+from .loose_requests import loose_request
 
 accept_earlier_classes()
 
@@ -334,15 +334,9 @@ class KServeHost(RequestModel):
         return True
 
     def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
-        """Take null for NaN, as KServe's own client writes it."""
-        if b"null" not in body:
-            return None
-        try:
-            return RestCodec().decode_request(
-                body, model_name=self.name, model_version=version, headers=headers, finite=False
-            )
-        except ClientError:
-            return None
+        """Take null for NaN, as KServe's own client writes it, and BYTES that are no strings."""
+        limits = Limits(tensor_bytes=self.bounds.tensor_bytes, rank=self.bounds.rank)
+        return loose_request(body, self.name, version, headers, limits)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one V2 request."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 from kserve import InferInput, InferOutput
 from kserve import InferRequest as KServeRequest
 from kserve import InferResponse as KServeResponse
@@ -227,7 +228,7 @@ def _array(tensor: Any, role: str, error: type[SerinusError]) -> np.ndarray:
         raise error(f"{what}: the datatype is {datatype!r}, one of {', '.join(sorted(DATATYPES))} was expected")
     shape = tuple(int(size) for size in tensor.shape)
     held = getattr(tensor, "_array", None)
-    if held is not None and held.shape == shape:
+    if held is not None and held.shape == shape and (datatype != BYTES or _is_of_strings(held)):
         return held
     raw_data = tensor._raw_data  # KServe has no public name for it
     if raw_data is not None:
@@ -247,14 +248,23 @@ def _array(tensor: Any, role: str, error: type[SerinusError]) -> np.ndarray:
     return _shaped(what, array, shape, error)
 
 
+def _is_of_strings(array: np.ndarray) -> bool:
+    return set(map(type, array.reshape(-1).tolist())) <= {bytes, str}
+
+
 def _bytes_array(what: str, data: Any, shape: tuple[int, ...], error: type[SerinusError]) -> np.ndarray:
     source = data if isinstance(data, np.ndarray) else np.array(data, dtype=object)
-    elements = [
-        element if isinstance(element, bytes) else str(element).encode() for element in source.reshape(-1).tolist()
-    ]
+    elements = [_bytes(element) for element in source.reshape(-1).tolist()]
     array = np.empty(len(elements), dtype=object)
     array[:] = elements
     return _shaped(what, array, shape, error)
+
+
+def _bytes(element: Any) -> bytes:
+    """Write an element of BYTES: what JSON had as true is "true" again."""
+    if isinstance(element, bytes):
+        return element
+    return orjson.dumps(element) if isinstance(element, bool | dict) else str(element).encode()
 
 
 def _shaped(what: str, array: np.ndarray, shape: tuple[int, ...], error: type[SerinusError]) -> np.ndarray:
@@ -267,6 +277,15 @@ def _shaped(what: str, array: np.ndarray, shape: tuple[int, ...], error: type[Se
         raise error(f"{what}: shape {list(shape)} holds {count} values, data has {array.size}") from problem
 
 
+def _without_null(tensor: Any) -> Any:
+    held = getattr(tensor, "_array", None)
+    if tensor.datatype == BYTES and held is not None and any(element is None for element in held.reshape(-1).tolist()):
+        raise InvalidInput(
+            f"input {tensor.name!r}: data holds null, which cannot be passed on to the predictor; send a string in its place"
+        )
+    return tensor
+
+
 def from_kserve_request(
     hosted: KServeRequest,
     *,
@@ -277,6 +296,7 @@ def from_kserve_request(
     """Read the request that a `preprocess` made, on its way to the predictor; of a version, where the class has set one itself.
 
     Raises:
+        InvalidInput: BYTES with null, which the client sent, and which this way cannot carry.
         ModelFailed: its tensors contradict themselves.
     """
     parameters = _plain(hosted.parameters)
@@ -291,7 +311,7 @@ def from_kserve_request(
                 tensor.name,
                 tensor.datatype,
                 tuple(tensor.shape),
-                _array(tensor, "the predictor's input", ModelFailed),
+                _array(_without_null(tensor), "the predictor's input", ModelFailed),
                 _kept_parameters(tensor.parameters),
             )
             for tensor in hosted.inputs

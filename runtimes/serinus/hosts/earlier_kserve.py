@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import kserve
 from kserve.predictor_config import PredictorConfig
 
-from ...settings import PredictorSettings
+from ..settings import PredictorSettings
 
 __all__ = ["accept_earlier_classes", "own_predictor"]
 
@@ -46,7 +46,7 @@ def accept_earlier_classes() -> None:
         return
 
     @functools.wraps(original)
-    def __init__(self: Any, name: str, *arguments: Any, **named: Any) -> None:
+    def construct(self: Any, name: str, *arguments: Any, **named: Any) -> None:
         config = named.pop("predictor_config", None)
         if arguments and (arguments[0] is None or isinstance(arguments[0], PredictorConfig)):
             config, *arguments = arguments  # type: ignore[assignment] # a list in the place of a tuple
@@ -55,7 +55,7 @@ def accept_earlier_classes() -> None:
             _tell(type(self), "gives its PredictorConfig to kserve.Model")
             vars(self)[_CONFIG] = config
 
-    kserve.Model.__init__ = __init__  # type: ignore[method-assign] # what it took before and what it takes now
+    kserve.Model.__init__ = construct  # type: ignore[method-assign] # what it took before and what it takes now
     for attribute in _ATTRIBUTES:
         if not hasattr(kserve.Model, attribute):
             setattr(kserve.Model, attribute, _Earlier(attribute))
