@@ -37,6 +37,11 @@ def _array(items: _Json, **more: Any) -> _Json:
     return {"type": "array", "items": items, **more}
 
 
+def _or_null(schema: _Json) -> _Json:
+    """Let null stand for "left out"."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 _STRING: Final[_Json] = {"type": "string"}
 _NAME: Final[_Json] = {"type": "string", "minLength": 1, "maxLength": 1024}
 _COUNT: Final[_Json] = {"type": "integer", "minimum": 0}
@@ -58,21 +63,21 @@ _SCHEMAS: Final[_Json] = {
         "items": {"anyOf": [{"type": ["number", "string", "boolean", "null"]}, _ref("TensorData")]},
     },
     "RequestInput": _object(
-        ("name", "shape", "datatype"),
+        ("name", "shape", "datatype", "data"),
         name=_NAME,
         shape=_array({"type": "integer", "minimum": 0}, maxItems=32),
         datatype=_ref("Datatype"),
-        parameters=_ref("Parameters"),
+        parameters=_or_null(_ref("Parameters")),
         data=_ref("TensorData"),
         extra=True,
     ),
-    "RequestOutput": _object(("name",), name=_NAME, parameters=_ref("Parameters"), extra=True),
+    "RequestOutput": _object(("name",), name=_NAME, parameters=_or_null(_ref("Parameters")), extra=True),
     "InferRequest": _object(
         ("inputs",),
-        id=_STRING,
-        parameters=_ref("Parameters"),
+        id=_or_null(_STRING),
+        parameters=_or_null(_ref("Parameters")),
         inputs=_array(_ref("RequestInput"), minItems=1),
-        outputs=_array(_ref("RequestOutput")),
+        outputs=_or_null(_array(_ref("RequestOutput"))),
         extra=True,
     ),
     "ResponseOutput": _object(
@@ -149,15 +154,27 @@ _SCHEMAS: Final[_Json] = {
             )
         ),
     ),
-    "RepositoryIndexRequest": _object((), ready={"type": "boolean"}, extra=True),
+    "RepositoryIndexRequest": _object((), ready={"type": ["boolean", "null"]}, extra=True),
     "RepositoryIndex": _array(_object(("name", "state"), name=_STRING, version=_STRING, state=_STRING, reason=_STRING)),
-    "RepositoryRequest": _object((), parameters={"type": "object"}, extra=True),
+    "LoadRequest": _object(
+        (),
+        parameters=_or_null(
+            _object((), config={"type": "string", "description": "A model configuration (ModelConfig) as JSON text"})
+        ),
+        extra=True,
+    ),
+    "UnloadRequest": _object((), parameters=_or_null(_object((), unload_dependents={"type": "boolean"})), extra=True),
     "RepositoryAnswer": _object(("name",), name=_STRING, load={"type": "boolean"}, unload={"type": "boolean"}),
     "PredictRequest": {
         "description": "Row format (`instances`) or column format (`inputs`) of the V1 protocol",
         "anyOf": [
             _object(("instances",), instances=_array({}, minItems=1), signature_name=_STRING, extra=True),
-            _object(("inputs",), inputs={}, signature_name=_STRING, extra=True),
+            _object(
+                ("inputs",),
+                inputs={"type": ["object", "array", "string", "number", "boolean"]},
+                signature_name=_STRING,
+                extra=True,
+            ),
         ],
     },
     "PredictResponse": {
@@ -188,15 +205,19 @@ _ERRORS: Final[dict[str, str]] = {
 }
 
 
+_OF_ANY_REQUEST: Final = "400 405 408 413 414 417 431"
+"""What the transport refuses, whatever is asked for."""
+
+
 def _operation(
-    summary: str, answer: str, *, tag: str, takes: str = "", optional_body: bool = False, errors: str = "400 404 405"
+    summary: str, answer: str, *, tag: str, takes: str = "", optional_body: bool = False, errors: str = ""
 ) -> _Json:
     operation: _Json = {
         "summary": summary,
         "tags": [tag],
         "responses": {"200": {"description": "As asked", "content": {"application/json": {"schema": _ref(answer)}}}},
     }
-    for status in errors.split():
+    for status in sorted({*_OF_ANY_REQUEST.split(), *errors.split()}):
         operation["responses"][status] = {
             "description": _ERRORS[status],
             "content": {"application/json": {"schema": _ref("Error")}},
@@ -206,12 +227,26 @@ def _operation(
         if takes == "InferRequest":
             content["application/octet-stream"] = {
                 "schema": {
+                    "type": "string",
+                    "format": "binary",
                     "description": "Binary tensor data extension: the JSON part, then the tensors' bytes; the header "
-                    "Inference-Header-Content-Length has the JSON part's bytes"
+                    "Inference-Header-Content-Length has the JSON part's bytes",
                 }
             }
         operation["requestBody"] = {"required": not optional_body, "content": content}
     return operation
+
+
+_EVENT: Final = _object(
+    ("data",),
+    data={
+        "type": "string",
+        "contentMediaType": "application/json",
+        "description": "An InferResponse, or an Error, as JSON text",
+    },
+    extra=True,
+)
+"""One event of a stream: before OpenAPI 3.2 has `itemSchema`, readers take a stream's `schema` for that of each event."""
 
 
 def _stream_operation(summary: str, *, tag: str = "inference") -> _Json:
@@ -219,27 +254,31 @@ def _stream_operation(summary: str, *, tag: str = "inference") -> _Json:
     operation["responses"]["200"] = {
         "description": "Server-sent events: `data: ` and an InferResponse for each response; an Error as the last one where the "
         "model fails after its first response",
-        "content": {"text/event-stream": {"schema": _STRING}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     }
     return operation
 
 
-_PLAIN: Final = "400 404 405 408 413 414 415 417 431"
-_ALL: Final = "400 404 405 408 409 413 414 415 417 429 431 500 501 502 503 504"
+_ALL: Final = "404 409 415 429 500 501 502 503 504"
+
+
+def _metrics_operation() -> _Json:
+    operation = _operation("Metrics in Prometheus's text format", "Error", tag="metrics")
+    operation["responses"]["200"] = {
+        "description": "All metrics",
+        "content": {"text/plain": {"schema": _STRING}},
+    }
+    return operation
 
 
 def _paths(*, changes: bool) -> dict[str, _Json]:
     paths: dict[str, _Json] = {
-        "/": {"get": _operation("Is the process alive (KServe)", "Alive", tag="health", errors="400 405")},
-        "/v2": {"get": _operation("Server metadata", "ServerMetadata", tag="metadata", errors="400 405")},
-        "/v2/health/live": {"get": _operation("Server live", "ServerLive", tag="health", errors="400 405 503")},
-        "/v2/health/ready": {"get": _operation("Server ready", "ServerReady", tag="health", errors="400 405 503")},
-        "/v2/models": {
-            "get": _operation("Names of the models (KServe)", "ModelNames", tag="metadata", errors="400 405")
-        },
-        "/v2/models/stats": {
-            "get": _operation("Statistics of all models", "ModelStatistics", tag="statistics", errors="400 405")
-        },
+        "/": {"get": _operation("Is the process alive (KServe)", "Alive", tag="health")},
+        "/v2": {"get": _operation("Server metadata", "ServerMetadata", tag="metadata")},
+        "/v2/health/live": {"get": _operation("Server live", "ServerLive", tag="health", errors="503")},
+        "/v2/health/ready": {"get": _operation("Server ready", "ServerReady", tag="health", errors="503")},
+        "/v2/models": {"get": _operation("Names of the models (KServe)", "ModelNames", tag="metadata")},
+        "/v2/models/stats": {"get": _operation("Statistics of all models", "ModelStatistics", tag="statistics")},
         "/v2/repository/index": {
             "post": _operation(
                 "Index of the model repository",
@@ -247,17 +286,11 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
                 tag="repository",
                 takes="RepositoryIndexRequest",
                 optional_body=True,
-                errors=_PLAIN,
+                errors="415",
             )
         },
-        "/v1/models": {"get": _operation("Names of the models (V1)", "ModelNames", tag="v1", errors="400 405")},
-        "/metrics": {
-            "get": {
-                "summary": "Metrics in Prometheus's text format",
-                "tags": ["metrics"],
-                "responses": {"200": {"description": "All metrics", "content": {"text/plain": {"schema": _STRING}}}},
-            }
-        },
+        "/v1/models": {"get": _operation("Names of the models (V1)", "ModelNames", tag="v1")},
+        "/metrics": {"get": _metrics_operation()},
     }
     for action in ("load", "unload") if changes else ():
         paths[f"/v2/repository/models/{{model}}/{action}"] = {
@@ -265,21 +298,19 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
                 f"{action.capitalize()} a model",
                 "RepositoryAnswer",
                 tag="repository",
-                takes="RepositoryRequest",
+                takes=f"{action.capitalize()}Request",
                 optional_body=True,
                 errors=f"401 403 {_ALL}",
             )
         }
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        paths[model] = {"get": _operation("Model metadata", "ModelMetadata", tag="metadata", errors="400 404 405 503")}
-        paths[model + "/ready"] = {
-            "get": _operation("Model ready", "ModelReady", tag="health", errors="400 404 405 503")
-        }
+        paths[model] = {"get": _operation("Model metadata", "ModelMetadata", tag="metadata", errors="404 503")}
+        paths[model + "/ready"] = {"get": _operation("Model ready", "ModelReady", tag="health", errors="404 503")}
         paths[model + "/config"] = {
-            "get": _operation("Model configuration", "ModelConfig", tag="metadata", errors="400 404 405 503")
+            "get": _operation("Model configuration", "ModelConfig", tag="metadata", errors="404 503")
         }
         paths[model + "/stats"] = {
-            "get": _operation("Model statistics", "ModelStatistics", tag="statistics", errors="400 404 405 503")
+            "get": _operation("Model statistics", "ModelStatistics", tag="statistics", errors="404 503")
         }
         paths[model + "/infer"] = {
             "post": _operation("Inference", "InferResponse", tag="inference", takes="InferRequest", errors=_ALL)
@@ -295,7 +326,7 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
             operation["description"] = "Offered by hosted MLServer models; 404 for any other"
             paths[f"{model}/{verb}"] = {"post": operation}
     for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
-        paths[model] = {"get": _operation("Model ready (V1)", "ModelReady", tag="v1", errors="400 404 405 503")}
+        paths[model] = {"get": _operation("Model ready (V1)", "ModelReady", tag="v1", errors="404 503")}
         for verb in ("predict", "explain"):
             paths[f"{model}:{verb}"] = {
                 "post": _operation(
