@@ -63,9 +63,10 @@ class Family:
 
     name: str
     help: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram", "summary"]
     samples: Sequence[tuple[Mapping[str, str], float]] = field(default=())
-    """Labels and value. The values of several workers are added."""
+    """Labels and value. The values of several workers are added. The label `__name__` is Prometheus's for a sample that is not called as
+    its family: `rows_bucket`, `rows_sum` and `rows_count` of a histogram `rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Model:
         self.version: str = settings.version
         """Empty: the model is not versioned."""
         self.details: dict[str, Any] = {}
-        """Facts for the metadata's `parameters`: the engine in use, the file loaded."""
+        """Facts for the metadata's `properties`: the engine in use, the file loaded."""
         self.observe_stage: Callable[[str, float], None] = _unobserved
         """Call with "preprocess", "predict", "postprocess" or "explain" and seconds, on the event loop's thread, to show a stage
         of the model's own in the metrics `request_<stage>_seconds`."""

@@ -33,7 +33,7 @@ from serinus.errors import (
     UpstreamFailed,
 )
 from serinus.hosts import build_model
-from serinus.hosts.kserve.scripts import settings_from_script
+from serinus.hosts.kserve.scripts import script_models, settings_from_script
 from serinus.hosts.loop_thread import asks_for_loop
 from serinus.hosts.method_executor import MethodExecutor
 from serinus.model import V1Answer
@@ -44,6 +44,7 @@ from waiting import turns, until
 
 kserve = Deferred("kserve")
 kserve_classes = Deferred("kserve_classes")
+text_string_to_metric_families = Deferred("prometheus_client.parser", "text_string_to_metric_families")
 KServeRequest = Deferred("kserve", "InferRequest")
 InferParameter = Deferred("kserve.protocol.grpc.grpc_predict_v2_pb2", "InferParameter")
 KServeInput = Deferred("kserve.protocol.infer_type", "InferInput")
@@ -557,9 +558,18 @@ async def test_metrics_that_a_class_counts_with_prometheus_are_on_the_page_besid
         for name in names:
             await plane.predict_v1(name, b'{"instances": [[1], [2]]}', headers={"x-tenant": "blue"})
         page = metrics.render().decode().splitlines()
+        of_two = Metrics.render_merged([metrics.snapshot(), Metrics.retire(metrics.snapshot())]).decode().splitlines()
     finally:
         await plane.close()
     assert page.count("# TYPE audited_rows_total counter") == 1
+    told = {family.name: family for family in text_string_to_metric_families("\n".join(page))}
+    assert (told["audited_seconds"].type, told["audited_size"].type) == ("histogram", "summary")
+    assert {sample.name for sample in told["audited_seconds"].samples} == {
+        f"audited_seconds_{part}" for part in ("bucket", "count", "sum")
+    }
+    assert 'audited_seconds_bucket{le="1.0"} 4.0' in of_two
+    assert "audited_seconds_count 4.0" in of_two
+    assert "audited_size_sum 8.0" in of_two
     assert [line for line in page if line.startswith("audited_rows_total{")] == [
         'audited_rows_total{tenant="blue"} 4.0'
     ]
@@ -768,6 +778,77 @@ async def test_a_script_gives_every_model_that_it_starts_and_runs_again_when_one
     finally:
         await plane.close()
     assert "ModelServer(workers=7) has no effect here; give --workers" in caplog.text
+
+
+OF_A_REPOSITORY = """
+import kserve
+from kserve import Model, ModelRepository, ModelServer
+
+
+class Named(Model):
+    loads = 0
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.ready = True
+
+    def predict(self, payload, headers=None, response_headers=None):
+        return {"predictions": [self.name, self.loads]}
+
+
+class Mine(ModelRepository):
+    loads = 0
+
+    COROUTINEdef load(self, name):
+        if name == "broken":
+            raise OSError("its disk is gone")
+        if name in ("first", "later"):
+            self.loads += 1
+            model = Named(name)
+            model.loads = self.loads
+            self.update(model)
+            return True
+        return False
+
+
+if __name__ == "__main__":
+    server = ModelServer(registered_models=Mine("/nowhere"))
+    server.start([STARTED])
+"""
+
+
+@pytest.mark.parametrize("coroutine", ["", "async "])
+@pytest.mark.parametrize("started", ['Named("first")', ""])
+async def test_a_scripts_own_repository_is_asked_for_every_load(tmp_path: Path, coroutine: str, started: str):
+    file = tmp_path / "mine.py"
+    file.write_text(OF_A_REPOSITORY.replace("COROUTINE", coroutine).replace("STARTED", started))
+    script = script_models(ModelSettings(name="", implementation=str(file)), None, keep_name=False)
+    plane = Plane(Registry(build_model, discover=script.discover))
+    await plane.start(script.models)
+    try:
+        if started:
+            assert await plane.predict_v1("first", b"{}") == {"predictions": ["first", 0]}
+        for number, name in enumerate(("first", "later", "later"), 1):
+            await plane.load(name)
+            assert await plane.predict_v1(name, b"{}") == {"predictions": [name, number]}
+        await plane.unload("later")
+        with pytest.raises(NotFound):
+            await plane.predict_v1("later", b"{}")
+        await plane.load("later")
+        with pytest.raises(NotFound, match="model 'none' is none that the script's repository loads"):
+            await plane.load("none")
+        with pytest.raises(InvalidInput, match="its repository does not load it: its disk is gone"):
+            await plane.load("broken")
+        assert "none" not in {row["name"] for row in plane.repository_index()}
+    finally:
+        await plane.close()
+
+
+async def test_a_repository_without_a_load_of_its_own_has_the_script_run_again(tmp_path: Path):
+    file = tmp_path / "mine.py"
+    own = OF_A_REPOSITORY.replace("COROUTINEdef load", "def other").replace("STARTED", 'Named("first")')
+    file.write_text(own)
+    assert script_models(ModelSettings(name="", implementation=str(file)), None, keep_name=False).discover is None
 
 
 @pytest.mark.parametrize(("keep_name", "expected"), [(True, "given"), (False, "own")])

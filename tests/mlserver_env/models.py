@@ -50,6 +50,16 @@ class TextModel(MLModel):
                 )
 
 
+class TwoTexts(MLModel):
+    """Two arguments, one of which may be left out; fails in its own code where the text is "fail"."""
+
+    @decode_args
+    async def predict(self, text: List[str], end: List[str] = ["!"]) -> List[str]:  # noqa: UP006, B006
+        if text == ["fail"]:
+            raise TypeError("a fault of the class")
+        return [value + end[0] for value in text]
+
+
 class Scaled(MLModel):
     """Uses `parameters.extra`, the settings' content type, and a load that counts."""
 

@@ -19,6 +19,7 @@ import xgboost
 from mlserver.types import InferenceResponse, ResponseOutput
 from onnx import TensorProto, helper, numpy_helper
 from processes import free_port, process, serving_folder
+from prometheus_client.parser import text_string_to_metric_families
 
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -101,6 +102,21 @@ async def test_decoded_arguments_get_strings_over_both_transports(headers: dict[
         assert response.outputs[0].data.reshape(-1).tolist() == [b"AB", "ZÜ".encode()]
 
 
+async def test_an_input_that_decode_args_misses_is_the_clients_fault():
+    async with serving(named("TwoTexts")) as plane:
+        (output,) = (await plane.infer(InferRequest("m", [words(b"ab")], headers=REST))).outputs
+        assert output.data.reshape(-1).tolist() == [b"ab!"]
+        end = Tensor.of("end", words(b"?").data)
+        with pytest.raises(
+            InvalidInput, match=r"^input 'text' is missing; the inputs of this model are 'text', 'end'$"
+        ):
+            await plane.infer(InferRequest("m", [end], headers=REST))
+        with pytest.raises(InvalidInput, match="'other' was not found"):
+            await plane.infer(InferRequest("m", [words(b"ab"), Tensor.of("other", end.data)], headers=REST))
+        with pytest.raises(ModelFailed):
+            await plane.infer(InferRequest("m", [words(b"fail")], headers=REST))
+
+
 async def test_a_string_whose_shape_is_its_length_stays_one_string():
     async with serving(named("WholeText")) as plane:
         response = await plane.infer(InferRequest("m", [words(b"ab")], headers=REST))
@@ -133,7 +149,10 @@ async def test_metrics_that_a_class_logs_are_on_the_page_of_its_own_model():
         page = metrics.render().decode().splitlines()
     finally:
         await plane.close()
-    assert "# HELP rows_seen_sum Rows of a request." in page
+    assert "# HELP rows_seen Rows of a request." in page
+    (family,) = [family for family in text_string_to_metric_families("\n".join(page)) if family.name == "rows_seen"]
+    assert family.type == "histogram"
+    assert {sample.name for sample in family.samples} == {"rows_seen_bucket", "rows_seen_count", "rows_seen_sum"}
     assert 'rows_seen_sum{model_name="m",model_version="2"} 33.0' in page
     assert 'rows_seen_count{model_name="other",model_version=""} 1.0' in page
     (bucket,) = [line for line in page if line.startswith("rows_seen_bucket") and 'le="5.0"' in line and '"m"' in line]

@@ -7,6 +7,7 @@ import zlib
 
 import pytest
 
+from rest_support import rest
 from serinus.errors import InvalidInput, TooLarge, UnsupportedMedia
 from serinus.server.rest.content import choose_coding, compress, decompress
 
@@ -62,6 +63,25 @@ def test_what_is_cut_short_or_is_not_what_it_says_is_refused(coding: str):
         decompress(CODED[coding][:-1], coding.encode(), 10_000)
     with pytest.raises(InvalidInput, match=f"the body is not {coding}, though Content-Encoding says so"):
         decompress(b"\xff" * 20, coding.encode(), 10_000)
+
+
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+async def test_a_models_own_route_is_given_the_body_without_its_coding(http: str):
+    async def handler(request):
+        assert not request.headers.keys() & {"content-encoding"}
+        return 200, {"Content-Type": "text/x"}, request.body
+
+    async with rest("row", http=http, extra_routes=[("POST", "/own", handler)]) as server:
+        for coding in CODED:
+            answer = await server.ask("POST", "/own", CODED[coding], {"Content-Encoding": coding})
+            assert (answer.status, answer.body) == (200, BODY)
+        assert (await server.ask("POST", "/own", BODY)).body == BODY
+        large = gzip.compress(b"x" * 1_000_000)  # is undone in a thread
+        assert len((await server.ask("POST", "/own", large, {"Content-Encoding": "gzip"})).body) == 1_000_000
+        for body, coding, status in ((BODY, "gzip", 400), (CODED["gzip"][:-1], "gzip", 400), (BODY, "br", 415)):
+            assert (await server.ask("POST", "/own", body, {"Content-Encoding": coding})).status == status
+    async with rest("row", http=http, extra_routes=[("POST", "/own", handler)], max_body_bytes=100) as server:
+        assert (await server.ask("POST", "/own", CODED["gzip"], {"Content-Encoding": "gzip"})).status == 413
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,12 @@ class Counting(kserve.Model):
 
     rows = prometheus_client.Counter("audited_rows", "Rows seen.", ["tenant"])
     seconds = prometheus_client.Histogram("audited_seconds", "Time spent.", buckets=[1.0])
+    size = prometheus_client.Summary("audited_size", "Rows of a request.")
 
     def predict(self, payload, headers=None, response_headers=None):
         self.rows.labels(tenant=headers.get("x-tenant", "none")).inc(len(payload["instances"]))
         self.seconds.observe(0.5)
+        self.size.observe(len(payload["instances"]))
         return {"predictions": payload["instances"]}
 
 

@@ -41,6 +41,8 @@ class Entry:
     reason: str = ""
     unloaded: bool = False
     """Taken away on purpose: requests for it are NotFound, as for a model that never was, until it is loaded again."""
+    loaded: bool = False
+    """It has been, since the start."""
     broken: bool = False
     """Its files could not be read at start: nothing is known but the reason."""
     servable: Servable | None = None

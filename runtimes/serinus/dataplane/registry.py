@@ -238,6 +238,10 @@ class Registry(ModelTable):
             await self._check_behind(servable)
         except BaseException as error:
             message = str(error) or "it does not load"
+            if isinstance(error, NotFound) and entry.servable is None and not entry.loaded:
+                del versions[version]  # nobody has it: not even its name is told in the index
+                if not versions:
+                    del self._entries[name]
             entry.reason = message
             entry.state = "UNAVAILABLE" if entry.servable is None else "READY"
             if isinstance(error, SerinusError | asyncio.CancelledError):
@@ -250,6 +254,7 @@ class Registry(ModelTable):
         entry.settings, entry.servable, entry.state, entry.reason = settings, servable, "READY", ""
         entry.own = own or settings
         entry.unloaded = False
+        entry.loaded = True
         self.choose_default(name)
         _log.info(
             "model '%s'%s is ready: %s, loaded in %.2f s",

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from ..errors import ConfigError
 from ..model import Model
 
-__all__ = ["Implementation", "Kind", "implementation_of", "is_script", "resolve", "run_script"]
+__all__ = ["Implementation", "Kind", "ScriptServer", "implementation_of", "is_script", "resolve", "run_script"]
 
 _log = logging.getLogger("serinus.hosts")
 
@@ -55,6 +55,16 @@ class Implementation:
     target: Any
     """A class, a function that makes a model, or an instance."""
     is_instance: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptServer:
+    """What a script would start."""
+
+    models: dict[str, Any]
+    """By name."""
+    repository: Any = None
+    """Its `kserve.ModelRepository`, where `load` is the script's own; else None."""
 
 
 def resolve(name: str, argv: Sequence[str] = (), beside: Path | None = None) -> Implementation:
@@ -166,8 +176,8 @@ def is_script(name: str) -> bool:
     return is_file and not attribute
 
 
-def run_script(name: str, argv: Sequence[str] = ()) -> dict[str, Any]:
-    """Run a script as Python would, up to `kserve.ModelServer.start`, and take the models that it hands over there, by name.
+def run_script(name: str, argv: Sequence[str] = ()) -> ScriptServer:
+    """Run a script as Python would, up to `kserve.ModelServer.start`, and take what it hands over there.
 
     Args:
         name: the script's path.
@@ -183,15 +193,18 @@ def run_script(name: str, argv: Sequence[str] = ()) -> dict[str, Any]:
         return _run(path, name)
 
 
-def _run(path: Path, name: str) -> dict[str, Any]:
+def _run(path: Path, name: str) -> ScriptServer:
     import kserve
 
     from .earlier_kserve import accept_earlier_classes
 
     accept_earlier_classes()  # before the script makes its models
     started: dict[str, Any] = {}
+    repositories: list[Any] = []
 
     def start(server: Any, models: Sequence[Any]) -> None:
+        if type(server.registered_models).load is not kserve.ModelRepository.load:
+            repositories.append(server.registered_models)
         started.update(server.registered_models.get_models())
         started.update({getattr(model, "name", str(index)): model for index, model in enumerate(models)})
         _warn_of_server(name, server)
@@ -204,9 +217,9 @@ def _run(path: Path, name: str) -> dict[str, Any]:
         raise _needed(error, name) from error
     finally:
         kserve.ModelServer.start = original  # type: ignore[method-assign] # back again
-    if not started:
+    if not started and not repositories:
         raise ConfigError(f"{name!r} starts no kserve.ModelServer with a model; name the class to serve: {name}:Class")
-    return started
+    return ScriptServer(started, repositories[-1] if repositories else None)
 
 
 def _warn_of_server(name: str, server: Any) -> None:
@@ -222,7 +235,8 @@ def _warn_of_server(name: str, server: Any) -> None:
         _log.warning("%s: what it adds to KServe's FastAPI app (routes, middleware) is not served here", name)
 
 
-def _only(started: dict[str, Any], name: str) -> Any:
+def _only(server: ScriptServer, name: str) -> Any:
+    started = server.models
     if len(started) != 1:
         raise ConfigError(f"{name!r} starts a server of {len(started)} models; name the class to serve: {name}:Class")
     return next(iter(started.values()))

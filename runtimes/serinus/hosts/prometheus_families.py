@@ -9,11 +9,12 @@ from ..model import Family
 
 __all__ = ["read_families"]
 
-_COUNTED = ("counter", "histogram", "summary")
+_OF_SEVERAL = ("histogram", "summary")
+"""Kinds whose samples have names of their own, below the family's."""
 
 
 def read_families(collected: Iterable[Any], takes: Callable[[str, Mapping[str, str]], bool]) -> list[Family]:
-    """Read what a `CollectorRegistry` collects, histograms and summaries as the counters they are made of.
+    """Read what a `CollectorRegistry` collects.
 
     Args:
         collected: of `registry.collect()`.
@@ -22,11 +23,15 @@ def read_families(collected: Iterable[Any], takes: Callable[[str, Mapping[str, s
     samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
     families: list[Family] = []
     for metric in collected:
-        kind: Literal["counter", "gauge"] = "counter" if metric.type in _COUNTED else "gauge"
+        several = metric.type in _OF_SEVERAL
+        kind: Literal["counter", "gauge", "histogram", "summary"]
+        kind = metric.type if several or metric.type == "counter" else "gauge"
         for sample in metric.samples:
             if sample.name.endswith("_created") or not takes(sample.name, sample.labels):
                 continue
-            if sample.name not in samples:
-                families.append(Family(sample.name, metric.documentation, kind, samples.setdefault(sample.name, [])))
-            samples[sample.name].append((sample.labels, float(sample.value)))
+            name = metric.name if several else sample.name
+            labels = {"__name__": sample.name, **sample.labels} if several and sample.name != name else sample.labels
+            if name not in samples:
+                families.append(Family(name, metric.documentation, kind, samples.setdefault(name, [])))
+            samples[name].append((labels, float(sample.value)))
     return families

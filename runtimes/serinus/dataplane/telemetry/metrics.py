@@ -107,7 +107,7 @@ class Metrics:
         return {
             "models": [{**model, "gauges": {}, "load_s": 0.0} for model in snapshot["models"]],
             "errors": snapshot["errors"],
-            "families": [family for family in snapshot["families"] if family[2] == "counter"],
+            "families": [family for family in snapshot["families"] if family[2] != "gauge"],
             "process": {"cpu_s": snapshot["process"]["cpu_s"]},
         }
 
@@ -158,7 +158,8 @@ class Metrics:
         for name, text, kind, samples in merged["families"]:
             page.family(name, kind, text)
             for labels, value in samples:
-                page.sample(name, labels, value)
+                own = {key: text for key, text in labels.items() if key != "__name__"}
+                page.sample(labels.get("__name__", name), own, value)
         _render_process(page, merged["process"])
         return page.encode()
 

@@ -14,6 +14,7 @@ piece by piece, and the model waits where the client reads slowly.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ try:
 except ImportError as error:
     raise ImportError("hosting an MLServer MLModel needs mlserver: pip install 'serinus[mlserver]'") from error
 
+from mlserver.codecs import decorator
 from mlserver.context import model_context
 from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
 from mlserver.handlers.custom import get_custom_handlers
@@ -268,7 +270,28 @@ def _translate(error: Exception) -> SerinusError | None:
         return _of_status(error.status_code, str(error.detail))  # type: ignore[attr-defined] # checked above
     if isinstance(error, NotImplementedError):
         return NotSupported(str(error) or "this model does not offer that")
+    if isinstance(error, TypeError):
+        return _missing_inputs(error)
     return None
+
+
+def _missing_inputs(error: TypeError) -> InvalidInput | None:
+    """Read from where `decode_args` calls `predict` with what came which of its arguments did not; None: the error is another one."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is None or at.tb_frame.f_globals.get("__name__") != decorator.__name__:
+        return None
+    names = at.tb_frame.f_locals
+    predict, came = names.get("predict"), names.get("inputs")
+    if not callable(predict) or not isinstance(came, dict):
+        return None
+    parameters = list(inspect.signature(predict).parameters.values())[1:]  # without self
+    missing = [one.name for one in parameters if one.default is one.empty and one.name not in came]
+    if not missing:
+        return None
+    known = ", ".join(repr(one.name) for one in parameters)
+    return InvalidInput(f"input {missing[0]!r} is missing; the inputs of this model are {known}")
 
 
 _translated = ErrorTranslation(_translate)

@@ -182,6 +182,15 @@ class Responder:
 
         future.add_done_callback(done)
 
+    def inflate(self, exchange: Exchange, then: Callable[[bytes], None]) -> None:
+        """Undo the content coding, and go on with the body."""
+        coding = exchange.headers.content_encoding
+        if not coding:
+            then(exchange.body)
+            return
+        body, limit = exchange.body, self._body_bytes
+        self._offload(exchange, len(body), lambda: decompress(body, coding, limit), then)
+
     def unpack(self, exchange: Exchange, then: Callable[[bytes, CloudEvent | None], None]) -> None:
         """Undo content coding and CloudEvent, and go on with the body."""
         headers = exchange.headers
@@ -191,12 +200,10 @@ class Responder:
             then(body if event is None else event.data, event)
 
         _check_charset(headers.content_type)
-        coding = headers.content_encoding
-        if not coding:
+        if not headers.content_encoding:
             go_on(exchange.body)
-            return
-        body, limit = exchange.body, self._body_bytes
-        self._offload(exchange, len(body), lambda: decompress(body, coding, limit), go_on)
+        else:
+            self.inflate(exchange, go_on)
 
     def answer(self, exchange: Exchange, value: Any, render: Callable[[Any], Reply]) -> None:
         """Render what the plane says, now or when it comes."""
