@@ -122,6 +122,40 @@ def test_a_metrics_port_that_is_taken_ends_the_start(model: Path, tmp_path: Path
             pass
 
 
+@pytest.mark.parametrize("setting", ["http_port", "grpc_port", "metrics_port"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_told_before_any_model_is_loaded(setting: str, workers: str, tmp_path: Path):
+    (tmp_path / "late.py").write_text(
+        "from serinus import Model\n\nclass Late(Model):\n    def load(self):\n        raise RuntimeError('it was loaded')\n"
+    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        flags = {"http_port": "0", "grpc_port": "0", "metrics_port": "0", setting: str(port)}
+        done = _run(
+            *("--class", f"{tmp_path / 'late.py'}:Late", "--host", "127.0.0.1", "--workers", workers),
+            *(word for name, value in flags.items() for word in (f"--{name}", value)),
+        )
+    assert done.returncode == (1 if workers == "1" else 2)
+    assert "cannot listen on" in done.stderr
+    assert str(port) in done.stderr
+    assert "it was loaded" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--http_port", "8081"), ("--metrics_port", "9000", "--grpc_port", "9000")])
+def test_two_settings_of_one_port_are_refused(words: tuple[str, ...]):
+    done = _run("/no/such/folder", *words)
+    assert done.returncode == 2
+    assert f"{words[0]} and --grpc_port are both {words[1]}" in done.stderr
+
+
+def test_rest_and_metrics_may_share_a_port_and_grpc_that_is_off_has_none():
+    for words in (("--http_port", "0", "--metrics_port", "0"), ("--http_port", "8081", "--no-enable-grpc")):
+        assert "are both" not in _run("/no/such/folder", *words).stderr
+
+
 def test_several_directories_are_several_models(model: Path, tmp_path: Path):
     paths = []
     for name in ("a", "b"):

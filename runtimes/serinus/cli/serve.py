@@ -22,6 +22,7 @@ from ..bounds import BOUNDS
 from ..dataplane.repository_access import RepositoryAccess
 from ..errors import ConfigError
 from ..protocol.types import Limits
+from ..server.port_checks import port_problems
 from ..settings import PredictorSettings, ServerSettings
 from .log_lines import JsonLines, TextLines, escape
 from .options import OPTIONS, Option, Parsed, parse
@@ -105,10 +106,10 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
     if len(models) == 1 and not values["transformer"] and is_script(models[0].implementation):
         keeps = values["model_name"] and parsed.sources["model_name"] != "INFERENCE_SERVICE_NAME"
         named = models[0] if values["model_name"] else dataclasses.replace(models[0], name="")
-        from ..hosts.kserve.scripts import settings_from_script
+        from ..hosts.kserve.scripts import script_models
 
-        models = settings_from_script(named, predictor, keep_name=bool(keeps))
-        again = None
+        script = script_models(named, predictor, keep_name=bool(keeps))
+        models, again = script.models, script.discover
     factory = functools.partial(
         hosts.build_model,
         transformer=values["transformer"] or None,
@@ -193,7 +194,10 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     if problems:
         raise ConfigError(problems)
     chosen["limits"] = Limits(**{name.removeprefix("max_"): chosen[name] for name in _LIMITS})
-    return ServerSettings(**chosen)
+    settings = ServerSettings(**chosen)
+    if twice := port_problems(settings):
+        raise ConfigError(twice)
+    return settings
 
 
 def _predictor_settings(values: Mapping[str, Any]) -> PredictorSettings | None:

@@ -3,7 +3,7 @@
 Theory of operation. The ports open only when every model that was asked for at start is loaded and warm. KServe's default
 readiness probe (Standard mode) is a bare TCP connect to the first port, so a server that listens while it loads would be sent
 requests that it must refuse. A repository that starts empty listens at once. A model that does not load ends the
-process with status 1 and its reason, as Kubernetes expects of a container that cannot work.
+process with status 1 and its reason, as Kubernetes expects of a container that cannot work. That the ports are free is asked first.
 
 SIGTERM or SIGINT: readiness goes off; after `drain_delay_s` (for endpoints to forget us) the listeners close; requests in
 flight have `drain_timeout_s`; then models are unloaded. A second SIGINT ends at once.
@@ -32,6 +32,7 @@ from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from .grpc import start_grpc
+from .port_checks import check_ports
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import start_rest
 from .worker_channel import Channel
@@ -173,6 +174,8 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    if launch.http_socket is None:
+        check_ports(settings)
 
     metrics = Metrics()
     bounds = ModelBounds(
@@ -190,7 +193,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         registry,
         metrics=metrics,
         limits=settings.limits,
-        ready_when_empty=launch.index is not None,
+        ready_when_empty=launch.index is not None or not launch.models,
         strict_readiness=launch.strict_readiness,
         access=launch.access,
     )

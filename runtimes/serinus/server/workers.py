@@ -31,6 +31,7 @@ from typing import Any
 from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError
 from ..settings import ServerSettings
+from .port_checks import check_ports
 from .worker_channel import Channel
 
 __all__ = ["Supervisor", "bind", "supervise"]
@@ -113,6 +114,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        check_ports(self._settings, only_metrics=True)
         http = bind(self._settings.host, self._settings.http_port)
         # Holding the gRPC port, bound but not listening, fixes its number for all workers when 0 was asked for.
         grpc = bind(self._settings.host, self._settings.grpc_port, share=True) if self._settings.enable_grpc else None
