@@ -177,6 +177,13 @@ class ServerSettings:
             "hosted MLModel that overrides predict_stream, whose clients read nothing else"
         ),
     )
+    grpc_metadata_form: Literal["auto", "properties", "mlserver"] = field(
+        default="auto",
+        metadata=_flags(
+            help="what ModelMetadata says beyond its tensors: properties (Open Inference Protocol, text by name), mlserver "
+            "(MLServer's parameters under the same number, whose clients cannot decode the other), or auto: MLServer's where it is installed"
+        ),
+    )
     timeout_keep_alive_s: float = field(
         default=65.0,
         metadata=_flags(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,13 @@ def _shared(part: str) -> Any:
     return request
 
 
+def _shared_beside_raw() -> Any:
+    request = message("INT8", [1], raw=b"\1")
+    request.inputs.add(name="s", datatype="INT8", shape=[1])
+    request.inputs[1].parameters["shared_memory_region"].string_param = "r"
+    return request
+
+
 WRONG = [
     (_two_raw(), "'raw_input_contents' holds 2 tensors, 'inputs' names 1"),
     (_mixed(), "input 'x': both 'contents' and 'raw_input_contents' are there, one of them was expected"),
@@ -197,6 +205,7 @@ WRONG = [
     (_with(outputs=[{"name": "y"}, {"name": "y"}]), "requested output 'y' is given twice"),
     (_empty_parameter(), "request: parameter 'p' has no value; a string, number or boolean was expected"),
     (_shared("input"), "input 'x': shared memory is not offered by this server"),
+    (_shared_beside_raw(), "input 's': shared memory is not offered by this server; send the values"),
     (_shared("output"), "requested output 'y': shared memory is not offered by this server"),
 ]
 
@@ -294,6 +303,18 @@ def test_metadata_is_whole():
     assert dict(answer.properties) == {"engine": "forest", "checked": "true"}
     server = metadata_message(ServerMetadata("serinus", "1", ("statistics",)))
     assert (server.name, server.version, list(server.extensions)) == ("serinus", "1", ["statistics"])
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 160, 194, 223, 224, 300, 8191, 8192, 20_000, 100_000])
+@pytest.mark.parametrize("letter", ["x", "ü"])
+def test_metadata_as_mlserver_has_it_decodes_in_either_form(size: int, letter: str):
+    text = letter * size
+    message = metadata_message(replace(MODEL, parameters={"said": text, "checked": True}), mlservers=True)
+    answer = pb.ModelMetadataResponse.FromString(message.SerializeToString())  # field 6 holds strings, which are UTF-8
+    told = {name: pb.InferParameter.FromString(value.encode()) for name, value in answer.properties.items()}
+    assert {parameter.WhichOneof("parameter_choice") for parameter in told.values()} == {"string_param"}
+    assert told["checked"].string_param == "true"
+    assert told["said"].string_param.rstrip(" ") == text
 
 
 def test_the_configuration_leaves_the_batch_out_of_the_shapes_of_a_batched_model():

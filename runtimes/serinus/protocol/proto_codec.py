@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf import json_format
@@ -144,6 +144,9 @@ def _decode_tensors(entries: Sequence[Any], raw: Sequence[bytes], role: str, lim
     if count > limits.tensors:
         raise TooLarge(f"the message holds {count} {role}s, the limit is {limits.tensors} (max_tensors)")
     if raw and len(raw) != count:
+        for entry in entries:  # one in shared memory has no raw contents (Triton, extension_shared_memory.md)
+            if "shared_memory_region" in entry.parameters:
+                raise _in_shared_memory(f"{role} {entry.name!r}")
         raise InvalidInput(f"'raw_{role}_contents' holds {len(raw)} tensors, '{role}s' names {count}")
     tensors: list[Tensor] = []
     names: set[str] = set()
@@ -157,7 +160,7 @@ def _decode_tensors(entries: Sequence[Any], raw: Sequence[bytes], role: str, lim
         shape = _shape(entry.shape, what, limits)
         parameters = _decode_parameters(entry.parameters, what, limits) if entry.parameters else NO_PARAMETERS
         if "shared_memory_region" in parameters:
-            raise InvalidInput(f"{what}: shared memory is not offered by this server; send the values")
+            raise _in_shared_memory(what)
         if raw:
             if entry.HasField("contents") and entry.contents.ListFields():
                 raise InvalidInput(
@@ -168,6 +171,10 @@ def _decode_tensors(entries: Sequence[Any], raw: Sequence[bytes], role: str, lim
             data = _decode_contents(what, datatype, shape, entry.contents, limits)
         tensors.append(Tensor(name, datatype, shape, data, parameters))
     return tensors
+
+
+def _in_shared_memory(what: str) -> InvalidInput:
+    return InvalidInput(f"{what}: shared memory is not offered by this server; send the values")
 
 
 def _shape(value: Sequence[int], what: str, limits: Limits) -> tuple[int, ...]:
@@ -343,20 +350,49 @@ def _fill_parameters(target: Any, parameters: Mapping[str, Any]) -> None:
             raise ModelFailed(f"parameter {key!r} is {describe(value)}, a string, number or boolean was expected")
 
 
-def metadata_message(metadata: ModelMetadata | ServerMetadata) -> Any:
-    """Make a ModelMetadataResponse or ServerMetadataResponse; the model's parameters are its `properties`, as text."""
+def metadata_message(metadata: ModelMetadata | ServerMetadata, *, mlservers: bool = False) -> Any:
+    """Make a ModelMetadataResponse or ServerMetadataResponse; the model's parameters are its `properties`, as text.
+
+    Args:
+        metadata: of a model or of the server.
+        mlservers: field 6 of a model's is read as MLServer has it (dataplane.proto, `map<string, InferParameter> parameters`) in the place
+            of the Open Inference Protocol's `map<string, string> properties`. Clients of the latter read it without an error, but with
+            MLServer's marks around the text.
+    """
     if isinstance(metadata, ServerMetadata):
         return pb.ServerMetadataResponse(name=metadata.name, version=metadata.version, extensions=metadata.extensions)
     message = pb.ModelMetadataResponse(
         name=metadata.name,
         versions=metadata.versions,
         platform=metadata.platform,
-        properties={key: property_text(value) for key, value in metadata.parameters.items()},
+        properties={
+            key: _as_parameter(property_text(value)) if mlservers else property_text(value)
+            for key, value in metadata.parameters.items()
+        },
     )
     for target, specs in ((message.inputs, metadata.inputs), (message.outputs, metadata.outputs)):
         for spec in specs:
             target.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
     return message
+
+
+_STRING_PARAMETER: Final = "\x1a"
+"""Tag of InferParameter's field 3, `string_param`, of wire type LEN."""
+
+
+def _as_parameter(text: str) -> str:
+    """Write a serialized InferParameter that is UTF-8 too, as a field of strings must be, so that clients of either form decode it.
+
+    A length of up to 127 bytes is one character. A longer one takes three bytes of a varint, which are two characters of UTF-8 only if its
+    lowest seven bits are 66 to 95, and the fourteenth is not set: the text is filled up with spaces to the next such length.
+    """
+    given = size = len(text.encode())
+    if size < 128:
+        return f"{_STRING_PARAMETER}{chr(size)}{text}"
+    while not 66 <= size % 128 <= 95 or size & 1 << 13:
+        size += 1
+    length = bytes((0x80 | size & 0x7F, 0x80 | size >> 7 & 0x3F, size >> 14))
+    return f"{_STRING_PARAMETER}{length.decode()}{text}{' ' * (size - given)}"
 
 
 def config_message(config: ModelConfig) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import time
@@ -263,6 +264,10 @@ class Service:
         self._limits = replace(settings.limits, body_bytes=self._receive_limit)
         self._send_limit = settings.grpc_max_send_message_length
         self._stream_form = settings.grpc_stream_form
+        # What is installed tells whose clients come: KServe and MLServer cannot share an environment.
+        self._beside_mlserver = importlib.util.find_spec("mlserver") is not None
+        form = settings.grpc_metadata_form
+        self._mlservers_metadata = form == "mlserver" or (form == "auto" and self._beside_mlserver)
         self._access_log = settings.access_log
         self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
@@ -379,6 +384,10 @@ class Service:
             further: those that follow.
             headers: the stream's metadata.
             deadline: the stream's, `time.monotonic()`; None: none.
+
+        Raises:
+            NotFound: there is no such model, and MLServer is installed: its clients know an error by the stream's status alone.
+            NotReady: it does not answer now; likewise.
         """
         if self._stream_form != "auto":
             return None
@@ -386,6 +395,8 @@ class Service:
             request, final_wanted = self._decode(first, headers, deadline, stream=True)
         except Exception:  # noqa: BLE001 # `infer` finds it again, and says so
             return None
+        if self._beside_mlserver and not final_wanted:
+            self._plane.check_served(request.model_name, request.model_version)
         if self._plane.stream_kind(request.model_name, request.model_version) != "whole" or final_wanted:
             return None
 
@@ -517,7 +528,8 @@ class Service:
 
     async def _model_metadata(self, message: bytes) -> bytes:
         request = _parse(pb.ModelMetadataRequest, message)
-        return metadata_message(self._plane.model_metadata(request.name, request.version)).SerializeToString()
+        metadata = self._plane.model_metadata(request.name, request.version)
+        return metadata_message(metadata, mlservers=self._mlservers_metadata).SerializeToString()
 
     async def _model_config(self, message: bytes) -> bytes:
         request = _parse(pb.ModelConfigRequest, message)

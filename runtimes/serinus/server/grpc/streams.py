@@ -47,6 +47,11 @@ _FINAL, _MORE = _marked(True), _marked(False)
 """Appended to each response: protobuf merges concatenated messages. tritonclient reads it to know whether more will come."""
 
 
+_NO_TEXT = b"\xf8\x07\xff\x01"
+"""An unknown field of a ModelInferResponse (127, a varint) that is no UTF-8: clients skip it. One of MLServer's reads a whole message of
+Triton's as a ModelInferResponse, an error's text as the model's name, and this, in the place of the version, fails to decode: an error."""
+
+
 class _Place:
     """One request's place in the order of responses; an `Answer`."""
 
@@ -109,7 +114,9 @@ class _Place:
             response.infer_response.id = request.id
             response.infer_response.model_name = request.model_name
         response.infer_response.parameters["triton_final_response"].bool_param = True
-        return response.SerializeToString()
+        payload = response.infer_response.SerializeToString() + _NO_TEXT
+        response.ClearField("infer_response")
+        return response.SerializeToString() + _response(payload)
 
     def _settle(self, outcome: bytes | Failure) -> None:
         if self.waiting:

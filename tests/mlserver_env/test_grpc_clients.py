@@ -1,0 +1,87 @@
+"""MLServer's own gRPC stub, as its clients use it, asks serinus: every answer decodes, and no error looks like a success."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlserver.codecs import NumpyCodec
+from mlserver.grpc import converters
+from mlserver.grpc import dataplane_pb2 as pb
+from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
+from mlserver.types import InferenceRequest
+from processes import Address, serving_folder
+
+import grpc
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """A repository with a class of MLServer's and a model of serinus's own."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name, implementation in (("theirs", "models.SumModel"), ("ours", "ours.Doubler")):
+        (folder / name).mkdir()
+        (folder / name / "model-settings.json").write_text(json.dumps({"name": name, "implementation": implementation}))
+    with serving_folder("serinus", folder, "--repository_control", "on") as address:
+        yield address
+
+
+@pytest.fixture
+def stub(server: Address) -> Iterator[GRPCInferenceServiceStub]:
+    with grpc.insecure_channel(server.grpc) as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+def request(name: str) -> Any:
+    payload = InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.ones((1, 2), np.float32))])
+    return converters.ModelInferRequestConverter.from_types(payload, model_name=name, model_version=None)
+
+
+@pytest.mark.parametrize("name", ["theirs", "ours"])
+def test_metadata_decodes_with_the_parameters_as_mlserver_has_them(stub: GRPCInferenceServiceStub, name: str):
+    message = stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=30)
+    metadata = converters.ModelMetadataResponseConverter.to_types(message)
+    assert metadata.name == name
+    assert message.parameters["execution"].string_param
+    assert {parameter.WhichOneof("parameter_choice") for parameter in message.parameters.values()} == {"string_param"}
+    if name == "ours":
+        assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.inputs] == [
+            ("x", "FP32", [-1, 2])
+        ]
+        assert message.parameters["long"].string_param.rstrip() == "l" * 300
+
+
+def test_every_other_call_decodes_too(stub: GRPCInferenceServiceStub):
+    assert stub.ServerLive(pb.ServerLiveRequest(), timeout=30).live
+    assert stub.ServerReady(pb.ServerReadyRequest(), timeout=30).ready
+    assert stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=30).name == "serinus"
+    assert stub.ModelReady(pb.ModelReadyRequest(name="ours"), timeout=30).ready
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=30)
+    assert {model.name: model.state for model in index.models} == {"ours": "READY", "theirs": "READY"}
+    stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="theirs"), timeout=30)
+    stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="theirs"), timeout=30)
+    for name in ("ours", "theirs"):
+        answer = converters.ModelInferResponseConverter.to_types(stub.ModelInfer(request(name), timeout=30))
+        assert answer.model_name == name
+
+
+def test_a_model_that_is_not_there_ends_a_stream_with_its_status(stub: GRPCInferenceServiceStub):
+    answers = stub.ModelStreamInfer(iter([request("nobody")]), timeout=30)
+    with pytest.raises(grpc.RpcError, match="'nobody' is not known"):
+        next(answers)
+    assert answers.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_an_error_in_the_place_of_a_response_of_tritons_is_an_error_for_mlservers_stub(tmp_path: Path):
+    (tmp_path / "model-settings.json").write_text(json.dumps({"name": "ours", "implementation": "ours.Doubler"}))
+    with (
+        serving_folder("serinus", tmp_path, "--grpc_stream_form", "triton") as address,
+        grpc.insecure_channel(address.grpc) as channel,
+    ):
+        answers = GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request("nobody")]), timeout=30)
+        with pytest.raises(grpc.RpcError):
+            next(answers)
