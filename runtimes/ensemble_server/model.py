@@ -62,7 +62,7 @@ class Ensemble(kserve.Model):
         self._combiner: Combiner | None = None
         self._inputs: tuple[schema.InputSpec, ...] = ()
         self.serinus_details: dict[str, Any] = {}
-        """Facts for the metadata's parameters."""
+        """Facts for the metadata's properties."""
         self.serinus_provenance: Provenance | None = None
         """What the answers come from; None: not from files and packages of ours alone."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dataplane_support import Doubler
+from dataplane_support import Doubler, serving
 from serinus import Model, ModelSettings, TensorSpec
 from serinus.dataplane.overrides import overridden
 from serinus.errors import InvalidInput
@@ -165,6 +165,9 @@ def test_a_model_that_is_not_batched_may_be_told_so_again():
     assert changed({"max_batch_size": 0}, loaded(), batched=False) == OWN
     assert changed({"max_batch_size": 0}, loaded(), batched=True) == replace(OWN, batchable=False)
     assert changed({"max_batch_size": 4}, loaded(), batched=False).batch.max_batch_rows == 4
+    held = loaded()
+    held.settings = replace(held.settings, batchable=False)  # by an earlier load
+    assert changed({"max_batch_size": 0}, held, batched=False) == replace(OWN, batchable=False)
 
 
 def test_outputs_are_all_told_where_every_one_is_optional():
@@ -187,3 +190,14 @@ def test_the_owners_platform_stands_before_the_models():
     model = Told(replace(OWN, platform="mine"))
     assert changed({"platform": "mine"}, model) == OWN
     assert "cannot be changed" in refused({"platform": "serinus_test"}, model)
+
+
+async def test_a_load_that_says_again_that_rows_are_not_joined_is_obeyed_each_time():
+    async with serving(Doubler) as plane:
+        for config in ({"max_batch_size": 0}, {"max_batch_size": 0}):
+            await plane.load("m", {"config": json.dumps(config)})
+            assert plane.model_config("m").max_batch_rows == 0
+        await plane.load("m", {"config": json.dumps(plane.model_config("m").document())})
+        assert plane.model_config("m").max_batch_rows == 0
+        await plane.load("m")
+        assert plane.model_config("m").max_batch_rows > 0

@@ -54,7 +54,7 @@ def overridden(
         if key == "name":
             if value != settings.name:
                 raise InvalidInput(f"{_WHAT}: 'name' is {describe(value)}, the model is '{settings.name}'")
-        elif loaded is not None and _repeats(key, value, loaded, batched):
+        elif loaded is not None and _repeats(key, value, loaded, batched) and not _is_held(key, settings, loaded):
             continue
         elif key == "max_batch_size":
             if value == "0" or (type(value) is int and value == 0):  # Triton's way to say that rows are never joined
@@ -90,6 +90,11 @@ def _repeats(key: str, value: Any, model: Model, batched: bool) -> bool:
         shown = always or [replace(spec, optional=False) for spec in model.outputs]  # its outputs have no such field
         return _told(value) == _tensors(shown, batched)
     return False
+
+
+def _is_held(key: str, settings: ModelSettings, loaded: Model) -> bool:
+    """Whether what is repeated is an earlier load's word, which this one has to say again to keep it, and not the model's own."""
+    return key == "max_batch_size" and loaded.settings.batchable is False and settings.batchable is not False
 
 
 def _told(value: Any) -> Any:
