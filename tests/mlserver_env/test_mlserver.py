@@ -67,6 +67,12 @@ async def test_mlservers_sum_model_answers_with_its_codec_and_headers():
         assert json.loads(answer) == {"predictions": [[3]]}
 
 
+async def test_a_parameter_that_is_called_headers_does_not_stand_for_the_requests():
+    async with serving(named("SumModel")) as plane:
+        request = InferRequest("m", [Tensor.of("x", np.array([[1, 2]]))], parameters={"headers": "text"}, headers=REST)
+        assert (await plane.infer(request)).headers == {"x-seen": "blue"}
+
+
 async def test_custom_handlers_are_routes():
     async with serving(named("SumModel")) as plane:
         (method, path, handler), *_ = plane.extra_routes()

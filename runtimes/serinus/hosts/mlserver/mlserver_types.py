@@ -89,7 +89,7 @@ def to_mlserver_request(request: InferRequest) -> InferenceRequest:
     text = not is_grpc(headers)
     return InferenceRequest.model_construct(
         id=request.id or str(uuid.uuid4()),
-        parameters=Parameters.model_construct(headers=headers, **dict(request.parameters)),
+        parameters=Parameters.model_construct(**{**request.parameters, "headers": headers}),
         inputs=[_request_input(tensor, text) for tensor in request.inputs],
         outputs=[
             RequestOutput(name=output.name, parameters=_parameters(output.parameters)) for output in request.outputs
