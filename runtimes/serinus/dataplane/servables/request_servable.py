@@ -194,7 +194,8 @@ class RequestServable(Servable):
             )
         # As in the general way, but without a call for each: such requests ask for no outputs by name.
         self.statistics.answered(batch, self._clock())
-        for pending, response in zip(members, batch.outputs, strict=True):
+        responses: Any = batch.outputs
+        for pending, response in zip(members, responses, strict=True):
             if pending.state == RUNNING:
                 pending.state = DONE
                 if self.version and not response.model_version:
