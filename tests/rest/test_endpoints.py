@@ -57,7 +57,9 @@ PATHS: list[tuple[str, str, int, set[str] | None]] = [
     ("unknown-model-ready", "/v2/models/nobody/ready", 404, {"error"}),
     ("unknown-version", "/v2/models/versioned/versions/3", 404, {"error"}),
     ("unknown-version-ready", "/v2/models/versioned/versions/3/ready", 404, {"error"}),
-    ("version-of-an-unversioned-model", "/v2/models/labels/versions/1", 404, {"error"}),
+    ("version-that-an-unversioned-models-statistics-tell", "/v2/models/labels/versions/1/stats", 200, {"model_stats"}),
+    ("version-that-an-unversioned-models-statistics-tell-ready", "/v2/models/labels/versions/1/ready", 200, {"name", "ready"}),
+    ("version-of-an-unversioned-model", "/v2/models/labels/versions/2", 404, {"error"}),
     ("version-that-is-no-number", "/v2/models/versioned/versions/latest", 404, {"error"}),
     ("version-with-a-zero-before-it", "/v2/models/versioned/versions/01", 404, {"error"}),
     ("names-are-case-sensitive", "/v2/models/Labels", 404, {"error"}),
@@ -157,7 +159,7 @@ def _(s: Server) -> None:
 @case(TABLE, "another-version-is-told-those-that-there-are", "good practice")
 def _(s: Server) -> None:
     assert "'1', '2', '10'" in s.ask("POST", "/v2/models/versioned/versions/3/infer", GOOD).error
-    assert s.ask("POST", "/v2/models/labels/versions/1/infer", GOOD).status == 404
+    assert s.ask("POST", "/v2/models/labels/versions/2/infer", GOOD).status == 404
 
 
 @case(TABLE, "unversioned-models-answer-without-version", OIP + "Inference Response JSON Object")
