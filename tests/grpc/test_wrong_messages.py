@@ -115,6 +115,7 @@ for name, version, code in (
     ("nobody", "", "NOT_FOUND"),
     ("versioned", "3", "NOT_FOUND"),
     ("versioned", "01", "NOT_FOUND"),
+    ("labels", "1", "OK"),  # as which its statistics tell of it, without versions
     ("labels", "2", "NOT_FOUND"),
     ("", "", "NOT_FOUND"),
     ("Labels", "", "NOT_FOUND"),

@@ -58,7 +58,12 @@ PATHS: list[tuple[str, str, int, set[str] | None]] = [
     ("unknown-version", "/v2/models/versioned/versions/3", 404, {"error"}),
     ("unknown-version-ready", "/v2/models/versioned/versions/3/ready", 404, {"error"}),
     ("version-that-an-unversioned-models-statistics-tell", "/v2/models/labels/versions/1/stats", 200, {"model_stats"}),
-    ("version-that-an-unversioned-models-statistics-tell-ready", "/v2/models/labels/versions/1/ready", 200, {"name", "ready"}),
+    (
+        "version-that-an-unversioned-models-statistics-tell-ready",
+        "/v2/models/labels/versions/1/ready",
+        200,
+        {"name", "ready"},
+    ),
     ("version-of-an-unversioned-model", "/v2/models/labels/versions/2", 404, {"error"}),
     ("version-that-is-no-number", "/v2/models/versioned/versions/latest", 404, {"error"}),
     ("version-with-a-zero-before-it", "/v2/models/versioned/versions/01", 404, {"error"}),
