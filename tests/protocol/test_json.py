@@ -21,6 +21,7 @@ from protocol_support import (
     tensor_lists,
 )
 from serinus.errors import InvalidInput, ModelFailed, SerinusError, TooLarge, UpstreamFailed
+from serinus.protocol.json_kernel import JsonKernel
 from serinus.protocol.rest_codec import RestCodec, error_json, index_json, metadata_json, statistics_json
 from serinus.protocol.types import (
     InferRequest,
@@ -130,6 +131,40 @@ def test_values_arrive_exactly(codec: RestCodec, datatype: str, data: list[Any],
     assert decode(body(tensor_json(datatype, [2], data)), codec).inputs[0].data.tolist() == expected
 
 
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ([1], [None]),
+        ([4], [1, None, None, -2.5]),
+        ([2, 2], [1, None, None, -2.5]),
+        ([2, 2], [[1, None], [None, -2.5]]),
+        ([2, 1, 2], [[[None, None]], [[None, None]]]),
+    ],
+)
+def test_null_in_a_floating_point_tensor_is_nan(codec: RestCodec, datatype: str, shape: list[int], data: Any):
+    flat = [float("nan") if value is None else value for value in np.array(data, object).reshape(-1)]
+    for _ in range(2):  # by a skeleton that is new, and by one that is known
+        tensor = decode(body(tensor_json(datatype, shape, data)), codec).inputs[0]
+        expected = np.array(flat, tensor.data.dtype).reshape(shape)
+        np.testing.assert_array_equal(tensor.data, expected, strict=True)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+def test_the_kernel_itself_takes_null(datatype: str):
+    kernel = JsonKernel.open(Limits())
+    if kernel is None:
+        pytest.skip("the kernels are not built")
+    for text in ("null", "1,null", " null ,2", "null,\nnull"):
+        document = b'{"inputs":[{"name":"x","shape":[%d],"datatype":"%b","data":[%b]}]}'
+        document %= (text.count(",") + 1, datatype.encode(), text.encode())
+        assert kernel.decode_request(document, None, "m", "", {}) is not None, text
+    for text in ("nul", "nulll", "Null", "-null", "null1", "null0"):
+        document = b'{"inputs":[{"name":"x","shape":[1],"datatype":"%b","data":[%b]}]}' % (datatype.encode(), text.encode())
+        assert kernel.decode_request(document, None, "m", "", {}) is None, text
+
+
 INPUT = tensor_json("FP32", [1], [1])
 WRONG_DATA = [
     ("UINT8", [2], [1, 300], "input 'x': data[1] is 300, UINT8 holds 0 to 255"),
@@ -149,7 +184,15 @@ WRONG_DATA = [
     ("BOOL", [1], ["false"], "input 'x': data[0] is the string 'false', true or false (or 1 or 0) was expected"),
     ("BOOL", [1], [1.0], "input 'x': data[0] is 1.0, true or false (or 1 or 0) was expected"),
     ("FP32", [2], [1, "nan"], "input 'x': data[1] is the string 'nan', a number (FP32) was expected"),
-    ("FP32", [1], [None], "input 'x': data[0] is null, a number (FP32) was expected"),
+    ("INT32", [2], [1, None], "input 'x': data[1] is null, an integer (INT32) was expected; null is a missing value in floating"),
+    ("UINT8", [1, 2], [[1, None]], "input 'x': data[0][1] is null, an integer (UINT8) was expected; null is a missing"),
+    ("BOOL", [1], [None], "input 'x': data[0] is null, true or false (or 1 or 0) was expected; null is a missing value"),
+    ("BYTES", [2], ["a", None], "input 'x': data[1] is null, a string (BYTES) was expected; null is a missing value in"),
+    ("FP32", [2], [None, "a"], "input 'x': data[1] is the string 'a', a number (FP32) was expected"),
+    ("FP32", [2], [None, True], "input 'x': data[1] is true, a number (FP32) was expected"),
+    ("FP16", [2], [None, 65520], "input 'x': data[1] is 65520, which is beyond the range of FP16"),
+    ("FP32", [1], None, "input 'x': neither 'data' nor the parameter 'binary_data_size' is there"),
+    ("FP32", [2, 2], [[1, 2], None], "input 'x': data[1] is null, an array of 2 was expected"),
     ("FP32", [1], [True], "input 'x': data[0] is true, a number (FP32) was expected"),
     ("FP32", [1], [1e39], "input 'x': data[0] is 1e+39, which is beyond the range of FP32"),
     ("FP16", [1], [65520], "input 'x': data[0] is 65520, which is beyond the range of FP16"),

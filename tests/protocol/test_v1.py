@@ -78,6 +78,8 @@ def test_base64_stands_for_bytes():
         (["a"], "BYTES"),
         ([{"b64": "YQ=="}], "BYTES"),
         ([[]], "FP64"),
+        ([1, None], "FP64"),
+        ([[None]], "FP64"),
     ],
     ids=str,
 )
@@ -105,7 +107,13 @@ WRONG = [
     ({"instances": [[1, 2], [3]]}, ONE, "input 'x': data[1] holds 1 values, shape [2, 2] has 2 there"),
     ({"instances": [[1, "a"]]}, ONE, "input 'x': data[0][1] is the string 'a', a number (FP32) was expected"),
     ({"instances": [1, "a"]}, model(), "input 'input-0': 1 and the string 'a' do not make one tensor"),
-    ({"instances": [None]}, model(), "input 'input-0' holds null, which is no value; a missing number is sent as NaN"),
+    (
+        {"instances": [None, "a"]},
+        model(),
+        "input 'input-0' holds null, which stands for a missing number, beside what is no number",
+    ),
+    ({"instances": [None, True]}, model(), "input 'input-0' holds null, which stands for a missing number, beside"),
+    ({"instances": [None]}, TEXT, "input 'x': value 0 is null, a string or {\"b64\": ...} was expected"),
     (
         {"instances": [5]},
         TEXT,

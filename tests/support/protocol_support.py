@@ -152,7 +152,7 @@ def _fitting(rnd: random.Random, datatype: str) -> str:
         return str(rnd.randint(0, 200))
     if datatype.startswith("INT"):
         return str(rnd.randint(-100, 100))
-    return rnd.choice((repr(rnd.gauss(0, 1)), str(rnd.randint(-9, 9))))
+    return rnd.choice((repr(rnd.gauss(0, 1)), str(rnd.randint(-9, 9)), "null"))
 
 
 def _nested(shape: list[int], values: list[str]) -> str:

@@ -437,6 +437,10 @@ def _v1_values(tensor: Tensor) -> list[Any]:
     if array.ndim == 0:
         array = array.reshape(1)
     if tensor.datatype != BYTES:
+        if array.dtype.kind == "f" and np.isinf(array).any():  # null would be read as NaN
+            raise InvalidInput(
+                f"input {tensor.name!r} holds an infinity, which V1's JSON cannot carry to the predictor; use --predictor_protocol v2"
+            )
         return array.tolist()
     text = np.empty(array.size, dtype=object)
     text[:] = [element.decode("utf-8", "replace") for element in array.reshape(-1).tolist()]
@@ -460,6 +464,8 @@ def _v1_response(document: Mapping[str, Any], request: InferRequest) -> InferRes
     for name, values in columns.items():
         try:
             array = np.array(values)
+            if array.dtype == object and {type(value) for value in array.reshape(-1)} <= {float, int, type(None)}:
+                array = array.astype(np.float64)  # null stands for NaN
         except ValueError as error:
             raise UpstreamFailed(f"the predictor's V1 predictions {name!r} are no tensor: {error}") from error
         if array.dtype.kind in "US":

@@ -5,13 +5,16 @@ Sources: Open Inference Protocol, inference_rest.md, "Tensor Data", "Parameters"
 What the specification leaves to the server, and what is done here:
   - `data` may be nested exactly as `shape` says, or flat; responses are flat, as the specification's examples are.
   - Numbers are never bent: 300 into UINT8, 1.7 into INT32 and 1e39 into FP32 are refused, 2.0 into INT32 is 2 (JSON knows one kind
-    of number). NaN and Infinity are not JSON; null is not a value.
+    of number). NaN and Infinity are not JSON.
+  - null is NaN in a floating-point tensor, a missing value: KServe's and MLServer's clients write NaN so and their servers read it so.
+    No other datatype has such a value, and null there is refused.
   - BOOL takes true and false, and 0 and 1, which NumPy clients of other servers send (Triton 2.x takes only true and false).
   - FP16 and BF16 take numbers, rounded to the nearest value of the type (Triton refuses both).
   - BYTES takes strings of any Unicode text, as UTF-8. An output that is no UTF-8 cannot be JSON: the client is told to ask for it
     raw. (Triton writes its bytes into the JSON as they are, which then is none.)
   - NaN and infinite outputs are null (as ECMAScript's JSON.stringify has it; Triton writes bare NaN, which JSON parsers
-    refuse), and null reads back as NaN. Who needs to tell them apart takes the binary extension or gRPC.
+    refuse), and null reads back as NaN: an infinity is lost. A server's `json_not_finite` says otherwise (see `NotFinite`); the binary
+    extension and gRPC carry all of them.
   - Keys that the specification does not name are ignored, and null stands for "left out" in `id`, `parameters` and `outputs`, and in
     the parameters `content_type` and `headers`.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
@@ -68,6 +72,7 @@ _INTEGER_RANGES = {
     if dtype.kind in "iu"
 }
 _FLOATS = frozenset({"FP16", "FP32", "FP64", BFLOAT16})
+_NULL_HINT: Final = "; null is a missing value in floating-point tensors only"
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -288,7 +293,7 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
 
 
 def decode_data(
-    name: str, datatype: str, shape: tuple[int, ...], data: Any, limits: Limits, *, finite: bool = True
+    name: str, datatype: str, shape: tuple[int, ...], data: Any, limits: Limits
 ) -> np.ndarray:
     """Turn a `data` array, parsed, into the tensor's array.
 
@@ -298,7 +303,6 @@ def decode_data(
         shape: from `check_shape`.
         data: nested as `shape`, or flat.
         limits: `tensor_bytes` bounds the result.
-        finite: False lets null stand for NaN, as responses have it.
 
     Returns:
         An array of `NUMPY_DTYPES[datatype]` and `shape`.
@@ -320,7 +324,7 @@ def decode_data(
         )
     where = _Where(name, shape, nested)
     if datatype in _FLOATS:
-        return _floats(where, datatype, values, finite).reshape(shape)
+        return _floats(where, datatype, values).reshape(shape)
     if datatype == BYTES:
         return _texts(where, values).reshape(shape)
     if datatype == "BOOL":
@@ -387,20 +391,23 @@ def _refuse(where: _Where, values: list[Any], allowed: frozenset[type], wanted: 
     """Raise for the first value whose kind is not allowed."""
     for index, value in enumerate(values):
         if type(value) not in allowed:
-            raise InvalidInput(f"{where(index)} is {describe(value)}, {wanted} was expected")
+            hint = _NULL_HINT if value is None else ""
+            raise InvalidInput(f"{where(index)} is {describe(value)}, {wanted} was expected{hint}")
 
 
-def _floats(where: _Where, datatype: str, values: list[Any], finite: bool) -> np.ndarray:
-    if not finite:
-        values = [float("nan") if value is None else value for value in values]
-    if not set(map(type, values)) <= _NUMBERS:
+def _floats(where: _Where, datatype: str, values: list[Any]) -> np.ndarray:
+    kinds = set(map(type, values))
+    if type(None) in kinds:
+        values = [math.nan if value is None else value for value in values]
+        kinds.remove(type(None))
+    if not kinds <= _NUMBERS:
         _refuse(where, values, _NUMBERS, f"a number ({datatype})")
     wide = np.array(values, dtype=np.float64)
     if datatype == "FP64":
         return wide
     with np.errstate(over="ignore"):  # looked for below, where it can be named
         narrow = round_to_bfloat16(wide) if datatype == BFLOAT16 else wide.astype(NUMPY_DTYPES[datatype])
-    if finite and not np.isfinite(narrow).all() and (lost := np.isfinite(wide) & ~np.isfinite(narrow)).any():
+    if not np.isfinite(narrow).all() and (lost := np.isfinite(wide) & ~np.isfinite(narrow)).any():
         index = int(np.argmax(lost))
         raise InvalidInput(f"{where(index)} is {describe(values[index])}, which is beyond the range of {datatype}")
     return narrow
@@ -434,7 +441,8 @@ def _whole(where: _Where, index: int, value: float, datatype: str) -> int:
 def _bools(where: _Where, values: list[Any]) -> np.ndarray:
     for index, value in enumerate(values):
         if type(value) is not bool and not (type(value) is int and value in (0, 1)):
-            raise InvalidInput(f"{where(index)} is {describe(value)}, true or false (or 1 or 0) was expected")
+            hint = _NULL_HINT if value is None else ""
+            raise InvalidInput(f"{where(index)} is {describe(value)}, true or false (or 1 or 0) was expected{hint}")
     return np.array(values, dtype=np.bool_)
 
 

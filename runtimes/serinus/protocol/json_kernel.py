@@ -291,7 +291,7 @@ def _number_maker(workspace: _Workspace, head: TensorHead, offset: int) -> tuple
         def make(_body: bytes, _json_length: int, /) -> np.ndarray | None:
             with np.errstate(over="ignore"):
                 array = round_to_bfloat16(view) if datatype == BFLOAT16 else view.astype(np.float16)
-            return array if np.isfinite(array).all() else None
+            return None if np.isinf(array).any() else array  # NaN was null; an infinity, a number beyond the range
 
     elif workspace.is_scratch:
 

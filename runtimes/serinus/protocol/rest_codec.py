@@ -93,7 +93,6 @@ class RestCodec:
         json_length: int | None = None,
         headers: Mapping[str, str] = NO_PARAMETERS,
         inputs: Sequence[TensorSpec] | None = None,
-        finite: bool = True,
     ) -> InferRequest:
         """Read the body of an inference request.
 
@@ -105,7 +104,6 @@ class RestCodec:
                 and the body is JSON. 0: a raw body, which takes `inputs`.
             headers: kept in the request.
             inputs: what the model takes; needed for raw bodies only.
-            finite: False lets null stand for NaN among numbers.
 
         Returns:
             The request, its arrays as `Tensor` says. `binary` is the parameter binary_data_output, or true for a raw body.
@@ -138,7 +136,7 @@ class RestCodec:
                 return InferRequest(model_name, (tensor,), model_version, headers=headers, binary=True)
             document = load_object(memoryview(body)[:json_length], "the request's JSON part", limits)
         reader = BinaryReader(body, json_length)
-        tensors = decode_tensors(document.get("inputs"), "input", reader, limits, finite=finite)
+        tensors = decode_tensors(document.get("inputs"), "input", reader, limits)
         reader.finish()
         parameters = decode_parameters(document.get("parameters"), "request", limits)
         binary = binary_flag(parameters, "binary_data_output", "request")
@@ -167,7 +165,7 @@ class RestCodec:
                 body if json_length is None else memoryview(body)[:json_length], "the response body", limits
             )
             reader = BinaryReader(body, json_length)
-            tensors = decode_tensors(document.get("outputs"), "output", reader, limits, finite=False)
+            tensors = decode_tensors(document.get("outputs"), "output", reader, limits)
             reader.finish()
             parameters = decode_parameters(document.get("parameters"), "response", limits)
             response_id = decode_id(document.get("id"))

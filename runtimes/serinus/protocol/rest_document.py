@@ -74,8 +74,8 @@ def read_list(value: Any, role: str, limits: Limits) -> list[Any]:
     return value
 
 
-def decode_tensors(value: Any, role: str, reader: BinaryReader, limits: Limits, *, finite: bool = True) -> list[Tensor]:
-    """Read `inputs` of a request (role "input"), or `outputs` of a response ("output"); `finite` as in `decode_data`.
+def decode_tensors(value: Any, role: str, reader: BinaryReader, limits: Limits) -> list[Tensor]:
+    """Read `inputs` of a request (role "input"), or `outputs` of a response ("output").
 
     Raises:
         InvalidInput: with the tensor's name, what came and what was expected.
@@ -87,7 +87,7 @@ def decode_tensors(value: Any, role: str, reader: BinaryReader, limits: Limits, 
         head = read_head(entry, index, role, names, limits)
         nested = False
         if head.size is None:
-            data = decode_data(head.what, head.datatype, head.shape, entry["data"], limits, finite=finite)
+            data = decode_data(head.what, head.datatype, head.shape, entry["data"], limits)
             nested = is_nested(entry["data"])
         else:
             data = decode(head.what, head.datatype, head.shape, reader.take(head.what, head.size), limits)

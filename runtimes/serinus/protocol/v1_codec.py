@@ -6,7 +6,8 @@ Sources: TensorFlow Serving, api_rest.md, "Predict API" (row format, column form
   - `{"instances": [...]}` is the row format: one entry per row, a value (for a model of one input) or an object of named values.
     It is answered with `{"predictions": [...]}`, one entry per row.
   - `{"inputs": ...}` is the column format: the whole tensor, or an object of named tensors. It is answered with `{"outputs": ...}`.
-  - `NaN`, `Infinity` and `-Infinity` are taken, though no JSON ("JSON conformance"); answers stay JSON and hold null.
+  - `NaN`, `Infinity` and `-Infinity` are taken, though no JSON ("JSON conformance"), and null for NaN; answers stay JSON and hold null,
+    unless the server's `json_not_finite` says otherwise.
   - `{"b64": "..."}` stands for bytes wherever a string may stand; outputs that are not UTF-8 are answered so,
     and outputs whose name ends in `_bytes` always.
   - `signature_name` chooses one of the model's signatures, where it has several; other models ignore it.
@@ -176,6 +177,10 @@ def _shape_of(what: str, value: Any, limits: Limits) -> tuple[int, ...]:
 
 def _datatype_of(what: str, values: list[Any]) -> str:
     kinds = set(map(type, values))
+    if type(None) in kinds:
+        if not kinds <= {int, float, type(None)}:
+            raise InvalidInput(f"{what} holds null, which stands for a missing number, beside what is no number")
+        return "FP64"
     if kinds <= {bool}:
         return "BOOL" if kinds else "FP64"
     if kinds <= {str, dict}:
@@ -184,8 +189,6 @@ def _datatype_of(what: str, values: list[Any]) -> str:
         return "INT64" if min(values) >= -(2**63) and max(values) < 2**63 else "UINT64"
     if kinds <= {int, float}:
         return "FP64"
-    if None in values:
-        raise InvalidInput(f"{what} holds null, which is no value; a missing number is sent as NaN")
     odd = next(value for value in values if type(value) is not type(values[0]))
     raise InvalidInput(f"{what}: {describe(values[0])} and {describe(odd)} do not make one tensor")
 

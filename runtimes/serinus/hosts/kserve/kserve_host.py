@@ -334,7 +334,7 @@ class KServeHost(RequestModel):
         return True
 
     def loose_request(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
-        """Take null for NaN, as KServe's own client writes it, and BYTES that are no strings."""
+        """Take BYTES that are no strings, as KServe does."""
         limits = Limits(tensor_bytes=self.bounds.tensor_bytes, rank=self.bounds.rank)
         return loose_request(body, self.name, version, headers, limits)
 

@@ -1,7 +1,7 @@
-"""What KServe's REST server takes beyond the protocol: null for NaN, and BYTES data with elements that are no strings.
+"""What KServe's REST server takes beyond the protocol: BYTES data with elements that are no strings.
 
 KServe hands a class the JSON's own values: `["a", 1, null, 2.5, true]` of datatype BYTES are these, in `data` and in `as_numpy()`
-(kserve.protocol.infer_type, `InferRequest.from_bytes`; its client writes NaN as null).
+(kserve.protocol.infer_type, `InferRequest.from_bytes`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def loose_request(
             model_name=model_name,
             model_version=version,
             headers=headers,
-            finite=False,
         )
     except ClientError:
         return None

@@ -55,7 +55,7 @@ class LooseRequest(InferRequest):
 
 
 def loose_request(body: bytes, model_name: str, version: str, headers: Mapping[str, str]) -> LooseRequest | None:
-    """Read what MLServer's documents send beyond the protocol: null for NaN, a bare string, strings of any shape, nested parameters.
+    """Read what MLServer's documents send beyond the protocol: a bare string, strings of any shape, nested parameters.
 
     Source: MLServer 1.7, "Content Types", and the examples "Serving a custom model with JSON serialization" and "Content Type
     Decoding".
@@ -69,7 +69,7 @@ def loose_request(body: bytes, model_name: str, version: str, headers: Mapping[s
             datatype = str(getattr(tensor.datatype, "value", tensor.datatype))
             if datatype != BYTES:
                 shape = check_shape(tensor.shape, tensor.name, Limits())
-                decode_data(tensor.name, datatype, shape, _values(tensor), Limits(), finite=b"null" not in body)
+                decode_data(tensor.name, datatype, shape, _values(tensor), Limits())
     except (ValueError, ClientError):
         return None
     return LooseRequest(model_name, version, headers, payload) if payload.inputs else None

@@ -1,8 +1,8 @@
 /* Split the JSON of an inference request: its numbers into arrays, the rest into a small skeleton.
  *
  * Theory of operation. The body is walked once. Everything is copied to the skeleton as it is, but for two things:
- *   - `data` of an input, where it holds only numbers (or, for BOOL, booleans) of the input's datatype: the values are written in that
- *     type to `values`, and the skeleton gets {"":[d0,d1,...]}, the dimensions of the nesting ([count] where it is flat);
+ *   - `data` of an input, where it holds only numbers (or, for BOOL, booleans; null is NaN of a float) of the input's datatype: the values
+ *     are written in that type to `values`, and the skeleton gets {"":[d0,d1,...]}, the dimensions of the nesting ([count] where it is flat);
  *     of a flat array of ASCII strings without escapes (BYTES), where each string lies in the body: two uint32, offset and length;
  *     other strings stay where they are;
  *   - the string value of the top-level "id", which varies from request to request: the skeleton gets "".
@@ -206,19 +206,26 @@ static inline const uint8_t *take_bool(const uint8_t *at, const uint8_t *end, ui
     return NULL;
 }
 
+/* Read null, which stands for NaN among floats; tried only where there is no number. */
+static const uint8_t *take_null(const uint8_t *at, const uint8_t *end, double *value) {
+    if (end - at < 4 || memcmp(at, "null", 4) != 0) return NULL;
+    *value = NAN;
+    return at + 4;
+}
+
 static inline const uint8_t *take_value(const uint8_t *at, const uint8_t *end, datatype type, uint8_t *to) {
     double wide;
-    if (type == FP32) {
+    if (type == FP32 || type == FP64) {
+        const uint8_t *const start = at;
         at = read_double(at, end, &wide);
-        if (at == NULL) return NULL;
+        if (at == NULL && (at = take_null(start, end, &wide)) == NULL) return NULL;
+        if (type == FP64) {
+            memcpy(to, &wide, 8);
+            return at;
+        }
         const float narrow = (float)wide;
         if (isinf(narrow)) return NULL;
         memcpy(to, &narrow, 4);
-        return at;
-    }
-    if (type == FP64) {
-        at = read_double(at, end, &wide);
-        if (at != NULL) memcpy(to, &wide, 8);
         return at;
     }
     return type == BOOL ? take_bool(at, end, to) : take_integer(at, end, type, to);
