@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .bounds import INSTANCES
+from .protocol.json_values import NotFinite
 from .protocol.types import Limits, TensorSpec
 
 __all__ = [
@@ -224,6 +225,13 @@ class ServerSettings:
         default=None,
         metadata=_flags(
             help="file with the token that load and unload need as 'Authorization: Bearer'; or the variable SERINUS_REPOSITORY_TOKEN"
+        ),
+    )
+    json_not_finite: NotFinite = field(
+        default="null",
+        metadata=_flags(
+            help="what stands for NaN and infinities in JSON answers: null (valid JSON, an infinity is lost), tokens (NaN and Infinity, as "
+            "Python and TensorFlow Serving write), or refuse (null for NaN, an error for infinities)"
         ),
     )
     enable_docs_url: bool = field(default=False, metadata=_flags(help="serve the OpenAPI page at /docs"))

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
 from ..model import Call, Cancellable, V1Answer
+from ..protocol.json_values import NotFinite
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
 from ..settings import ModelSettings
 from .awaiting import wait_for_answer
@@ -68,6 +69,7 @@ class Plane(Descriptions):
         strict_readiness: not ready while a model that was spared at start is neither loaded nor unloaded.
         limits: of V1 bodies, which the plane decodes.
         access: who may load and unload over a transport; whoever holds the plane itself may.
+        not_finite: what stands for NaN and infinities in V1 answers.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Plane(Descriptions):
         strict_readiness: bool = False,
         limits: Limits = Limits(),  # noqa: B008 # frozen
         access: RepositoryAccess = RepositoryAccess(),  # noqa: B008 # frozen
+        not_finite: NotFinite = "null",
     ) -> None:
         offered = [name for name in extensions if access.is_on or name not in _REPOSITORY]
         super().__init__(registry, metrics if metrics is not None else registry.metrics, offered)
@@ -88,6 +91,7 @@ class Plane(Descriptions):
         self._ready_when_empty = ready_when_empty
         self._strict_readiness = strict_readiness
         self._limits = limits
+        self._not_finite: NotFinite = not_finite
         self._clock = registry.clock
         self._defaults: Mapping[str, Servable] = registry.defaults
         self._required: set[tuple[str, str]] = set()
@@ -180,7 +184,14 @@ class Plane(Descriptions):
         servable = None
         try:
             servable = self._find(name, version)
-            call = V1Request(body=body, headers=headers, version=version, explain=explain, limits=self._limits)
+            call = V1Request(
+                body=body,
+                headers=headers,
+                version=version,
+                explain=explain,
+                limits=self._limits,
+                not_finite=self._not_finite,
+            )
             return servable.v1_nowait(call, on_complete)
         except SerinusError as error:
             refusal = error

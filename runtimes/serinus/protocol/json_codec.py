@@ -34,6 +34,7 @@ import orjson
 
 from ..errors import InvalidInput, ModelFailed, TooLarge
 from .datatypes import BFLOAT16, BYTES, DATATYPES, NUMPY_DTYPES
+from .json_values import NotFinite, dump_array
 from .raw import round_to_bfloat16
 from .types import NO_PARAMETERS, Limits
 
@@ -454,7 +455,9 @@ def _texts(where: _Where, values: list[Any]) -> np.ndarray:
     return array
 
 
-def encode_data(name: str, array: np.ndarray, datatype: str, *, role: str = "output") -> bytes:
+def encode_data(
+    name: str, array: np.ndarray, datatype: str, *, role: str = "output", not_finite: NotFinite = "null"
+) -> bytes:
     """Write an array as a flat JSON array, row-major.
 
     Args:
@@ -462,12 +465,13 @@ def encode_data(name: str, array: np.ndarray, datatype: str, *, role: str = "out
         array: any strides; BYTES elements are `bytes` or `str`.
         datatype: one of `DATATYPES`; the array is cast where its type is another.
         role: "input" or "output", for messages.
+        not_finite: what stands for NaN and infinities.
 
     Returns:
-        JSON. Floats are the shortest text that reads back to the same value of their type; NaN and infinities are null.
+        JSON. Floats are the shortest text that reads back to the same value of their type.
 
     Raises:
-        InvalidInput: a BYTES element is not UTF-8 and so cannot travel as JSON.
+        InvalidInput: a BYTES element is not UTF-8 and so cannot travel as JSON, or an infinity where those are refused.
         ModelFailed: the array's elements cannot be of that datatype.
     """
     dtype = NUMPY_DTYPES[datatype]
@@ -481,6 +485,8 @@ def encode_data(name: str, array: np.ndarray, datatype: str, *, role: str = "out
         return orjson.dumps([_text(name, role, index, element) for index, element in enumerate(values)])
     if array.ndim != 1:
         array = array.reshape(-1)
+    if not_finite != "null":
+        return dump_array(f"{role} {name!r}", array, not_finite)
     try:
         return orjson.dumps(array, option=_NUMPY_JSON)
     except TypeError:  # orjson takes C-contiguous native arrays only

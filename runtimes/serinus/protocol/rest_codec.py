@@ -20,6 +20,7 @@ from ..errors import InvalidInput, TooLarge, UpstreamFailed
 from .binary_codec import BinaryReader, binary_flag, decode_raw_body, pad
 from .json_codec import decode_parameters, encode_data, load_object, property_text
 from .json_kernel import JsonKernel
+from .json_values import NotFinite
 from .raw import Buffer, encode
 from .rest_document import decode_id, decode_requested_outputs, decode_tensors
 from .types import (
@@ -77,8 +78,10 @@ class EncodedBody:
 class RestCodec:
     """Bytes of HTTP bodies to requests and responses, and back. One per server; safe to share between threads."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 # frozen
+    def __init__(self, limits: Limits = Limits(), *, not_finite: NotFinite = "null") -> None:  # noqa: B008 # frozen
         self.limits = limits
+        self._not_finite: NotFinite = not_finite
+        """What stands for NaN and infinities in the JSON of responses."""
         self._kernel = JsonKernel.open(limits)
         """None where the kernels are not built."""
         self._frames: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
@@ -162,7 +165,10 @@ class RestCodec:
         limits = self.limits
         try:
             document = load_object(
-                body if json_length is None else memoryview(body)[:json_length], "the response body", limits
+                body if json_length is None else memoryview(body)[:json_length],
+                "the response body",
+                limits,
+                not_finite=True,
             )
             reader = BinaryReader(body, json_length)
             tensors = decode_tensors(document.get("outputs"), "output", reader, limits)
@@ -183,7 +189,7 @@ class RestCodec:
             request: says which outputs travel raw (`binary`, and each requested output's `binary_data`).
 
         Raises:
-            InvalidInput: a BYTES output that is not UTF-8 was asked for as JSON.
+            InvalidInput: a BYTES output that is not UTF-8, or an infinity where those are refused, was asked for as JSON.
             ModelFailed: an output's values do not fit its datatype.
         """
         outputs = response.outputs
@@ -200,7 +206,7 @@ class RestCodec:
         separator = b""
         for tensor in outputs:
             parts.append(separator)
-            parts.extend(_encode_tensor(tensor, "output", tensor.name in raw_names, tail))
+            parts.extend(_encode_tensor(tensor, "output", tensor.name in raw_names, tail, self._not_finite))
             separator = b","
         parts.append(b"]}")
         return _body(parts, tail)
@@ -214,7 +220,7 @@ class RestCodec:
                 self._frames.clear()
             frame = (_response_head(response), _outputs_head(response) + _tensor_head(tensor) + b',"data":')
             self._frames[key] = frame
-        data = encode_data(tensor.name, tensor.data, tensor.datatype)
+        data = encode_data(tensor.name, tensor.data, tensor.datatype, not_finite=self._not_finite)
         if response.id is None:
             document = b"".join((frame[0], frame[1], data, b"}]}"))
         else:
@@ -304,7 +310,9 @@ def _binary_outputs(request: InferRequest, outputs: Sequence[Tensor]) -> frozens
     return frozenset(names)
 
 
-def _encode_tensor(tensor: Tensor, role: str, binary: bool, tail: list[Buffer]) -> Iterable[bytes]:
+def _encode_tensor(
+    tensor: Tensor, role: str, binary: bool, tail: list[Buffer], not_finite: NotFinite = "null"
+) -> Iterable[bytes]:
     """Write one tensor's JSON; raw data goes to `tail`."""
     head = _tensor_head(tensor)
     if binary:
@@ -314,7 +322,7 @@ def _encode_tensor(tensor: Tensor, role: str, binary: bool, tail: list[Buffer]) 
         return (head, b',"parameters":', orjson.dumps(parameters), b"}")
     if tensor.parameters:
         head += b',"parameters":' + orjson.dumps(dict(tensor.parameters))
-    return (head, b',"data":', encode_data(tensor.name, tensor.data, tensor.datatype, role=role), b"}")
+    return (head, b',"data":', encode_data(tensor.name, tensor.data, tensor.datatype, role=role, not_finite=not_finite), b"}")
 
 
 def metadata_json(metadata: ModelMetadata | ServerMetadata) -> bytes:

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 
 from ..errors import InvalidInput, TooLarge
 from .datatypes import BYTES, NUMPY_DTYPES
 from .json_codec import decode_data, describe, flatten, load_object
+from .json_values import NotFinite, bytes_as_json, dump_document
 from .types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, Tensor
 
 __all__ = ["DEFAULT_INPUT", "V1Payload", "decode", "encode", "to_request"]
@@ -204,11 +204,11 @@ def _text(what: str, index: int, element: Any) -> bytes:
     raise InvalidInput(f'{what}: value {index} is {describe(element)}, a string or {{"b64": ...}} was expected')
 
 
-def encode(response: InferResponse, payload: V1Payload) -> bytes:
+def encode(response: InferResponse, payload: V1Payload, not_finite: NotFinite = "null") -> bytes:
     """Write the body that answers a `:predict` request in its own format.
 
     Raises:
-        InvalidInput: rows were asked for, and the outputs do not all have as many rows.
+        InvalidInput: rows were asked for, and the outputs do not all have as many rows; or an infinity where those are refused.
     """
     outputs = response.outputs
     if payload.is_columns:
@@ -226,15 +226,13 @@ def encode(response: InferResponse, payload: V1Payload) -> bytes:
         values = {tensor.name: _values(tensor) for tensor in outputs}
         rows = range(lengths.pop() if lengths else 0)
         document = {"predictions": [{name: column[row] for name, column in values.items()} for row in rows]}
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dump_document(document, not_finite)
 
 
 def _values(tensor: Tensor) -> Any:
-    """Return what orjson writes as nested arrays: NaN becomes null."""
+    """Return what is written as nested arrays."""
     if tensor.datatype != BYTES:
-        dtype = NUMPY_DTYPES[tensor.datatype]
-        array = tensor.data if tensor.data.dtype == dtype else tensor.data.astype(dtype)
-        return np.ascontiguousarray(array).reshape(tensor.shape) if tensor.shape else array.item()
+        return np.asarray(tensor.data, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
     binary = tensor.name.endswith("_bytes")
     texts = np.empty(tensor.data.shape, dtype=object)
     for index, element in np.ndenumerate(tensor.data):
@@ -245,9 +243,4 @@ def _values(tensor: Tensor) -> Any:
 def _written(element: Any, binary: bool) -> Any:
     if not isinstance(element, bytes):
         return str(element)
-    if not binary:
-        try:
-            return element.decode()
-        except UnicodeDecodeError:
-            pass
-    return {"b64": base64.b64encode(element).decode()}
+    return {"b64": base64.b64encode(element).decode()} if binary else bytes_as_json(element)

@@ -196,6 +196,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
         ready_when_empty=launch.index is not None or not launch.models,
         strict_readiness=launch.strict_readiness,
         access=launch.access,
+        not_finite=settings.json_not_finite,
     )
     worker: _Worker | None = None
     listener: asyncio.Task[None] | None = None

@@ -10,6 +10,7 @@ from ...errors import InvalidInput, SerinusError
 from ...model import Cancellable, V1Answer
 from ...protocol import v1_codec
 from ...protocol.json_codec import load_object, load_value
+from ...protocol.json_values import NotFinite
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
 
 __all__ = ["V1Request", "ask_in_v2", "convert", "is_streamed", "read_document"]
@@ -29,6 +30,8 @@ class V1Request:
     deadline: float | None = None
     explain: bool = False
     limits: Limits = Limits()  # noqa: RUF009 # frozen
+    not_finite: NotFinite = "null"
+    """What stands for NaN and infinities in the answer."""
 
 
 def convert(
@@ -37,6 +40,7 @@ def convert(
     *,
     version: str = "",
     limits: Limits = Limits(),  # noqa: B008 # frozen
+    not_finite: NotFinite = "null",
 ) -> tuple[InferRequest, Callable[[InferResponse], bytes]]:
     """Make the V2 request that a V1 body stands for.
 
@@ -45,6 +49,7 @@ def convert(
         metadata: the model's.
         version: the one asked for.
         limits: of the body.
+        not_finite: what stands for NaN and infinities in the answer.
 
     Returns:
         The request, and what writes its response as the V1 answer.
@@ -54,7 +59,7 @@ def convert(
     """
     payload = v1_codec.decode(body, limits)
     request = v1_codec.to_request(payload, metadata, model_version=version, limits=limits)
-    return request, lambda response: v1_codec.encode(response, payload)
+    return request, lambda response: v1_codec.encode(response, payload, not_finite)
 
 
 def ask_in_v2(
@@ -74,7 +79,9 @@ def ask_in_v2(
     Raises:
         SerinusError: the body or the request is refused; `on_complete` will not be called.
     """
-    request, write = convert(call.body, metadata, version=call.version, limits=call.limits)
+    request, write = convert(
+        call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite
+    )
     request.headers = call.headers
     request.deadline = call.deadline
 

@@ -14,6 +14,7 @@ from typing import Any
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...errors import MethodNotAllowed, NotFound, SerinusError
+from ...protocol.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
 from ..access_log import AccessRecord, write_access
 from ..http.exchange import Exchange
@@ -43,13 +44,14 @@ class RestApp:
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
         cloud_events: CloudEventSettings | None = None,
         access_log: bool = False,
+        not_finite: NotFinite = "null",
     ) -> None:
         self._access_log = access_log
         self._responder = responder = Responder(metrics=metrics, body_bytes=body_bytes, cloud_events=cloud_events)
         self.router = Router()
         AboutApi(plane, responder, render_metrics).add_to(self.router)
         V2Api(plane, responder, codec).add_to(self.router)
-        V1Api(plane, responder).add_to(self.router)
+        V1Api(plane, responder, not_finite).add_to(self.router)
         RepositoryApi(plane, responder, codec.limits, repository).add_to(self.router)
         self._custom = CustomApi(responder, self.router)
 

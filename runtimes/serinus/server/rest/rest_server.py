@@ -102,11 +102,14 @@ async def start_rest(
             plane,
             metrics=metrics,
             render_metrics=metrics_page or metrics.render,
-            codec=RestCodec(replace(settings.limits, body_bytes=settings.max_body_bytes)),
+            codec=RestCodec(
+                replace(settings.limits, body_bytes=settings.max_body_bytes), not_finite=settings.json_not_finite
+            ),
             body_bytes=settings.max_body_bytes,
             repository=repository,
             cloud_events=CloudEventSettings.from_environ(os.environ),
             access_log=settings.access_log,
+            not_finite=settings.json_not_finite,
         )
 
     app = make_app()

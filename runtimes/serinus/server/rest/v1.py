@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import orjson
-
 from ...dataplane.plane import Plane
 from ...dataplane.response_stream import closing
-from ...errors import ModelFailed, NotFound, SerinusError
+from ...errors import NotFound, SerinusError
 from ...model import V1Answer
+from ...protocol.json_values import NotFinite, dump_document
 from ..http.exchange import Exchange, header_pairs
 from .cloudevents import CloudEvent
 from .responder import Reply, Responder, Stream
@@ -28,10 +27,12 @@ class V1Api:
     Args:
         plane: answers.
         responder: sends.
+        not_finite: what stands for NaN and infinities in answers of models that speak V1 themselves.
     """
 
-    def __init__(self, plane: Plane, responder: Responder) -> None:
+    def __init__(self, plane: Plane, responder: Responder, not_finite: NotFinite = "null") -> None:
         self._plane = plane
+        self._not_finite: NotFinite = not_finite
         self._responder = responder
 
     def add_to(self, router: Router) -> None:
@@ -69,9 +70,9 @@ class V1Api:
                 return
             try:
                 if isinstance(answer.document, AsyncIterator):
-                    responder.spawn(exchange, _streamed(name, answer, event))
+                    responder.spawn(exchange, _streamed(name, answer, event, self._not_finite))
                 else:
-                    responder.reply(exchange, *_write(name, answer, event))
+                    responder.reply(exchange, *_write(name, answer, event, self._not_finite))
             except Exception as error:  # noqa: BLE001 # the edge of a request
                 responder.fail(exchange, error)
 
@@ -80,25 +81,23 @@ class V1Api:
         )
 
 
-async def _streamed(name: str, answer: V1Answer, event: CloudEvent | None) -> Reply | Stream:
+async def _streamed(
+    name: str, answer: V1Answer, event: CloudEvent | None, not_finite: NotFinite
+) -> Reply | Stream:
     """Write an answer piece by piece; a CloudEvent has to hold all of it."""
     pieces = answer.document
     if event is None:
         return 200, answer.content_type, pieces, header_pairs(answer.headers)
     async with closing(pieces):
         whole = replace(answer, document=b"".join([piece async for piece in pieces]))
-    return _write(name, whole, event)
+    return _write(name, whole, event, not_finite)
 
 
-def _write(name: str, answer: V1Answer, event: CloudEvent | None) -> Reply:
+def _write(name: str, answer: V1Answer, event: CloudEvent | None, not_finite: NotFinite) -> Reply:
     """Write what a model answered; the arrays of its object may be NumPy's."""
     own = header_pairs(answer.headers)
     document = answer.document
-    try:
-        options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-        body = document if isinstance(document, bytes) else orjson.dumps(document, option=options)
-    except TypeError as error:
-        raise ModelFailed(f"the model's answer cannot be written as JSON: {error}") from error
+    body = document if isinstance(document, bytes) else dump_document(document, not_finite)
     if event is None:
         return 200, answer.content_type, [body], own
     content_type, body, fields = event.wrap(name, body, answer.content_type)
