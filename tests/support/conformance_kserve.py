@@ -56,3 +56,15 @@ class Taker(kserve.Model):
             response_headers["Content-Type"] = "image/png"
             return b"\x89PNG"
         return {"predictions": payload["instances"]}
+
+
+class Through(kserve.Model):
+    """A transformer that changes nothing."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.ready = True
+
+    def load(self) -> bool:
+        """Have nothing to load."""
+        return True

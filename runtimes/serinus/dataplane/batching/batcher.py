@@ -184,6 +184,11 @@ class Batcher:
         self._end(pending, error)
         self._idle()
 
+    def join_none(self) -> None:
+        """Make each request a batch of its own from now on."""
+        self._solo = True
+        self._max_delay_s = 0.0
+
     def retry_after_s(self) -> float:
         """Estimate how long what is queued will take; 1 s while nothing has been measured."""
         return self.queued_rows * self._row_s / self._executor.capacity or 1.0

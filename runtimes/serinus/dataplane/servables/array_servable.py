@@ -14,7 +14,7 @@ from ..batching.deadlines import Deadlines
 from ..batching.pending_request import DONE, RUNNING, Batch, Outcome, PendingRequest
 from ..execution.executor import InlineExecutor, ThreadExecutor
 from ..telemetry.statistics import ModelStatistics
-from .checks import OutputChecks, RequestChecks
+from .checks import OutputChecks, RequestChecks, RowsDiffer
 from .response_rows import Outputs, cut_rows, select_outputs
 from .servable import Servable
 from .v1_requests import V1Request, ask_in_v2
@@ -94,7 +94,15 @@ class ArrayServable(Servable):
         if self._signature_checks and "signature_name" in call.parameters:
             checks = self._signature_checks[call.parameters["signature_name"]]
         try:
-            outputs = checks.check(batch.outputs, batch.rows, call.outputs)
+            try:
+                outputs = checks.check(batch.outputs, batch.rows, call.outputs)
+            except RowsDiffer as error:
+                if self.model.batching == "declared":
+                    raise
+                self._join_none(error)
+                if len(members) > 1:
+                    raise  # each is predicted again, alone
+                outputs = checks.check(batch.outputs, batch.rows, call.outputs)
         except SerinusError as error:
             return error
         answers = (
@@ -110,6 +118,21 @@ class ArrayServable(Servable):
                 except Exception:  # noqa: BLE001 # as in `_tell`, which costs a call for each request
                     _log.exception("model '%s': an answer could not be handed over", self.name)
         return None
+
+    def _join_none(self, error: RowsDiffer) -> None:
+        """Predict requests alone from now on: a model that earned its batching has rows that are not one for one, after all."""
+        if self._batchable:
+            reason = f"output rows do not belong to input rows one by one, which no check at start has shown: {error}"
+            _log.warning(
+                "%s; requests are joined no more. Set batchable to false in model-settings.json, so that none are at the next start",
+                reason,
+            )
+            self.model.details |= {"batching": "alone", "batching_reason": reason}
+        self._batchable = False
+        self.batcher.join_none()
+        self.model.join_rows(False)
+        for checks in (self._output_checks, *self._signature_checks.values()):
+            checks.take_any_rows()
 
     def _plain_answers(
         self, members: Sequence[PendingRequest], outputs: Outputs

@@ -25,10 +25,14 @@ from ...protocol.datatypes import NUMPY_DTYPES, datatype_of
 from ...protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
 from ..batching.pending_request import BatchKey
 
-__all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks"]
+__all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks", "RowsDiffer"]
 
 SERVER_PARAMETERS: Final = frozenset({"timeout", "priority", "binary_data_output"})
 """Request parameters that the server itself takes and the model does not see."""
+
+
+class RowsDiffer(ModelFailed):
+    """An output has another number of rows than the batch."""
 
 
 class RequestChecks:
@@ -267,6 +271,10 @@ class OutputChecks:
             for spec in (model.outputs if outputs is None else outputs)
         )
 
+    def take_any_rows(self) -> None:
+        """Take any number of rows of any output from now on: batches are of one request."""
+        self._batchable = False
+
     def check(
         self, outputs: Any, rows: int, wanted: frozenset[str] | None
     ) -> list[tuple[str, str, np.ndarray, TensorSpec | None]]:
@@ -281,6 +289,7 @@ class OutputChecks:
             Name, datatype, array and spec of each output to answer with, in the model's order.
 
         Raises:
+            RowsDiffer: an output has other rows than the batch.
             ModelFailed: naming the output and what is wrong with it.
         """
         if not isinstance(outputs, Mapping):
@@ -334,7 +343,7 @@ class OutputChecks:
 
     def _rows(self, name: str, array: np.ndarray, rows: int) -> np.ndarray:
         if self._batchable and (not array.ndim or array.shape[0] != rows):
-            raise ModelFailed(
+            raise RowsDiffer(
                 f"model '{self._name}': output '{name}' has shape {list(array.shape)}, its inputs had {rows} rows"
             )
         if array.dtype.kind in "SUO":
