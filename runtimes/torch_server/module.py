@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -36,12 +36,17 @@ from .memory import CudaMemory
 from .mlp_compiler import compile_mlp
 from .module_files import arguments_of, choose_device, describe_program, load_program, load_script, load_state
 from .module_tensors import KNOWN, find_model_file, is_batchable, label_outputs, order_inputs, provenance_of
+from .own_types import OwnTypes
 
 __all__ = ["TorchModule"]
 
 _log = logging.getLogger("serinus.torch")
 
 _FLOATS = {"FP32": torch.float32, "FP64": torch.float64, "FP16": torch.float16, "BF16": torch.float32}
+_TYPES_HINT: Final = (
+    '; its inputs are not declared: say their datatypes in model-settings.json, '
+    '"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]'
+)
 _AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # PyTorch shares the memory of arrays, and warns of the first read-only one of a process; a predict never writes to its inputs.
@@ -101,6 +106,7 @@ class TorchModule(Model):
         labels = read_labels(self.settings, labels_file)
         self.outputs = tuple(label_outputs(override_specs(own_outputs, self.settings.outputs, "outputs"), labels))
         self._expected = tuple(spec.name for spec in self.inputs)
+        self._own_types = OwnTypes(self._module)
         self._half = frozenset(index for index, spec in enumerate(self.inputs) if spec.datatype == "BF16")
         self._floats = {spec.name: dtype for spec in self.outputs if (dtype := _FLOATS.get(spec.datatype)) is not None}
         self.batchable = is_batchable(self.inputs, self.outputs)
@@ -181,7 +187,7 @@ class TorchModule(Model):
         try:
             with torch.inference_mode():
                 if self._autocast is None:
-                    result = self._called(tensors)
+                    result = self._called(tensors) if self._expected else self._own_types.call(self._called, tensors)
                 else:
                     with torch.autocast(self._device.type, dtype=self._autocast):
                         result = self._called(tensors)
@@ -189,7 +195,10 @@ class TorchModule(Model):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-            raise InvalidInput(f"the module refuses inputs of shape {shapes}: {str(error).splitlines()[-1]}") from error
+            hint = _TYPES_HINT if not self._expected and OwnTypes.is_of_types(error) else ""
+            raise InvalidInput(
+                f"the module refuses inputs of shape {shapes}: {str(error).splitlines()[-1]}{hint}"
+            ) from error
         return {
             name: self._array(name, value, rows, padded)
             for name, value in self._named(result)

@@ -165,3 +165,14 @@ class Reduced(nn.Module):
         if self.how == "reshaped":
             return y.reshape(-1)
         return 2.0 * y + 1.0
+
+
+class Mixed(torch.nn.Module):
+    """Indices and numbers; its author calls the module otherwise than `self`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(10, 4), nn.Linear(6, 1)
+
+    def forward(this, ids: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:  # noqa: N805
+        return this.last(torch.cat([this.table(ids), dense], 1))

@@ -141,6 +141,50 @@ def test_without_settings_inputs_are_called_as_the_arguments_of_forward(tmp_path
         model.predict({"a": rows(1), "c": rows(1)}, Call())
 
 
+UNDECLARED: dict[str, tuple[Callable[[], Any], list[Any], list[Any]]] = {
+    "float32, whole numbers": (lambda: torch.nn.Linear(3, 2), [[1, 2, 3]], [[[1.0, 2, 3]]]),
+    "float32, numbers": (lambda: torch.nn.Linear(3, 2), [[1.5, 2, 3], [0, 1e-3, 7]], [[[1.5, 2, 3], [0, 1e-3, 7]]]),
+    "float32, truths": (lambda: torch.nn.Linear(3, 2), [[True, False, True]], [[[1.0, 0, 1]]]),
+    "float64": (lambda: torch.nn.Linear(3, 2).double(), [[1, 2, 3]], [[[1.0, 2, 3]]]),
+    "half precision": (lambda: torch.nn.Linear(3, 2).half(), [[1, 2, 3]], [[[1.0, 2, 3]]]),
+    "convolution": (lambda: torch.nn.Conv1d(1, 1, 2), [[[1, 2, 3]]], [[[[1.0, 2, 3]]]]),
+    "indices": (lambda: torch.nn.Embedding(10, 4), [[1, 2]], [[[1, 2]]]),
+    "indices and numbers": (
+        lambda: torch_classes.Mixed(),
+        [{"ids": 1, "dense": [2, 3]}, {"dense": [4, 5], "ids": 6}],
+        [[1, 6], [[2.0, 3], [4, 5]]],
+    ),
+}
+"""Modules, V1 rows of them, and the inputs that these stand for, in the order of `forward`."""
+
+
+@pytest.mark.parametrize(("make", "instances", "inputs"), UNDECLARED.values(), ids=UNDECLARED)
+async def test_v1_to_a_module_that_declares_nothing_is_answered_in_the_modules_own_types(
+    tmp_path, make, instances, inputs
+):
+    module = make()
+    weights = next(iter(module.parameters())).dtype
+    given = [torch.tensor(values) for values in inputs]
+    expected = module(*(one.to(weights) if one.is_floating_point() else one for one in given)).tolist()
+    settings = ModelSettings(name="m", model_dir=script(tmp_path, module), implementation="torch_server")
+    async with plane_of(settings) as plane:
+        body = json.dumps({"instances": instances}).encode()
+        for _ in range(2):  # found out, and known
+            answer = json.loads(await plane.predict_v1("m", body))
+            np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-3)
+
+
+async def test_where_no_type_of_the_modules_helps_the_error_names_the_setting(tmp_path):
+    settings = ModelSettings(
+        name="m", model_dir=script(tmp_path, torch.nn.Embedding(10, 4)), implementation="torch_server"
+    )
+    async with plane_of(settings) as plane:
+        with pytest.raises(InvalidInput, match=r'say their datatypes in model-settings.json, "inputs": \[\{"name"'):
+            await plane.predict_v1("m", b'{"instances":[[0.5]]}')
+        with pytest.raises(InvalidInput, match="index out of range in self$"):
+            await plane.predict_v1("m", b'{"instances":[[99]]}')
+
+
 def test_an_exported_program_says_its_inputs_and_outputs(tmp_path):
     model = loaded(exported(tmp_path, torch_classes.Narrow(), (torch.zeros(2, 3),)))
     assert [(spec.name, spec.datatype, spec.shape) for spec in model.inputs] == [("x", "FP32", (-1, 3))]
