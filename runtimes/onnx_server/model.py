@@ -23,6 +23,8 @@ try:
 except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
 
+from .containers import CONTAINERS, Maps, OptionalTensor, Sequenced, read_classes
+
 __all__ = ["OnnxModel"]
 
 _log = logging.getLogger("serinus.onnx")
@@ -113,9 +115,9 @@ class OnnxModel(Model):
                 f"{', '.join(missing)} did not start (active: {', '.join(active)}); see its log above, or set provider_fallback"
             )
         own_inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        own_outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        own_outputs = self._described(file, own_inputs)
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self.unbatchable_reason = _declared_no(nodes) or _computed_no(file)
+        self.unbatchable_reason = _declared_no(nodes) or _computed_no(file) or self._sequence_no()
         free = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
         self.batchable = free and not self.unbatchable_reason
         if not self.settings.outputs:
@@ -127,7 +129,7 @@ class OnnxModel(Model):
         labels = read_labels(self.settings, labels_file)
         self.outputs = tuple(_labelled(spec, labels) for spec in outputs)
         on_gpu = active[0] != "CPUExecutionProvider"
-        self._binds = binding == "on" or (binding == "auto" and on_gpu)
+        self._binds = (binding == "on" or (binding == "auto" and on_gpu)) and not self._containers
         self._output_device = "cuda" if on_gpu else "cpu"
         self.computes_in = (
             "FP16" if on_gpu else ""
@@ -135,6 +137,13 @@ class OnnxModel(Model):
         facts = {"onnxruntime": onnxruntime.__version__, "providers": active, "extra": dict(self.settings.extra)}
         self.provenance = Provenance((file, *_external(file)), facts)
         self.details |= {"file": file.name, "providers": ",".join(active), "threads": self.settings.native_threads}
+        classes = {
+            spec.name: list(container.classes)
+            for own, spec in zip(self._output_names, self.outputs, strict=True)
+            if isinstance(container := self._containers.get(own), Maps)
+        }
+        if classes:
+            self.details["classes"] = classes
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Run the graph.
@@ -161,10 +170,75 @@ class OnnxModel(Model):
             results = self._bound(feeds, names) if self._binds else self._session.run(names, feeds)
         except _Refused as error:
             raise InvalidInput(f"the graph refuses the request: {error}") from None
+        if self._containers:
+            results = [
+                self._containers[own].array(result) if own in self._containers else result
+                for own, result in zip(names, results, strict=True)
+            ]
         return {
             spec.name: _bytes(result) if spec.datatype == "BYTES" else result
             for (_, spec), result in zip(chosen, results, strict=True)
         }
+
+    def _described(self, file: Path, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        """Describe the outputs, and keep how those are made tensors that are none.
+
+        Raises:
+            ConfigError: one can be no tensor.
+        """
+        self._containers: dict[str, Maps | Sequenced | OptionalTensor] = {}
+        zipmaps: Mapping[str, Any] | None = None
+        specs = []
+        for node in self._session.get_outputs():
+            kind, value = next(
+                ((kind, found[1]) for kind, type_ in CONTAINERS.items() if (found := type_.fullmatch(node.type))), ("", "")
+            )
+            datatype = _DATATYPES.get(value)
+            if not datatype:
+                specs.append(_spec(node))
+            elif kind == "optional":
+                self._containers[node.name] = OptionalTensor(node.name)
+                specs.append(TensorSpec(node.name, datatype, _shape(node)))
+            elif kind == "sequence":
+                tried = self._tried(inputs, [node.name])
+                rank = int(np.ndim(tried[0][0])) if tried and tried[0] else 0
+                if not tried:
+                    _log.warning(
+                        "output '%s' is a sequence, and the graph does not run on zeros, so its tensors are taken for scalars; if they "
+                        "are not, name the outputs and their shapes in model-settings.json, the sequence's length first",
+                        node.name,
+                    )
+                self._containers[node.name] = Sequenced(node.name, datatype, rank)
+                specs.append(TensorSpec(node.name, datatype, (-1,) * (1 + rank)))
+            else:
+                zipmaps = read_classes(file) if zipmaps is None else zipmaps
+                classes = zipmaps.get(node.name)
+                if classes is None:  # no operator but ZipMap makes such maps
+                    specs.append(_spec(node))
+                    continue
+                self._containers[node.name] = Maps(node.name, classes, datatype)
+                labels = tuple(map(str, classes))
+                specs.append(TensorSpec(node.name, datatype, (-1, len(classes)), labels=labels))
+        return tuple(specs)
+
+    def _sequence_no(self) -> str:
+        """Say which output is a sequence; empty: none is."""
+        name = next((one.name for one in self._containers.values() if isinstance(one, Sequenced)), "")
+        return f"its output '{name}' is a sequence, whose length is no number of rows" if name else ""
+
+    def _tried(self, inputs: tuple[TensorSpec, ...], names: list[str]) -> list[Any]:
+        """Run the graph once on zeros, free dimensions 1; nothing where it refuses that."""
+        feeds: dict[str, np.ndarray] = {}
+        for spec in inputs:
+            shape = [1 if size == -1 else size for size in spec.shape]
+            feeds[spec.name] = (
+                np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
+            )
+        try:
+            return list(self._session.run(names, feeds))
+        except Exception as error:  # noqa: BLE001 # whatever a graph says to zeros
+            self._refusal = str(error).splitlines()[0] if str(error) else repr(error)
+            return []
 
     def _ranked(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         """Find out how many dimensions the outputs have that seem to be scalars: ONNX Runtime tells an unknown rank as none.
@@ -174,23 +248,16 @@ class OnnxModel(Model):
         unsure = [spec.name for spec in outputs if not spec.shape]
         if not unsure:
             return outputs
-        feeds: dict[str, np.ndarray] = {}
-        for spec in inputs:
-            shape = [1 if size == -1 else size for size in spec.shape]
-            feeds[spec.name] = (
-                np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
-            )
-        try:
-            found: list[Any] = list(self._session.run(unsure, feeds))
-            ranks = {name: np.ndim(value) for name, value in zip(unsure, found, strict=True)}
-        except Exception as error:  # noqa: BLE001 # whatever a graph says to zeros
+        found = self._tried(inputs, unsure)
+        if not found:
             _log.warning(
                 "the graph does not say how many dimensions %s has, and does not run on zeros (%s); unless it has none, name the "
                 "outputs and their shapes in model-settings.json",
                 ", ".join(unsure),
-                str(error).splitlines()[0],
+                self._refusal,
             )
             return outputs
+        ranks = {name: np.ndim(value) for name, value in zip(unsure, found, strict=True)}
         return tuple(TensorSpec(s.name, s.datatype, (-1,) * ranks[s.name]) if s.name in ranks else s for s in outputs)
 
     def _bound(self, feeds: Mapping[str, np.ndarray], names: list[str]) -> list[Any]:
@@ -236,9 +303,14 @@ def _spec(node: Any) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
         raise ConfigError(
-            f"{node.name!r} is a {node.type}; accepted are {', '.join(_DATATYPES)} (of scikit-learn: convert with zipmap off)"
+            f"{node.name!r} is a {node.type}; accepted are {', '.join(_DATATYPES)}, and for outputs sequences, optional ones and a map "
+            "for each row (ZipMap) of these"
         )
-    return TensorSpec(node.name, datatype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
+    return TensorSpec(node.name, datatype, _shape(node))
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else -1 for size in node.shape)
 
 
 def _declared_no(nodes: Sequence[Any]) -> str:

@@ -235,13 +235,13 @@ def test_of_several_files_one_must_be_named(tmp_path):
 
 
 def test_what_the_protocol_cannot_carry_is_refused_with_a_hint(tmp_path):
-    sequence = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
-    nodes = [helper.make_node("SequenceConstruct", ["x"], ["y"])]
-    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])], [sequence])
+    sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
+    nodes = [helper.make_node("ConcatFromSequence", ["x"], ["y"], axis=0)]
+    made = helper.make_graph(nodes, "g", [sequence], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])])
     onnx.save(
         helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "m.onnx")
     )
-    with pytest.raises(ConfigError, match=r"'y' is a seq\(tensor\(float\)\).*zipmap off"):
+    with pytest.raises(ConfigError, match=r"'x' is a seq\(tensor\(float\)\); accepted are tensor\(bool\).*and for outputs sequences"):
         loaded(tmp_path)
 
 
