@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .bounds import INSTANCES
-from .protocol.json_values import NotFinite
+from .protocol.documents.json_values import NotFinite
 from .protocol.types import Limits, TensorSpec
 
 __all__ = [

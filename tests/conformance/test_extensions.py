@@ -105,6 +105,8 @@ def _(s: Server) -> None:
     for path in ("/v2/models/spare/ready", "/v1/models/spare"):
         answer = s.ask("GET", path)
         assert (answer.status, answer.json["ready"]) == (404, False)
+    (version,) = s.ask("GET", "/v1/models/spare").json["model_version_status"]
+    assert (version["state"], version["status"]["error_code"]) == ("END", "OK")
     assert s.infer("spare", scores()).status == 404
     assert s.ask("POST", "/v1/models/spare:predict", {"instances": [[1, 2, 3, 4]]}).status == 404
     assert s.grpc_infer("spare", scores()).code == "NOT_FOUND"
@@ -593,7 +595,9 @@ for name, body in {
     "both": {"instances": [[1, 2, 3, 4]], "inputs": [[1, 2, 3, 4]]},
     "ragged": {"instances": [[1, 2, 3, 4], [1, 2, 3]]},
     "text": {"instances": [["a", "b", "c", "d"]]},
-    "null-in-row": {"instances": [[1, 2, 3, None]]},
+    "null-for-a-row": {"instances": [[1, 2, 3, 4], None]},
+    "null-beside-a-text": {"instances": [[1, 2, None, "a"]]},
+    "another-signature": {"instances": [[1, 2, 3, 4]], "signature_name": "other"},
     "wrong-width": {"instances": [[1, 2, 3]]},
     "wrong-depth": {"instances": [1, 2, 3, 4]},
     "unknown-name": {"instances": [{"x": [1, 2, 3, 4]}]},

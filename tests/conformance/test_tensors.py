@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -21,6 +22,8 @@ from conformance_support import (
     server_here,
     values_of,
 )
+from serinus.protocol.raw import decode
+from serinus.protocol.types import Limits
 
 # Values that each datatype holds, its limits among them.
 VALUES: dict[str, list[Any]] = {
@@ -163,10 +166,10 @@ BEYOND: dict[str, list[Any]] = {
     "INT16": [-32769, 32768, 1.5, "1", None, True],
     "INT32": [-(2**31) - 1, 2**31, 1.5, "1", None, True],
     "INT64": [2**63, -1e19, 1.5, "1", None, True],
-    "FP16": [65520.0, -1e9, "1", None, True],
-    "FP32": [3.5e38, -1e300, "1", None, True],
-    "FP64": ["1", None, True, [1]],
-    "BF16": [3.5e38, "1", None, True],
+    "FP16": [65520.0, -1e9, "1", True],
+    "FP32": [3.5e38, -1e300, "1", True],
+    "FP64": ["1", True, [1]],
+    "BF16": [3.5e38, "1", True],
     "BYTES": [1, 1.5, True, None, [], {}],
 }
 PAIRS = [(datatype, value) for datatype, values in BEYOND.items() for value in values if value != 1e400]
@@ -277,6 +280,25 @@ def test_nan_and_infinity_travel_raw_and_are_null_in_json(server: Server):
         assert list(map(str, values_of(reply.message))) == ["nan", "inf", "-inf"]
         answer = binary(server, "identity", [tensor])
         assert answer.json["outputs"][0]["data"] == [None] * 3
+
+
+@pytest.mark.parametrize("datatype", VALUES)
+def test_null_in_json_is_nan_where_there_is_one_and_refused_in_words_elsewhere(server: Server, datatype: str):
+    """KServe's and MLServer's clients write NaN so, and answers here do."""
+    good = {"BOOL": True, "BYTES": "a"}.get(datatype, 1)
+    for shape, data in (([2, 2], [good, None, None, good]), ([2, 2], [[good, None], [None, good]])):
+        tensor = {"name": datatype, "shape": shape, "datatype": datatype, "data": data}
+        wanted = [{"name": f"OUT_{datatype}", "parameters": {"binary_data": datatype.startswith(("FP", "BF"))}}]
+        answer = server.infer("typed", tensor, outputs=wanted)
+        if datatype.startswith(("FP", "BF")):
+            (head,), (raw,) = read(answer)
+            found = decode(datatype, datatype, tuple(head["shape"]), raw, Limits())
+            assert np.isnan(found).tolist() == [[False, True], [True, False]]
+            assert found[0, 0] == found[1, 1] == 1
+        else:
+            assert answer.status == 400
+            assert "null" in answer.error
+            assert "floating-point tensors only" in answer.error
 
 
 def test_bytes_that_are_no_text_travel_raw_and_are_refused_in_json_in_words(server: Server):

@@ -14,7 +14,7 @@ from protocol_support import ALL_DATATYPES, request_facts, response_facts, tenso
 from serinus.errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import generate
-from serinus.protocol.model_config import ModelConfig
+from serinus.protocol.documents.model_config import ModelConfig
 from serinus.protocol.proto_codec import (
     config_message,
     decode_repository_parameters,

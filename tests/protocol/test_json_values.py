@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serinus.errors import InvalidInput, ModelFailed
-from serinus.protocol.json_values import dump_array, dump_document
+from serinus.protocol.documents.json_values import dump_array, dump_document
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, InferResponse, Tensor
 from serinus.protocol.v1_codec import decode, encode

@@ -51,7 +51,8 @@ PATHS: list[tuple[str, str, int, set[str] | None]] = [
     ("models", "/v2/models", 200, {"models"}),
     ("models-slash", "/v2/models/", 200, {"models"}),
     ("v1-models", "/v1/models", 200, {"models"}),
-    ("v1-model", "/v1/models/labels", 200, {"name", "ready"}),
+    ("v1-model", "/v1/models/labels", 200, {"name", "ready", "model_version_status"}),
+    ("v1-metadata", "/v1/models/labels/metadata", 200, {"model_spec", "metadata"}),
     ("root", "/", 200, {"status"}),
     ("unknown-model", "/v2/models/nobody", 404, {"error"}),
     ("unknown-model-ready", "/v2/models/nobody/ready", 404, {"error"}),
@@ -484,7 +485,23 @@ async def test_v1_rows_columns_and_a_models_own():
         none = await server.ask("POST", "/v1/models/row:explain", {"instances": [[1, 2, 3]]})
         assert none.status == 501
         assert (await server.ask("GET", "/v1/models")).json == {"models": ["row", "speaker"]}
-        assert (await server.ask("GET", "/v1/models/row")).json == {"name": "row", "ready": True}
+        fine = {"error_code": "OK", "error_message": ""}
+        states = [{"version": version, "state": "AVAILABLE", "status": fine} for version in ("2", "1")]
+        told = {"name": "row", "ready": True, "model_version_status": states}
+        assert (await server.ask("GET", "/v1/models/row")).json == told
+        one = await server.ask("GET", "/v1/models/row/versions/1")
+        assert one.json == {"name": "row", "ready": True, "model_version_status": states[1:]}
+        for version, path in (("2", "/v1/models/row/metadata"), ("1", "/v1/models/row/versions/1/metadata")):
+            metadata = (await server.ask("GET", path)).json
+            assert metadata["model_spec"] == {"name": "row", "signature_name": "", "version": version}
+            (signature,) = metadata["metadata"]["signature_def"]["signature_def"].items()
+            assert signature[0] == "serving_default"
+            assert signature[1]["inputs"]["x"]["dtype"] == "DT_FLOAT"
+        assert (await server.ask("GET", "/v1/models/nobody/metadata")).status == 404
+        named = {"instances": [[1, 2, 3]], "signature_name": "serving_default"}
+        assert (await server.ask("POST", "/v1/models/row:predict", named)).status == 200
+        other = await server.ask("POST", "/v1/models/row:predict", {**named, "signature_name": "other"})
+        assert (other.status, "'other'" in other.json["error"]) == (400, True)
         assert (await server.ask("GET", "/v1/models/row%3Apredict")).status == 405
         assert (await server.ask("POST", "/v1/models/row%3Apredict", {"instances": [[1, 2, 3]]})).status == 200
         assert (await server.ask("GET", "/v1/models/nobody")).status == 404

@@ -110,7 +110,7 @@ for field, values in {
 for index, data in enumerate(
     (
         ["1", "2", "3", "4"],
-        [1, 2, 3, None],
+        [[1, 2, 3, 4], None],
         [1, 2, 3, True],
         [1, 2, 3, {}],
         [1, 2, 3, [4]],

@@ -7,7 +7,8 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SerinusError
-from ..protocol.model_config import ModelConfig
+from ..protocol.documents.model_config import ModelConfig
+from ..protocol.documents.tensorflow_serving import metadata_document, version_status
 from ..protocol.types import ModelMetadata, ServerMetadata
 from ..settings import UNVERSIONED
 from .registry import Registry
@@ -58,6 +59,31 @@ class Descriptions:
         rows, delay_s = (batch.max_batch_rows, batch.max_delay_s) if servable.batchable else (0, 0.0)
         metadata = servable.metadata(self.registry.versions(name))
         return ModelConfig(metadata, rows, delay_s, servable.model.decoupled)
+
+    def v1_metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        """Describe a model as TensorFlow Serving does (GetModelMetadataResponse).
+
+        Raises:
+            NotFound: no such model or version.
+            NotReady: it is not loaded.
+        """
+        servable = self.registry.look_up(name, version)
+        return metadata_document(servable.metadata(), servable.version)
+
+    def v1_status(self, name: str, version: str = "") -> list[dict[str, Any]]:
+        """Tell the states of a model's versions as TensorFlow Serving does (ModelVersionStatus), the newest first.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        self.registry.current(name, version)
+        return [
+            version_status(
+                entry, failed=entry["state"] == "UNAVAILABLE" and not self.is_unloaded(name, entry.get("version", ""))
+            )
+            for entry in reversed(self.repository_index())
+            if entry["name"] == name and version in ("", entry.get("version", ""))
+        ]
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """Give a `$model_stat` object (extension_statistics.md) for each version that matches; empty arguments match all.

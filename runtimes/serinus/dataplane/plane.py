@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
 from ..model import Call, Cancellable, V1Answer
-from ..protocol.json_values import NotFinite
+from ..protocol.documents.json_values import NotFinite
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
 from ..settings import ModelSettings
 from .awaiting import wait_for_answer

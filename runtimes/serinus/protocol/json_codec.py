@@ -34,7 +34,7 @@ import orjson
 
 from ..errors import InvalidInput, ModelFailed, TooLarge
 from .datatypes import BFLOAT16, BYTES, DATATYPES, NUMPY_DTYPES
-from .json_values import NotFinite, dump_array
+from .documents.json_values import NotFinite, dump_array
 from .raw import round_to_bfloat16
 from .types import NO_PARAMETERS, Limits
 
@@ -51,7 +51,6 @@ __all__ = [
     "is_nested",
     "load_object",
     "load_value",
-    "property_text",
 ]
 
 _FEW_BRACKETS: Final = 256
@@ -97,11 +96,6 @@ def _short(text: str) -> str:
 def _short_number(value: float) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def property_text(value: Any) -> str:
-    """Write a fact of a model's metadata as text: a string as it is, anything else as JSON."""
-    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
 
 
 def load_object(

@@ -10,7 +10,7 @@ Sources: TensorFlow Serving, api_rest.md, "Predict API" (row format, column form
     unless the server's `json_not_finite` says otherwise.
   - `{"b64": "..."}` stands for bytes wherever a string may stand; outputs that are not UTF-8 are answered so,
     and outputs whose name ends in `_bytes` always.
-  - `signature_name` chooses one of the model's signatures, where it has several; other models ignore it.
+  - `signature_name` chooses one of the model's signatures; what has none of its own has `serving_default` alone. Another is refused.
 Datatypes come from the model's metadata; a model that says nothing of its inputs gets BOOL, INT64, FP64 or BYTES, as the
 values are.
 """
@@ -27,7 +27,8 @@ import numpy as np
 from ..errors import InvalidInput, TooLarge
 from .datatypes import BYTES, NUMPY_DTYPES
 from .json_codec import decode_data, describe, flatten, load_object
-from .json_values import NotFinite, bytes_as_json, dump_document
+from .documents.json_values import NotFinite, bytes_as_json, dump_document
+from .documents.tensorflow_serving import DEFAULT_SIGNATURE
 from .types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, Tensor
 
 __all__ = ["DEFAULT_INPUT", "V1Payload", "decode", "encode", "to_request"]
@@ -125,6 +126,10 @@ def to_request(
         TooLarge: one of the limits was passed.
     """
     inputs, parameters = metadata.inputs, NO_PARAMETERS
+    if not metadata.signatures and payload.signature_name not in ("", DEFAULT_SIGNATURE):
+        raise InvalidInput(
+            f"'signature_name' is {payload.signature_name!r}; the model has {DEFAULT_SIGNATURE!r} alone, which is used where none is named"
+        )
     if metadata.signatures and payload.signature_name:
         signature = metadata.signatures.get(payload.signature_name)
         if signature is None:

@@ -1,12 +1,12 @@
 """What the server says of itself and its models: health, metadata, configuration, statistics, metrics.
 
 Sources: Open Inference Protocol, inference_rest.md; Triton's extension_statistics.md and extension_model_configuration.md; KServe's
-`/v2/models` and V1 readiness.
+`/v2/models` and V1 readiness; TensorFlow Serving's api_rest.md, model status and metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -14,6 +14,7 @@ import orjson
 from ...dataplane.plane import Plane
 from ...errors import InvalidInput
 from ...protocol.rest_codec import metadata_json, statistics_json
+from ...protocol.types import NO_PARAMETERS
 from ..http.exchange import Exchange
 from .responder import JSON, Reply, Responder
 from .router import Router
@@ -55,7 +56,8 @@ class AboutApi:
             add("GET", model + "/stats", self._statistics)
         add("GET", "/v1/models", self._model_names)
         for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
-            add("GET", model, self._model_ready)
+            add("GET", model, self._v1_status)
+            add("GET", model + "/metadata", self._v1_metadata)
         add("GET", "/metrics", self._metrics_page)
 
     def _alive(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
@@ -76,11 +78,20 @@ class AboutApi:
 
         self._responder.answer(exchange, self._plane.ready(), render)
 
-    def _model_ready(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+    def _v1_status(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        """Answer KServe's readiness and TensorFlow Serving's status in one document."""
+        self._model_ready(exchange, parameters, {"model_version_status": self._plane.v1_status(*parameters)})
+
+    def _v1_metadata(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        self._responder.reply_json(exchange, self._plane.v1_metadata(*parameters))
+
+    def _model_ready(
+        self, exchange: Exchange, parameters: tuple[str, ...], more: Mapping[str, Any] = NO_PARAMETERS
+    ) -> None:
         name = parameters[0]
 
         ready = self._plane.model_ready(*parameters)
-        document = {"name": name, "ready": ready}
+        document = {"name": name, "ready": ready, **more}
         if not ready and self._plane.is_unloaded(*parameters):  # as its inference endpoint: waiting is no help
             self._responder.reply_json(
                 exchange, {**document, "error": f"model '{name}' is not loaded; load it first"}, 404

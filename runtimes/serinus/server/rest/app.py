@@ -14,7 +14,7 @@ from typing import Any
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...errors import MethodNotAllowed, NotFound, SerinusError
-from ...protocol.json_values import NotFinite
+from ...protocol.documents.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
 from ..access_log import AccessRecord, write_access
 from ..http.exchange import Exchange

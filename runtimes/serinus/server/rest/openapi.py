@@ -118,6 +118,24 @@ _SCHEMAS: Final[_Json] = {
     "ServerLive": _object(("live",), live={"type": "boolean"}),
     "ServerReady": _object(("ready", "live"), ready={"type": "boolean"}, live={"type": "boolean"}),
     "ModelReady": _object(("name", "ready"), name=_STRING, ready={"type": "boolean"}),
+    "V1Status": _object(
+        ("name", "ready", "model_version_status"),
+        name=_STRING,
+        ready={"type": "boolean"},
+        model_version_status=_array(
+            _object(
+                ("version", "state", "status"),
+                version=_STRING,
+                state={"enum": ["LOADING", "AVAILABLE", "UNLOADING", "END", "UNKNOWN"]},
+                status=_object(("error_code", "error_message"), error_code=_STRING, error_message=_STRING),
+            )
+        ),
+    ),
+    "V1Metadata": _object(
+        ("model_spec", "metadata"),
+        model_spec=_object(("name", "signature_name", "version"), name=_STRING, signature_name=_STRING, version=_STRING),
+        metadata=_object(("signature_def",), signature_def={"type": "object"}),
+    ),
     "ModelNames": _object(("models",), models=_array(_STRING)),
     "ModelConfig": _object(
         ("name", "platform", "max_batch_size", "input", "output"),
@@ -326,7 +344,8 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
             operation["description"] = "Offered by hosted MLServer models; 404 for any other"
             paths[f"{model}/{verb}"] = {"post": operation}
     for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
-        paths[model] = {"get": _operation("Model ready (V1)", "ModelReady", tag="v1", errors="404 503")}
+        paths[model] = {"get": _operation("Model ready, and status (V1)", "V1Status", tag="v1", errors="404 503")}
+        paths[model + "/metadata"] = {"get": _operation("Signatures (V1)", "V1Metadata", tag="v1", errors="404 503")}
         for verb in ("predict", "explain"):
             paths[f"{model}:{verb}"] = {
                 "post": _operation(

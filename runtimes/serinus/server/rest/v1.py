@@ -12,7 +12,7 @@ from ...dataplane.plane import Plane
 from ...dataplane.response_stream import closing
 from ...errors import NotFound, SerinusError
 from ...model import V1Answer
-from ...protocol.json_values import NotFinite, dump_document
+from ...protocol.documents.json_values import NotFinite, dump_document
 from ..http.exchange import Exchange, header_pairs
 from .cloudevents import CloudEvent
 from .responder import Reply, Responder, Stream

@@ -16,9 +16,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import orjson
 
-from ..errors import InvalidInput, ModelFailed
+from ...errors import InvalidInput, ModelFailed
 
-__all__ = ["NotFinite", "bytes_as_json", "dump_array", "dump_document"]
+__all__ = ["NotFinite", "bytes_as_json", "dump_array", "dump_document", "property_text"]
 
 NotFinite = Literal["null", "tokens", "refuse"]
 """What stands for NaN and infinities in a JSON answer.
@@ -90,6 +90,11 @@ def bytes_as_json(value: bytes) -> Any:
         return value.decode()
     except UnicodeDecodeError:
         return {"b64": base64.b64encode(value).decode()}
+
+
+def property_text(value: Any) -> str:
+    """Write a fact of a model's metadata as text: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
 
 
 def _infinite(what: str) -> InvalidInput:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .json_codec import property_text
-from .types import ModelMetadata
+from ..types import ModelMetadata
+from .json_values import property_text
 
 __all__ = ["ModelConfig"]
 

@@ -1,0 +1,1 @@
+"""Documents about models, and values of any kind, as JSON."""
