@@ -244,15 +244,33 @@ def test_a_lenient_model_refuses_what_would_lose_its_value(array: np.ndarray, da
 
 @pytest.mark.parametrize(
     ("coerce", "shape", "fits"),
-    [(True, (3, 1), True), (True, (3, 2), False), (False, (3, 1), False), (True, (1, 3), False)],
+    [
+        (True, (3, 1), True),
+        (True, (3, 2), False),
+        (False, (3, 1), True),
+        (False, (3, 2), False),
+        (False, (1, 3), False),
+        (True, (1, 3), False),
+    ],
 )
-def test_one_column_is_a_row_of_values_to_a_lenient_model(coerce: bool, shape: tuple[int, int], fits: bool):
+def test_one_column_is_a_row_of_values_as_the_configuration_says(coerce: bool, shape: tuple[int, int], fits: bool):
     checks = RequestChecks(model(TensorSpec("x", "FP32", (-1,)), coerce=coerce))
     if fits:
         _, (got,), rows = checks.admit(request(tensor("x", *shape)))
         assert (got.shape, rows) == ((3,), 3)
     else:
         assert "has 2 dimensions, the model takes 1" in refused(checks, request(tensor("x", *shape)))
+
+
+def test_a_scalar_may_come_as_the_configuration_says_and_a_list_of_any_length_is_none():
+    spec = TensorSpec("x", "FP32", ())
+    checks = RequestChecks(model(spec, batchable=False))
+    for shape in ((), (1,)):
+        _, (got,), _ = checks.admit(request(tensor("x", *shape)))
+        assert got.shape == ()
+    assert "has 1 dimensions, the model takes 0" in refused(checks, request(tensor("x", 2)))
+    words = RequestChecks(model(TensorSpec("x", "FP32", (-1,)), batchable=False))
+    assert "has 2 dimensions, the model takes 1" in refused(words, request(tensor("x", 3, 1)))
 
 
 Y = TensorSpec("y", "FP32", (-1, 2), labels=("a", "b"))

@@ -97,6 +97,18 @@ def test_a_models_configuration_says_how_it_is_batched(client):
     assert client.get_model_config("echo").config.max_batch_size == 0
 
 
+def test_a_scalar_has_dims_that_tritons_own_messages_read(client):
+    """service_pb2 and model_config_pb2 are tritonclient's: `reshape` is there, and empty."""
+    told = client.get_model_config("scalars").config
+    assert told.max_batch_size > 0
+    for tensor in (*told.input, *told.output):
+        assert list(tensor.dims) == [1]
+        assert tensor.HasField("reshape")
+        assert list(tensor.reshape.shape) == []
+    wide = client.get_model_config("sum").config
+    assert not any(tensor.HasField("reshape") for tensor in (*wide.input, *wide.output))
+
+
 # Inference
 
 

@@ -322,9 +322,11 @@ def test_the_configuration_leaves_the_batch_out_of_the_shapes_of_a_batched_model
     assert (config.name, config.max_batch_size) == ("m", 64)
     assert [(entry.name, entry.data_type, list(entry.dims), entry.optional) for entry in config.input] == [
         ("x", 11, [30], False),
-        ("t", 13, [], True),
+        ("t", 13, [1], True),
     ]
     assert config.dynamic_batching.max_queue_delay_microseconds == 1000
+    assert [entry.HasField("reshape") for entry in config.input] == [False, True]
+    assert list(config.input[1].reshape.shape) == []
     single = config_message(ModelConfig(MODEL)).config
     assert [list(entry.dims) for entry in single.input] == [[-1, 30], [-1]]
     assert not single.HasField("dynamic_batching")

@@ -77,6 +77,35 @@ def test_tritonclient_is_at_home(http):
             client.close()
 
 
+def test_the_configuration_of_scalars_is_one_that_tritons_clients_take():
+    """model_config.proto: `dims` are never empty; a scalar has [1] and `reshape { shape: [] }`. pytriton's client refuses others.
+
+    A client that asks by the configuration (perf_analyzer, pytriton) and one that asks by the metadata are answered alike.
+    """
+    http_client = pytest.importorskip("tritonclient.http")
+    with rest_in_thread("numbers", "one", "row", "simple") as server:
+        client = http_client.InferenceServerClient(f"127.0.0.1:{server.port}")
+        try:
+            for name in ("numbers", "one", "row", "simple"):
+                config, metadata = client.get_model_config(name), client.get_model_metadata(name)
+                batched = config["max_batch_size"] > 0
+                assert batched == (name != "one")
+                for key in ("input", "output"):
+                    for told, spec in zip(config[key], metadata[f"{key}s"], strict=True):
+                        assert told["name"] == spec["name"]
+                        assert told["dims"]
+                        inner = told["reshape"]["shape"] if "reshape" in told else told["dims"]
+                        assert ([-1] if batched else []) + inner == spec["shape"]
+            for name, shapes in (("numbers", ([3], [3, 1])), ("one", ([], [1]))):
+                for shape in shapes:
+                    given = http_client.InferInput("x", shape, "FP32")
+                    given.set_data_from_numpy(np.full(shape, 4, np.float32))
+                    answer = client.infer(name, [given])
+                    assert answer.as_numpy("y").tolist() == np.full(shapes[0], 8).tolist()
+        finally:
+            client.close()
+
+
 @BOTH
 async def test_kserves_client_is_at_home(http):
     kserve = pytest.importorskip("kserve")

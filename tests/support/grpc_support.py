@@ -45,6 +45,16 @@ class Sum(Model):
             return {"y": x.sum(axis=1, keepdims=True), "n": np.full((len(x), 1), x.shape[1], np.int64)}
 
 
+class Scalars(Model):
+    """One number a row."""
+
+    inputs = (TensorSpec("x", "FP32", (-1,)),)
+    outputs = (TensorSpec("y", "FP32", (-1,)),)
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        return {"y": inputs["x"]}
+
+
 class Echo(RequestModel):
     """Answers its inputs, and says in headers and parameters what reached it."""
 
@@ -127,7 +137,15 @@ class Big(RequestModel):
         return InferResponse(request.model_name, [Tensor.of("y", np.zeros(count, np.uint8))])
 
 
-MODELS = {"sum": Sum, "echo": Echo, "slow": Slow, "broken": Broken, "big": Big, "gate": Gate}
+MODELS = {
+    "sum": Sum,
+    "scalars": Scalars,
+    "echo": Echo,
+    "slow": Slow,
+    "broken": Broken,
+    "big": Big,
+    "gate": Gate,
+}
 
 
 class Running:

@@ -77,6 +77,28 @@ class Row(Model):
         return {"y": np.concatenate([1 - total, total], axis=1)}
 
 
+class Numbers(Model):
+    """Scalars for rows: one number in, one number and one text out."""
+
+    platform = "test_numbers"
+    inputs = (TensorSpec("x", "FP32", (-1,)),)
+    outputs = (TensorSpec("y", "FP32", (-1,)), TensorSpec("t", "BYTES", (-1,)))
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        return {"y": 2 * inputs["x"], "t": np.array([str(int(value)).encode() for value in inputs["x"]], object)}
+
+
+class One(Numbers):
+    """One number in and out, without rows."""
+
+    batchable = False
+    inputs = (TensorSpec("x", "FP32", ()),)
+    outputs = (TensorSpec("y", "FP32", ()),)
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        return {"y": 2 * inputs["x"]}
+
+
 class Gate(Model):
     """Waits in a thread until it is let through."""
 
@@ -126,6 +148,8 @@ MODELS: dict[str, type[Model]] = {
     "simple": AddSub,
     "echo": Echo,
     "row": Row,
+    "numbers": Numbers,
+    "one": One,
     "gate": Gate,
     "broken": Broken,
     "speaker": Speaker,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from ..bounds import BOUNDS, INSTANCES
 from ..errors import InvalidInput
@@ -97,26 +97,43 @@ def _is_held(key: str, settings: ModelSettings, loaded: Model) -> bool:
     return key == "max_batch_size" and loaded.settings.batchable is False and settings.batchable is not False
 
 
+_SCALAR: Final[Mapping[str, Any]] = {"shape": []}
+"""`reshape` of a scalar, whose `dims` are [1]."""
+
+
 def _told(value: Any) -> Any:
     """Bring a configuration's tensors into the form of `_tensors`; None where it says anything else of them."""
-    known = {"name", "data_type", "dims", "optional"}
+    known = {"name", "data_type", "dims", "optional", "reshape"}
     if type(value) is not list or not all(type(entry) is dict and entry.keys() <= known for entry in value):
         return None
     dims = [entry.get("dims", []) for entry in value]
     if not all(type(sizes) is list for sizes in dims):
         return None
-    return [
-        (entry.get("name"), entry.get("data_type"), [str(size) for size in sizes], entry.get("optional", False))
-        for entry, sizes in zip(value, dims, strict=True)
-    ]
+    told = []
+    for entry, sizes in zip(value, dims, strict=True):
+        reshape = entry.get("reshape")
+        if not sizes and reshape is None:  # how a scalar was told of before, and how some write it
+            sizes, reshape = [1], _SCALAR
+        elif reshape == {}:  # protobuf's JSON leaves out what is empty
+            reshape = _SCALAR
+        told.append(
+            (
+                entry.get("name"),
+                entry.get("data_type"),
+                [str(size) for size in sizes],
+                entry.get("optional", False),
+                reshape,
+            )
+        )
+    return told
 
 
 def _tensors(specs: Sequence[TensorSpec], batched: bool) -> Any:
-    """Name, type, dimensions but the batch's, and whether a request may leave it out; protobuf writes 64-bit integers as text."""
+    """Name, type, dimensions but the batch's, whether a request may leave it out, and `reshape`; protobuf writes 64-bit integers as text."""
     return [
-        (spec.name, kind, [str(size) for size in dims], spec.optional)
+        (spec.name, kind, [str(size) for size in dims], spec.optional, _SCALAR if is_scalar else None)
         for spec in specs
-        for kind, dims in (spec.in_config(batched=batched),)
+        for kind, dims, is_scalar in (spec.in_config(batched=batched),)
     ]
 
 

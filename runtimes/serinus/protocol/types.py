@@ -150,10 +150,19 @@ class TensorSpec:
     optional: bool = False
     """An input that a request may leave out."""
 
-    def in_config(self, *, batched: bool) -> tuple[str, tuple[int, ...]]:
-        """Give what Triton's model configuration says of it (model_config.proto): `data_type`, and `dims` without the batch's."""
+    def in_config(self, *, batched: bool) -> tuple[str, tuple[int, ...], bool]:
+        """Give what Triton's model configuration says of it (model_config.proto).
+
+        Args:
+            batched: rows are, so the first free dimension is the batch's.
+
+        Returns:
+            `data_type`; `dims` without the batch's; whether these are [1] for a scalar. The configuration has no empty `dims`: Triton
+            refuses them, and pytriton's client such a model, so a scalar is [1] and `reshape { shape: [] }`.
+        """
         kind = "TYPE_STRING" if self.datatype == "BYTES" else f"TYPE_{self.datatype}"
-        return kind, self.shape[1:] if batched and self.shape[:1] == (-1,) else self.shape
+        dims = self.shape[1:] if batched and self.shape[:1] == (-1,) else self.shape
+        return kind, dims or (1,), not dims
 
 
 @dataclass(frozen=True, slots=True)

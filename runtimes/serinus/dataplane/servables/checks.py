@@ -205,10 +205,13 @@ class RequestChecks:
 
     def _fit(self, tensor: Tensor, spec: TensorSpec) -> np.ndarray:
         shape, expected = tensor.shape, spec.shape
-        if len(shape) == 2 and shape[1] == 1 and expected == (-1,) and self._coerce:
-            # One column: [n, 1] is how MLServer's pandas codec and KServe's clients send a feature.
+        if len(shape) == 2 and shape[1] == 1 and expected == (-1,) and (self._coerce or self._batchable):
+            # One column: [n, 1] is how MLServer's pandas codec and KServe's clients send a feature, and what the configuration says
+            # of scalar rows (dims [1], reshape []).
             column = Tensor(tensor.name, tensor.datatype, shape[:1], tensor.data.reshape(-1), tensor.parameters)
             return self._fit(column, spec)
+        if not expected and shape == (1,):
+            return self._fit(Tensor(tensor.name, tensor.datatype, (), tensor.data.reshape(()), tensor.parameters), spec)
         if len(shape) != len(expected):
             raise InvalidInput(
                 f"input '{tensor.name}': shape {list(shape)} has {len(shape)} dimensions, "

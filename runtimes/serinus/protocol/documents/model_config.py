@@ -28,7 +28,7 @@ class ModelConfig:
     """A request has any number of responses."""
 
     def document(self) -> dict[str, Any]:
-        """Write the `ModelConfig` object, in the names of model_config.proto; `dims` have no batch dimension where rows are batched."""
+        """Write the `ModelConfig` object, in the names of model_config.proto; `dims` have no batch dimension where rows are batched, and are never empty."""
         metadata, batched = self.metadata, self.max_batch_rows > 0
         document: dict[str, Any] = {
             "name": metadata.name,
@@ -42,12 +42,13 @@ class ModelConfig:
                     "name": spec.name,
                     "data_type": kind,
                     "dims": list(dims),
+                    **({"reshape": {"shape": []}} if is_scalar else {}),
                     **(
                         {"optional": True} if spec.optional and key == "input" else {}
                     ),  # Triton's outputs have no such field
                 }
                 for spec in specs
-                for kind, dims in (spec.in_config(batched=batched),)
+                for kind, dims, is_scalar in (spec.in_config(batched=batched),)
             ]
         if batched:
             document["dynamic_batching"] = {"max_queue_delay_microseconds": round(self.max_delay_s * 1e6)}

@@ -153,7 +153,8 @@ _SCHEMAS: Final[_Json] = {
         ("name", "data_type", "dims"),
         name=_STRING,
         data_type=_STRING,
-        dims=_array({"type": "integer", "minimum": -1}),
+        dims=_array({"type": "integer", "minimum": -1}, minItems=1),
+        reshape=_object(("shape",), shape=_array(_COUNT)),
         optional={"type": "boolean"},
     ),
     "ModelStatistics": _object(
