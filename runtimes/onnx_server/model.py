@@ -191,7 +191,8 @@ class OnnxModel(Model):
         specs = []
         for node in self._session.get_outputs():
             kind, value = next(
-                ((kind, found[1]) for kind, type_ in CONTAINERS.items() if (found := type_.fullmatch(node.type))), ("", "")
+                ((kind, found[1]) for kind, type_ in CONTAINERS.items() if (found := type_.fullmatch(node.type))),
+                ("", ""),
             )
             datatype = _DATATYPES.get(value)
             if not datatype:

@@ -81,6 +81,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("max_classes", 1, 1 << 24),
             Bound("max_body_bytes", 1, _TIB),
             Bound("max_tensor_bytes", 1, _TIB),
+            Bound("compress_min_bytes", 0, _TIB),
             Bound("max_tensors", 1, 1 << 20),
             Bound("max_name_bytes", 1, 1 << 20),
             Bound("grpc_max_receive_message_length", 0, 2**31 - 1),

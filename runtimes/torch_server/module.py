@@ -44,7 +44,7 @@ _log = logging.getLogger("serinus.torch")
 
 _FLOATS = {"FP32": torch.float32, "FP64": torch.float64, "FP16": torch.float16, "BF16": torch.float32}
 _TYPES_HINT: Final = (
-    '; its inputs are not declared: say their datatypes in model-settings.json, '
+    "; its inputs are not declared: say their datatypes in model-settings.json, "
     '"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]'
 )
 _AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -159,5 +159,7 @@ def arguments_of(module: Any) -> list[str]:
     """Name the arguments of `forward`."""
     schema = getattr(getattr(module, "forward", None), "schema", None)
     if schema is not None:
-        return [argument.name for argument in schema.arguments[1:]]  # the first is the module, whatever its author calls it
+        return [
+            argument.name for argument in schema.arguments[1:]
+        ]  # the first is the module, whatever its author calls it
     return [name for name in inspect.signature(module.forward).parameters if name not in {"args", "kwargs"}]

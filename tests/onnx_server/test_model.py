@@ -241,7 +241,9 @@ def test_what_the_protocol_cannot_carry_is_refused_with_a_hint(tmp_path):
     onnx.save(
         helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "m.onnx")
     )
-    with pytest.raises(ConfigError, match=r"'x' is a seq\(tensor\(float\)\); accepted are tensor\(bool\).*and for outputs sequences"):
+    with pytest.raises(
+        ConfigError, match=r"'x' is a seq\(tensor\(float\)\); accepted are tensor\(bool\).*and for outputs sequences"
+    ):
         loaded(tmp_path)
 
 

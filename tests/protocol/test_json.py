@@ -161,7 +161,10 @@ def test_the_kernel_itself_takes_null(datatype: str):
         document %= (text.count(",") + 1, datatype.encode(), text.encode())
         assert kernel.decode_request(document, None, "m", "", {}) is not None, text
     for text in ("nul", "nulll", "Null", "-null", "null1", "null0"):
-        document = b'{"inputs":[{"name":"x","shape":[1],"datatype":"%b","data":[%b]}]}' % (datatype.encode(), text.encode())
+        document = b'{"inputs":[{"name":"x","shape":[1],"datatype":"%b","data":[%b]}]}' % (
+            datatype.encode(),
+            text.encode(),
+        )
         assert kernel.decode_request(document, None, "m", "", {}) is None, text
 
 
@@ -184,10 +187,25 @@ WRONG_DATA = [
     ("BOOL", [1], ["false"], "input 'x': data[0] is the string 'false', true or false (or 1 or 0) was expected"),
     ("BOOL", [1], [1.0], "input 'x': data[0] is 1.0, true or false (or 1 or 0) was expected"),
     ("FP32", [2], [1, "nan"], "input 'x': data[1] is the string 'nan', a number (FP32) was expected"),
-    ("INT32", [2], [1, None], "input 'x': data[1] is null, an integer (INT32) was expected; null is a missing value in floating"),
+    (
+        "INT32",
+        [2],
+        [1, None],
+        "input 'x': data[1] is null, an integer (INT32) was expected; null is a missing value in floating",
+    ),
     ("UINT8", [1, 2], [[1, None]], "input 'x': data[0][1] is null, an integer (UINT8) was expected; null is a missing"),
-    ("BOOL", [1], [None], "input 'x': data[0] is null, true or false (or 1 or 0) was expected; null is a missing value"),
-    ("BYTES", [2], ["a", None], "input 'x': data[1] is null, a string (BYTES) was expected; null is a missing value in"),
+    (
+        "BOOL",
+        [1],
+        [None],
+        "input 'x': data[0] is null, true or false (or 1 or 0) was expected; null is a missing value",
+    ),
+    (
+        "BYTES",
+        [2],
+        ["a", None],
+        "input 'x': data[1] is null, a string (BYTES) was expected; null is a missing value in",
+    ),
     ("FP32", [2], [None, "a"], "input 'x': data[1] is the string 'a', a number (FP32) was expected"),
     ("FP32", [2], [None, True], "input 'x': data[1] is true, a number (FP32) was expected"),
     ("FP16", [2], [None, 65520], "input 'x': data[1] is 65520, which is beyond the range of FP16"),

@@ -104,7 +104,11 @@ def test_tokens_stand_where_null_would():
     assert dump_array("output 'y'", ODD, "null") == b"[[1.5,null],[null,null]]"
     assert dump_array("output 'y'", ODD, "tokens") == AS_TOKENS
     assert dump_document({"null": "null", "y": ODD}, "tokens") == b'{"null":"null","y":%b}' % AS_TOKENS
-    for scalar, token in ((np.float16(np.inf), b"Infinity"), (float("-inf"), b"-Infinity"), (np.float64(np.nan), b"NaN")):
+    for scalar, token in (
+        (np.float16(np.inf), b"Infinity"),
+        (float("-inf"), b"-Infinity"),
+        (np.float64(np.nan), b"NaN"),
+    ):
         document = {3: [(scalar, None)], "o": np.array([scalar], object)}
         assert dump_document(document, "tokens") == b'{"3":[[%b,null]],"o":[%b]}' % (token, token)
     assert dump_array("output 'y'", np.array([1, 2], np.int64), "tokens") == b"[1,2]"

@@ -45,7 +45,10 @@ def test_rows_of_values_are_the_only_input():
 def test_rows_of_named_values_are_stacked():
     # api_rest.md, "Specifying input tensors in row format"
     tensors = read(
-        {"instances": [{"tag": "foo", "signal": [1, 2]}, {"tag": "bar", "signal": [3, 4.5]}], "signature_name": "serving_default"},
+        {
+            "instances": [{"tag": "foo", "signal": [1, 2]}, {"tag": "bar", "signal": [3, 4.5]}],
+            "signature_name": "serving_default",
+        },
         TWO,
     )
     assert tensors["tag"].data.tolist() == [b"foo", b"bar"]
@@ -121,8 +124,16 @@ WRONG = [
     ),
     ({"instances": [{"b64": "?"}]}, TEXT, "input 'x': value 0: 'b64' is not base64"),
     ({"instances": [1], "signature_name": 5}, ONE, "'signature_name' is 5, a string was expected"),
-    ({"instances": [[1, 2]], "signature_name": "s"}, ONE, "'signature_name' is 's'; the model has 'serving_default' alone"),
-    ({"instances": [1], "signature_name": "s"}, model(), "'signature_name' is 's'; the model has 'serving_default' alone"),
+    (
+        {"instances": [[1, 2]], "signature_name": "s"},
+        ONE,
+        "'signature_name' is 's'; the model has 'serving_default' alone",
+    ),
+    (
+        {"instances": [1], "signature_name": "s"},
+        model(),
+        "'signature_name' is 's'; the model has 'serving_default' alone",
+    ),
 ]
 
 

@@ -13,148 +13,148 @@ DESCRIPTOR = POOL.AddSerializedFile(
     b'Request"+\n\x13ServerReadyResponse\x12\x14\n\x05ready\x18\x01 \x01(\x08R\x05ready"A\n\x11ModelRea'
     b'dyRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version"*\n\x12Model'
     b'ReadyResponse\x12\x14\n\x05ready\x18\x01 \x01(\x08R\x05ready"\x17\n\x15ServerMetadataRequest"f\n\x16'
-    b'ServerMetadataResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07ver'
+    b"ServerMetadataResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07ver"
     b'sion\x12\x1e\n\nextensions\x18\x03 \x03(\tR\nextensions"D\n\x14ModelMetadataRequest\x12\x12\n\x04'
     b'name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version"\xe0\x03\n\x15ModelMetadataResp'
-    b'onse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08versions\x18\x02 \x03(\tR\x08versions\x12\x1a\n\x08platform'
-    b'\x18\x03 \x01(\tR\x08platform\x12G\n\x06inputs\x18\x04 \x03(\x0b2/.inference.ModelMetadataRespon'
-    b'se.TensorMetadataR\x06inputs\x12I\n\x07outputs\x18\x05 \x03(\x0b2/.inference.ModelMeta'
-    b'dataResponse.TensorMetadataR\x07outputs\x12P\n\nproperties\x18\x06 \x03(\x0b20.infer'
-    b'ence.ModelMetadataResponse.PropertiesEntryR\nproperties\x1aV\n\x0eTensor'
-    b'Metadata\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08datatype\x18\x02 \x01(\tR\x08datatype\x12\x14\n\x05shap'
-    b'e\x18\x03 \x03(\x03R\x05shape\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01'
+    b"onse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08versions\x18\x02 \x03(\tR\x08versions\x12\x1a\n\x08platform"
+    b"\x18\x03 \x01(\tR\x08platform\x12G\n\x06inputs\x18\x04 \x03(\x0b2/.inference.ModelMetadataRespon"
+    b"se.TensorMetadataR\x06inputs\x12I\n\x07outputs\x18\x05 \x03(\x0b2/.inference.ModelMeta"
+    b"dataResponse.TensorMetadataR\x07outputs\x12P\n\nproperties\x18\x06 \x03(\x0b20.infer"
+    b"ence.ModelMetadataResponse.PropertiesEntryR\nproperties\x1aV\n\x0eTensor"
+    b"Metadata\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08datatype\x18\x02 \x01(\tR\x08datatype\x12\x14\n\x05shap"
+    b"e\x18\x03 \x03(\x03R\x05shape\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01"
     b'(\tR\x05value:\x028\x01"\xd7\x01\n\x0eInferParameter\x12\x1f\n\nbool_param\x18\x01 \x01(\x08H\x00R\tboolPara'
-    b'm\x12!\n\x0bint64_param\x18\x02 \x01(\x03H\x00R\nint64Param\x12#\n\x0cstring_param\x18\x03 \x01(\tH\x00R\x0bst'
-    b'ringParam\x12#\n\x0cdouble_param\x18\x04 \x01(\x01H\x00R\x0bdoubleParam\x12#\n\x0cuint64_param\x18\x05'
+    b"m\x12!\n\x0bint64_param\x18\x02 \x01(\x03H\x00R\nint64Param\x12#\n\x0cstring_param\x18\x03 \x01(\tH\x00R\x0bst"
+    b"ringParam\x12#\n\x0cdouble_param\x18\x04 \x01(\x01H\x00R\x0bdoubleParam\x12#\n\x0cuint64_param\x18\x05"
     b' \x01(\x04H\x00R\x0buint64ParamB\x12\n\x10parameter_choice"\xc3\x02\n\x13InferTensorContents\x12'
-    b'#\n\rbool_contents\x18\x01 \x03(\x08R\x0cboolContents\x12!\n\x0cint_contents\x18\x02 \x03(\x05R\x0bintC'
-    b'ontents\x12%\n\x0eint64_contents\x18\x03 \x03(\x03R\rint64Contents\x12#\n\ruint_contents\x18'
+    b"#\n\rbool_contents\x18\x01 \x03(\x08R\x0cboolContents\x12!\n\x0cint_contents\x18\x02 \x03(\x05R\x0bintC"
+    b"ontents\x12%\n\x0eint64_contents\x18\x03 \x03(\x03R\rint64Contents\x12#\n\ruint_contents\x18"
     b"\x04 \x03(\rR\x0cuintContents\x12'\n\x0fuint64_contents\x18\x05 \x03(\x04R\x0euint64Contents\x12#\n\r"
-    b'fp32_contents\x18\x06 \x03(\x02R\x0cfp32Contents\x12#\n\rfp64_contents\x18\x07 \x03(\x01R\x0cfp64Co'
+    b"fp32_contents\x18\x06 \x03(\x02R\x0cfp32Contents\x12#\n\rfp64_contents\x18\x07 \x03(\x01R\x0cfp64Co"
     b'ntents\x12%\n\x0ebytes_contents\x18\x08 \x03(\x0cR\rbytesContents"\x9d\x08\n\x11ModelInferRequ'
-    b'est\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12#\n\rmodel_version\x18\x02 \x01(\tR\x0cmodel'
-    b'Version\x12\x0e\n\x02id\x18\x03 \x01(\tR\x02id\x12L\n\nparameters\x18\x04 \x03(\x0b2,.inference.ModelInf'
-    b'erRequest.ParametersEntryR\nparameters\x12E\n\x06inputs\x18\x05 \x03(\x0b2-.inferenc'
-    b'e.ModelInferRequest.InferInputTensorR\x06inputs\x12Q\n\x07outputs\x18\x06 \x03(\x0b27.'
-    b'inference.ModelInferRequest.InferRequestedOutputTensorR\x07outputs\x12'
-    b',\n\x12raw_input_contents\x18\x07 \x03(\x0cR\x10rawInputContents\x1a\xcd\x02\n\x10InferInputTens'
-    b'or\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08datatype\x18\x02 \x01(\tR\x08datatype\x12\x14\n\x05shape\x18\x03 \x03('
-    b'\x03R\x05shape\x12]\n\nparameters\x18\x04 \x03(\x0b2=.inference.ModelInferRequest.Infer'
-    b'InputTensor.ParametersEntryR\nparameters\x12:\n\x08contents\x18\x05 \x01(\x0b2\x1e.infe'
-    b'rence.InferTensorContentsR\x08contents\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 '
-    b'\x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.InferParameterR\x05value:\x028\x01\x1a\xf3\x01'
-    b'\n\x1aInferRequestedOutputTensor\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12g\n\nparameters\x18\x02'
-    b' \x03(\x0b2G.inference.ModelInferRequest.InferRequestedOutputTensor.Pa'
-    b'rametersEntryR\nparameters\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/'
-    b'\n\x05value\x18\x02 \x01(\x0b2\x19.inference.InferParameterR\x05value:\x028\x01\x1aX\n\x0fParameter'
-    b'sEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.InferParamet'
+    b"est\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12#\n\rmodel_version\x18\x02 \x01(\tR\x0cmodel"
+    b"Version\x12\x0e\n\x02id\x18\x03 \x01(\tR\x02id\x12L\n\nparameters\x18\x04 \x03(\x0b2,.inference.ModelInf"
+    b"erRequest.ParametersEntryR\nparameters\x12E\n\x06inputs\x18\x05 \x03(\x0b2-.inferenc"
+    b"e.ModelInferRequest.InferInputTensorR\x06inputs\x12Q\n\x07outputs\x18\x06 \x03(\x0b27."
+    b"inference.ModelInferRequest.InferRequestedOutputTensorR\x07outputs\x12"
+    b",\n\x12raw_input_contents\x18\x07 \x03(\x0cR\x10rawInputContents\x1a\xcd\x02\n\x10InferInputTens"
+    b"or\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08datatype\x18\x02 \x01(\tR\x08datatype\x12\x14\n\x05shape\x18\x03 \x03("
+    b"\x03R\x05shape\x12]\n\nparameters\x18\x04 \x03(\x0b2=.inference.ModelInferRequest.Infer"
+    b"InputTensor.ParametersEntryR\nparameters\x12:\n\x08contents\x18\x05 \x01(\x0b2\x1e.infe"
+    b"rence.InferTensorContentsR\x08contents\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 "
+    b"\x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.InferParameterR\x05value:\x028\x01\x1a\xf3\x01"
+    b"\n\x1aInferRequestedOutputTensor\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12g\n\nparameters\x18\x02"
+    b" \x03(\x0b2G.inference.ModelInferRequest.InferRequestedOutputTensor.Pa"
+    b"rametersEntryR\nparameters\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/"
+    b"\n\x05value\x18\x02 \x01(\x0b2\x19.inference.InferParameterR\x05value:\x028\x01\x1aX\n\x0fParameter"
+    b"sEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.InferParamet"
     b'erR\x05value:\x028\x01"\xdf\x05\n\x12ModelInferResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelN'
-    b'ame\x12#\n\rmodel_version\x18\x02 \x01(\tR\x0cmodelVersion\x12\x0e\n\x02id\x18\x03 \x01(\tR\x02id\x12M\n\npara'
-    b'meters\x18\x04 \x03(\x0b2-.inference.ModelInferResponse.ParametersEntryR\npar'
-    b'ameters\x12I\n\x07outputs\x18\x05 \x03(\x0b2/.inference.ModelInferResponse.InferOut'
-    b'putTensorR\x07outputs\x12.\n\x13raw_output_contents\x18\x06 \x03(\x0cR\x11rawOutputConten'
-    b'ts\x1a\xd0\x02\n\x11InferOutputTensor\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08datatype\x18\x02 \x01(\tR\x08'
-    b'datatype\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\x12_\n\nparameters\x18\x04 \x03(\x0b2?.inference.M'
-    b'odelInferResponse.InferOutputTensor.ParametersEntryR\nparameters\x12'
-    b':\n\x08contents\x18\x05 \x01(\x0b2\x1e.inference.InferTensorContentsR\x08contents\x1aX\n\x0fP'
-    b'arametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.Infe'
-    b'rParameterR\x05value:\x028\x01\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05va'
+    b"ame\x12#\n\rmodel_version\x18\x02 \x01(\tR\x0cmodelVersion\x12\x0e\n\x02id\x18\x03 \x01(\tR\x02id\x12M\n\npara"
+    b"meters\x18\x04 \x03(\x0b2-.inference.ModelInferResponse.ParametersEntryR\npar"
+    b"ameters\x12I\n\x07outputs\x18\x05 \x03(\x0b2/.inference.ModelInferResponse.InferOut"
+    b"putTensorR\x07outputs\x12.\n\x13raw_output_contents\x18\x06 \x03(\x0cR\x11rawOutputConten"
+    b"ts\x1a\xd0\x02\n\x11InferOutputTensor\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08datatype\x18\x02 \x01(\tR\x08"
+    b"datatype\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\x12_\n\nparameters\x18\x04 \x03(\x0b2?.inference.M"
+    b"odelInferResponse.InferOutputTensor.ParametersEntryR\nparameters\x12"
+    b":\n\x08contents\x18\x05 \x01(\x0b2\x1e.inference.InferTensorContentsR\x08contents\x1aX\n\x0fP"
+    b"arametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.Infe"
+    b"rParameterR\x05value:\x028\x01\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05va"
     b'lue\x18\x02 \x01(\x0b2\x19.inference.InferParameterR\x05value:\x028\x01"\x85\x01\n\x18ModelStreamI'
-    b'nferResponse\x12#\n\rerror_message\x18\x01 \x01(\tR\x0cerrorMessage\x12D\n\x0einfer_respo'
+    b"nferResponse\x12#\n\rerror_message\x18\x01 \x01(\tR\x0cerrorMessage\x12D\n\x0einfer_respo"
     b'nse\x18\x02 \x01(\x0b2\x1d.inference.ModelInferResponseR\rinferResponse"*\n\x12Model'
     b'TensorReshape\x12\x14\n\x05shape\x18\x01 \x03(\x03R\x05shape"\xbb\x01\n\nModelInput\x12\x12\n\x04name\x18\x01 \x01(\t'
-    b'R\x04name\x120\n\tdata_type\x18\x02 \x01(\x0e2\x13.inference.DataTypeR\x08dataType\x12\x12\n\x04dims'
-    b'\x18\x04 \x03(\x03R\x04dims\x127\n\x07reshape\x18\x05 \x01(\x0b2\x1d.inference.ModelTensorReshapeR\x07re'
+    b"R\x04name\x120\n\tdata_type\x18\x02 \x01(\x0e2\x13.inference.DataTypeR\x08dataType\x12\x12\n\x04dims"
+    b"\x18\x04 \x03(\x03R\x04dims\x127\n\x07reshape\x18\x05 \x01(\x0b2\x1d.inference.ModelTensorReshapeR\x07re"
     b'shape\x12\x1a\n\x08optional\x18\x08 \x01(\x08R\x08optional"\xa0\x01\n\x0bModelOutput\x12\x12\n\x04name\x18\x01 \x01(\tR'
-    b'\x04name\x120\n\tdata_type\x18\x02 \x01(\x0e2\x13.inference.DataTypeR\x08dataType\x12\x12\n\x04dims\x18'
-    b'\x03 \x03(\x03R\x04dims\x127\n\x07reshape\x18\x05 \x01(\x0b2\x1d.inference.ModelTensorReshapeR\x07res'
+    b"\x04name\x120\n\tdata_type\x18\x02 \x01(\x0e2\x13.inference.DataTypeR\x08dataType\x12\x12\n\x04dims\x18"
+    b"\x03 \x03(\x03R\x04dims\x127\n\x07reshape\x18\x05 \x01(\x0b2\x1d.inference.ModelTensorReshapeR\x07res"
     b'hape"\x89\x01\n\x14ModelDynamicBatching\x120\n\x14preferred_batch_size\x18\x01 \x03(\x05R\x12pre'
-    b'ferredBatchSize\x12?\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x04R\x19maxQueueD'
+    b"ferredBatchSize\x12?\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x04R\x19maxQueueD"
     b'elayMicroseconds"6\n\x16ModelTransactionPolicy\x12\x1c\n\tdecoupled\x18\x01 \x01(\x08R\td'
     b'ecoupled"3\n\x0eModelParameter\x12!\n\x0cstring_value\x18\x01 \x01(\tR\x0bstringValue"\xbc\x04'
-    b'\n\x0bModelConfig\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12$\n'
-    b'\x0emax_batch_size\x18\x04 \x01(\x05R\x0cmaxBatchSize\x12+\n\x05input\x18\x05 \x03(\x0b2\x15.inference.M'
-    b'odelInputR\x05input\x12.\n\x06output\x18\x06 \x03(\x0b2\x16.inference.ModelOutputR\x06output'
-    b'\x12L\n\x10dynamic_batching\x18\x0b \x01(\x0b2\x1f.inference.ModelDynamicBatchingH\x00R\x0fd'
-    b'ynamicBatching\x12F\n\nparameters\x18\x0e \x03(\x0b2&.inference.ModelConfig.Param'
-    b'etersEntryR\nparameters\x12\x18\n\x07backend\x18\x11 \x01(\tR\x07backend\x12[\n\x18model_transa'
-    b'ction_policy\x18\x13 \x01(\x0b2!.inference.ModelTransactionPolicyR\x16modelTran'
-    b'sactionPolicy\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01('
+    b"\n\x0bModelConfig\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12$\n"
+    b"\x0emax_batch_size\x18\x04 \x01(\x05R\x0cmaxBatchSize\x12+\n\x05input\x18\x05 \x03(\x0b2\x15.inference.M"
+    b"odelInputR\x05input\x12.\n\x06output\x18\x06 \x03(\x0b2\x16.inference.ModelOutputR\x06output"
+    b"\x12L\n\x10dynamic_batching\x18\x0b \x01(\x0b2\x1f.inference.ModelDynamicBatchingH\x00R\x0fd"
+    b"ynamicBatching\x12F\n\nparameters\x18\x0e \x03(\x0b2&.inference.ModelConfig.Param"
+    b"etersEntryR\nparameters\x12\x18\n\x07backend\x18\x11 \x01(\tR\x07backend\x12[\n\x18model_transa"
+    b"ction_policy\x18\x13 \x01(\x0b2!.inference.ModelTransactionPolicyR\x16modelTran"
+    b"sactionPolicy\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01("
     b'\x0b2\x19.inference.ModelParameterR\x05value:\x028\x01B\x13\n\x11scheduling_choice"B\n\x12'
-    b'ModelConfigRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version'
+    b"ModelConfigRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version"
     b'"E\n\x13ModelConfigResponse\x12.\n\x06config\x18\x01 \x01(\x0b2\x16.inference.ModelConfigR'
     b'\x06config"F\n\x16ModelStatisticsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version'
     b'\x18\x02 \x01(\tR\x07version"9\n\x11StatisticDuration\x12\x14\n\x05count\x18\x01 \x01(\x04R\x05count\x12\x0e\n\x02ns'
     b'\x18\x02 \x01(\x04R\x02ns"\xf2\x03\n\x0fInferStatistics\x126\n\x07success\x18\x01 \x01(\x0b2\x1c.inference.Stat'
-    b'isticDurationR\x07success\x120\n\x04fail\x18\x02 \x01(\x0b2\x1c.inference.StatisticDurati'
-    b'onR\x04fail\x122\n\x05queue\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurationR\x05queue\x12A\n\r'
-    b'compute_input\x18\x04 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeInput\x12'
-    b'A\n\rcompute_infer\x18\x05 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeInf'
-    b'er\x12C\n\x0ecompute_output\x18\x06 \x01(\x0b2\x1c.inference.StatisticDurationR\rcomput'
-    b'eOutput\x129\n\tcache_hit\x18\x07 \x01(\x0b2\x1c.inference.StatisticDurationR\x08cacheH'
+    b"isticDurationR\x07success\x120\n\x04fail\x18\x02 \x01(\x0b2\x1c.inference.StatisticDurati"
+    b"onR\x04fail\x122\n\x05queue\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurationR\x05queue\x12A\n\r"
+    b"compute_input\x18\x04 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeInput\x12"
+    b"A\n\rcompute_infer\x18\x05 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeInf"
+    b"er\x12C\n\x0ecompute_output\x18\x06 \x01(\x0b2\x1c.inference.StatisticDurationR\rcomput"
+    b"eOutput\x129\n\tcache_hit\x18\x07 \x01(\x0b2\x1c.inference.StatisticDurationR\x08cacheH"
     b'it\x12;\n\ncache_miss\x18\x08 \x01(\x0b2\x1c.inference.StatisticDurationR\tcacheMiss"'
-    b'\x86\x03\n\x17InferResponseStatistics\x12A\n\rcompute_infer\x18\x01 \x01(\x0b2\x1c.inference.S'
-    b'tatisticDurationR\x0ccomputeInfer\x12C\n\x0ecompute_output\x18\x02 \x01(\x0b2\x1c.inferen'
-    b'ce.StatisticDurationR\rcomputeOutput\x126\n\x07success\x18\x03 \x01(\x0b2\x1c.inference'
-    b'.StatisticDurationR\x07success\x120\n\x04fail\x18\x04 \x01(\x0b2\x1c.inference.StatisticD'
-    b'urationR\x04fail\x12C\n\x0eempty_response\x18\x05 \x01(\x0b2\x1c.inference.StatisticDurat'
-    b'ionR\remptyResponse\x124\n\x06cancel\x18\x06 \x01(\x0b2\x1c.inference.StatisticDuration'
+    b"\x86\x03\n\x17InferResponseStatistics\x12A\n\rcompute_infer\x18\x01 \x01(\x0b2\x1c.inference.S"
+    b"tatisticDurationR\x0ccomputeInfer\x12C\n\x0ecompute_output\x18\x02 \x01(\x0b2\x1c.inferen"
+    b"ce.StatisticDurationR\rcomputeOutput\x126\n\x07success\x18\x03 \x01(\x0b2\x1c.inference"
+    b".StatisticDurationR\x07success\x120\n\x04fail\x18\x04 \x01(\x0b2\x1c.inference.StatisticD"
+    b"urationR\x04fail\x12C\n\x0eempty_response\x18\x05 \x01(\x0b2\x1c.inference.StatisticDurat"
+    b"ionR\remptyResponse\x124\n\x06cancel\x18\x06 \x01(\x0b2\x1c.inference.StatisticDuration"
     b'R\x06cancel"\x80\x02\n\x14InferBatchStatistics\x12\x1d\n\nbatch_size\x18\x01 \x01(\x04R\tbatchSize'
-    b'\x12A\n\rcompute_input\x18\x02 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeIn'
-    b'put\x12A\n\rcompute_infer\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomput'
-    b'eInfer\x12C\n\x0ecompute_output\x18\x04 \x01(\x0b2\x1c.inference.StatisticDurationR\rco'
+    b"\x12A\n\rcompute_input\x18\x02 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomputeIn"
+    b"put\x12A\n\rcompute_infer\x18\x03 \x01(\x0b2\x1c.inference.StatisticDurationR\x0ccomput"
+    b"eInfer\x12C\n\x0ecompute_output\x18\x04 \x01(\x0b2\x1c.inference.StatisticDurationR\rco"
     b'mputeOutput"N\n\x0bMemoryUsage\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\x03R\x02id\x12\x1b'
     b'\n\tbyte_size\x18\x03 \x01(\x04R\x08byteSize"\xb6\x04\n\x0fModelStatistics\x12\x12\n\x04name\x18\x01 \x01(\tR\x04n'
-    b'ame\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12%\n\x0elast_inference\x18\x03 \x01(\x04R\rlastInfer'
+    b"ame\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12%\n\x0elast_inference\x18\x03 \x01(\x04R\rlastInfer"
     b"ence\x12'\n\x0finference_count\x18\x04 \x01(\x04R\x0einferenceCount\x12'\n\x0fexecution_count"
-    b'\x18\x05 \x01(\x04R\x0eexecutionCount\x12C\n\x0finference_stats\x18\x06 \x01(\x0b2\x1a.inference.Infe'
-    b'rStatisticsR\x0einferenceStats\x12@\n\x0bbatch_stats\x18\x07 \x03(\x0b2\x1f.inference.Inf'
-    b'erBatchStatisticsR\nbatchStats\x129\n\x0cmemory_usage\x18\x08 \x03(\x0b2\x16.inference.'
-    b'MemoryUsageR\x0bmemoryUsage\x12T\n\x0eresponse_stats\x18\t \x03(\x0b2-.inference.Mod'
-    b'elStatistics.ResponseStatsEntryR\rresponseStats\x1ad\n\x12ResponseStatsE'
+    b"\x18\x05 \x01(\x04R\x0eexecutionCount\x12C\n\x0finference_stats\x18\x06 \x01(\x0b2\x1a.inference.Infe"
+    b"rStatisticsR\x0einferenceStats\x12@\n\x0bbatch_stats\x18\x07 \x03(\x0b2\x1f.inference.Inf"
+    b"erBatchStatisticsR\nbatchStats\x129\n\x0cmemory_usage\x18\x08 \x03(\x0b2\x16.inference."
+    b"MemoryUsageR\x0bmemoryUsage\x12T\n\x0eresponse_stats\x18\t \x03(\x0b2-.inference.Mod"
+    b"elStatistics.ResponseStatsEntryR\rresponseStats\x1ad\n\x12ResponseStatsE"
     b'ntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x128\n\x05value\x18\x02 \x01(\x0b2".inference.InferResponseS'
     b'tatisticsR\x05value:\x028\x01"V\n\x17ModelStatisticsResponse\x12;\n\x0bmodel_stats\x18\x01'
     b' \x03(\x0b2\x1a.inference.ModelStatisticsR\nmodelStats"\xba\x01\n\x18ModelRepository'
-    b'Parameter\x12\x1f\n\nbool_param\x18\x01 \x01(\x08H\x00R\tboolParam\x12!\n\x0bint64_param\x18\x02 \x01(\x03H'
-    b'\x00R\nint64Param\x12#\n\x0cstring_param\x18\x03 \x01(\tH\x00R\x0bstringParam\x12!\n\x0bbytes_para'
+    b"Parameter\x12\x1f\n\nbool_param\x18\x01 \x01(\x08H\x00R\tboolParam\x12!\n\x0bint64_param\x18\x02 \x01(\x03H"
+    b"\x00R\nint64Param\x12#\n\x0cstring_param\x18\x03 \x01(\tH\x00R\x0bstringParam\x12!\n\x0bbytes_para"
     b'm\x18\x04 \x01(\x0cH\x00R\nbytesParamB\x12\n\x10parameter_choice"W\n\x16RepositoryIndexRequ'
     b"est\x12'\n\x0frepository_name\x18\x01 \x01(\tR\x0erepositoryName\x12\x14\n\x05ready\x18\x02 \x01(\x08R\x05rea"
     b'dy"\xca\x01\n\x17RepositoryIndexResponse\x12E\n\x06models\x18\x01 \x03(\x0b2-.inference.Repos'
-    b'itoryIndexResponse.ModelIndexR\x06models\x1ah\n\nModelIndex\x12\x12\n\x04name\x18\x01 \x01('
-    b'\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n\x06reaso'
-    b'n\x18\x04 \x01(\tR\x06reason"\x9f\x02\n\x1aRepositoryModelLoadRequest\x12\'\n\x0frepository_nam'
-    b'e\x18\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12U\n\nparame'
-    b'ters\x18\x03 \x03(\x0b25.inference.RepositoryModelLoadRequest.ParametersEntr'
-    b'yR\nparameters\x1ab\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05value\x18\x02 \x01('
+    b"itoryIndexResponse.ModelIndexR\x06models\x1ah\n\nModelIndex\x12\x12\n\x04name\x18\x01 \x01("
+    b"\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n\x06reaso"
+    b"n\x18\x04 \x01(\tR\x06reason\"\x9f\x02\n\x1aRepositoryModelLoadRequest\x12'\n\x0frepository_nam"
+    b"e\x18\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12U\n\nparame"
+    b"ters\x18\x03 \x03(\x0b25.inference.RepositoryModelLoadRequest.ParametersEntr"
+    b"yR\nparameters\x1ab\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05value\x18\x02 \x01("
     b'\x0b2#.inference.ModelRepositoryParameterR\x05value:\x028\x01"X\n\x1bRepositoryM'
-    b'odelLoadResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x1a\n\x08isLoaded\x18\x02 \x01('
-    b'\x08R\x08isLoaded"\xa3\x02\n\x1cRepositoryModelUnloadRequest\x12\'\n\x0frepository_name\x18'
-    b'\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12W\n\nparamete'
-    b'rs\x18\x03 \x03(\x0b27.inference.RepositoryModelUnloadRequest.ParametersEntr'
-    b'yR\nparameters\x1ab\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05value\x18\x02 \x01('
+    b"odelLoadResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x1a\n\x08isLoaded\x18\x02 \x01("
+    b"\x08R\x08isLoaded\"\xa3\x02\n\x1cRepositoryModelUnloadRequest\x12'\n\x0frepository_name\x18"
+    b"\x01 \x01(\tR\x0erepositoryName\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12W\n\nparamete"
+    b"rs\x18\x03 \x03(\x0b27.inference.RepositoryModelUnloadRequest.ParametersEntr"
+    b"yR\nparameters\x1ab\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x129\n\x05value\x18\x02 \x01("
     b'\x0b2#.inference.ModelRepositoryParameterR\x05value:\x028\x01"^\n\x1dRepositoryM'
-    b'odelUnloadResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x1e\n\nisUnloaded\x18'
-    b'\x02 \x01(\x08R\nisUnloaded*\xfa\x01\n\x08DataType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12'
-    b'\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64'
-    b'\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10'
-    b'\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12'
-    b'\r\n\tTYPE_BF16\x10\x0e2\xb7\x08\n\x14GRPCInferenceService\x12K\n\nServerLive\x12\x1c.inferenc'
+    b"odelUnloadResponse\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x1e\n\nisUnloaded\x18"
+    b"\x02 \x01(\x08R\nisUnloaded*\xfa\x01\n\x08DataType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12"
+    b"\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64"
+    b"\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10"
+    b"\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12"
+    b"\r\n\tTYPE_BF16\x10\x0e2\xb7\x08\n\x14GRPCInferenceService\x12K\n\nServerLive\x12\x1c.inferenc"
     b'e.ServerLiveRequest\x1a\x1d.inference.ServerLiveResponse"\x00\x12N\n\x0bServerRe'
-    b'ady\x12\x1d.inference.ServerReadyRequest\x1a\x1e.inference.ServerReadyRespon'
+    b"ady\x12\x1d.inference.ServerReadyRequest\x1a\x1e.inference.ServerReadyRespon"
     b'se"\x00\x12K\n\nModelReady\x12\x1c.inference.ModelReadyRequest\x1a\x1d.inference.Mod'
     b'elReadyResponse"\x00\x12W\n\x0eServerMetadata\x12 .inference.ServerMetadataRe'
     b'quest\x1a!.inference.ServerMetadataResponse"\x00\x12T\n\rModelMetadata\x12\x1f.in'
     b'ference.ModelMetadataRequest\x1a .inference.ModelMetadataResponse"\x00'
-    b'\x12K\n\nModelInfer\x12\x1c.inference.ModelInferRequest\x1a\x1d.inference.ModelIn'
+    b"\x12K\n\nModelInfer\x12\x1c.inference.ModelInferRequest\x1a\x1d.inference.ModelIn"
     b'ferResponse"\x00\x12[\n\x10ModelStreamInfer\x12\x1c.inference.ModelInferRequest\x1a'
     b'#.inference.ModelStreamInferResponse"\x00(\x010\x01\x12N\n\x0bModelConfig\x12\x1d.infe'
     b'rence.ModelConfigRequest\x1a\x1e.inference.ModelConfigResponse"\x00\x12Z\n\x0fMo'
     b'delStatistics\x12!.inference.ModelStatisticsRequest\x1a".inference.Mod'
     b'elStatisticsResponse"\x00\x12Z\n\x0fRepositoryIndex\x12!.inference.Repository'
     b'IndexRequest\x1a".inference.RepositoryIndexResponse"\x00\x12f\n\x13Repository'
-    b'ModelLoad\x12%.inference.RepositoryModelLoadRequest\x1a&.inference.Rep'
-    b'ositoryModelLoadResponse"\x00\x12l\n\x15RepositoryModelUnload\x12\'.inference.'
-    b'RepositoryModelUnloadRequest\x1a(.inference.RepositoryModelUnloadRe'
+    b"ModelLoad\x12%.inference.RepositoryModelLoadRequest\x1a&.inference.Rep"
+    b"ositoryModelLoadResponse\"\x00\x12l\n\x15RepositoryModelUnload\x12'.inference."
+    b"RepositoryModelUnloadRequest\x1a(.inference.RepositoryModelUnloadRe"
     b'sponse"\x00b\x06proto3'
 )
 

@@ -287,9 +287,7 @@ def decode_parameters(value: Any, what: str, limits: Limits) -> Mapping[str, Any
     return {key: parameter for key, parameter in value.items() if parameter is not None} if null else value
 
 
-def decode_data(
-    name: str, datatype: str, shape: tuple[int, ...], data: Any, limits: Limits
-) -> np.ndarray:
+def decode_data(name: str, datatype: str, shape: tuple[int, ...], data: Any, limits: Limits) -> np.ndarray:
     """Turn a `data` array, parsed, into the tensor's array.
 
     Args:

@@ -322,7 +322,12 @@ def _encode_tensor(
         return (head, b',"parameters":', orjson.dumps(parameters), b"}")
     if tensor.parameters:
         head += b',"parameters":' + orjson.dumps(dict(tensor.parameters))
-    return (head, b',"data":', encode_data(tensor.name, tensor.data, tensor.datatype, role=role, not_finite=not_finite), b"}")
+    return (
+        head,
+        b',"data":',
+        encode_data(tensor.name, tensor.data, tensor.datatype, role=role, not_finite=not_finite),
+        b"}",
+    )
 
 
 def metadata_json(metadata: ModelMetadata | ServerMetadata) -> bytes:

@@ -79,9 +79,7 @@ def ask_in_v2(
     Raises:
         SerinusError: the body or the request is refused; `on_complete` will not be called.
     """
-    request, write = convert(
-        call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite
-    )
+    request, write = convert(call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite)
     request.headers = call.headers
     request.deadline = call.deadline
 

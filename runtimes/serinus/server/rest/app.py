@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
@@ -45,9 +45,17 @@ class RestApp:
         cloud_events: CloudEventSettings | None = None,
         access_log: bool = False,
         not_finite: NotFinite = "null",
+        compress: Literal["json", "all", "off"] = "json",
+        compress_min_bytes: int = 0,
     ) -> None:
         self._access_log = access_log
-        self._responder = responder = Responder(metrics=metrics, body_bytes=body_bytes, cloud_events=cloud_events)
+        self._responder = responder = Responder(
+            metrics=metrics,
+            body_bytes=body_bytes,
+            cloud_events=cloud_events,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
+        )
         self.router = Router()
         AboutApi(plane, responder, render_metrics).add_to(self.router)
         V2Api(plane, responder, codec).add_to(self.router)

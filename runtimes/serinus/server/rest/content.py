@@ -13,7 +13,7 @@ from typing import Final
 from ...errors import InvalidInput, TooLarge, UnsupportedMedia
 from ...protocol.raw import Buffer
 
-__all__ = ["CODINGS", "choose_coding", "compress", "decompress"]
+__all__ = ["CODINGS", "choose_coding", "compress", "decompress", "refuses_plain"]
 
 CODINGS: Final = ("gzip", "deflate")
 
@@ -98,6 +98,14 @@ def choose_coding(accept_encoding: bytes) -> str | None:
     if (named == offered[:1] and weights.get("identity", 0.0) <= weights[named[0]]) or plain == 0:
         return max(offered, key=lambda name: weights.get(name, everything or 0.0))
     return None
+
+
+def refuses_plain(accept_encoding: bytes) -> bool:
+    """Whether the client takes no answer without a content coding: `identity;q=0`, or `*;q=0` beside others (RFC 9110, 12.5.3)."""
+    text = accept_encoding.decode("latin-1").lower().replace(" ", "")
+    items = {name: weight for name, _, weight in (item.partition(";") for item in text.split(","))}
+    weight = items.get("identity", items.get("*", ""))
+    return weight.startswith("q=") and weight[2:].rstrip("0") in ("", "0", ".", "0.")
 
 
 def compress(chunks: Sequence[Buffer], coding: str) -> bytes:

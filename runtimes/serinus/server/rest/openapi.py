@@ -133,7 +133,9 @@ _SCHEMAS: Final[_Json] = {
     ),
     "V1Metadata": _object(
         ("model_spec", "metadata"),
-        model_spec=_object(("name", "signature_name", "version"), name=_STRING, signature_name=_STRING, version=_STRING),
+        model_spec=_object(
+            ("name", "signature_name", "version"), name=_STRING, signature_name=_STRING, version=_STRING
+        ),
         metadata=_object(("signature_def",), signature_def={"type": "object"}),
     ),
     "ModelNames": _object(("models",), models=_array(_STRING)),

@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -21,7 +21,7 @@ from ...protocol.rest_codec import error_json
 from ..http.exchange import Exchange, RawHeaders
 from ..refusals import refuse
 from .cloudevents import CloudEvent, CloudEventSettings, read_event
-from .content import CODINGS, choose_coding, compress, decompress
+from .content import CODINGS, choose_coding, compress, decompress, refuses_plain
 
 __all__ = ["JSON", "Reply", "Responder", "Stream"]
 
@@ -29,7 +29,11 @@ _log = logging.getLogger(__name__)
 
 JSON: Final = "application/json"
 _INLINE_BYTES: Final = 256 * 1024
-"""Bodies above it are (de)compressed in a thread: 256 KiB take about 1 ms, a probe may wait so long."""
+"""Bodies above it are decompressed in a thread: 256 KiB take about 1 ms, a probe may wait so long."""
+_COMPRESS_INLINE_BYTES: Final = 16 * 1024
+"""Bodies above it are compressed in a thread: compressing takes some ten times as long as undoing it."""
+_RAW: Final = frozenset({"application/octet-stream", "image/png", "image/jpeg"})
+"""What is not compressed unless all is: tensors, and what is compressed in its own way."""
 
 Reply = tuple[int, str, Sequence[Buffer], RawHeaders]
 """Status, content type, body, further fields."""
@@ -44,9 +48,21 @@ class Responder:
         metrics: counts the errors that no model's statistics hold.
         body_bytes: most bytes of a body after decompression.
         cloud_events: how events are answered.
+        compress: which answers are compressed for a client that asks: "json", "all" or "off".
+        compress_min_bytes: answers of fewer bytes are not.
     """
 
-    def __init__(self, *, metrics: Metrics, body_bytes: int, cloud_events: CloudEventSettings | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        body_bytes: int,
+        cloud_events: CloudEventSettings | None = None,
+        compress: Literal["json", "all", "off"] = "json",
+        compress_min_bytes: int = 0,
+    ) -> None:
+        self._compress = compress
+        self._compress_min_bytes = compress_min_bytes
         self._metrics = metrics
         self._body_bytes = body_bytes
         self._cloud_events = cloud_events or CloudEventSettings()
@@ -82,15 +98,26 @@ class Responder:
         fields = _add_request_id(exchange, extra)
         if headers.accept_encoding and status == 200 and chunks and exchange.method != b"HEAD":
             coding = choose_coding(headers.accept_encoding)
-            if coding is not None:
+            size = sum(map(len, chunks))
+            if coding is not None and (
+                self._pays(content_type, size) or refuses_plain(headers.accept_encoding)  # whatever it costs
+            ):
                 fields += [(b"Content-Encoding", coding.encode()), (b"Vary", b"Accept-Encoding")]
 
                 def send(body: bytes) -> None:
                     exchange.respond(status, content_type, [body], fields)
 
-                self._offload(exchange, sum(map(len, chunks)), lambda: compress(chunks, coding), send)
+                self._offload(
+                    exchange, size, lambda: compress(chunks, coding), send, inline_bytes=_COMPRESS_INLINE_BYTES
+                )
                 return
         exchange.respond(status, content_type, chunks, fields)
+
+    def _pays(self, content_type: str, size: int) -> bool:
+        """Whether an answer is worth compressing: raw tensors hardly shrink, and small ones save no packet."""
+        if self._compress == "off" or size < self._compress_min_bytes:
+            return False
+        return self._compress == "all" or content_type.partition(";")[0] not in _RAW
 
     def reply_json(self, exchange: Exchange, document: Any, status: int = 200, extra: RawHeaders = ()) -> None:
         """Respond with a JSON document."""
@@ -163,9 +190,17 @@ class Responder:
             _log.error("%s", what, exc_info=error)
         exchange.finish(whole=False)
 
-    def _offload(self, exchange: Exchange, size: int, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
+    def _offload(
+        self,
+        exchange: Exchange,
+        size: int,
+        work: Callable[[], bytes],
+        then: Callable[[bytes], None],
+        *,
+        inline_bytes: int = _INLINE_BYTES,
+    ) -> None:
         """Do byte work here if it is small, else in a thread."""
-        if size <= _INLINE_BYTES:
+        if size <= inline_bytes:
             then(work())
             return
         future = asyncio.get_running_loop().run_in_executor(None, work)

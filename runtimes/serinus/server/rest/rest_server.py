@@ -110,6 +110,8 @@ async def start_rest(
             cloud_events=CloudEventSettings.from_environ(os.environ),
             access_log=settings.access_log,
             not_finite=settings.json_not_finite,
+            compress=settings.compress,
+            compress_min_bytes=settings.compress_min_bytes,
         )
 
     app = make_app()

@@ -81,9 +81,7 @@ class V1Api:
         )
 
 
-async def _streamed(
-    name: str, answer: V1Answer, event: CloudEvent | None, not_finite: NotFinite
-) -> Reply | Stream:
+async def _streamed(name: str, answer: V1Answer, event: CloudEvent | None, not_finite: NotFinite) -> Reply | Stream:
     """Write an answer piece by piece; a CloudEvent has to hold all of it."""
     pieces = answer.document
     if event is None:
