@@ -174,5 +174,5 @@ class Mixed(torch.nn.Module):
         super().__init__()
         self.table, self.last = nn.Embedding(10, 4), nn.Linear(6, 1)
 
-    def forward(this, ids: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:  # noqa: N805
+    def forward(this, ids: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         return this.last(torch.cat([this.table(ids), dense], 1))

@@ -25,9 +25,9 @@ from ..errors import InvalidInput, ModelFailed, TooLarge, UpstreamFailed
 from . import _open_inference_pb2 as pb
 from .classification import check_classes
 from .datatypes import BYTES, NUMPY_DTYPES
-from .json_codec import check_datatype, check_empty, check_name, describe
 from .documents.json_values import property_text
 from .documents.model_config import ModelConfig
+from .json_codec import check_datatype, check_empty, check_name, describe
 from .raw import Buffer, decode, encode
 from .types import (
     NO_PARAMETERS,

@@ -18,9 +18,9 @@ import orjson
 
 from ..errors import InvalidInput, TooLarge, UpstreamFailed
 from .binary_codec import BinaryReader, binary_flag, decode_raw_body, pad
+from .documents.json_values import NotFinite, property_text
 from .json_codec import decode_parameters, encode_data, load_object
 from .json_kernel import JsonKernel
-from .documents.json_values import NotFinite, property_text
 from .raw import Buffer, encode
 from .rest_document import decode_id, decode_requested_outputs, decode_tensors
 from .types import (

@@ -26,9 +26,9 @@ import numpy as np
 
 from ..errors import InvalidInput, TooLarge
 from .datatypes import BYTES, NUMPY_DTYPES
-from .json_codec import decode_data, describe, flatten, load_object
 from .documents.json_values import NotFinite, bytes_as_json, dump_document
 from .documents.tensorflow_serving import DEFAULT_SIGNATURE
+from .json_codec import decode_data, describe, flatten, load_object
 from .types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, Tensor
 
 __all__ = ["DEFAULT_INPUT", "V1Payload", "decode", "encode", "to_request"]
