@@ -79,7 +79,7 @@ async def test_a_zipmap_is_a_matrix_whose_columns_are_the_classes_in_their_order
     settings = ModelSettings(name="m", implementation="onnx_server", model_dir=classifier(tmp_path, classes))
     async with plane_of(settings) as plane:
         metadata = plane.model_metadata("m")
-        label, probabilities = metadata.outputs
+        _, probabilities = metadata.outputs
         assert (probabilities.name, probabilities.datatype, probabilities.shape) == ("probabilities", "FP32", (-1, 3))
         assert metadata.parameters["classes"] == {"probabilities": classes}
         assert metadata.parameters["batching"] == "joined"

@@ -91,7 +91,7 @@ NO_JSON: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("value", "said"), [case[1:] for case in NO_JSON], ids=[case[0] for case in NO_JSON])
 def test_what_json_has_no_place_for_is_refused_in_words(value: Any, said: str):
-    with pytest.raises(ModelFailed, match="cannot be written as JSON: it holds .* of type") as caught:
+    with pytest.raises(ModelFailed, match=r"cannot be written as JSON: it holds .* of type") as caught:
         dump_document({"predictions": [value]})
     assert said in str(caught.value)
 
@@ -118,7 +118,7 @@ def test_an_infinity_is_refused_where_it_would_be_lost_and_nan_is_not():
     missing = ODD[:1]
     assert dump_array("output 'y'", missing, "refuse") == b"[[1.5,null]]"
     assert dump_document({"y": missing, "z": float("nan")}, "refuse") == b'{"y":[[1.5,null]],"z":null}'
-    with pytest.raises(InvalidInput, match="output 'y' holds an infinity, which JSON does not have.*binary_data"):
+    with pytest.raises(InvalidInput, match=r"output 'y' holds an infinity, which JSON does not have.*binary_data"):
         dump_array("output 'y'", ODD, "refuse")
     for value in (ODD, np.float32(np.inf), float("-inf"), np.array([np.inf], object), [{"a": np.array(np.inf)}]):
         with pytest.raises(InvalidInput, match="the answer holds an infinity"):

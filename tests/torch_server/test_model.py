@@ -181,7 +181,7 @@ async def test_where_no_type_of_the_modules_helps_the_error_names_the_setting(tm
     async with plane_of(settings) as plane:
         with pytest.raises(InvalidInput, match=r'say their datatypes in model-settings.json, "inputs": \[\{"name"'):
             await plane.predict_v1("m", b'{"instances":[[0.5]]}')
-        with pytest.raises(InvalidInput, match="index out of range in self$"):
+        with pytest.raises(InvalidInput, match=r"index out of range in self$"):
             await plane.predict_v1("m", b'{"instances":[[99]]}')
 
 
