@@ -177,7 +177,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize("accept", ACCEPTED)
 async def test_answers_are_compressed_only_for_those_who_ask(accept):
-    async with rest("row") as server:
+    async with rest("row", compress_min_bytes=0) as server:
         answer = await server.ask("POST", INFER, X, {"Accept-Encoding": accept})
         coding = answer.headers.get("content-encoding")
         assert coding == ACCEPTED[accept]
