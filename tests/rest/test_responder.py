@@ -84,7 +84,7 @@ async def test_a_plain_request_is_answered_as_it_is_and_one_with_an_id_gets_it_b
     assert own.fields == {b"X-Request-ID": b"own"}
 
 
-@pytest.mark.parametrize("size", [10, 262_144, 262_145], ids=["small", "the largest here", "in a thread"])
+@pytest.mark.parametrize("size", [10, 16_384, 16_385], ids=["small", "the largest here", "in a thread"])
 async def test_a_coded_answer_is_made_here_where_it_is_small_and_else_in_a_thread(
     size: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -99,7 +99,7 @@ async def test_a_coded_answer_is_made_here_where_it_is_small_and_else_in_a_threa
     assert exchange.fields[b"Content-Encoding"] == b"gzip"
     assert exchange.fields[b"Vary"] == b"Accept-Encoding"
     assert len(exchange.fields) == 3
-    assert (threads[0] is threading.main_thread()) is (size <= 262_144)
+    assert (threads[0] is threading.main_thread()) is (size <= 16_384)
 
 
 @pytest.mark.parametrize(
