@@ -117,15 +117,15 @@ def test_an_array_that_has_no_place_in_the_protocol_is_refused():
 @pytest.mark.parametrize(
     ("spec", "batched", "told"),
     [
-        (TensorSpec("x", "FP32", (-1, 3)), True, ("TYPE_FP32", (3,))),
-        (TensorSpec("x", "FP32", (-1, 3)), False, ("TYPE_FP32", (-1, 3))),
-        (TensorSpec("x", "INT8", (1, 3)), True, ("TYPE_INT8", (1, 3))),
-        (TensorSpec("x", "BYTES", (-1,)), True, ("TYPE_STRING", ())),
-        (TensorSpec("x", "BYTES", (-1,)), False, ("TYPE_STRING", (-1,))),
-        (TensorSpec("x", "BOOL", ()), True, ("TYPE_BOOL", ())),
+        (TensorSpec("x", "FP32", (-1, 3)), True, ("TYPE_FP32", (3,), False)),
+        (TensorSpec("x", "FP32", (-1, 3)), False, ("TYPE_FP32", (-1, 3), False)),
+        (TensorSpec("x", "INT8", (1, 3)), True, ("TYPE_INT8", (1, 3), False)),
+        (TensorSpec("x", "BYTES", (-1,)), True, ("TYPE_STRING", (1,), True)),
+        (TensorSpec("x", "BYTES", (-1,)), False, ("TYPE_STRING", (-1,), False)),
+        (TensorSpec("x", "BOOL", ()), True, ("TYPE_BOOL", (1,), True)),
     ],
 )
-def test_a_models_configuration_leaves_the_batch_out(spec: TensorSpec, batched: bool, told: tuple[str, Any]):
+def test_a_models_configuration_leaves_the_batch_out(spec: TensorSpec, batched: bool, told: tuple[str, Any, bool]):
     assert spec.in_config(batched=batched) == told
 
 
