@@ -17,7 +17,21 @@ from .protocol.types import TensorSpec
 from .settings import ModelSettings
 from .small_file import read_text
 
-__all__ = ["Extra", "check_inside", "declares_no_batch", "find_file", "leads_out", "override_specs", "read_labels"]
+__all__ = [
+    "Extra",
+    "SAVED_MODEL_FILES",
+    "check_inside",
+    "declares_no_batch",
+    "find_file",
+    "is_saved_model",
+    "leads_out",
+    "override_specs",
+    "read_labels",
+    "saved_model_file",
+]
+
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+"""A SavedModel's graph (tensorflow/python/saved_model/constants.py); the second is what a builder writes with `as_text`."""
 
 Parsed = TypeVar("Parsed")
 
@@ -179,6 +193,17 @@ def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Se
         raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {preferred[0]}")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
     raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}")
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Tell a SavedModel's folder."""
+    return saved_model_file(folder).is_file()
+
+
+def saved_model_file(folder: Path) -> Path:
+    """Name the file of a SavedModel's graph, whether or not it is there; TensorFlow takes the first where there are both."""
+    binary, text = (folder / name for name in SAVED_MODEL_FILES)
+    return text if text.is_file() and not binary.is_file() else binary
 
 
 def declares_no_batch(model_dir: Path | None) -> bool:

@@ -120,6 +120,9 @@ class Model:
     to an FP32 matrix."""
     any_input_name: bool = False
     """Where exactly one input is declared, take a request's only input under whatever name it has."""
+    takes_v1_shapes: bool = False
+    """Rows of single numbers in a V1 request go to `predict` nested as they came, where the model takes rows of one number or of any: [3]
+    for an input [-1, 1]. TensorFlow Serving leaves all shapes to the graph, and its own first examples are such requests."""
     checks_requests: bool = True
     """Refuse requests that do not fit `inputs` and `outputs`. False: those are for the metadata only, and the model sees all."""
     slow_outputs: frozenset[str] = frozenset()

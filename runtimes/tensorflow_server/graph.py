@@ -3,7 +3,8 @@
 Source: tensorflow/SECURITY.md, "TensorFlow models are programs": ReadFile and WriteFile are operators like any other. Refused are
 operators that reach files, other machines, or Python functions of the process, wherever they stand in the graph or its function library:
 some functions run while the model is loaded. Two kinds belong into an honest file. Its own checkpoint is saved and restored by operators
-that take any file's name; they may stand only where TensorFlow's saver calls them. A vocabulary is read from a text file; its name
+that take any file's name; they may stand only where TensorFlow's saver calls them, and what is run at load, restoring, may save nothing and
+read no file but the one that the loader names. A vocabulary is read from a text file; its name
 must be that of an asset, inside the folder. The operator lets a model do more by `--allow_implementation tensorflow.raw_ops.ReadFile`.
 """
 
@@ -47,6 +48,8 @@ _CHECKPOINT: Final = frozenset(
         "CheckpointExists",
     ]
 )
+_RESTORING: Final = frozenset(["Restore", "RestoreSlice", "RestoreV2"])
+_CALLS: Final = frozenset(["PartitionedCall", "StatefulPartitionedCall"])
 _MOST_BYTES: Final = 2**31 - 1
 """Largest message of protocol buffers."""
 _VOCABULARY: Final = "InitializeTableFromTextFileV2"
@@ -84,6 +87,7 @@ def _check(folder: Path, graph: Any, allows: Callable[[str], bool]) -> None:
     assets = {asset.tensor_info.name.partition(":")[0] for asset in graph.asset_file_def}
     functions = {function.signature.name: function for function in graph.graph_def.library.function}
     own = _by_name(graph.graph_def.node)
+    _check_restoring(folder, graph.saver_def, own, functions, allows)
     reached, called = _reachable(graph, own, functions)
     for where, nodes in (("", own), *((name, _by_name(function.node_def)) for name, function in functions.items())):
         for node in nodes.values():
@@ -95,6 +99,54 @@ def _check(folder: Path, graph: Any, allows: Callable[[str], bool]) -> None:
                 _refuse(folder, node, where, allows, "of a file that is no asset of the model")
             elif node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file://"):
                 _refuse(folder, node, where, allows, "into a file")
+
+
+def _check_restoring(
+    folder: Path, saver: Any, own: Mapping[str, Any], functions: Mapping[str, Any], allows: Callable[[str], bool]
+) -> None:
+    """Look through what the loader runs to restore the variables: there its own checkpoint's operators may stand, on its own file."""
+    waiting: list[tuple[str, list[str], frozenset[str]]] = [
+        ("", [_source(saver.restore_op_name)], frozenset([_source(saver.filename_tensor_name)]))
+    ]
+    seen = set()
+    while waiting:
+        where, pending, files = waiting.pop()
+        if (where, files) in seen:
+            continue
+        seen.add((where, files))
+        nodes = _by_name(functions[where].node_def) if where else own
+        for node in (nodes[name] for name in (nodes if where else _above(pending, nodes))):
+            sources = [_named(text, nodes) for text in node.input if not text.startswith("^")]
+            if node.op in _CHECKPOINT - _RESTORING:
+                _refuse(folder, node, where, allows, "which is run while the model is loaded")
+            elif node.op in _RESTORING and (not sources or sources[0] not in files):
+                _refuse(folder, node, where, allows, "of another file than the model's own checkpoint")
+            for called in _calls(node, functions):
+                arguments = [argument.name for argument in functions[called].signature.input_arg]
+                plain = node.op in _CALLS or node.op == called
+                given = frozenset(a for a, source in zip(arguments, sources, strict=False) if plain and source in files)
+                waiting.append((called, [], given))
+
+
+def _above(pending: list[str], nodes: Mapping[str, Any]) -> list[str]:
+    """Name all nodes that some depend on, and these."""
+    found: dict[str, None] = {}
+    while pending:
+        name = pending.pop()
+        if name in nodes and name not in found:
+            found[name] = None
+            pending += [_source(text) for text in nodes[name].input]
+    return list(found)
+
+
+def _named(text: str, nodes: Mapping[str, Any]) -> str:
+    """Name the node of an input, past those that only pass on."""
+    name = _source(text)
+    passed = set()
+    while name in nodes and nodes[name].op == "Identity" and nodes[name].input and name not in passed:
+        passed.add(name)
+        name = _source(nodes[name].input[0])
+    return name
 
 
 def _refuse(folder: Path, node: Any, where: str, allows: Callable[[str], bool], why: str) -> None:
@@ -109,9 +161,7 @@ def _refuse(folder: Path, node: Any, where: str, allows: Callable[[str], bool], 
 
 def _is_asset(node: Any, nodes: Mapping[str, Any], assets: set[str], where: str) -> bool:
     """Whether the file's name, the second input, comes from an asset: an argument of the function, or the graph's node of an asset."""
-    name = _source(node.input[1]) if len(node.input) > 1 else ""
-    while name in nodes and nodes[name].op == "Identity" and nodes[name].input:
-        name = _source(nodes[name].input[0])
+    name = _named(node.input[1], nodes) if len(node.input) > 1 else ""
     return name not in nodes if where else name in assets
 
 

@@ -17,7 +17,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from serinus import Call, Model, TensorSpec
-from serinus.artifacts import Extra, check_inside, override_specs, read_labels
+from serinus.artifacts import (
+    SAVED_MODEL_FILES,
+    Extra,
+    check_inside,
+    is_saved_model,
+    override_specs,
+    read_labels,
+    saved_model_file,
+)
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
 from serinus.protocol.types import Signature
@@ -30,6 +38,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("tensorflow_server needs TensorFlow: pip install serinus[tensorflow_server]") from error
 
 from . import graph
+from .saved_model import SavedModel, SignatureCall, SignatureTensor
 
 __all__ = ["DEFAULT_SIGNATURE", "TensorflowModel"]
 
@@ -55,6 +64,8 @@ _DATATYPES = {
     tf.string: "BYTES",
 }
 
+_BFLOAT16 = tf.bfloat16.as_numpy_dtype
+
 
 class TensorflowModel(Model):
     """One SavedModel.
@@ -63,7 +74,7 @@ class TensorflowModel(Model):
         signature: the signature that requests get which name none (default "serving_default", else the only one).
         labels: file of class names for the classification extension; default labels.txt or labels.json beside the
             SavedModel or above its numbered folder.
-        version_policy: read where the folder is listed, `serinus.loading.version_policy`.
+        version_policy, version_labels: read where the folder is listed, `serinus.loading.version_policy`.
         device: "auto" (default: a GPU where TensorFlow finds one), "cpu" or "cuda". A GPU that is asked for and is not there is
             refused.
 
@@ -72,6 +83,7 @@ class TensorflowModel(Model):
 
     platform: ClassVar[str] = "tensorflow_savedmodel"
     batching = "earned"
+    takes_v1_shapes = True
 
     def load(self) -> None:
         """Load the SavedModel.
@@ -79,22 +91,21 @@ class TensorflowModel(Model):
         Raises:
             ConfigError: no SavedModel, or no signature to serve.
         """
-        extra = Extra(self.settings.extra, known=("device", "signature", "labels", "version_policy"))
+        extra = Extra(self.settings.extra, known=("device", "signature", "labels", "version_policy", "version_labels"))
         wanted, labels_file = extra.text("signature"), extra.text("labels")
         device = extra.choice("device", ("auto", "cpu", "cuda"))
         extra.close()
         self._placed_on = _placement(device)
         _set_threads(self.settings.native_threads)
         folder = self._folder()
-        for path in (folder / "saved_model.pb", *folder.glob("variables/*"), *folder.glob("assets/*")):
+        for path in (*folder.glob("saved_model.pb*"), *folder.glob("variables/*"), *folder.glob("assets/*")):
             check_inside(path, self.settings)
         graph.check(folder, self.settings.allows)
         try:
-            with self._device():
-                self._loaded = tf.saved_model.load(str(folder))
-        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            self._loaded = SavedModel(folder, threads=self.settings.native_threads, cpu=bool(self._placed_on))
+        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
             raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
-        self._signatures: dict[str, Any] = dict(self._loaded.signatures)
+        self._signatures = self._loaded.signatures
         if not self._signatures:
             raise ConfigError(f"{folder}: has no signatures; export it with one (model.export, or signatures=...)")
         self._default = wanted or DEFAULT_SIGNATURE
@@ -113,21 +124,20 @@ class TensorflowModel(Model):
         self._output_names: dict[str, str] = {
             own.name: wanted.name for wanted, own in zip(self.outputs, outputs, strict=True)
         }
-        self._specs = {name: _inputs(signature) for name, signature in self._signatures.items()}
         self.signatures = {self._default: Signature(tuple(self.inputs), tuple(self.outputs))}
-        for name, signature in sorted(self._signatures.items()):
+        for name, signature in self._signatures.items():
             if name != self._default:
                 try:
                     self.signatures[name] = _described(signature, labels)
                 except ConfigError as error:
                     # What Keras adds for training, and signatures of sparse tensors, must not keep the others from being served.
                     _log.warning("%s: signature %s is not served: %s", folder, name, error)
-        self.batchable = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
+        self.batchable = all(spec.shape and spec.shape[0] == -1 and not spec.any_rank for spec in (*inputs, *outputs))
         self.default_signature = self._default
         placed = "cpu" if self._placed_on or not tf.config.list_physical_devices("GPU") else "cuda"
         self.computes_in = "FP16" if placed == "cuda" else ""  # TF32, as exact as FP16, is what GPUs compute FP32 in
         facts = {"tensorflow": tf.__version__, "device": placed, "extra": dict(self.settings.extra)}
-        self.provenance = Provenance((folder / "saved_model.pb", folder), facts)
+        self.provenance = Provenance((saved_model_file(folder), folder), facts)
         self.details |= {
             "signatures": ",".join(sorted(self.signatures)),
             "signature": self._default,
@@ -150,30 +160,24 @@ class TensorflowModel(Model):
         if signature is None:
             raise InvalidInput(f"no signature {name!r}; there are {', '.join(sorted(self._signatures))}")
         renamed = name == self._default
-        specs = self._specs[name]
         feeds = {}
         for given, array in inputs.items():
             own = self._own_names.get(given, given) if renamed else given
-            if own not in specs:
-                raise InvalidInput(f"signature {name!r} has no input {given!r}; its inputs are {', '.join(specs)}")
-            try:
-                feeds[own] = tf.constant(array, dtype=specs[own].dtype)
-            except (ValueError, TypeError) as error:
-                raise InvalidInput(f"input {given!r}: {error}") from None
-        missing = [own for own in specs if own not in feeds]
+            tensor = signature.inputs.get(own)
+            if tensor is None:
+                known = ", ".join(signature.inputs)
+                raise InvalidInput(f"signature {name!r} has no input {given!r}; its inputs are {known}")
+            feeds[own] = array if tensor.dtype != tf.bfloat16 else array.astype(_BFLOAT16)
+        missing = [own for own in signature.inputs if own not in feeds]
         if missing:
             raise InvalidInput(f"signature {name!r} needs input {', '.join(missing)}")
         try:
-            with self._device():
-                results = signature(**feeds)
+            results = signature(feeds)
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
             raise InvalidInput(f"the graph refuses the request: {str(error).splitlines()[0]}") from error
         names = self._output_names if renamed else {}
         found = {str(names.get(own, own)): _array(value) for own, value in results.items()}
         return found if call.outputs is None else {name: found[name] for name in call.outputs if name in found}
-
-    def _device(self) -> contextlib.AbstractContextManager[Any]:
-        return tf.device(self._placed_on) if self._placed_on else contextlib.nullcontext()
 
     def _labels(self, folder: Path, name: str) -> tuple[str, ...]:
         """Read the class names, in the SavedModel's folder or, where that is a version, beside it.
@@ -189,7 +193,8 @@ class TensorflowModel(Model):
 
     def unload(self) -> None:
         """Let go of the graph and its variables."""
-        self._signatures.clear()
+        self._signatures = {}
+        self._loaded.close()
         del self._loaded
 
     def _folder(self) -> Path:
@@ -201,15 +206,15 @@ class TensorflowModel(Model):
         root = self.settings.model_dir
         if root is None:
             raise ConfigError(f"model {self.settings.name!r}: name the SavedModel's directory (--model_dir)")
-        if root.name == "saved_model.pb":
+        if root.name in SAVED_MODEL_FILES:
             return root.parent
-        if (root / "saved_model.pb").is_file():
+        if is_saved_model(root):
             return root
         numbered = (
-            [path for path in root.glob("*/saved_model.pb") if path.parent.name.isdigit()] if root.is_dir() else []
+            [path for path in root.iterdir() if path.name.isdigit() and is_saved_model(path)] if root.is_dir() else []
         )
         if numbered:
-            return max((path.parent for path in numbered), key=lambda path: int(path.name))
+            return max(numbered, key=lambda path: int(path.name))
         raise ConfigError(f"{root}: no saved_model.pb here and none in a numbered folder (TensorFlow Serving's layout)")
 
 
@@ -241,19 +246,14 @@ def _set_threads(threads: int) -> None:
         return
 
 
-def _inputs(signature: Any) -> dict[str, Any]:
-    return dict(signature.structured_input_signature[1])
-
-
-def _spec(name: str, spec: Any) -> TensorSpec:
-    datatype = _DATATYPES.get(spec.dtype)
+def _spec(name: str, tensor: SignatureTensor | None) -> TensorSpec:
+    if tensor is None:
+        raise ConfigError(f"{name!r} is no dense tensor; sparse and composite ones have no place in the protocol")
+    datatype = _DATATYPES.get(tensor.dtype)
     if datatype is None:
-        raise ConfigError(
-            f"{name!r} is a {spec.dtype.name}; accepted are {', '.join(sorted(set(_DATATYPES.values())))}"
-        )
-    if spec.shape.rank is None:
-        raise ConfigError(f"{name!r} has no rank; export the signature with a TensorSpec that has one")
-    return TensorSpec(name, datatype, tuple(-1 if size is None else size for size in spec.shape.as_list()))
+        accepted = ", ".join(sorted(set(_DATATYPES.values())))
+        raise ConfigError(f"{name!r} is a {tensor.dtype.name}; accepted are {accepted}")
+    return TensorSpec(name, datatype, (-1,) if tensor.shape is None else tensor.shape, any_rank=tensor.shape is None)
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:
@@ -262,21 +262,15 @@ def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:
     return spec
 
 
-def _described(signature: Any, labels: tuple[str, ...]) -> Signature:
-    """Describe a SignatureDef's inputs, in its own order, and outputs, by name."""
-    outputs = sorted(signature.structured_outputs.items())
+def _described(signature: SignatureCall, labels: tuple[str, ...]) -> Signature:
+    """Describe a SignatureDef's inputs and outputs, by name."""
     return Signature(
-        tuple(_spec(name, spec) for name, spec in _inputs(signature).items()),
-        tuple(_labelled(_spec(name, spec), labels) for name, spec in outputs),
+        tuple(_spec(name, tensor) for name, tensor in signature.inputs.items()),
+        tuple(_labelled(_spec(name, tensor), labels) for name, tensor in signature.outputs.items()),
     )
 
 
 def _array(value: Any) -> np.ndarray:
-    if value.dtype == tf.bfloat16:
-        value = tf.cast(value, tf.float32)
-    array = value.numpy()
-    if value.dtype != tf.string:
-        return array
-    result = np.empty(value.shape, dtype=object)
-    result[...] = array
-    return result
+    if not isinstance(value, np.ndarray):  # what has no dimensions comes as a scalar, a string as bytes
+        value = np.array(value, dtype=object if isinstance(value, bytes) else None)
+    return value.astype(np.float32) if value.dtype == _BFLOAT16 else value

@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "cumsum": (lambda x: tf.cumsum(x), "differs from its answer alone"),
     "centred": (lambda x: x - tf.reduce_mean(x, 0), "differs from its answer alone"),
     "sorted": (lambda x: tf.sort(x, axis=0), "differs from its answer alone"),
-    "dropout": (lambda x: tf.nn.dropout(x, 0.5), "answers differ from call to call"),
+    "dropout": (lambda x: tf.nn.dropout(tf.tile(x, [1, 8]), 0.5), "answers differ from call to call"),
     "found": (lambda x: tf.boolean_mask(x, x[:, 0] > 0), "output 'y'"),
 }
 

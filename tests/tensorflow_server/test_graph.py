@@ -174,3 +174,80 @@ def test_a_saved_model_that_is_none_is_refused_in_words(tmp_path: Path):
         (tmp_path / "saved_model.pb").write_bytes(content)
         with pytest.raises(ConfigError, match=str(tmp_path)):
             loaded(tmp_path)
+
+
+def _constant(node: Any) -> None:
+    node.op = "Const"
+    node.attr["dtype"].type = tf.string.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto("/tmp/serinus-test-elsewhere"))
+
+
+def _restores_another_file(graph: Any) -> str:
+    _constant(graph.graph_def.node.add(name="elsewhere"))
+    (restore,) = [node for node in graph.graph_def.node if node.op == "RestoreV2"]
+    restore.input[0] = "elsewhere"
+    return "RestoreV2, of another file than the model's own checkpoint"
+
+
+def _passes_another_file_on(graph: Any) -> str:
+    _constant(graph.graph_def.node.add(name="elsewhere"))
+    graph.graph_def.node.add(name="passed", op="Identity", input=["elsewhere"]).attr[
+        "T"
+    ].type = tf.string.as_datatype_enum
+    (restore,) = [node for node in graph.graph_def.node if node.op == "RestoreV2"]
+    restore.input[0] = "passed"
+    return "RestoreV2, of another file than the model's own checkpoint"
+
+
+def _saves_while_it_restores(graph: Any) -> str:
+    (save,) = [node for node in graph.graph_def.node if node.op == "SaveV2"]
+    by_name = {node.name: node for node in graph.graph_def.node}
+    by_name[graph.saver_def.restore_op_name].input.append(f"^{save.name}")
+    return "SaveV2, which is run while the model is loaded"
+
+
+def _function_restores_another_file(graph: Any) -> str:
+    for function in graph.graph_def.library.function:
+        for node in function.node_def:
+            if node.op == "RestoreV2":
+                _constant(function.node_def.add(name="elsewhere"))
+                node.input[0] = "elsewhere:output:0"
+                return "RestoreV2, of another file than the model's own checkpoint"
+    raise AssertionError("no function restores")
+
+
+def _function_is_called_with_another_file(graph: Any) -> str:
+    _constant(graph.graph_def.node.add(name="elsewhere"))
+    by_name = {node.name: node for node in graph.graph_def.node}
+    called = by_name[graph.saver_def.restore_op_name]
+    while called.op != "StatefulPartitionedCall":
+        called = by_name[called.input[0].lstrip("^").partition(":")[0]]
+    called.input[0] = "elsewhere"
+    return "RestoreV2, of another file than the model's own checkpoint"
+
+
+HOSTILE = {
+    "a constant": ("v1", _restores_another_file),
+    "a constant passed on": ("v1", _passes_another_file_on),
+    "a save": ("v1", _saves_while_it_restores),
+    "a constant in a function": ("tf2", _function_restores_another_file),
+    "a function's argument": ("tf2", _function_is_called_with_another_file),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_is_run_to_restore_the_variables_touches_no_other_file(case: str, tmp_path: Path):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    import tensorflow_graphs
+
+    kind, change = HOSTILE[case]
+    write = tensorflow_graphs.write_half_plus if kind == "v1" else tensorflow_graphs.write_half_plus_two_tf2
+    folder = write(tmp_path / "m")
+    assert loaded(folder).inputs
+    document = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    told = change(document.meta_graphs[0])
+    (folder / "saved_model.pb").write_bytes(document.SerializeToString())
+    with pytest.raises(ConfigError, match=told):
+        loaded(folder)

@@ -85,6 +85,14 @@ class Descriptions:
             if entry["name"] == name and version in ("", entry.get("version", ""))
         ]
 
+    def labelled_version(self, name: str, label: str) -> str:
+        """Find the version that a label stands for (TensorFlow Serving's `/v1/models/{m}/labels/{label}`).
+
+        Raises:
+            NotFound: no such model or label; says which there are.
+        """
+        return self.registry.labelled_version(name, label)
+
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """Give a `$model_stat` object (extension_statistics.md) for each version that matches; empty arguments match all.
 

@@ -144,6 +144,18 @@ class ModelTable:
                 return behind
         return self.find(name, version)
 
+    def labelled_version(self, name: str, label: str) -> str:
+        """Find the version that a label stands for.
+
+        Raises:
+            NotFound: no such name or label; says which there are.
+        """
+        labels = self.entry(name).settings.extra.get("version_labels") or {}
+        if label not in labels:
+            known = ", ".join(f"'{one}'" for one in sorted(labels)) or "none; extra setting 'version_labels' gives some"
+            raise NotFound(f"model '{name}' has no version labelled '{label}'; its labels are {known}")
+        return str(labels[label])
+
     def versions(self, name: str) -> tuple[str, ...]:
         """Give the versions of a name that answer requests, lowest first; empty where it is not versioned."""
         if name not in self._entries:

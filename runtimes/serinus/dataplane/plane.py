@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
 from ..model import Call, Cancellable, V1Answer
@@ -48,6 +48,7 @@ EXTENSIONS: Final = (
     "schedule_policy",
     "parameters",
     "classification",
+    "generate",
 )
 """What the server metadata advertises, by Triton's names; each is served."""
 
@@ -169,8 +170,9 @@ class Plane(Descriptions):
         version: str = "",
         headers: Mapping[str, str] = NO_PARAMETERS,
         explain: bool = False,
+        task: Literal["", "classify", "regress"] = "",
     ) -> Cancellable:
-        """Begin a V1 `:predict` or `:explain`: answered by the model where it speaks V1 itself, else as a V2 request.
+        """Begin a V1 `:predict` or another verb: answered by the model where it speaks V1 itself, else as a V2 request.
 
         Args:
             name: of the model.
@@ -179,6 +181,7 @@ class Plane(Descriptions):
             version: empty: the default one.
             headers: of the request.
             explain: it is an `:explain`.
+            task: it is a `:classify` or `:regress`, whose body holds examples.
         """
         now = self._clock()
         servable = None
@@ -189,6 +192,7 @@ class Plane(Descriptions):
                 headers=headers,
                 version=version,
                 explain=explain,
+                task=task,
                 limits=self._limits,
                 not_finite=self._not_finite,
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..artifacts import is_saved_model
 from ..errors import ConfigError
 from .model_folders import why_unreadable
 
@@ -60,9 +61,7 @@ def _is_saved_model(path: Path) -> bool:
     """Whether this is a SavedModel folder, or a folder of numbered ones (TensorFlow Serving's layout)."""
     if not path.is_dir() or why_unreadable(path) is not None:  # a volume's lost+found is nobody's to read
         return False
-    if (path / "saved_model.pb").is_file():
-        return True
-    return any(child.name.isdigit() and (child / "saved_model.pb").is_file() for child in path.iterdir())
+    return is_saved_model(path) or any(child.name.isdigit() and is_saved_model(child) for child in path.iterdir())
 
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:

@@ -149,6 +149,8 @@ class TensorSpec:
     """Class names of an output, by index, for the classification extension; empty: none."""
     optional: bool = False
     """An input that a request may leave out."""
+    any_rank: bool = False
+    """The model does not know how many dimensions it has, and takes any; `shape` is then (-1,), since the protocol has no other word for it."""
 
     def in_config(self, *, batched: bool) -> tuple[str, tuple[int, ...], bool]:
         """Give what Triton's model configuration says of it (model_config.proto).

@@ -11,10 +11,10 @@ from ...model import Cancellable, Model, V1Answer
 from ...protocol.types import InferRequest, InferResponse, Tensor
 from ...settings import BatchSettings
 from ..batching.deadlines import Deadlines
-from ..batching.pending_request import DONE, RUNNING, Batch, Outcome, PendingRequest
+from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
 from ..execution.executor import InlineExecutor, ThreadExecutor
 from ..telemetry.statistics import ModelStatistics
-from .checks import OutputChecks, RequestChecks, RowsDiffer
+from .checks import AS_SENT, OutputChecks, RequestChecks, RowsDiffer
 from .response_rows import Outputs, cut_rows, select_outputs
 from .servable import Servable
 from .v1_requests import V1Request, ask_in_v2
@@ -57,6 +57,11 @@ class ArrayServable(Servable):
             name: OutputChecks(model, batchable=own.batchable, outputs=model.signatures[name].outputs)
             for name, own in checks.signatures.items()
         }
+        self._as_sent_checks = {
+            name: OutputChecks(model, batchable=False, outputs=signature.outputs, any_shape=True)
+            for name, signature in model.signatures.items()
+            if model.takes_v1_shapes
+        }
 
     @property
     def batchable(self) -> bool:
@@ -84,15 +89,31 @@ class ArrayServable(Servable):
         """See `Servable.v1_nowait`: asked in V2."""
         if call.explain:
             raise NotSupported(f"model '{self.name}' does not explain its predictions")
-        return ask_in_v2(self.infer_nowait, call, self.metadata(), on_complete)
+        ask = self._infer_as_sent if self._as_sent_checks else self.infer_nowait
+        return ask_in_v2(ask, call, self.metadata(), on_complete)
+
+    def _infer_as_sent(self, request: InferRequest, on_complete: Outcome) -> PendingRequest:
+        """As `infer_nowait`, for a model with `takes_v1_shapes`."""
+        admitted = self._checks.admit_as_sent(request)
+        if admitted is None:
+            return self.infer_nowait(request, on_complete)
+        now = self._clock()
+        deadline, level = self._policy(request, now)
+        if deadline is None and self._default_timeout_s is not None:
+            deadline = now + self._default_timeout_s
+        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, *admitted, level)
+        self.batcher.add(pending)
+        if deadline is not None:
+            self._deadlines.add(pending, deadline)
+        return pending
 
     def _answer(self, batch: Batch) -> BaseException | None:
         """Answer a batch with what predict returned; gives back the error that the outputs deserve."""
         members = batch.members
         call = members[0].key.call
         checks = self._output_checks
-        if self._signature_checks and "signature_name" in call.parameters:
-            checks = self._signature_checks[call.parameters["signature_name"]]
+        if self._signature_checks:
+            checks = self._checks_of(members[0].key)
         try:
             try:
                 outputs = checks.check(batch.outputs, batch.rows, call.outputs)
@@ -131,8 +152,15 @@ class ArrayServable(Servable):
         self._batchable = False
         self.batcher.join_none()
         self.model.join_rows(False)
-        for checks in (self._output_checks, *self._signature_checks.values()):
+        for checks in (self._output_checks, *self._signature_checks.values(), *self._as_sent_checks.values()):
             checks.take_any_rows()
+
+    def _checks_of(self, key: BatchKey) -> OutputChecks:
+        """Find the output checks of a batch's signature."""
+        name = key.call.parameters.get("signature_name", "")
+        if self._as_sent_checks and type(key.value) is tuple and key.value[0] is AS_SENT:
+            return self._as_sent_checks[name or self.model.default_signature]
+        return self._signature_checks[name] if name else self._output_checks
 
     def _plain_answers(
         self, members: Sequence[PendingRequest], outputs: Outputs

@@ -25,7 +25,10 @@ from ...protocol.datatypes import NUMPY_DTYPES, datatype_of
 from ...protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
 from ..batching.pending_request import BatchKey
 
-__all__ = ["SERVER_PARAMETERS", "OutputChecks", "RequestChecks", "RowsDiffer"]
+__all__ = ["AS_SENT", "SERVER_PARAMETERS", "OutputChecks", "RequestChecks", "RowsDiffer"]
+
+AS_SENT: Final = object()
+"""First of a key's values where the request's shapes are its own, `RequestChecks.admit_as_sent`."""
 
 SERVER_PARAMETERS: Final = frozenset({"timeout", "priority", "binary_data_output"})
 """Request parameters that the server itself takes and the model does not see."""
@@ -56,7 +59,7 @@ class RequestChecks:
         self._name = model.name
         rowed = (*self._specs, *outputs) if signature else self._specs
         joined = model.batchable and signature not in model.unbatched_signatures
-        self._batchable = joined and all(spec.shape and spec.shape[0] == -1 for spec in rowed)
+        self._batchable = joined and all(spec.shape and spec.shape[0] == -1 and not spec.any_rank for spec in rowed)
         self._whole = not self._batchable and model.answers == "arrays"
         """A request is one thing, whatever its shape: for the queue and the statistics it is one row."""
         self._coerce = model.coerce
@@ -108,6 +111,32 @@ class RequestChecks:
                 ):
                     return self._plain, (tensor.data,), shape[0]
         return self._admit(request)
+
+    def admit_as_sent(self, request: InferRequest) -> tuple[BatchKey, tuple[np.ndarray, ...], int] | None:
+        """Admit a request whose rows of single numbers are nested otherwise than the model says; see `Model.takes_v1_shapes`.
+
+        Returns:
+            As `admit`, to be predicted alone; None: nothing of this kind is odd about it.
+
+        Raises:
+            InvalidInput: something else is.
+        """
+        if "signature_name" in request.parameters:
+            checks = self._chosen(request.parameters["signature_name"])
+        else:
+            checks = self
+        tensors = [
+            tensor if (spec := checks._by_name.get(tensor.name)) is None else _nested_as(tensor, spec)
+            for tensor in request.inputs
+        ]
+        if all(one is other for one, other in zip(tensors, request.inputs, strict=True)):
+            return None
+        checks._match(tensors)
+        sent = {tensor.name: tensor.data for tensor in request.inputs}
+        names = tuple(spec.name for spec in checks._specs if spec.name in sent)
+        self._alone += 1
+        key = BatchKey((AS_SENT, self._alone), names, checks._call(request, None))
+        return key, tuple(sent[name] for name in names), 1
 
     def _admit(self, request: InferRequest) -> tuple[BatchKey, tuple[np.ndarray, ...], int]:
         if self._signatures and "signature_name" in request.parameters:
@@ -204,7 +233,8 @@ class RequestChecks:
         return found
 
     def _fit(self, tensor: Tensor, spec: TensorSpec) -> np.ndarray:
-        shape, expected = tensor.shape, spec.shape
+        shape = tensor.shape
+        expected = shape if spec.any_rank else spec.shape
         if len(shape) == 2 and shape[1] == 1 and expected == (-1,) and (self._coerce or self._batchable):
             # One column: [n, 1] is how MLServer's pandas codec and KServe's clients send a feature, and what the configuration says
             # of scalar rows (dims [1], reshape []).
@@ -228,6 +258,19 @@ class RequestChecks:
         if self._coerce:
             return _coerced(tensor, spec)
         raise InvalidInput(f"input '{tensor.name}': datatype is {tensor.datatype}, the model takes {spec.datatype}")
+
+
+def _nested_as(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """Nest single numbers as the model says, where they come as rows of it, and both are rows of one: else gives the tensor itself."""
+    shape, expected = tensor.shape, spec.shape
+    is_of_one = all(size == 1 for size in shape[1:]) and all(size in (-1, 1) for size in expected)
+    if spec.any_rank or not is_of_one or not tensor.data.size:
+        return tensor
+    if len(shape) == len(expected) and all(want in (-1, size) for size, want in zip(shape, expected, strict=True)):
+        return tensor
+    # As many rows as the model takes: which they are, the graph says; here the rest of the request is to be checked.
+    fitted = tuple(1 for _ in expected)
+    return Tensor(tensor.name, tensor.datatype, fitted, tensor.data.reshape(-1)[:1].reshape(fitted), tensor.parameters)
 
 
 def _coerced(tensor: Tensor, spec: TensorSpec) -> np.ndarray:
@@ -264,13 +307,21 @@ class OutputChecks:
         model: loaded.
         batchable: every output has as many rows as the batch.
         outputs: of one of its signatures; None: its default ones.
+        any_shape: their shapes follow the request's, which are not the model's.
     """
 
-    def __init__(self, model: Model, *, batchable: bool, outputs: Sequence[TensorSpec] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batchable: bool,
+        outputs: Sequence[TensorSpec] | None = None,
+        any_shape: bool = False,
+    ) -> None:
         self._name = model.name
         self._batchable = batchable
         self._specs = tuple(
-            (spec, spec.datatype, NUMPY_DTYPES[spec.datatype], len(spec.shape))
+            (spec, spec.datatype, NUMPY_DTYPES[spec.datatype], -1 if any_shape or spec.any_rank else len(spec.shape))
             for spec in (model.outputs if outputs is None else outputs)
         )
 
@@ -330,7 +381,7 @@ class OutputChecks:
                 raise ModelFailed(
                     f"model '{self._name}': output '{name}' has type {array.dtype}, its metadata promises {datatype}"
                 )
-            if array.ndim != rank:
+            if array.ndim != rank and rank >= 0:
                 raise ModelFailed(
                     f"model '{self._name}': output '{name}' has shape {list(array.shape)}, "
                     f"its metadata promises {list(spec.shape)}"

@@ -114,7 +114,7 @@ class RequestServable(Servable):
     def v1_nowait(self, call: V1Request, on_complete: Callable[[V1Answer | SerinusError], None]) -> Cancellable:
         """See `Servable.v1_nowait`: asked in V1 where the model speaks it, else, or where it would rather, in V2."""
         model = self._requests
-        if not call.explain and not self._speaks_v1:
+        if call.task or (not call.explain and not self._speaks_v1):
             return ask_in_v2(self.infer_nowait, call, self.metadata(), on_complete)
         document = read_document(call, takes_bytes=model.takes_bytes)
         return _V1Call(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ...errors import InvalidInput, SerinusError
 from ...model import Cancellable, V1Answer
-from ...protocol import v1_codec
+from ...protocol import example_codec, v1_codec
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.json_codec import load_object, load_value
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
@@ -21,7 +21,7 @@ _JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+jso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V1Request:
-    """A `:predict` or `:explain` body."""
+    """A body of V1, and what is to be done."""
 
     body: bytes
     headers: Mapping[str, str] = NO_PARAMETERS
@@ -29,6 +29,8 @@ class V1Request:
     """The one asked for; empty: the server chooses."""
     deadline: float | None = None
     explain: bool = False
+    task: Literal["", "classify", "regress"] = ""
+    """TensorFlow Serving's further verbs, whose bodies are examples."""
     limits: Limits = Limits()  # noqa: RUF009 # frozen
     not_finite: NotFinite = "null"
     """What stands for NaN and infinities in the answer."""
@@ -41,6 +43,7 @@ def convert(
     version: str = "",
     limits: Limits = Limits(),  # noqa: B008 # frozen
     not_finite: NotFinite = "null",
+    task: Literal["", "classify", "regress"] = "",
 ) -> tuple[InferRequest, Callable[[InferResponse], bytes]]:
     """Make the V2 request that a V1 body stands for.
 
@@ -50,6 +53,7 @@ def convert(
         version: the one asked for.
         limits: of the body.
         not_finite: what stands for NaN and infinities in the answer.
+        task: `V1Request.task`.
 
     Returns:
         The request, and what writes its response as the V1 answer.
@@ -57,6 +61,10 @@ def convert(
     Raises:
         ClientError: the body is no V1 body, or does not fit the model.
     """
+    if task:
+        examples = example_codec.decode(body, limits)
+        asked = example_codec.to_request(examples, metadata, task, version=version)
+        return asked, lambda response: example_codec.encode(response, task, len(examples.rows))
     payload = v1_codec.decode(body, limits)
     request = v1_codec.to_request(payload, metadata, model_version=version, limits=limits)
     return request, lambda response: v1_codec.encode(response, payload, not_finite)
@@ -79,7 +87,9 @@ def ask_in_v2(
     Raises:
         SerinusError: the body or the request is refused; `on_complete` will not be called.
     """
-    request, write = convert(call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite)
+    request, write = convert(
+        call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite, task=call.task
+    )
     request.headers = call.headers
     request.deadline = call.deadline
 

@@ -58,6 +58,7 @@ class AboutApi:
         for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
             add("GET", model, self._v1_status)
             add("GET", model + "/metadata", self._v1_metadata)
+        add("GET", "/v1/models/{model}/labels/{label}", self._labelled_status)
         add("GET", "/metrics", self._metrics_page)
 
     def _alive(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
@@ -98,6 +99,10 @@ class AboutApi:
             )
         else:
             self._responder.reply(exchange, *_health(document, ready, f"model '{name}' is not ready"))
+
+    def _labelled_status(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        name, label = parameters
+        self._v1_status(exchange, (name, self._plane.labelled_version(name, label)))
 
     def _server_metadata(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         self._responder.reply(exchange, 200, JSON, [metadata_json(self._plane.server_metadata())])

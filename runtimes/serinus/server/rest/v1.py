@@ -1,4 +1,4 @@
-"""V1 over REST: `:predict` and `:explain`.
+"""V1 over REST: `:predict` and `:explain`, and TensorFlow Serving's `:classify` and `:regress`.
 
 Source: KServe, v1-protocol.md; TensorFlow Serving, api_rest.md, whose `:predict` has the same shape.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Final, Literal
 
 from ...dataplane.plane import Plane
 from ...dataplane.response_stream import closing
@@ -16,9 +17,13 @@ from ...protocol.documents.json_values import NotFinite, dump_document
 from ..http.exchange import Exchange, header_pairs
 from .cloudevents import CloudEvent
 from .responder import Reply, Responder, Stream
-from .router import Router
+from .router import Handler, Router
 
-__all__ = ["V1Api"]
+__all__ = ["VERBS", "V1Api", "V1Verb"]
+
+V1Verb = Literal["predict", "explain", "classify", "regress"]
+VERBS: Final[tuple[V1Verb, ...]] = ("predict", "explain", "classify", "regress")
+"""What may follow the colon."""
 
 
 class V1Api:
@@ -37,17 +42,24 @@ class V1Api:
 
     def add_to(self, router: Router) -> None:
         """Offer the endpoints."""
-        for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
-            router.add("POST", model + ":predict", self._predict)
-            router.add("POST", model + ":explain", self._explain)
+        for verb in VERBS:
+            handler = self._handler(verb)
+            for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
+                router.add("POST", f"{model}:{verb}", handler)
+            router.add("POST", "/v1/models/{model}/labels/{label}:" + verb, self._labelled(handler))
 
-    def _predict(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._responder.unpack(exchange, lambda body, event: self._begin(exchange, parameters, body, event))
+    def _handler(self, verb: V1Verb) -> Handler:
+        def handler(exchange: Exchange, parameters: tuple[str, ...]) -> None:
+            self._responder.unpack(exchange, lambda body, event: self._begin(exchange, parameters, body, event, verb))
 
-    def _explain(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._responder.unpack(
-            exchange, lambda body, event: self._begin(exchange, parameters, body, event, explain=True)
-        )
+        return handler
+
+    def _labelled(self, handler: Handler) -> Handler:
+        def labelled(exchange: Exchange, parameters: tuple[str, ...]) -> None:
+            name, label = parameters
+            handler(exchange, (name, self._plane.labelled_version(name, label)))
+
+        return labelled
 
     def _begin(
         self,
@@ -55,8 +67,7 @@ class V1Api:
         parameters: tuple[str, ...],
         body: bytes,
         event: CloudEvent | None,
-        *,
-        explain: bool = False,
+        verb: V1Verb,
     ) -> None:
         name = parameters[0]
         version = parameters[1] if len(parameters) > 1 else ""
@@ -77,7 +88,13 @@ class V1Api:
                 responder.fail(exchange, error)
 
         exchange.pending = self._plane.v1_nowait(
-            name, body, on_complete, version=version, headers=exchange.headers, explain=explain
+            name,
+            body,
+            on_complete,
+            version=version,
+            headers=exchange.headers,
+            explain=verb == "explain",
+            task=verb if verb in ("classify", "regress") else "",
         )
 
 
