@@ -186,13 +186,6 @@ async def test_a_model_without_a_stream_gives_its_one_answer(server: Rest, path:
         assert events(await pieces(client)) == [whole.json]
 
 
-async def test_generate_is_only_there_for_models_that_have_it(server: Rest):
-    answer = await server.ask("POST", "/v2/models/row/generate", X)
-    assert (answer.status, "/infer_stream" in answer.json["error"]) == (404, True)
-    assert (await server.ask("POST", "/v2/models/row/generate_stream", X)).status == 404
-    assert (await server.ask("GET", STREAM)).status == 405
-
-
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_leaves_ends_the_stream(server: Rest, how: str):
     async with raw(server.port) as client:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from serinus import InferRequest, InferResponse, RequestModel, Tensor, TensorSpec
-from serinus.errors import InvalidInput
+from serinus.errors import InvalidInput, ModelFailed
 from serinus.model import V1Answer
 
 
@@ -90,3 +90,28 @@ COUNTING: dict[str, Counting] = {}
 def count(number: int, **more: Any) -> dict[str, Any]:
     """A request in JSON."""
     return {"inputs": [{"name": "count", "datatype": "INT64", "shape": [1], "data": [number]}], **more}
+
+
+class Writing(RequestModel):
+    """Repeats its prompt: Triton's model for tests of the generate extension, in its own names. `REPETITION` responses, 1 unless
+    it is said; `FAIL_LAST` raises after them."""
+
+    platform = "test_writing"
+    streams = True
+    inputs = (
+        TensorSpec("PROMPT", "BYTES", (1,)),
+        TensorSpec("STREAM", "BOOL", (1,)),
+        TensorSpec("input_ids", "INT64", (1, -1), optional=True),
+    )
+    outputs = (TensorSpec("TEXT", "BYTES", (-1,)),)
+
+    async def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+        async for request in requests:
+            (prompt,) = request.inputs[[tensor.name for tensor in request.inputs].index("PROMPT")].data
+            for _ in range(int(request.parameters.get("REPETITION", 1))):
+                texts = np.array([prompt] * int(request.parameters.get("TEXTS", 1)), dtype=object)
+                yield InferResponse(
+                    "", [Tensor("TEXT", "BYTES", texts.shape, texts)], self.version, parameters={"triton_final": False}
+                )
+            if request.parameters.get("FAIL_LAST"):
+                raise ModelFailed("An Error Occurred")

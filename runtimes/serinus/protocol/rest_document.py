@@ -41,11 +41,11 @@ class TensorHead:
         self.datatype = check_datatype(entry["datatype"], what)
         self.shape = check_shape(entry["shape"], what, limits)
         parameters = decode_parameters(entry.get("parameters"), what, limits)
+        if "shared_memory_region" in parameters:
+            raise InvalidInput(f"{what}: shared memory is not offered by this server; send the values")
         self.size = binary_size(parameters, what)
         if self.size is None:
             if entry.get("data") is None:
-                if "shared_memory_region" in parameters:
-                    raise InvalidInput(f"{what}: shared memory is not offered by this server; send the values")
                 raise InvalidInput(f"{what}: neither 'data' nor the parameter 'binary_data_size' is there")
         else:
             if "data" in entry:

@@ -4,15 +4,43 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError
 
-__all__ = ["Refusal", "refuse"]
+__all__ = ["GRPC_METHODS", "NOT_OFFERED", "REST_PATHS", "Refusal", "refuse"]
 
 _NOT_READY_S = 1
 """When to come back to what is loading or leaving: soon, since either may be over at once."""
+
+NOT_OFFERED: Final[Mapping[str, str]] = {
+    "shared memory": "shared memory is not offered by this server, which reads no other process's memory; send the values in the request, "
+    "as binary data where they are many",
+    "tracing": "the trace extension is not offered by this server",
+    "logging": "the logging extension is not offered by this server; --log_level says how much it writes",
+}
+"""Extensions of Triton's that are refused as a whole, so that its clients are told why (docs/protocol/README.md)."""
+
+REST_PATHS: Final[Mapping[str, str]] = {
+    "/v2/systemsharedmemory": "shared memory",
+    "/v2/cudasharedmemory": "shared memory",
+    "/v2/trace/": "tracing",
+    "/v2/logging": "logging",
+}
+"""How their paths begin."""
+
+GRPC_METHODS: Final[Mapping[str, str]] = {
+    **{
+        f"{kind}SharedMemory{verb}": "shared memory"
+        for kind in ("System", "Cuda")
+        for verb in ("Status", "Register", "Unregister")
+    },
+    "TraceSetting": "tracing",
+    "LogSettings": "logging",
+}
+"""Their methods of GRPCInferenceService (Triton, grpc_service.proto)."""
 
 
 @dataclass(frozen=True, slots=True)

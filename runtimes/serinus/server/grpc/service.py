@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from ...dataplane.plane import Plane
 from ...dataplane.response_stream import ResponseStream
 from ...dataplane.telemetry.metrics import Metrics
-from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, SerinusError, TooLarge
+from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, NotSupported, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_codec import (
@@ -37,7 +37,7 @@ from ...protocol.proto_codec import (
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import ServerSettings
 from ..access_log import AccessRecord, write_access
-from ..refusals import refuse
+from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 
@@ -294,6 +294,7 @@ class Service:
                 "RepositoryModelUnload": self._repository_unload,
             }.items()
         }
+        self.unary |= {f"/{SERVICE}/{name}": _refusing(NOT_OFFERED[why]) for name, why in GRPC_METHODS.items()}
         self._changes = frozenset(f"/{SERVICE}/{name}" for name in ("RepositoryModelLoad", "RepositoryModelUnload"))
         self.unary["/grpc.health.v1.Health/Check"] = self.health.check
         """Path to coroutine, for every call with one request and one response but ModelInfer."""
@@ -565,6 +566,13 @@ class Service:
 
 _FINAL_RESPONSE_WANTED = "triton_enable_empty_final_response"
 """Set by tritonclient's stream on request (Triton, extension_parameters.md and decoupled_models.md)."""
+
+
+def _refusing(why: str) -> Callable[[bytes], Awaitable[bytes]]:
+    async def method(message: bytes) -> bytes:  # noqa: ARG001 # whatever it is
+        raise NotSupported(why)
+
+    return method
 
 
 def _too_long(size: int, limit: int) -> TooLarge:

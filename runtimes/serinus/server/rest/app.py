@@ -21,10 +21,11 @@ from ..http.exchange import Exchange
 from .about import AboutApi
 from .cloudevents import CloudEventSettings
 from .custom import CustomApi, CustomRoute
+from .generation import GenerateApi
 from .repository import RepositoryApi
 from .responder import Responder
 from .router import Match, Router
-from .v1 import V1Api
+from .v1 import VERBS, V1Api
 from .v2 import V2Api
 
 __all__ = ["RestApp"]
@@ -58,7 +59,9 @@ class RestApp:
         )
         self.router = Router()
         AboutApi(plane, responder, render_metrics).add_to(self.router)
-        V2Api(plane, responder, codec).add_to(self.router)
+        inference = V2Api(plane, responder, codec)
+        inference.add_to(self.router)
+        GenerateApi(plane, responder, inference, codec.limits).add_to(self.router)
         V1Api(plane, responder, not_finite).add_to(self.router)
         RepositoryApi(plane, responder, codec.limits, repository).add_to(self.router)
         self._custom = CustomApi(responder, self.router)
@@ -114,7 +117,8 @@ class RestApp:
             self._responder.reply(exchange, 204, "", [], [(b"Allow", ", ".join(allow).encode())])
         elif method == b"POST" and match.template.startswith("/v1/models/") and ":" in match.parameters[-1]:
             verb = match.parameters[-1].rpartition(":")[2]
-            raise NotFound(f"':{verb[:64]}' is nothing that V1 does with a model; there are ':predict' and ':explain'")
+            have = ", ".join(f"':{known}'" for known in VERBS)
+            raise NotFound(f"':{verb[:64]}' is nothing that V1 does with a model; there are {have}")
         else:
             text = f"{method.decode('ascii', 'replace')} is not offered here; this path has {', '.join(allow)}"
             raise MethodNotAllowed(text, allow)

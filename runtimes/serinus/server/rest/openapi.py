@@ -198,6 +198,19 @@ _SCHEMAS: Final[_Json] = {
             ),
         ],
     },
+    "Flat": _object((), id=_STRING, parameters={"type": "object"}, extra=True),
+    "GenerateResponse": {
+        "type": "object",
+        "description": "Outputs by name, `model_name`, `model_version`, and the `id` of the request",
+    },
+    "Examples": _object(
+        ("examples",),
+        examples=_array({"type": "object"}, minItems=1),
+        context={"type": "object"},
+        signature_name=_STRING,
+        extra=True,
+    ),
+    "Results": _object(("results",), results=_array({})),
     "PredictResponse": {
         "type": "object",
         "description": "`predictions` for rows, `outputs` for columns, or as the model answers",
@@ -270,10 +283,10 @@ _EVENT: Final = _object(
 """One event of a stream: before OpenAPI 3.2 has `itemSchema`, readers take a stream's `schema` for that of each event."""
 
 
-def _stream_operation(summary: str, *, tag: str = "inference") -> _Json:
-    operation = _operation(summary, "InferResponse", tag=tag, takes="InferRequest", errors=_ALL)
+def _stream_operation(summary: str, *, tag: str = "inference", takes: str = "InferRequest") -> _Json:
+    operation = _operation(summary, "InferResponse", tag=tag, takes=takes, errors=_ALL)
     operation["responses"]["200"] = {
-        "description": "Server-sent events: `data: ` and an InferResponse for each response; an Error as the last one where the "
+        "description": "Server-sent events: `data: ` and a response for each one; an Error as the last one where the "
         "model fails after its first response",
         "content": {"text/event-stream": {"schema": _EVENT}},
     }
@@ -338,21 +351,28 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
         }
         paths[model + "/infer_stream"] = {"post": _stream_operation("Inference, answered with events")}
         for verb, operation in (
-            (
-                "generate",
-                _operation("Inference (MLServer)", "InferResponse", tag="MLServer", takes="InferRequest", errors=_ALL),
-            ),
-            ("generate_stream", _stream_operation("Inference, answered with events (MLServer)", tag="MLServer")),
+            ("generate", _operation("Generate", "GenerateResponse", tag="generate", takes="Flat", errors=_ALL)),
+            ("generate_stream", _stream_operation("Generate, answered with events", tag="generate", takes="Flat")),
         ):
-            operation["description"] = "Offered by hosted MLServer models; 404 for any other"
+            operation["description"] = (
+                "Inputs by name, all else parameters; a hosted MLServer model takes an InferRequest and answers an InferResponse"
+            )
             paths[f"{model}/{verb}"] = {"post": operation}
-    for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}"):
+    for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}"):
         paths[model] = {"get": _operation("Model ready, and status (V1)", "V1Status", tag="v1", errors="404 503")}
-        paths[model + "/metadata"] = {"get": _operation("Signatures (V1)", "V1Metadata", tag="v1", errors="404 503")}
-        for verb in ("predict", "explain"):
+        if "{label}" not in model:
+            paths[model + "/metadata"] = {"get": _operation("Signatures (V1)", "V1Metadata", tag="v1", errors="404 503")}
+        for verb in ("predict", "explain", "classify", "regress"):
+            takes, answers = (
+                ("PredictRequest", "PredictResponse") if verb in ("predict", "explain") else ("Examples", "Results")
+            )
             paths[f"{model}:{verb}"] = {
                 "post": _operation(
-                    f"{verb.capitalize()} (V1)", "PredictResponse", tag="v1", takes="PredictRequest", errors=_ALL
+                    f"{verb.capitalize()} (V1)",
+                    answers,
+                    tag="v1",
+                    takes=takes,
+                    errors=_ALL,
                 )
             }
     return paths

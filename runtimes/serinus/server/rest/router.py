@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from ...errors import InvalidInput, NotFound
+from ...errors import InvalidInput, NotFound, NotSupported
 from ..http.exchange import Exchange
 
 __all__ = ["Handler", "Match", "Router"]
@@ -80,7 +80,12 @@ class Router:
 
     def __init__(self) -> None:
         self._templates: list[_Template] = []
+        self._refused: dict[bytes, str] = {}
         self._cache: dict[bytes, Match] = {}
+
+    def refuse(self, prefix: str, why: str) -> None:
+        """Answer paths that begin so and lead nowhere with the reason for it (NotSupported)."""
+        self._refused[prefix.encode()] = why
 
     def add(self, method: str, template: str, handler: Handler) -> None:
         """Lead a method and template to a handler; a later one for the same replaces the earlier."""
@@ -112,6 +117,7 @@ class Router:
 
         Raises:
             NotFound: no such path; the message lists those that there are.
+            NotSupported: an extension that is refused as a whole.
             InvalidInput: the path is not percent-encoded UTF-8.
         """
         match = self._cache.get(target)
@@ -137,4 +143,7 @@ class Router:
                 self._cache[target] = match
             return match
         shown = path[:200].decode("ascii", "backslashreplace")
+        for prefix, why in self._refused.items():
+            if path.startswith(prefix):
+                raise NotSupported(why)
         raise NotFound(f"there is no path {shown!r}; there are: {', '.join(self.templates)}")

@@ -1,6 +1,6 @@
-"""V2 inference over REST: `/infer`, `/infer_stream`, and MLServer's `/generate` names for them.
+"""V2 inference over REST: `/infer` and `/infer_stream`.
 
-From the socket to the plane and back there is no coroutine: `_infer` decodes and submits, `_InferCall` encodes and responds.
+From the socket to the plane and back there is no coroutine: `infer` decodes and submits, `_InferCall` encodes and responds.
 
 Sources: Open Inference Protocol, inference_rest.md; Triton's extension_binary_data.md.
 """
@@ -16,14 +16,15 @@ from ...errors import ClientError, InvalidInput, NotFound, SerinusError
 from ...protocol.rest_codec import RestCodec, error_json
 from ...protocol.types import InferRequest, InferResponse
 from ..http.exchange import Exchange, RawHeaders, header_pairs
+from ..refusals import NOT_OFFERED, REST_PATHS
 from .cloudevents import CloudEvent
 from .responder import Responder, Stream
 from .router import Router
 
-__all__ = ["V2Api"]
+__all__ = ["EVENTS", "LIVE", "V2Api"]
 
-_EVENTS: Final = "text/event-stream; charset=utf-8"
-_LIVE: Final = ((b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no"))
+EVENTS: Final = "text/event-stream; charset=utf-8"
+LIVE: Final = ((b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no"))
 """Events are for now: no cache keeps them, and nginx passes them on at once."""
 
 
@@ -80,12 +81,13 @@ class V2Api:
     def add_to(self, router: Router) -> None:
         """Offer the endpoints."""
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            router.add("POST", model + "/infer", self._infer)
-            router.add("POST", model + "/infer_stream", self._infer_stream)
-            router.add("POST", model + "/generate", self._generate)
-            router.add("POST", model + "/generate_stream", self._generate_stream)
+            router.add("POST", model + "/infer", self.infer)
+            router.add("POST", model + "/infer_stream", self.infer_stream)
+        for path, extension in REST_PATHS.items():
+            router.refuse(path, NOT_OFFERED[extension])
 
-    def _infer(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+    def infer(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+        """Answer with one response."""
         if exchange.headers.plain:
             self._submit(exchange, parameters, exchange.body, None)
         else:
@@ -121,7 +123,7 @@ class V2Api:
                 raise
             return self._plane.read_loosely(error, name, version, body, headers)
 
-    def _infer_stream(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
+    def infer_stream(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         """Answer with events (WHATWG HTML, 9.2), one for each response, as MLServer does."""
 
         async def answer(body: bytes) -> Stream:
@@ -134,7 +136,7 @@ class V2Api:
                 responses.cancel()
                 raise
             own = header_pairs(first.headers) if first is not None else []
-            return 200, _EVENTS, self._events(event, responses, request), [*own, *_LIVE]
+            return 200, EVENTS, self._events(event, responses, request), [*own, *LIVE]
 
         self.responder.unpack(exchange, lambda body, event: self.responder.spawn(exchange, answer(body)))  # noqa: ARG005
 
@@ -155,15 +157,3 @@ class V2Api:
         if encoded.json_length is not None:
             raise InvalidInput("binary outputs were asked for; events carry JSON, so leave binary_data out")
         return b"data: %b\n\n" % encoded.to_bytes()
-
-    def _generate(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._check_generate(parameters)
-        self._infer(exchange, parameters)
-
-    def _generate_stream(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
-        self._check_generate(parameters)
-        self._infer_stream(exchange, parameters)
-
-    def _check_generate(self, parameters: tuple[str, ...]) -> None:
-        if not self._plane.has_generate(*parameters):
-            raise NotFound(f"model '{parameters[0]}' has no /generate; it has /infer and /infer_stream")
