@@ -125,7 +125,9 @@ def read_document(call: V1Request, *, takes_bytes: bool) -> Any:
         load = load_value if takes_bytes else load_object
         return load(call.body, "the request body", call.limits)
     except InvalidInput:
-        kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # An event says its data's type by an attribute, as KServe reads it: the message's own may be the client library's default.
+        told = call.headers.get("ce-content-type") or call.headers.get("content-type", "")
+        kind = told.partition(";")[0].strip().lower()
         if not (takes_bytes and call.body and kind) or kind in _JSON_TYPES:
             raise
         return call.body
