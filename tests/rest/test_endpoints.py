@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -543,6 +544,10 @@ async def test_a_models_own_routes_are_served():
         answer = await server.ask("PUT", "/own/a%20b/route?c=d", b"body", {"X-A": "b"})
         assert (answer.status, answer.headers["content-type"], answer.headers["x-own"]) == (201, "text/x", "1")
         assert answer.json == ["PUT", "/own/a%20b/route", {"c": "d"}, ["a b"], "body"]
+        packed = await server.ask("PUT", "/own/a/route", gzip.compress(b"body"), {"Content-Encoding": "gzip"})
+        assert packed.json[4] == "body"
+        wrong = await server.ask("PUT", "/own/a/route", b"no gzip", {"Content-Encoding": "gzip"})
+        assert wrong.status == 400
         failed = await server.ask("GET", "/own/broken")
         assert failed.status == 500
         assert b"secret" not in failed.body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -221,3 +222,9 @@ async def test_an_output_that_names_a_region_is_refused(server: Rest):
     body = {"inputs": [entry], "outputs": [{"name": "y", "parameters": REGION}]}
     answer = await server.ask("POST", "/v2/models/row/infer", body)
     assert (answer.status, "requested output 'y': shared memory is not offered" in answer.json["error"]) == (400, True)
+
+
+async def test_a_compressed_body_is_taken(server: Rest):
+    body = gzip.compress(json.dumps(ASKED).encode())
+    answer = await server.ask("POST", "/v2/models/writing/generate", body, {"Content-Encoding": "gzip"})
+    assert (answer.status, answer.json["TEXT"]) == (200, "hello world")
