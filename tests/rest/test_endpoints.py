@@ -544,7 +544,9 @@ async def test_a_models_own_routes_are_served():
         answer = await server.ask("PUT", "/own/a%20b/route?c=d", b"body", {"X-A": "b"})
         assert (answer.status, answer.headers["content-type"], answer.headers["x-own"]) == (201, "text/x", "1")
         assert answer.json == ["PUT", "/own/a%20b/route", {"c": "d"}, ["a b"], "body"]
-        packed = await server.ask("PUT", "/own/a/route", gzip.compress(b"body"), {"X-A": "b", "Content-Encoding": "gzip"})
+        packed = await server.ask(
+            "PUT", "/own/a/route", gzip.compress(b"body"), {"X-A": "b", "Content-Encoding": "gzip"}
+        )
         assert packed.json[4] == "body"
         wrong = await server.ask("PUT", "/own/a/route", b"no gzip", {"X-A": "b", "Content-Encoding": "gzip"})
         assert wrong.status == 400

@@ -248,7 +248,7 @@ FEATURES = {
 
 
 def test_examples_are_written_as_tensorflow_reads_them():
-    from serinus.protocol import example_codec
+    from serinus.protocol.peers import example_codec
     from serinus.protocol.types import Limits
 
     body = {"context": {"shared": 1}, "examples": [FEATURES, {}]}

@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 
 from ...errors import InvalidInput, SerinusError
 from ...model import Cancellable, V1Answer
-from ...protocol import example_codec, v1_codec
+from ...protocol import v1_codec
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.json_codec import load_object, load_value
+from ...protocol.peers import example_codec
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
 
 __all__ = ["V1Request", "ask_in_v2", "convert", "is_streamed", "read_document"]

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from ...dataplane.plane import Plane
 from ...dataplane.response_stream import ResponseStream, closing
 from ...errors import InvalidInput, ModelFailed, SerinusError
-from ...protocol import flat_codec
+from ...protocol.peers import flat_codec
 from ...protocol.rest_codec import error_json
 from ...protocol.types import InferRequest, InferResponse, Limits
 from ..http.exchange import Exchange, header_pairs

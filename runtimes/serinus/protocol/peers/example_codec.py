@@ -21,10 +21,10 @@ from typing import Any, Final, Literal
 import numpy as np
 import orjson
 
-from ..errors import InvalidInput
-from .datatypes import BYTES
-from .json_codec import describe, load_object
-from .types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, Signature, Tensor
+from ...errors import InvalidInput
+from ..datatypes import BYTES
+from ..json_codec import describe, load_object
+from ..types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata, Signature, Tensor
 
 __all__ = ["Examples", "ExampleTask", "decode", "encode", "to_request"]
 

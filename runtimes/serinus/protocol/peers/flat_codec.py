@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import orjson
 
-from ..errors import InvalidInput
-from .json_codec import decode_data, decode_parameters, describe, encode_data, load_object
-from .types import InferRequest, InferResponse, Limits, ModelMetadata, Tensor, TensorSpec
+from ...errors import InvalidInput
+from ..json_codec import decode_data, decode_parameters, describe, encode_data, load_object
+from ..types import InferRequest, InferResponse, Limits, ModelMetadata, Tensor, TensorSpec
 
 __all__ = ["decode", "encode"]
 
