@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -154,3 +155,13 @@ async def test_events_data_has_its_own_type(server: Rest, monkeypatch: pytest.Mo
         answer = await server.ask("POST", "/v1/models/bytes:predict", b"\x06foo\x00\x02", {**event, **more})
         assert answer.status == status, answer.body
         assert status != 200 or answer.json == {"predictions": [6], "kind": "bytes"}
+
+
+async def test_a_models_own_route_is_given_a_body_without_its_content_coding():
+    async def handler(request: Any) -> Any:
+        return 200, {}, orjson.dumps(request.body.decode())
+
+    async with rest("row", extra_routes=[("POST", "/own", handler)]) as server:
+        packed = await server.ask("POST", "/own", gzip.compress(b"body"), {"Content-Encoding": "gzip"})
+        assert (packed.status, packed.json) == (200, "body")
+        assert (await server.ask("POST", "/own", b"no gzip", {"Content-Encoding": "gzip"})).status == 400

@@ -299,9 +299,9 @@ def _(s: Server) -> None:
 
 @case(TABLE, "v1-has-no-other-verbs", "TensorFlow Serving, api_rest.md")
 def _(s: Server) -> None:
-    for path in ("/v1/models/labels:classify", "/v1/models/versioned/versions/1:classify"):
+    for path in ("/v1/models/labels:rank", "/v1/models/versioned/versions/1:rank"):
         answer = s.ask("POST", path, {"examples": []})
-        assert (answer.status, "':classify' is nothing that V1 does" in answer.error) == (404, True)
+        assert (answer.status, "':rank' is nothing that V1 does" in answer.error) == (404, True)
     assert s.ask("POST", "/v1/models/labels", {"instances": []}).status == 405
 
 
