@@ -116,7 +116,7 @@ def _(s: Server) -> None:
 @case(TABLE, "every-extension-that-is-served-is-named", "Triton, protocol/README.md")
 def _(s: Server) -> None:
     assert {
-        *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"),
+        *("binary_tensor_data", "classification", "generate", "model_configuration", "model_repository", "parameters"),
         *("model_repository(unload_dependents)", "schedule_policy", "statistics"),
     } == set(s.ask("GET", "/v2").json["extensions"])
 
