@@ -361,7 +361,9 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
     for model in ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}"):
         paths[model] = {"get": _operation("Model ready, and status (V1)", "V1Status", tag="v1", errors="404 503")}
         if "{label}" not in model:
-            paths[model + "/metadata"] = {"get": _operation("Signatures (V1)", "V1Metadata", tag="v1", errors="404 503")}
+            paths[model + "/metadata"] = {
+                "get": _operation("Signatures (V1)", "V1Metadata", tag="v1", errors="404 503")
+            }
         for verb in ("predict", "explain", "classify", "regress"):
             takes, answers = (
                 ("PredictRequest", "PredictResponse") if verb in ("predict", "explain") else ("Examples", "Results")
