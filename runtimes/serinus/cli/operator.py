@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
+from .commands.canary import canary
 from .commands.down import down
 from .commands.lint import lint
 from .commands.logs import logs
@@ -36,6 +37,7 @@ app.command()(restart)
 app.command()(lint)
 app.command()(optimize)
 app.command()(tune)
+app.add_typer(canary)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -1,0 +1,74 @@
+"""Cuts the stream of counts into blocks, each compared within itself.
+
+Within a block both arms saw the same minutes, so that a swing of the day's traffic, of its error rate or of the split between the arms moves
+both alike: everything is conditioned on how many requests each arm had in the block. A block ends when both arms have had enough, which
+depends on those numbers alone and never on outcomes; so the product of a block's evidence with that of all blocks before it is as valid as
+one of them (a martingale has no memory of why its steps were as long as they were).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+__all__ = ["Block", "Blocks", "Counts"]
+
+Counts = np.ndarray
+"""int64 or float64 [categories]."""
+
+LEAST: Final = 10
+"""Requests of either arm in a block. Conditioning on the arms' numbers costs a share of about one in this of what frequent events tell."""
+GROWTH: Final = 0.02
+"""A block has at least this share of what the smaller arm has had; evidence is at most so much behind the counts."""
+
+
+class Block:
+    """What happened in both arms between two moments."""
+
+    __slots__ = ("canary", "canary_count", "share", "stable", "stable_count")
+
+    def __init__(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> None:
+        self.stable = stable
+        """[categories], as many of each as happened."""
+        self.canary = canary
+        self.stable_count = stable_count
+        self.canary_count = canary_count
+        self.share = canary_count / (stable_count + canary_count)
+        """The canary's of the block's requests, in (0, 1)."""
+
+
+class Blocks:
+    """The blocks of one metric, from cumulative counts."""
+
+    __slots__ = ("_canary", "_canary_count", "_least", "_stable", "_stable_count", "_start")
+
+    def __init__(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> None:
+        """Begin at cumulative counts, which are in no block (what came before the end of the warm-up).
+
+        Args:
+            stable: [categories].
+            canary: [categories].
+            stable_count: requests of the arm, of which `stable` tells the outcomes.
+            canary_count: likewise.
+        """
+        self._stable, self._canary = stable, canary
+        self._stable_count, self._canary_count = stable_count, canary_count
+        self._start = (stable_count, canary_count)
+        self._least = float(LEAST)
+
+    def add(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> Block | None:
+        """Go on to later cumulative counts.
+
+        Returns:
+            The block that has ended with them; None: it goes on.
+        """
+        more_stable, more_canary = stable_count - self._stable_count, canary_count - self._canary_count
+        if more_stable < self._least or more_canary < self._least:
+            return None
+        block = Block(stable - self._stable, canary - self._canary, more_stable, more_canary)
+        self._stable, self._canary = stable, canary
+        self._stable_count, self._canary_count = stable_count, canary_count
+        had = min(stable_count - self._start[0], canary_count - self._start[1])
+        self._least = max(float(LEAST), GROWTH * had)
+        return block

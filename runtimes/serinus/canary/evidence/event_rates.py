@@ -1,0 +1,77 @@
+"""Is something more frequent in the canary? Errors, and latencies beyond each bound of a histogram.
+
+H0: in every block, the canary's probability of the event is at most stable's, whatever it is and however it moves from block to block.
+
+Given a block's n requests, n_c of them the canary's, and the m among them with the event, H0's worst case deals the events out at random:
+the canary's x of them are hypergeometric. For a ratio r > 1, E[r^x] is then at most (1 + rho (r - 1))^m with rho = n_c / n, and at most
+(1 + f (r - 1))^n_c with f = m / n: drawing without replacement spreads less than drawing with it (Hoeffding, "Probability Inequalities for
+Sums of Bounded Random Variables", JASA 1963, theorem 4, for both readings of the same urn). So
+
+    E_r = prod over blocks of r^x / min((1 + rho (r - 1))^m, (1 + f (r - 1))^n_c)
+
+is a supermartingale under H0, and so is a mixture of it over r (Robbins' method of mixtures; Howard et al., "Time-uniform, nonparametric,
+nonasymptotic confidence sequences", Ann. Stat. 2021, section 3.2). By Ville's inequality it ever reaches 1/alpha with probability alpha at most.
+
+This is the count test of Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data", NeurIPS 2022, equation 9, with two changes:
+the split is the one that was, not the one that was asked for, so that a gateway which deals 12 % for 10 % raises no alarm; and r is one number
+over all traffic steps, so that the evidence of successive steps multiplies without a new prior for each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from .blocks import Block
+
+__all__ = ["ERROR_RATIOS", "LATENCY_RATIOS", "EventRates", "log_mean_exp"]
+
+ERROR_RATIOS: Final = np.array([1.1, 1.25, 1.5, 2.0, 2.5, 3.2, 4.0, 5.5, 8.0, 15.0, 40.0])
+"""Regressions that are looked for; what lies between two is found by both. Errors grow by factors."""
+LATENCY_RATIOS: Final = np.array([1.05, 1.12, 1.25, 1.45, 1.8, 2.5, 5.0, 20.0])
+"""Of exceedances of a bound: those of low bounds cannot grow by much."""
+
+
+def log_mean_exp(logs: np.ndarray) -> float:
+    """The logarithm of the mean of e^logs, without overflow."""
+    most = float(logs.max())
+    return most + math.log(float(np.exp(logs - most).mean())) if most > -math.inf else most
+
+
+class EventRates:
+    """The e-process over several events at once (the bounds of a histogram): the mean of their own."""
+
+    __slots__ = ("_excess", "_log_ratios", "_logs", "value")
+
+    def __init__(self, events: int, ratios: np.ndarray) -> None:
+        """Start at evidence 1.
+
+        Args:
+            events: how many kinds are watched.
+            ratios: [ratios], above 1: of the canary's probability to stable's.
+        """
+        self._log_ratios = np.log(ratios)
+        self._excess = ratios - 1
+        self._logs = np.zeros((events, len(ratios)))
+        self.value = 0.0
+        """log E."""
+
+    def add(self, block: Block) -> None:
+        """Take in a block.
+
+        Args:
+            block: its categories are the kinds of events; one request may count in several.
+        """
+        events = (block.stable + block.canary)[:, None]
+        by_labels = events * np.log1p(block.share * self._excess)
+        by_draws = block.canary_count * np.log1p(
+            events / (block.canary_count + block.stable_count) * self._excess
+        )
+        self._logs += block.canary[:, None] * self._log_ratios - np.minimum(by_labels, by_draws)
+        self.value = log_mean_exp(self._logs)
+
+    def by_event(self) -> list[float]:
+        """Log E of each kind alone, for words."""
+        return [log_mean_exp(row) for row in self._logs]

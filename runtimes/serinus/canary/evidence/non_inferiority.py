@@ -1,0 +1,140 @@
+"""Is the canary not worse by a margin? Shares (errors, clicks, right predictions) and a quantile of latency, for the promotion.
+
+Both are contrasts (`contrasts`). Of shares, H0: p_canary >= p_stable + margin.
+
+Of a quantile, bucket counts tell only how many requests exceed bounds. H0: at the bound nearest to the quantile, the canary exceeds it at
+least as often as stable would if all of it took `margin` longer. How often that would be is read between two bounds: the share that
+exceeds a latency falls as a power of it (a line in log-log), as tails of latencies do; below the first bound, latencies are spread evenly, as
+Prometheus's histogram_quantile has it. The line is drawn through what both arms did before, so it never sees the block that it is used for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from .blocks import Block
+from .contrasts import Bets, expected_growth, fit_bets
+
+__all__ = ["NotSlower", "NotWorse"]
+
+_REFIT: Final = 1.6
+"""Stakes are chosen anew when this times as much is known,"""
+_MOVED: Final = 0.3
+"""or when the canary's share of the traffic has moved by this much of itself."""
+_LEAST_KNOWN: Final = 50
+"""Requests before the first stake."""
+
+
+class _Promotion:
+    """A contrast of one bettor, whose stakes follow what was seen."""
+
+    def __init__(self, known: np.ndarray) -> None:
+        """Start at evidence 1.
+
+        Args:
+            known: [categories], counts of both arms before the first block (the warm-up's), to begin with.
+        """
+        self._known = np.asarray(known, dtype=float)
+        self._fitted_at = 0.0
+        self._fitted_share = 0.0
+        self._share = 0.0
+        self._bets: Bets | None = None
+        self._growth = 0.0
+        self.value = 0.0
+        """log E."""
+
+    def add(self, block: Block) -> None:
+        """Take in a block."""
+        self._share = 0.8 * self._share + 0.2 * block.share if self._share else block.share
+        known = float(self._known.sum())
+        moved = abs(self._share / self._fitted_share - 1) if self._fitted_share else 1.0
+        if known >= _LEAST_KNOWN and (known >= _REFIT * self._fitted_at or moved > _MOVED):
+            self._fit(known)
+        if self._bets is not None:
+            self.value += float(self._bets.log_growth(block)[0])
+        self._known = self._known + block.stable + block.canary
+
+    def requests_needed(self, wanted: float) -> float:
+        """Requests of both arms until log E is `wanted`, if the canary is as good as stable; infinite where it is not known."""
+        if self.value >= wanted:
+            return 0.0
+        return (wanted - self.value) / self._growth if self._growth > 1e-15 else math.inf
+
+    def _contrast(self, both: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """u, v [categories] and tau, where both arms are distributed as said."""
+        raise NotImplementedError
+
+    def _fit(self, known: float) -> None:
+        both = (self._known + 0.5) / (known + 0.5 * len(self._known))
+        u, v, tau = self._contrast(both)
+        nu, theta = fit_bets(u[None], v[None], tau, both, both, self._share)
+        self._bets = Bets(u[None], v[None], tau, nu, theta)
+        self._growth = expected_growth(u, v, tau, float(nu[0]), float(theta[0]), both, both, self._share)
+        self._fitted_at, self._fitted_share = known, self._share
+
+
+class NotWorse(_Promotion):
+    """Evidence that a share is not worse by a margin; categories are [no event, event]."""
+
+    def __init__(self, known: np.ndarray, margin: float, *, higher_is_better: bool = False) -> None:
+        """Start at evidence 1.
+
+        Args:
+            known: [2], counts of both arms before the first block.
+            margin: share, 0.005 is half a percentage point.
+            higher_is_better: of the share.
+        """
+        super().__init__(known)
+        self._margin = margin
+        self._sign = -1.0 if higher_is_better else 1.0
+
+    def _contrast(self, both: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        event = np.array([0.0, self._sign])
+        return -event, event, -self._margin
+
+
+class NotSlower(_Promotion):
+    """Evidence that a quantile of latency is not longer by a margin; categories are buckets."""
+
+    def __init__(self, known: np.ndarray, le_s: np.ndarray, quantile: float, margin: float) -> None:
+        """Start at evidence 1.
+
+        Args:
+            known: [buckets], counts of both arms before the first block.
+            le_s: [buckets - 1], upper bounds.
+            quantile: in (0, 1).
+            margin: 0.1 lets the quantile be 10 % longer.
+        """
+        super().__init__(known)
+        self._le_s = le_s
+        self._beyond = 1 - quantile
+        self._margin = margin
+        self.bound_s = math.nan
+        """The bound at which the arms are compared."""
+
+    def _contrast(self, both: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        exceed = np.cumsum(both[::-1])[::-1][1:]  # P(X > le_s)
+        usable = np.flatnonzero(exceed >= self._beyond / 5)
+        bound = int(usable[np.argmin(np.abs(np.log(exceed[usable] / self._beyond)))]) if len(usable) else 0
+        self.bound_s = float(self._le_s[bound])
+        shorter = self.bound_s / (1 + self._margin)
+        bucket = int(np.searchsorted(self._le_s, shorter, side="left"))  # the one that `shorter` lies in
+        slower = _exceeding(shorter, bucket, self._le_s, exceed)
+        above = float(exceed[bucket])
+        part = min(1.0, max(0.0, (slower - above) / float(both[bucket])))
+        index = np.arange(len(both))
+        u = -(index > bound).astype(float)
+        v = (index > bucket).astype(float) + part * (index == bucket)
+        return u, v, 0.0
+
+
+def _exceeding(latency_s: float, bucket: int, le_s: np.ndarray, exceed: np.ndarray) -> float:
+    """Share of requests above a latency that lies in a bucket."""
+    above, high = float(exceed[bucket]), float(le_s[bucket])
+    if bucket == 0:
+        return above + (1 - above) * (high - latency_s) / high
+    below, low = float(exceed[bucket - 1]), float(le_s[bucket - 1])
+    return math.exp(math.log(above) + (math.log(below) - math.log(above)) * math.log(high / latency_s) / math.log(high / low))

@@ -1,0 +1,90 @@
+"""The judge over recorded looks, of one rollout or of many mixed in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..errors import ConfigError, InvalidInput
+from .judge import Decision, Judge
+from .looks import Look, parse_look
+from .policy import Policy
+
+__all__ = ["Replay"]
+
+_MOST_PROBLEMS = 20
+
+
+class Replay:
+    """Judges looks as they come; a run ends at its first promote or rollback.
+
+    A line that cannot be used ends its run, since every count after it means something else than was thought; other runs go on.
+    """
+
+    def __init__(self, policy: Policy, file: str) -> None:
+        """Begin.
+
+        Args:
+            policy: for every run.
+            file: name of the looks' file, for messages.
+        """
+        self._policy = policy
+        self._file = file
+        self._judges: dict[str, Judge] = {}
+        self._ended: set[str] = set()
+        self._problems: list[str] = []
+        self._failures = 0
+
+    def decisions(self, lines: Iterable[bytes]) -> Iterator[Decision]:
+        """A decision a look, until its run ends; blank lines are passed over."""
+        for judge, _ in self._judged(lines):
+            yield judge.explain()
+
+    def final_decisions(self, lines: Iterable[bytes]) -> list[Decision]:
+        """Each run's last decision, in the order of the runs' first looks."""
+        for _ in self._judged(lines):
+            pass
+        return [judge.explain() for judge in self._judges.values()]
+
+    def raise_problems(self) -> None:
+        """Raise what was wrong with lines.
+
+        Raises:
+            ConfigError: anything was.
+        """
+        if self._problems:
+            more = self._failures - len(self._problems)
+            raise ConfigError([*self._problems, *([f"{self._file}: {more} lines more like these"] if more else [])])
+
+    def _judged(self, lines: Iterable[bytes]) -> Iterator[tuple[Judge, str]]:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                look = parse_look(line)
+            except InvalidInput as error:
+                self._fail(number, str(error))
+                continue
+            if look.run in self._ended:
+                continue
+            judge = self._judges.get(look.run)
+            if judge is None:
+                judge = self._judges[look.run] = Judge(self._policy)
+            try:
+                verdict = judge.see(look)
+            except InvalidInput as error:
+                self._fail(number, f"{_run(look)}{error}")
+                self._ended.add(look.run)
+                del self._judges[look.run]
+                continue
+            if verdict in {"promote", "rollback"}:
+                self._ended.add(look.run)
+            yield judge, verdict
+
+    def _fail(self, number: int, text: str) -> None:
+        self._failures += 1
+        if len(self._problems) < _MOST_PROBLEMS:
+            self._problems.append(f"{self._file}:{number}: {text}")
+
+
+def _run(look: Look) -> str:
+    return f"run {look.run!r}: " if look.run else ""

@@ -1,0 +1,82 @@
+"""`serinus canary`: a canary judged on evidence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal
+
+import orjson
+import typer
+
+from ...canary.policy import DEFAULT_POLICY, load_policy
+from ...canary.replay import Replay
+from ...errors import ConfigError
+
+__all__ = ["canary"]
+
+canary = typer.Typer(
+    name="canary",
+    help="Judge canaries on evidence: roll back, promote, advance a step, or hold and say what is missing.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+@canary.command()
+def policy() -> None:
+    """Print the default policy, to be saved and changed.
+
+    Example: `serinus canary policy > policy.yaml`
+    """
+    typer.echo(DEFAULT_POLICY.read_text(encoding="utf-8"), nl=False)
+
+
+@canary.command()
+def replay(
+    looks: Annotated[
+        str, typer.Argument(metavar="LOOKS.jsonl", help="Recorded looks, one JSON object a line; - for standard input.")
+    ],
+    *,
+    policy: Annotated[Path, typer.Option("--policy", help="Policy (default: the one that serinus canary policy prints).")] = DEFAULT_POLICY,
+    output: Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="text, or a JSON object a line.")] = "text",
+    final: Annotated[bool, typer.Option("--final", help="Only the last decision of each run.")] = False,
+) -> None:
+    """Judge recorded looks: what would have been decided at each, and why.
+
+    A look holds both arms' counts since the rollout began; every metric but requests may be absent, lines of several runs may be mixed:
+
+        {"run": "a", "seconds": 60, "percent": 10, "stable": {"requests": 900, "errors": 4, "latency": {"le_s": [0.01, 0.1],
+        "counts": [850, 48, 2]}, "score": {"counts": [90, 91, 89, 90, 90, 90, 90, 90, 90, 90]}}, "canary": {...}}
+
+    Counts are of each bucket alone, the last of what is beyond the last bound. A run ends at its first promote or rollback. Exit status 1
+    where a line cannot be used; its run ends there, without a decision.
+
+    Examples: `serinus canary replay looks.jsonl`, `serinus canary replay --policy policy.yaml looks.jsonl -o json --final`
+    """
+    judged = Replay(load_policy(policy), "standard input" if looks == "-" else looks)
+    with _opened(looks) as lines:
+        for decision in judged.final_decisions(lines) if final else judged.decisions(lines):
+            if output == "json":
+                sys.stdout.write(orjson.dumps(decision.as_json()).decode() + "\n")
+            else:
+                run = f"{decision.run}: " if decision.run else ""
+                sys.stdout.write(f"{run}look {decision.look}: {decision.decision}\n")
+                sys.stdout.writelines(f"    {reason}\n" for reason in decision.reasons)
+    sys.stdout.flush()
+    judged.raise_problems()
+
+
+@contextmanager
+def _opened(looks: str) -> Iterator[BinaryIO]:
+    if looks == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(looks, "rb")  # noqa: SIM115 # closed below; an error of reading is not one of opening
+    except OSError as error:
+        raise ConfigError(f"{looks}: {error.strerror or error}; a file of looks was expected, one JSON object a line") from None
+    with file:
+        yield file
