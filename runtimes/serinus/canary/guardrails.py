@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from .evidence.blocks import Block, Blocks
+from .evidence.blocks import LEAST_COARSE, Block, Blocks
 from .evidence.event_rates import ERROR_RATIOS, LATENCY_RATIOS, EventRates
 from .evidence.hard_limits import AboveLimit
 from .evidence.means import BoundedMean, LargeMean, Sums
@@ -25,7 +25,7 @@ from .evidence.score_drift import DriftBeyond, psi, psi_upper
 from .looks import Arm, Look
 from .policy import ErrorGuardrail, LatencyGuardrail, MeanGuardrail, Policy, RateGuardrail, ScoreGuardrail
 
-__all__ = ["Promotion", "Watch", "make_watches"]
+__all__ = ["Promotion", "Watch", "evidence_text", "make_watches"]
 
 _HARD_LIMIT_PART: Final = 0.2
 """Of a guardrail's level, for its hard limit."""
@@ -55,41 +55,64 @@ class _Told:
 class Watch(ABC):
     """One guardrail over one rollout."""
 
-    def __init__(self, name: str, weight: float, *, required: bool) -> None:
+    def __init__(self, name: str, weight: float, *, required: bool, warm_up_requests: int = 0) -> None:
         self.name = name
         """The metric's."""
         self.weight = weight
         self.required = required
+        self._warm_up_requests = warm_up_requests
         self.against = 0.0
         """log E that the canary is worse, to be held to the level's share."""
         self._blocks: Blocks | None = None
+        self._coarse_blocks: Blocks | None = None
         self._begin: _Told | None = None
         self._now: _Told | None = None
 
-    @property
-    def is_told(self) -> bool:
+        self.is_told = False
         """Whether a look has told the metric."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is told, and its warm-up is over."""
         return self._begin is not None
+
+    def warming_up(self, look: Look) -> Promotion:
+        """What is missing before it begins."""
+        share = look.canary.requests / (look.canary.requests + look.stable.requests) if look.canary.requests else 0.0
+        missing = self._warm_up_requests - look.canary.requests
+        return Promotion(
+            False,
+            missing / share if share else math.inf,
+            f"warming up: the canary has answered {look.canary.requests:,} of {self._warm_up_requests:,} requests",
+        )
 
     def see(self, look: Look, *, from_zero: bool) -> None:
         """Go on to a look.
 
         Args:
             look: the next; a metric that it lacks stays as it was.
-            from_zero: nothing came before the first look (no warm-up): it is judged itself.
+            from_zero: nothing came before this look, the first, and there is no warm-up: it is judged itself.
         """
         told = self._read(look)
         if told is None:
             return
-        self._now = told
-        if self._blocks is None:
-            begin = _Told(told.stable * 0, told.canary * 0, 0.0, 0.0) if from_zero else told
+        self.is_told = True
+        if self._blocks is None or self._coarse_blocks is None:
+            if look.canary.requests < self._warm_up_requests:
+                return
+            is_all = from_zero and not self._warm_up_requests
+            begin = _Told(told.stable * 0, told.canary * 0, 0.0, 0.0) if is_all else told
             self._begin = begin
-            self._blocks = Blocks(begin.stable, begin.canary, begin.stable_count, begin.canary_count)
+            counts = begin.stable, begin.canary, begin.stable_count, begin.canary_count
+            self._blocks, self._coarse_blocks = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
             self._start(begin, look)
+        self._now = told
         block = self._blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
         if block is not None:
             self._add(block)
+        block = self._coarse_blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
+        if block is not None:
+            self._add_coarse(block)
 
     def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """What was counted since the beginning: stable's and the canary's outcomes, and of how many requests each."""
@@ -128,9 +151,12 @@ class Watch(ABC):
     def _start(self, begin: _Told, look: Look) -> None:
         """Make the tests."""
 
-    @abstractmethod
     def _add(self, block: Block) -> None:
-        """Take in a block."""
+        """Take in a block, where the test is that the canary is worse."""
+
+    @abstractmethod
+    def _add_coarse(self, block: Block) -> None:
+        """Take in a coarser block, where the test takes many requests anyway."""
 
 
 def make_watches(policy: Policy) -> list[Watch]:
@@ -150,18 +176,19 @@ def make_watches(policy: Policy) -> list[Watch]:
 def _with_limit(comparison: float, limit: AboveLimit | None) -> float:
     if limit is None:
         return comparison
-    return float(
-        np.logaddexp(math.log(1 - _HARD_LIMIT_PART) + comparison, math.log(_HARD_LIMIT_PART) + limit.value)
-    )
+    return float(np.logaddexp(math.log(1 - _HARD_LIMIT_PART) + comparison, math.log(_HARD_LIMIT_PART) + limit.value))
 
 
 def _needs(what: str, value: float, wanted: float, needed: float, discount: float) -> Promotion:
     if value * discount >= wanted:
         return Promotion(True, 0.0, "")
-    return Promotion(False, needed, f"evidence that {what} is {_evidence(value * discount)}, {_evidence(wanted)} is needed")
+    return Promotion(
+        False, needed, f"evidence that {what} is {evidence_text(value * discount)}, {evidence_text(wanted)} is needed"
+    )
 
 
-def _evidence(log_e: float) -> str:
+def evidence_text(log_e: float) -> str:
+    """A likelihood ratio in words."""
     if log_e > 13.8:
         return "more than 1,000,000"
     value = math.exp(log_e)
@@ -172,7 +199,14 @@ class _ShareWatch(Watch):
     """Events of a count: a share of each arm."""
 
     def __init__(
-        self, name: str, weight: float, margin: float, *, required: bool, higher_is_better: bool, limit: float | None = None
+        self,
+        name: str,
+        weight: float,
+        margin: float,
+        *,
+        required: bool,
+        higher_is_better: bool,
+        limit: float | None = None,
     ) -> None:
         super().__init__(name, weight, required=required)
         self._margin = margin
@@ -181,7 +215,7 @@ class _ShareWatch(Watch):
 
     def _start(self, begin: _Told, look: Look) -> None:
         self._worse = EventRates(1, ERROR_RATIOS)
-        self._not_worse = NotWorse(begin.stable + begin.canary, self._margin, higher_is_better=self._higher)
+        self._not_worse = NotWorse(begin.stable, self._margin, higher_is_better=self._higher)
 
     def _add(self, block: Block) -> None:
         bad = slice(0, 1) if self._higher else slice(1, 2)
@@ -189,8 +223,10 @@ class _ShareWatch(Watch):
         self._worse.add(events)
         if self._limit is not None:
             self._limit.add(events)
-        self._not_worse.add(block)
         self.against = _with_limit(self._worse.value, self._limit)
+
+    def _add_coarse(self, block: Block) -> None:
+        self._not_worse.add(block)
 
     def promotion(self, wanted: float, discount: float) -> Promotion:
         needed = self._not_worse.requests_needed(wanted / discount)
@@ -271,7 +307,12 @@ def _after_minimum(found: Promotion, minimum: int, stable_count: float, canary_c
 
 class _LatencyWatch(Watch):
     def __init__(self, guardrail: LatencyGuardrail) -> None:
-        super().__init__("latency", guardrail.weight, required=guardrail.required)
+        super().__init__(
+            "latency",
+            guardrail.weight,
+            required=guardrail.required,
+            warm_up_requests=guardrail.warm_up_requests,
+        )
         self._quantile = guardrail.quantile
         self._margin = guardrail.margin
         self._hard_limit_s = guardrail.hard_limit_s
@@ -289,7 +330,7 @@ class _LatencyWatch(Watch):
         if look.stable.latency is not None:
             self._le_s = np.array(look.stable.latency.le_s)
         self._slower = EventRates(len(self._le_s), LATENCY_RATIOS)
-        self._not_slower = NotSlower(begin.stable + begin.canary, self._le_s, self._quantile, self._margin)
+        self._not_slower = NotSlower(begin.stable, self._le_s, self._quantile, self._margin)
         self._limit_bound = -1
         if self._hard_limit_s is not None:
             # What is beyond the first bound that is not below the limit certainly took longer than it.
@@ -304,8 +345,10 @@ class _LatencyWatch(Watch):
         if self._limit is not None:
             at = slice(self._limit_bound, self._limit_bound + 1)
             self._limit.add(Block(exceed_stable[at], exceed_canary[at], block.stable_count, block.canary_count))
-        self._not_slower.add(block)
         self.against = _with_limit(self._slower.value, self._limit)
+
+    def _add_coarse(self, block: Block) -> None:
+        self._not_slower.add(block)
 
     def promotion(self, wanted: float, discount: float) -> Promotion:
         needed = self._not_slower.requests_needed(wanted / discount)
@@ -316,8 +359,7 @@ class _LatencyWatch(Watch):
 
     def words(self) -> str:
         stable, canary, stable_count, canary_count = self.counted()
-        by_bound = self._slower.by_event() if self.is_told else [0.0]
-        bound = int(np.argmax(by_bound))
+        bound = int(np.argmax(self._slower.by_event()))
         name = f"p{self._quantile * 100:g}"
         return (
             f"above {self._le_s[bound]:g} s canary {_percent(float(canary[bound + 1 :].sum()), canary_count)} of "
@@ -332,7 +374,9 @@ class _LatencyWatch(Watch):
 
 class _ScoreWatch(Watch):
     def __init__(self, guardrail: ScoreGuardrail, first_share: float, level: float) -> None:
-        super().__init__("score", guardrail.weight if guardrail.tolerated_psi is not None else 0.0, required=guardrail.required)
+        super().__init__(
+            "score", guardrail.weight if guardrail.tolerated_psi is not None else 0.0, required=guardrail.required
+        )
         self._tolerated = guardrail.tolerated_psi
         self._promotion_psi = guardrail.promotion_psi
         self._level = level
@@ -360,7 +404,7 @@ class _ScoreWatch(Watch):
         if self._tolerated is not None:
             self._beyond = DriftBeyond(begin.canary, begin.stable, self._tolerated)
 
-    def _add(self, block: Block) -> None:
+    def _add_coarse(self, block: Block) -> None:
         if self._beyond is not None:
             self._beyond.add(block)
             self.against = self._beyond.value
@@ -384,7 +428,9 @@ class _ScoreWatch(Watch):
     def words(self) -> str:
         stable, canary, stable_count, canary_count = self.counted()
         tolerated = f", {self._tolerated:g} is tolerated" if self._tolerated is not None else ""
-        return f"PSI about {psi(canary, stable):.2g} of {canary_count:,.0f} beside {stable_count:,.0f} scores{tolerated}"
+        return (
+            f"PSI about {psi(canary, stable):.2g} of {canary_count:,.0f} beside {stable_count:,.0f} scores{tolerated}"
+        )
 
     def warning(self, wanted: float) -> str:
         if self._tolerated is not None or self._now is None or self._evidence_of_difference() < wanted:
@@ -428,7 +474,7 @@ class _MeanWatch(Watch):
     def _start(self, begin: _Told, look: Look) -> None:
         """The tests need nothing of the beginning."""
 
-    def _add(self, block: Block) -> None:
+    def _add_coarse(self, block: Block) -> None:
         canary = Sums(block.canary_count, float(block.canary[0]), float(block.canary[1]))
         stable = Sums(block.stable_count, float(block.stable[0]), float(block.stable[1]))
         self._worse.add(canary, stable)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from .evidence.multinomial import log_split_evidence
-from .guardrails import Promotion, Watch, make_watches
+from .guardrails import Promotion, Watch, evidence_text, make_watches
 from .looks import Look, check_follows
 from .policy import Policy
 
@@ -130,9 +130,9 @@ class Judge:
         if self._warm is None:
             return self._at_maximum(look)
         for watch in self._watches:
-            was_told = watch.is_told
+            had_begun = watch.has_begun
             watch.see(look, from_zero=is_warm_from_zero and self._number == 1)
-            if watch.is_told and not was_told:
+            if watch.has_begun and not had_begun:
                 self._admit(watch)
         against, metric = self._against()
         if against >= self._rolls_back_at:
@@ -191,7 +191,7 @@ class Judge:
                     return False
                 continue
             told += 1
-            if not watch.promotion(self._promotes_at, discount).reached:
+            if not watch.has_begun or not watch.promotion(self._promotes_at, discount).reached:
                 return False
         return told > 0
 
@@ -244,7 +244,7 @@ class Judge:
             reasons = self._promotion_reasons()
         else:
             reasons, metric, needed = self._hold_reasons(known)
-        against = {watch.name: watch.against for watch in self._watches if watch.is_told}
+        against = {watch.name: watch.against for watch in self._watches if watch.has_begun}
         return Decision(
             run=known.run,
             look=self._number,
@@ -258,16 +258,18 @@ class Judge:
 
     def _rollback_reasons(self) -> list[str]:
         if self._metric is None:
-            return [f"the maximum of {_duration(self._policy.maximum_s or 0.0)} has passed without enough evidence to promote"]
+            return [
+                f"the maximum of {_duration(self._policy.maximum_s or 0.0)} has passed without enough evidence to promote"
+            ]
         total = self._against()[0]
         reasons = [
-            f"evidence {_evidence(total)} that the canary is worse; {_evidence(self._rolls_back_at)} rolls it back"
+            f"evidence {evidence_text(total)} that the canary is worse; {evidence_text(self._rolls_back_at)} rolls it back"
         ]
         ordered = sorted(self._watches, key=lambda watch: watch.name != self._metric)
         return [f"{ordered[0].name}: {ordered[0].words()}", *reasons]
 
     def _promotion_reasons(self) -> list[str]:
-        level = f"evidence {_evidence(self._promotes_at)} or more each that it is not worse by the margin"
+        level = f"evidence {evidence_text(self._promotes_at)} or more each that it is not worse by the margin"
         told = [f"{watch.name}: {watch.words()}" for watch in self._watches if watch.is_told]
         return [level, *told, *self._not_told()]
 
@@ -293,10 +295,11 @@ class Judge:
         for watch in self._watches:
             if not watch.is_told:
                 continue
-            found = watch.promotion(self._promotes_at, discount)
+            found = watch.promotion(self._promotes_at, discount) if watch.has_begun else watch.warming_up(known)
             if found.reached:
                 continue
-            reasons.append(f"{watch.name}: {found.missing}{self._for(found.requests_needed, known)}; {watch.words()}")
+            counted = f"; {watch.words()}" if watch.has_begun else ""
+            reasons.append(f"{watch.name}: {found.missing}{self._for(found.requests_needed, known)}{counted}")
             if metric is None or found.requests_needed > needed:
                 metric = watch.name
             needed = max(needed, found.requests_needed)
@@ -304,13 +307,16 @@ class Judge:
         if against >= _LEANING * self._rolls_back_at:
             metric = leaning
             reasons.insert(
-                0, f"{leaning}: evidence {_evidence(against)} against the canary, {_evidence(self._rolls_back_at)} rolls it back"
+                0,
+                f"{leaning}: evidence {evidence_text(against)} against the canary, {evidence_text(self._rolls_back_at)} rolls it back",
             )
         if not any(watch.is_told for watch in self._watches):
             reasons.append("looks tell nothing that a guardrail is of")
             needed = math.inf
         if self._verdict == "advance":
-            reasons.insert(0, f"the step has had its minimum and nothing is against the next, {self._next_percent():g} %")
+            reasons.insert(
+                0, f"the step has had its minimum and nothing is against the next, {self._next_percent():g} %"
+            )
         missing = self._not_told()
         if any(watch.required and not watch.is_told for watch in self._watches):
             needed = math.inf
@@ -356,7 +362,9 @@ class Judge:
         if requests == math.inf:
             return ""
         since = self._step
-        before, seconds = (since.canary.requests + since.stable.requests, since.seconds) if since is not None else (0, 0.0)
+        before, seconds = (
+            (since.canary.requests + since.stable.requests, since.seconds) if since is not None else (0, 0.0)
+        )
         had, passed = known.canary.requests + known.stable.requests - before, known.seconds - seconds
         rate = had / passed if passed > 0 else 0.0
         lasting = f", {_duration(requests / rate)} at {rate:.3g} a second" if rate else ""
@@ -368,13 +376,6 @@ def _units(look: Look) -> tuple[int, int]:
     if look.canary.affinity_keys is not None and look.stable.affinity_keys is not None:
         return look.canary.affinity_keys, look.stable.affinity_keys
     return look.canary.requests, look.stable.requests
-
-
-def _evidence(log_e: float) -> str:
-    if log_e > 13.8:
-        return "more than 1,000,000"
-    value = math.exp(log_e)
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,10 @@ guessed at. A metric that an arm does not have is None or absent, which is somet
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 import math
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -170,14 +173,19 @@ def check_follows(before: Look, look: Look) -> Look:
         )
     stable = _arm_follows("stable", before.stable, look.stable)
     canary = _arm_follows("canary", before.canary, look.canary)
+    if stable is look.stable and canary is look.canary:
+        return look
     return replace(look, stable=stable, canary=canary)
 
 
 def _arm_follows(name: str, earlier: Arm, later: Arm) -> Arm:
-    for part in ("requests", "errors", "affinity_keys"):
-        was, now = getattr(earlier, part), getattr(later, part)
-        if was is not None and now is not None and now < was:
-            _went_back(f"{name}.{part}", was, now)
+    if later.requests < earlier.requests:
+        _went_back(f"{name}.requests", earlier.requests, later.requests)
+    if earlier.errors is not None and later.errors is not None and later.errors < earlier.errors:
+        _went_back(f"{name}.errors", earlier.errors, later.errors)
+    was, keys = earlier.affinity_keys, later.affinity_keys
+    if was is not None and keys is not None and keys < was:
+        _went_back(f"{name}.affinity_keys", was, keys)
     if earlier.latency is not None and later.latency is not None:
         if later.latency.le_s != earlier.latency.le_s:
             raise InvalidInput(
@@ -200,6 +208,16 @@ def _arm_follows(name: str, earlier: Arm, later: Arm) -> Arm:
         told = later.rates.get(key)
         if told is not None and (told.count < rate.count or told.events < rate.events):
             _went_back(f"{name}.rates.{key}", rate.events, told.events)
+    tells_all = (
+        (later.errors is not None or earlier.errors is None)
+        and (later.latency is not None or earlier.latency is None)
+        and (later.score is not None or earlier.score is None)
+        and (keys is not None or was is None)
+        and earlier.means.keys() <= later.means.keys()
+        and earlier.rates.keys() <= later.rates.keys()
+    )
+    if tells_all:
+        return later
     return replace(
         later,
         errors=earlier.errors if later.errors is None else later.errors,
@@ -212,9 +230,9 @@ def _arm_follows(name: str, earlier: Arm, later: Arm) -> Arm:
 
 
 def _check_counts_follow(name: str, earlier: Sequence[int], later: Sequence[int]) -> None:
-    for index, (before, now) in enumerate(zip(earlier, later, strict=True)):
-        if now < before:
-            _went_back(f"{name}[{index}]", before, now)
+    if not all(map(operator.le, earlier, later)):
+        index = next(index for index, before in enumerate(earlier) if later[index] < before)
+        _went_back(f"{name}[{index}]", earlier[index], later[index])
 
 
 def _went_back(name: str, before: float, now: float) -> NoReturn:
@@ -260,15 +278,11 @@ def _arm(value: Mapping[str, Any], name: str) -> Arm:
 def _latency(value: Any, name: str) -> Latency:
     _known(_object(value, name), _LATENCY_KEYS, name)
     bounds = value.get("le_s")
-    if type(bounds) is not list or not bounds:
+    if type(bounds) is not list or not bounds or not set(map(type, bounds)) <= {int, float}:
         raise InvalidInput(
-            f"{name}.le_s: a list of at least one upper bound in seconds was expected, {_named(bounds)} came"
+            f"{name}.le_s: a list of upper bounds in seconds was expected, at least one, {_named(bounds)} came"
         )
-    le_s = tuple([_number(bound, f"{name}.le_s[{index}]") for index, bound in enumerate(bounds)])
-    if le_s[0] <= 0 or any(low >= high for low, high in zip(le_s, le_s[1:], strict=False)):
-        raise InvalidInput(
-            f"{name}.le_s: {_listed(le_s)} are not ascending bounds above 0; leave out +Inf, it is the last count"
-        )
+    le_s = _bounds(tuple(bounds), name)
     counts = _counts(value.get("counts"), f"{name}.counts")
     if len(counts) != len(le_s) + 1:
         raise InvalidInput(
@@ -276,6 +290,17 @@ def _latency(value: Any, name: str) -> Latency:
             "the last bound"
         )
     return Latency(le_s, counts)
+
+
+@functools.lru_cache(maxsize=256)
+def _bounds(bounds: tuple[Any, ...], name: str) -> tuple[float, ...]:
+    """Checked once for all looks that have them."""
+    le_s = tuple([_number(bound, f"{name}.le_s[{index}]") for index, bound in enumerate(bounds)])
+    if le_s[0] <= 0 or any(low >= high for low, high in itertools.pairwise(le_s)):
+        raise InvalidInput(
+            f"{name}.le_s: {_listed(le_s)} are not ascending bounds above 0; leave out +Inf, it is the last count"
+        )
+    return le_s
 
 
 def _score(value: Any, name: str) -> tuple[int, ...]:
@@ -381,10 +406,9 @@ def _count(value: Any, name: str) -> int:
 def _counts(value: Any, name: str) -> tuple[int, ...]:
     if type(value) is not list:
         raise InvalidInput(f"{name}: a list of counts was expected, {_named(value)} came")
-    for each in value:
-        if type(each) is not int or not 0 <= each <= _MOST:
-            return tuple([_count(each, f"{name}[{index}]") for index, each in enumerate(value)])
-    return tuple(value)
+    if value and set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= _MOST:
+        return tuple(value)
+    return tuple([_count(each, f"{name}[{index}]") for index, each in enumerate(value)])
 
 
 def _number(value: Any, name: str) -> float:

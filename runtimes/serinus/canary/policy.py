@@ -7,6 +7,7 @@ else than it says must not start a rollout: unknown keys name the nearest known 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class LatencyGuardrail:
     """In (0, 1)."""
     margin: float
     """Of the quantile: 0.1 lets it be 10 % longer."""
+    warm_up_requests: int = 0
+    """Of the canary, left out of this guardrail, where they are more than the policy's: caches fill for longer than errors last."""
     hard_limit_s: float | None = None
     """Evidence that more than 1 - quantile of the canary's requests take longer than this rolls it back; None: no limit."""
     weight: float = 1.0
@@ -216,7 +219,7 @@ def _errors(reader: _Reader) -> ErrorGuardrail:
     return ErrorGuardrail(
         margin=reader.number((*at, "margin_percentage_points"), 0.5, most=100.0) / 100,
         hard_limit=_share(reader.number((*at, "hard_limit_percent"), None, above=0.0, most=100.0)),
-        weight=reader.number((*at, "weight"), 1.0, above=0.0),
+        weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), False),
     )
 
@@ -224,13 +227,16 @@ def _errors(reader: _Reader) -> ErrorGuardrail:
 def _latency(reader: _Reader) -> LatencyGuardrail:
     at: FieldPath = ("guardrails", "latency")
     reader.keys(
-        at, ("quantile", "margin_percent", "hard_limit_seconds", *_COMMON), required=("quantile", "margin_percent")
+        at,
+        ("quantile", "margin_percent", "warm_up_canary_requests", "hard_limit_seconds", *_COMMON),
+        required=("quantile", "margin_percent"),
     )
     return LatencyGuardrail(
         quantile=reader.probability((*at, "quantile"), 0.99),
         margin=reader.number((*at, "margin_percent"), 10.0, most=10_000.0) / 100,
+        warm_up_requests=reader.whole((*at, "warm_up_canary_requests"), 0),
         hard_limit_s=reader.number((*at, "hard_limit_seconds"), None, above=0.0),
-        weight=reader.number((*at, "weight"), 1.0, above=0.0),
+        weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), False),
     )
 
@@ -249,7 +255,7 @@ def _score(reader: _Reader) -> ScoreGuardrail:
     return ScoreGuardrail(
         tolerated_psi=tolerated,
         promotion_psi=promotion,
-        weight=reader.number((*at, "weight"), 1.0, above=0.0),
+        weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), False),
     )
 
@@ -265,7 +271,7 @@ def _rate(reader: _Reader, name: str) -> RateGuardrail:
         better="lower" if reader.choice((*at, "better"), ("higher", "lower")) == "lower" else "higher",
         margin=reader.number((*at, "margin_percentage_points"), 0.5, most=100.0) / 100,
         minimum_count=reader.whole((*at, "minimum_count"), 0),
-        weight=reader.number((*at, "weight"), 1.0, above=0.0),
+        weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), True),
     )
 
@@ -280,7 +286,7 @@ def _mean(reader: _Reader, name: str) -> MeanGuardrail:
         margin=reader.number((*at, "margin_percent"), 1.0, most=10_000.0) / 100,
         bounds=reader.pair((*at, "bounds")),
         minimum_count=reader.whole((*at, "minimum_count"), 1000),
-        weight=reader.number((*at, "weight"), 1.0, above=0.0),
+        weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), True),
     )
 
@@ -420,7 +426,7 @@ class _Reader:
             and len(value) >= 2
             and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in value)
             and all(0 < each <= 100 for each in value)
-            and all(low < high for low, high in zip(value, value[1:], strict=False))
+            and all(low < high for low, high in itertools.pairwise(value))
             and value[-1] == 100
         )
         if not good:

@@ -12,14 +12,16 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["Block", "Blocks", "Counts"]
+__all__ = ["LEAST_COARSE", "Block", "Blocks", "Counts"]
 
 Counts = np.ndarray
 """int64 or float64 [categories]."""
 
 LEAST: Final = 10
 """Requests of either arm in a block. Conditioning on the arms' numbers costs a share of about one in this of what frequent events tell."""
-GROWTH: Final = 0.02
+LEAST_COARSE: Final = 40
+"""Of tests that take hundreds of the canary's requests anyway: fewer blocks cost less time and lose less to conditioning."""
+GROWTH: Final = 0.04
 """A block has at least this share of what the smaller arm has had; evidence is at most so much behind the counts."""
 
 
@@ -41,9 +43,11 @@ class Block:
 class Blocks:
     """The blocks of one metric, from cumulative counts."""
 
-    __slots__ = ("_canary", "_canary_count", "_least", "_stable", "_stable_count", "_start")
+    __slots__ = ("_at_least", "_canary", "_canary_count", "_least", "_stable", "_stable_count", "_start")
 
-    def __init__(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> None:
+    def __init__(
+        self, stable: Counts, canary: Counts, stable_count: float, canary_count: float, *, least: int = LEAST
+    ) -> None:
         """Begin at cumulative counts, which are in no block (what came before the end of the warm-up).
 
         Args:
@@ -51,11 +55,12 @@ class Blocks:
             canary: [categories].
             stable_count: requests of the arm, of which `stable` tells the outcomes.
             canary_count: likewise.
+            least: requests of either arm in a block.
         """
         self._stable, self._canary = stable, canary
         self._stable_count, self._canary_count = stable_count, canary_count
         self._start = (stable_count, canary_count)
-        self._least = float(LEAST)
+        self._at_least = self._least = float(least)
 
     def add(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> Block | None:
         """Go on to later cumulative counts.
@@ -70,5 +75,5 @@ class Blocks:
         self._stable, self._canary = stable, canary
         self._stable_count, self._canary_count = stable_count, canary_count
         had = min(stable_count - self._start[0], canary_count - self._start[1])
-        self._least = max(float(LEAST), GROWTH * had)
+        self._least = max(self._at_least, GROWTH * had)
         return block

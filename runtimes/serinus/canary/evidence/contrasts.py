@@ -23,7 +23,7 @@ from .blocks import Block
 
 __all__ = ["Bets", "expected_growth", "fit_bets"]
 
-_STEPS: Final = 14
+_STEPS: Final = 10
 _CARE: Final = 0.95
 """Most of a stake that one request can lose."""
 
@@ -101,7 +101,7 @@ def fit_bets(
         length = np.minimum(1.0, 0.8 / np.maximum((-change / factors).max(axis=1), 1e-300))
         nu, theta = nu + length * d_nu, theta + length * d_theta
         factors = 1 + nu[:, None] * slope_nu + theta[:, None] * slope_theta
-        if (np.abs(length[:, None] * change) < 1e-6 * factors).all():
+        if (np.abs(length[:, None] * change) < 1e-3 * factors).all():
             break
     growth = (weights * np.log(factors)).sum(1)
     good = (nu > 0) & (growth > 0)
@@ -109,7 +109,14 @@ def fit_bets(
 
 
 def expected_growth(
-    u: np.ndarray, v: np.ndarray, tau: float, nu: float, theta: float, canary: np.ndarray, stable: np.ndarray, share: float
+    u: np.ndarray,
+    v: np.ndarray,
+    tau: float,
+    nu: float,
+    theta: float,
+    canary: np.ndarray,
+    stable: np.ndarray,
+    share: float,
 ) -> float:
     """Growth of log E a request, of one bettor, where the arms are distributed as said and the canary has a share of the requests.
 

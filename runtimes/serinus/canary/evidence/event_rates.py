@@ -20,6 +20,7 @@ over all traffic steps, so that the evidence of successive steps multiplies with
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -28,16 +29,16 @@ from .blocks import Block
 
 __all__ = ["ERROR_RATIOS", "LATENCY_RATIOS", "EventRates", "log_mean_exp"]
 
-ERROR_RATIOS: Final = np.array([1.1, 1.25, 1.5, 2.0, 2.5, 3.2, 4.0, 5.5, 8.0, 15.0, 40.0])
-"""Regressions that are looked for; what lies between two is found by both. Errors grow by factors."""
-LATENCY_RATIOS: Final = np.array([1.05, 1.12, 1.25, 1.45, 1.8, 2.5, 5.0, 20.0])
+ERROR_RATIOS: Final = {1.1: 4, 1.25: 8, 1.5: 12, 2.0: 15, 2.8: 18, 4.0: 18, 6.0: 12, 12.0: 8, 40.0: 5}
+"""Regressions that are looked for, and how much is staked on each; what lies between two is found by both. Errors grow by factors."""
+LATENCY_RATIOS: Final = {1.05: 1, 1.12: 1, 1.25: 1, 1.45: 1, 1.8: 1, 2.5: 1, 5.0: 1, 20.0: 1}
 """Of exceedances of a bound: those of low bounds cannot grow by much."""
 
 
 def log_mean_exp(logs: np.ndarray) -> float:
     """The logarithm of the mean of e^logs, without overflow."""
     most = float(logs.max())
-    return most + math.log(float(np.exp(logs - most).mean())) if most > -math.inf else most
+    return most + math.log(float(np.exp(logs - most).sum() / logs.size)) if most > -math.inf else most
 
 
 class EventRates:
@@ -45,16 +46,17 @@ class EventRates:
 
     __slots__ = ("_excess", "_log_ratios", "_logs", "value")
 
-    def __init__(self, events: int, ratios: np.ndarray) -> None:
+    def __init__(self, events: int, ratios: Mapping[float, float]) -> None:
         """Start at evidence 1.
 
         Args:
             events: how many kinds are watched.
-            ratios: [ratios], above 1: of the canary's probability to stable's.
+            ratios: of the canary's probability to stable's, above 1, each with its weight.
         """
-        self._log_ratios = np.log(ratios)
-        self._excess = ratios - 1
-        self._logs = np.zeros((events, len(ratios)))
+        values, weights = np.array(list(ratios)), np.array(list(ratios.values()), dtype=float)
+        self._log_ratios = np.log(values)
+        self._excess = values - 1
+        self._logs = np.broadcast_to(np.log(weights / weights.mean()), (events, len(values)))
         self.value = 0.0
         """log E."""
 
@@ -66,10 +68,8 @@ class EventRates:
         """
         events = (block.stable + block.canary)[:, None]
         by_labels = events * np.log1p(block.share * self._excess)
-        by_draws = block.canary_count * np.log1p(
-            events / (block.canary_count + block.stable_count) * self._excess
-        )
-        self._logs += block.canary[:, None] * self._log_ratios - np.minimum(by_labels, by_draws)
+        by_draws = block.canary_count * np.log1p(events / (block.canary_count + block.stable_count) * self._excess)
+        self._logs = self._logs + block.canary[:, None] * self._log_ratios - np.minimum(by_labels, by_draws)
         self.value = log_mean_exp(self._logs)
 
     def by_event(self) -> list[float]:

@@ -120,7 +120,9 @@ class LargeMean:
         spread = 1 + self._kappa * variance
         z = total * math.sqrt(self._kappa / spread)
         # Phi of a very negative number is 0 in floats, its logarithm is not wanted.
-        return math.log(2) - 0.5 * math.log(spread) + z * z / 2 + math.log(max(0.5 * math.erfc(-z / math.sqrt(2)), 1e-300))
+        return (
+            math.log(2) - 0.5 * math.log(spread) + z * z / 2 + math.log(max(0.5 * math.erfc(-z / math.sqrt(2)), 1e-300))
+        )
 
 
 class BoundedMean:

@@ -73,9 +73,7 @@ def _log_marginal(c: float, p: float, share: float, a: float, reference: float) 
     low, high = a * share, a * (1 - share)
     x, y = low + c, high + p
     if x < _LARGE or y < _LARGE:
-        return (
-            _log_beta(x, y) - _log_beta(low, high) - c * math.log(reference) - p * math.log1p(-reference)
-        )
+        return _log_beta(x, y) - _log_beta(low, high) - c * math.log(reference) - p * math.log1p(-reference)
     n = x + y
     share_seen = x / n
     # The two large terms as one divergence, by log1p of small differences.

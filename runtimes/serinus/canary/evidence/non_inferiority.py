@@ -35,9 +35,10 @@ class _Promotion:
         """Start at evidence 1.
 
         Args:
-            known: [categories], counts of both arms before the first block (the warm-up's), to begin with.
+            known: [categories], counts of stable before the first block (the warm-up's), to begin with.
         """
         self._known = np.asarray(known, dtype=float)
+        self._known_total = float(self._known.sum())
         self._fitted_at = 0.0
         self._fitted_share = 0.0
         self._share = 0.0
@@ -49,13 +50,14 @@ class _Promotion:
     def add(self, block: Block) -> None:
         """Take in a block."""
         self._share = 0.8 * self._share + 0.2 * block.share if self._share else block.share
-        known = float(self._known.sum())
+        known = self._known_total
         moved = abs(self._share / self._fitted_share - 1) if self._fitted_share else 1.0
         if known >= _LEAST_KNOWN and (known >= _REFIT * self._fitted_at or moved > _MOVED):
             self._fit(known)
         if self._bets is not None:
             self.value += float(self._bets.log_growth(block)[0])
         self._known = self._known + block.stable + block.canary
+        self._known_total += block.stable_count + block.canary_count
 
     def requests_needed(self, wanted: float) -> float:
         """Requests of both arms until log E is `wanted`, if the canary is as good as stable; infinite where it is not known."""
@@ -83,7 +85,7 @@ class NotWorse(_Promotion):
         """Start at evidence 1.
 
         Args:
-            known: [2], counts of both arms before the first block.
+            known: [2], counts of stable before the first block.
             margin: share, 0.005 is half a percentage point.
             higher_is_better: of the share.
         """
@@ -103,7 +105,7 @@ class NotSlower(_Promotion):
         """Start at evidence 1.
 
         Args:
-            known: [buckets], counts of both arms before the first block.
+            known: [buckets], counts of stable before the first block.
             le_s: [buckets - 1], upper bounds.
             quantile: in (0, 1).
             margin: 0.1 lets the quantile be 10 % longer.
@@ -137,4 +139,6 @@ def _exceeding(latency_s: float, bucket: int, le_s: np.ndarray, exceed: np.ndarr
     if bucket == 0:
         return above + (1 - above) * (high - latency_s) / high
     below, low = float(exceed[bucket - 1]), float(le_s[bucket - 1])
-    return math.exp(math.log(above) + (math.log(below) - math.log(above)) * math.log(high / latency_s) / math.log(high / low))
+    return math.exp(
+        math.log(above) + (math.log(below) - math.log(above)) * math.log(high / latency_s) / math.log(high / low)
+    )

@@ -93,6 +93,7 @@ class DriftBeyond:
         self._canary = np.asarray(canary, dtype=float)
         self._stable = np.asarray(stable, dtype=float)
         self._tolerated = tolerated
+        self._known = float(self._stable.sum() + self._canary.sum())
         self._fitted_at = 0.0
         self._bets: Bets | None = None
         self._logs: np.ndarray | None = None
@@ -101,7 +102,7 @@ class DriftBeyond:
 
     def add(self, block: Block) -> None:
         """Take in a block."""
-        known = float(self._stable.sum() + self._canary.sum())
+        known = self._known
         if known >= 5 * len(self._stable) and (self._bets is None or known >= _REFIT * self._fitted_at):
             self._fit(block.share)
             self._fitted_at = known
@@ -112,6 +113,7 @@ class DriftBeyond:
             self.value = most + math.log(float(_WEIGHTS @ np.exp(self._logs - most)))
         self._canary = self._canary + block.canary
         self._stable = self._stable + block.stable
+        self._known += block.stable_count + block.canary_count
 
     def _fit(self, share: float) -> None:
         stable = (self._stable + 0.5) / (self._stable.sum() + 0.5 * len(self._stable))

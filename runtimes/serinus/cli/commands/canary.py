@@ -40,8 +40,12 @@ def replay(
         str, typer.Argument(metavar="LOOKS.jsonl", help="Recorded looks, one JSON object a line; - for standard input.")
     ],
     *,
-    policy: Annotated[Path, typer.Option("--policy", help="Policy (default: the one that serinus canary policy prints).")] = DEFAULT_POLICY,
-    output: Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="text, or a JSON object a line.")] = "text",
+    policy: Annotated[
+        Path, typer.Option("--policy", help="Policy (default: the one that serinus canary policy prints).")
+    ] = DEFAULT_POLICY,
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--output", "-o", help="text, or a JSON object a line.")
+    ] = "text",
     final: Annotated[bool, typer.Option("--final", help="Only the last decision of each run.")] = False,
 ) -> None:
     """Judge recorded looks: what would have been decided at each, and why.
@@ -77,6 +81,8 @@ def _opened(looks: str) -> Iterator[BinaryIO]:
     try:
         file = open(looks, "rb")  # noqa: SIM115 # closed below; an error of reading is not one of opening
     except OSError as error:
-        raise ConfigError(f"{looks}: {error.strerror or error}; a file of looks was expected, one JSON object a line") from None
+        raise ConfigError(
+            f"{looks}: {error.strerror or error}; a file of looks was expected, one JSON object a line"
+        ) from None
     with file:
         yield file
