@@ -9,8 +9,8 @@ import argparse
 from collections import Counter
 
 import numpy as np
-from canary_support import FINE_LE_S, Rollout, Truth, judge, ramp, shifted_scores
 
+from canary_support import FINE_LE_S, Rollout, Truth, judge, ramp, shifted_scores
 from serinus.canary.policy import load_policy
 
 # What single tests at the whole level took of both arms' requests (median), with a split known exactly, no warm-up and nothing tolerated.
@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a case's name")
     arguments = parser.parse_args()
     policy = load_policy()
-    print("| rollout | runs | rolled back | promoted | median requests | 90 % | of single tests |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| rollout | runs | rolled back | promoted | median requests | 90 % | of single tests |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for name, (rollout, reference) in CASES.items():
         if arguments.only not in name:
             continue

@@ -77,17 +77,15 @@ class Rollout:
         arms = {}
         for name, truth, counts in (("stable", self.stable, requests - canary), ("canary", self.canary, canary)):
             arms[name] = self._arm(rng, truth, counts, day)
-        looks = []
-        for index in range(self.looks):
-            looks.append(
-                Look(
-                    run=run,
-                    seconds=(index + 1) * 6.0,
-                    percent=self.percent if self.says_percent else None,
-                    **{name: self._at(parts, index) for name, parts in arms.items()},
-                )
+        return [
+            Look(
+                run=run,
+                seconds=(index + 1) * 6.0,
+                percent=self.percent if self.says_percent else None,
+                **{name: self._at(parts, index) for name, parts in arms.items()},
             )
-        return looks
+            for index in range(self.looks)
+        ]
 
     def _arm(self, rng: np.random.Generator, truth: Truth, counts: np.ndarray, day: np.ndarray) -> dict[str, list]:
         parts = {"requests": np.cumsum(counts).tolist()}

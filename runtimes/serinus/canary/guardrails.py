@@ -91,7 +91,7 @@ class Watch(ABC):
 
         Args:
             look: the next; a metric that it lacks stays as it was.
-            from_zero: nothing came before this look, the first, and there is no warm-up: it is judged itself.
+            from_zero: there is no warm-up: all that the metric counts is judged.
         """
         told = self._read(look)
         if told is None:
@@ -151,7 +151,7 @@ class Watch(ABC):
     def _start(self, begin: _Told, look: Look) -> None:
         """Make the tests."""
 
-    def _add(self, block: Block) -> None:
+    def _add(self, block: Block) -> None:  # noqa: B027 # the tests of some metrics take coarser blocks alone
         """Take in a block, where the test is that the canary is worse."""
 
     @abstractmethod

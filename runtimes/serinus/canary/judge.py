@@ -131,7 +131,7 @@ class Judge:
             return self._at_maximum(look)
         for watch in self._watches:
             had_begun = watch.has_begun
-            watch.see(look, from_zero=is_warm_from_zero and self._number == 1)
+            watch.see(look, from_zero=is_warm_from_zero)
             if watch.has_begun and not had_begun:
                 self._admit(watch)
         against, metric = self._against()

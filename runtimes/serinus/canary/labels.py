@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from .looks import Rate
 
@@ -106,7 +106,7 @@ class LabelJoiner:
         if len(self._joined) > self._most:
             self._joined.popitem(last=False)
 
-    def _forget(self, waiting: OrderedDict[Hashable, object] | OrderedDict[Hashable, tuple[ArmName, Hashable]]) -> None:
+    def _forget(self, waiting: OrderedDict[Hashable, Any]) -> None:
         if len(waiting) > self._most:
             waiting.popitem(last=False)
             self.unjoined.forgotten += 1

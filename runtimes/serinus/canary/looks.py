@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
@@ -322,7 +322,10 @@ def _means(value: Any, name: str) -> Iterator[tuple[str, Mean]]:
             if type(values) is not list:
                 raise InvalidInput(f"{where}.values: a list of numbers was expected, {_named(values)} came")
             numbers = [_number(each, f"{where}.values[{index}]") for index, each in enumerate(values)]
-            yield key, Mean(len(numbers), math.fsum(numbers), math.fsum(each * each for each in numbers))
+            squares = sum(each * each for each in numbers)
+            if squares == math.inf:
+                raise InvalidInput(f"{where}.values: too large to be squared; values of less than 1e150 were expected")
+            yield key, Mean(len(numbers), math.fsum(numbers), squares)
             continue
         for part in ("count", "sum", "sum_squares"):
             if part not in item:
@@ -374,7 +377,7 @@ def _check_alike(look: Look) -> None:
         raise InvalidInput(f"canary.score.counts: {len(canary.score)} buckets, stable has {len(stable.score)}")
 
 
-def _known(value: Mapping[str, Any], known: Collection[str], where: str) -> None:
+def _known(value: Mapping[str, Any], known: frozenset[str], where: str) -> None:
     if value.keys() <= known:
         return
     key = next(key for key in value if key not in known)
@@ -416,8 +419,6 @@ def _number(value: Any, name: str) -> float:
         if type(value) is not int:
             raise InvalidInput(f"{name}: a number was expected, {_named(value)} came")
         value = float(value)
-    if not math.isfinite(value):  # JSON's 1e999
-        raise InvalidInput(f"{name}: {value} is no finite number")
     return value
 
 

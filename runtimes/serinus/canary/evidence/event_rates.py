@@ -29,9 +29,21 @@ from .blocks import Block
 
 __all__ = ["ERROR_RATIOS", "LATENCY_RATIOS", "EventRates", "log_mean_exp"]
 
-ERROR_RATIOS: Final = {1.1: 4, 1.25: 8, 1.5: 12, 2.0: 15, 2.8: 18, 4.0: 18, 6.0: 12, 12.0: 8, 40.0: 5}
+ERROR_RATIOS: Final = {
+    1.01: 1,
+    1.04: 2,
+    1.1: 4,
+    1.25: 8,
+    1.5: 12,
+    2.0: 15,
+    2.8: 18,
+    4.0: 18,
+    6.0: 12,
+    12.0: 8,
+    40.0: 5,
+}
 """Regressions that are looked for, and how much is staked on each; what lies between two is found by both. Errors grow by factors."""
-LATENCY_RATIOS: Final = {1.05: 1, 1.12: 1, 1.25: 1, 1.45: 1, 1.8: 1, 2.5: 1, 5.0: 1, 20.0: 1}
+LATENCY_RATIOS: Final = {1.01: 0.3, 1.05: 1, 1.12: 1, 1.25: 1, 1.45: 1, 1.8: 1, 2.5: 1, 5.0: 1, 20.0: 1}
 """Of exceedances of a bound: those of low bounds cannot grow by much."""
 
 

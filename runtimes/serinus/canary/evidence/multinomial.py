@@ -69,7 +69,7 @@ def log_histogram_evidence(
 
 
 def _log_marginal(c: float, p: float, share: float, a: float, reference: float) -> float:
-    """ln of the mixture's probability of the labels, less that under the reference share."""
+    """Ln of the mixture's probability of the labels, less that under the reference share."""
     low, high = a * share, a * (1 - share)
     x, y = low + c, high + p
     if x < _LARGE or y < _LARGE:

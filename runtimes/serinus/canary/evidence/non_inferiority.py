@@ -3,9 +3,10 @@
 Both are contrasts (`contrasts`). Of shares, H0: p_canary >= p_stable + margin.
 
 Of a quantile, bucket counts tell only how many requests exceed bounds. H0: at the bound nearest to the quantile, the canary exceeds it at
-least as often as stable would if all of it took `margin` longer. How often that would be is read between two bounds: the share that
-exceeds a latency falls as a power of it (a line in log-log), as tails of latencies do; below the first bound, latencies are spread evenly, as
-Prometheus's histogram_quantile has it. The line is drawn through what both arms did before, so it never sees the block that it is used for.
+least as often as stable would if all of it took `margin` longer. How often that would be is read between two bounds: the share that exceeds
+a latency falls as a power of it (a line in log-log), as tails of latencies do; the even spread within a bucket that Prometheus's
+histogram_quantile assumes would let a tail be longer by several times the margin. The line is drawn through what both arms did before, so it
+never sees the block that it is used for.
 """
 
 from __future__ import annotations
@@ -124,21 +125,27 @@ class NotSlower(_Promotion):
         self.bound_s = float(self._le_s[bound])
         shorter = self.bound_s / (1 + self._margin)
         bucket = int(np.searchsorted(self._le_s, shorter, side="left"))  # the one that `shorter` lies in
+        index = np.arange(len(both))
+        beyond = (index > bound).astype(float)
+        if bound == 0 and exceed[0] <= self._beyond:
+            # Stable's quantile lies below the first bound: that the canary's does, too, is all that such buckets can tell.
+            return -beyond, np.zeros(len(both)), -self._beyond
         slower = _exceeding(shorter, bucket, self._le_s, exceed)
         above = float(exceed[bucket])
         part = min(1.0, max(0.0, (slower - above) / float(both[bucket])))
-        index = np.arange(len(both))
-        u = -(index > bound).astype(float)
-        v = (index > bucket).astype(float) + part * (index == bucket)
-        return u, v, 0.0
+        return -beyond, (index > bucket) + part * (index == bucket), 0.0
 
 
 def _exceeding(latency_s: float, bucket: int, le_s: np.ndarray, exceed: np.ndarray) -> float:
     """Share of requests above a latency that lies in a bucket."""
     above, high = float(exceed[bucket]), float(le_s[bucket])
     if bucket == 0:
-        return above + (1 - above) * (high - latency_s) / high
+        # A tail's slope falls toward its body: of a lognormal one, at its p98 and p99, to some 0.7 of what it is a bucket further up.
+        slope = 1.0
+        if len(exceed) > 1:
+            slope = max(slope, 0.7 * math.log(above / float(exceed[1])) / math.log(float(le_s[1]) / high))
+        evenly = above + (1 - above) * (high - latency_s) / high
+        return min(evenly, above * (high / latency_s) ** slope)
     below, low = float(exceed[bucket - 1]), float(le_s[bucket - 1])
-    return math.exp(
-        math.log(above) + (math.log(below) - math.log(above)) * math.log(high / latency_s) / math.log(high / low)
-    )
+    slope = math.log(below / above) / math.log(high / low)
+    return above * (high / latency_s) ** slope

@@ -1,0 +1,351 @@
+"""The judge: what it decides over whole rollouts, and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from canary_support import EVEN_SCORES, Rollout, Truth, judge, ramp, shifted_scores
+from serinus.canary.judge import Judge
+from serinus.canary.looks import Arm, Latency, Look, Mean, Rate
+from serinus.canary.policy import DEFAULT_POLICY, Policy, load_policy, parse_policy
+from serinus.errors import InvalidInput
+
+DEFAULT = load_policy()
+ERRORS = "guardrails:\n  errors: {margin_percentage_points: 0.5}\n"
+PLAIN = "steps: [10, 50, 100]\nlevel: 0.05\n"
+
+
+def policy(text: str) -> Policy:
+    return parse_policy(PLAIN + text)
+
+
+def look(
+    seconds: float, stable: tuple[int, int], canary: tuple[int, int], percent: float | None = 10, **more: object
+) -> Look:
+    return Look(
+        seconds=seconds,
+        percent=percent,
+        stable=Arm(requests=stable[0], errors=stable[1], **more),  # type: ignore[arg-type]
+        canary=Arm(requests=canary[0], errors=canary[1], **more),  # type: ignore[arg-type]
+    )
+
+
+def outcomes(
+    rollout: Rollout, runs: int, seed: int = 1, judged_by: Policy = DEFAULT
+) -> list[tuple[str, str | None, int]]:
+    rng = np.random.default_rng(seed)
+    found = [judge(judged_by, rollout.simulate(rng)) for _ in range(runs)]
+    return [(decision.decision, decision.metric, requests) for decision, requests in found]
+
+
+def most_wrong(runs: int, level: float = 0.05) -> float:
+    """More than this many of runs that err with probability `level` come once in 700 times."""
+    return runs * level + 3 * math.sqrt(runs * level * (1 - level))
+
+
+EQUAL = {
+    "as by default": Rollout(),
+    "errors alone, no percent": Rollout(only_errors=True, says_percent=False),
+    "12 % routed for 10": Rollout(routed=12.0),
+    "dealt exactly": Rollout(deals_exactly=True),
+    "daily swings": Rollout(swing=0.8),
+    "heavy tail": Rollout(stable=Truth(sigma=2.0), canary=Truth(sigma=2.0)),
+    "many errors": Rollout(stable=Truth(errors=0.3), canary=Truth(errors=0.3)),
+    "half the traffic": Rollout(percent=50.0),
+    "one request a look": Rollout(requests=1, looks=3000),
+    "a billion requests": Rollout(requests=10_000_000, looks=100),
+    "tolerated drift": Rollout(canary=Truth(scores=shifted_scores(0.03))),
+    "a slow start": Rollout(canary=Truth(slow_start=150)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rollout", EQUAL.values(), ids=EQUAL)
+def test_a_canary_as_good_is_rolled_back_no_oftener_than_the_level(rollout: Rollout):
+    runs = 20 if rollout.looks > 1000 else 60
+    rolled_back = [each for each in outcomes(rollout, runs) if each[0] == "rollback"]
+    assert len(rolled_back) <= most_wrong(runs)
+
+
+FAULTS = {
+    # The requests (median) are those that a single test at the whole level took in the published simulations, and half as many again.
+    "errors 0.5 % to 2 %": (Rollout(canary=Truth(errors=0.02)), "errors", 3_600 * 1.5),
+    "errors alone": (Rollout(canary=Truth(errors=0.02), only_errors=True, says_percent=False), "errors", 3_600 * 1.5),
+    "p99 half as long again": (Rollout(canary=Truth(median_s=0.03)), "latency", 10_000 * 1.5),
+    # What a PSI of 0.05 being tolerated costs: four times of what it takes to find any drift, see `score_drift`.
+    "PSI 0.13": (Rollout(canary=Truth(scores=shifted_scores(0.13)), looks=300), "score", 2_000 * 5),
+    "all fail": (Rollout(canary=Truth(errors=1.0)), "errors", 1_000),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rollout", "metric", "within"), FAULTS.values(), ids=FAULTS)
+def test_a_worse_canary_is_rolled_back_in_time_and_never_promoted(rollout: Rollout, metric: str, within: float):
+    found = outcomes(rollout, 60)
+    assert not [each for each in found if each[0] == "promote"]
+    assert [each[:2] for each in found].count(("rollback", metric)) >= 57
+    assert np.median([each[2] if each[0] == "rollback" else math.inf for each in found]) <= within
+
+
+@pytest.mark.slow
+def test_a_good_canary_goes_up_the_steps_and_is_promoted_and_a_bad_one_is_not():
+    rng = np.random.default_rng(4)
+    rollout = Rollout(requests=200, looks=300)
+    good = [ramp(DEFAULT, rollout, rng) for _ in range(20)]
+    assert [decision.decision for decision, _ in good].count("promote") >= 17
+    assert np.median([requests for _, requests in good]) < 20_000  # 27,000 and more, were it held at 10 %
+    for truth in (Truth(errors=0.03), Truth(median_s=0.04), Truth(scores=shifted_scores(0.25))):
+        bad = [ramp(DEFAULT, dataclasses.replace(rollout, canary=truth), rng)[0].decision for _ in range(10)]
+        assert set(bad) == {"rollback"}
+
+
+def test_an_obvious_fault_is_rolled_back_with_its_numbers():
+    rng = np.random.default_rng(5)
+    decision, _ = judge(DEFAULT, Rollout(canary=Truth(errors=0.3)).simulate(rng))
+    assert (decision.decision, decision.metric, decision.requests_needed) == ("rollback", "errors", 0)
+    assert decision.reasons[0].startswith("errors: canary ")
+    assert "; 20 rolls it back" not in decision.reasons[0]
+    assert "20 rolls it back" in decision.reasons[1]
+    assert decision.is_final
+
+
+def test_low_traffic_holds_and_says_what_is_missing_and_how_long_that_takes():
+    judged = Judge(DEFAULT)
+    decision = judged.look(look(60, (9, 0), (1, 0)))
+    assert decision.decision == "hold"
+    assert decision.reasons[0] == "warming up: the canary has answered 1 of 50 requests"
+    assert decision.requests_needed is None
+    for minute in range(2, 121):
+        decision = judged.look(look(60 * minute, (9 * minute, 0), (minute, 0)))
+    assert decision.decision == "hold"
+    assert decision.metric == "errors"
+    assert decision.requests_needed is not None
+    assert decision.requests_needed > 2_000
+    said = "\n".join(decision.reasons)
+    assert "the canary has 230 requests less at this step than the minimum" in said
+    assert "at 0.167 a second" in said
+    assert "latency: not told by the looks, not judged" in said
+
+
+def test_what_the_canary_answered_while_warming_up_is_left_out():
+    cold = "warm_up: {canary_requests: 100}\n" + ERRORS
+    judged = Judge(policy(cold))
+    assert judged.look(look(1, (900, 0), (99, 90))).decision == "hold"
+    assert judged.look(look(2, (1800, 0), (200, 100))).decision != "rollback"
+    decision = judged.look(look(3, (2700, 0), (300, 100)))
+    assert "canary 0 % (0 of 100)" in "\n".join(decision.reasons)
+    assert decision.evidence["errors"] < 0.1
+    assert Judge(policy(ERRORS)).look(look(1, (900, 0), (99, 90))).decision == "rollback"
+
+
+def test_a_warm_up_of_seconds_waits_for_them():
+    judged = Judge(policy("warm_up: {canary_requests: 5, seconds: 30}\n" + ERRORS))
+    assert judged.look(look(29, (900, 0), (100, 90))).reasons[0] == "warming up: 29 of 30 s have passed"
+    judged.look(look(30, (900, 0), (100, 90)))
+    assert judged.look(look(31, (1800, 0), (200, 90))).decision != "rollback"
+
+
+def test_latencies_may_warm_up_for_longer():
+    text = "guardrails:\n  latency: {quantile: 0.99, margin_percent: 10, warm_up_canary_requests: 200}\n"
+    judged = Judge(policy(text))
+
+    def at(seconds: float, slow: int, requests: int) -> Look:
+        counts = (requests - slow, slow)
+        return Look(
+            seconds=seconds,
+            stable=Arm(requests=9 * requests, latency=Latency((0.1,), (9 * requests, 0))),
+            canary=Arm(requests=requests, latency=Latency((0.1,), counts)),
+        )
+
+    assert judged.look(at(1, 150, 150)).reasons == (
+        "latency: warming up: the canary has answered 150 of 200 requests, about 500 requests more, 0.333 s at 1.5e+03 a second",
+    )
+    judged.look(at(2, 200, 200))
+    assert judged.look(at(3, 200, 400)).decision == "hold"
+    assert judged.look(at(4, 300, 500)).decision == "rollback"
+
+
+def test_steps_are_advanced_after_their_minimum_and_end_before_the_promotion():
+    judged = Judge(policy("minimum: {canary_requests: 100, seconds: 10}\n" + ERRORS))
+    assert judged.look(look(5, (900, 4), (100, 1))).decision == "hold"  # five seconds short
+    decision = judged.look(look(10, (1800, 9), (200, 1)))
+    assert (decision.decision, decision.next_percent) == ("advance", 50)
+    assert judged.look(look(15, (1900, 9), (290, 2), 50)).decision == "hold"  # of the new step
+    decision = judged.look(look(20, (2000, 9), (390, 2), 50))
+    assert (decision.decision, decision.next_percent) == ("hold", None)  # only 100 is left, which is the promotion
+
+
+def test_a_step_waits_while_something_leans_against_the_canary():
+    judged = Judge(policy(ERRORS))
+    decision = judged.look(look(10, (900, 5), (100, 4)))
+    assert decision.decision == "hold"
+    assert decision.metric == "errors"
+    assert decision.reasons[0].startswith("errors: evidence ")
+
+
+def test_the_evidence_of_steps_multiplies_whatever_their_splits():
+    one, several = Judge(policy(ERRORS)), Judge(policy(ERRORS))
+    assert one.look(look(10, (9000, 45), (1000, 9))).decision != "rollback"
+    several.look(look(10, (9000, 45), (1000, 9)))
+    first = several.explain().evidence["errors"]
+    decision = several.look(look(20, (10_000, 50), (2_000, 19), 50))
+    assert decision.evidence["errors"] > first + 0.5
+
+
+def test_a_maximum_holds_or_rolls_back_as_the_policy_says():
+    held = Judge(policy("maximum: {seconds: 100}\n" + ERRORS)).look(look(100, (90, 0), (10, 0), None))
+    assert held.decision == "hold"
+    assert "the maximum of 100 s has passed: a person has to decide" in held.reasons
+    ended = Judge(policy("maximum: {seconds: 100, then: rollback}\n" + ERRORS)).look(look(100, (90, 0), (10, 0), None))
+    assert (ended.decision, ended.metric) == ("rollback", None)
+    assert "has passed without enough evidence" in ended.reasons[0]
+
+
+def test_a_hard_limit_rolls_back_though_stable_is_as_bad():
+    bad = look(10, (9000, 1800), (1000, 200))
+    assert Judge(policy(ERRORS)).look(bad).decision != "rollback"
+    limited = policy("guardrails:\n  errors: {margin_percentage_points: 0.5, hard_limit_percent: 10}\n")
+    assert Judge(limited).look(bad).decision == "rollback"
+
+
+def test_a_hard_limit_of_latency_counts_what_is_surely_beyond_it():
+    text = "guardrails:\n  latency: {quantile: 0.9, margin_percent: 10, hard_limit_seconds: 0.15}\n"
+    arms = [Arm(requests=n, latency=Latency((0.1, 0.2), (n // 2, 0, n - n // 2))) for n in (9000, 1000)]
+    assert Judge(policy(text)).look(Look(seconds=1, stable=arms[0], canary=arms[1])).decision == "rollback"
+    arms = [Arm(requests=n, latency=Latency((0.1, 0.2), (n // 2, n - n // 2, 0))) for n in (9000, 1000)]
+    assert Judge(policy(text)).look(Look(seconds=1, stable=arms[0], canary=arms[1])).decision != "rollback"
+
+
+def test_drift_without_tolerance_is_warned_of_and_decides_nothing():
+    rng = np.random.default_rng(6)
+    warned = policy("guardrails:\n  errors: {margin_percentage_points: 0.5}\n  score: {}\n")
+    decision, _ = judge(warned, Rollout(canary=Truth(scores=shifted_scores(0.3)), looks=60).simulate(rng))
+    assert decision.decision in {"hold", "advance"}
+    assert any(reason.startswith("warning: score: ") for reason in decision.reasons)
+    decision, _ = judge(warned, Rollout(looks=60).simulate(rng))
+    assert not any(reason.startswith("warning") for reason in decision.reasons)
+
+
+def test_a_split_that_is_not_as_asked_is_warned_of():
+    rng = np.random.default_rng(7)
+    decision, _ = judge(DEFAULT, Rollout(routed=15.0, looks=60).simulate(rng))
+    assert any("split: the canary got 1" in reason and "10 % was asked for" in reason for reason in decision.reasons)
+    decision, _ = judge(DEFAULT, Rollout(looks=60).simulate(rng))
+    assert not any("split" in reason for reason in decision.reasons)
+
+
+def test_requests_of_one_user_count_as_one():
+    bad = look(10, (9000, 45), (1000, 30))
+    assert Judge(policy(ERRORS)).look(bad).decision == "rollback"
+    sticky = look(10, (9000, 45), (1000, 30), affinity_keys=250)
+    decision = Judge(policy(ERRORS)).look(sticky)
+    assert decision.decision != "rollback"
+    assert decision.evidence["errors"] > 3
+
+
+def test_a_promotion_waits_for_outcomes_that_come_late():
+    text = "guardrails:\n  rates:\n    right: {better: higher, margin_percentage_points: 5, minimum_count: 3000}\n"
+
+    def at(seconds: float, count: int) -> Look:
+        arms = [
+            Arm(requests=100_000 + int(seconds), rates={"right": Rate(n, int(0.9 * n))}) for n in (9 * count, count)
+        ]
+        return Look(seconds=seconds, stable=arms[0], canary=arms[1])
+
+    judged = Judge(policy(text))
+    decision = judged.look(Look(seconds=0, stable=Arm(requests=9), canary=Arm(requests=1)))
+    assert decision.decision == "hold"
+    assert decision.reasons == (
+        "looks tell nothing that a guardrail is of",
+        "right: not told by the looks, and required",
+    )
+    for step in range(1, 30):
+        decision = judged.look(at(step, 100 * step))
+    assert decision.decision == "hold"
+    assert "2,900 outcomes of the canary have come, 3,000 are waited for" in decision.reasons[0]
+    assert judged.look(at(30, 3000)).decision == "promote"
+
+
+def test_a_worse_business_metric_rolls_back_and_a_better_one_does_not():
+    text = "guardrails:\n  means:\n    revenue: {better: higher, margin_percent: 5}\n"
+    rng = np.random.default_rng(8)
+
+    def final(factor: float) -> str:
+        judged, sums = Judge(policy(text)), np.zeros((2, 3))
+        for step in range(1, 120):
+            for arm, (n, by) in enumerate(((900, 1.0), (100, factor))):
+                values = rng.gamma(2.0, 1.0, n) * by
+                sums[arm] += n, values.sum(), (values**2).sum()
+            arms = [Arm(requests=int(row[0]), means={"revenue": Mean(int(row[0]), row[1], row[2])}) for row in sums]
+            decision = judged.look(Look(seconds=step, stable=arms[0], canary=arms[1]))
+            if decision.is_final:
+                break
+        return decision.decision
+
+    assert final(0.9) == "rollback"
+    assert final(1.1) == "promote"
+
+
+def test_a_metric_that_is_told_later_joins_with_its_share():
+    rng = np.random.default_rng(9)
+    early = Rollout(looks=20, only_errors=True).simulate(rng)
+    late = Rollout(looks=60, canary=Truth(median_s=0.08)).simulate(rng)
+    judged = Judge(DEFAULT)
+    for each in early:
+        assert judged.see(each) in {"hold", "advance"}
+    base = early[-1]
+    for each in late:
+
+        def on(arm: Arm, before: Arm) -> Arm:
+            return dataclasses.replace(
+                arm, requests=arm.requests + before.requests, errors=(arm.errors or 0) + (before.errors or 0)
+            )
+
+        verdict = judged.see(
+            dataclasses.replace(
+                each,
+                seconds=each.seconds + base.seconds,
+                stable=on(each.stable, base.stable),
+                canary=on(each.canary, base.canary),
+            )
+        )
+        if verdict == "rollback":
+            break
+    assert judged.explain().metric == "latency"
+
+
+def test_a_required_metric_that_is_not_told_holds_the_promotion():
+    text = DEFAULT_POLICY.read_text().replace("margin_percent: 10", "margin_percent: 10\n    required: true", 1)
+    good = [look(100 * step, (90_000 * step, 450 * step), (10_000 * step, 50 * step)) for step in range(1, 9)]
+    assert judge(DEFAULT, good)[0].decision == "promote"
+    decision, _ = judge(parse_policy(text), good)
+    assert decision.decision in {"hold", "advance"}
+    assert decision.requests_needed is None
+    assert "latency: not told by the looks, and required" in decision.reasons
+
+
+def test_looks_that_do_not_follow_are_refused():
+    judged = Judge(DEFAULT)
+    judged.look(look(10, (900, 4), (100, 1)))
+    with pytest.raises(InvalidInput, match="went back"):
+        judged.look(look(11, (900, 4), (99, 1)))
+
+
+def test_a_canary_with_all_or_none_of_the_traffic_is_held():
+    judged = Judge(policy(ERRORS))
+    assert judged.look(look(1, (1000, 5), (0, 0), 0)).decision in {"hold", "advance"}
+    assert judged.look(look(2, (1000, 5), (1000, 5), 100)).decision == "hold"
+
+
+def test_a_billion_requests_are_judged_in_numbers_that_hold():
+    rng = np.random.default_rng(10)
+    rollout = Rollout(requests=50_000_000, looks=25)
+    decision, requests = judge(DEFAULT, rollout.simulate(rng))
+    assert decision.decision == "promote"
+    assert requests <= 1_250_000_000
+    worse = dataclasses.replace(rollout, canary=Truth(errors=0.0051, scores=EVEN_SCORES))
+    assert judge(DEFAULT, worse.simulate(rng))[0].decision == "rollback"

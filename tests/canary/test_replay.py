@@ -1,0 +1,97 @@
+"""`serinus canary replay` and `serinus canary policy`, as they are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from canary_support import Rollout, Truth
+from serinus.canary.policy import DEFAULT_POLICY, load_policy
+from serinus.cli import main
+
+BAD = Truth(errors=0.2, median_s=0.06)
+
+
+def written(path: Path, **runs: Rollout) -> Path:
+    """Looks of several runs, mixed."""
+    rng = np.random.default_rng(3)
+    simulated = [rollout.simulate(rng, run) for run, rollout in runs.items()]
+    lines = [json.dumps(look.as_json()) for looks in zip(*simulated, strict=True) for look in looks]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_each_look_has_a_line_until_its_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = written(tmp_path / "looks.jsonl", good=Rollout(looks=30), bad=Rollout(looks=30, canary=BAD))
+    assert main(["canary", "replay", str(file), "-o", "json"]) == 0
+    decisions = lines(capsys.readouterr().out)
+    assert all(list(each) == ["run", "look", "decision", "metric", "reasons", "requests_needed"] for each in decisions)
+    good = [each for each in decisions if each["run"] == "good"]
+    bad = [each for each in decisions if each["run"] == "bad"]
+    assert [each["look"] for each in good] == list(range(1, 31))
+    assert {each["decision"] for each in good} <= {"hold", "advance"}
+    assert good[-1]["requests_needed"] > 0
+    assert [each["decision"] for each in bad].count("rollback") == 1
+    assert bad[-1]["decision"] == "rollback"
+    assert bad[-1]["metric"] == "errors"
+    assert bad[-1]["reasons"][0].startswith("errors: canary ")
+
+
+def test_final_gives_each_run_one_line_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = written(tmp_path / "looks.jsonl", bad=Rollout(looks=30, canary=BAD), good=Rollout(looks=30))
+    assert main(["canary", "replay", "--policy", str(DEFAULT_POLICY), str(file), "-o", "json", "--final"]) == 0
+    final = lines(capsys.readouterr().out)
+    assert [each["run"] for each in final] == ["bad", "good"]
+    assert final[0]["decision"] == "rollback"
+    assert final[1]["look"] == 30
+    assert main(["canary", "replay", str(file), "--final"]) == 0
+    assert capsys.readouterr().out.startswith(f"bad: look {final[0]['look']}: rollback\n    errors: canary ")
+
+
+def test_without_percent_no_step_is_advanced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = written(tmp_path / "looks.jsonl", a=Rollout(looks=60, says_percent=False))
+    assert main(["canary", "replay", str(file), "-o", "json"]) == 0
+    assert {each["decision"] for each in lines(capsys.readouterr().out)} == {"hold"}
+
+
+def test_a_bad_line_ends_its_run_alone_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = written(tmp_path / "looks.jsonl", a=Rollout(looks=3), b=Rollout(looks=3))
+    text = file.read_text().splitlines()
+    restarted = json.loads(text[0])
+    restarted["seconds"] = 12
+    text[2] = json.dumps({**restarted, "canary": {**restarted["canary"], "requests": 0, "errors": 0}})
+    text.append("{")
+    file.write_text("\n\n".join(text))
+    assert main(["canary", "replay", str(file), "-o", "json", "--final"]) == 1
+    out, err = capsys.readouterr()
+    assert [each["run"] for each in lines(out)] == ["b"]
+    assert "looks.jsonl:5: run 'a': canary.requests: went back from " in err
+    assert "looks.jsonl:13: not JSON" in err
+
+
+def test_a_missing_file_and_a_bad_policy_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["canary", "replay", str(tmp_path / "none.jsonl")]) == 1
+    assert "a file of looks was expected" in capsys.readouterr().err
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(DEFAULT_POLICY.read_text().replace("level: 0.05", "level: 2", 1))
+    assert main(["canary", "replay", "--policy", str(policy), str(policy)]) == 1
+    assert "level: is 2; a number between 0 and 1" in capsys.readouterr().err
+
+
+def test_the_policy_that_is_printed_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["canary", "policy"]) == 0
+    saved = tmp_path / "policy.yaml"
+    saved.write_text(capsys.readouterr().out)
+    assert load_policy(saved) == load_policy()
+
+
+def test_the_help_shows_examples(capsys: pytest.CaptureFixture[str]):
+    assert main(["canary", "replay", "--help"]) == 0
+    assert "serinus canary replay looks.jsonl" in " ".join(capsys.readouterr().out.replace("│", " ").split())
