@@ -1,20 +1,13 @@
-"""What a policy's guardrails make of looks: evidence against the canary, and evidence for its promotion.
-
-A `Watch` holds one guardrail over a rollout. It begins at the look that ends the warm-up (or the first that tells its metric), whose counts
-are subtracted, cuts what follows into blocks (`evidence.blocks`) and hands each to two tests: that the canary is worse at all, and that
-it is not worse by the margin.
-"""
+"""The guardrails of a policy, each with its tests: errors, latency, scores, and the business's own shares and means."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from .evidence.blocks import LEAST_COARSE, Block, Blocks
+from .evidence.blocks import Block
 from .evidence.event_rates import ERROR_RATIOS, LATENCY_RATIOS, EventRates
 from .evidence.hard_limits import AboveLimit
 from .evidence.means import BoundedMean, LargeMean, Sums
@@ -24,139 +17,12 @@ from .evidence.quantiles import quantile_bounds
 from .evidence.score_drift import DriftBeyond, psi, psi_upper
 from .looks import Arm, Look
 from .policy import ErrorGuardrail, LatencyGuardrail, MeanGuardrail, Policy, RateGuardrail, ScoreGuardrail
+from .watch import Promotion, Told, Watch, evidence_text
 
-__all__ = ["Promotion", "Watch", "evidence_text", "make_watches"]
+__all__ = ["make_watches"]
 
 _HARD_LIMIT_PART: Final = 0.2
 """Of a guardrail's level, for its hard limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """How far a guardrail is from letting the canary through."""
-
-    reached: bool
-    requests_needed: float
-    """Of both arms, at the present split, if the canary is as good as stable; infinite where it cannot be told."""
-    missing: str
-    """In words; empty where nothing is."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """The counts of one metric in one look."""
-
-    stable: np.ndarray
-    canary: np.ndarray
-    stable_count: float
-    canary_count: float
-
-
-class Watch(ABC):
-    """One guardrail over one rollout."""
-
-    def __init__(self, name: str, weight: float, *, required: bool, warm_up_requests: int = 0) -> None:
-        self.name = name
-        """The metric's."""
-        self.weight = weight
-        self.required = required
-        self._warm_up_requests = warm_up_requests
-        self.against = 0.0
-        """log E that the canary is worse, to be held to the level's share."""
-        self._blocks: Blocks | None = None
-        self._coarse_blocks: Blocks | None = None
-        self._begin: _Told | None = None
-        self._now: _Told | None = None
-
-        self.is_told = False
-        """Whether a look has told the metric."""
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it is told, and its warm-up is over."""
-        return self._begin is not None
-
-    def warming_up(self, look: Look) -> Promotion:
-        """What is missing before it begins."""
-        share = look.canary.requests / (look.canary.requests + look.stable.requests) if look.canary.requests else 0.0
-        missing = self._warm_up_requests - look.canary.requests
-        return Promotion(
-            False,
-            missing / share if share else math.inf,
-            f"warming up: the canary has answered {look.canary.requests:,} of {self._warm_up_requests:,} requests",
-        )
-
-    def see(self, look: Look, *, from_zero: bool) -> None:
-        """Go on to a look.
-
-        Args:
-            look: the next; a metric that it lacks stays as it was.
-            from_zero: there is no warm-up: all that the metric counts is judged.
-        """
-        told = self._read(look)
-        if told is None:
-            return
-        self.is_told = True
-        if self._blocks is None or self._coarse_blocks is None:
-            if look.canary.requests < self._warm_up_requests:
-                return
-            is_all = from_zero and not self._warm_up_requests
-            begin = _Told(told.stable * 0, told.canary * 0, 0.0, 0.0) if is_all else told
-            self._begin = begin
-            counts = begin.stable, begin.canary, begin.stable_count, begin.canary_count
-            self._blocks, self._coarse_blocks = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
-            self._start(begin, look)
-        self._now = told
-        block = self._blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
-        if block is not None:
-            self._add(block)
-        block = self._coarse_blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
-        if block is not None:
-            self._add_coarse(block)
-
-    def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
-        """What was counted since the beginning: stable's and the canary's outcomes, and of how many requests each."""
-        if self._begin is None or self._now is None:
-            return np.zeros(1), np.zeros(1), 0.0, 0.0
-        begin, now = self._begin, self._now
-        return (
-            now.stable - begin.stable,
-            now.canary - begin.canary,
-            now.stable_count - begin.stable_count,
-            now.canary_count - begin.canary_count,
-        )
-
-    @abstractmethod
-    def promotion(self, wanted: float, discount: float) -> Promotion:
-        """Say how far a promotion is.
-
-        Args:
-            wanted: log E that is needed.
-            discount: what a request counts for, in (0, 1]; see `judge`.
-        """
-
-    @abstractmethod
-    def words(self) -> str:
-        """The arms beside each other, such as `canary 2.0 % (40 of 2,000), stable 0.5 % (90 of 18,000)`."""
-
-    def warning(self, wanted: float) -> str:
-        """What should be known and decides nothing; empty: nothing."""
-        return ""
-
-    @abstractmethod
-    def _read(self, look: Look) -> _Told | None:
-        """The metric's counts, None where the look does not tell them."""
-
-    @abstractmethod
-    def _start(self, begin: _Told, look: Look) -> None:
-        """Make the tests."""
-
-    def _add(self, block: Block) -> None:  # noqa: B027 # the tests of some metrics take coarser blocks alone
-        """Take in a block, where the test is that the canary is worse."""
-
-    @abstractmethod
-    def _add_coarse(self, block: Block) -> None:
-        """Take in a coarser block, where the test takes many requests anyway."""
 
 
 def make_watches(policy: Policy) -> list[Watch]:
@@ -187,12 +53,17 @@ def _needs(what: str, value: float, wanted: float, needed: float, discount: floa
     )
 
 
-def evidence_text(log_e: float) -> str:
-    """A likelihood ratio in words."""
-    if log_e > 13.8:
-        return "more than 1,000,000"
-    value = math.exp(log_e)
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+def _after_minimum(found: Promotion, minimum: int, stable_count: float, canary_count: float) -> Promotion:
+    """A promotion that waits for outcomes, which may come late."""
+    if canary_count >= minimum:
+        return found
+    share = canary_count / (canary_count + stable_count) if canary_count else 0.0
+    needed = (minimum - canary_count) / share if share else math.inf
+    return Promotion(
+        False,
+        max(needed, found.requests_needed),
+        f"{canary_count:,.0f} outcomes of the canary have come, {minimum:,} are waited for",
+    )
 
 
 class _ShareWatch(Watch):
@@ -213,7 +84,7 @@ class _ShareWatch(Watch):
         self._higher = higher_is_better
         self._limit = AboveLimit(limit) if limit is not None and limit < 1 else None
 
-    def _start(self, begin: _Told, look: Look) -> None:
+    def _start(self, begin: Told, look: Look) -> None:
         self._worse = EventRates(1, ERROR_RATIOS)
         self._not_worse = NotWorse(begin.stable, self._margin, higher_is_better=self._higher)
 
@@ -252,11 +123,11 @@ class _ErrorWatch(_ShareWatch):
             limit=guardrail.hard_limit,
         )
 
-    def _read(self, look: Look) -> _Told | None:
+    def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable, look.canary
         if stable.errors is None or canary.errors is None:
             return None
-        return _Told(
+        return Told(
             np.array([stable.requests - stable.errors, stable.errors], dtype=float),
             np.array([canary.requests - canary.errors, canary.errors], dtype=float),
             stable.requests,
@@ -275,11 +146,11 @@ class _RateWatch(_ShareWatch):
         )
         self._minimum = guardrail.minimum_count
 
-    def _read(self, look: Look) -> _Told | None:
+    def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable.rates.get(self.name), look.canary.rates.get(self.name)
         if stable is None or canary is None:
             return None
-        return _Told(
+        return Told(
             np.array([stable.count - stable.events, stable.events], dtype=float),
             np.array([canary.count - canary.events, canary.events], dtype=float),
             stable.count,
@@ -290,19 +161,6 @@ class _RateWatch(_ShareWatch):
         found = super().promotion(wanted, discount)
         _, _, stable_count, canary_count = self.counted()
         return _after_minimum(found, self._minimum, stable_count, canary_count)
-
-
-def _after_minimum(found: Promotion, minimum: int, stable_count: float, canary_count: float) -> Promotion:
-    """A promotion that waits for outcomes, which may come late."""
-    if canary_count >= minimum:
-        return found
-    share = canary_count / (canary_count + stable_count) if canary_count else 0.0
-    needed = (minimum - canary_count) / share if share else math.inf
-    return Promotion(
-        False,
-        max(needed, found.requests_needed),
-        f"{canary_count:,.0f} outcomes of the canary have come, {minimum:,} are waited for",
-    )
 
 
 class _LatencyWatch(Watch):
@@ -319,14 +177,14 @@ class _LatencyWatch(Watch):
         self._limit: AboveLimit | None = None
         self._le_s: np.ndarray = np.zeros(1)
 
-    def _read(self, look: Look) -> _Told | None:
+    def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable.latency, look.canary.latency
         if stable is None or canary is None:
             return None
         of_stable, of_canary = np.array(stable.counts, dtype=float), np.array(canary.counts, dtype=float)
-        return _Told(of_stable, of_canary, float(of_stable.sum()), float(of_canary.sum()))
+        return Told(of_stable, of_canary, float(of_stable.sum()), float(of_canary.sum()))
 
-    def _start(self, begin: _Told, look: Look) -> None:
+    def _start(self, begin: Told, look: Look) -> None:
         if look.stable.latency is not None:
             self._le_s = np.array(look.stable.latency.le_s)
         self._slower = EventRates(len(self._le_s), LATENCY_RATIOS)
@@ -383,10 +241,10 @@ class _ScoreWatch(Watch):
         self._share = first_share
         self._beyond: DriftBeyond | None = None
         self._differ = 0.0
-        self._stage: _Told | None = None
+        self._stage: Told | None = None
         self._percent: float | None = None
 
-    def _read(self, look: Look) -> _Told | None:
+    def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable.score, look.canary.score
         if stable is None or canary is None:
             return None
@@ -397,9 +255,9 @@ class _ScoreWatch(Watch):
                 self._differ = self._evidence_of_difference()
                 self._stage = self._now
         of_stable, of_canary = np.array(stable, dtype=float), np.array(canary, dtype=float)
-        return _Told(of_stable, of_canary, float(of_stable.sum()), float(of_canary.sum()))
+        return Told(of_stable, of_canary, float(of_stable.sum()), float(of_canary.sum()))
 
-    def _start(self, begin: _Told, look: Look) -> None:
+    def _start(self, begin: Told, look: Look) -> None:
         self._stage = begin
         if self._tolerated is not None:
             self._beyond = DriftBeyond(begin.canary, begin.stable, self._tolerated)
@@ -461,17 +319,17 @@ class _MeanWatch(Watch):
         )
         self._share = 0.5
 
-    def _read(self, look: Look) -> _Told | None:
+    def _read(self, look: Look) -> Told | None:
         stable, canary = self._of(look.stable), self._of(look.canary)
         if stable is None or canary is None:
             return None
-        return _Told(stable[1:], canary[1:], float(stable[0]), float(canary[0]))
+        return Told(stable[1:], canary[1:], float(stable[0]), float(canary[0]))
 
     def _of(self, arm: Arm) -> np.ndarray | None:
         mean = arm.means.get(self.name)
         return None if mean is None else np.array([mean.count, mean.total, mean.total_squares])
 
-    def _start(self, begin: _Told, look: Look) -> None:
+    def _start(self, begin: Told, look: Look) -> None:
         """The tests need nothing of the beginning."""
 
     def _add_coarse(self, block: Block) -> None:

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from .evidence.multinomial import log_split_evidence
-from .guardrails import Promotion, Watch, evidence_text, make_watches
+from .guardrails import make_watches
 from .looks import Look, check_follows
 from .policy import Policy
+from .watch import Promotion, Watch, evidence_text
 
 __all__ = ["Decision", "Judge", "Verdict"]
 
@@ -88,7 +89,6 @@ class Judge:
         self._split_began: Look | None = None
         self._verdict: Verdict = "hold"
         self._metric: str | None = None
-        self._promotions: list[tuple[Watch, Promotion]] = []
 
     def look(self, look: Look) -> Decision:
         """Decide after a look, with reasons.
@@ -121,7 +121,6 @@ class Judge:
 
     def _decide(self, look: Look) -> tuple[Verdict, str | None]:
         policy = self._policy
-        self._promotions = []
         is_warm_from_zero = not policy.warm_up_requests and not policy.warm_up_s
         if self._warm is None and (
             look.canary.requests >= policy.warm_up_requests and look.seconds >= policy.warm_up_s

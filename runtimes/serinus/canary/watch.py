@@ -1,0 +1,154 @@
+"""One guardrail over one rollout: what it begins with, its blocks, and what it says.
+
+A `Watch` begins at the look that ends the warm-up (or the first that tells its metric), whose counts are subtracted, cuts what follows into
+blocks (`evidence.blocks`) and hands each to two tests: that the canary is worse at all, and that it is not worse by the margin.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from .evidence.blocks import LEAST_COARSE, Block, Blocks
+from .looks import Look
+
+__all__ = ["Promotion", "Told", "Watch", "evidence_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """How far a guardrail is from letting the canary through."""
+
+    reached: bool
+    requests_needed: float
+    """Of both arms, at the present split, if the canary is as good as stable; infinite where it cannot be told."""
+    missing: str
+    """In words; empty where nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The counts of one metric in one look."""
+
+    stable: np.ndarray
+    canary: np.ndarray
+    stable_count: float
+    canary_count: float
+
+
+class Watch(ABC):
+    """One guardrail over one rollout."""
+
+    def __init__(self, name: str, weight: float, *, required: bool, warm_up_requests: int = 0) -> None:
+        self.name = name
+        """The metric's."""
+        self.weight = weight
+        self.required = required
+        self._warm_up_requests = warm_up_requests
+        self.against = 0.0
+        """log E that the canary is worse, to be held to the level's share."""
+        self._blocks: Blocks | None = None
+        self._coarse_blocks: Blocks | None = None
+        self._begin: Told | None = None
+        self._now: Told | None = None
+
+        self.is_told = False
+        """Whether a look has told the metric."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is told, and its warm-up is over."""
+        return self._begin is not None
+
+    def warming_up(self, look: Look) -> Promotion:
+        """What is missing before it begins."""
+        share = look.canary.requests / (look.canary.requests + look.stable.requests) if look.canary.requests else 0.0
+        missing = self._warm_up_requests - look.canary.requests
+        return Promotion(
+            False,
+            missing / share if share else math.inf,
+            f"warming up: the canary has answered {look.canary.requests:,} of {self._warm_up_requests:,} requests",
+        )
+
+    def see(self, look: Look, *, from_zero: bool) -> None:
+        """Go on to a look.
+
+        Args:
+            look: the next; a metric that it lacks stays as it was.
+            from_zero: there is no warm-up: all that the metric counts is judged.
+        """
+        told = self._read(look)
+        if told is None:
+            return
+        self.is_told = True
+        if self._blocks is None or self._coarse_blocks is None:
+            if look.canary.requests < self._warm_up_requests:
+                return
+            is_all = from_zero and not self._warm_up_requests
+            begin = Told(told.stable * 0, told.canary * 0, 0.0, 0.0) if is_all else told
+            self._begin = begin
+            counts = begin.stable, begin.canary, begin.stable_count, begin.canary_count
+            self._blocks, self._coarse_blocks = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
+            self._start(begin, look)
+        self._now = told
+        block = self._blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
+        if block is not None:
+            self._add(block)
+        block = self._coarse_blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
+        if block is not None:
+            self._add_coarse(block)
+
+    def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
+        """What was counted since the beginning: stable's and the canary's outcomes, and of how many requests each."""
+        if self._begin is None or self._now is None:
+            return np.zeros(1), np.zeros(1), 0.0, 0.0
+        begin, now = self._begin, self._now
+        return (
+            now.stable - begin.stable,
+            now.canary - begin.canary,
+            now.stable_count - begin.stable_count,
+            now.canary_count - begin.canary_count,
+        )
+
+    @abstractmethod
+    def promotion(self, wanted: float, discount: float) -> Promotion:
+        """Say how far a promotion is.
+
+        Args:
+            wanted: log E that is needed.
+            discount: what a request counts for, in (0, 1]; see `judge`.
+        """
+
+    @abstractmethod
+    def words(self) -> str:
+        """The arms beside each other, such as `canary 2.0 % (40 of 2,000), stable 0.5 % (90 of 18,000)`."""
+
+    def warning(self, wanted: float) -> str:
+        """What should be known and decides nothing; empty: nothing."""
+        return ""
+
+    @abstractmethod
+    def _read(self, look: Look) -> Told | None:
+        """The metric's counts, None where the look does not tell them."""
+
+    @abstractmethod
+    def _start(self, begin: Told, look: Look) -> None:
+        """Make the tests."""
+
+    def _add(self, block: Block) -> None:  # noqa: B027 # the tests of some metrics take coarser blocks alone
+        """Take in a block, where the test is that the canary is worse."""
+
+    @abstractmethod
+    def _add_coarse(self, block: Block) -> None:
+        """Take in a coarser block, where the test takes many requests anyway."""
+
+
+def evidence_text(log_e: float) -> str:
+    """A likelihood ratio in words."""
+    if log_e > 13.8:
+        return "more than 1,000,000"
+    value = math.exp(log_e)
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
