@@ -286,7 +286,7 @@ def test_drift_beyond_what_is_tolerated_is_found():
             walk(test, rng, shifted_scores(0.13), EVEN_SCORES, blocks=1)
             requests += 500
         took.append(requests)
-    # The best that can be, for one who knows both distributions: log(20) / (0.36 - 0.22)^2 * 2 / 0.9 / 0.1 = 3,700.
+    # The best that can be, for one who knows both distributions: log(20) / (0.36 - 0.22)^2 * 2 / 0.9 / 0.1 = 3,500.
     assert np.median(took) < 9_000
 
 

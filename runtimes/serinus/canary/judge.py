@@ -23,7 +23,7 @@ from .evidence.multinomial import log_split_evidence
 from .guardrails import make_watches
 from .looks import Look, check_follows
 from .policy import Policy
-from .watch import Promotion, Watch, evidence_text
+from .watch import Watch, evidence_text
 
 __all__ = ["Decision", "Judge", "Verdict"]
 

@@ -11,7 +11,7 @@ of it: valid at every look, for any distributions that drift together, and never
 several directions and sizes, each at the nearest shift of that direction that is tolerated; one follows what was seen. Their mean is the evidence.
 
 What tolerance costs: to tell a PSI of 0.13 from one of 0.05 takes log(1/alpha) / (0.36 - 0.22)^2 * 2 requests of the canary even for one who
-knows everything else (a normal shift of d has PSI d^2), some five times of what it takes to tell it from 0.
+knows everything else (a normal shift of d has PSI d^2), seven times of what it takes to tell it from 0.
 """
 
 from __future__ import annotations
