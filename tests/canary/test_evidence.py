@@ -149,6 +149,19 @@ def test_blocks_end_by_the_numbers_of_both_arms_alone_and_lose_nothing():
     assert blocks.add(np.array([5.0]), np.array([2.0]), 2030, 1041) is None  # 4 % of the smaller arm's are more
 
 
+def test_a_block_is_ended_where_the_counts_stand_and_lost_where_an_arm_had_nothing():
+    blocks = Blocks(np.zeros(1), np.zeros(1), 0, 0)
+    assert blocks.add(np.array([3.0]), np.array([1.0]), 5, 1) is None
+    ended = blocks.end()
+    assert ended is not None
+    assert (ended.stable[0], ended.canary[0], ended.stable_count, ended.canary_count) == (3, 1, 5, 1)
+    assert blocks.add(np.array([9.0]), np.array([1.0]), 50, 1) is None
+    assert blocks.end() is None
+    later = blocks.add(np.array([10.0]), np.array([3.0]), 60, 11)
+    assert later is not None
+    assert (later.stable[0], later.canary[0]) == (1, 2)
+
+
 # Non-inferiority.
 
 

@@ -196,6 +196,23 @@ def test_the_evidence_of_steps_multiplies_whatever_their_splits():
     assert decision.evidence["errors"] > first + 0.5
 
 
+def test_a_change_of_the_split_at_a_bad_hour_is_no_fault_of_the_canary():
+    # Nine quiet minutes at 10 %, then a bad one at 50 %: together the canary has 23 % of the errors and 14 % of the requests.
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        judged, totals = Judge(policy(ERRORS)), np.zeros((2, 2), dtype=int)
+        for minute in range(60):
+            percent, rate = (50, 0.5) if minute % 10 == 9 else (10, 0.001)
+            canary = rng.binomial(20, percent / 100)
+            for arm, n in enumerate((20 - canary, canary)):
+                totals[arm] += n, rng.binomial(n, rate)
+            if judged.see(look(60.0 * minute, tuple(totals[0]), tuple(totals[1]), percent)) == "rollback":
+                alarms += 1
+                break
+    assert alarms <= most_wrong(40)
+
+
 def test_a_maximum_holds_or_rolls_back_as_the_policy_says():
     held = Judge(policy("maximum: {seconds: 100}\n" + ERRORS)).look(look(100, (90, 0), (10, 0), None))
     assert held.decision == "hold"

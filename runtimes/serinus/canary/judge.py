@@ -112,14 +112,15 @@ class Judge:
         known = look if before is None else check_follows(before, look)
         self._known = known
         self._number += 1
-        if before is None or known.percent != before.percent:
+        is_new_step = before is not None and known.percent != before.percent
+        if before is None or is_new_step:
             if before is not None:
                 self._split = self._log_split(before)
             self._step = self._split_began = before
-        self._verdict, self._metric = self._decide(look)
+        self._verdict, self._metric = self._decide(look, is_new_step=is_new_step)
         return self._verdict
 
-    def _decide(self, look: Look) -> tuple[Verdict, str | None]:
+    def _decide(self, look: Look, *, is_new_step: bool) -> tuple[Verdict, str | None]:
         policy = self._policy
         is_warm_from_zero = not policy.warm_up_requests and not policy.warm_up_s
         if self._warm is None and (
@@ -130,7 +131,7 @@ class Judge:
             return self._at_maximum(look)
         for watch in self._watches:
             had_begun = watch.has_begun
-            watch.see(look, from_zero=is_warm_from_zero)
+            watch.see(look, from_zero=is_warm_from_zero, is_new_step=is_new_step)
             if watch.has_begun and not had_begun:
                 self._admit(watch)
         against, metric = self._against()

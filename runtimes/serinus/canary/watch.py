@@ -73,13 +73,16 @@ class Watch(ABC):
             f"warming up: the canary has answered {look.canary.requests:,} of {self._warm_up_requests:,} requests",
         )
 
-    def see(self, look: Look, *, from_zero: bool) -> None:
+    def see(self, look: Look, *, from_zero: bool, is_new_step: bool) -> None:
         """Go on to a look.
 
         Args:
             look: the next; a metric that it lacks stays as it was.
             from_zero: there is no warm-up: all that the metric counts is judged.
+            is_new_step: another split since the look before.
         """
+        if is_new_step and self._blocks is not None and self._coarse_blocks is not None:
+            self._take(self._blocks.end(), self._coarse_blocks.end())
         told = self._read(look)
         if told is None:
             return
@@ -94,12 +97,14 @@ class Watch(ABC):
             self._blocks, self._coarse_blocks = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
             self._start(begin, look)
         self._now = told
-        block = self._blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
+        counts = told.stable, told.canary, told.stable_count, told.canary_count
+        self._take(self._blocks.add(*counts), self._coarse_blocks.add(*counts))
+
+    def _take(self, block: Block | None, coarse: Block | None) -> None:
         if block is not None:
             self._add(block)
-        block = self._coarse_blocks.add(told.stable, told.canary, told.stable_count, told.canary_count)
-        if block is not None:
-            self._add_coarse(block)
+        if coarse is not None:
+            self._add_coarse(coarse)
 
     def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """What was counted since the beginning: stable's and the canary's outcomes, and of how many requests each."""

@@ -1,8 +1,8 @@
 """Cuts the stream of counts into blocks, each compared within itself.
 
 Within a block both arms saw the same minutes, so that a swing of the day's traffic, of its error rate or of the split between the arms moves
-both alike: everything is conditioned on how many requests each arm had in the block. A block ends when both arms have had enough, which
-depends on those numbers alone and never on outcomes; so the product of a block's evidence with that of all blocks before it is as valid as
+both alike: everything is conditioned on how many requests each arm had in the block. A block ends when both arms have had enough, or when the split is
+changed (a block over two splits would compare one arm's busy hour with the other's quiet one); that depends on those numbers alone and never on outcomes; so the product of a block's evidence with that of all blocks before it is as valid as
 one of them (a martingale has no memory of why its steps were as long as they were).
 """
 
@@ -43,7 +43,7 @@ class Block:
 class Blocks:
     """The blocks of one metric, from cumulative counts."""
 
-    __slots__ = ("_at_least", "_canary", "_canary_count", "_least", "_stable", "_stable_count", "_start")
+    __slots__ = ("_at_least", "_canary", "_canary_count", "_last", "_least", "_stable", "_stable_count", "_start")
 
     def __init__(
         self, stable: Counts, canary: Counts, stable_count: float, canary_count: float, *, least: int = LEAST
@@ -60,6 +60,7 @@ class Blocks:
         self._stable, self._canary = stable, canary
         self._stable_count, self._canary_count = stable_count, canary_count
         self._start = (stable_count, canary_count)
+        self._last = (stable, canary, stable_count, canary_count)
         self._at_least = self._least = float(least)
 
     def add(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> Block | None:
@@ -68,12 +69,24 @@ class Blocks:
         Returns:
             The block that has ended with them; None: it goes on.
         """
-        more_stable, more_canary = stable_count - self._stable_count, canary_count - self._canary_count
-        if more_stable < self._least or more_canary < self._least:
+        self._last = (stable, canary, stable_count, canary_count)
+        if min(stable_count - self._stable_count, canary_count - self._canary_count) < self._least:
             return None
-        block = Block(stable - self._stable, canary - self._canary, more_stable, more_canary)
+        return self.end()
+
+    def end(self) -> Block | None:
+        """End the block where the counts stand.
+
+        Returns:
+            The block; None: one of the arms had nothing in it, so that there is nothing to compare.
+        """
+        stable, canary, stable_count, canary_count = self._last
+        more_stable, more_canary = stable_count - self._stable_count, canary_count - self._canary_count
+        before = self._stable, self._canary
         self._stable, self._canary = stable, canary
         self._stable_count, self._canary_count = stable_count, canary_count
         had = min(stable_count - self._start[0], canary_count - self._start[1])
         self._least = max(self._at_least, GROWTH * had)
-        return block
+        if more_stable <= 0 or more_canary <= 0:
+            return None
+        return Block(stable - before[0], canary - before[1], more_stable, more_canary)

@@ -138,7 +138,7 @@ def _shapes(stable: np.ndarray) -> np.ndarray:
     Returns:
         [directions, buckets], in the units of a logarithm of ratios.
     """
-    middle = np.cumsum(stable) - stable / 2
+    middle = np.clip(np.cumsum(stable) - stable / 2, 1e-12, 1 - 1e-12)
     rank = np.array([_NORMAL.inv_cdf(float(each)) for each in middle])
     top, bottom = np.zeros_like(stable), np.zeros_like(stable)
     top[-1] = bottom[0] = 1.0
