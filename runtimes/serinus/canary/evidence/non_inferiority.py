@@ -21,7 +21,7 @@ from .contrasts import Bets, expected_growth, fit_bets
 
 __all__ = ["NotSlower", "NotWorse"]
 
-_REFIT: Final = 1.6
+_REFIT: Final = 2.0
 """Stakes are chosen anew when this times as much is known,"""
 _MOVED: Final = 0.3
 """or when the canary's share of the traffic has moved by this much of itself."""
