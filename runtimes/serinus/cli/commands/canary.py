@@ -41,7 +41,10 @@ def replay(
     ],
     *,
     policy: Annotated[
-        Path, typer.Option("--policy", help="Policy (default: the one that serinus canary policy prints).")
+        Path,
+        typer.Option(
+            "--policy", help="Policy (default: the one that serinus canary policy prints).", show_default=False
+        ),
     ] = DEFAULT_POLICY,
     output: Annotated[
         Literal["text", "json"], typer.Option("--output", "-o", help="text, or a JSON object a line.")
