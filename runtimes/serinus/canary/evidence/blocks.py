@@ -1,9 +1,10 @@
 """Cuts the stream of counts into blocks, each compared within itself.
 
 Within a block both arms saw the same minutes, so that a swing of the day's traffic, of its error rate or of the split between the arms moves
-both alike: everything is conditioned on how many requests each arm had in the block. A block ends when both arms have had enough, or when the split is
-changed (a block over two splits would compare one arm's busy hour with the other's quiet one); that depends on those numbers alone and never on outcomes; so the product of a block's evidence with that of all blocks before it is as valid as
-one of them (a martingale has no memory of why its steps were as long as they were).
+both alike: everything is conditioned on how many requests each arm had in the block. A block ends when both arms have had enough, or when
+the split is changed (a block over two splits would compare one arm's busy hour with the other's quiet one). That depends on the numbers of
+requests alone and never on outcomes; so the product of a block's evidence with that of all blocks before it is as valid as one of them (a
+martingale has no memory of why its steps were as long as they were).
 """
 
 from __future__ import annotations
