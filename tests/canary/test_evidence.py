@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import special, stats
 
 from canary_support import EVEN_SCORES, LE_S, lognormal, shifted_scores
+from deferred import Deferred
 from serinus.canary.evidence.blocks import Block, Blocks
 from serinus.canary.evidence.contrasts import Bets, expected_growth, fit_bets
 from serinus.canary.evidence.event_rates import ERROR_RATIOS, LATENCY_RATIOS, EventRates
@@ -19,6 +19,9 @@ from serinus.canary.evidence.multinomial import log_histogram_evidence, log_spli
 from serinus.canary.evidence.non_inferiority import NotSlower, NotWorse
 from serinus.canary.evidence.quantiles import quantile_band, quantile_bounds
 from serinus.canary.evidence.score_drift import DriftBeyond, psi, psi_upper
+
+special = Deferred("scipy.special")
+stats = Deferred("scipy.stats")
 
 WANTED = math.log(20)
 

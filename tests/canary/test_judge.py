@@ -366,3 +366,51 @@ def test_a_billion_requests_are_judged_in_numbers_that_hold():
     assert requests <= 1_250_000_000
     worse = dataclasses.replace(rollout, canary=Truth(errors=0.0051, scores=EVEN_SCORES))
     assert judge(DEFAULT, worse.simulate(rng))[0].decision == "rollback"
+
+
+def test_no_counts_that_can_be_read_make_the_judge_fail_or_speak_nonsense():
+    strict = parse_policy(
+        "steps: [5, 100]\nlevel: 0.01\nguardrails:\n"
+        "  errors: {margin_percentage_points: 0, hard_limit_percent: 100}\n"
+        "  latency: {quantile: 0.999, margin_percent: 0, hard_limit_seconds: 99}\n"
+        "  score: {tolerated_psi: 0.0001, promotion_psi: 0.001}\n"
+        "  rates: {clicks: {better: higher, margin_percentage_points: 100}}\n"
+        "  means: {revenue: {better: lower, margin_percent: 5}}\n"
+    )
+    rng = np.random.default_rng(11)
+
+    def some(size: int) -> np.ndarray:
+        return rng.choice([0, 0, 1, 2, 7, 50, 1000, 10**6, 10**9, 10**12], size)
+
+    def arm(counts: np.ndarray, le_s: tuple[float, ...], value: float) -> Arm:
+        requests, events, values, *buckets = (int(each) for each in counts)
+        return Arm(
+            requests=requests + events,
+            errors=events,
+            latency=Latency(le_s, tuple(buckets[: len(le_s) + 1])),
+            score=tuple(buckets[len(le_s) + 1 :]),
+            rates={"clicks": Rate(requests + events, events)},
+            means={"revenue": Mean(values, values * value, values * value * value)},
+        )
+
+    for _ in range(150):
+        le_s = tuple(
+            sorted(rng.choice([1e-9, 0.001, 0.0011, 0.1, 1.0, 1e6], int(rng.integers(1, 5)), replace=False).tolist())
+        )
+        value = float(rng.choice([-5, 0, 1e-9, 1, 1e6]))
+        width = 3 + len(le_s) + 1 + int(rng.choice([2, 10]))
+        for judged_by in (DEFAULT, strict):
+            judged, stable, canary = Judge(judged_by), np.zeros(width, dtype=int), np.zeros(width, dtype=int)
+            for seconds in range(int(rng.choice([1, 10]))):
+                stable, canary = stable + some(width), canary + some(width)
+                decision = judged.look(
+                    Look(
+                        seconds=seconds * 100,
+                        percent=rng.choice([None, 0, 0.001, 50, 100]),
+                        stable=arm(stable, le_s, value),
+                        canary=arm(canary, le_s, value),
+                    )
+                )
+                assert all(math.isfinite(each) for each in decision.evidence.values())
+                assert decision.requests_needed is None or decision.requests_needed >= 0
+                assert "nan" not in "\n".join(decision.reasons)
