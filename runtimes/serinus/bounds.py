@@ -75,6 +75,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("default_timeout_s", 0, _WEEK_S),
             Bound("priority_levels", 1, 256),
             Bound("default_priority", 1, 256),
+            Bound("score_column", 0, 65_535),
             # Of the server.
             Bound("workers", 1, 1024),
             Bound("max_instances", 1, 4096),

@@ -14,6 +14,8 @@ The command line and the environment are parsed in `serinus.cli.serve`; this mod
 from __future__ import annotations
 
 import fnmatch
+import itertools
+import math
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -21,20 +23,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from .bounds import INSTANCES
+from .bounds import BOUNDS, INSTANCES
 from .protocol.documents.json_values import NotFinite
 from .protocol.types import Limits, TensorSpec
 
 __all__ = [
     "DATA_FOLDERS",
+    "PROBABILITY_BINS",
     "UNVERSIONED",
     "BatchSettings",
     "ModelSettings",
     "PredictorSettings",
+    "ScoreSettings",
     "ServerSettings",
     "cpu_limit",
     "is_service_link",
 ]
+
+PROBABILITY_BINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+MOST_SCORE_BINS = 64
+"""Each is a series for each model and revision; a canary is judged by ten or twenty."""
 
 DATA_FOLDERS = (Path("/mnt/models"), Path("/mnt/pvc"))
 """Where KServe puts models and mounts their volumes (kserve.constants DEFAULT_MODEL_LOCAL_DIR; storage_initializer_injector.go
@@ -205,6 +214,14 @@ class ServerSettings:
             help="seconds between readiness off and listeners closed, for endpoints to propagate; 5 is usual in a cluster"
         ),
     )
+    revision: str = field(
+        default="",
+        metadata=_flags(
+            env=("K_REVISION",),
+            help="which deployment of the model this is: a label of every metric, in the access log, the answer's field "
+            "Serinus-Revision; Knative says it itself, serinus up too",
+        ),
+    )
     access_log: bool = field(default=False, metadata=_flags(help="one log line per request (costs ~20 us each)"))
     log_level: str = field(default="INFO", metadata=_flags(help="DEBUG, INFO, WARNING or ERROR"))
     log_format: Literal["text", "json"] = field(default="text", metadata=_flags(help="text or json, to standard error"))
@@ -271,6 +288,28 @@ class BatchSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSettings:
+    """Which of a model's outputs is its score, whose distribution `/metrics` then shows for each revision."""
+
+    output: str
+    """Name of a numeric output."""
+    bins: tuple[float, ...] = PROBABILITY_BINS
+    """Upper bounds, ascending; what is above the last has a bin of its own. The default is ten bins of a probability."""
+    column: int | None = None
+    """Which value of a row counts, where a row has several. None: the last, a binary classifier's positive class."""
+
+    def problem(self) -> str | None:
+        """Say what is wrong with it; None: nothing."""
+        if not self.output:
+            return "a score needs the name of its output"
+        if not 1 <= len(self.bins) <= MOST_SCORE_BINS:
+            return f"{len(self.bins)} score bins; 1 to {MOST_SCORE_BINS} were expected"
+        if not all(map(math.isfinite, self.bins)) or any(a >= b for a, b in itertools.pairwise(self.bins)):
+            return f"the score bins {', '.join(map(str, self.bins))} do not ascend; give upper bounds such as 0.25,0.5,0.75,1"
+        return None if self.column is None else BOUNDS["score_column"].problem(self.column)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """One model, as `model-settings.json` (MLServer's form) and the flags describe it."""
 
@@ -297,6 +336,8 @@ class ModelSettings:
     """The owner's word on joining rows of several requests; see `serinus.dataplane.joining.decision`. None: they leave it to the model."""
     warmup: bool = True
     """Warm up, and time, before ready."""
+    score: ScoreSettings | None = None
+    """The output whose values are counted for each revision. None: none is, which costs nothing."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """`parameters.extra` and `parameters` keys that only this runtime knows; it must refuse those that it does not."""
     allow_implementation: tuple[str, ...] = ()

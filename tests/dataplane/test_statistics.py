@@ -7,7 +7,8 @@ import time
 import pytest
 
 from serinus.dataplane.batching.pending_request import DONE, RUNNING, Batch, BatchKey, PendingRequest
-from serinus.dataplane.telemetry.statistics import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram, ModelStatistics, added
+from serinus.dataplane.telemetry.histogram import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram
+from serinus.dataplane.telemetry.statistics import ModelStatistics, added
 from serinus.errors import Cancelled, InvalidInput, TimedOut
 from serinus.model import Call
 from serinus.protocol.types import InferRequest

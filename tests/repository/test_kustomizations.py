@@ -140,11 +140,19 @@ def test_the_gpu_component_asks_for_a_gpu_a_node_and_an_image_with_cuda(tmp_path
 
 @pytest.mark.parametrize(
     "components",
-    [pair for size in (1, 2, 3) for pair in itertools.combinations(("autoselect", "gpu", "knative"), size)],
+    [pair for size in (1, 2, 3) for pair in itertools.combinations(("autoselect", "gpu", "knative", "revision"), size)],
     ids="+".join,
 )
 def test_components_go_together(tmp_path: Path, components: tuple[str, ...]):
     assert len(runtimes(_overlay(tmp_path, *components))) == len(runtimes(ROOT / "manifests" / "base"))
+
+
+def test_the_component_for_standard_mode_tells_every_runtime_its_predictors_name(tmp_path: Path):
+    label = {"fieldRef": {"fieldPath": "metadata.labels['app']"}}
+    for runtime in runtimes(_overlay(tmp_path, "revision")):
+        variables = {entry["name"]: entry for entry in runtime["spec"]["containers"][0]["env"]}
+        assert variables["SERINUS_REVISION"]["valueFrom"] == label
+        assert len(variables) == len(runtime["spec"]["containers"][0]["env"])
 
 
 def _selected(found: list[dict[str, Any]]) -> list[bool]:

@@ -135,6 +135,15 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("max_concurrency", int | None, None, "requests that a model answers at a time (default 256)", "Model"),
     Option("warmup", bool, True, "warm up and time the model before ready", "Model"),
+    Option("score_output", str, "", "output whose values /metrics counts for each revision (default: none)", "Model"),
+    Option("score_bins", str, "", "upper bounds of its bins, separated by commas (default: ten of 0 to 1)", "Model"),
+    Option(
+        "score_column",
+        int | None,
+        None,
+        "which value of a row it is, where a row has several (default: the last)",
+        "Model",
+    ),
     Option("extra", str, (), "KEY=VALUE for the runtime (JSON value or text); may be repeated", "Model", repeat=True),
     Option(
         "allow_implementation",

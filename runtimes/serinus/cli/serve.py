@@ -147,6 +147,8 @@ def _with_https_port(parsed: Parsed) -> Parsed:
 
 
 _ORJSON_DEPTH = 1024
+_REVISION_CHARACTERS = 253
+"""The longest name of a Kubernetes object (RFC 1123 subdomain)."""
 _LIMITS = (
     "max_body_bytes",
     "max_tensor_bytes",
@@ -191,6 +193,12 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     instances = values["instances"]
     if instances is not None and (problem := BOUNDS["instances"].problem(instances, most=chosen["max_instances"])):
         problems.append(f"--instances {instances}: {problem}")
+    # metadata.labels['app'] is "isvc." and the Deployment's name (KServe, GetRawServiceLabel); the name alone is meant.
+    chosen["revision"] = revision = chosen["revision"].strip().removeprefix("isvc.")
+    if len(revision) > _REVISION_CHARACTERS or not (revision.isascii() and revision.isprintable()):
+        problems.append(
+            f"--revision {revision[:80]!r}: printable ASCII, at most {_REVISION_CHARACTERS} characters, was expected"
+        )
     if problems:
         raise ConfigError(problems)
     chosen["limits"] = Limits(**{name.removeprefix("max_"): chosen[name] for name in _LIMITS})

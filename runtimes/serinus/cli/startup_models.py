@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from ..loading.directory import folder_name, settings_from_directory
 from ..loading.model_folders import Folders, model_folders
 from ..loading.model_formats import installed
-from ..settings import ModelSettings
+from ..settings import ModelSettings, ScoreSettings
 from ..small_file import read_text
 from .options import Parsed
 
@@ -229,6 +229,27 @@ def _of_paths(
     return _with_options(found, fallback, parsed, extra, alone=alone)
 
 
+def _score_settings(values: Mapping[str, Any]) -> ScoreSettings | None:
+    """Which output is counted; None where none was named.
+
+    Raises:
+        ConfigError: bins that are no ascending numbers, or bins without an output.
+    """
+    output, text = values["score_output"], values["score_bins"]
+    if not output:
+        if text:
+            raise ConfigError(f"--score_bins {text}: of which output? name it with --score_output")
+        return None
+    try:
+        bins = tuple(float(part) for part in text.split(",")) if text else ScoreSettings(output=output).bins
+    except ValueError:
+        raise ConfigError(f"--score_bins {text}: numbers separated by commas were expected") from None
+    settings = ScoreSettings(output=output, bins=bins, column=values["score_column"])
+    if problem := settings.problem():
+        raise ConfigError(f"--score_bins {text}: {problem}")
+    return settings
+
+
 def _with_options(
     found: Sequence[ModelSettings],
     fallback: Sequence[str],
@@ -239,6 +260,7 @@ def _with_options(
 ) -> list[ModelSettings]:
     """Apply the options of the command line; `fallback` names what nobody has named."""
     values = parsed.values
+    score = _score_settings(values)
     result = []
     names = {settings.name or other for settings, other in zip(found, fallback, strict=True)}
     one_model = alone and len(names) == 1 and len({settings.version for settings in found}) == len(found)
@@ -257,6 +279,8 @@ def _with_options(
         for name in ("execution", "warmup", "instances", "max_concurrency", "batchable"):
             if parsed.sources[name] != "default":
                 changes[name] = values[name]
+        if score is not None:
+            changes["score"] = score
         if extra:
             changes["extra"] = {**settings.extra, **extra}
             if isinstance(extra.get("class"), str):  # the operator's own choice

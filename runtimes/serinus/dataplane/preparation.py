@@ -7,10 +7,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from ..bounds import ModelBounds
+from ..errors import ConfigError
 from ..model import Behind, Model, RequestModel
 from ..protocol.types import InferRequest, Tensor, TensorSpec
 from ..settings import ModelSettings
@@ -78,6 +79,7 @@ class Preparation:
             loader.shutdown(wait=False)
         statistics = self.metrics.statistics(known_as, settings.version)
         model.observe_stage = statistics.stage
+        _check_score(model, behind=known_as.endswith(BEHIND))
         model.bounds = self.bounds
         if model.answers == "requests":
             return await self._of_requests(cast("RequestModel", model), settings, known_as)
@@ -141,6 +143,24 @@ class Preparation:
         )
         servable.behind = behind
         return servable
+
+
+def _check_score(model: Model, *, behind: bool) -> None:
+    """Refuse a score that is none of the outputs; of a model behind another it is the other's that is meant.
+
+    Raises:
+        ConfigError: with the outputs that there are. Models that do not say theirs are believed.
+    """
+    score = model.settings.score
+    names = [spec.name for spec in model.outputs]
+    if score is None or score.output in names or not names:
+        return
+    if behind:
+        model.settings = replace(model.settings, score=None)
+        return
+    raise ConfigError(
+        f"model '{model.name}': score_output '{score.output}' is none of its outputs, which are {', '.join(names)}"
+    )
 
 
 def _load(

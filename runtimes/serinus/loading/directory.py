@@ -26,7 +26,7 @@ from ..artifacts import leads_out
 from ..errors import ConfigError
 from ..protocol.datatypes import DATATYPES
 from ..protocol.types import NO_PARAMETERS, TensorSpec
-from ..settings import DATA_FOLDERS, BatchSettings, ModelSettings
+from ..settings import DATA_FOLDERS, PROBABILITY_BINS, BatchSettings, ModelSettings, ScoreSettings
 from ..small_file import read_text
 from .model_folders import model_folders
 from .model_formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation, is_runtime
@@ -38,7 +38,7 @@ SETTINGS_FILE = "model-settings.json"
 
 _log = logging.getLogger("serinus.hosts")
 
-_OWN_KEYS = ("execution", "instances", "threads", "warmup", "batch", "batchable", "version")
+_OWN_KEYS = ("execution", "instances", "threads", "warmup", "batch", "batchable", "score", "version")
 _MLSERVER_KEYS = (
     "name",
     "implementation",
@@ -224,6 +224,7 @@ def _read(path: Path, implementation: str, allowed: ModelSettings) -> DirectoryS
         batch=reader.batch(document),
         batchable=reader.batchable(document),
         warmup=reader.take(document, "warmup", bool, True),
+        score=reader.score(document),
         extra=extra,
         allow_implementation=allowed.allow_implementation,
         allow_uri=allowed.allow_uri,
@@ -384,6 +385,27 @@ class _Reader:
         if said and alone:
             self.problem(f"'batchable' is true, and 'max_batch_size' {size} says that it is not; leave one out")
         return False if alone else said
+
+    def score(self, document: Mapping[str, Any]) -> ScoreSettings | None:
+        """Read `score`: the output that is counted, its bins, and the column."""
+        value = self.take(document, "score", dict, None)
+        if value is None:
+            return None
+        self.unknown("score.", value, ("output", "bins", "column"))
+        bins = self.take(value, "bins", list, list(PROBABILITY_BINS), "score.")
+        numbers = [edge for edge in bins if isinstance(edge, int | float) and not isinstance(edge, bool)]
+        if len(numbers) < len(bins):
+            self.problem(f"'score.bins' is {json.dumps(bins)[:60]}, an array of ascending numbers was expected")
+            return None
+        settings = ScoreSettings(
+            output=self.take(value, "output", str, "", "score."),
+            bins=tuple(map(float, numbers)),
+            column=self.take(value, "column", int, None, "score."),
+        )
+        if problem := settings.problem():
+            self.problem(f"'score': {problem}")
+            return None
+        return settings
 
     def batch(self, document: Mapping[str, Any]) -> BatchSettings:
         """Read `batch`, and MLServer's `max_batch_size` and `max_batch_time`, which mean the same in rows."""

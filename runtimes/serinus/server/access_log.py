@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["AccessRecord", "write_access"]
+from ..dataplane.plane import Plane
+from ..errors import SerinusError
+
+__all__ = ["REVISION_FIELD", "AccessRecord", "ModelServed", "served_model", "write_access"]
 
 _log = logging.getLogger("serinus.access")
+
+REVISION_FIELD: Final = "Serinus-Revision"
+"""Of HTTP's answers, and in lower case of gRPC's metadata: which deployment answered. The model's name and version are in the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServed:
+    """Who answered: the server's revision, and of a request for a model also that model."""
+
+    revision: str = ""
+    """Empty: the server was told none."""
+    model: str = ""
+    version: str = ""
+    """Of the model that is loaded under the name; empty: it is not versioned."""
+
+    def __str__(self) -> str:
+        told = {"model": self.model, "version": self.version, "revision": self.revision}
+        return "".join(f" {name} {value}" for name, value in told.items() if value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +44,26 @@ class AccessRecord:
     response_bytes: int
     """Of all pieces together."""
     seconds: float
+    served: ModelServed = ModelServed()  # frozen
+
+
+def served_model(plane: Plane, revision: str, model: str = "", version: str = "") -> ModelServed:
+    """Tell who answers a request for a model; a name that is not known is left out, being the client's own words."""
+    try:
+        servable = plane.registry.current(model, version)
+    except SerinusError:
+        return ModelServed(revision)
+    return ModelServed(revision, model, version if servable is None else servable.version)
 
 
 def write_access(record: AccessRecord) -> None:
-    """Write a record as the log's line: transport, request, status, bytes, milliseconds."""
+    """Write a record as the log's line: transport, request, status, bytes, milliseconds; model, version and revision where known."""
     _log.info(
-        "%s %s status %d %d bytes %.3f ms",
+        "%s %s status %d %d bytes %.3f ms%s",
         record.transport,
         record.request,
         record.status,
         record.response_bytes,
         record.seconds * 1e3,
+        record.served,
     )

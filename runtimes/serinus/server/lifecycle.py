@@ -177,7 +177,7 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     if launch.http_socket is None:
         check_ports(settings)
 
-    metrics = Metrics()
+    metrics = Metrics(settings.revision)
     bounds = ModelBounds(
         instances=settings.max_instances, tensor_bytes=settings.limits.tensor_bytes, rank=settings.limits.rank
     )

@@ -130,6 +130,8 @@ class ArrayServable(Servable):
             self._plain_answers(members, outputs) if call.outputs is None else self._chosen_answers(members, outputs)
         )
         self.statistics.answered(batch, self._clock())
+        if self._score is not None:
+            self._score.observe(batch.outputs)
         for pending, response in answers:
             # Looked at again: telling one client may have cancelled another's request.
             if pending.state == RUNNING:

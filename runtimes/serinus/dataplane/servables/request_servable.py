@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ...errors import InvalidInput, ModelFailed, NotSupported, SerinusError
 from ...model import Call, Cancellable, RequestModel, V1Answer
@@ -195,6 +195,8 @@ class RequestServable(Servable):
         # As in the general way, but without a call for each: such requests ask for no outputs by name.
         self.statistics.answered(batch, self._clock())
         responses: Any = batch.outputs
+        if self._score is not None:
+            self._score.observe_responses(cast("Iterable[InferResponse]", responses))
         for pending, response in zip(members, responses, strict=True):
             if pending.state == RUNNING:
                 pending.state = DONE
@@ -213,6 +215,8 @@ class RequestServable(Servable):
             except SerinusError as error:
                 return error
         self.statistics.answered(batch, self._clock())
+        if self._score is not None and isinstance(batch.outputs, InferResponse):
+            self._score.observe_responses((batch.outputs,))
         pending.state = DONE
         self._tell(pending.on_complete, answer)
         return None

@@ -87,6 +87,7 @@ class Servable(ABC):
         self.version = model.version
         self.execution = execution
         self.statistics = statistics
+        self._score = statistics.count_scores(model.settings.score)
         self.accepting = True
         """False once it was replaced or unloaded: what is in flight ends, nothing new comes."""
         self.behind: list[Servable] = []

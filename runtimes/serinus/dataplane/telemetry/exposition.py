@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 __all__ = ["Page"]
 
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class Page:
-    """A page under construction: each family's header once, then its samples."""
+    """A page under construction: each family's header once, then its samples.
 
-    def __init__(self) -> None:
+    Args:
+        shared: labels of every sample; a sample's own go before them.
+    """
+
+    def __init__(self, shared: Mapping[str, str] = NO_LABELS) -> None:
         self._lines: list[str] = []
+        self._shared = shared
 
     def family(self, name: str, kind: str, text: str) -> None:
         """Begin a family; `kind` is counter, gauge or histogram."""
@@ -25,6 +34,8 @@ class Page:
 
     def sample(self, name: str, labels: Mapping[str, str], value: float) -> None:
         """Add one value."""
+        if self._shared:
+            labels = {**labels, **{key: text for key, text in self._shared.items() if key not in labels}}
         inner = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
         self._lines.append(f"{name}{{{inner}}} {_number(value)}" if inner else f"{name} {_number(value)}")
 

@@ -6,7 +6,7 @@ page (`render`).
 
 Names: `serinus_*` are ours. `nv_inference_*` are Triton's (docs/user_guide/metrics.md), `request_*_seconds` KServe's
 (kserve/metrics.py), with the same meaning, so that dashboards made for either work. Labels: model, version (KServe's:
-model_name).
+model_name), and on every series the revision, where the server knows it. What of these a canary is judged by is in METRICS.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from ...model import Family
 from .exposition import Page
-from .statistics import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram, ModelStatistics, added
+from .histogram import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram
+from .statistics import ModelStatistics, added
 
 __all__ = ["CONTENT_TYPE", "Family", "Metrics", "Snapshot"]
 
@@ -48,9 +49,14 @@ _REASONS: Final = ("rejected", "timeout", "cancelled", "invalid", "failed", "oth
 
 
 class Metrics:
-    """The metrics of one process. Made once per server and handed around; there is no global registry."""
+    """The metrics of one process. Made once per server and handed around; there is no global registry.
 
-    def __init__(self) -> None:
+    Args:
+        revision: label `revision` of every series; empty: there is no such label.
+    """
+
+    def __init__(self, revision: str = "") -> None:
+        self._revision = revision
         self._models: dict[tuple[str, str], ModelStatistics] = {}
         self._gauges: list[Gauges] = []
         self._sources: list[Callable[[], Iterable[Family]]] = []
@@ -99,6 +105,7 @@ class Metrics:
                 for family in read()
             ],
             "process": _process(self._started),
+            "revision": self._revision,
         }
 
     @staticmethod
@@ -109,6 +116,7 @@ class Metrics:
             "errors": snapshot["errors"],
             "families": [family for family in snapshot["families"] if family[2] != "gauge"],
             "process": {"cpu_s": snapshot["process"]["cpu_s"]},
+            "revision": snapshot["revision"],
         }
 
     @staticmethod
@@ -135,6 +143,7 @@ class Metrics:
             "errors": [[transport, status, count] for (transport, status), count in errors.items()],
             "families": list(families.values()),
             "process": process,
+            "revision": next((snapshot["revision"] for snapshot in snapshots), ""),
         }
 
     @staticmethod
@@ -147,7 +156,7 @@ class Metrics:
     def render_merged(snapshots: Sequence[Snapshot]) -> bytes:
         """Give one page for several workers."""
         merged = Metrics.merge(snapshots)
-        page = Page()
+        page = Page({"revision": merged["revision"]} if merged["revision"] else {})
         _render_ours(page, merged["models"])
         _render_triton(page, merged["models"])
         _render_kserve(page, merged["models"])
@@ -176,6 +185,7 @@ def _model(statistics: ModelStatistics, gauges: Mapping[str, float]) -> dict[str
         "histograms": {name: _pack(getattr(statistics, name)) for name in _HISTOGRAMS},
         "batch_rows": _pack(statistics.batch_rows),
         "stages": {name: _pack(histogram) for name, histogram in statistics.stages.items()},
+        "score": None if statistics.score is None else statistics.score.pack(),
         "gauges": dict(gauges),
         "statistics": statistics.describe(),
     }
@@ -212,9 +222,19 @@ def _add_models(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
             name: _add(a["stages"].get(name), b["stages"][name]) if name in b["stages"] else a["stages"][name]
             for name in {**a["stages"], **b["stages"]}
         },
+        "score": _add_scores(a["score"], b["score"]),
         "gauges": gauges,
         "statistics": added(a["statistics"], b["statistics"]),
     }
+
+
+def _add_scores(a: list[Any] | None, b: list[Any] | None) -> list[Any] | None:
+    """Add up the scores of one model on two workers; where a reload has changed the bins on one, its are the ones."""
+    if a is None or b is None:
+        return a or b
+    if a[:2] != b[:2]:
+        return b
+    return [*a[:2], *_add(a[2:], b[2:])]
 
 
 def _add_samples(known: list[Any], more: list[Any]) -> list[Any]:
@@ -265,6 +285,14 @@ def _render_ours(page: Page, models: Sequence[Mapping[str, Any]]) -> None:
         for model in models:
             if key in model["gauges"]:
                 page.sample(name, _labels(model), model["gauges"][key])
+    scored = [model for model in models if model["score"] is not None]
+    if scored:
+        page.family(
+            "serinus_score", "histogram", "Values of the output that was declared as the model's score, one a row."
+        )
+        for model in scored:
+            output, bins, counts, total = model["score"]
+            page.histogram("serinus_score", {**_labels(model), "output": output}, bins, counts, total)
     page.family("serinus_model_load_seconds", "gauge", "How long the last load took, warm-up included.")
     for model in models:
         page.sample("serinus_model_load_seconds", _labels(model), model["load_s"])

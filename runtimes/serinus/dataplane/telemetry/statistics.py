@@ -14,35 +14,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...errors import SerinusError
-from ...settings import UNVERSIONED
+from ...settings import UNVERSIONED, ScoreSettings
 from ..batching.pending_request import DONE, Batch, PendingRequest
+from .histogram import ROW_BUCKETS, Histogram
+from .scores import Scores
 
-__all__ = ["LATENCY_BUCKETS_S", "ROW_BUCKETS", "Histogram", "ModelStatistics", "added"]
+__all__ = ["ModelStatistics", "added"]
 
-LATENCY_BUCKETS_S: Final = (
-    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-)
-"""Upper bounds in seconds: from a tree model's 50 us to a client's patience."""
-ROW_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 _EXACT_BATCH_SIZES: Final = 512
 """Batch sizes told apart in `batch_stats`; further ones are rounded up to a power of two, so that no client grows it."""
-
-
-class Histogram:
-    """Counts per bucket (not cumulative; the last one is +Inf) and the sum of what was observed."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float, weight: int = 1) -> None:
-        """Count `value`, `weight` times."""
-        self.counts[bisect_left(self.bounds, value)] += weight
-        self.total += value * weight
 
 
 class ModelStatistics:
@@ -64,6 +44,7 @@ class ModelStatistics:
         "queue",
         "request",
         "rows",
+        "score",
         "stages",
         "success_count",
         "version",
@@ -92,6 +73,8 @@ class ModelStatistics:
         """Our reason to count: rejected, timeout, cancelled, invalid, failed, other."""
         self.stages: dict[str, Histogram] = {}
         """preprocess, predict, postprocess, explain, as a hosted class reports them."""
+        self.score: Scores | None = None
+        """Set where the model's settings declare a score."""
         self.load_s = 0.0
         """How long the last load took, warm-up included."""
 
@@ -147,6 +130,14 @@ class ModelStatistics:
             self.fail_ns += int((now - pending.arrived) * 1e9)
         reason = error.reason
         self.failures[reason] = self.failures.get(reason, 0) + 1
+
+    def count_scores(self, settings: ScoreSettings | None) -> Scores | None:
+        """Count the values of an output from now on, or of none; what was counted goes on where the settings are the same."""
+        if settings is None:
+            self.score = None
+        elif self.score is None or self.score.settings != settings:
+            self.score = Scores(settings, self.name)
+        return self.score
 
     def stage(self, name: str, seconds: float) -> None:
         """Observe one stage of a hosted class: preprocess, predict, postprocess or explain."""

@@ -83,7 +83,7 @@ def bind(
         component: the template.
         ports: of each container, in order.
         folders: local folder by mount path (`/mnt/models`).
-        revision: its name, which Knative tells the container as K_REVISION.
+        revision: its name, which Knative tells the container as K_REVISION, and ours as SERINUS_REVISION.
         predictor: address of the predictor behind a transformer, `127.0.0.1:port`.
     """
     moved: dict[int, int] = {}
@@ -104,6 +104,8 @@ def bind(
         env.update(container.command.env)
         if component.knative:
             env |= {"K_SERVICE": component.deployment, "K_CONFIGURATION": component.deployment, "K_REVISION": revision}
+        if container.command.ours:
+            env["SERINUS_REVISION"] = revision
         words, _ = set_flag(words, ("http_port",), str(own.http))
         words, _ = set_flag(words, ("grpc_port",), str(own.grpc))
         if container.command.ours:

@@ -36,7 +36,7 @@ from ...protocol.proto_codec import (
 )
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import ServerSettings
-from ..access_log import AccessRecord, write_access
+from ..access_log import REVISION_FIELD, AccessRecord, ModelServed, served_model, write_access
 from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
@@ -218,7 +218,8 @@ def initial_metadata(response: InferResponse, headers: Mapping[str, str]) -> Met
 class _Logged:
     """An `Answer` that also writes the access log's line."""
 
-    def __init__(self, answer: Answer, path: str) -> None:
+    def __init__(self, answer: Answer, path: str, served: ModelServed) -> None:
+        self.served = served
         self._answer = answer
         self._path = path
         self._came = time.monotonic()
@@ -236,7 +237,7 @@ class _Logged:
         cast("StreamAnswer", self._answer).begin(responses)
 
     def _write(self, code: int, length: int) -> None:
-        write_access(AccessRecord("grpc", self._path, code, length, time.monotonic() - self._came))
+        write_access(AccessRecord("grpc", self._path, code, length, time.monotonic() - self._came, self.served))
 
 
 class Service:
@@ -269,6 +270,8 @@ class Service:
         form = settings.grpc_metadata_form
         self._mlservers_metadata = form == "mlserver" or (form == "auto" and self._beside_mlserver)
         self._access_log = settings.access_log
+        self._revision = settings.revision
+        self._revision_pair = ((REVISION_FIELD.lower(), settings.revision),) if settings.revision else None
         self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
@@ -342,9 +345,11 @@ class Service:
             What to cancel when the client goes away; None where the request never reached the plane.
         """
         if self._access_log:
-            answer = _Logged(answer, INFER_STREAM if stream else INFER)
+            answer = _Logged(answer, INFER_STREAM if stream else INFER, ModelServed(self._revision))
         try:
             request, final_wanted = self._decode(message, headers, deadline, stream=stream)
+            if isinstance(answer, _Logged):
+                answer.served = served_model(self._plane, self._revision, request.model_name, request.model_version)
             if stream and self._plane.stream_kind(request.model_name, request.model_version):
                 responses = self._responses(request, None, final_wanted=final_wanted)
                 cast("StreamAnswer", answer).begin(responses)
@@ -353,22 +358,26 @@ class Service:
             answer.fail(self._uncounted(self._model_first(message, error)))
             return None
 
+        revision = self._revision_pair
+
         def on_complete(result: InferResponse | SerinusError) -> None:
             if isinstance(result, InferResponse):
                 try:
                     payload = encode_response(result, request)
                     if len(payload) > self._send_limit:
-                        answer.fail(failure_of(_too_long(len(payload), self._send_limit)))
+                        answer.fail(self._failure_of(_too_long(len(payload), self._send_limit)))
                         return
                     metadata = initial_metadata(result, headers)
+                    if revision is not None:
+                        metadata = revision if metadata is None else (*metadata, *revision)
                 except Exception as error:  # noqa: BLE001 # as above
-                    answer.fail(failure_of(error))
+                    answer.fail(self._failure_of(error))
                 else:
                     answer.respond(payload, metadata)
             elif isinstance(result, NotFound):
                 answer.fail(self._uncounted(result))
             else:
-                answer.fail(failure_of(result))
+                answer.fail(self._failure_of(result))
 
         return self._infer_nowait(request, on_complete)
 
@@ -451,7 +460,7 @@ class Service:
             answer: told the outcome.
         """
         if self._access_log:
-            answer = _Logged(answer, path)
+            answer = _Logged(answer, path, ModelServed(self._revision))
         if message == self.too_large_marker:
             answer.fail(self._uncounted(self._too_large()))
             return
@@ -464,9 +473,14 @@ class Service:
         else:
             answer.respond(response, None)
 
+    def _failure_of(self, error: BaseException) -> Failure:
+        failure = failure_of(error)
+        pair = self._revision_pair
+        return failure if pair is None else failure._replace(trailing=(*failure.trailing, *pair))
+
     def _uncounted(self, error: Exception) -> Failure:
         """Make a failure of an error that the plane has not counted."""
-        failure = failure_of(error)
+        failure = self._failure_of(error)
         self._metrics.observe_error("grpc", failure.code)
         return failure
 

@@ -94,10 +94,13 @@ class _Exchange(Exchange):
 class AsgiApp:
     """An ASGI 3 application around an `App`: http scopes only."""
 
-    def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
+    def __init__(
+        self, app: App, limits: HttpLimits, *, observer: Observer | None = None, fields: RawHeaders = ()
+    ) -> None:
         self._app = app
         self._limits = limits
         self._observer = observer
+        self._fields = fields
         self.closing = False
         """Answers carry `Connection: close`."""
 
@@ -217,6 +220,7 @@ class AsgiApp:
         fields = [(b"content-type", content_type.encode("latin-1"))] if content_type else []
         if length is not None and status not in (204, 304):
             fields.append((b"content-length", b"%d" % length))
+        fields += self._fields
         fields += extra
         if self.closing and not any(name.lower() == b"connection" for name, _ in extra):
             fields.append((b"connection", b"close"))
@@ -265,7 +269,9 @@ async def _disconnected(receive: _Receive) -> None:
 class UvicornServer:
     """uvicorn on a socket of ours, inside a running loop."""
 
-    def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
+    def __init__(
+        self, app: App, limits: HttpLimits, *, observer: Observer | None = None, fields: RawHeaders = ()
+    ) -> None:
         try:
             import uvicorn
             from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -283,7 +289,7 @@ class UvicornServer:
         self._protocol = Protocol
         self._uvicorn = uvicorn
         self._limits = limits
-        self._app = AsgiApp(app, limits, observer=observer)
+        self._app = AsgiApp(app, limits, observer=observer, fields=fields)
         self._server: Any = None
         self._task: asyncio.Task[None] | None = None
 

@@ -19,9 +19,18 @@ __all__ = ["ThinServer"]
 
 
 class ThinServer:
-    """Listening sockets, their connections, the clock and what all answers share."""
+    """Listening sockets, their connections, the clock and what all answers share.
 
-    def __init__(self, app: App, limits: HttpLimits, *, observer: Observer | None = None) -> None:
+    Args:
+        app: answers.
+        limits: of heads, bodies and times.
+        observer: told of each answer.
+        fields: that every answer carries.
+    """
+
+    def __init__(
+        self, app: App, limits: HttpLimits, *, observer: Observer | None = None, fields: RawHeaders = ()
+    ) -> None:
         self.app = app
         self.limits = limits
         self.observer = observer
@@ -30,6 +39,7 @@ class ThinServer:
         """Loop time of the last tick, seconds."""
         self.tick_s = min(1.0, max(0.01, min(limits.request_timeout_s, limits.keep_alive_s) / 8))
         self.closing = False
+        self._fields = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.prefixes: dict[str, bytes] = {}
         """Content type to the head of a plain 200, up to the length; made afresh when the second changes."""
         self._date = b""
@@ -87,8 +97,9 @@ class ThinServer:
 
     def make_prefix(self, content_type: str) -> bytes:
         """Build and keep the head of a 200 without further fields, up to the digits of its length."""
-        prefix = b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Type: %b\r\nContent-Length: " % (
+        prefix = b"HTTP/1.1 200 OK\r\nDate: %b\r\n%bContent-Type: %b\r\nContent-Length: " % (
             self._date,
+            self._fields,
             content_type.encode("latin-1"),
         )
         if len(self.prefixes) < 64:
@@ -107,7 +118,8 @@ class ThinServer:
         chunked: bool = False,
     ) -> bytes:
         """Build the head of any answer; a length that is not known is None."""
-        lines = [b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, REASONS.get(status, b"Unknown"), self._date)]
+        first = b"HTTP/1.1 %d %b\r\nDate: %b\r\n%b"
+        lines = [first % (status, REASONS.get(status, b"Unknown"), self._date, self._fields)]
         if content_type:
             lines.append(b"Content-Type: %b\r\n" % content_type.encode("latin-1"))
         if chunked:

@@ -16,7 +16,7 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import MethodNotAllowed, NotFound, SerinusError
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
-from ..access_log import AccessRecord, write_access
+from ..access_log import AccessRecord, ModelServed, served_model, write_access
 from ..http.exchange import Exchange
 from .about import AboutApi
 from .cloudevents import CloudEventSettings
@@ -45,11 +45,14 @@ class RestApp:
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
         cloud_events: CloudEventSettings | None = None,
         access_log: bool = False,
+        revision: str = "",
         not_finite: NotFinite = "null",
         compress: Literal["json", "all", "off"] = "json",
         compress_min_bytes: int = 0,
     ) -> None:
         self._access_log = access_log
+        self._plane = plane
+        self._revision = revision
         self._responder = responder = Responder(
             metrics=metrics,
             body_bytes=body_bytes,
@@ -103,7 +106,11 @@ class RestApp:
         """Write the access log's line."""
         method, target = exchange.method.decode("ascii", "replace"), exchange.target.decode("ascii", "backslashreplace")
         seconds = time.monotonic() - exchange.started if exchange.started else 0.0
-        write_access(AccessRecord("rest", f"{method} {target}", status, length, seconds))
+        match = self.router.resolve(exchange.target)
+        served = ModelServed(self._revision)
+        if "{model}" in match.template:
+            served = served_model(self._plane, self._revision, *match.parameters[:2])
+        write_access(AccessRecord("rest", f"{method} {target}", status, length, seconds, served))
 
     def close(self) -> None:
         """Stop what is still running; its clients are gone."""

@@ -17,8 +17,9 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...protocol.rest_codec import RestCodec
 from ...settings import ServerSettings
+from ..access_log import REVISION_FIELD
 from ..http.asgi import UvicornServer
-from ..http.exchange import HttpLimits
+from ..http.exchange import HttpLimits, header_pairs
 from ..http.thin import ThinServer
 from .app import RestApp
 from .cloudevents import CloudEventSettings
@@ -112,6 +113,7 @@ async def start_rest(
             not_finite=settings.json_not_finite,
             compress=settings.compress,
             compress_min_bytes=settings.compress_min_bytes,
+            revision=settings.revision,
         )
 
     app = make_app()
@@ -121,7 +123,8 @@ async def start_rest(
     if settings.enable_docs_url:
         app.add_page("/docs", "text/html; charset=utf-8", openapi_page(document))
     transport = ThinServer if settings.http == "thin" else UvicornServer
-    server = transport(app, limits, observer=app.observe if settings.access_log else None)
+    fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
+    server = transport(app, limits, observer=app.observe if settings.access_log else None, fields=fields)
     tls = _tls(settings)
     listener = sock or _bind(settings.host, settings.http_port)
     try:
