@@ -223,10 +223,10 @@ async def rest(
 ) -> AsyncIterator[Rest]:
     """Serve the named models."""
     hurry(http)
-    metrics = Metrics()
+    metrics = Metrics(str(settings.get("revision", "")))
     registry = Registry(make, discover=settings_of if discover else None, index=lambda: list(MODELS), metrics=metrics)
     plane = Plane(registry, metrics=metrics, access=access)
-    server_settings = ServerSettings(host="127.0.0.1", http_port=0, http=http, **settings)  # type: ignore[arg-type]
+    server_settings = ServerSettings(host="127.0.0.1", **{"http_port": 0, "http": http, **settings})  # type: ignore[arg-type]
     await plane.start([one for name in models for one in settings_of(name)])
     server = await start_rest(plane, server_settings, metrics=metrics, extra_routes=extra_routes)
     try:

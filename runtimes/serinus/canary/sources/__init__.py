@@ -1,0 +1,1 @@
+"""Where a canary's counts come from: the runtimes' own pages, Prometheus, business metrics."""
