@@ -149,6 +149,7 @@ class KubernetesServer:
         mine = set(
             leaves({key: value for key, value in body.items() if key not in ("apiVersion", "kind", "metadata")}, ())
         )
+        mine.discard(())
         owners = self.owners.setdefault(path, {})
         causes = []
         for other, owned in owners.items():
@@ -229,10 +230,9 @@ class KubernetesServer:
         rolled = own.get("latestRolledoutRevision", "")
         if not rolled:
             own["latestRolledoutRevision"] = rolled = latest
-        elif percent is None or percent >= 100:
-            if own["latestReadyRevision"] == latest and latest != rolled:
-                own["previousRolledoutRevision"] = rolled
-                own["latestRolledoutRevision"] = rolled = latest
+        elif (percent is None or percent >= 100) and own["latestReadyRevision"] == latest and latest != rolled:
+            own["previousRolledoutRevision"] = rolled
+            own["latestRolledoutRevision"] = rolled = latest
         if rolled == own["latestReadyRevision"]:
             own["traffic"] = [{"latestRevision": True, "percent": 100, "revisionName": rolled}]
         else:
