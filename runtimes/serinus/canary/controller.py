@@ -13,8 +13,10 @@ judge (from its files, else from those few that the record holds) and goes on. T
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -118,7 +120,7 @@ class Controller:
         self._clock = clock
         self._sleep = sleep
         self._model = model
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._judge = Judge(policy)
         self._run = ""
         self._began = 0.0
@@ -161,22 +163,25 @@ class Controller:
         seen = target.state()
         record = target.load_record() if moves else None
         run = f"{seen.service} {seen.stable} > {seen.canary}"
+        same = record is not None and (record.get("stable"), record.get("canary")) == (seen.stable, seen.canary)
         if record is not None:
             self._refuse_if_held(record)
-            if record.get("phase") in ("promote", "rollback") and record.get("canary"):
-                # The change may have been made already: then its canary is not there any more, and what is left is to say so.
+            # The change may have been made already: then the canary is not there any more, and what is left is to end the run.
+            if record.get("phase") in ("promote", "rollback") and (
+                same or not seen.canary or seen.stable == record.get("canary")
+            ):
                 self._phase = str(record["phase"])
-                run = str(record.get("run") or run)
+                same = True
+            elif not same:
+                self._tell(
+                    "note",
+                    f"a record of {record.get('stable')} > {record.get('canary')} was found, which is over; a new run begins",
+                )
         if seen.problems and self._phase == "judging":
             raise TargetFailed(f"{seen.service}: {'; '.join(seen.problems)}")
-        self._run = run
         self._began = self._clock()
-        same = record is not None and (record.get("stable"), record.get("canary")) == (seen.stable, seen.canary)
-        if record is not None and self._phase == "judging" and not same:
-            self._tell(
-                "note",
-                f"a record of {record.get('stable')} > {record.get('canary')} was found, which is over; a new run begins",
-            )
+        # One that only decides keeps no record: its looks are found by the revisions alone.
+        self._run = str(record["run"]) if record is not None and same else f"{run} @{self._began:.0f}" if moves else run
         self._resume(record if same else None)
         self._expected = seen
         details = {
@@ -200,7 +205,7 @@ class Controller:
             raise Busy(f"{holder} drives this canary and was there {age:.0f} s ago; wait for it, or end it first")
 
     def _resume(self, record: Mapping[str, Any] | None) -> None:
-        looks = self._files.looks(self._run)
+        looks = self._files.looks(self._run) if record is not None or not self._options.moves else []
         where = str(self._files.looks_path)
         if not looks and record is not None:
             where = "the record beside the service; looks between changes of the split are not there"
@@ -302,14 +307,9 @@ class Controller:
         self._looks.append(look)
         self._files.write_look(look)
         self._decision = decision
-        self._tell(
-            "look",
-            f"{decision.decision}: {decision.reasons[0] if decision.reasons else ''}",
-            look=look.as_json(),
-            next_percent=decision.next_percent,
-            evidence=decision.evidence,
-            **decision.as_json(),
-        )
+        words = f"{decision.decision}: {decision.reasons[0]}" if decision.reasons else decision.decision
+        verdict = {**decision.as_json(), "next_percent": decision.next_percent, "evidence": dict(decision.evidence)}
+        self._tell("look", words, counts=look.as_json(), verdict=verdict)
         return decision
 
     def _observe(self, seen: TargetState) -> Observation:
@@ -448,11 +448,8 @@ class Controller:
     def _save_record(self, seen: TargetState, *, held: bool = True) -> None:
         if not self._options.moves:
             return
-        boundaries = [
-            look
-            for look, following in zip(self._looks, [*self._looks[1:], None], strict=True)
-            if following is None or following.percent != look.percent
-        ]
+        boundaries = [one for one, following in itertools.pairwise(self._looks) if following.percent != one.percent]
+        boundaries += self._looks[-1:]
         self._target.save_record(
             {
                 "run": self._run,

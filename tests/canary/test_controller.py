@@ -1,0 +1,401 @@
+"""A run from its first look to its end: traffic is moved on evidence alone, and whoever comes after a crash goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from canary_pages import Pages, page_of, pages
+from kubernetes_server import KubernetesServer, kubernetes, service_object
+from serinus.canary.controller import Busy, Controller, Ending, Event, RunOptions
+from serinus.canary.policy import parse_policy
+from serinus.canary.replay import Replay
+from serinus.canary.run_files import RunFiles
+from serinus.canary.sources.pod_scrape import PodScrape
+from serinus.canary.targets.kserve_target import KServeTarget
+from serinus.canary.targets.kubeconfig import Access
+from serinus.canary.targets.kubernetes_client import KubernetesClient
+from serinus.canary.targets.target import TargetFailed
+
+POLICY = """
+steps: [10, 50, 100]
+level: 0.05
+minimum: {canary_requests: 200, seconds: 60}
+maximum: {seconds: 3600, then: hold}
+guardrails:
+  errors: {margin_percentage_points: 2}
+"""
+
+
+@dataclass
+class World:
+    """A cluster with an InferenceService, its two pods' pages, a clock that only sleeping moves, and what happened."""
+
+    server: KubernetesServer
+    stable: Pages
+    canary: Pages
+    folder: Path
+    bad: float = 0.0
+    """Share of the canary's requests that fail."""
+    requests: int = 3000
+    """Of both arms, at each look."""
+    now: float = 1_000_000.0
+    counts: dict[str, list[int]] = field(default_factory=lambda: {"stable": [10_000, 50], "canary": [0, 0]})
+    """Successes and failures, by arm."""
+    events: list[Event] = field(default_factory=list)
+    on_sleep: list[Callable[[], None]] = field(default_factory=list)
+    """Done at the next sleeps between looks, one each."""
+    revisions: tuple[str, str] = ("m-predictor-00001", "m-predictor-00002")
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if seconds < 10:
+            return
+        if self.on_sleep:
+            self.on_sleep.pop(0)()
+        share = self.share() / 100
+        for arm, part, bad in (("canary", share, self.bad), ("stable", 1 - share, 0.005)):
+            count = round(self.requests * part)
+            failed = round(count * bad)
+            self.counts[arm][0] += count - failed
+            self.counts[arm][1] += failed
+        self.publish()
+
+    def share(self) -> int:
+        status = self.server.service()["status"]
+        if status["deploymentMode"] == "Standard":
+            return sum(each["trafficPercent"] for each in status["canaryStatuses"])
+        return next(
+            (
+                each["percent"]
+                for each in status["components"]["predictor"]["traffic"]
+                if each["revisionName"] == self.revisions[1]
+            ),
+            0,
+        )
+
+    def publish(self) -> None:
+        for served, arm, revision in (
+            (self.stable, "stable", self.revisions[0]),
+            (self.canary, "canary", self.revisions[1]),
+        ):
+            good, failed = self.counts[arm]
+            served.answers["/metrics"] = page_of(revision, started=900.0, success=good, failed=failed)
+
+    def controller(self, policy: str = POLICY, files: str = "runs", **options: Any) -> Controller:
+        keep_warm = options.get("warm_s", 0.0) > 0
+        target = KServeTarget(
+            KubernetesClient(Access("127.0.0.1", self.server.port)), "default", "m", keep_warm=keep_warm
+        )
+        return Controller(
+            target,
+            PodScrape(target.endpoints),
+            parse_policy(policy),
+            RunFiles(self.folder / files, "m"),
+            RunOptions(interval_s=30.0, **options),
+            tell=self.events.append,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+        )
+
+    def run(self, **options: Any) -> Ending:
+        return self.controller(**options).run()
+
+    def told(self, kind: str) -> list[str]:
+        return [event.words for event in self.events if event.kind == kind]
+
+    @property
+    def moves(self) -> list[Any]:
+        """Percentages of the moves, None for other changes."""
+        return [event.details.get("percent") for event in self.events if event.kind == "move"]
+
+
+def pod(name: str, port: int, revision: str) -> dict[str, Any]:
+    labels = {
+        "serving.kserve.io/inferenceservice": "m",
+        "component": "predictor",
+        "serving.knative.dev/revision": revision,
+    }
+    metadata = {"name": name, "labels": labels, "annotations": {"prometheus.io/port": str(port)}}
+    return {"metadata": metadata, "status": {"podIP": "127.0.0.1", "phase": "Running"}}
+
+
+@contextlib.contextmanager
+def world(folder: Path, mode: str = "Knative", **changes: Any) -> Iterator[World]:
+    with kubernetes() as server, pages() as stable, pages() as canary:
+        if mode == "Knative":
+            server.put(service_object())
+            server.put(service_object(uri="gs://b/v2", canaryTrafficPercent=0))
+            revisions = ("m-predictor-00001", "m-predictor-00002")
+        else:
+            model = {"modelFormat": {"name": "xgboost"}, "storageUri": "gs://b/v2", **changes.pop("model", {})}
+            entry = {"trafficPercent": 0, "predictor": {"name": "v2", "model": model}}
+            server.put(service_object("Standard", canary=[entry], **changes.pop("predictor", {})))
+            name = server.service()["spec"]["predictor"].get("name")
+            revisions = (f"m-{name}-predictor" if name else "m-predictor", "m-v2-predictor")
+        server.pods = [pod("s", stable.port, revisions[0]), pod("c", canary.port, revisions[1])]
+        made = World(server, stable, canary, folder, revisions=revisions, **changes)
+        made.publish()
+        yield made
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_a_good_canary_goes_up_the_steps_and_is_promoted(tmp_path: Path, mode: str):
+    with world(tmp_path, mode, bad=0.005) as made:
+        ending = made.run()
+        assert ending.kind == "promoted"
+        assert made.moves == [10, 50, None]
+        assert made.told("problem") == []
+        spec = made.server.service()["spec"]
+        assert "canary" not in spec
+        assert "canaryTrafficPercent" not in spec["predictor"]
+        assert spec["predictor"]["model"]["storageUri"] == "gs://b/v2"
+        assert "/api/v1/namespaces/default/configmaps/m-serinus-canary" not in made.server.objects
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_a_bad_canary_is_rolled_back_at_the_first_step(tmp_path: Path, mode: str):
+    with world(tmp_path, mode, bad=0.2) as made:
+        ending = made.run()
+        assert ending.kind == "rolled back"
+        assert made.moves == [10, None]
+        assert made.share() == 0
+        assert ending.decision is not None
+        assert ending.decision.metric == "errors"
+
+
+def test_the_looks_of_a_run_are_judged_alike_by_replay(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+        ending = made.run()
+        path = tmp_path / "runs" / "m.looks.jsonl"
+        replay = Replay(parse_policy(POLICY), "looks")
+        (decision,) = replay.final_decisions(path.read_bytes().splitlines())
+        replay.raise_problems()
+        assert ending.decision is not None
+        assert decision.as_json() == ending.decision.as_json()
+
+
+def test_counts_from_before_the_run_and_between_two_splits_are_left_out(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+        made.run()
+        looks = [json.loads(line) for line in (tmp_path / "runs" / "m.looks.jsonl").read_text().splitlines()]
+        first, last = looks[0], looks[-1]
+        assert (first["percent"], first["canary"]["requests"], first["stable"]["requests"]) == (10, 300, 2700)
+        by_percent = {look["percent"]: sum(1 for each in looks if each["percent"] == look["percent"]) for look in looks}
+        expected = sum(round(3000 * percent / 100) * count for percent, count in by_percent.items())
+        assert last["canary"]["requests"] == expected
+
+
+@pytest.mark.parametrize(
+    ("breakage", "said"),
+    [
+        (lambda made: made.canary.answers.clear(), "no pod of the canary arm"),
+        (lambda made: made.stable.answers.update({"/metrics": "<html>"}), "no model"),
+        (lambda made: made.server.pods.clear(), "no pod of the stable arm"),
+        (lambda made: made.counts.update({"canary": [-200, 0]}), "went back"),
+    ],
+    ids=["canary silent", "stable answers html", "no pods", "counter back"],
+)
+def test_a_look_that_is_not_sure_moves_nothing(tmp_path: Path, breakage: Callable[[World], None], said: str):
+    with world(tmp_path, bad=0.005) as made:
+        pods = list(made.server.pods)
+
+        def broken() -> None:
+            made.publish()
+            breakage(made)
+            made.publish = lambda: None  # type: ignore[method-assign] # pages stay broken
+
+        if said == "went back":
+            broken = lambda: breakage(made)  # noqa: E731
+        made.on_sleep = [lambda: None, broken]
+        ending = made.run(for_s=300.0)
+        assert ending.kind == ("undecided" if said != "went back" else "promoted")
+        assert any(said in problem for problem in made.told("problem"))
+        if said != "went back":
+            assert made.moves == [10]
+            assert made.share() == 10
+            looks = (tmp_path / "runs" / "m.looks.jsonl").read_text().splitlines()
+            assert len(looks) == 1
+        assert pods
+
+
+def test_an_arm_without_traffic_is_told_and_moves_nothing(tmp_path: Path):
+    with world(tmp_path, bad=0.005, requests=0) as made:
+        ending = made.run(for_s=200.0)
+        assert ending.kind == "undecided"
+        assert made.moves == [10]
+        assert "no request reached the canary arm since the last look" in made.told("note")
+        assert "traffic stays at 10 %" in ending.words
+
+
+def test_a_canary_that_is_not_ready_is_not_judged(tmp_path: Path):
+    with world(tmp_path, "Standard", bad=0.005) as made:
+        made.server.ready = False
+        made.server.reconcile()
+        ending = made.run(for_s=200.0, settle_s=5.0)
+        assert ending.kind == "undecided"
+        assert made.moves == [10]
+        assert "the canary m-v2-predictor is not ready" in made.told("problem")
+
+
+@pytest.mark.parametrize("what", ["percentage", "version", "canary gone"])
+def test_an_edit_by_somebody_else_ends_the_run_and_nothing_is_touched(tmp_path: Path, what: str):
+    with world(tmp_path, bad=0.005) as made:
+        predictor = dict(service_object(uri="gs://b/v2")["spec"]["predictor"])
+        edits = {
+            "percentage": {**predictor, "canaryTrafficPercent": 33},
+            "version": {**service_object(uri="gs://b/v3")["spec"]["predictor"], "canaryTrafficPercent": 10},
+            "canary gone": predictor,
+        }
+        made.on_sleep = [lambda: None, lambda: made.server.edit(predictor=edits[what])]
+        ending = made.run()
+        assert ending.kind == "changed"
+        assert "was changed by somebody else" in ending.words
+        assert made.server.service()["spec"]["predictor"] == edits[what]
+
+
+def test_the_maximum_without_evidence_holds_or_rolls_back_as_the_policy_says(tmp_path: Path):
+    for then, kind in (("hold", "undecided"), ("rollback", "rolled back")):
+        with world(tmp_path / then, bad=0.005, requests=20) as made:
+            policy = POLICY.replace("{seconds: 3600, then: hold}", f"{{seconds: 300, then: {then}}}")
+            ending = made.controller(policy).run()
+            assert ending.kind == kind
+            assert made.share() == (10 if kind == "undecided" else 0)
+
+
+class Crash(BaseException):
+    """What ends a controller in the middle of things."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize("files", ["kept", "lost"])
+def test_a_controller_that_crashed_is_followed_by_one_that_goes_on(tmp_path: Path, files: str):
+    with world(tmp_path, bad=0.005) as made:
+        made.on_sleep = [lambda: None] * 3 + [crash]
+        with pytest.raises(Crash):
+            made.run()
+        reached = made.share()
+        before = len(made.told("look"))
+        assert before >= 3
+        with pytest.raises(Busy, match="drives this canary and was there"):
+            made.run(files="runs" if files == "kept" else "elsewhere")
+        made.now += 600
+        made.events.clear()
+        ending = made.run(files="runs" if files == "kept" else "elsewhere")
+        assert ending.kind == "promoted"
+        assert any("the run is resumed with" in note for note in made.told("note"))
+        assert all(move is None or move > reached for move in made.moves)
+        assert len(made.told("look")) < 40
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+@pytest.mark.parametrize("bad", [0.005, 0.2], ids=["promotion", "rollback"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_crash_amid_a_promotion_or_rollback_leaves_what_the_next_one_ends(
+    tmp_path: Path, mode: str, bad: float, when: str
+):
+    with world(tmp_path, mode, bad=bad) as made:
+        controller = made.controller()
+        change = controller._target.change
+
+        def crashing(action: Any, percent: int, seen: Any) -> Any:
+            if action == "percent":
+                return change(action, percent, seen)
+            if when == "after":
+                change(action, percent, seen)
+            raise Crash
+
+        controller._target.change = crashing  # type: ignore[method-assign] # the worst moment
+        with pytest.raises(Crash):
+            controller.run()
+        made.now += 600
+        ending = made.run()
+        assert ending.kind == ("promoted" if bad < 0.1 else "rolled back")
+        assert "/api/v1/namespaces/default/configmaps/m-serinus-canary" not in made.server.objects
+        assert made.share() in (0, 100)
+        uri = made.server.service()["spec"]["predictor"]["model"]["storageUri"]
+        if mode == "Standard":
+            assert uri == ("gs://b/v2" if bad < 0.1 else "gs://b/v1")
+            assert "canary" not in made.server.service()["spec"]
+
+
+def test_an_image_only_version_is_promoted_in_two_changes(tmp_path: Path):
+    with world(tmp_path, "Standard", bad=0.005, model={"storageUri": "gs://b/v1", "image": "r/x:2"}) as made:
+        assert made.run().kind == "promoted"
+        assert made.moves == [10, 50, None, None]
+        spec = made.server.service()["spec"]
+        assert (spec["predictor"]["model"]["image"], "name" in spec["predictor"], "canary" in spec) == (
+            "r/x:2",
+            False,
+            False,
+        )
+
+
+def test_the_old_version_is_kept_warm_for_a_while_where_that_is_possible(tmp_path: Path):
+    with world(tmp_path, "Standard", bad=0.005, predictor={"name": "v1"}) as made:
+        entries = []
+        made.on_sleep = []
+        controller = made.controller(warm_s=900.0)
+        sleep = controller._sleep
+
+        def watched(seconds: float) -> None:
+            if seconds == 900.0:
+                entries.extend(made.server.service()["spec"]["canary"])
+            sleep(seconds)
+
+        controller._sleep = watched
+        assert controller.run().kind == "promoted"
+        assert [(each["predictor"]["name"], each["trafficPercent"]) for each in entries] == [("v1", 0)]
+        assert "canary" not in made.server.service()["spec"]
+    with world(tmp_path / "knative", bad=0.005) as made:
+        assert made.run(warm_s=900.0).kind == "promoted"
+        assert "in mode Knative the old version is not kept warm after a promotion" in made.told("note")
+
+
+@pytest.mark.parametrize(
+    ("bad", "verdict", "patch"),
+    [
+        (0.005, "advance", [{"op": "replace", "path": "/spec/predictor/canaryTrafficPercent", "value": 50}]),
+        (0.2, "rollback", [{"op": "replace", "path": "/spec/predictor/canaryTrafficPercent", "value": 0}]),
+    ],
+)
+def test_a_run_that_only_decides_changes_nothing_and_gives_the_patch(
+    tmp_path: Path, bad: float, verdict: str, patch: list[dict[str, Any]]
+):
+    with world(tmp_path, bad=bad) as made:
+        made.server.put(service_object(uri="gs://b/v2", canaryTrafficPercent=10))
+        objects = json.dumps(made.server.objects, sort_keys=True)
+        ending = made.run(moves=False)
+        assert ending.kind == "verdict"
+        assert ending.decision is not None
+        assert (ending.decision.decision, list(ending.patch)) == (verdict, patch)
+        assert json.dumps(made.server.objects, sort_keys=True) == objects
+        assert made.server.writes == []
+
+
+def test_a_run_that_only_decides_goes_on_with_the_evidence_of_the_one_before(tmp_path: Path):
+    with world(tmp_path, bad=0.005, requests=100) as made:
+        made.server.put(service_object(uri="gs://b/v2", canaryTrafficPercent=10))
+        assert made.run(moves=False, for_s=100.0).kind == "undecided"
+        first = len((tmp_path / "runs" / "m.looks.jsonl").read_text().splitlines())
+        assert made.run(moves=False, for_s=300.0).kind == "undecided"
+        looks = [json.loads(line) for line in (tmp_path / "runs" / "m.looks.jsonl").read_text().splitlines()]
+        assert len(looks) > first
+        assert [look["canary"]["requests"] for look in looks] == [10 * (index + 1) for index in range(len(looks))]
+
+
+def test_nothing_begins_where_there_is_nothing_to_move(tmp_path: Path):
+    with world(tmp_path) as made:
+        made.server.put(service_object(uri="gs://b/v2"))
+        with pytest.raises(TargetFailed, match="already has all traffic"):
+            made.run()
+        assert made.server.writes == []
