@@ -13,32 +13,28 @@ judge (from its files, else from those few that the record holds) and goes on. T
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final
 
-from ..errors import InvalidInput, SerinusError
-from .arm_sums import add_arms, subtract_arms
+from ..errors import SerinusError
 from .judge import Decision, Judge
-from .looks import Arm, Look, parse_look
+from .look_taker import LookTaker
+from .mover import Mover
 from .policy import Policy
+from .run_events import Ending, Event, EventKind
 from .run_files import RunFiles
-from .sources.source import ArmNames, Observation, Source
+from .sources.source import Source
 from .targets.target import Action, Target, TargetChanged, TargetFailed, TargetState
 
-__all__ = ["Busy", "Controller", "Ending", "Event", "RunOptions"]
+__all__ = ["Busy", "Controller", "RunOptions"]
 
-EndingKind = Literal["promoted", "rolled back", "undecided", "changed", "verdict"]
-_NOTHING: Final = Arm(requests=0)
 _KEPT_LOOKS: Final = 24
 """In the record: the last one, and those at which the split changed. A look has about 1 kB, an annotation at most 256 KiB."""
-_POLL_S: Final = 1.0
 _MISSED_LOOKS: Final = 4
 """A holder that has not renewed the record for so many intervals is gone."""
 
@@ -61,26 +57,6 @@ class RunOptions:
     """False: nothing is changed; the run ends with the first verdict other than hold."""
     for_s: float | None = None
     """Longest time without a verdict; None: the policy's maximum."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened; `details` are JSON values."""
-
-    kind: Literal["begin", "look", "problem", "move", "note", "end"]
-    words: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended."""
-
-    kind: EndingKind
-    decision: Decision | None
-    words: str
-    patch: tuple[Mapping[str, Any], ...] = ()
-    """What a run that moves nothing would have changed, as a JSON patch."""
 
 
 class Controller:
@@ -112,27 +88,17 @@ class Controller:
         model: str = "",
     ) -> None:
         self._target = target
-        self._source = source
         self._policy = policy
         self._files = files
         self._options = options
         self._tell_view = tell
         self._clock = clock
         self._sleep = sleep
-        self._model = model
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self._judge = Judge(policy)
-        self._run = ""
-        self._began = 0.0
-        self._base = (_NOTHING, _NOTHING)
-        """What the run had counted before this controller."""
-        self._left_out = (_NOTHING, _NOTHING)
-        """What this controller's source counted while the split changed."""
-        self._raw = (_NOTHING, _NOTHING)
-        """What the source said at the last sound look."""
-        self._looks: list[Look] = []
-        self._decision: Decision | None = None
+        self._looker = LookTaker(source, Judge(policy), files, tell=self._tell, clock=clock, model=model)
+        self._mover = Mover(target, tell=self._tell, clock=clock, sleep=sleep, settle_s=options.settle_s)
         self._expected: TargetState | None = None
+        """The service as this run left it."""
         self._phase = "judging"
 
     def run(self) -> Ending:
@@ -152,8 +118,10 @@ class Controller:
             else:
                 ending = self._judge_until_decided(seen)
         except TargetChanged as error:
-            ending = Ending("changed", self._decision, str(error))
-        self._tell("end", ending.words, ending=ending.kind, decision=self._decision and self._decision.as_json())
+            ending = Ending("changed", self._looker.decision, str(error))
+        self._tell(
+            "end", ending.words, ending=ending.kind, decision=self._looker.decision and self._looker.decision.as_json()
+        )
         return ending
 
     # The beginning
@@ -179,10 +147,13 @@ class Controller:
                 )
         if seen.problems and self._phase == "judging":
             raise TargetFailed(f"{seen.service}: {'; '.join(seen.problems)}")
-        self._began = self._clock()
         # One that only decides keeps no record: its looks are found by the revisions alone.
-        self._run = str(record["run"]) if record is not None and same else f"{run} @{self._began:.0f}" if moves else run
-        self._resume(record if same else None)
+        fresh = f"{run} @{self._clock():.0f}" if moves else run
+        goes_on = record is not None and same
+        kept = record.get("looks") or () if record is not None else ()
+        self._looker.begin(
+            str(record["run"]) if record is not None and same else fresh, kept if goes_on or not moves else None
+        )
         self._expected = seen
         details = {
             "stable": seen.stable,
@@ -204,23 +175,6 @@ class Controller:
         if holder and holder != self._holder and age < _MISSED_LOOKS * every:
             raise Busy(f"{holder} drives this canary and was there {age:.0f} s ago; wait for it, or end it first")
 
-    def _resume(self, record: Mapping[str, Any] | None) -> None:
-        looks = self._files.looks(self._run) if record is not None or not self._options.moves else []
-        where = str(self._files.looks_path)
-        if not looks and record is not None:
-            where = "the record beside the service; looks between changes of the split are not there"
-            looks = [parse_look(json.dumps(each)) for each in record.get("looks") or ()]
-        for look in looks:
-            self._judge.see(look)
-        if looks:
-            self._looks = looks
-            self._base = (looks[-1].stable, looks[-1].canary)
-            self._began = self._clock() - looks[-1].seconds
-            self._tell(
-                "note",
-                f"the run is resumed with {len(looks)} looks from {where}; what was answered since the last one is not counted",
-            )
-
     # Judging
 
     def _judge_until_decided(self, seen: TargetState) -> Ending:
@@ -228,12 +182,12 @@ class Controller:
         if self._options.moves and (seen.percent or 0) < first:
             seen = self._move(first, seen)
         else:
-            self._wait_settled("percent", seen.percent or 0)
-        self._leave_out_until_now(seen)
+            self._mover.wait("percent", seen.percent or 0)
+        self._looker.leave_out_until_now(seen)
         while True:
             self._sleep(self._options.interval_s)
             seen = self._look_at_target()
-            verdict = self._look(seen)
+            verdict = self._looker.look(seen)
             if verdict is not None and verdict.decision != "hold":
                 if not self._options.moves:
                     return self._verdict(verdict, seen)
@@ -242,7 +196,7 @@ class Controller:
                 if verdict.decision == "rollback":
                     return self._roll_back(seen)
                 seen = self._move(int(verdict.next_percent or 0), seen)
-                self._leave_out_until_now(seen)
+                self._looker.leave_out_until_now(seen)
             else:
                 self._save_record(seen)
             ending = self._out_of_time(seen)
@@ -269,74 +223,9 @@ class Controller:
                 )
         return seen
 
-    def _look(self, seen: TargetState) -> Decision | None:
-        """Take a look and judge it; None: it could not be judged."""
-        observed = self._observe(seen)
-        problems = list(observed.problems)
-        if not seen.ready:
-            problems.append(f"the canary {seen.canary} is not ready")
-        if seen.served_percent is not None and seen.served_percent != seen.percent:
-            problems.append(f"{seen.percent} % were asked for, and {seen.served_percent} % are in force")
-        stable, canary = self._counts(observed)
-        last = self._looks[-1] if self._looks else None
-        for name, arm, before, share in (
-            ("stable", stable, last.stable if last else _NOTHING, 100 - (seen.percent or 0)),
-            ("canary", canary, last.canary if last else _NOTHING, seen.percent or 0),
-        ):
-            if not problems and share > 0 and arm.requests == before.requests:
-                self._tell("note", f"no request reached the {name} arm since the last look")
-        for note in observed.notes:
-            self._tell("note", note)
-        if problems:
-            for problem in problems:
-                self._tell("problem", problem)
-            return None
-        look = Look(
-            run=self._run,
-            seconds=max(self._clock() - self._began, last.seconds if last else 0.0),
-            percent=float(seen.percent or 0),
-            stable=stable,
-            canary=canary,
-        )
-        try:
-            decision = self._judge.look(look)
-        except InvalidInput as error:
-            self._tell("problem", str(error))
-            return None
-        self._raw = (observed.stable, observed.canary)
-        self._looks.append(look)
-        self._files.write_look(look)
-        self._decision = decision
-        words = f"{decision.decision}: {decision.reasons[0]}" if decision.reasons else decision.decision
-        verdict = {**decision.as_json(), "next_percent": decision.next_percent, "evidence": dict(decision.evidence)}
-        self._tell("look", words, counts=look.as_json(), verdict=verdict)
-        return decision
-
-    def _observe(self, seen: TargetState) -> Observation:
-        return self._source.observe(ArmNames(seen.stable, seen.canary, self._model or seen.model))
-
-    def _counts(self, observed: Observation) -> tuple[Arm, Arm]:
-        stable, canary = (
-            add_arms(base, subtract_arms(arm, left_out))
-            for base, arm, left_out in zip(self._base, (observed.stable, observed.canary), self._left_out, strict=True)
-        )
-        return stable, canary
-
-    def _leave_out_until_now(self, seen: TargetState) -> None:
-        """Leave out what was counted since the last look: it belongs to neither split."""
-        observed = self._observe(seen)
-        for problem in observed.problems:
-            self._tell("problem", problem)
-        now = (observed.stable, observed.canary)
-        self._left_out = (
-            add_arms(self._left_out[0], subtract_arms(now[0], self._raw[0])),
-            add_arms(self._left_out[1], subtract_arms(now[1], self._raw[1])),
-        )
-        self._raw = now
-
     def _out_of_time(self, seen: TargetState) -> Ending | None:
         limit, maximum = self._options.for_s, self._policy.maximum_s
-        passed = self._clock() - self._began
+        passed = self._looker.passed_s
         if limit is not None and passed >= limit:
             return self._undecided(seen, f"no verdict within {limit:g} s")
         if maximum is None or passed < maximum:
@@ -347,8 +236,8 @@ class Controller:
 
     def _undecided(self, seen: TargetState, words: str) -> Ending:
         self._save_record(seen, held=False)
-        missing = f": {'; '.join(self._decision.reasons)}" if self._decision is not None else ""
-        return Ending("undecided", self._decision, f"{words}{missing}; traffic stays at {seen.percent} %")
+        missing = f": {'; '.join(self._looker.decision.reasons)}" if self._looker.decision is not None else ""
+        return Ending("undecided", self._looker.decision, f"{words}{missing}; traffic stays at {seen.percent} %")
 
     def _verdict(self, decision: Decision, seen: TargetState) -> Ending:
         action: Action = (
@@ -364,105 +253,66 @@ class Controller:
     # Moving
 
     def _move(self, percent: int, seen: TargetState) -> TargetState:
-        change = self._target.change("percent", percent, seen)
-        self._tell("move", change.words, percent=percent, patch=list(change.patch))
-        for note in change.notes:
-            self._tell("note", note)
-        self._wait_settled("percent", percent)
-        return self._expect()
-
-    def _expect(self) -> TargetState:
+        self._mover.set_percent(percent, seen)
         seen = self._expected = self._target.state()
         self._save_record(seen)
         return seen
 
     def _promote(self, seen: TargetState) -> Ending:
-        """Promote; in as many changes as the target needs, each of which may be the first that this controller makes."""
         self._enter("promote", seen)
-        for _ in range(3):
-            if not seen.canary:
-                break
-            change = self._target.change("promote", 0, seen)
-            self._tell("move", change.words, patch=list(change.patch))
-            for note in change.notes:
-                self._tell("note", note)
-            self._wait_settled("promote", 0)
-            before, seen = seen, self._target.state()
-            if before.canary != seen.canary or not seen.image_only:
-                break
-        self._keep_warm(seen)
+        self._keep_warm(self._mover.promote(seen))
         self._target.save_record(None)
-        words = f"promoted after {_told(self._looks)}"
-        return Ending("promoted", self._decision, words)
+        return Ending("promoted", self._looker.decision, f"promoted after {self._looker}")
 
     def _keep_warm(self, seen: TargetState) -> None:
         expected = self._expected
-        if not self._options.warm_s or expected is None or not self._options.moves:
+        if not self._options.warm_s or expected is None:
             return
         if not self._target.keeps_warm or not expected.canary:
             self._tell("note", f"in mode {seen.mode} the old version is not kept warm after a promotion")
             return
         self._tell("note", f"the old version {expected.stable} is kept without traffic for {self._options.warm_s:g} s")
         self._sleep(self._options.warm_s)
-        change = self._target.change("finish", 0, expected)
-        self._tell("move", change.words, patch=list(change.patch))
+        self._mover.let_go(expected)
 
     def _roll_back(self, seen: TargetState) -> Ending:
         self._enter("rollback", seen)
-        notes: tuple[str, ...] = ()
-        if seen.canary:
-            change = self._target.change("rollback", 0, seen)
-            notes = change.notes
-            self._tell("move", change.words, patch=list(change.patch))
-            for note in notes:
-                self._tell("note", note)
-            self._wait_settled("rollback", 0)
+        self._mover.roll_back(seen)
         self._target.save_record(None)
-        return Ending("rolled back", self._decision, f"rolled back after {_told(self._looks)}")
+        return Ending("rolled back", self._looker.decision, f"rolled back after {self._looker}")
 
     def _enter(self, phase: str, seen: TargetState) -> None:
         """Keep with the service what is about to be done, before it is."""
         self._phase = phase
         self._save_record(seen)
 
-    def _wait_settled(self, action: Action, percent: int) -> None:
-        deadline = self._clock() + self._options.settle_s
-        while True:
-            try:
-                if self._target.is_settled(action, percent):
-                    return
-            except TargetChanged:
-                raise
-            except TargetFailed as error:
-                self._tell("problem", f"the target was not heard: {error}")
-            if self._clock() >= deadline:
-                self._tell(
-                    "problem",
-                    f"the change is not in force after {self._options.settle_s:g} s; looks are not judged until it is",
-                )
-                return
-            self._sleep(_POLL_S)
-
     # What is kept and told
 
     def _save_record(self, seen: TargetState, *, held: bool = True) -> None:
         if not self._options.moves:
             return
-        boundaries = [one for one, following in itertools.pairwise(self._looks) if following.percent != one.percent]
-        boundaries += self._looks[-1:]
-        self._target.save_record(
-            {
-                "run": self._run,
-                "stable": seen.stable,
-                "canary": seen.canary or (self._expected.canary if self._expected else ""),
-                "percent": seen.percent,
-                "phase": self._phase,
-                "holder": self._holder if held else "",
-                "renewed": self._clock(),
-                "interval_s": self._options.interval_s,
-                "looks": [look.as_json() for look in boundaries[-_KEPT_LOOKS:]],
-            }
-        )
+        record = {
+            "run": self._looker.run,
+            "stable": self._expected.stable if self._expected else seen.stable,
+            "canary": self._expected.canary if self._expected else seen.canary,
+            "percent": seen.percent,
+            "phase": self._phase,
+            "holder": self._holder if held else "",
+            "renewed": self._clock(),
+            "interval_s": self._options.interval_s,
+            "looks": [look.as_json() for look in self._looker.boundaries(_KEPT_LOOKS)],
+        }
+        try:
+            self._target.save_record(record)
+        except TargetChanged:
+            kept = self._target.load_record()
+            if kept is not None and kept.get("holder") != self._holder:
+                raise
+            self._target.save_record(record)  # the answer to our own write was lost
+        except TargetFailed as error:
+            if self._phase != "judging":
+                raise
+            self._tell("problem", f"the record could not be kept: {error}")
 
     def release(self) -> None:
         """Let another controller go on at once; for one that was interrupted."""
@@ -472,14 +322,7 @@ class Controller:
             except SerinusError as error:
                 self._tell("problem", f"the record could not be released: {error}")
 
-    def _tell(self, kind: Any, words: str, **details: Any) -> None:
-        event = Event(kind, words, {"run": self._run, "time": round(self._clock(), 3), **details})
+    def _tell(self, kind: EventKind, words: str, **details: Any) -> None:
+        event = Event(kind, words, {"run": self._looker.run, "time": round(self._clock(), 3), **details})
         self._files.write_event({"kind": kind, "words": words, **event.details})
         self._tell_view(event)
-
-
-def _told(looks: list[Look]) -> str:
-    if not looks:
-        return "no look of this run"
-    last = looks[-1]
-    return f"{len(looks)} looks, {last.canary.requests:,} requests of the canary and {last.stable.requests:,} of stable"

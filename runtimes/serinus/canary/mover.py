@@ -1,0 +1,130 @@
+"""Carries decisions out: changes of a target, told, repeated where an answer was lost, waited for until they are in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from .run_events import Tell
+from .targets.kubernetes_client import Refused
+from .targets.target import Action, Change, Target, TargetChanged, TargetFailed, TargetState
+
+__all__ = ["Mover"]
+
+_POLL_S: Final = 1.0
+_TRIES: Final = 5
+_AGAIN_S: Final = 5.0
+
+
+class Mover:
+    """Moves a target.
+
+    Args:
+        target: what is moved.
+        tell: takes what happens.
+        clock: seconds.
+        sleep: waits.
+        settle_s: longest wait for a change to be in force.
+    """
+
+    def __init__(
+        self, target: Target, *, tell: Tell, clock: Callable[[], float], sleep: Callable[[float], None], settle_s: float
+    ) -> None:
+        self._target = target
+        self._tell = tell
+        self._clock = clock
+        self._sleep = sleep
+        self._settle_s = settle_s
+
+    def set_percent(self, percent: int, seen: TargetState) -> None:
+        """Give the canary a share of the traffic, and wait until it has it.
+
+        Raises:
+            TargetChanged, TargetFailed: see `Target.change`; a server that fails is asked again before.
+        """
+        self._change("percent", percent, seen, lambda now: now.percent == percent)
+        self.wait("percent", percent)
+
+    def promote(self, seen: TargetState) -> TargetState:
+        """Promote, in as many changes as the target needs, each of which may be the first that is made here.
+
+        Raises:
+            TargetChanged, TargetFailed: as `set_percent`.
+        """
+        for _ in range(3):
+            if not seen.canary:
+                break
+            before = seen
+            self._change("promote", 0, seen, lambda now, before=before: now.canary != before.canary)
+            self.wait("promote", 0)
+            seen = self._target.state()
+            if before.canary != seen.canary or not seen.image_only:
+                break
+        return seen
+
+    def roll_back(self, seen: TargetState) -> None:
+        """Give everything back to stable.
+
+        Raises:
+            TargetChanged, TargetFailed: as `set_percent`.
+        """
+        if seen.canary:
+            self._change("rollback", 0, seen, lambda now: not now.canary or now.percent == 0)
+            self.wait("rollback", 0)
+
+    def let_go(self, seen: TargetState) -> None:
+        """Remove what was kept warm; `seen` is the state before the promotion.
+
+        Raises:
+            TargetFailed: as `set_percent`.
+        """
+        self._change("finish", 0, seen, lambda _: False)
+
+    def _change(self, action: Action, percent: int, seen: TargetState, is_done: Callable[[TargetState], bool]) -> None:
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                change = self._target.change(action, percent, seen)
+            except (TargetChanged, Refused):
+                raise
+            except TargetFailed as error:
+                if not left:
+                    raise
+                self._tell("problem", f"{error}; trying again")
+                self._sleep(_AGAIN_S)
+                if self._is_done(is_done):  # it was done, and the answer was lost
+                    self._tell("move", f"{action} was done though its answer was lost", percent=percent, patch=[])
+                    return
+            else:
+                self.tell(change, percent if action == "percent" else None)
+                return
+
+    def _is_done(self, is_done: Callable[[TargetState], bool]) -> bool:
+        try:
+            return is_done(self._target.state())
+        except TargetFailed:
+            return False
+
+    def tell(self, change: Change, percent: int | None) -> None:
+        """Tell a change that was made."""
+        self._tell("move", change.words, percent=percent, patch=list(change.patch))
+        for note in change.notes:
+            self._tell("note", note)
+
+    def wait(self, action: Action, percent: int) -> None:
+        """Wait until a change is in force, or the time for it is over, which is told."""
+        deadline = self._clock() + self._settle_s
+        while True:
+            try:
+                if self._target.is_settled(action, percent):
+                    return
+            except TargetChanged:
+                raise
+            except TargetFailed as error:
+                self._tell("problem", f"the target was not heard: {error}")
+            if self._clock() >= deadline:
+                self._tell(
+                    "problem",
+                    f"the change is not in force after {self._settle_s:g} s; looks are not judged until it is",
+                )
+                return
+            self._sleep(_POLL_S)
