@@ -400,3 +400,16 @@ def test_nothing_begins_where_there_is_nothing_to_move(tmp_path: Path):
         with pytest.raises(TargetFailed, match="already has all traffic"):
             made.run()
         assert made.server.writes == []
+
+
+@pytest.mark.parametrize("failures", [[503], [0], [503, 0, 503], [0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_a_server_that_fails_or_whose_answers_are_lost_changes_nothing_of_the_run(
+    tmp_path: Path, failures: list[int], at: int
+):
+    with world(tmp_path, bad=0.005) as made:
+        made.on_sleep = [lambda: None] * at + [lambda: made.server.fail_next.extend(failures)]
+        assert made.run().kind == "promoted"
+        assert made.share() == 100
+        assert [move for move in made.moves if move is not None] == [10, 50]
+        assert made.server.fail_next == []

@@ -29,12 +29,16 @@ from .policy import Policy
 from .run_events import Ending, Event, EventKind
 from .run_files import RunFiles
 from .sources.source import Source
+from .targets.kubernetes_client import Refused
 from .targets.target import Action, Target, TargetChanged, TargetFailed, TargetState
 
 __all__ = ["Busy", "Controller", "RunOptions"]
 
 _KEPT_LOOKS: Final = 24
 """In the record: the last one, and those at which the split changed. A look has about 1 kB, an annotation at most 256 KiB."""
+_TRIES: Final = 5
+_AGAIN_S: Final = 5.0
+"""Between two tries of a write: an API server that restarts, or a leader that is elected, takes some seconds."""
 _MISSED_LOOKS: Final = 4
 """A holder that has not renewed the record for so many intervals is gone."""
 
@@ -261,7 +265,7 @@ class Controller:
     def _promote(self, seen: TargetState) -> Ending:
         self._enter("promote", seen)
         self._keep_warm(self._mover.promote(seen))
-        self._target.save_record(None)
+        self._keep(None)
         return Ending("promoted", self._looker.decision, f"promoted after {self._looker}")
 
     def _keep_warm(self, seen: TargetState) -> None:
@@ -278,7 +282,7 @@ class Controller:
     def _roll_back(self, seen: TargetState) -> Ending:
         self._enter("rollback", seen)
         self._mover.roll_back(seen)
-        self._target.save_record(None)
+        self._keep(None)
         return Ending("rolled back", self._looker.decision, f"rolled back after {self._looker}")
 
     def _enter(self, phase: str, seen: TargetState) -> None:
@@ -303,16 +307,31 @@ class Controller:
             "looks": [look.as_json() for look in self._looker.boundaries(_KEPT_LOOKS)],
         }
         try:
-            self._target.save_record(record)
+            self._keep(record)
         except TargetChanged:
-            kept = self._target.load_record()
-            if kept is not None and kept.get("holder") != self._holder:
-                raise
-            self._target.save_record(record)  # the answer to our own write was lost
+            raise
         except TargetFailed as error:
             if self._phase != "judging":
                 raise
             self._tell("problem", f"the record could not be kept: {error}")
+
+    def _keep(self, record: Mapping[str, Any] | None) -> None:
+        """Keep a record with the service; a server that fails is asked again."""
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                self._target.save_record(record)
+                return
+            except TargetChanged:
+                kept = self._target.load_record()
+                if (kept is not None and kept.get("holder") != self._holder) or not left:
+                    raise
+                # The answer to our own write was lost.
+            except Refused:
+                raise
+            except TargetFailed:
+                if not left:
+                    raise
+                self._sleep(_AGAIN_S)
 
     def release(self) -> None:
         """Let another controller go on at once; for one that was interrupted."""

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from ..errors import ConfigError
 from .commands.canary import canary
+from .commands.canary_by_hand import promote, report, rollback
+from .commands.canary_by_hand import status as canary_status
+from .commands.canary_run import run as canary_run
 from .commands.down import down
 from .commands.lint import lint
 from .commands.logs import logs
@@ -37,6 +40,11 @@ app.command()(restart)
 app.command()(lint)
 app.command()(optimize)
 app.command()(tune)
+canary.command("run")(canary_run)
+canary.command("status")(canary_status)
+canary.command()(promote)
+canary.command()(rollback)
+canary.command()(report)
 app.add_typer(canary)
 
 

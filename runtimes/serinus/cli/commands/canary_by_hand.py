@@ -1,0 +1,196 @@
+"""`serinus canary status`, `promote`, `rollback` and `report`: what a person asks and does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ...canary.mover import Mover
+from ...canary.targets.target import Target, TargetFailed, TargetState
+from ..canary_choices import (
+    CanaryName,
+    Context,
+    Kubeconfig,
+    Name,
+    Namespace,
+    Records,
+    StateDir,
+    TakeOver,
+    make_files,
+    make_target,
+)
+from .canary_run import EXIT_STATUS
+
+__all__ = ["promote", "report", "rollback", "status"]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the change and its JSON patch; make none.")]
+Output = Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="text or json.")]
+
+
+def status(
+    name: Name,
+    *,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    state_dir: StateDir = Path(".serinus"),
+    canary: CanaryName = "",
+    output: Output = "text",
+) -> None:
+    """Show a service's canary: revisions, traffic, whether a run is under way. Exit status 15 where nothing can be moved."""
+    target = _target(name, namespace, kubeconfig, context, state_dir, canary)
+    seen, record = _looked_at(target)
+    if output == "json":
+        typer.echo(json.dumps({**asdict(seen), "record": record}, indent=2))
+    else:
+        typer.echo(f"{seen.service} ({seen.mode}): stable {seen.stable or '-'}, canary {seen.canary or '-'}")
+        if seen.canary:
+            ready = "ready" if seen.ready else "not ready"
+            typer.echo(f"  {seen.percent} % asked for, {seen.served_percent} % in force, {ready}")
+        if record:
+            age = time.time() - float(record.get("renewed") or 0)
+            held = f"held by {record['holder']} {age:.0f} s ago" if record.get("holder") else "held by nobody"
+            typer.echo(f"  run {record.get('run')}: {record.get('phase')}, {held}")
+        for word, lines in (("problem", seen.problems), ("note", seen.notes)):
+            for line in lines:
+                typer.echo(f"  {word}: {line}")
+    if seen.problems:
+        raise typer.Exit(EXIT_STATUS["cannot"])
+
+
+def promote(
+    name: Name,
+    *,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    state_dir: StateDir = Path(".serinus"),
+    canary: CanaryName = "",
+    take_over: TakeOver = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Make the canary stable now, whatever the evidence. A run that is under way sees it and ends."""
+    target = _target(name, namespace, kubeconfig, context, state_dir, canary, take_over)
+    _by_hand(target, "promote", Mover.promote, dry_run=dry_run)
+
+
+def rollback(
+    name: Name,
+    *,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    state_dir: StateDir = Path(".serinus"),
+    canary: CanaryName = "",
+    take_over: TakeOver = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Give all traffic back to stable now. A run that is under way sees it and ends."""
+    target = _target(name, namespace, kubeconfig, context, state_dir, canary, take_over)
+    _by_hand(target, "rollback", Mover.roll_back, dry_run=dry_run)
+
+
+def report(
+    name: Name,
+    *,
+    state_dir: StateDir = Path(".serinus"),
+    records: Records = None,
+    run: Annotated[str, typer.Option(help="Which run (default: the last one).")] = "",
+) -> None:
+    """Print the report of a service's run as JSON: how it ended, what was decided at each look, what was moved, what was told."""
+    files = make_files(records, state_dir, name)
+    events = list(files.events())
+    runs = list(dict.fromkeys(event["run"] for event in events if event.get("run")))
+    chosen = run or (runs[-1] if runs else "")
+    own = [event for event in events if event.get("run") == chosen]
+    if not own:
+        known = "; ".join(runs) or "none"
+        typer.echo(f"serinus canary: {files.events_path} has no run {chosen or name}; its runs are: {known}", err=True)
+        raise typer.Exit(1)
+    typer.echo(json.dumps(_report(chosen, own, [look.as_json() for look in files.looks(chosen)]), indent=2))
+
+
+def _report(run: str, events: list[dict[str, Any]], looks: list[dict[str, Any]]) -> dict[str, Any]:
+    def of(kind: str) -> list[dict[str, Any]]:
+        return [event for event in events if event["kind"] == kind]
+
+    begins, ends, verdicts = of("begin"), of("end"), of("look")
+    return {
+        "run": run,
+        "began": begins[0]["time"] if begins else None,
+        "ended": ends[-1]["time"] if ends else None,
+        "ending": ends[-1]["ending"] if ends else "under way, or interrupted",
+        "words": ends[-1]["words"] if ends else "",
+        "service": {key: begins[-1].get(key) for key in ("mode", "stable", "canary", "notes")} if begins else {},
+        "decision": verdicts[-1]["verdict"] if verdicts else None,
+        "last_look": looks[-1] if looks else None,
+        "looks": [
+            {"time": event["time"], "percent": event["counts"].get("percent"), **event["verdict"]} for event in verdicts
+        ],
+        "moves": [{key: event.get(key) for key in ("time", "words", "percent", "patch")} for event in of("move")],
+        "problems": [{"time": event["time"], "words": event["words"]} for event in of("problem")],
+        "notes": list(dict.fromkeys(event["words"] for event in of("note"))),
+    }
+
+
+def _target(
+    name: str,
+    namespace: str,
+    kubeconfig: Path | None,
+    context: str,
+    state_dir: Path,
+    canary: str,
+    take_over: bool = False,
+) -> Target:
+    return make_target(
+        name,
+        namespace=namespace,
+        kubeconfig=kubeconfig,
+        context=context,
+        state_dir=state_dir,
+        canary=canary,
+        take_over=take_over,
+    )
+
+
+def _looked_at(target: Target) -> tuple[TargetState, dict[str, Any] | None]:
+    try:
+        return target.state(), target.load_record()
+    except TargetFailed as error:
+        raise _failed(error) from None
+
+
+def _by_hand(
+    target: Target, action: Literal["promote", "rollback"], move: Callable[[Mover, TargetState], Any], *, dry_run: bool
+) -> None:
+    def tell(kind: str, words: str, **_: Any) -> None:
+        typer.echo(words if kind == "move" else f"{kind}: {words}", err=kind == "problem")
+
+    seen, record = _looked_at(target)
+    if not seen.canary:
+        typer.echo(f"serinus canary: {seen.service}: {'; '.join(seen.problems) or 'there is no canary'}", err=True)
+        raise typer.Exit(EXIT_STATUS["cannot"])
+    try:
+        if dry_run:
+            change = target.planned(action, 0, seen)
+            typer.echo(
+                json.dumps({"words": change.words, "patch": list(change.patch), "notes": list(change.notes)}, indent=2)
+            )
+            return
+        move(Mover(target, tell=tell, clock=time.time, sleep=time.sleep, settle_s=600.0), seen)
+        if record is not None:
+            target.save_record(None)
+    except TargetFailed as error:
+        raise _failed(error) from None
+    typer.echo(f"{seen.canary} was {'promoted' if action == 'promote' else 'rolled back'}")
+
+
+def _failed(error: TargetFailed) -> typer.Exit:
+    typer.echo(f"serinus canary: {error}", err=True)
+    return typer.Exit(EXIT_STATUS["cannot"])

@@ -1,0 +1,179 @@
+"""`serinus canary run`: a canary watched, and promoted or rolled back, on evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+import yaml
+
+from ...canary.controller import Busy, Controller, RunOptions
+from ...canary.policy import DEFAULT_POLICY, load_policy
+from ...canary.run_events import Ending
+from ...canary.targets.target import TargetFailed
+from ...errors import ConfigError
+from ..canary_choices import (
+    CanaryName,
+    Context,
+    Kubeconfig,
+    Name,
+    Namespace,
+    Records,
+    StateDir,
+    TakeOver,
+    make_files,
+    make_source,
+    make_target,
+)
+from ..canary_view import RunView
+
+__all__ = ["EXIT_STATUS", "run"]
+
+EXIT_STATUS: Final = {
+    "promoted": 0,
+    "promote": 0,
+    "rolled back": 10,
+    "rollback": 10,
+    "advance": 11,
+    "undecided": 12,
+    "changed": 13,
+    "busy": 14,
+    "cannot": 15,
+}
+"""1 is an error of files or options, 2 a wrong command line, 130 an interruption."""
+
+
+def run(
+    name: Name,
+    *,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = "",
+    state_dir: StateDir = Path(".serinus"),
+    canary: CanaryName = "",
+    policy: Annotated[
+        Path, typer.Option("--policy", help="Policy (default: that of serinus canary policy).")
+    ] = DEFAULT_POLICY,
+    interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 30.0,
+    prometheus: Annotated[
+        str, typer.Option(help="URL of a Prometheus to read counts from (default: the pods' own pages).")
+    ] = "",
+    selector: Annotated[str, typer.Option(help='Further matchers for it: namespace="prod",job="models".')] = "",
+    revision_label: Annotated[
+        str, typer.Option(help="Its label that tells the revision: revision, or service in Standard mode.")
+    ] = "",
+    series: Annotated[
+        Literal["serinus", "knative"],
+        typer.Option(help="serinus, or knative: the queue-proxy's, for runtimes of any make."),
+    ] = "serinus",
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="REVISION=URL of a metrics page, in place of the pods found; repeatable.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Business metric NAME=rate:WHERE or NAME=mean:WHERE: *.csv, *.jsonl, http://, prom+http://; repeatable."
+        ),
+    ] = None,
+    errors: Annotated[
+        Literal["all", "server"], typer.Option(help="Which failures are errors: all, or the server's alone (not 4xx).")
+    ] = "all",
+    model: Annotated[str, typer.Option(help="Name of the model in the metrics (default: the service's).")] = "",
+    metrics_port: Annotated[int, typer.Option(help="Port of the pods' metrics, where no annotation says it.")] = 8080,
+    warm: Annotated[
+        float, typer.Option(help="Seconds that the old version is kept after a promotion, where that can be.")
+    ] = 0.0,
+    settle: Annotated[float, typer.Option(help="Longest wait, seconds, for a change to be in force.")] = 600.0,
+    for_: Annotated[
+        float | None, typer.Option("--for", help="Longest time, seconds, without a verdict (default: the policy's).")
+    ] = None,
+    take_over: TakeOver = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing, show what would be done, end with the first verdict.")
+    ] = False,
+    decide_only: Annotated[
+        bool,
+        typer.Option(
+            "--decide-only", help="For GitOps: change nothing; the verdict is the exit status, JSON and --patch."
+        ),
+    ] = False,
+    patch: Annotated[
+        Path | None, typer.Option(help="With --decide-only: file for the JSON patch (kustomize, kubectl).")
+    ] = None,
+    records: Records = None,
+    output: Annotated[
+        Literal["auto", "live", "lines", "json"], typer.Option("--output", "-o", help="auto is live on a terminal.")
+    ] = "auto",
+) -> None:
+    """Watch a canary; move its traffic step by step, promote it or roll it back, each on evidence.
+
+    The canary is there already: a new version with `canaryTrafficPercent: 0` (KServe in Knative mode, serinus up), or an entry of `spec.canary`
+    (Standard mode). Looks are kept for `serinus canary replay` and `report`. A run that is interrupted leaves the traffic as it is; the next goes on.
+
+    Exit status: 0 promoted, 10 rolled back, 11 one step up (--decide-only), 12 undecided, 13 somebody else changed the service, 14 another run
+    is under way, 15 nothing can be moved, 1 an error, 2 a wrong command line, 130 interrupted.
+
+    Examples: `serinus canary run recommender`, `serinus canary run recommender -n prod --prometheus http://prometheus:9090 -o json`
+    """
+    if patch is not None and not decide_only:
+        raise ConfigError("--patch is written by --decide-only; add it")
+    moves = not (dry_run or decide_only)
+    judged = load_policy(policy)
+    target = make_target(
+        name,
+        namespace=namespace,
+        kubeconfig=kubeconfig,
+        context=context,
+        state_dir=state_dir,
+        canary=canary,
+        take_over=take_over,
+        keep_warm=warm > 0,
+        metrics_port=metrics_port,
+    )
+    source = make_source(
+        target,
+        prometheus=prometheus,
+        selector=selector,
+        revision_label=revision_label,
+        series=series,
+        endpoints=endpoint or [],
+        metrics=metric or [],
+        errors=errors,
+    )
+    options = RunOptions(interval_s=interval, settle_s=settle, warm_s=warm, moves=moves, for_s=for_)
+    view = RunView(output)
+    files = make_files(records, state_dir, name)
+    controller = Controller(target, source, judged, files, options, tell=view.show, model=model)
+    view.start()
+    try:
+        ending = controller.run()
+    except KeyboardInterrupt:
+        controller.release()
+        raise typer.Exit(130) from None
+    except TargetFailed as error:
+        typer.echo(f"serinus canary: {error}", err=True)
+        raise typer.Exit(EXIT_STATUS["busy" if isinstance(error, Busy) else "cannot"]) from None
+    finally:
+        view.stop()
+    if patch is not None:
+        _write_patch(patch, ending)
+    if dry_run and ending.kind == "verdict":
+        raise typer.Exit(0)
+    word = ending.decision.decision if ending.kind == "verdict" and ending.decision is not None else ending.kind
+    raise typer.Exit(EXIT_STATUS[word])
+
+
+def _write_patch(path: Path, ending: Ending) -> None:
+    """Write the verdict's JSON patch, YAML unless the file is called `.json`; an empty list where nothing is to be changed."""
+    operations: list[Any] = [dict(each) for each in ending.patch]
+    text = (
+        json.dumps(operations, indent=2) + "\n"
+        if path.suffix == ".json"
+        else yaml.safe_dump(operations, sort_keys=False)
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
