@@ -219,7 +219,7 @@ class ServerSettings:
         metadata=_flags(
             env=("K_REVISION",),
             help="which deployment of the model this is: a label of every metric, in the access log, the answer's field "
-            "Serinus-Revision; Knative says it itself, serinus up too",
+            "X-Serinus-Revision; Knative says it itself, serinus up too",
         ),
     )
     access_log: bool = field(default=False, metadata=_flags(help="one log line per request (costs ~20 us each)"))

@@ -42,7 +42,7 @@ def test_a_process_tells_its_revision_everywhere(tmp_path: Path):
             connection.request("POST", path, BODY, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             answer.read()
-            statuses[path] = (answer.status, answer.headers["Serinus-Revision"])
+            statuses[path] = (answer.status, answer.headers["X-Serinus-Revision"])
         connection.close()
         assert set(statuses.values()) == {(200, "m-predictor-00002"), (404, "m-predictor-00002")}
         request = pb.ModelInferRequest(model_name="m", raw_input_contents=[np.ones((1, 2), np.float32).tobytes()])
@@ -50,12 +50,12 @@ def test_a_process_tells_its_revision_everywhere(tmp_path: Path):
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
             infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
             _, call = infer.with_call(request, timeout=20)
-            assert ("serinus-revision", "m-predictor-00002") in [tuple(pair) for pair in call.initial_metadata()]
+            assert ("x-serinus-revision", "m-predictor-00002") in [tuple(pair) for pair in call.initial_metadata()]
             request.model_name = "nope"
             with pytest.raises(grpc.RpcError) as refused:
                 infer(request, timeout=20)
             trailing = [tuple(pair) for pair in refused.value.trailing_metadata()]  # type: ignore[attr-defined]
-            assert ("serinus-revision", "m-predictor-00002") in trailing
+            assert ("x-serinus-revision", "m-predictor-00002") in trailing
         _, page = server.ask("GET", "/metrics")
         samples = [line for line in page.splitlines() if line and not line.startswith("#")]
         assert [line for line in samples if 'revision="m-predictor-00002"' not in line] == []
@@ -71,9 +71,9 @@ async def test_both_http_transports_tell_it_with_every_status(http: str):
     async with rest("row", http=http, revision="row-v2-predictor") as server:
         for path, status in (("/v2/health/live", 200), ("/nowhere", 404), ("/v2/models/row", 200)):
             answer = await server.ask("GET", path)
-            assert (answer.status, answer.headers["serinus-revision"]) == (status, "row-v2-predictor")
+            assert (answer.status, answer.headers["x-serinus-revision"]) == (status, "row-v2-predictor")
     async with rest("row", http=http) as server:
-        assert "serinus-revision" not in (await server.ask("GET", "/v2/health/live")).headers
+        assert "x-serinus-revision" not in (await server.ask("GET", "/v2/health/live")).headers
 
 
 @pytest.mark.parametrize(
