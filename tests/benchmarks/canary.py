@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a case's name")
     arguments = parser.parse_args()
     policy = load_policy()
-    print("| rollout | runs | rolled back | promoted | median requests | 90 % | of single tests |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| rollout | runs | rolled back | promoted | median requests | 90 % | of single tests |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for name, (rollout, reference) in CASES.items():
         if arguments.only not in name:
             continue

@@ -104,8 +104,7 @@ def bind(
         env.update(container.command.env)
         if component.knative:
             env |= {"K_SERVICE": component.deployment, "K_CONFIGURATION": component.deployment, "K_REVISION": revision}
-        if container.command.ours:
-            env["SERINUS_REVISION"] = revision
+        env["SERINUS_REVISION"] = revision  # also for a server of ours that a manifest starts by a command of its own
         words, _ = set_flag(words, ("http_port",), str(own.http))
         words, _ = set_flag(words, ("grpc_port",), str(own.grpc))
         if container.command.ours:

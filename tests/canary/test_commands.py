@@ -1,0 +1,289 @@
+"""`serinus canary run`, `status`, `promote`, `rollback` and `report`, as a pipeline and a person use them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from canary_pages import page_of, pages
+from kubernetes_server import KubernetesServer, kubernetes, service_object
+from local_support import all_ready, ask, up
+from serinus.cli.operator import run as command
+
+POLICY = """
+steps: [10, 50, 100]
+level: 0.05
+minimum: {canary_requests: 200, seconds: 0}
+maximum: {seconds: 3600, then: hold}
+guardrails:
+  errors: {margin_percentage_points: 2}
+"""
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, *, bad: float = 0.005, percent: int = 0) -> Iterator[tuple[KubernetesServer, list[str]]]:
+    """A cluster with a canary and steady traffic; gives the options that name it."""
+    with kubernetes() as server, pages() as stable, pages() as canary:
+        server.put(service_object())
+        server.put(service_object(uri="gs://b/v2", canaryTrafficPercent=percent))
+        names = ("m-predictor-00001", "m-predictor-00002")
+        for served, name in zip((stable, canary), names, strict=True):
+            labels = {
+                "serving.kserve.io/inferenceservice": "m",
+                "component": "predictor",
+                "serving.knative.dev/revision": name,
+            }
+            metadata = {"name": name, "labels": labels, "annotations": {"prometheus.io/port": str(served.port)}}
+            server.pods.append({"metadata": metadata, "status": {"podIP": "127.0.0.1", "phase": "Running"}})
+        counts = {name: [0.0, 0.0] for name in names}
+        done = threading.Event()
+
+        def flow() -> None:
+            while not done.wait(0.01):
+                traffic = server.service()["status"]["components"]["predictor"]["traffic"]
+                for entry in traffic:
+                    share, wrong = entry["percent"] / 100 * 200, bad if entry["revisionName"] == names[1] else 0.005
+                    counts[entry["revisionName"]][0] += share * (1 - wrong)
+                    counts[entry["revisionName"]][1] += share * wrong
+                for served, name in zip((stable, canary), names, strict=True):
+                    good, failed = counts[name]
+                    served.answers["/metrics"] = page_of(name, started=900.0, success=int(good), failed=int(failed))
+
+        thread = threading.Thread(target=flow, daemon=True)
+        thread.start()
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "k"}}],
+            "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}],
+        }
+        (folder / "kubeconfig").write_text(json.dumps(config))
+        (folder / "policy.yaml").write_text(POLICY)
+        try:
+            yield server, ["--kubeconfig", str(folder / "kubeconfig"), "--state-dir", str(folder / "state")]
+        finally:
+            done.set()
+            thread.join(10)
+
+
+def watch(folder: Path, options: list[str], *more: str) -> int:
+    return command(
+        ["canary", "run", "m", *options, "--policy", str(folder / "policy.yaml"), "--interval", "0.1", *more]
+    )
+
+
+@pytest.mark.parametrize(("bad", "status", "ending"), [(0.005, 0, "promoted"), (0.3, 10, "rolled back")])
+def test_a_run_ends_with_its_exit_status_and_leaves_a_report(
+    tmp_path: Path, bad: float, status: int, ending: str, capsys: pytest.CaptureFixture[str]
+):
+    with cluster(tmp_path, bad=bad) as (_, options):
+        assert watch(tmp_path, options, "-o", "json") == status
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert events[0]["kind"] == "begin"
+        assert (events[-1]["kind"], events[-1]["ending"]) == ("end", ending)
+        assert command(["canary", "report", "m", *options[2:]]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["ending"] == ending
+        assert report["service"]["canary"] == "m-predictor-00002"
+        assert report["moves"][0]["percent"] == 10
+        assert report["decision"]["decision"] == {"promoted": "promote", "rolled back": "rollback"}[ending]
+        assert len(report["looks"]) == sum(event["kind"] == "look" for event in events)
+        assert report["last_look"]["canary"]["requests"] >= 200
+        looks = tmp_path / "state" / "canary" / "m.looks.jsonl"
+        assert (
+            command(
+                ["canary", "replay", str(looks), "--policy", str(tmp_path / "policy.yaml"), "--final", "-o", "json"]
+            )
+            == 0
+        )
+        assert json.loads(capsys.readouterr().out)["reasons"] == report["decision"]["reasons"]
+
+
+@pytest.mark.parametrize(("bad", "status", "value"), [(0.005, 11, 50), (0.3, 10, 0)], ids=["one step up", "rollback"])
+def test_decide_only_gives_a_pipeline_an_exit_status_and_a_patch(
+    tmp_path: Path, bad: float, status: int, value: int, capsys: pytest.CaptureFixture[str]
+):
+    with cluster(tmp_path, bad=bad, percent=10) as (server, options):
+        for name in ("patch.yaml", "patch.json"):
+            assert watch(tmp_path, options, "--decide-only", "--patch", str(tmp_path / name), "-o", "json") == status
+            expected = [{"op": "replace", "path": "/spec/predictor/canaryTrafficPercent", "value": value}]
+            assert yaml.safe_load((tmp_path / name).read_text()) == expected
+        assert server.writes == []
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (last["kind"], last["ending"]) == ("end", "verdict")
+        assert watch(tmp_path, options, "--dry-run", "-o", "lines") == 0
+        assert "nothing was changed" in capsys.readouterr().out
+        assert server.writes == []
+
+
+def test_without_a_verdict_in_time_the_status_says_so(tmp_path: Path):
+    with cluster(tmp_path) as (server, options):
+        server.pods.clear()
+        assert watch(tmp_path, options, "--for", "0.5") == 12
+        assert server.service()["spec"]["predictor"]["canaryTrafficPercent"] == 10
+
+
+def test_a_service_that_cannot_be_moved_has_a_status_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with cluster(tmp_path) as (server, options):
+        server.put(service_object(uri="gs://b/v2"))
+        assert watch(tmp_path, options) == 15
+        assert "already has all traffic" in capsys.readouterr().err
+        assert command(["canary", "status", "m", *options]) == 15
+        assert command(["canary", "run", "nope", *options]) == 15
+        assert "there is no InferenceService nope" in capsys.readouterr().err
+
+
+def test_a_person_sees_promotes_and_rolls_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with cluster(tmp_path, percent=30) as (server, options):
+        assert command(["canary", "status", "m", *options]) == 0
+        shown = capsys.readouterr().out
+        assert "default/m (Knative): stable m-predictor-00001, canary m-predictor-00002" in shown
+        assert "30 % asked for, 30 % in force, ready" in shown
+        assert command(["canary", "status", "m", *options, "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["percent"] == 30
+        assert command(["canary", "promote", "m", *options, "--dry-run"]) == 0
+        assert json.loads(capsys.readouterr().out)["patch"] == [
+            {"op": "remove", "path": "/spec/predictor/canaryTrafficPercent"}
+        ]
+        assert server.writes == []
+        assert command(["canary", "rollback", "m", *options]) == 0
+        assert server.service()["spec"]["predictor"]["canaryTrafficPercent"] == 0
+        assert command(["canary", "promote", "m", *options]) == 0
+        assert "m-predictor-00002 was promoted" in capsys.readouterr().out
+        assert "canaryTrafficPercent" not in server.service()["spec"]["predictor"]
+        assert command(["canary", "rollback", "m", *options]) == 15
+
+
+def test_a_run_under_way_ends_when_a_person_decides(tmp_path: Path):
+    with cluster(tmp_path, bad=0.005) as (server, options):
+        (tmp_path / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 100000000"))
+        statuses: list[int] = []
+        thread = threading.Thread(target=lambda: statuses.append(watch(tmp_path, options, "-o", "lines")))
+        thread.start()
+        deadline = time.monotonic() + 20
+        while server.service()["spec"]["predictor"]["canaryTrafficPercent"] != 10 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # into the run's own looks
+        assert command(["canary", "run", "m", *options]) == 14
+        assert command(["canary", "rollback", "m", *options]) == 0
+        thread.join(20)
+        assert statuses == [13]
+        assert server.service()["spec"]["predictor"]["canaryTrafficPercent"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--patch", "a.yaml"], "--patch is written by --decide-only"),
+        (["--selector", "a=b"], "are of a Prometheus"),
+        (["--prometheus", "http://p", "--endpoint", "a=http://b"], "choose one"),
+        (["--endpoint", "a"], "REVISION=http://HOST:PORT/metrics was expected"),
+        (["--metric", "clicks"], "NAME=rate:WHERE"),
+        (["--policy", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_options_that_make_no_sense_are_errors(
+    tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    with cluster(tmp_path) as (_, options):
+        assert command(["canary", "run", "m", *options, *words]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_a_report_of_no_run_says_which_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command(["canary", "report", "m", "--state-dir", str(tmp_path)]) == 1
+    assert "has no run m; its runs are: none" in capsys.readouterr().err
+
+
+# On this machine
+
+MODEL = """
+from serinus import Model, TensorSpec
+
+
+class Scores(Model):
+    inputs = (TensorSpec("x", "FP32", (-1, 2)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 2)),)
+    calls = 0
+
+    def predict(self, inputs, call):
+        Scores.calls += 1
+        if EVERY and Scores.calls % EVERY == 0:
+            raise RuntimeError("every so often")
+        return {"y": inputs["x"]}
+"""
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
+
+
+def local_manifest(folder: Path, file: str, percent: int | None) -> str:
+    words = [
+        "--class",
+        f"{folder}/{file}:Scores",
+        "--model_name=fraud",
+        "--http_port=8080",
+        "--grpc_port=8081",
+        "--execution=inline",
+    ]
+    predictor: dict[str, Any] = {
+        "containers": [
+            {
+                "name": "kserve-container",
+                "command": ["python", "-m", "serinus.cli", "serve"],
+                "args": words,
+                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+                "env": [{"name": "PROTOCOL", "value": "v2"}],
+                "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
+            }
+        ]
+    }
+    if percent is not None:
+        predictor["canaryTrafficPercent"] = percent
+    document = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "fraud"},
+        "spec": {"predictor": predictor},
+    }
+    return yaml.safe_dump(document)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
+def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Path, every: int, status: int):
+    (tmp_path / "one.py").write_text(f"EVERY = 0\n{MODEL}")
+    (tmp_path / "two.py").write_text(f"EVERY = {every}\n{MODEL}")
+    (tmp_path / "policy.yaml").write_text(
+        POLICY.replace("[10, 50, 100]", "[30, 100]").replace("points: 2", "points: 15")
+    )
+    path = tmp_path / "isvc.yaml"
+    path.write_text(local_manifest(tmp_path, "one.py", None))
+    with up(tmp_path, "isvc.yaml") as running:
+        path.write_text(local_manifest(tmp_path, "two.py", 0))
+        running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "the canary at 0 %")
+        done = threading.Event()
+
+        def load() -> None:
+            while not done.wait(0.004):
+                ask(running.gateway, "/v2/models/fraud/infer", BODY, host="fraud.default.localhost")
+
+        thread = threading.Thread(target=load, daemon=True)
+        thread.start()
+        try:
+            words = ["run", "fraud", "--policy", "policy.yaml", "--interval", "1", "--for", "90", "-o", "lines"]
+            ended = running.cli("canary", *words, check=False)
+        finally:
+            done.set()
+            thread.join(20)
+        assert ended.returncode == status, ended.stdout + ended.stderr
+        report = json.loads(running.cli("canary", "report", "fraud").stdout)
+        assert report["problems"] == []
+        assert report["last_look"]["canary"]["latency"]
+        shares = {share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]}
+        assert shares[f"fraud-predictor-0000{2 if status == 0 else 1}"] == 100
