@@ -53,10 +53,21 @@ class World:
     on_sleep: list[Callable[[], None]] = field(default_factory=list)
     """Done at the next sleeps between looks, one each."""
     revisions: tuple[str, str] = ("m-predictor-00001", "m-predictor-00002")
+    old_predictor: dict[str, Any] | None = None
+    becomes_ready: bool = False
+    """Pods that are not ready are so at the next wait."""
+    shares: list[tuple[str, int]] = field(default_factory=list)
+    """Revision and percent of what got traffic, at each wait."""
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         if seconds < 10:
+            if self.server.service()["status"]["deploymentMode"] == "Knative":
+                traffic = self.server.service()["status"]["components"]["predictor"]["traffic"]
+                self.shares += [(each["revisionName"], each["percent"]) for each in traffic if each["percent"]]
+            if self.becomes_ready and not self.server.ready:
+                self.server.ready = True
+                self.server.reconcile()
             return
         if self.on_sleep:
             self.on_sleep.pop(0)()
@@ -91,9 +102,8 @@ class World:
 
     def controller(self, policy: str = POLICY, files: str = "runs", **options: Any) -> Controller:
         keep_warm = options.get("warm_s", 0.0) > 0
-        target = KServeTarget(
-            KubernetesClient(Access("127.0.0.1", self.server.port)), "default", "m", keep_warm=keep_warm
-        )
+        client = KubernetesClient(Access("127.0.0.1", self.server.port))
+        target = KServeTarget(client, "default", "m", keep_warm=keep_warm, old_predictor=self.old_predictor)
         return Controller(
             target,
             PodScrape(target.endpoints),
@@ -413,3 +423,35 @@ def test_a_server_that_fails_or_whose_answers_are_lost_changes_nothing_of_the_ru
         assert made.share() == 100
         assert [move for move in made.moves if move is not None] == [10, 50]
         assert made.server.fail_next == []
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["in one go", "after a crash"])
+def test_a_rollback_in_knative_mode_describes_the_old_version_again_and_the_bad_one_gets_nothing_meanwhile(
+    tmp_path: Path, crashes: bool
+):
+    with world(tmp_path, bad=0.3, becomes_ready=True) as made:
+        made.old_predictor = service_object()["spec"]["predictor"]
+        controller = made.controller()
+        change = controller._target.change
+
+        def slow(action: Any, percent: int, seen: Any) -> Any:
+            if action == "restore":
+                made.server.ready = False  # pods of the restored revision take a while
+            done = change(action, percent, seen)
+            if action == "restore" and crashes:
+                raise Crash
+            return done
+
+        controller._target.change = slow  # type: ignore[method-assign] # a moment that matters
+        if crashes:
+            with pytest.raises(Crash):
+                controller.run()
+            made.now += 600
+            assert made.run().kind == "rolled back"
+        else:
+            assert controller.run().kind == "rolled back"
+        assert made.server.service()["spec"]["predictor"] == made.old_predictor
+        status = made.server.service()["status"]["components"]["predictor"]
+        assert [(each["revisionName"], each["percent"]) for each in status["traffic"]] == [("m-predictor-00003", 100)]
+        if not crashes:
+            assert set(made.shares) == {("m-predictor-00001", 100)}

@@ -139,8 +139,9 @@ class Controller:
         if record is not None:
             self._refuse_if_held(record)
             # The change may have been made already: then the canary is not there any more, and what is left is to end the run.
+            is_restoring = self._target.can_restore and seen.stable == record.get("stable")
             if record.get("phase") in ("promote", "rollback") and (
-                same or not seen.canary or seen.stable == record.get("canary")
+                same or not seen.canary or seen.stable == record.get("canary") or is_restoring
             ):
                 self._phase = str(record["phase"])
                 same = True
@@ -282,6 +283,8 @@ class Controller:
     def _roll_back(self, seen: TargetState) -> Ending:
         self._enter("rollback", seen)
         self._mover.roll_back(seen)
+        if self._target.can_restore:
+            self._mover.restore()
         self._keep(None)
         return Ending("rolled back", self._looker.decision, f"rolled back after {self._looker}")
 

@@ -72,6 +72,17 @@ class Mover:
             self._change("rollback", 0, seen, lambda now: not now.canary or now.percent == 0)
             self.wait("rollback", 0)
 
+    def restore(self) -> None:
+        """Have a service that was rolled back describe the old version again, and nothing else have traffic meanwhile.
+
+        Raises:
+            TargetChanged, TargetFailed: as `set_percent`.
+        """
+        seen = self._target.state()
+        self._change("restore", 0, seen, lambda now: now.canary not in ("", seen.canary))
+        if self.wait("restore", 0):
+            self.promote(self._target.state())
+
     def let_go(self, seen: TargetState) -> None:
         """Remove what was kept warm; `seen` is the state before the promotion.
 
@@ -110,13 +121,17 @@ class Mover:
         for note in change.notes:
             self._tell("note", note)
 
-    def wait(self, action: Action, percent: int) -> None:
-        """Wait until a change is in force, or the time for it is over, which is told."""
+    def wait(self, action: Action, percent: int) -> bool:
+        """Wait until a change is in force, or the time for it is over, which is told.
+
+        Returns:
+            Whether it is in force.
+        """
         deadline = self._clock() + self._settle_s
         while True:
             try:
                 if self._target.is_settled(action, percent):
-                    return
+                    return True
             except TargetChanged:
                 raise
             except TargetFailed as error:
@@ -126,5 +141,5 @@ class Mover:
                     "problem",
                     f"the change is not in force after {self._settle_s:g} s; looks are not judged until it is",
                 )
-                return
+                return False
             self._sleep(_POLL_S)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +19,7 @@ from ..canary.targets.kubernetes_client import KubernetesClient
 from ..canary.targets.local_target import LocalTarget
 from ..canary.targets.target import Target
 from ..errors import ConfigError
+from ..manifests.reading import load_documents
 
 __all__ = [
     "CanaryName",
@@ -65,6 +67,7 @@ def make_target(
     take_over: bool = False,
     keep_warm: bool = False,
     metrics_port: int = 8080,
+    restore: Path | None = None,
 ) -> Target:
     """Find the service: in a cluster where one is named, or where nothing runs here; else what `serinus up` runs.
 
@@ -89,7 +92,17 @@ def make_target(
         take_over=take_over,
         keep_warm=keep_warm,
         metrics_port=metrics_port,
+        old_predictor=None if restore is None else _predictor_of(restore, plain),
     )
+
+
+def _predictor_of(path: Path, name: str) -> Mapping[str, Any]:
+    """Read `spec.predictor` of a service out of a manifest."""
+    for document in load_documents(path):
+        predictor = document.get(("spec", "predictor"))
+        if document.kind == "InferenceService" and document.name == name and isinstance(predictor, dict):
+            return {key: value for key, value in predictor.items() if key != "canaryTrafficPercent"}
+    raise ConfigError(f"--restore {path}: there is no InferenceService {name} with a predictor in it")
 
 
 def make_source(

@@ -45,6 +45,7 @@ class KServeTarget:
         take_over: fields that any other manager owns.
         keep_warm: the old version stays after a promotion, where that is possible.
         metrics_port: of the pods.
+        old_predictor: `spec.predictor` of the old version, to be described again after a rollback in Knative mode.
     """
 
     def __init__(
@@ -57,7 +58,11 @@ class KServeTarget:
         take_over: bool = False,
         keep_warm: bool = False,
         metrics_port: int = 8080,
+        old_predictor: Mapping[str, Any] | None = None,
     ) -> None:
+        self.can_restore = False
+        """Known once a service is seen: it is in Knative mode."""
+        self._old_predictor = old_predictor
         self.keeps_warm = False
         """Known once a service is seen: its stable predictor has a name."""
         self._client = client
@@ -90,6 +95,7 @@ class KServeTarget:
     def _read(self, service: Mapping[str, Any]) -> TargetState:
         mode = mode_of(service)
         if mode == "Knative":
+            self.can_restore = self._old_predictor is not None
             return knative_state(service)
         if mode == "Standard":
             self.keeps_warm = bool(service.get("spec", {}).get("predictor", {}).get("name"))
@@ -109,7 +115,7 @@ class KServeTarget:
 
     def _planned(self, service: dict[str, Any], action: Action, percent: int, seen: TargetState) -> Change:
         if seen.mode == "Knative":
-            change = knative_change(action, percent, service)
+            change = knative_change(action, percent, service, self._old_predictor)
         else:
             change = standard_change(action, percent, service, self._title(action, seen), keep_warm=self._keep_warm)
         refused = refusals(patched(service, change.patch)) if change.patch else ()
@@ -155,8 +161,8 @@ class KServeTarget:
     def _send(self, service: dict[str, Any], action: Action, change: Change, seen: TargetState) -> None:
         metadata = service["metadata"]
         after = patched(service, change.patch)
-        removes = seen.mode == "Knative" and action == "promote"
-        if removes or (seen.mode == "Standard" and (action != "percent")):
+        is_a_step = action == "percent" or (action == "rollback" and seen.mode == "Knative")
+        if not is_a_step:
             self._client.patch(self._path, change.patch, str(metadata["resourceVersion"]))
             return
         body: dict[str, Any] = {
@@ -194,6 +200,8 @@ class KServeTarget:
             ready = {each.get("type"): each.get("status") for each in status.get("conditions") or ()}
             return ready.get("PredictorReady") == "True"
         now = self._read(service)
+        if action == "restore":
+            return now.ready
         if action in ("promote", "finish"):
             return not now.canary or action == "finish"
         if action == "rollback":

@@ -33,6 +33,7 @@ class LocalTarget:
     """
 
     keeps_warm = False
+    can_restore = False
 
     def __init__(self, state: Path, name: str, *, canary: str = "") -> None:
         self._folder = state

@@ -120,8 +120,15 @@ def knative_state(service: Object) -> TargetState:
     )
 
 
-def knative_change(action: str, percent: int, service: Object) -> Change:
-    """Tell a change of a service in Knative mode."""
+def knative_change(action: str, percent: int, service: Object, old: Object | None = None) -> Change:
+    """Tell a change of a service in Knative mode.
+
+    Args:
+        action: see `Target.change`.
+        percent: of the traffic.
+        service: the object.
+        old: `spec.predictor` of the old version; for `restore`.
+    """
     at = "/spec/predictor/canaryTrafficPercent"
     predictor = _object(_object(service.get("spec")).get("predictor"))
     has = "canaryTrafficPercent" in predictor
@@ -130,6 +137,11 @@ def knative_change(action: str, percent: int, service: Object) -> Change:
         return Change("remove predictor.canaryTrafficPercent: the newest revision gets all traffic", patch)
     if action == "finish":
         return Change("nothing is kept warm in Knative mode; the old revision scales to zero by itself")
+    if action == "restore":
+        # At 0 % until it is ready: without the field Knative sends everything to the newest *ready* revision, the one rolled back.
+        restored = {**copy.deepcopy(dict(old or {})), "canaryTrafficPercent": 0}
+        patch = [] if restored == dict(predictor) else [{"op": "replace", "path": "/spec/predictor", "value": restored}]
+        return Change("describe the old version again, at 0 % until its revision is ready", patch)
     value = 0 if action == "rollback" else percent
     words = f"predictor.canaryTrafficPercent: {value}"
     notes: tuple[str, ...] = ()

@@ -19,8 +19,8 @@ from ..sources.pod_scrape import Endpoint
 
 __all__ = ["Action", "Change", "Target", "TargetChanged", "TargetFailed", "TargetState"]
 
-Action = Literal["percent", "promote", "rollback", "finish"]
-"""Move traffic, make the canary stable, give everything back to stable, let go of what was kept warm."""
+Action = Literal["percent", "promote", "rollback", "finish", "restore"]
+"""Move traffic, make the canary stable, give everything back to stable, let go of what was kept warm, describe the old version again."""
 
 
 class TargetFailed(SerinusError):
@@ -76,6 +76,8 @@ class Target(Protocol):
 
     keeps_warm: bool
     """After a promotion the old version can be kept running without traffic."""
+    can_restore: bool
+    """After a rollback the service still describes the new version, and the old one's description is at hand."""
 
     def state(self) -> TargetState:
         """Look.

@@ -89,6 +89,9 @@ def run(
     for_: Annotated[
         float | None, typer.Option("--for", help="Longest time, seconds, without a verdict (default: the policy's).")
     ] = None,
+    restore: Annotated[
+        Path | None, typer.Option(help="The old version's manifest, described again after a rollback in Knative mode.")
+    ] = None,
     take_over: TakeOver = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing, show what would be done, end with the first verdict.")
@@ -131,6 +134,7 @@ def run(
         take_over=take_over,
         keep_warm=warm > 0,
         metrics_port=metrics_port,
+        restore=restore,
     )
     source = make_source(
         target,
