@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import threading
 import time
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from canary_pages import page_of, pages
 from kubernetes_server import KubernetesServer, kubernetes, service_object
 from local_support import all_ready, ask, up
+from serinus.canary.run_events import Event
+from serinus.cli.canary_view import RunView
+from serinus.cli.commands.canary_run import EXIT_STATUS
 from serinus.cli.operator import run as command
 
 POLICY = """
@@ -287,3 +292,35 @@ def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Pat
         assert report["last_look"]["canary"]["latency"]
         shares = {share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]}
         assert shares[f"fraud-predictor-0000{2 if status == 0 else 1}"] == 100
+
+
+def test_the_documented_exit_statuses_are_those_of_the_code():
+    text = (Path(__file__).resolve().parents[2] / "runtimes" / "serinus" / "CANARIES.md").read_text()
+    rows = [line.split("|")[1:3] for line in text.partition("| status | |")[2].splitlines()[2:] if line.startswith("|")]
+    documented = {int(status) for row in rows for status in row[0].split(",")}
+    assert documented == {*EXIT_STATUS.values(), 1, 2, 130}
+
+
+def test_the_live_picture_shows_both_arms_the_verdict_and_what_was_told_last():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=160, height=40, color_system=None)
+    view = RunView("auto", screen)
+    arm = {"requests": 1000, "errors": 5, "latency": {"le_s": [0.01, 0.1], "counts": [900, 90, 10]}}
+    counts = {"percent": 10.0, "stable": arm, "canary": {**arm, "requests": 100, "errors": 0}}
+    verdict = {"decision": "hold", "look": 7, "reasons": ["errors: about 900 requests more", "latency: enough"]}
+    view.start()
+    view.show(Event("begin", "m-2 beside m-1", {"time": 0.0, "stable": "m-1", "canary": "m-2", "percent": 0}))
+    view.show(Event("problem", "no pod was heard", {"time": 1.0}))
+    view.show(Event("look", "hold: errors", {"time": 2.0, "counts": counts, "verdict": verdict}))
+    view.stop()
+    shown = screen.file.getvalue()  # type: ignore[attr-defined] # a StringIO
+    for text in (
+        "m-1",
+        "90 %",
+        "1,000",
+        "5 (0.50 %)",
+        "<= 10 ms",
+        "hold after look 7",
+        "latency: enough",
+        "no pod was heard",
+    ):
+        assert text in shown

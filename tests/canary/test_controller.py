@@ -455,3 +455,20 @@ def test_a_rollback_in_knative_mode_describes_the_old_version_again_and_the_bad_
         assert [(each["revisionName"], each["percent"]) for each in status["traffic"]] == [("m-predictor-00003", 100)]
         if not crashes:
             assert set(made.shares) == {("m-predictor-00001", 100)}
+
+
+def test_an_edit_while_a_step_comes_into_force_ends_the_run(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+        controller = made.controller()
+        settled = controller._target.is_settled
+        edited = {**service_object(uri="gs://b/v2")["spec"]["predictor"], "canaryTrafficPercent": 66}
+
+        def late(*arguments: Any) -> bool:
+            done = settled(*arguments)
+            made.server.edit(predictor=edited)
+            return done
+
+        controller._target.is_settled = late  # type: ignore[method-assign] # an edit at the worst moment
+        ending = controller.run()
+        assert ending.kind == "changed"
+        assert made.server.service()["spec"]["predictor"] == edited

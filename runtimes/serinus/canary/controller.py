@@ -257,9 +257,15 @@ class Controller:
 
     # Moving
 
-    def _move(self, percent: int, seen: TargetState) -> TargetState:
-        self._mover.set_percent(percent, seen)
-        seen = self._expected = self._target.state()
+    def _move(self, percent: int, before: TargetState) -> TargetState:
+        self._mover.set_percent(percent, before)
+        seen = self._target.state()
+        if (seen.stable, seen.canary, seen.percent) != (before.stable, before.canary, percent):
+            raise TargetChanged(
+                f"{seen.service} was changed by somebody else while {percent} % came into force: it has {seen.stable}, {seen.canary} and "
+                f"{seen.percent} % now; nothing more was done"
+            )
+        self._expected = seen
         self._save_record(seen)
         return seen
 

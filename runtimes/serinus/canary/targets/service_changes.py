@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...manifests.documents import Document
+from ...manifests.fields import flag_value
 from ...manifests.linter import check_inference_service
 from ...manifests.problems import Problems
 from .target import Change, TargetFailed, TargetState
@@ -343,7 +344,13 @@ def _generation(service: Object) -> int:
 
 
 def _model_name(service: Object) -> str:
-    """Give the model's name: what a container's --model_name says, else the service's, which KServe passes."""
+    """Give the model's name: what a container or the model's arguments say, else the service's, which runtimes pass ({{.Name}})."""
+    predictor = _object(_object(service.get("spec")).get("predictor"))
+    for block in (_object(predictor.get("model")), *(_object(each) for each in predictor.get("containers") or ())):
+        words = [str(word) for part in ("command", "args") for word in block.get(part) or ()]
+        named = flag_value(words, "model_name")
+        if named and "{{" not in named:
+            return named
     return str(_object(service.get("metadata")).get("name") or "")
 
 
