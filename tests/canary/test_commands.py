@@ -219,7 +219,7 @@ class Scores(Model):
     calls = 0
 
     def predict(self, inputs, call):
-        Scores.calls += 1
+        Scores.calls += bool(inputs["x"].any())  # what warms it up does not count
         if EVERY and Scores.calls % EVERY == 0:
             raise RuntimeError("every so often")
         return {"y": inputs["x"]}
@@ -227,50 +227,64 @@ class Scores(Model):
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
 
 
-def local_manifest(folder: Path, file: str, percent: int | None) -> str:
-    words = [
-        "--class",
-        f"{folder}/{file}:Scores",
-        "--model_name=fraud",
-        "--http_port=8080",
-        "--grpc_port=8081",
-        "--execution=inline",
-    ]
-    predictor: dict[str, Any] = {
+RUNTIME: dict[str, Any] = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ServingRuntime",
+    "metadata": {"name": "scores"},
+    "spec": {
+        "supportedModelFormats": [{"name": "scores", "autoSelect": True}],
+        "protocolVersions": ["v2"],
         "containers": [
             {
                 "name": "kserve-container",
                 "command": ["python", "-m", "serinus.cli", "serve"],
-                "args": words,
-                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-                "env": [{"name": "PROTOCOL", "value": "v2"}],
+                "args": ["--model_name={{.Name}}", "--http_port=8080", "--grpc_port=8081", "--execution=inline"],
                 "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
             }
-        ]
-    }
-    if percent is not None:
+        ],
+    },
+}
+
+
+def local_manifest(folder: Path, mode: str, file: str, percent: int | None) -> str:
+    """Write one version, or in Standard mode both, of a model in a file."""
+
+    def model(name: str) -> dict[str, Any]:
+        return {"modelFormat": {"name": "scores"}, "runtime": "scores", "args": ["--class", f"{folder}/{name}:Scores"]}
+
+    predictor: dict[str, Any] = {"model": model("one.py" if mode == "Standard" else file)}
+    spec: dict[str, Any] = {"predictor": predictor}
+    if mode == "Standard":
+        predictor["name"] = "v1"
+        spec["canary"] = [{"trafficPercent": percent, "predictor": {"name": "v2", "model": model(file)}}]
+    elif percent is not None:
         predictor["canaryTrafficPercent"] = percent
-    document = {
+    metadata = {"name": "fraud", "annotations": {"serving.kserve.io/deploymentMode": mode}}
+    service = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {"name": "fraud"},
-        "spec": {"predictor": predictor},
+        "metadata": metadata,
+        "spec": spec,
     }
-    return yaml.safe_dump(document)
+    return yaml.safe_dump_all([RUNTIME, service])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
-def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Path, every: int, status: int):
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Path, mode: str, every: int, status: int):
     (tmp_path / "one.py").write_text(f"EVERY = 0\n{MODEL}")
     (tmp_path / "two.py").write_text(f"EVERY = {every}\n{MODEL}")
     (tmp_path / "policy.yaml").write_text(
         POLICY.replace("[10, 50, 100]", "[30, 100]").replace("points: 2", "points: 15")
     )
     path = tmp_path / "isvc.yaml"
-    path.write_text(local_manifest(tmp_path, "one.py", None))
+    path.write_text(
+        local_manifest(tmp_path, mode, "one.py" if mode == "Knative" else "two.py", None if mode == "Knative" else 0)
+    )
     with up(tmp_path, "isvc.yaml") as running:
-        path.write_text(local_manifest(tmp_path, "two.py", 0))
+        if mode == "Knative":
+            path.write_text(local_manifest(tmp_path, mode, "two.py", 0))
         running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "the canary at 0 %")
         done = threading.Event()
 
@@ -291,7 +305,10 @@ def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Pat
         assert report["problems"] == []
         assert report["last_look"]["canary"]["latency"]
         shares = {share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]}
-        assert shares[f"fraud-predictor-0000{2 if status == 0 else 1}"] == 100
+        old, new = ("fraud-predictor-00001", "fraud-predictor-00002")
+        if mode == "Standard":
+            old, new = ("fraud-v1-predictor-00001", "fraud-v2-predictor-00001")
+        assert shares[old if status else new] == 100
 
 
 def test_the_documented_exit_statuses_are_those_of_the_code():

@@ -83,7 +83,7 @@ def test_a_predictor_gets_no_arguments_but_its_ports_and_its_model_folder(tmp_pa
     )
     assert "--http_port=20001" in launch.argv
     assert "--grpc_port=20002" in launch.argv
-    assert launch.env["K_REVISION"] == "fraud-predictor-00001"
+    assert launch.env["K_REVISION"] == launch.env["SERINUS_REVISION"] == "fraud-predictor-00001"
     assert launch.env["PROTOCOL"] == "v2"
     assert launch.env["SERINUS_HOST"] == "127.0.0.1"
 
