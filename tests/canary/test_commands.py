@@ -116,6 +116,8 @@ def test_decide_only_gives_a_pipeline_an_exit_status_and_a_patch(
     tmp_path: Path, bad: float, status: int, value: int, capsys: pytest.CaptureFixture[str]
 ):
     with cluster(tmp_path, bad=bad, percent=10) as (server, options):
+        # A promotion takes more requests than there can be in the time of a step.
+        (tmp_path / "policy.yaml").write_text(POLICY.replace("points: 2", "points: 0.01"))
         for name in ("patch.yaml", "patch.json"):
             assert watch(tmp_path, options, "--decide-only", "--patch", str(tmp_path / name), "-o", "json") == status
             expected = [{"op": "replace", "path": "/spec/predictor/canaryTrafficPercent", "value": value}]
