@@ -446,3 +446,33 @@ def test_without_any_cluster_that_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigError, match="no cluster: give --kubeconfig"):
         load_access(environment={})
+
+
+def test_several_storage_uris_do_not_allow_a_renaming_and_so_roll_the_stable_pods():
+    def several(uri: str) -> dict[str, Any]:
+        return {
+            "model": {"modelFormat": {"name": "xgboost"}},
+            "storageUris": [{"uri": uri, "mountPath": "/mnt/models/a"}],
+        }
+
+    with kubernetes() as server:
+        document = service_object(
+            "Standard", canary=[{"trafficPercent": 50, "predictor": {"name": "v2", **several("gs://b/2")}}]
+        )
+        document["spec"]["predictor"] = several("gs://b/1")
+        server.put(document)
+        target = target_of(server)
+        assert target.state().image_only
+        target.change("promote", 0, target.state())
+        assert server.service()["spec"]["predictor"] == several("gs://b/2")
+        target.change("promote", 0, target.state())
+        assert "canary" not in server.service()["spec"]
+
+
+def test_the_model_is_called_as_the_arguments_say():
+    with kubernetes() as server:
+        for arguments, name in (([], "m"), (["--model_name=x"], "x"), (["--model_name", "{{.Name}}"], "m")):
+            document = service_object()
+            document["spec"]["predictor"]["model"]["args"] = arguments
+            server.put(document)
+            assert target_of(server).state().model == name

@@ -299,7 +299,7 @@ def storage(predictor: Mapping[str, Any]) -> Any:
         for variable in container.get("env") or ()
         if variable.get("name") == "STORAGE_URI"
     ]
-    return (model.get("storageUri"), predictor.get("storageUris"), environment)
+    return (model.get("storageUri"), environment)  # storageUris are not looked at (validation.go 703-713)
 
 
 def title(service: str, predictor: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ class KServeTarget:
             change = knative_change(action, percent, service, self._old_predictor)
         else:
             change = standard_change(action, percent, service, self._title(action, seen), keep_warm=self._keep_warm)
-        refused = refusals(patched(service, change.patch)) if change.patch else ()
+        refused = refusals(service, patched(service, change.patch)) if change.patch else ()
         if refused:
             raise Refused(f"KServe would refuse to {change.words}: {'; '.join(refused)}")
         return change

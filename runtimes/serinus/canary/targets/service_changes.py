@@ -19,9 +19,10 @@ from ...manifests.documents import Document
 from ...manifests.fields import flag_value
 from ...manifests.linter import check_inference_service
 from ...manifests.problems import Problems
+from ...manifests.rules.update_rules import check_updates
 from .target import Change, TargetFailed, TargetState
 
-__all__ = ["knative_change", "knative_state", "mode_of", "refusals", "standard_change", "standard_state", "storage_of"]
+__all__ = ["can_rename", "knative_change", "knative_state", "mode_of", "refusals", "standard_change", "standard_state"]
 
 Object = Mapping[str, Any]
 
@@ -42,34 +43,28 @@ def mode_of(service: Object) -> str:
     return "Standard" if _object(service.get("spec")).get("canary") else "Knative"
 
 
-def storage_of(predictor: Object) -> str:
-    """Give where a predictor's model comes from, as one text; empty: nowhere."""
-    blocks = [predictor, *(_object(predictor.get(name)) for name in ("model", *_LEGACY))]
-    for block in blocks:
-        if block.get("storageUri"):
-            return str(block["storageUri"])
-        if block.get("storageUris"):
-            return str([_object(each).get("uri") for each in block["storageUris"]])
-        if block.get("storage"):
-            return str(block["storage"])
-    for container in predictor.get("containers") or ():
-        for variable in _object(container).get("env") or ():
-            if _object(variable).get("name") == "STORAGE_URI":
-                return str(_object(variable).get("value"))
-    return ""
-
-
-def refusals(service: Object) -> tuple[str, ...]:
-    """Say beforehand what KServe's admission would refuse of an object, each with how to mend it."""
+def can_rename(service: Object, predictor: Object) -> bool:
+    """Whether KServe lets a service have this predictor under its other name: with another storage URI alone."""
     problems = Problems()
-    written = {key: value for key, value in service.items() if key != "status"}
-    metadata = {
-        key: value
-        for key, value in _object(written.get("metadata")).items()
-        if key in ("name", "namespace", "labels", "annotations")
-    }
-    check_inference_service(Document({**written, "metadata": metadata}, {}, "InferenceService"), problems)
+    new = {**service, "spec": {**_object(service.get("spec")), "predictor": predictor}}
+    check_updates([_document(service)], [_document(new)], problems)
+    return not problems.errors
+
+
+def refusals(before: Object, after: Object) -> tuple[str, ...]:
+    """Say beforehand what KServe's admission would refuse of an update, each with how to mend it."""
+    problems = Problems()
+    check_inference_service(_document(after), problems)
+    check_updates([_document(before)], [_document(after)], problems)
     return tuple(f"{each.field}: {each.message}; {each.mend}" for each in problems.errors)
+
+
+def _document(service: Object) -> Document:
+    """Make a document of an object: without what the server writes, but for the status, which says the mode in force."""
+    kept = ("name", "namespace", "labels", "annotations")
+    metadata = {key: value for key, value in _object(service.get("metadata")).items() if key in kept}
+    own = {key: value for key, value in service.items() if key in ("apiVersion", "kind", "spec", "status")}
+    return Document({**own, "metadata": metadata}, {}, "InferenceService")
 
 
 # Knative mode ----------------------------------------------------------------------------------------------------------
@@ -185,7 +180,7 @@ def standard_state(service: Object, wanted: str = "") -> TargetState:
     statuses = _object(service.get("status")).get("canaryStatuses") or ()
     told_status = next((each for each in statuses if each.get("name") == title), {})
     ready = bool(told_status.get("ready"))
-    image_only = bool(entry) and storage_of({**predictor, **canary}) == storage_of(predictor)
+    image_only = bool(entry) and not can_rename(service, promoted_predictor(predictor, canary))
     notes = []
     if entry:
         notes.append(capacity(predictor, canary, percent or 0))
@@ -253,7 +248,7 @@ def standard_change(action: str, percent: int, service: Object, title: str, *, k
     if action in ("rollback", "finish"):
         return Change(f"remove canary {title}", [drop])
     promoted = promoted_predictor(predictor, canary)
-    if storage_of(promoted) == storage_of(predictor):
+    if not can_rename(service, promoted):
         named = {key: value for key, value in promoted.items() if key != "name"}
         if predictor.get("name"):
             named["name"] = predictor["name"]
