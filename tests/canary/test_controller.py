@@ -472,3 +472,19 @@ def test_an_edit_while_a_step_comes_into_force_ends_the_run(tmp_path: Path):
         ending = controller.run()
         assert ending.kind == "changed"
         assert made.server.service()["spec"]["predictor"] == edited
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_interrupted_leaves_traffic_as_it_is_and_the_next_may_go_on_at_once(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+        made.on_sleep = [lambda: None, interrupt]
+        controller = made.controller()
+        with pytest.raises(KeyboardInterrupt):
+            controller.run()
+        controller.release()
+        assert made.share() == 10
+        assert made.run().kind == "promoted"
+        assert any("is resumed with 1 looks" in note for note in made.told("note"))
