@@ -14,7 +14,8 @@ __all__ = ["REVISION_FIELD", "AccessRecord", "ModelServed", "served_model", "wri
 _log = logging.getLogger("serinus.access")
 
 REVISION_FIELD: Final = "X-Serinus-Revision"
-"""Of HTTP's answers, and in lower case of gRPC's metadata: which deployment answered. The local gateway's name for it too. The model's name and version are in the body."""
+"""Of HTTP's answers, and in lower case of gRPC's metadata: which deployment answered. The local gateway's name for it too. The model's
+name and version are in the body."""
 
 
 @dataclass(frozen=True, slots=True)
