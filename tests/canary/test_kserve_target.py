@@ -12,6 +12,7 @@ from kubernetes_server import KubernetesServer, kubernetes, service_object
 from serinus.canary.targets.kserve_target import KServeTarget
 from serinus.canary.targets.kubeconfig import Access, load_access
 from serinus.canary.targets.kubernetes_client import KubernetesClient, Refused
+from serinus.canary.targets.service_changes import promoted_predictor
 from serinus.canary.targets.target import TargetChanged, TargetFailed
 from serinus.errors import ConfigError
 
@@ -476,3 +477,20 @@ def test_the_model_is_called_as_the_arguments_say():
             document["spec"]["predictor"]["model"]["args"] = arguments
             server.put(document)
             assert target_of(server).state().model == name
+
+
+def test_what_is_empty_in_a_canary_overrides_nothing_of_the_stable_predictor():
+    stable = {
+        "model": {"modelFormat": {"name": "xgboost"}, "storageUri": "gs://b/1", "resources": {"limits": {"cpu": "1"}}}
+    }
+    empty = {
+        "name": "v2",
+        "model": {"modelFormat": {"name": ""}, "storageUri": "gs://b/2", "resources": {}},
+        "containers": [],
+    }
+    assert promoted_predictor({**stable, "minReplicas": 3}, {**empty, "minReplicas": 1}) == {
+        "model": {**stable["model"], "storageUri": "gs://b/2"},
+        "name": "v2",
+        "containers": [],
+        "minReplicas": 3,
+    }

@@ -279,7 +279,7 @@ def promoted_predictor(stable: Object, canary: Object) -> dict[str, Any]:
 
     As KServe makes the canary's own (predictor.go 861-1038): mappings are merged, lists and values replaced.
     """
-    model = {key for key in (*_LEGACY, "model", "containers") if canary.get(key) is not None}
+    model = {key for key in (*_LEGACY, "model", "containers") if canary.get(key)}
     base = {
         key: value
         for key, value in stable.items()
@@ -313,12 +313,14 @@ def deployment_of(service: str, predictor: Object) -> str:
 
 
 def _merged(base: Object, over: Object) -> dict[str, Any]:
+    """Merge as mergo does with override: what is empty overrides nothing (the webhook writes empty values into objects)."""
     result = copy.deepcopy(dict(base))
     for key, value in over.items():
         kept = result.get(key)
-        result[key] = (
-            _merged(kept, value) if isinstance(kept, dict) and isinstance(value, dict) else copy.deepcopy(value)
-        )
+        if isinstance(kept, dict) and isinstance(value, dict):
+            result[key] = _merged(kept, value)
+        elif key not in result or not (value is None or value in ("", [], {})):
+            result[key] = copy.deepcopy(value)
     return result
 
 
