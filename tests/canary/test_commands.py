@@ -239,6 +239,7 @@ RUNTIME: dict[str, Any] = {
         "containers": [
             {
                 "name": "kserve-container",
+                "image": "local",
                 "command": ["python", "-m", "serinus.cli", "serve"],
                 "args": ["--model_name={{.Name}}", "--http_port=8080", "--grpc_port=8081", "--execution=inline"],
                 "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},

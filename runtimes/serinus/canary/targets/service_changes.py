@@ -295,7 +295,8 @@ def promoted_predictor(stable: Object, canary: Object) -> dict[str, Any]:
 
 def capacity(stable: Object, canary: Object, percent: int) -> str:
     """Say what a step needs: a canary's pods do not scale (its HPA has min = max, predictor.go 905-940)."""
-    least = int(stable.get("minReplicas") if stable.get("minReplicas") is not None else 1)
+    minimum = stable.get("minReplicas")
+    least = 1 if minimum is None else int(minimum)
     most = max(least, int(stable.get("maxReplicas") or 0))
     own = canary.get("minReplicas")
     pods = int(own) if own is not None else math.ceil(least * percent / 100)
