@@ -13,11 +13,11 @@ import pytest
 
 from canary_pages import Pages, page_of, pages
 from kubernetes_server import KubernetesServer, kubernetes, service_object
-from serinus.canary.controller import Busy, Controller, RunOptions
 from serinus.canary.policy import parse_policy
 from serinus.canary.replay import Replay
-from serinus.canary.run_events import Ending, Event
-from serinus.canary.run_files import RunFiles
+from serinus.canary.rollout.controller import Busy, Controller, RunOptions
+from serinus.canary.rollout.run_events import Ending, Event
+from serinus.canary.rollout.run_files import RunFiles
 from serinus.canary.sources.pod_scrape import PodScrape
 from serinus.canary.targets.kserve_target import KServeTarget
 from serinus.canary.targets.kubeconfig import Access

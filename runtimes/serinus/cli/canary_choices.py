@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..canary.run_files import RunFiles
+from ..canary.rollout.run_files import RunFiles
 from ..canary.sources.business_metrics import WithBusiness, parse_metric
 from ..canary.sources.pod_scrape import Endpoint, PodScrape
 from ..canary.sources.prometheus_source import KNATIVE, SERINUS, PrometheusSource

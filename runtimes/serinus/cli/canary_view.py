@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..canary.run_events import Event
+from ..canary.rollout.run_events import Event
 from .tables import make_console
 
 __all__ = ["RunView"]

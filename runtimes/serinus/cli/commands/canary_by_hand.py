@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ...canary.mover import Mover
+from ...canary.rollout.mover import Mover
 from ...canary.targets.target import Target, TargetFailed, TargetState
 from ..canary_choices import (
     CanaryName,

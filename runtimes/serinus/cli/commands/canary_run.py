@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, Literal
 import typer
 import yaml
 
-from ...canary.controller import Busy, Controller, RunOptions
 from ...canary.policy import DEFAULT_POLICY, load_policy
-from ...canary.run_events import Ending
+from ...canary.rollout.controller import Busy, Controller, RunOptions
+from ...canary.rollout.run_events import Ending
 from ...canary.targets.target import TargetFailed
 from ...errors import ConfigError
 from ..canary_choices import (

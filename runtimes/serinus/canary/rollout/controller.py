@@ -21,16 +21,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..errors import SerinusError
-from .judge import Decision, Judge
+from ...errors import SerinusError
+from ..judge import Decision, Judge
+from ..policy import Policy
+from ..sources.source import Source
+from ..targets.kubernetes_client import Refused
+from ..targets.target import Action, Target, TargetChanged, TargetFailed, TargetState
 from .look_taker import LookTaker
 from .mover import Mover
-from .policy import Policy
 from .run_events import Ending, Event, EventKind
 from .run_files import RunFiles
-from .sources.source import Source
-from .targets.kubernetes_client import Refused
-from .targets.target import Action, Target, TargetChanged, TargetFailed, TargetState
 
 __all__ = ["Busy", "Controller", "RunOptions"]
 

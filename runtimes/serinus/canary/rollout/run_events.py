@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from .judge import Decision
+from ..judge import Decision
 
 __all__ = ["Ending", "Event", "Tell"]
 

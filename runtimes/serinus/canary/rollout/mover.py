@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ..targets.kubernetes_client import Refused
+from ..targets.target import Action, Change, Target, TargetChanged, TargetFailed, TargetState
 from .run_events import Tell
-from .targets.kubernetes_client import Refused
-from .targets.target import Action, Change, Target, TargetChanged, TargetFailed, TargetState
 
 __all__ = ["Mover"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, InvalidInput
-from .looks import Look, parse_look
+from ...errors import ConfigError, InvalidInput
+from ..looks import Look, parse_look
 
 __all__ = ["RunFiles"]
 

@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from ..errors import InvalidInput
+from ...errors import InvalidInput
+from ..judge import Decision, Judge
+from ..looks import Arm, Look, parse_look
+from ..sources.source import ArmNames, Observation, Source
+from ..targets.target import TargetState
 from .arm_sums import add_arms, subtract_arms
-from .judge import Decision, Judge
-from .looks import Arm, Look, parse_look
 from .run_events import Tell
 from .run_files import RunFiles
-from .sources.source import ArmNames, Observation, Source
-from .targets.target import TargetState
 
 __all__ = ["LookTaker"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from operator import add, sub
 from typing import Any
 
-from .looks import Arm, Latency, Mean, Rate
+from ..looks import Arm, Latency, Mean, Rate
 
 __all__ = ["add_arms", "subtract_arms"]
 
