@@ -14,7 +14,7 @@ import pytest
 from dataplane_support import Doubler, outcomes, rows_of, serving
 from serinus import InferRequest, InferResponse, ModelSettings, RequestModel, Tensor
 from serinus.cli.options import parse
-from serinus.cli.serve import _models
+from serinus.cli.startup_models import find_models
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.telemetry.scores import Scores
 from serinus.errors import ConfigError
@@ -129,13 +129,15 @@ async def test_a_score_that_is_no_output_is_refused_at_load():
 
 def test_the_command_line_and_the_models_own_file_declare_a_score(tmp_path: Path):
     words = ["--class", "a:B", "--score_output", "p", "--score_bins", "0.5,1", "--score_column", "0"]
-    assert _models(parse(words, {}), None)[0].score == ScoreSettings(output="p", bins=(0.5, 1.0), column=0)
+    assert find_models(parse(words, {}), None).models[0].score == ScoreSettings(output="p", bins=(0.5, 1.0), column=0)
     (tmp_path / "model.onnx").write_bytes(b"")
     written = {"name": "m", "implementation": "onnx_server", "score": {"output": "p", "bins": [1, 2.5]}}
     (tmp_path / "model-settings.json").write_text(json.dumps(written))
     assert settings_from_directory(tmp_path)[0].score == ScoreSettings(output="p", bins=(1.0, 2.5))
-    assert _models(parse([str(tmp_path)], {}), None)[0].score == ScoreSettings(output="p", bins=(1.0, 2.5))
-    assert _models(parse([str(tmp_path), "--score_output", "q"], {}), None)[0].score == ScoreSettings(output="q")
+    assert find_models(parse([str(tmp_path)], {}), None).models[0].score == ScoreSettings(output="p", bins=(1.0, 2.5))
+    assert find_models(parse([str(tmp_path), "--score_output", "q"], {}), None).models[0].score == ScoreSettings(
+        output="q"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_the_command_line_and_the_models_own_file_declare_a_score(tmp_path: Path
 )
 def test_bins_that_are_none_are_refused(words: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
-        _models(parse(["--class", "a:B", *words], {}), None)
+        find_models(parse(["--class", "a:B", *words], {}), None).models
 
 
 @pytest.mark.parametrize(

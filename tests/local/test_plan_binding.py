@@ -68,7 +68,7 @@ def test_ports_are_the_processes_own_in_flags_and_variables():
     assert process.argv == ("run", "--http_port=20001", "--grpc_port", "20002", "--host", "0.0.0.0")
     assert process.env == {
         "SERINUS_HOST": "127.0.0.1", "SERINUS_HTTP_PORT": "20001", "SERINUS_GRPC_PORT": "20002",
-        "PORT": "20001", "HTTP_PORT": "20001", "GRPC_PORT": "20002",
+        "PORT": "20001", "HTTP_PORT": "20001", "GRPC_PORT": "20002", "SERINUS_REVISION": "r-1",
     }  # fmt: skip
     assert (process.ports, process.model_name, process.cwd, process.name) == (FIRST, "fraud", None, "kserve-container")
 
@@ -78,7 +78,7 @@ def test_an_image_of_ours_listens_on_loopback_and_drains_at_once():
     assert process.argv == ("serve", "--host=127.0.0.1")
     assert process.env == {
         "SERINUS_HOST": "127.0.0.1", "SERINUS_HTTP_PORT": "20001", "SERINUS_GRPC_PORT": "20002",
-        "SERINUS_DRAIN_DELAY_S": "0", "SERINUS_APP": "x",
+        "SERINUS_DRAIN_DELAY_S": "0", "SERINUS_APP": "x", "SERINUS_REVISION": "r-1",
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rest_support import X, rest
 
-LINE = re.compile(r"rest (\S+ \S+) status (\d+) (\d+) bytes (\d+\.\d{3}) ms")
+LINE = re.compile(r"rest (\S+ \S+) status (\d+) (\d+) bytes (\d+\.\d{3}) ms(?: model (\S+) version (\S+))?")
 
 
 def written(caplog: Any) -> list[tuple[str, int, int, float]]:
@@ -54,6 +54,16 @@ async def test_the_time_of_a_line_is_from_the_request_to_its_answer(caplog: Any,
     async with rest("row", access_log=True) as server:
         await server.ask("POST", "/v2/models/row/infer", X)
     assert [milliseconds for _, _, _, milliseconds in written(caplog)] == [250.0]
+
+
+async def test_a_line_names_the_model_and_the_version_that_answered(caplog: Any):
+    caplog.set_level(logging.INFO, "serinus.access")
+    async with rest("row", access_log=True) as server:
+        await server.ask("POST", "/v2/models/row/infer", X)
+        await server.ask("GET", "/v2")
+    lines = [record.getMessage() for record in caplog.records if record.name == "serinus.access"]
+    assert lines[0].endswith(" ms model row version 2")
+    assert lines[1].endswith(" ms")
 
 
 @pytest.mark.parametrize("http", ["thin", "uvicorn"])
