@@ -153,7 +153,7 @@ def test_the_command_line_and_the_models_own_file_declare_a_score(tmp_path: Path
 )
 def test_bins_that_are_none_are_refused(words: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
-        find_models(parse(["--class", "a:B", *words], {}), None).models
+        find_models(parse(["--class", "a:B", *words], {}), None)
 
 
 @pytest.mark.parametrize(
