@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from serinus.artifacts import find_file
+from serinus.model_content import Content
 from serinus.settings import ModelSettings
 from serinus.tuning.forms.model_forms import Form, Skipped, copy_file, write_settings
 
@@ -29,7 +30,7 @@ def export(
         samples: not needed: dynamic quantisation scales by each request's own values.
         output: folder for the forms.
     """
-    file = find_file(source, (".onnx",), preferred=("model.onnx",))
+    file = find_file(source, (".onnx",), preferred=("model.onnx",), contents=(Content.ONNX,))
     has_onnx = importlib.util.find_spec("onnx") is not None
     absent = "the package onnx is not installed (pip install 'serinus[tuning]')"
     yield _int8(file, source, output) if has_onnx else Skipped("onnx-int8", absent)

@@ -15,6 +15,7 @@ from serinus import Call, Model, TensorSpec
 from serinus.artifacts import Extra, find_file, override_specs, read_labels
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
+from serinus.model_content import Content
 from serinus.protocol.datatypes import NUMPY_DTYPES
 
 try:
@@ -95,7 +96,7 @@ class OnnxModel(Model):
         extra.close()
         providers = _providers(wanted, fallback=fallback)
         named = {_PROVIDERS.get(name.lower(), name): values for name, values in provider_options.items()}
-        file = find_file(self.settings, (".onnx",), preferred=("model.onnx",))
+        file = find_file(self.settings, (".onnx",), preferred=("model.onnx",), contents=(Content.ONNX,))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.settings.native_threads
         options.inter_op_num_threads = 1

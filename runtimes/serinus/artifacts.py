@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import ConfigError
+from .model_content import Content, content_of
 from .protocol.types import TensorSpec
 from .settings import ModelSettings
 from .small_file import read_text
@@ -161,13 +162,20 @@ def check_inside(path: Path, settings: ModelSettings) -> Path:
     return path
 
 
-def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Sequence[str] = ()) -> Path:
-    """Find the one model file.
+def find_file(
+    settings: ModelSettings,
+    suffixes: Sequence[str],
+    *,
+    preferred: Sequence[str] = (),
+    contents: Sequence[Content] = (),
+) -> Path:
+    """Find the one model file: by its content where it is told apart by that, else by its suffix.
 
     Args:
-        settings: `model_dir` is a file, or a folder that holds one.
+        settings: `model_dir` is a file, under any name, or a folder that holds one.
         suffixes: of the files that this runtime takes.
         preferred: names that win where a folder holds several.
+        contents: what such a file is by its bytes; it need not have one of the suffixes then.
 
     Raises:
         ConfigError: none is there, or several are.
@@ -177,20 +185,27 @@ def find_file(settings: ModelSettings, suffixes: Sequence[str], *, preferred: Se
     if root is None:
         raise ConfigError(f"model {settings.name!r}: name the model's file or directory (--model_dir)")
     if root.is_file():
-        if root.suffix not in suffixes:
-            raise ConfigError(f"{root}: not a file of this runtime, which takes {accepted}")
-        return root
+        found = content_of(root)
+        # What says nothing of itself, and pickles, are the runtime's own reader's to refuse, or (a state dict) to read with care.
+        if found in contents or (found in (Content.UNKNOWN, Content.PICKLE) and root.suffix in suffixes):
+            return root
+        raise ConfigError(f"{root}: not a file of this runtime, which takes {accepted}; {_said_of(found)}")
     if not root.is_dir():
         raise ConfigError(f"{root}: no such file or directory")
     for name in preferred:
         if (root / name).is_file():
             return check_inside(root / name, settings)
-    found = sorted(path for path in root.iterdir() if path.suffix in suffixes and path.is_file())
-    if len(found) == 1:
-        return check_inside(found[0], settings)
-    if found:
-        names = ", ".join(path.name for path in found)
-        raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {preferred[0]}")
+    files = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    candidates = [path for path in files if path.suffix in suffixes]
+    if len(candidates) > 1:  # a text file of labels beside a text model
+        candidates = [path for path in candidates if content_of(path) in contents] or candidates
+    candidates = candidates or [path for path in files if content_of(path) in contents]
+    if len(candidates) == 1:
+        return check_inside(candidates[0], settings)
+    if candidates:
+        names = ", ".join(path.name for path in candidates)
+        better = preferred[0] if preferred else f"model{suffixes[0]}"
+        raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {better}")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
     raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}")
 
@@ -204,6 +219,12 @@ def saved_model_file(folder: Path) -> Path:
     """Name the file of a SavedModel's graph, whether or not it is there; TensorFlow takes the first where there are both."""
     binary, text = (folder / name for name in SAVED_MODEL_FILES)
     return text if text.is_file() and not binary.is_file() else binary
+
+
+def _said_of(content: Content) -> str:
+    """End a refusal with what a file is, and who serves that."""
+    served = f", which {content.package} serves" if content.package else ""
+    return f"by its content it is {content.value}{served}"
 
 
 def declares_no_batch(model_dir: Path | None) -> bool:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from serinus.artifacts import find_file
 from serinus.hosts import build_model
 from serinus.model import Call
 from serinus.protocol.datatypes import datatype_of
 from serinus.protocol.types import TensorSpec
 from serinus.settings import ModelSettings
 from serinus.tuning.forms.model_forms import Form, Skipped, copy_file, write_settings
+
+from .module_files import load_program
+from .module_tensors import find_model_file, is_program
 
 __all__ = ["export"]
 
@@ -33,7 +35,7 @@ def export(source: ModelSettings, samples: Mapping[str, np.ndarray], output: Pat
         samples: rows of its inputs, by name.
         output: folder for the forms.
     """
-    file = find_file(source, (".pt2", ".pt", ".pth"), preferred=("model.pt2", "model.pt", "model.pth"))
+    file = find_model_file(source)
     model = build_model(source)
     model.load()
     specs = tuple(model.inputs)
@@ -109,7 +111,7 @@ def _half(file: Path, source: ModelSettings, output: Path, common: Mapping[str, 
             yield Skipped(name, "no GPU is here, and few CPUs compute in fp16")
             continue
         folder = output / name
-        copy_file(file, folder / f"model{file.suffix}")
+        copy_file(file, folder / f"model{'.pt2' if is_program(file) else file.suffix or '.pt'}")
         write_settings(folder, package="torch_server", extra={**source.extra, "autocast": autocast}, **common)
         yield Form(name=name, path=folder, package="torch_server", precision=autocast, note="autocast")
 
@@ -152,8 +154,8 @@ def _onnx(
 
 
 def _module(file: Path, source: ModelSettings) -> Any:
-    if file.suffix == ".pt2":
-        return torch.export.load(str(file)).module()
+    if is_program(file):
+        return load_program(file).module()
     class_name = source.extra.get("class")
     if class_name:
         module_name, _, name = class_name.partition(":")

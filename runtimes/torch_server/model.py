@@ -22,6 +22,7 @@ from serinus.artifacts import Extra, override_specs, read_labels
 from serinus.engines import mlp_records
 from serinus.engines.mlp_records import MLPRecord
 from serinus.errors import ConfigError
+from serinus.model_content import Content, content_of
 from serinus.protocol.datatypes import datatype_of
 
 from .module_tensors import (
@@ -89,7 +90,7 @@ class TorchModel(Model):
         )
         try:
             file = find_model_file(self.settings)
-            usable = plain and file.suffix in {".pt", ".pt2"}
+            usable = plain and content_of(file) in (Content.TORCHSCRIPT, Content.TORCH_EXPORT)
             record = mlp_records.find(file, "torch", installed_version()) if usable else None
         except (ConfigError, OSError):  # which PyTorch's way tells better
             return False

@@ -35,7 +35,15 @@ from . import archive
 from .memory import CudaMemory
 from .mlp_compiler import compile_mlp
 from .module_files import arguments_of, choose_device, describe_program, load_program, load_script, load_state
-from .module_tensors import KNOWN, find_model_file, is_batchable, label_outputs, order_inputs, provenance_of
+from .module_tensors import (
+    KNOWN,
+    find_model_file,
+    is_batchable,
+    is_program,
+    label_outputs,
+    order_inputs,
+    provenance_of,
+)
 from .own_types import OwnTypes
 
 __all__ = ["TorchModule"]
@@ -86,7 +94,7 @@ class TorchModule(Model):
         own_inputs: tuple[TensorSpec, ...] = ()
         own_outputs: tuple[TensorSpec, ...] = ()
         self._keywords: tuple[str, ...] = ()
-        if file.suffix == ".pt2":
+        if is_program(file):
             archive.check(file, self.settings.allows)
             program = load_program(file)
             self._module = program.module().to(self._device)

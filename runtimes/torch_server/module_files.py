@@ -89,7 +89,8 @@ def load_program(file: Path) -> torch.export.ExportedProgram:
         ConfigError: the file is something else, or of another PyTorch.
     """
     try:
-        return torch.export.load(str(file))
+        with file.open("rb") as opened:  # the suffix of a name is nothing that it should decide by
+            return torch.export.load(opened)
     except Exception as error:  # whatever torch.export raises means that the file is not one of its own
         raise ConfigError(f"{file}: not an exported program of this PyTorch ({torch.__version__}): {error}") from error
 

@@ -13,12 +13,14 @@ from serinus import ModelSettings, TensorSpec
 from serinus.artifacts import find_file
 from serinus.errors import InvalidInput
 from serinus.model import Provenance
+from serinus.model_content import Content, content_of
 
 __all__ = [
     "KNOWN",
     "find_model_file",
     "installed_version",
     "is_batchable",
+    "is_program",
     "label_outputs",
     "order_inputs",
     "provenance_of",
@@ -34,7 +36,18 @@ def find_model_file(settings: ModelSettings) -> Path:
     Raises:
         ConfigError: there is none, or there are several.
     """
-    return find_file(settings, (".pt2", ".pt", ".pth"), preferred=("model.pt2", "model.pt", "model.pth"))
+    return find_file(
+        settings,
+        (".pt2", ".pt", ".pth"),
+        preferred=("model.pt2", "model.pt", "model.pth"),
+        contents=(Content.TORCHSCRIPT, Content.TORCH_EXPORT, Content.TORCH_STATE),
+    )
+
+
+def is_program(file: Path) -> bool:
+    """Whether a file is an exported program: by its content, or by its suffix where that says nothing."""
+    found = content_of(file)
+    return found is Content.TORCH_EXPORT or (found is Content.UNKNOWN and file.suffix == ".pt2")
 
 
 def order_inputs(inputs: Mapping[str, np.ndarray], *choices: Sequence[str]) -> list[np.ndarray]:

@@ -68,7 +68,9 @@ def find_models(parsed: Parsed, repository: Path | None) -> Chosen:
             there = _folders(repository)
         elif not paths and not values["class"]:
             return Chosen(models=[])
-    if not paths and not there.models and _DEFAULT_MODEL_DIR.exists() and any(_DEFAULT_MODEL_DIR.iterdir()):
+    # A volume may mount the one file there: KServe's pvc:// does where the path names a file.
+    mounted = _DEFAULT_MODEL_DIR.is_file() or (_DEFAULT_MODEL_DIR.is_dir() and any(_DEFAULT_MODEL_DIR.iterdir()))
+    if not paths and not there.models and mounted:
         paths.append(_DEFAULT_MODEL_DIR)
     if not paths and not there.models and not values["class"]:
         if repository is not None:

@@ -1,7 +1,7 @@
 """Which runtime serves which files, as data: the library names images and imports none of them.
 
-A runtime is recognised by what its files are, not by what they are called, wherever two frameworks share a suffix
-(`.bst` and `.json`).
+A runtime is recognised by what its files are, not by what they are called (`serinus.model_content`); a suffix speaks only for a file
+whose bytes say nothing, so that its runtime tells what is wrong with it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from pathlib import Path
 
 from ..artifacts import is_saved_model
 from ..errors import ConfigError
+from ..model_content import Content, content_of
 from .model_folders import why_unreadable
 
 __all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "installed", "is_runtime"]
-
-_HEAD_BYTES = 4096
-"""Enough of a file to tell its format; XGBoost's JSON names its learner within the first bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +32,20 @@ class Runtime:
     """Whether this file or folder is such a model."""
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError:
-        return b""
+def _holds(package: str, *suffixes: str) -> Callable[[Path], bool]:
+    """Whether a file is one of the package's by its content, or by its suffix where the content says nothing."""
 
+    def matches(path: Path) -> bool:
+        if not path.is_file():
+            return False
+        content = content_of(path)
+        if content is Content.TORCH_STATE and path.suffix not in suffixes:
+            return False  # the same archive holds optimizers, data sets and pickled modules: its name must say that it is a model
+        # A pickle is its reader's to refuse, or to read with care where it is a state dict.
+        told = content not in (Content.UNKNOWN, Content.PICKLE)
+        return content.package == package if told else path.suffix in suffixes
 
-def _is_lightgbm(path: Path) -> bool:
-    if not path.is_file() or path.suffix not in {".txt", ".bst", ".lgb"}:
-        return False
-    head = _head(path).removeprefix(b"\xef\xbb\xbf")  # what Windows editors put first; its reader mends that and CRLF
-    return head.startswith((b"tree\n", b"tree\r"))
-
-
-def _is_xgboost(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    if path.suffix == ".json":
-        return b'"learner"' in _head(path)
-    return path.suffix in {".ubj", ".bst", ".xgb"} and not _is_lightgbm(path)
+    return matches
 
 
 def _is_saved_model(path: Path) -> bool:
@@ -64,19 +55,25 @@ def _is_saved_model(path: Path) -> bool:
     return is_saved_model(path) or any(child.name.isdigit() and is_saved_model(child) for child in path.iterdir())
 
 
-def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
-    return lambda path: path.is_file() and path.suffix in suffixes
-
-
 RUNTIMES: tuple[Runtime, ...] = (
     Runtime(
         "ensemble_server", "Ensemble", "ensemble.yaml", lambda path: path.is_file() and path.name == "ensemble.yaml"
     ),
     Runtime("tensorflow_server", "TensorflowModel", "saved_model.pb (or numbered folders of it)", _is_saved_model),
-    Runtime("xgboost_server", "XGBoostModel", "XGBoost .ubj .json .bst .xgb", _is_xgboost),
-    Runtime("lightgbm_server", "LightGBMModel", "LightGBM text .txt .bst", _is_lightgbm),
-    Runtime("onnx_server", "OnnxModel", ".onnx", _has_suffix(".onnx")),
-    Runtime("torch_server", "TorchModel", "TorchScript .pt .pth, exported .pt2", _has_suffix(".pt", ".pth", ".pt2")),
+    Runtime(
+        "xgboost_server",
+        "XGBoostModel",
+        "XGBoost .ubj .json .bst .xgb",
+        _holds("xgboost_server", ".ubj", ".bst", ".xgb"),
+    ),
+    Runtime("lightgbm_server", "LightGBMModel", "LightGBM text .txt .bst", _holds("lightgbm_server")),
+    Runtime("onnx_server", "OnnxModel", ".onnx", _holds("onnx_server", ".onnx")),
+    Runtime(
+        "torch_server",
+        "TorchModel",
+        "TorchScript .pt .pth, exported .pt2",
+        _holds("torch_server", ".pt", ".pth", ".pt2"),
+    ),
 )
 """In order of precedence: an ensemble's directory also holds its members' files."""
 
