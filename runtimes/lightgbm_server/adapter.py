@@ -11,6 +11,7 @@ import numpy as np
 from serinus.artifacts import find_file
 from serinus.engines.tree_adapter import TreeAdapter, TreeFacts
 from serinus.errors import ConfigError
+from serinus.model_content import Content
 from serinus.native.trees.forest64 import Forest64
 from serinus.settings import ModelSettings
 
@@ -36,7 +37,8 @@ class LightGBMAdapter(TreeAdapter):
     options_class = Options
 
     def __init__(self, settings: ModelSettings, options: Options) -> None:
-        self.file = file = modelfile.read(find_file(settings, modelfile.SUFFIXES, preferred=modelfile.PREFERRED))
+        path = find_file(settings, modelfile.SUFFIXES, preferred=modelfile.PREFERRED, contents=(Content.LIGHTGBM_TEXT,))
+        self.file = file = modelfile.read(path)
         try:
             self.iterations = choose_iterations(file, options.start_iteration_predict, options.num_iteration_predict)
         except ValueError as error:
@@ -48,12 +50,17 @@ class LightGBMAdapter(TreeAdapter):
             columns=file.columns,
             groups=file.groups,
             feature_names=file.feature_names,
+            categorical=frozenset(file.categorical),
+            categories=file.categories,
+            unknown_is_missing=True,
+            underscored=True,
             task=objective.task,
             offers_probability=objective.task != "other",
             holds_for={"iterations": list(self.iterations)},
             details={
                 "objective": file.objective_name,
                 "iterations": f"{self.iterations[0]}-{self.iterations[1]}",
+                "trees": f"{(self.iterations[1] - self.iterations[0]) * file.groups} of {len(file.trees)}",
             },
         )
 

@@ -16,13 +16,16 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from serinus.errors import ConfigError
+from serinus.feature_columns import Category
+
+from . import pandas_categories
 
 __all__ = ["PREFERRED", "SUFFIXES", "Linear", "ModelFile", "Tree", "read"]
 
@@ -101,6 +104,10 @@ class ModelFile:
     """The output is the trees' mean (random forests)."""
     feature_names: tuple[str, ...]
     trees: tuple[Tree, ...]
+    categorical: tuple[int, ...] = ()
+    """Columns whose numbers are codes of categories."""
+    categories: Mapping[int, tuple[Category, ...]] = field(default_factory=dict)
+    """Names of the categories of a pandas DataFrame by column, in the order of their codes."""
 
     @property
     def iterations(self) -> int:
@@ -130,7 +137,7 @@ def read(path: Path) -> ModelFile:
         raise ConfigError(
             f"{path}: not a LightGBM text model, whose first line is 'tree'; write one with booster.save_model(path)"
         )
-    body, end, _ = text.partition("\nend of trees")
+    body, end, tail = text.partition("\nend of trees")
     if not end:
         raise ConfigError(f"{path}: damaged: the line 'end of trees' is missing; the file was cut off")
     head, *blocks = body.split("\nTree=")
@@ -138,6 +145,7 @@ def read(path: Path) -> ModelFile:
         header = _fields(head)
         groups, columns, trees = _trees(header, blocks)
         objective = _objective(header, groups)
+        categorical, categories = pandas_categories.read(header.get("feature_infos", "").split(), tail)
     except KeyError as error:
         raise ConfigError(f"{path}: damaged: the line {error.args[0]}= is missing") from None
     except (ValueError, OverflowError) as error:
@@ -153,6 +161,8 @@ def read(path: Path) -> ModelFile:
         average="average_output" in head.split("\n"),
         feature_names=tuple(header["feature_names"].split()),
         trees=trees,
+        categorical=categorical,
+        categories=categories,
     )
 
 

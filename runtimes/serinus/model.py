@@ -15,6 +15,7 @@ import numpy as np
 
 from .bounds import ModelBounds
 from .errors import NotSupported, SerinusError
+from .feature_columns import FeatureColumns
 from .protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Signature, TensorSpec, no_parameters
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ class Model:
     """Numbers of another datatype than an input's are converted (any float, integer or boolean to a float, an integer to another
     where its values fit) instead of refused, and a column [n, 1] is taken for an input [n]. For models whose clients send FP64
     to an FP32 matrix."""
+    columns: FeatureColumns | None = None
+    """Names of the columns of the one matrix that the model takes; set in `load`. A request may send one tensor a column instead, by name,
+    and V1 rows may be objects; `predict` gets the matrix, whatever came, under any name. `inputs` is then for the metadata alone."""
     any_input_name: bool = False
     """Where exactly one input is declared, take a request's only input under whatever name it has."""
     takes_v1_shapes: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -16,11 +17,13 @@ from serinus.settings import ModelSettings
 
 from . import modelfile
 from .booster import Booster
-from .forest_reader import choose_iterations, compile_forest
+from .forest_reader import best_iteration, choose_iterations, compile_forest
 from .objective import OBJECTIVES, Objective
 from .options import Options
 
 __all__ = ["XGBoostAdapter"]
+
+_log = logging.getLogger("serinus.xgboost")
 
 
 class XGBoostAdapter(TreeAdapter):
@@ -41,6 +44,7 @@ class XGBoostAdapter(TreeAdapter):
             self.iterations = choose_iterations(file, options.iteration_range)
         except ValueError as error:
             raise ConfigError(f"{file.path}: {error}") from None
+        self._tell_of_best(options.iteration_range)
         self._objective = objective = OBJECTIVES.get(file.objective, Objective())
         self.facts = TreeFacts(
             path=file.path,
@@ -48,6 +52,11 @@ class XGBoostAdapter(TreeAdapter):
             columns=file.features,
             groups=file.groups,
             feature_names=file.feature_names,
+            categorical=frozenset(
+                column for column, kind in enumerate(file.feature_types) if kind in ("c", "categorical")
+            ),
+            categories=file.categories,
+            missing=options.missing,
             task=objective.task,
             predicts_class=objective.predicts_class and file.groups > 1,
             offers_probability=objective.task != "other" and objective.link is not Link.HINGE,
@@ -57,7 +66,35 @@ class XGBoostAdapter(TreeAdapter):
                 "model_format": file.format,
                 "objective": file.objective,
                 "iterations": f"{self.iterations[0]}-{self.iterations[1]}",
+                "trees": self._trees(),
             },
+        )
+
+    def _trees(self) -> str:
+        """How many trees are used of how many there are: "20 of 150"."""
+        ends = self.file.iteration_ends
+        return f"{int(ends[self.iterations[1]] - ends[self.iterations[0]])} of {int(ends[-1])}"
+
+    def _tell_of_best(self, wanted: object) -> None:
+        """Say what becomes of a best iteration that is not the last one: early stopping and training that went on both leave it so."""
+        file, total = self.file, len(self.file.iteration_ends) - 1
+        try:
+            best = best_iteration(file)
+        except ValueError:
+            return
+        if best is None or not 0 <= best + 1 < total or wanted not in ("all", "best"):
+            return
+        other = {
+            "all": "all of them answer, as by Booster.predict; iteration_range 'best' (--extra iteration_range=best) leaves out what follows",
+            "best": "what follows is left out; if training went on after it had stopped early, take iteration_range 'all'",
+        }[str(wanted)]
+        _log.warning(
+            "%s: %s trees answer: the best iteration on record is %d, and there are %d iterations: %s",
+            file.path.name,
+            self._trees(),
+            best,
+            total,
+            other,
         )
 
     @classmethod

@@ -13,7 +13,7 @@ from serinus.native.trees.forest import Forest, KernelsMissing, Link, Trees, mar
 from .modelfile import ModelFile
 from .objective import OBJECTIVES
 
-__all__ = ["Iterations", "choose_iterations", "compile_forest"]
+__all__ = ["Iterations", "best_iteration", "choose_iterations", "compile_forest"]
 
 Iterations = tuple[int, int]
 """First iteration used, and the one after the last."""
@@ -24,8 +24,8 @@ def choose_iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterati
 
     Args:
         file: the model.
-        wanted: "best": up to `best_iteration` where training stopped early, as XGBoost's scikit-learn classes do, else all;
-            "all"; or first and end (end 0: the last).
+        wanted: "all", as `Booster.predict` does by default; "best": up to `best_iteration` where training stopped early, as XGBoost's
+            scikit-learn classes do, else all; or first and end (end 0: the last).
 
     Raises:
         ValueError: the range leads out of the model.
@@ -36,13 +36,29 @@ def choose_iterations(file: ModelFile, wanted: str | tuple[int, int]) -> Iterati
     if wanted == "all":
         return 0, total
     if isinstance(wanted, str):
-        best = file.attributes.get("best_iteration")
-        return (0, min(int(best) + 1, total)) if best is not None else (0, total)
+        best = best_iteration(file)
+        return (0, min(best + 1, total)) if best is not None else (0, total)
     first, end = wanted
     end = end or total
     if not 0 <= first < end <= total:
         raise ValueError(f"iteration_range [{first}, {end}]: the model has iterations 0 to {total}")
     return first, end
+
+
+def best_iteration(file: ModelFile) -> int | None:
+    """The iteration that early stopping found best; None: the file names none. Training that went on later leaves it as it was.
+
+    Raises:
+        ValueError: it is no iteration.
+    """
+    text = file.attributes.get("best_iteration")
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise ValueError(
+            f"its best_iteration is {text[:40]!r}, which is no iteration; choose iteration_range 'all' or [first, end]"
+        )
+    return int(text)
 
 
 def compile_forest(file: ModelFile, chosen: Iterations, *, missing: float, threads: int) -> Forest:

@@ -16,14 +16,17 @@ import orjson
 
 from serinus import verification_records
 from serinus.errors import ConfigError
+from serinus.feature_columns import Category
+from serinus.model_content import content_of
 
-from . import legacy, soundness, ubjson
+from . import categories, legacy, soundness, ubjson
 
 __all__ = ["FORMATS", "ModelFile", "find", "read"]
 
 FORMATS: Final = (".ubj", ".json", ".bst", ".bin", ".model", ".deprecated", ".xgb")
-"""Suffixes of model files; `.bst` is KServe's. The content decides on the format."""
+"""Suffixes of model files, by which a folder's one is found first; `.bst` is KServe's. The content decides on the format."""
 _NOT_MODELS: Final = ("model-settings.json", "settings.json", "metadata.json", "config.json")
+_PACKAGE: Final = "xgboost_server"
 _CODE: Final = (".pkl", ".pickle", ".joblib")
 
 
@@ -52,6 +55,8 @@ class ModelFile:
     attributes: dict[str, str]
     feature_names: tuple[str, ...]
     feature_types: tuple[str, ...]
+    categories: dict[int, tuple[Category | None, ...]]
+    """Names of the categories by column, in the order of their codes; XGBoost stores them since 3.1."""
     document: dict[str, Any]
     """The whole document, for handing an old binary model to a Booster that cannot read it."""
 
@@ -68,6 +73,11 @@ def find(location: Path) -> Path:
         ConfigError: nothing there, nothing that is a model, or several.
     """
     if location.is_file():
+        content = content_of(location)
+        if content.package not in ("", _PACKAGE):
+            raise ConfigError(
+                f"{location}: not an XGBoost model: it is {content.value}, which {content.package} serves"
+            )
         return location
     if not location.is_dir():
         raise ConfigError(f"{location}: no such file or folder; model_dir must name an XGBoost model or its folder")
@@ -79,6 +89,8 @@ def find(location: Path) -> Path:
         and path.name not in _NOT_MODELS
         and not path.name.endswith(verification_records.SUFFIX)
     ]
+    # A name may say nothing (a volume mounts the one file as it likes); the content does.
+    models = models or [path for path in files if content_of(path).package == _PACKAGE]
     if len(models) > 1:
         models = [path for path in models if path.stem == "model"] or models
     if len(models) == 1:
@@ -164,6 +176,7 @@ def _model_file(path: Path, sha256: str, form: str, document: dict[str, Any]) ->
         attributes={str(name): str(value) for name, value in learner.get("attributes", {}).items()},
         feature_names=tuple(str(name) for name in learner.get("feature_names", ())),
         feature_types=tuple(str(name) for name in learner.get("feature_types", ())),
+        categories=categories.read(model, int(parameters.get("num_feature", 0))),
         document=document,
     )
 

@@ -18,15 +18,15 @@ class Options(TreeOptions):
 
     missing: float = math.nan
     """A value that counts as missing, beside NaN."""
-    iteration_range: str | tuple[int, int] = "best"
-    """best, all, or [first, end]; see `forest_reader.choose_iterations`."""
+    iteration_range: str | tuple[int, int] = "all"
+    """all, as `Booster.predict` does by default; best; or [first, end]; see `forest_reader.choose_iterations`."""
 
     @classmethod
     def parse_own(cls, extra: Extra) -> dict[str, Any]:
         """Take this runtime's own settings."""
         return {
             "missing": extra.parse("missing", _missing, math.nan),
-            "iteration_range": extra.parse("iteration_range", _iteration_range, "best"),
+            "iteration_range": extra.parse("iteration_range", _iteration_range, "all"),
         }
 
 

@@ -186,3 +186,70 @@ def test_outputs_of_different_lengths_have_no_rows():
 def test_outputs_of_any_strides_are_written():
     response = InferResponse("m", [Tensor.of("y", np.arange(6).reshape(2, 3).T)])
     assert json.loads(encode(response, ROWS)) == {"predictions": [[0, 3], [1, 4], [2, 5]]}
+
+
+NAMED = ModelMetadata("m", (), "p", (TensorSpec("input-0", "FP32", (-1, 2)),), (), column_names=("age", "city"))
+BY_COLUMN: dict[str, tuple[Any, dict[str, tuple[str, list[Any]]]]] = {
+    "rows": (
+        {"instances": [{"age": 1, "city": "oslo"}, {"city": "bergen", "age": 2}]},
+        {"age": ("INT64", [1, 2]), "city": ("BYTES", [b"oslo", b"bergen"])},
+    ),
+    "rows under inputs": ({"inputs": [{"age": 1.5, "city": 0}]}, {"age": ("FP64", [1.5]), "city": ("INT64", [0])}),
+    "frames": (
+        {"inputs": [{"age": {"0": 1, "1": 2}, "city": {"0": "a", "1": "b"}}]},
+        {"age": ("INT64", [1, 2]), "city": ("BYTES", [b"a", b"b"])},
+    ),
+    "cells that are arrays": (
+        {"instances": [{"age": [True], "city": [2]}]},
+        {"age": ("BOOL", [True]), "city": ("INT64", [2])},
+    ),
+    "columns": (
+        {"inputs": {"age": [1, 2], "city": ["a", "b"]}},
+        {"age": ("INT64", [1, 2]), "city": ("BYTES", [b"a", b"b"])},
+    ),
+    "arrays with texts among numbers": (
+        {"instances": [[1, "oslo"], [2.5, {"b64": "YQ=="}]]},
+        {"age": ("FP64", [1, 2.5]), "city": ("BYTES", [b"oslo", b"a"])},
+    ),
+    "nulls": (
+        {"instances": [{"age": None, "city": None}, {"age": 2, "city": "a"}]},
+        {"age": ("FP64", [None, 2]), "city": ("BYTES", [None, b"a"])},
+    ),
+    "names that the model has not": ({"instances": [{"height": 1}]}, {"height": ("INT64", [1])}),
+}
+
+
+@pytest.mark.parametrize("name", BY_COLUMN)
+def test_rows_of_a_model_with_named_columns_are_its_columns(name: str):
+    document, wanted = BY_COLUMN[name]
+    request = to_request(decode(json.dumps(document).encode()), NAMED)
+    assert [tensor.name for tensor in request.inputs] == list(wanted)
+    for tensor in request.inputs:
+        datatype, values = wanted[tensor.name]
+        got = [None if value != value else value for value in tensor.data.tolist()]
+        assert (tensor.datatype, tensor.shape, got) == (datatype, (len(values),), values)
+
+
+def test_rows_of_a_model_with_named_columns_may_be_bare():
+    request = to_request(decode(b'{"instances": [[1, 2], [3, 4]]}'), NAMED)
+    assert [(tensor.name, tensor.data.tolist()) for tensor in request.inputs] == [("input-0", [[1, 2], [3, 4]])]
+    named = to_request(decode(b'{"instances": [{"input-0": [1, 2]}]}'), NAMED)
+    assert named.inputs[0].data.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ([[1]], "input 'age'.*came for one row"),
+        ({"0": {"1": 2}}, "input 'age'.*came for one row"),
+        (["a", 1], "do not make one tensor"),
+    ],
+)
+def test_a_cell_that_is_no_value_is_refused(cell: Any, message: str):
+    with pytest.raises(InvalidInput, match=message):
+        to_request(decode(json.dumps({"instances": [{"age": cell}]}).encode()), NAMED)
+
+
+def test_rows_under_inputs_are_answered_as_rows():
+    payload = decode(b'{"inputs": [{"age": 1, "city": 0}]}')
+    assert encode(InferResponse("m", [Tensor.of("predict", np.float32([0.5]))]), payload) == b'{"predictions":[0.5]}'

@@ -23,6 +23,7 @@ matrix or by columns, outputs on request, explanations, the command.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from ..feature_columns import Category
 from ..native.trees.walker import Walker
 from ..settings import ModelSettings
 from .not_covered import NotCovered
@@ -52,6 +54,16 @@ class TreeFacts:
     groups: int
     """Outputs of a row: classes, targets or 1."""
     feature_names: tuple[str, ...]
+    categorical: frozenset[int] = frozenset()
+    """Columns whose numbers are codes of categories."""
+    categories: Mapping[int, tuple[Category | None, ...]] = field(default_factory=dict)
+    """Names of the categories by column, where the file has them, in the order of their codes; see `FeatureColumns`."""
+    unknown_is_missing: bool = False
+    """To the framework a category that training did not see is a missing value; False: it is an error."""
+    missing: float = math.nan
+    """A number that counts as missing, beside NaN."""
+    underscored: bool = False
+    """The framework writes blanks in feature names as underscores."""
     task: Task = "other"
     """What the output `class` is. binary: whether the one margin is above 0. multiclass: the number of the largest output, of two
     or more. other: there is none."""

@@ -9,6 +9,7 @@ from the framework always, which is imported when the first one is wanted. See `
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Mapping
@@ -18,13 +19,14 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import ConfigError, InvalidInput, NotSupported
+from ..feature_columns import FeatureColumns
 from ..model import Call, Model
 from ..native.trees.walker import Walker
 from ..protocol.datatypes import datatype_of
 from ..protocol.types import TensorSpec
 from ..settings import ModelSettings
 from . import tree_verification
-from .tree_adapter import FrameworkPredictor, NotCovered, TreeAdapter
+from .tree_adapter import FrameworkPredictor, NotCovered, TreeAdapter, TreeFacts
 from .tree_predictions import CompiledPredictions, FrameworkPredictions, TreePredictions
 from .tree_rows import as_rows
 
@@ -41,13 +43,17 @@ class _Loaded:
     predictor: FrameworkPredictor | None
     """None: the forest serves, and nothing was explained yet."""
     predictions: TreePredictions
+    names: FeatureColumns | None
+    """Of the features; None: the file has none."""
+    codes: FeatureColumns | None
+    """Holds a matrix's codes to the categories; None: there is nothing to hold."""
 
 
 class CompiledTreeModel(Model):
     """Serves one framework's model files; a subclass names the adapter.
 
-    Input: one tensor [n, features] of any name; with the setting `input_form` "columns", one tensor [n] per feature under the
-    model's own feature names. NaN is missing. Numbers of any type are taken and converted as the framework does.
+    Input: one tensor [n, features] of any name, or, where the file has feature names, one tensor [n] per feature under these; categories
+    by name where the file has them. NaN is missing. Numbers of any type are taken and converted as the framework does.
     Outputs: `predict`, and on request `margin`, `probability`, `class` and `contributions`, where the model has them.
     """
 
@@ -80,7 +86,9 @@ class CompiledTreeModel(Model):
         else:
             predictor = predictor or self._load_predictor(adapter)
             columns, predictions = predictor.columns, FrameworkPredictions(adapter, predictor)
-        loaded = _Loaded(adapter, columns, forest, predictor, predictions)
+        names, codes = self._columns(facts, columns)
+        loaded = _Loaded(adapter, columns, forest, predictor, predictions, names, codes)
+        self.columns = names
         self.inputs = self._input_specs(loaded)
         self.outputs = self._output_specs(loaded)
         self._offered = frozenset(spec.name for spec in self.outputs)
@@ -118,7 +126,9 @@ class CompiledTreeModel(Model):
         if loaded is None:
             raise ConfigError(f"model {self.name!r} is not loaded")
         adapter = loaded.adapter
-        rows = as_rows(inputs, loaded.columns, adapter.facts.feature_names, adapter.input_dtype)
+        rows = as_rows(inputs, loaded.columns, loaded.names, adapter.input_dtype)
+        if loaded.codes is not None:
+            loaded.codes.check_codes(rows)
         if not call.outputs:
             return {self.options.output_name: loaded.predictions.predict(rows)}
         return self._predict_named(rows, call.outputs, loaded)
@@ -173,6 +183,23 @@ class CompiledTreeModel(Model):
 
     def _load_predictor(self, adapter: TreeAdapter) -> FrameworkPredictor:
         return adapter.load_predictor(threads=self.settings.native_threads)
+
+    def _columns(self, facts: TreeFacts, columns: int) -> tuple[FeatureColumns | None, FeatureColumns | None]:
+        """Names and categories of the columns, and what holds a matrix's codes to them."""
+        known = FeatureColumns(
+            names=facts.feature_names,
+            dtype=self.adapter_class.input_dtype,
+            matrix_name=self.options.input_name,
+            categorical=facts.categorical,
+            categories=facts.categories,
+            unknown_is_missing=facts.unknown_is_missing,
+            missing=facts.missing,
+            underscored=facts.underscored,
+        )
+        names = known if len(set(facts.feature_names)) == columns == len(facts.feature_names) else None
+        if not facts.categorical or facts.unknown_is_missing:
+            return names, None
+        return names, names or dataclasses.replace(known, names=tuple(map(str, range(columns))))
 
     def _input_specs(self, loaded: _Loaded) -> tuple[TensorSpec, ...]:
         """What the metadata says of the inputs."""

@@ -27,7 +27,8 @@ class TreeOptions:
     input_name: str = "input-0"
     """Name of the matrix in the metadata, KServe's; requests may use any."""
     input_form: str = "matrix"
-    """matrix: one tensor [n, features]. columns: one tensor [n] per feature, by the model's feature names."""
+    """What the metadata tell, where the model has feature names: matrix, one tensor [n, features], or columns, one tensor [n] per feature.
+    Requests may take either form."""
     output_name: str = "predict"
     """Name of the prediction, MLServer's; KServe's xgbserver calls it "output-0"."""
 

@@ -34,7 +34,13 @@ class LocalCalls:
         model = self.model
         versions = (model.version,) if model.version else ()
         return ModelMetadata(
-            model.name, versions, model.platform, tuple(model.inputs), tuple(model.outputs), dict(model.details)
+            model.name,
+            versions,
+            model.platform,
+            tuple(model.inputs),
+            tuple(model.outputs),
+            dict(model.details),
+            column_names=model.columns.names if model.columns is not None else (),
         )
 
     async def infer(self, request: InferRequest) -> InferResponse:

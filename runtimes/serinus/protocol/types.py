@@ -188,6 +188,8 @@ class ModelMetadata:
     """What else is worth knowing: the engine chosen, the execution mode."""
     signatures: Mapping[str, Signature] = field(default_factory=dict)
     """By name, for requests that choose one; empty: the model has only the one that `inputs` and `outputs` tell."""
+    column_names: tuple[str, ...] = ()
+    """Names by which the columns of the one matrix may come apart, each with its own datatype; empty: they may not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ Sources: TensorFlow Serving, api_rest.md, "Predict API" (row format, column form
   - `{"instances": [...]}` is the row format: one entry per row, a value (for a model of one input) or an object of named values.
     It is answered with `{"predictions": [...]}`, one entry per row.
   - `{"inputs": ...}` is the column format: the whole tensor, or an object of named tensors. It is answered with `{"outputs": ...}`.
+    An array of objects is rows all the same, as KServe's lgbserver has it, and answered like them.
+  - A model whose columns have names takes rows of these, too: `{"age": 50, "city": "oslo"}`, each column with the datatype that its
+    values have, in any order; also as pandas writes frames, a cell as `{"0": 50}` or `[50]`, and rows as arrays with texts among numbers.
   - `NaN`, `Infinity` and `-Infinity` are taken, though no JSON ("JSON conformance"), and null for NaN; answers stay JSON and hold null,
     unless the server's `json_not_finite` says otherwise.
   - `{"b64": "..."}` stands for bytes wherever a string may stand; outputs that are not UTF-8 are answered so,
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +68,14 @@ def decode(body: bytes, limits: Limits = _NO_LIMITS) -> V1Payload:
     signature = document.get("signature_name")
     if signature is not None and type(signature) is not str:
         raise InvalidInput(f"'signature_name' is {describe(signature)}, a string was expected")
-    has_rows, has_columns = document.get("instances") is not None, document.get("inputs") is not None
+    rows, inputs = document.get("instances"), document.get("inputs")
+    if rows is None and type(inputs) is list and inputs and _is_named(inputs[0]):
+        rows, inputs = inputs, None
+    has_rows, has_columns = rows is not None, inputs is not None
     if has_rows == has_columns:
         found = "both are" if has_rows else "neither is"
         raise InvalidInput(f"'instances' (row format) or 'inputs' (column format) was expected, {found} there")
-    columns = _columns_of(document["inputs"]) if has_columns else _columns_of_rows(document["instances"])
+    columns = _columns_of(inputs) if has_columns else _columns_of_rows(rows)
     if len(columns) > limits.tensors:
         raise TooLarge(f"the body names {len(columns)} inputs, the limit is {limits.tensors} (max_tensors)")
     return V1Payload(document, has_columns, columns, signature or "")
@@ -139,6 +146,12 @@ def to_request(
         inputs, parameters = signature.inputs, {"signature_name": payload.signature_name}
     specs = {spec.name: spec for spec in inputs}
     columns = payload.columns
+    names = metadata.column_names
+    if names and "" not in columns and not (columns.keys() <= specs.keys() and len(specs) == 1):
+        return _by_column(columns, metadata.name, model_version, limits)
+    if names and "" in columns and _has_texts(columns[""], len(names)):
+        apart = {name: [row[index] for row in columns[""]] for index, name in enumerate(names)}
+        return _by_column(apart, metadata.name, model_version, limits)
     if "" in columns and len(columns) == 1:
         required = [spec.name for spec in inputs if not spec.optional] or list(specs)
         if len(required) > 1:
@@ -165,6 +178,49 @@ def to_request(
             data = value if shape else [value]
             tensors.append(Tensor(name, datatype, shape, decode_data(what, datatype, shape, data, limits)))
     return InferRequest(metadata.name, tensors, model_version, parameters=parameters)
+
+
+def _has_texts(rows: Any, width: int) -> bool:
+    """Whether the values are whole rows of columns, and texts are among them."""
+    if type(rows) is not list or not all(type(row) is list and len(row) == width for row in rows):
+        return False
+    return any(type(value) is str or type(value) is dict for row in rows for value in row)
+
+
+def _by_column(columns: dict[str, Any], name: str, version: str, limits: Limits) -> InferRequest:
+    """Make one tensor [n] of each column, of the datatype that its values have; a null is NaN among numbers, None among texts.
+
+    Which columns the model has, its own checks say.
+    """
+    tensors = []
+    for column, value in columns.items():
+        what = f"input {column!r}"
+        values = [one for cell in (value if type(value) is list else [value]) for one in _cells(cell)]
+        there = [one for one in values if one is not None]
+        odd = next((one for one in there if type(one) is list or _is_named(one)), None)
+        if odd is not None:
+            raise InvalidInput(f"{what}: {describe(odd)} came for one row, a value was expected")
+        datatype = _datatype_of(what, there)
+        shape = (len(values),)
+        if datatype == BYTES:
+            array = np.empty(len(values), dtype=object)
+            array[:] = [None if one is None else _text(what, index, one) for index, one in enumerate(values)]
+            tensors.append(Tensor(column, BYTES, shape, array))
+            continue
+        if len(there) < len(values):
+            datatype = "FP64"
+            values = [math.nan if one is None else float(one) if type(one) is bool else one for one in values]
+        tensors.append(Tensor(column, datatype, shape, decode_data(what, datatype, shape, values, limits)))
+    return InferRequest(name, tensors, version)
+
+
+def _cells(cell: Any) -> list[Any]:
+    """A cell's values: itself, those of an array, or those of an object by index, as `DataFrame.to_dict` writes them."""
+    if type(cell) is list:
+        return cell
+    if type(cell) is dict and not (len(cell) == 1 and "b64" in cell):
+        return list(cell.values())
+    return [cell]
 
 
 def _shape_of(what: str, value: Any, limits: Limits) -> tuple[int, ...]:

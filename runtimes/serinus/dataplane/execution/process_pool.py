@@ -239,6 +239,7 @@ def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
             "provenance": model.provenance,
             "coerce": model.coerce,
             "any_input_name": model.any_input_name,
+            "columns": model.columns,
             "details": model.details,
             "_warmup_sample": model.warmup_inputs(),
         }

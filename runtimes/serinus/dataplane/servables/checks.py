@@ -8,7 +8,8 @@ What is refused (InvalidInput): an input that is unknown, missing or given twice
 sets `coerce`; another rank or dimension; inputs of one request with different numbers of rows; a wanted output that
 the model does not have. A model that declares no inputs takes anything. One that declares exactly one and sets
 `any_input_name` takes that one under any name, since clients of bare matrices (KServe's, MLServer's) name it as they
-please. A model with signatures has checks for each, chosen by the request's parameter `signature_name`.
+please. One that names its columns (`Model.columns`) takes them as one tensor each, too, which are made the matrix here, so that both
+forms share batches. A model with signatures has checks for each, chosen by the request's parameter `signature_name`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ AS_SENT: Final = object()
 SERVER_PARAMETERS: Final = frozenset({"timeout", "priority", "binary_data_output"})
 """Request parameters that the server itself takes and the model does not see."""
 
+_PARAMETERS_OF_COLUMNS: Final = SERVER_PARAMETERS | {"content_type"}
+"""Of a model that names its columns: MLServer's `content_type` ("pd") says how they came, and makes no other batch of them."""
+
 
 class RowsDiffer(ModelFailed):
     """An output has another number of rows than the batch."""
@@ -42,7 +46,7 @@ class RequestChecks:
     """The checks of one model's requests, made ready once.
 
     Args:
-        model: loaded; `inputs`, `outputs`, `signatures`, `batchable`, `coerce` and `any_input_name` are read.
+        model: loaded; `inputs`, `outputs`, `signatures`, `batchable`, `coerce`, `columns` and `any_input_name` are read.
         signature: check for this one of the model's signatures.
     """
 
@@ -54,6 +58,9 @@ class RequestChecks:
             inputs, outputs = model.signatures[signature].inputs, model.signatures[signature].outputs
         else:
             self._signatures = {name: RequestChecks(model, name) for name in model.signatures}
+        self._columns = model.columns
+        if self._columns is not None:  # what `predict` gets, in whichever form the metadata tells it
+            inputs = (self._columns.matrix,)
         self._specs = tuple(inputs) if model.checks_requests else ()
         self._by_name = {spec.name: spec for spec in self._specs}
         self._name = model.name
@@ -181,7 +188,8 @@ class RequestChecks:
     def _call(self, request: InferRequest, wanted: frozenset[str] | None) -> Call:
         parameters = request.parameters
         if parameters:
-            parameters = {name: value for name, value in parameters.items() if name not in SERVER_PARAMETERS}
+            taken = SERVER_PARAMETERS if self._columns is None else _PARAMETERS_OF_COLUMNS
+            parameters = {name: value for name, value in parameters.items() if name not in taken}
         if not parameters and wanted is None:
             return self._plain.call
         return Call(parameters=parameters, outputs=wanted)
@@ -213,6 +221,8 @@ class RequestChecks:
             by_name[tensor.name] = tensor
         if not self._specs:
             return {name: by_name[name].data for name in sorted(by_name)}
+        if self._columns is not None and self._columns.claims(tensors):
+            return {self._specs[0].name: self._columns.join({tensor.name: tensor.data for tensor in tensors})}
         if self._any_name and len(tensors) == 1:
             spec = self._specs[0]
             return {spec.name: self._fit(tensors[0], spec)}

@@ -224,6 +224,7 @@ class Servable(ABC):
             outputs or tuple(model.outputs),
             details,
             model.signatures,
+            model.columns.names if model.columns is not None else (),
         )
 
     @property
