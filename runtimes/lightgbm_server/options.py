@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from serinus.artifacts import Extra
 from serinus.engines.tree_options import TreeOptions
@@ -15,6 +16,11 @@ __all__ = ["Options"]
 class Options(TreeOptions):
     """Each with its default."""
 
+    told: ClassVar[Mapping[str, str]] = {
+        **TreeOptions.told,
+        "start_iteration_predict": "first iteration used (default 0)",
+        "num_iteration_predict": "how many iterations are used; below 1: all (default -1)",
+    }
     start_iteration_predict: int = 0
     """First iteration used; LightGBM's own name, as the next one."""
     num_iteration_predict: int = -1

@@ -45,7 +45,6 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-_EXTRA = ("providers", "provider_fallback", "provider_options", "labels", "io_binding", "optimization")
 _GENERATED: Final = re.compile(r"unk__|.*_dim_\d+$|[su]\d+$|\W|\d|(?i:none|unknown|dynamic_axes_\w*)$")
 """Names of dimensions that exporters make up (tf2onnx, PyTorch), a new one for each dimension: they say nothing."""
 _WHOLE_TENSOR: Final = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
@@ -59,17 +58,16 @@ _PROVIDERS = {
 
 
 class OnnxModel(Model):
-    """One `.onnx` file.
+    """One `.onnx` file; `extra_settings` are its settings."""
 
-    Settings (`parameters.extra`, `--extra`):
-        providers: execution providers in order of preference: "cpu" (default), "cuda", "tensorrt".
-        provider_fallback: true lets a provider that is not there be left out; false (default) refuses to start.
-        labels: file of class names for the classification extension; default labels.txt or labels.json.
-        io_binding: "auto" (default: on a GPU), "on" or "off": inputs are copied to the device once, and outputs stay there until
-            all are ready.
-        provider_options: options of ONNX Runtime's by provider: {"tensorrt": {"trt_fp16_enable": true}}.
-        optimization: graph optimisation, "all" (default), "extended", "basic" or "disable".
-    """
+    extra_settings: ClassVar[Mapping[str, str]] = {
+        "providers": 'execution providers in order of preference: ["cpu"] (default), "cuda", "tensorrt"',
+        "provider_fallback": "true: a provider that is not there is left out; false (default): the start is refused",
+        "provider_options": 'options of ONNX Runtime\'s by provider: {"tensorrt": {"trt_fp16_enable": true}}',
+        "labels": "file of class names for the classification extension (default labels.txt or labels.json)",
+        "io_binding": "inputs are copied to the device once, outputs stay there until all are ready: auto (default: on a GPU), on, off",
+        "optimization": "graph optimisation: all (default), extended, basic, disable",
+    }
 
     platform: ClassVar[str] = "onnxruntime_onnx"
     batching = "earned"
@@ -80,7 +78,7 @@ class OnnxModel(Model):
         Raises:
             ConfigError: no file, a graph that ONNX Runtime refuses, or a provider that is not there.
         """
-        extra = Extra(self.settings.extra, known=_EXTRA)
+        extra = Extra(self.settings.extra, known=tuple(self.extra_settings))
         wanted = extra.texts("providers", ("cpu",))
         fallback = extra.truth("provider_fallback")
         labels_file = extra.text("labels")

@@ -95,6 +95,8 @@ class Model:
 
     answers: ClassVar[Literal["arrays", "requests"]] = "arrays"
     """What the plane serves it by: batches of arrays, or whole requests."""
+    extra_settings: ClassVar[Mapping[str, str]] = NO_PARAMETERS
+    """Settings of the runtime's own (`parameters.extra`, `--extra`), each with a line for `serinus serve --class ... --help`."""
     platform: ClassVar[str] = ""
     """`<project>_<format>`, as the protocol's metadata wants it: "xgboost_ubj"."""
     execution: Execution = "auto"

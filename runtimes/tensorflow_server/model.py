@@ -68,19 +68,18 @@ _BFLOAT16 = tf.bfloat16.as_numpy_dtype
 
 
 class TensorflowModel(Model):
-    """One SavedModel.
-
-    Settings (`parameters.extra`, `--extra`):
-        signature: the signature that requests get which name none (default "serving_default", else the only one).
-        labels: file of class names for the classification extension; default labels.txt or labels.json beside the
-            SavedModel or above its numbered folder.
-        version_policy, version_labels: read where the folder is listed, `serinus.loading.version_policy`.
-        device: "auto" (default: a GPU where TensorFlow finds one), "cpu" or "cuda". A GPU that is asked for and is not there is
-            refused.
+    """One SavedModel; `extra_settings` are its settings.
 
     A request may choose another signature by the parameter `signature_name`, as TensorFlow Serving's requests do.
     """
 
+    extra_settings: ClassVar[Mapping[str, str]] = {
+        "signature": "the signature that requests get which name none (default serving_default, else the only one)",
+        "labels": "file of class names for the classification extension (default labels.txt or labels.json)",
+        "version_policy": 'versions to serve, as TensorFlow Serving: {"latest": 1} (default), {"all": {}}, {"specific": [2, 3]}',
+        "version_labels": 'versions by label, as TensorFlow Serving: {"stable": 2, "canary": 3}',
+        "device": "auto (default: a GPU where TensorFlow finds one), cpu or cuda; one that is asked for and is not there is refused",
+    }
     platform: ClassVar[str] = "tensorflow_savedmodel"
     batching = "earned"
     takes_v1_shapes = True
@@ -91,7 +90,7 @@ class TensorflowModel(Model):
         Raises:
             ConfigError: no SavedModel, or no signature to serve.
         """
-        extra = Extra(self.settings.extra, known=("device", "signature", "labels", "version_policy", "version_labels"))
+        extra = Extra(self.settings.extra, known=tuple(self.extra_settings))
         wanted, labels_file = extra.text("signature"), extra.text("labels")
         device = extra.choice("device", ("auto", "cpu", "cuda"))
         extra.close()

@@ -42,18 +42,12 @@ _GPU = Path("/dev/nvidiactl")
 
 
 class TorchModel(Model):
-    """One PyTorch module in inference mode.
+    """One PyTorch module in inference mode; `extra_settings` are its settings.
 
-    Settings (`parameters.extra`, `--extra`):
-        device: "auto" (default: CUDA where there is one), "cpu", "cuda" or "cuda:N". A GPU that is asked for and is not
-            there is refused.
-        autocast: "none" (default), "bf16" or "fp16".
-        class: `package.module:Class` of a state dict (.pth); it must be installed, code is never read from the model directory.
-        arguments: keyword arguments of that class.
-        batch_buckets: batch sizes to pad to, so that the shapes that a GPU sees are few: no recompilation, and
-            no fragmentation of its memory. Default: none on a CPU, powers of two up to 256 on a GPU.
-        labels: file of class names for the classification extension; default labels.txt or labels.json.
+    Batches are padded to `batch_buckets` so that the shapes that a GPU sees are few: no recompilation, and no fragmentation of its memory.
     """
+
+    extra_settings: ClassVar[Mapping[str, str]] = KNOWN
 
     platform: ClassVar[str] = "pytorch_torchscript"
     batching = "earned"
@@ -83,7 +77,7 @@ class TorchModel(Model):
         self.metrics = module.metrics  # type: ignore[method-assign]
 
     def _load_record(self) -> bool:
-        extra = Extra(self.settings.extra, known=KNOWN)
+        extra = Extra(self.settings.extra, known=tuple(KNOWN))
         device, labels_file = extra.text("device", "auto"), extra.text("labels")
         plain = set(self.settings.extra) <= {"device", "labels"} and (
             device == "cpu" or (device == "auto" and not _GPU.exists())

@@ -76,7 +76,7 @@ class TorchModule(Model):
         Raises:
             ConfigError: no file, a file that PyTorch refuses, or a device that is not there.
         """
-        extra = Extra(self.settings.extra, known=KNOWN)
+        extra = Extra(self.settings.extra, known=tuple(KNOWN))
         self._device = choose_device(extra.text("device", "auto"))
         self._autocast = _AUTOCAST[extra.choice("autocast", tuple(_AUTOCAST))]
         on_gpu = self._device.type == "cuda"

@@ -26,8 +26,15 @@ __all__ = [
     "provenance_of",
 ]
 
-KNOWN: Final = ("device", "autocast", "class", "arguments", "batch_buckets", "labels")
-"""Names of the settings in `parameters.extra`."""
+KNOWN: Final[Mapping[str, str]] = {
+    "device": "auto (default: CUDA where there is one), cpu, cuda or cuda:N; a GPU that is asked for and is not there is refused",
+    "autocast": "none (default), bf16 or fp16",
+    "class": "package.module:Class of a state dict (.pth); it must be installed, code is never read from the model directory",
+    "arguments": "keyword arguments of that class, an object",
+    "batch_buckets": "batch sizes to pad to, a list (default: none on a CPU, powers of two up to 256 on a GPU)",
+    "labels": "file of class names for the classification extension (default labels.txt or labels.json)",
+}
+"""The settings in `parameters.extra`, with a line each."""
 
 
 def find_model_file(settings: ModelSettings) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from serinus.artifacts import Extra
 from serinus.engines.tree_options import TreeOptions
@@ -16,6 +17,11 @@ __all__ = ["Options"]
 class Options(TreeOptions):
     """Each with its default."""
 
+    told: ClassVar[Mapping[str, str]] = {
+        **TreeOptions.told,
+        "missing": "a value that counts as missing, beside NaN (default NaN)",
+        "iteration_range": "trees that answer: all (default, as Booster.predict), best (up to best_iteration), or [first, end]",
+    }
     missing: float = math.nan
     """A value that counts as missing, beside NaN."""
     iteration_range: str | tuple[int, int] = "all"

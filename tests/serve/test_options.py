@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from serinus.cli import serve
 from serinus.cli.options import OPTIONS, parse
 from serinus.cli.startup_models import discover, find_models
 from serinus.errors import ConfigError
+from serinus.hosts.implementations import resolve
+from serinus.settings import ModelSettings
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path):
@@ -270,3 +273,52 @@ def test_settings_beside_the_models_are_read_as_mlserver_reads_them(tmp_path: Pa
         parse([str(tmp_path), str(other)], {})
     chosen = parse([str(tmp_path), str(other), "--settings", str(other / "settings.json")], {})
     assert chosen.values["http_port"] == 8080
+
+
+RUNTIMES_OF_HELP = {
+    "xgboost_server": ("--extra iteration_range=...", "--extra missing=...", "--extra engine=..."),
+    "lightgbm_server": ("--extra num_iteration_predict=...", "--extra input_form=..."),
+    "onnx_server": ("--extra providers=...", "--extra optimization=..."),
+    "torch_server": ("--extra device=...", "--extra class=..."),
+}
+
+
+@pytest.mark.parametrize("package", RUNTIMES_OF_HELP)
+@pytest.mark.parametrize("words", [["--help", "--class", "{}"], ["--class={}", "-h"]])
+def test_the_help_of_a_runtime_has_its_own_settings(package: str, words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert serve.main([word.format(package) for word in words]) == 0
+    told = capsys.readouterr().out
+    assert f"Settings of {package} (--extra KEY=VALUE" in told
+    for line in RUNTIMES_OF_HELP[package]:
+        assert line in told
+
+
+@pytest.mark.parametrize("package", RUNTIMES_OF_HELP)
+def test_each_setting_of_a_runtime_is_known_to_it_and_a_typo_is_told_the_nearest(package: str, tmp_path: Path):
+    cls = resolve(package).target
+    assert len(cls.extra_settings) > 3
+    for key in cls.extra_settings:
+        typo = key[:-1] + key[-1] * 2
+        with pytest.raises(ConfigError, match=f"extra setting '{typo}' is unknown; .*did you mean {key}"):
+            (tmp_path / "model.pt").write_bytes(b"")
+            cls(ModelSettings(name="m", model_dir=tmp_path, extra={typo: 1})).load()
+
+
+def test_the_help_finds_the_runtime_by_the_model_and_says_how_to_ask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "models").write_bytes(b"tree\nversion=v4\n")
+    assert serve.main(["--help", str(tmp_path / "models")]) == 0
+    assert "Settings of lightgbm_server" in capsys.readouterr().out
+    assert serve.main(["--help"]) == 0
+    assert "--class RUNTIME --help lists those of a runtime" in capsys.readouterr().out
+    assert serve.main(["--help", "--class", "no_such_server"]) == 0
+    assert "no_such_server" in capsys.readouterr().out
+
+
+def test_the_help_of_a_class_has_the_arguments_that_only_extra_fills(capsys: pytest.CaptureFixture[str]):
+    assert serve.main(["--help", "--class", "options_classes:Named"]) == 0
+    told = capsys.readouterr().out
+    assert "--extra colour=..." in told
+    assert "(default 'red')" in told
+    assert "--extra model_dir" not in told

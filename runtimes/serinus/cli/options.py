@@ -144,7 +144,14 @@ OPTIONS: tuple[Option, ...] = (
         "which value of a row it is, where a row has several (default: the last)",
         "Model",
     ),
-    Option("extra", str, (), "KEY=VALUE for the runtime (JSON value or text); may be repeated", "Model", repeat=True),
+    Option(
+        "extra",
+        str,
+        (),
+        "KEY=VALUE for the runtime (JSON value or text); may be repeated; --class RUNTIME --help lists its keys",
+        "Model",
+        repeat=True,
+    ),
     Option(
         "allow_implementation",
         str,

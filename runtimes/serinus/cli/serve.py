@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from ..protocol.types import Limits
 from ..server.port_checks import port_problems
 from ..settings import PredictorSettings, ServerSettings
+from .extra_settings import describe_extra
 from .log_lines import JsonLines, TextLines, escape
 from .options import OPTIONS, Option, Parsed, parse
 from .repository_control import repository_access
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         parsed = parse(argv, os.environ)
         if parsed.help:
-            print(_help())
+            print(_help(argv))
             return 0
         parsed = _with_https_port(parsed)
         server = _server_settings(parsed.values)
@@ -232,8 +233,8 @@ def _set_up_logging(server: ServerSettings) -> None:
     logging.getLogger("serinus").setLevel(server.log_level.upper())
 
 
-def _help() -> str:
-    """Write the help page from the table of options."""
+def _help(argv: Sequence[str]) -> str:
+    """Write the help page from the table of options, and of what the runtime takes that the other words name."""
     lines = [
         "usage: serinus serve [MODEL ...] [--flag value ...]",
         "",
@@ -252,6 +253,13 @@ def _help() -> str:
             default = "" if silent or "default" in option.help else f" (default {option.default})"
             lines.append(f"  {flag:<36} {option.help}{default}")
         lines.append("")
+    named, paths = "", ()
+    try:
+        asked = parse([word for word in argv if word not in {"-h", "--help"}], os.environ)
+        named, paths = asked.values["class"] or "", asked.paths or ((asked.values["model_dir"] or ""),)
+    except ConfigError:  # told once they are meant
+        pass
+    lines += describe_extra(named, tuple(filter(None, paths)))
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -62,6 +62,11 @@ class CompiledTreeModel(Model):
     any_input_name = True
     slow_outputs = frozenset({"contributions"})
     """Outputs that take milliseconds where the others take microseconds: a batch that wants one does not belong on the loop."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Tell the settings of the adapter's options as the class's own."""
+        super().__init_subclass__(**kwargs)
+        cls.extra_settings = cls.adapter_class.options_class.told
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)

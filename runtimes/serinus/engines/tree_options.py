@@ -18,6 +18,13 @@ __all__ = ["TreeOptions"]
 class TreeOptions:
     """Each with its default. A framework that has more derives a class and overrides `parse_own`."""
 
+    told: ClassVar[Mapping[str, str]] = {
+        "engine": "auto (default): the compiled trees where they are verified, else the framework's predictor; forest; booster",
+        "input_form": "what the metadata tell: matrix (default) or columns; requests may take either where the file has feature names",
+        "input_name": "name of the matrix in the metadata (default input-0)",
+        "output_name": "name of the prediction (default predict); KServe's xgbserver calls it output-0",
+    }
+    """A line for each setting; a class that derives adds its own."""
     engines: ClassVar[tuple[str, ...]] = ("auto", "forest", "booster")
     """What `engine` may be; the last one is what the framework's own predictor is called (`TreeAdapter.predictor`)."""
 
@@ -39,7 +46,7 @@ class TreeOptions:
         Raises:
             ConfigError: with all problems at once.
         """
-        extra = Extra(values, known=tuple(cls.__dataclass_fields__))
+        extra = Extra(values, known=tuple(cls.told))
         fields = {
             "engine": extra.choice("engine", cls.engines),
             "input_name": extra.parse("input_name", _name, "input-0"),

@@ -68,7 +68,7 @@ def _settings_of(location: Path, adapter_class: type[TreeAdapter]) -> dict[str, 
     path = (location if location.is_dir() else location.parent) / "model-settings.json"
     try:
         parameters = orjson.loads(path.read_bytes()).get("parameters", {})
-        known = adapter_class.options_class.__dataclass_fields__
+        known = adapter_class.options_class.told
         extra = {name: parameters[name] for name in known if name in parameters}
         return {**extra, **(parameters.get("extra") or {})}
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..protocol.types import NO_PARAMETERS
 from ..settings import ModelSettings, PredictorSettings
 
-__all__ = ["construct", "kserve_arguments"]
+__all__ = ["FILLED", "construct", "kserve_arguments"]
 
 
 def kserve_arguments(settings: ModelSettings, predictor: PredictorSettings | None) -> list[str]:
@@ -46,6 +46,25 @@ def _parsed(target: Any) -> set[str]:
     return {name for value in module.values() if isinstance(value, argparse.Namespace) for name in vars(value)}
 
 
+_OF_DIRECTORY = ("model_dir", "model_path", "model_uri", "model_directory", "path", "storage_path")
+_OF_THREADS = ("nthread", "nthreads", "nthread_count", "threads", "num_threads", "n_threads")
+_OF_PREDICTOR = (
+    "predictor_host",
+    "protocol",
+    "predictor_protocol",
+    "use_ssl",
+    "predictor_use_ssl",
+    "predictor_request_timeout_seconds",
+    "predictor_request_retries",
+    "predictor_health_check",
+)
+FILLED: frozenset[str] = frozenset(
+    {"name", "model_name", "settings", "model_version", "predictor_config", "allow_implementation"}
+    | {*_OF_DIRECTORY, *_OF_THREADS, *_OF_PREDICTOR}
+)
+"""Parameters that are filled by what the settings say; `extra` fills the others."""
+
+
 def _known(settings: ModelSettings, predictor: PredictorSettings | None, config: Any) -> dict[str, Any]:
     directory = str(settings.model_dir) if settings.model_dir is not None else None
     known: dict[str, Any] = {
@@ -56,10 +75,8 @@ def _known(settings: ModelSettings, predictor: PredictorSettings | None, config:
         "predictor_config": config,
     }
     if directory is not None:
-        known |= dict.fromkeys(
-            ("model_dir", "model_path", "model_uri", "model_directory", "path", "storage_path"), directory
-        )
-    for name in ("nthread", "nthreads", "nthread_count", "threads", "num_threads", "n_threads"):
+        known |= dict.fromkeys(_OF_DIRECTORY, directory)
+    for name in _OF_THREADS:
         known[name] = settings.native_threads
     if predictor is not None and predictor.host:
         known |= {
