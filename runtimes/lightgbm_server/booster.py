@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from serinus.engines.thread_choice import ThreadChoice
 from serinus.errors import ConfigError, NotSupported
 
 from . import modeltext
@@ -39,7 +40,8 @@ class Booster:
             self.booster = lightgbm.Booster(model_str=modeltext.write(file))
         except lightgbm.basic.LightGBMError as error:
             raise ConfigError(f"{file.path}: lightgbm {lightgbm.__version__} cannot load it: {error}") from None
-        self._threads = threads
+        self.threads = ThreadChoice(threads)
+        """Of a batch; the engine measures it."""
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Predictions as lightgbm shapes them: float64 [n] or [n, outputs]. rows: float64 [n, features]."""
@@ -66,5 +68,6 @@ class Booster:
         return values.reshape(shape)
 
     def _predict(self, rows: np.ndarray, **kind: bool) -> np.ndarray:
-        result = self.booster.predict(rows, num_threads=self._threads, verbosity=-1, **self._range, **kind)
+        threads = self.threads.of(len(rows))
+        result = self.booster.predict(rows, num_threads=threads, verbosity=-1, **self._range, **kind)
         return np.ascontiguousarray(result, np.float64)

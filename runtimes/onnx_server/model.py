@@ -25,6 +25,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
 
 from .containers import CONTAINERS, Maps, OptionalTensor, Sequenced, read_classes
+from .session_threads import SessionThreads
 
 __all__ = ["OnnxModel"]
 
@@ -95,16 +96,20 @@ class OnnxModel(Model):
         providers = _providers(wanted, fallback=fallback)
         named = {_PROVIDERS.get(name.lower(), name): values for name, values in provider_options.items()}
         file = find_file(self.settings, (".onnx",), preferred=("model.onnx",), contents=(Content.ONNX,))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.settings.native_threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = levels[level]
-        # Spinning threads would burn a container's CPU limit between requests.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
+
+        def make(threads: int) -> onnxruntime.InferenceSession:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.graph_optimization_level = levels[level]
+            # Spinning threads would burn a container's CPU limit between requests.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            return onnxruntime.InferenceSession(
                 str(file), options, providers=providers, provider_options=[named.get(name, {}) for name in providers]
             )
+
+        try:
+            self._session = make(self.settings.native_threads)
         except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all meaning "not loadable"
             raise ConfigError(f"{file}: ONNX Runtime refuses it: {error}") from error
         active = self._session.get_providers()
@@ -135,7 +140,17 @@ class OnnxModel(Model):
         )  # TF32, as exact as FP16, is what CUDA computes FP32 in; TensorRT may use FP16
         facts = {"onnxruntime": onnxruntime.__version__, "providers": active, "extra": dict(self.settings.extra)}
         self.provenance = Provenance((file, *_external(file)), facts)
-        self.details |= {"file": file.name, "providers": ",".join(active), "threads": self.settings.native_threads}
+        self._sessions = SessionThreads(self._session, self.settings.native_threads)
+        if not (self.settings.threads or on_gpu or self._binds) and self.settings.warmup:
+            files = self.provenance.files
+            self._sessions.measure(
+                make,
+                lambda rows: _zeros(own_inputs, rows),
+                file_bytes=sum(each.stat().st_size for each in files),
+                most_rows=self.settings.batch.max_batch_rows if self.batchable else 1,
+            )
+            self._session = self._sessions.of(1)
+        self.details |= {"file": file.name, "providers": ",".join(active), "threads": str(self._sessions.choice)}
         classes = {
             spec.name: list(container.classes)
             for own, spec in zip(self._output_names, self.outputs, strict=True)
@@ -166,7 +181,12 @@ class OnnxModel(Model):
         ]
         names = [own for own, _ in chosen]
         try:
-            results = self._bound(feeds, names) if self._binds else self._session.run(names, feeds)
+            if self._binds:
+                results = self._bound(feeds, names)
+            else:
+                first = next(iter(feeds.values()), None)
+                session = self._sessions.of(len(first) if first is not None and first.ndim else 1)
+                results = session.run(names, feeds)
         except _Refused as error:
             raise InvalidInput(f"the graph refuses the request: {error}") from None
         if self._containers:
@@ -228,14 +248,8 @@ class OnnxModel(Model):
 
     def _tried(self, inputs: tuple[TensorSpec, ...], names: list[str]) -> list[Any]:
         """Run the graph once on zeros, free dimensions 1; nothing where it refuses that."""
-        feeds: dict[str, np.ndarray] = {}
-        for spec in inputs:
-            shape = [1 if size == -1 else size for size in spec.shape]
-            feeds[spec.name] = (
-                np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
-            )
         try:
-            return list(self._session.run(names, feeds))
+            return list(self._session.run(names, _zeros(inputs, 1)))
         except Exception as error:  # noqa: BLE001 # whatever a graph says to zeros
             self._refusal = str(error).splitlines()[0] if str(error) else repr(error)
             return []
@@ -271,6 +285,19 @@ class OnnxModel(Model):
             binding.bind_output(name, self._output_device)
         self._session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()
+
+
+def _zeros(inputs: Sequence[TensorSpec], rows: int) -> dict[str, np.ndarray]:
+    """Inputs of zeros and empty texts, with so many rows; other free dimensions are 1."""
+    feeds: dict[str, np.ndarray] = {}
+    for spec in inputs:
+        shape = [1 if size == -1 else size for size in spec.shape]
+        if spec.shape[:1] == (-1,):
+            shape[0] = rows
+        feeds[spec.name] = (
+            np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
+        )
+    return feeds
 
 
 def _providers(wanted: tuple[str, ...], *, fallback: bool) -> list[str]:

@@ -16,11 +16,13 @@ import numpy as np
 
 from serinus import Call, Family, Model, TensorSpec
 from serinus.artifacts import Extra, override_specs, read_labels
-from serinus.engines import mlp_records
+from serinus.engines import mlp_records, thread_choice
 from serinus.engines.mlp import CompiledMLP
 from serinus.engines.mlp_records import MLPRecord
 from serinus.engines.not_covered import NotCovered
+from serinus.engines.thread_choice import ThreadChoice
 from serinus.errors import ConfigError, InvalidInput
+from serinus.protocol.datatypes import NUMPY_DTYPES
 
 # How often a thread of GNU OpenMP looks for more work before it sleeps. Left at its default (300,000) on CPUs that anything else
 # uses, threads that wait keep those that work from their CPU: ResNet-50 on 2 CPUs beside one busy process took 323 ms a row, with
@@ -88,6 +90,7 @@ class TorchModule(Model):
         if on_gpu:
             index = self._device.index if self._device.index is not None else torch.cuda.current_device()
             self._memory = CudaMemory(index, os.environ.get("SERINUS_WORKER", "0"))
+        self._threads = ThreadChoice(self.settings.native_threads)
         torch.set_num_threads(self.settings.native_threads)
         file = find_model_file(self.settings)
         program: torch.export.ExportedProgram | None = None
@@ -125,7 +128,6 @@ class TorchModule(Model):
         self.details |= {
             "file": file.name,
             "device": str(self._device),
-            "threads": self.settings.native_threads,
             "batch_buckets": ",".join(map(str, self._buckets)),
         }
         names = getattr(self._module, "feature_names", None)
@@ -143,6 +145,39 @@ class TorchModule(Model):
             names = tuple(self.details.get("feature_names", ()))
             record = MLPRecord(compiled, names, tuple(self._names), own_inputs, own_outputs)
             mlp_records.save(file, record, "torch", torch.__version__.partition("+")[0])
+        self._measure_threads()
+        self.details["threads"] = str(self._threads)
+
+    def _measure_threads(self) -> None:
+        """Find out which batches more than one thread is worth it for, unless somebody said a number.
+
+        Modules that do not say what they take, and that refuse zeros, keep all threads.
+        """
+        settings = self.settings
+        if settings.threads or settings.native_threads == 1 or self._device.type != "cpu" or not settings.warmup:
+            return
+        if not self.inputs or (
+            self._compiled is not None and self._compiled.most_rows >= settings.batch.max_batch_rows
+        ):
+            return
+
+        def predict(rows: int, threads: int) -> None:
+            self._threads = ThreadChoice(threads)
+            arrays = {}
+            for spec in self.inputs:
+                shape = [1 if size == -1 else size for size in spec.shape]
+                shape[:1] = [rows] if spec.shape[:1] == (-1,) else shape[:1]
+                arrays[spec.name] = np.zeros(shape, NUMPY_DTYPES[spec.datatype])
+            self.predict(arrays, Call())
+
+        most = settings.native_threads
+        try:
+            self._threads = thread_choice.measure(
+                predict, most, most_rows=settings.batch.max_batch_rows if self.batchable else 1
+            )
+        except Exception as error:  # noqa: BLE001 # whatever a module says to zeros
+            self._threads = ThreadChoice(most)
+            _log.info("model %s: threads were not measured, since it does not take zeros (%s)", self.name, error)
 
     def _compile(self, program: torch.export.ExportedProgram | None) -> CompiledMLP:
         """Turn the module into verified steps.
@@ -186,6 +221,9 @@ class TorchModule(Model):
             if call.outputs is not None and self._output not in call.outputs:
                 return {}
             return {self._output: compiled.predict(arrays[0])}
+        threads = self._threads.of(rows)
+        if torch.get_num_threads() != threads:  # a number of each thread's own
+            torch.set_num_threads(threads)
         padded = self._padded(rows)
         tensors = [self._tensor(array, rows, padded) for array in arrays]
         if self._half:  # NumPy has no such type: BF16 arrives as float32

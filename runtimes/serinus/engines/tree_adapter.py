@@ -36,6 +36,7 @@ from ..feature_columns import Category
 from ..native.trees.walker import Walker
 from ..settings import ModelSettings
 from .not_covered import NotCovered
+from .thread_choice import ThreadChoice
 from .tree_options import TreeOptions
 
 __all__ = ["FrameworkPredictor", "NotCovered", "Task", "TreeAdapter", "TreeFacts"]
@@ -80,6 +81,9 @@ class TreeFacts:
 
 class FrameworkPredictor(Protocol):
     """The framework's own predictor of one model. It verifies the walk, serves what that does not cover, and explains."""
+
+    threads: ThreadChoice
+    """Native threads of a batch; set once the model is measured."""
 
     @property
     def columns(self) -> int:

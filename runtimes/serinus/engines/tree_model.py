@@ -12,9 +12,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -25,12 +25,28 @@ from ..native.trees.walker import Walker
 from ..protocol.datatypes import datatype_of
 from ..protocol.types import TensorSpec
 from ..settings import ModelSettings
-from . import tree_verification
+from . import thread_choice, tree_verification
+from .thread_choice import ThreadChoice
 from .tree_adapter import FrameworkPredictor, NotCovered, TreeAdapter, TreeFacts
 from .tree_predictions import CompiledPredictions, FrameworkPredictions, TreePredictions
 from .tree_rows import as_rows
 
 __all__ = ["CompiledTreeModel"]
+
+_MEASURED_VALUES: Final = 1 << 20
+"""Most values of a batch that threads are measured with."""
+
+
+class _Rows(dict[int, np.ndarray]):
+    """Batches by their rows, made when they are first wanted."""
+
+    def __init__(self, make: Callable[[int], np.ndarray]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, rows: int) -> np.ndarray:
+        self[rows] = made = self._make(rows)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,7 @@ class CompiledTreeModel(Model):
         else:
             predictor = predictor or self._load_predictor(adapter)
             columns, predictions = predictor.columns, FrameworkPredictions(adapter, predictor)
+            self._measure_threads(predictor)
         names, codes = self._columns(facts, columns)
         loaded = _Loaded(adapter, columns, forest, predictor, predictions, names, codes)
         self.columns = names
@@ -105,9 +122,29 @@ class CompiledTreeModel(Model):
             "model_sha256": facts.sha256,
             **facts.details,
         }
+        if forest is None and predictor is not None:
+            self.details["threads"] = str(predictor.threads)
         if facts.feature_names:
             self.details["feature_names"] = list(facts.feature_names)
         self._log.info("model %s: %s served by %s (%s)", self.name, facts.path.name, self.details["engine"], reason)
+
+    def _measure_threads(self, predictor: FrameworkPredictor) -> None:
+        """Find out which batches more than one thread of the framework is worth it for, unless somebody said a number."""
+        most = self.settings.native_threads
+        if self.settings.threads or most == 1 or not self.settings.warmup:
+            return
+        dtype = self.adapter_class.input_dtype
+        random = np.random.default_rng(0)
+
+        def predict(rows: int, threads: int) -> None:
+            predictor.threads = ThreadChoice(threads)
+            predictor.predict(made[rows])
+
+        made = _Rows(lambda rows: random.standard_normal((rows, predictor.columns)).astype(dtype))
+        # Wide rows of many would take longer to make than to predict.
+        most_rows = max(1, min(self.settings.batch.max_batch_rows, _MEASURED_VALUES // max(1, predictor.columns)))
+        predictor.threads = thread_choice.measure(predict, most, most_rows=most_rows)
+        self._log.info("model %s: threads of a predict: %s", self.name, predictor.threads)
 
     def unload(self) -> None:
         """Let the arrays and threads go."""
