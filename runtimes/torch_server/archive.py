@@ -104,10 +104,14 @@ def check_script(file: Path, allows: Callable[[str], bool]) -> None:
     try:
         reader = torch._C.PyTorchFileReader(str(file))
         names = [name for name in reader.get_all_records() if name.endswith(".py")]
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):
         return
     for name in names:
-        for match in _SCRIPT.finditer(reader.get_record(name)):
+        try:
+            code = reader.get_record(name)
+        except RuntimeError as error:
+            raise ConfigError(f"{file}: the archive is damaged: {name}: {str(error).splitlines()[0][:200]}") from None
+        for match in _SCRIPT.finditer(code):
             word = (match[1] or match[2]).decode()
             operator = f"torch.ops.prim.{word}" if match[2] else f"torch.ops.aten.{word}"
             if not allows(operator):

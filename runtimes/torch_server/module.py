@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -34,6 +35,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("torch_server needs PyTorch: pip install serinus[torch_server]") from error
 
 from . import archive
+from .archive_storages import check_storages
 from .memory import CudaMemory
 from .mlp_compiler import compile_mlp
 from .module_files import arguments_of, choose_device, describe_program, load_program, load_script, load_state
@@ -108,9 +110,13 @@ class TorchModule(Model):
                     f"extra setting 'class' is {class_name!r}, and code is not loaded because a model directory says so; to trust it, "
                     f"start with --allow_implementation {class_name.replace(':', '.')!r}, or give --extra class={class_name} yourself"
                 )
+            if zipfile.is_zipfile(file):  # before 1.6 torch.save wrote no archive; that reader checks
+                check_storages(file)
             self._module = load_state(file, class_name, arguments, self._device)
         else:
             archive.check_script(file, self.settings.allows)
+            if zipfile.is_zipfile(file):
+                check_storages(file)
             self._module = load_script(file, self._device)
         self._names = [spec.name for spec in own_inputs] or arguments_of(self._module)
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")

@@ -64,8 +64,10 @@ def load_script(file: Path, device: torch.device) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and what many have
             return torch.jit.load(str(file), map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        why = "a pickle" if _is_pickle(file) else str(error).splitlines()[0]
+    except (
+        Exception
+    ) as error:  # of a damaged archive half a dozen classes are raised, by PyTorch and by what it is built on
+        why = "a pickle" if _is_pickle(file) else next(iter(str(error).splitlines()), repr(error))
         raise ConfigError(
             f"{file}: not TorchScript: {why}. A state dict needs its class: --extra class=package:Class; of a whole module that was "
             "pickled, which is code, save the state dict: torch.save(module.state_dict(), ...)"
@@ -77,7 +79,7 @@ def _is_pickle(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, ValueError):
         return False
     return "data.pkl" in names and "constants.pkl" not in names
 
@@ -89,7 +91,9 @@ def load_program(file: Path) -> torch.export.ExportedProgram:
         ConfigError: the file is something else, or of another PyTorch.
     """
     try:
-        with file.open("rb") as opened:  # the suffix of a name is nothing that it should decide by
+        if file.suffix == ".pt2":
+            return torch.export.load(str(file))
+        with file.open("rb") as opened:  # by a name without the suffix it would take the file for another kind
             return torch.export.load(opened)
     except Exception as error:  # whatever torch.export raises means that the file is not one of its own
         raise ConfigError(f"{file}: not an exported program of this PyTorch ({torch.__version__}): {error}") from error
