@@ -338,6 +338,9 @@ class ModelSettings:
     """Warm up, and time, before ready."""
     score: ScoreSettings | None = None
     """The output whose values are counted for each revision. None: none is, which costs nothing."""
+    trial: bool = False
+    """Load files that were never loaded in a process of their own first, where the runtime's framework may end the process over a damaged
+    one (`serinus.engines.load_trial`). `serinus serve` says true: there other models would end with it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """`parameters.extra` and `parameters` keys that only this runtime knows; it must refuse those that it does not."""
     allow_implementation: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from serinus.artifacts import (
     read_labels,
     saved_model_file,
 )
+from serinus.engines import load_trial
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
 from serinus.protocol.types import Signature
@@ -100,9 +101,13 @@ class TensorflowModel(Model):
         for path in (*folder.glob("saved_model.pb*"), *folder.glob("variables/*"), *folder.glob("assets/*")):
             check_inside(path, self.settings)
         graph.check(folder, self.settings.allows)
+        files = (saved_model_file(folder), *sorted(folder.glob("variables/*")), *sorted(folder.glob("assets/*")))
+        load_trial.try_apart(self, files, {"tensorflow": tf.__version__})
         try:
             self._loaded = SavedModel(folder, threads=self.settings.native_threads, cpu=bool(self._placed_on))
-        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+        except (
+            Exception
+        ) as error:  # of a damaged SavedModel a dozen classes are raised, IndexError and TypeError among them
             raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
         self._signatures = self._loaded.signatures
         if not self._signatures:

@@ -474,6 +474,14 @@ def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterat
         yield Outcome(seed, kind, said, how)
 
 
+def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Give what there is until somebody stops this process: the counts so far are told."""
+    try:
+        yield from outcomes
+    except KeyboardInterrupt:
+        return
+
+
 def main() -> None:
     """Print the counts of a run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -487,7 +495,9 @@ def main() -> None:
     counts: Counter[str] = Counter()
     folder = Path(tempfile.mkdtemp())
     started = time.monotonic()
-    for outcome in try_all(asked.format, seeds, folder=folder):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcomes = try_all(asked.format, seeds, folder=folder)
+    for outcome in _until_stopped(outcomes):
         counts[outcome.kind] += 1
         if outcome.kind in ("crash", "slow") or (asked.errors and outcome.kind == "error") or asked.only is not None:
             print(f"seed {outcome.seed}: {outcome.kind}: {outcome.said[:300]!r} ({outcome.how})", flush=True)
@@ -496,7 +506,8 @@ def main() -> None:
     else:
         print(f"kept in {folder}")
     row = ", ".join(f"{counts[kind]} {kind}" for kind in ("served", "refused", "error", "crash", "slow"))
-    print(f"{asked.format}, seeds {seeds.start} to {seeds.stop - 1}: {row} ({time.monotonic() - started:.0f} s)")
+    last = seeds.start + sum(counts.values()) - 1
+    print(f"{asked.format}, seeds {seeds.start} to {last}: {row} ({time.monotonic() - started:.0f} s)")
 
 
 if __name__ == "__main__":

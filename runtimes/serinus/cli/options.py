@@ -145,6 +145,13 @@ OPTIONS: tuple[Option, ...] = (
         "Model",
     ),
     Option(
+        "trial",
+        bool,
+        True,
+        "load files that were never loaded in a process of their own first, which a damaged one ends (tensorflow_server)",
+        "Model",
+    ),
+    Option(
         "extra",
         str,
         (),
@@ -302,9 +309,9 @@ _NO_BATCHING = "only requests that wait already are predicted together; --max_ba
 """What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
 
 BY_THE_OPERATOR: frozenset[str] = frozenset(
-    {"class", "transformer", "extra", "allow_implementation", "allow_uri", "model_dir", "settings"}
+    {"class", "transformer", "extra", "allow_implementation", "allow_uri", "model_dir", "settings", "trial"}
 )
-"""Options that choose code, or what may be read: never taken from a settings.json that was found beside the models."""
+"""Options that choose code, what may be read, or how it is guarded: never taken from a settings.json that was found beside the models."""
 
 OTHER_ENVIRONMENT: frozenset[str] = frozenset(
     {

@@ -276,6 +276,7 @@ def _with_options(
             changes["name"] = other
         if values["model_version"] and len(found) == 1 and alone:
             changes["version"] = values["model_version"]
+        changes["trial"] = values["trial"]
         if values["nthread"]:
             changes["threads"] = values["nthread"]
         for name in ("execution", "warmup", "instances", "max_concurrency", "batchable"):
