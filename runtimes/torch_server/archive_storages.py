@@ -33,6 +33,8 @@ _BYTES: Final[Mapping[str, int]] = {
     "ShortStorage": 2,
 }
 """Bytes of an element by the storage's class; 1 for the others (bytes, booleans, small and quantised integers)."""
+_LOADED: Final = frozenset({"data.pkl", "constants.pkl"})
+"""Pickles that are read when an archive is loaded; those beside them (`traced_inputs.pkl`) are not, and their tensors may be empty."""
 _MOST_DIMENSIONS: Final = 64
 _REBUILDERS: Final = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
 
@@ -49,7 +51,7 @@ def check_storages(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             sizes = {info.filename.partition("/")[2]: info.file_size for info in archive.infolist()}
-            names = [info.filename for info in archive.infolist() if info.filename.endswith(".pkl")]
+            names = [info.filename for info in archive.infolist() if info.filename.partition("/")[2] in _LOADED]
             for name in names:
                 with archive.open(name) as opened:
                     _check(file, name.partition("/")[2], opened, sizes)

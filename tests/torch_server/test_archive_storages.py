@@ -111,6 +111,16 @@ def test_a_good_archive_is_served_as_before(tmp_path: Path):
     np.testing.assert_allclose(next(iter(got.values())), wanted, atol=1e-6)
 
 
+def test_inputs_that_were_traced_are_no_tensors_of_the_model(tmp_path: Path):
+    path = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(torch.nn.Conv1d(1, 4, 3).eval(), torch.zeros(2, 1, 9)).save(str(path))
+    with zipfile.ZipFile(path) as archive:
+        assert "model/traced_inputs.pkl" in archive.namelist()
+    assert _load(path).details["file"] == "model.pt"
+
+
 def test_tensors_of_every_kind_pass(tmp_path: Path):
     held: dict[str, Any] = {
         f"{dtype}": torch.zeros(3, 2, dtype=dtype)

@@ -67,9 +67,8 @@ def measure(
     until = clock() + BUDGET_S
     sizes = [size for size in _SIZES if size <= most_rows]
     for size in sizes:
-        one = _time(predict, size, 1, clock, until)
-        many = _time(predict, size, most, clock, until)
-        if many < _GAIN * one:
+        one, many = _time(predict, size, most, clock, until)
+        if all(average(many) < _GAIN * average(one) for average in (statistics.fmean, statistics.median)):
             return ThreadChoice(most, size, is_measured=True)
         if clock() > until:
             # What was too large to be tried has more work for each thread.
@@ -78,19 +77,22 @@ def measure(
 
 
 def _time(
-    predict: Callable[[int, int], object], rows: int, threads: int, clock: Callable[[], float], until: float
-) -> float:
-    """Median seconds of a few calls: threads that wait for a CPU show in it, not in the quickest call.
+    predict: Callable[[int, int], object], rows: int, most: int, clock: Callable[[], float], until: float
+) -> tuple[list[float], list[float]]:
+    """Seconds of a few calls with one thread and with all, in turns, so that a busy moment of the machine is both's.
 
-    The first call, which allocates, counts only where there is no time for more.
+    The mean shows threads that now and then wait for a CPU that others use; the median leaves out one call that met with something. The first
+    call of each, which allocates, counts only where there is no time for more.
     """
-    times: list[float] = []
+    times: tuple[list[float], list[float]] = ([], [])
     for call in range(_CALLS + 1):
-        start = clock()
-        predict(rows, threads)
-        end = clock()
-        if call or end > until:
-            times.append(end - start)
-        if end > until:
+        for threads, taken in zip((1, most), times, strict=True):
+            start = clock()
+            predict(rows, threads)
+            end = clock()
+            if call or end > until:
+                taken.append(end - start)
+        if clock() > until:
             break
-    return statistics.median(times)
+    one, many = times
+    return one or [0.0], many or [0.0]
