@@ -39,6 +39,8 @@ class Booster:
         self._xgboost = xgboost
         self.iterations = chosen
         self._missing = missing
+        self._chooses = "nthread" in xgboost.get_config()
+        """xgboost takes the threads of a call; before that was so, the Booster's own number is every call's."""
         self.threads = ThreadChoice(threads)
         """Of a batch; the engine measures it."""
         self._groups = file.groups
@@ -89,7 +91,7 @@ class Booster:
     def _use_threads(self, rows: int) -> int:
         """Choose the threads of this thread's next call; xgboost keeps a number for each thread beside the Booster's own."""
         threads = self.threads.of(rows)
-        if getattr(_USED, "threads", 0) != threads:
+        if self._chooses and getattr(_USED, "threads", 0) != threads:
             self._xgboost.set_config(nthread=threads)
             _USED.threads = threads
         return threads
