@@ -11,6 +11,7 @@ same: its runtime then says what is wrong with it.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from enum import Enum
@@ -27,6 +28,7 @@ _MOST_ENTRIES: Final = 100_000
 """Entries of an archive that are looked at; the largest networks have some ten thousand tensors."""
 _ONNX_FIELDS: Final[dict[int, int]] = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """ModelProto's fields and their wire types (0 a number, 2 of a length); 7 is the graph, 8 the versions of the operators."""
+_LEARNER: Final = re.compile(rb'"learner"\s*:')
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -84,13 +86,9 @@ def _text(head: bytes) -> Content | None:
         return Content.LIGHTGBM_TEXT
     if not head.startswith(b"{"):
         return None
-    at = head.find(b"learner")
-    if at < 0:
-        return None
-    # UBJSON puts a length before a member's name, JSON a quote.
-    if head[1:].lstrip()[:1] == b'"':
-        return Content.XGBOOST_JSON if head[at - 1 : at] == b'"' else None
-    return Content.XGBOOST_UBJSON
+    if head[1:].lstrip()[:1] == b'"':  # UBJSON puts a length before a member's name
+        return Content.XGBOOST_JSON if _LEARNER.search(head) else None
+    return Content.XGBOOST_UBJSON if b"learner" in head else None
 
 
 def _xgboost_binary(head: bytes) -> Content | None:

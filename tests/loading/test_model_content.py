@@ -65,7 +65,10 @@ def _program(folder: Path) -> Path:
 FORMATS: dict[str, tuple[Callable[[Path], Path], Content]] = {
     "xgboost-json": (lambda folder: _xgboost(folder, ".json"), Content.XGBOOST_JSON),
     "xgboost-ubjson": (lambda folder: _xgboost(folder, ".ubj"), Content.XGBOOST_UBJSON),
-    "xgboost-binary": (lambda _: min(xgboost_support.LEGACY.glob("*.bin")), Content.XGBOOST_BINARY),
+    "xgboost-binary": (
+        lambda folder: xgboost_support.legacy(*xgboost_support.legacy_cases()[0], folder)[0],
+        Content.XGBOOST_BINARY,
+    ),
     "lightgbm": (_lightgbm, Content.LIGHTGBM_TEXT),
     "onnx": (_onnx, Content.ONNX),
     "torchscript": (_script, Content.TORCHSCRIPT),
