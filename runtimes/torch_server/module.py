@@ -100,10 +100,17 @@ class TorchModule(Model):
         own_outputs: tuple[TensorSpec, ...] = ()
         self._keywords: tuple[str, ...] = ()
         if is_program(file):
-            archive.check(file, self.settings.allows)
-            program = load_program(file)
-            self._module = program.module().to(self._device)
-            own_inputs, own_outputs, self._keywords = describe_program(program)
+            try:
+                archive.check(file, self.settings.allows)
+                program = load_program(file)
+                self._module = program.module().to(self._device)
+                own_inputs, own_outputs, self._keywords = describe_program(program)
+            except ConfigError:
+                raise
+            except (
+                Exception
+            ) as error:  # a damaged program raises whatever its parts meet, in PyTorch and in what looks it through
+                raise ConfigError(f"{file}: damaged: {error!r}") from error
         elif class_name:
             if not self.settings.allows(class_name):
                 raise ConfigError(
