@@ -23,7 +23,6 @@ from serinus.settings import ModelSettings
 lightgbm = Deferred("lightgbm")
 onnx = Deferred("onnx")
 torch = Deferred("torch")
-Scale = Deferred("vision_modules", "Scale")
 
 # A framework's own import warnings are no concern here.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -53,7 +52,7 @@ def _onnx(folder: Path) -> Path:
 def _script(folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(Scale(2.0).eval()).save(str(folder / "m.pt"))
+        torch.jit.script(torch.nn.Linear(3, 2).eval()).save(str(folder / "m.pt"))
     return folder / "m.pt"
 
 
