@@ -168,6 +168,7 @@ def test_a_person_sees_promotes_and_rolls_back(tmp_path: Path, capsys: pytest.Ca
         assert command(["canary", "rollback", "m", *options]) == 15
 
 
+@pytest.mark.slow
 def test_a_run_under_way_ends_when_a_person_decides(tmp_path: Path):
     with cluster(tmp_path, bad=0.005) as (server, options):
         (tmp_path / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 100000000"))

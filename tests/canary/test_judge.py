@@ -368,6 +368,7 @@ def test_a_billion_requests_are_judged_in_numbers_that_hold():
     assert judge(DEFAULT, worse.simulate(rng))[0].decision == "rollback"
 
 
+@pytest.mark.slow
 def test_no_counts_that_can_be_read_make_the_judge_fail_or_speak_nonsense():
     strict = parse_policy(
         "steps: [5, 100]\nlevel: 0.01\nguardrails:\n"

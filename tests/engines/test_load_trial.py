@@ -59,6 +59,7 @@ def test_the_setting_turns_it_off(tmp_path: Path):
     assert _loads(tmp_path) == [os.getpid()]
 
 
+@pytest.mark.slow
 def test_a_record_of_another_version_or_of_no_sense_does_not_hold(tmp_path: Path):
     _model(tmp_path, "fine").load()
     record = tmp_path / "model.trial.verdict.json"

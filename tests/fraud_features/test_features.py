@@ -136,6 +136,7 @@ async def test_training_and_serving_compute_the_same_bits(rows: int):
 
 
 @pytest.mark.redis
+@pytest.mark.slow
 async def test_redis_serves_the_bits_of_training(tmp_path: Path):
     stream = load_history(SERVICE / "data").part(0, 3000)
     offline = replay(stream, MemoryStore())

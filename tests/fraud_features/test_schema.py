@@ -241,11 +241,13 @@ def refusal(columns: Any) -> str | None:
 
 
 @given(st.lists(st.dictionaries(st.sampled_from([*support.DATATYPES, "x"]), JSON), max_size=4))
+@pytest.mark.slow
 def test_whatever_json_comes_is_either_read_or_refused(rows: list[dict[str, Any]]):
     assert refusal(lambda: columns_of_instances(rows)) != ""
 
 
 @given(st.dictionaries(st.sampled_from(list(support.DATATYPES)), RAW, min_size=6), st.integers(-1, 4))
+@pytest.mark.slow
 def test_whatever_raw_bytes_come_are_either_read_or_refused(raw: dict[str, tuple[str, bytes]], rows: int):
     columns = {name: RawTensor(datatype, [rows], data) for name, (datatype, data) in raw.items()}
     assert refusal(lambda: columns) != ""

@@ -98,6 +98,7 @@ async def both(requests: list[InferRequest]) -> tuple[list[Any], list[Any]]:
     return together, alone
 
 
+@pytest.mark.slow
 async def test_requests_together_are_answered_as_one_after_the_other():
     requests = [row(f"t{n}", n % 3, more=(n * 7919) % 5000, amount=10.0 + n) for n in range(150)]
     together, alone = await both(requests)

@@ -267,6 +267,7 @@ async def test_a_damaged_record_is_no_record(graph, damage, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "joined"), [("rows", True), ("sums", False)])
+@pytest.mark.slow
 async def test_a_model_in_processes_gets_the_same_verdict_and_is_told_it(tmp_path, kind, joined):
     (tmp_path / "model.bin").write_text(kind)
     settings = ModelSettings(name="m", model_dir=tmp_path / "model.bin", instances=2)

@@ -84,6 +84,7 @@ def test_large_batches_are_tried_as_long_as_they_are_quick():
     assert max(sizes) == 256  # 0.128 s; 1024 would take 0.512
 
 
+@pytest.mark.slow
 def test_large_batches_are_tried_as_long_as_they_are_small():
     sizes = set()
 

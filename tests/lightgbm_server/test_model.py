@@ -141,6 +141,7 @@ def test_any_small_forest_answers_as_the_booster(
     _agrees(booster, model, rows(count, seed=seed + 1, missing=missing))
 
 
+@pytest.mark.slow
 def test_constant_trees_and_wide_rows_are_walked(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     data = random.normal(size=(60, 900))

@@ -124,6 +124,7 @@ def test_a_record_that_can_be_saved_nowhere_is_said_in_the_log(
     assert "kept nowhere" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_agrees_and_what_is_left_to_the_booster(path: Path, tmp_path: Path) -> None:
     linear = save(train("regression", linear_tree=True), tmp_path, "linear.txt")
     command = [sys.executable, "-m", "lightgbm_server.verify", str(path.parent), str(linear), str(tmp_path / "absent")]

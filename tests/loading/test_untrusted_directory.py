@@ -224,6 +224,7 @@ def test_a_load_from_the_repository_is_held_to_the_same(tmp_path: Path):
         discover(parsed, tmp_path, "m")
 
 
+@pytest.mark.slow
 def test_a_server_neither_starts_with_nor_loads_what_calls_a_function(tmp_path: Path):
     marker = tmp_path / "called"
     repository = tmp_path / "repository"
@@ -247,6 +248,7 @@ def test_a_server_neither_starts_with_nor_loads_what_calls_a_function(tmp_path: 
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.slow
 def test_a_module_beside_the_model_is_never_imported_though_the_server_stands_in_its_folder(
     workers: str, tmp_path: Path
 ):

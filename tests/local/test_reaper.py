@@ -75,6 +75,7 @@ def test_what_is_on_the_list_at_the_end_of_input_is_ended_and_the_rest_is_left_a
     assert unknown.poll() is None
 
 
+@pytest.mark.slow
 def test_a_group_goes_with_the_children_of_its_first_process(started):
     process, child = start(WITH_CHILD)
     started.append(process)

@@ -161,6 +161,7 @@ async def test_an_optional_tensor_is_a_tensor(tmp_path):
         np.testing.assert_array_equal(answer.outputs[0].data, X)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_names_no_classes_and_ends_nothing(tmp_path):
     whole = (classifier(tmp_path, [1, 2, 3]) / "model.onnx").read_bytes()
     assert read_classes(tmp_path / "model.onnx") == {"probabilities": (1, 2, 3)}

@@ -90,6 +90,7 @@ def hold(response: InferResponse, expected: Mapping[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("model", GRAPHS)
+@pytest.mark.slow
 def test_v2_answers_each_request_what_the_graph_does(server, model: str, transport: str):
     served, expected = server
     asked = [index for index in range(len(PICTURES)) for _ in range(4)]

@@ -294,6 +294,7 @@ def test_the_help_of_a_runtime_has_its_own_settings(package: str, words: list[st
 
 
 @pytest.mark.parametrize("package", RUNTIMES_OF_HELP)
+@pytest.mark.slow
 def test_each_setting_of_a_runtime_is_known_to_it_and_a_typo_is_told_the_nearest(package: str, tmp_path: Path):
     cls = resolve(package).target
     assert len(cls.extra_settings) > 3

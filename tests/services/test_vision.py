@@ -68,6 +68,7 @@ def test_the_resnet50_form_changes_weights_and_pixels_together():
         assert (SERVICE / "fused" / place).resolve().is_relative_to(ROOT / ".cache" / "vision")
 
 
+@pytest.mark.slow
 def test_every_form_passes_kserves_rules():
     forms = ("fused", "collocated", "collocated-gpu", "fused-resnet50")
     command = [sys.executable, "-m", "serinus.cli", "lint", *(str(SERVICE / form) for form in forms)]

@@ -14,6 +14,8 @@ from serinus.errors import ConfigError
 from serinus.model import Call
 from serinus.settings import ModelSettings
 
+pytestmark = pytest.mark.slow  # TensorFlow alone takes seconds to import
+
 tf = Deferred("tensorflow")
 TensorflowModel = Deferred("tensorflow_server", "TensorflowModel")
 
@@ -82,7 +84,6 @@ def loaded(folder: Path, *allowed: str) -> TensorflowModel:
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", STEPS)
 def test_a_graph_that_reaches_beyond_the_model_is_refused_unless_the_operator_allows_it(case: str, tmp_path: Path):
     step, operator = STEPS[case]
@@ -235,7 +236,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_is_run_to_restore_the_variables_touches_no_other_file(case: str, tmp_path: Path):
     from tensorflow.core.protobuf import saved_model_pb2

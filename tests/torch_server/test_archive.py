@@ -28,7 +28,10 @@ Dim = Deferred("torch.export", "Dim")
 export = Deferred("torch.export", "export")
 save = Deferred("torch.export", "save")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,  # PyTorch alone takes seconds to import
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
 
 
 IDS = np.arange(10).reshape(2, 5) % 10

@@ -133,6 +133,7 @@ def test_a_file_cut_short_is_refused_at_every_length(form: str, held: dict[str, 
 
 @given(data=st.data(), form=st.sampled_from(["ubj", "json", "bin", "dart"]))
 @fuzz(max_examples=400, deadline=None)
+@pytest.mark.slow
 def test_a_damaged_file_is_read_or_refused_and_never_walked_astray(
     data: st.DataObject, form: str, held: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

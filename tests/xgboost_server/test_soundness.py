@@ -173,6 +173,7 @@ print(loaded, refused)
 
 
 @pytest.mark.parametrize("categorical", [False, True])
+@pytest.mark.slow
 def test_no_mutation_of_a_tree_ends_the_process(categorical: bool, tmp_path: Path):
     path = saved(tmp_path, categorical=categorical)
     arguments = [sys.executable, "-c", _MUTATIONS, str(path), str(tmp_path / "mutated.json")]

@@ -223,6 +223,7 @@ def test_the_command_tells_what_is_left_to_the_booster(
     assert "agrees" in said.out
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_module(path: Path) -> None:
     command = [sys.executable, "-m", "xgboost_server.verify", str(path), "--iteration-range", "0,4"]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=True)
