@@ -17,7 +17,7 @@ from serinus.manifests.rules.update_rules import check_updates
 
 GOOD = (
     "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: %s}\n"
-    "spec: {predictor: {model: {modelFormat: {name: a}, storageUri: %s}}}\n"
+    "spec: {predictor: {model: {modelFormat: {name: xgboost}, storageUri: %s}}}\n"
 )
 BAD = GOOD.replace("storageUri", "storageUrl")
 

@@ -285,3 +285,33 @@ def test_two_objects_of_one_name_are_told_where_the_other_is_and_kinds_are_named
     check_documents(load_text("apiVersion: v1\nkind: InferenceServise\nmetadata: {name: a}\n", "a.yaml"), problems)
     (unchecked,) = problems.all
     assert (unchecked.severity, unchecked.layer) == ("warning", "unchecked")
+
+
+CHOICE = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\nspec: {predictor: {model: {modelFormat: {name: %s}%s}}}\n"
+OWN = (
+    "apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {name: my-server}\n"
+    "spec: {supportedModelFormats: [{name: catboost, autoSelect: true}], containers: [{name: kserve-container, image: x}]}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime", "more", "said"),
+    [
+        ("xgbost", "", "", "no runtime of these manifests or of KServe's own serves xgbost; did you mean xgboost?"),
+        ("XGBoost", "", "", "did you mean xgboost?"),
+        ("prophet", "", "", "see that the cluster has one"),
+        ("catboost", "", OWN, ""),
+        ("any", ", runtime: kserve-xgbservr", "", "did you mean kserve-xgbserver?"),
+        ("any", ", runtime: my-servr", OWN, "did you mean my-server?"),
+        ("any", ", runtime: house-runtime", "", "see that the cluster has it"),
+        ("any", ", runtime: serinus-xgboost-server", "", ""),
+        ("any", ", runtime: my-server", OWN, ""),
+    ],
+)
+def test_a_runtime_or_format_that_nobody_has_is_named_with_the_nearest(kind: str, runtime: str, more: str, said: str):
+    problems = Problems()
+    check_documents([*load_text(CHOICE % (kind, runtime), "a"), *load_text(more, "b")], problems)
+    found = [problem for problem in problems.all if problem.rule == "runtime-unknown-choice"]
+    assert [(problem.severity, said in f"{problem.message}; {problem.mend}") for problem in found] == (
+        [("warning", True)] if said else []
+    )

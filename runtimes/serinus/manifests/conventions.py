@@ -13,8 +13,10 @@ __all__ = [
     "AUTOSCALER",
     "DEPLOYMENT_MODE",
     "KSERVE_CONTAINER",
+    "MODEL_FORMATS",
     "NAME",
     "PREFIX",
+    "RUNTIME_NAMES",
     "STORAGE_SCHEMES",
     "TRANSFORMER_CONTAINER",
     "deployment_mode",
@@ -27,6 +29,38 @@ AUTOSCALER = PREFIX + "autoscalerClass"
 NAME = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 KSERVE_CONTAINER = "kserve-container"
 TRANSFORMER_CONTAINER = "transformer-container"
+
+RUNTIME_NAMES = tuple(
+    f"kserve-{name}"
+    for name in (
+        *(
+            "autogluonserver",
+            "huggingfaceserver",
+            "huggingfaceserver-multinode",
+            "lgbserver",
+            "mlserver",
+            "openvino",
+            "paddleserver",
+        ),
+        *(
+            "pmmlserver",
+            "predictiveserver",
+            "sklearnserver",
+            "tensorflow-serving",
+            "torchserve",
+            "tritonserver",
+            "vllmserver",
+            "xgbserver",
+        ),
+    )
+)
+"""KServe's own ClusterServingRuntimes (config/runtimes, 2026-08-21)."""
+
+MODEL_FORMATS = (
+    *("autogluon", "huggingface", "lightgbm", "mlflow", "onnx", "openvino", "paddle", "pmml", "pytorch", "sklearn"),
+    *("tensorflow", "tensorrt", "triton", "vLLM", "xgboost"),
+)
+"""What they serve."""
 
 STORAGE_SCHEMES = [
     "gs",

@@ -21,7 +21,7 @@ from .rules.container_rules import CONTAINER_RULES
 from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from .rules.pod_rules import METADATA_RULES, POD_RULES
 from .rules.rule import Block, ServiceView, judge
-from .rules.runtime_rules import RUNTIME_RULES, shared_priorities
+from .rules.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
 from .rules.scaling_rules import SCALING_RULES
 from .rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from .rules.service_rules import OBJECT_RULES, SERVICE_RULES
@@ -65,6 +65,9 @@ def check_documents(
         else:
             _check_other(document, group, problems)
     check_runtimes(runtimes, problems)
+    services = [document for document in documents if document.kind == "InferenceService"]
+    for document, (path, message, mend) in unknown_choices(services, runtimes):
+        problems.warn(document, path, message, mend, rule="runtime-unknown-choice", layer="unchecked")
 
 
 def _check_other(document: Document, group: str, problems: Problems) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..conventions import KSERVE_CONTAINER
+from ..conventions import KSERVE_CONTAINER, MODEL_FORMATS, RUNTIME_NAMES
 from ..documents import Document, FieldPath
 from ..fields import listed, mapping, whole_number
 from ..problems import nearest
 from .rule import Finding, Findings, Rule
 
-__all__ = ["RUNTIME_RULES", "shared_priorities"]
+__all__ = ["RUNTIME_RULES", "shared_priorities", "unknown_choices"]
 
 
 def runtime_name(document: Document) -> Findings:
@@ -82,6 +82,51 @@ def shared_priorities(documents: Sequence[Document]) -> Iterator[tuple[Document,
                 if other != document.name:
                     message = f"runtime {other} has priority {priority} for {name} over {protocol} as well"
                     yield document, (at, message, "use another priority")
+
+
+def unknown_choices(services: Sequence[Document], runtimes: Sequence[Document]) -> Iterator[tuple[Document, Finding]]:
+    """Runtimes and formats that services name and that neither these manifests nor KServe have: a slip of the pen, or the platform's own.
+
+    Ours are known by their prefix `serinus-`, since their manifests are often applied before and elsewhere.
+    """
+    names = [*RUNTIME_NAMES, *(document.name for document in runtimes)]
+    formats = [*MODEL_FORMATS]
+    for document in runtimes:
+        formats += [
+            str(mapping(item).get("name"))
+            for item in listed(mapping(document.value.get("spec")).get("supportedModelFormats"))
+        ]
+    for service in services:
+        for path, model in _models(service):
+            runtime, kind = model.get("runtime"), mapping(model.get("modelFormat")).get("name")
+            if isinstance(runtime, str) and runtime and runtime not in names and not runtime.startswith("serinus-"):
+                near = nearest(runtime, names)
+                message = f"{runtime} is neither in these manifests nor one of KServe's own runtimes"
+                yield (
+                    service,
+                    ((*path, "runtime"), message, f"did you mean {near}?" if near else "see that the cluster has it"),
+                )
+            if isinstance(kind, str) and kind and not runtime and kind not in formats:
+                near = nearest(kind, formats) or nearest(kind.lower(), formats)
+                message = f"no runtime of these manifests or of KServe's own serves {kind}"
+                yield (
+                    service,
+                    (
+                        (*path, "modelFormat", "name"),
+                        message,
+                        f"did you mean {near}?" if near else "see that the cluster has one",
+                    ),
+                )
+
+
+def _models(service: Document) -> Iterator[tuple[FieldPath, Mapping[str, Any]]]:
+    spec = mapping(service.value.get("spec"))
+    yield ("spec", "predictor", "model"), mapping(mapping(spec.get("predictor")).get("model"))
+    for index, item in enumerate(listed(spec.get("canary"))):
+        yield (
+            ("spec", "canary", index, "predictor", "model"),
+            mapping(mapping(mapping(item).get("predictor")).get("model")),
+        )
 
 
 RUNTIME_RULES: tuple[Rule[Document], ...] = (
