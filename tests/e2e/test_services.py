@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = sorted(
     file.parent.relative_to(ROOT)
     for file in (ROOT / "inferenceservices").rglob("kustomization.yaml")
-    if "kind: Component" not in file.read_text()
+    if "kind: Component" not in file.read_text() and file.parent.name != "runtime"  # those alone hold no service
 )
 MANIFESTS = sorted(
     file.parent.relative_to(ROOT)
@@ -34,6 +34,17 @@ MANIFESTS = sorted(
 
 def services(folder: Path) -> list[dict[str, Any]]:
     return [item for item in yaml.safe_load_all(render(ROOT / folder)) if item and item["kind"] == "InferenceService"]
+
+
+def runtime_containers(folder: Path, block: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The containers of a predictor's runtime, where it comes with the service; what `model` lays over them left out."""
+    model = block.get("model", {})
+    return [
+        {key: value for key, value in container.items() if key not in model}
+        for item in yaml.safe_load_all(render(ROOT / folder))
+        if item and item["kind"] == "ServingRuntime" and item["metadata"]["name"] == model.get("runtime")
+        for container in item["spec"]["containers"]
+    ]
 
 
 def mode(service: Mapping[str, Any]) -> str:
@@ -173,10 +184,10 @@ def test_probes_resources_and_nodes_of_the_pods_are_as_written(
             if block.get(key):
                 assert pod.get(key) == block[key], key
         there = dict(named(pod["containers"]))
-        for container in block.get("containers", []):
+        for container in [*block.get("containers", []), *runtime_containers(folder, block)]:
             name = (
                 container["name"]
-                if len(block["containers"]) > 1 or component.kind == "predictor"
+                if component.kind == "predictor" or len(block["containers"]) > 1
                 else "kserve-container"
             )
             made = there[name]

@@ -89,9 +89,10 @@ def test_a_predictor_gets_no_arguments_but_its_ports_and_its_model_folder(tmp_pa
 
 
 def test_what_listens_everywhere_in_its_pod_listens_on_loopback_here() -> None:
-    file = Path(__file__).parents[2] / "inferenceservices" / "fraud" / "fused" / "inferenceservice.yaml"
-    (launch,) = launched(planned(file.read_text()))
-    assert "--host=0.0.0.0" in file.read_text()
+    folder = Path(__file__).parents[2] / "inferenceservices" / "fraud"
+    runtime = (folder / "runtime" / "servingruntime.yaml").read_text()
+    (launch,) = launched(planned((folder / "fused" / "inferenceservice.yaml").read_text(), runtimes=runtime))
+    assert "--host=0.0.0.0" in runtime
     assert [word for word in launch.argv if "host" in word] == ["--host=127.0.0.1"]
 
 

@@ -112,6 +112,27 @@ def test_a_fingerprint_changes_with_every_file_that_a_manifest_may_come_from(tmp
     assert fingerprint(tmp_path / "none") == ()
 
 
+def test_a_fingerprint_changes_with_a_base_and_a_component_beside_the_folder(tmp_path: Path):
+    service, base, component = (tmp_path / name for name in ("service", "base", "component"))
+    for folder, text in {
+        service: "resources: [../base, isvc.yaml]\ncomponents: [../component]\n",
+        base: "resources: [runtime.yaml]\n",
+        component: "patches: [{path: patch.yaml}]\n",
+    }.items():
+        folder.mkdir()
+        (folder / "kustomization.yaml").write_text(text)
+    for file in (service / "isvc.yaml", base / "runtime.yaml", component / "patch.yaml"):
+        file.write_text("a: b\n")
+    seen = [fingerprint(service)]
+    assert len(seen[0]) == 6
+    for file in (base / "runtime.yaml", component / "patch.yaml", base / "kustomization.yaml"):
+        file.write_text(file.read_text() + "# longer\n")
+        seen.append(fingerprint(service))
+    assert len(set(seen)) == 4
+    (base / "kustomization.yaml").write_text("resources: [")
+    assert len(fingerprint(service)) >= 2, "what cannot be read forbids no look at the rest"
+
+
 def test_a_path_and_its_runtimes_are_planned_and_what_is_wrong_leaves_no_plan(tmp_path: Path):
     service, config = tmp_path / "isvc.yaml", tmp_path / "more"
     config.mkdir()

@@ -134,7 +134,8 @@ def test_the_image_says_that_it_listens_everywhere():
 
 def containers() -> dict[str, dict]:
     found = {}
-    paths = [*ROOT.glob("manifests/base/*.yaml"), *ROOT.glob("inferenceservices/**/inferenceservice.yaml")]
+    # Those of services as a whole, with what components add: tests/repository/test_short_services.py.
+    paths = [*ROOT.glob("manifests/base/*.yaml"), *ROOT.glob("inferenceservices/**/servingruntime.yaml")]
     for path in paths:
         for document in yaml.safe_load_all(path.read_text()):
             stack = [document]
@@ -158,4 +159,4 @@ def test_every_manifest_says_that_its_container_listens_everywhere(name: str):
 
 
 def test_there_are_manifests():
-    assert len(CONTAINERS) >= 12
+    assert len(CONTAINERS) >= 9

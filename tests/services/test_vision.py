@@ -22,16 +22,20 @@ SERVICE = ROOT / "inferenceservices" / "vision"
 BUILT = is_built(ROOT / ".cache" / "vision", "efficientnet-lite0")
 
 
-def render(form: str) -> dict[str, Any]:
+def render(form: str) -> list[dict[str, Any]]:
     kubectl = Path(sys.executable).with_name("kubectl")
     done = subprocess.run([str(kubectl), "kustomize", str(SERVICE / form)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (document,) = yaml.safe_load_all(done.stdout)
-    return document
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def service(form: str) -> dict[str, Any]:
+    (found,) = (document for document in render(form) if document["kind"] == "InferenceService")
+    return found
 
 
 def test_the_gpu_component_gives_the_network_a_gpu_as_the_runtimes_component_does():
-    predictor = render("collocated-gpu")["spec"]["predictor"]
+    predictor = service("collocated-gpu")["spec"]["predictor"]
     assert predictor["model"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert predictor["model"]["resources"]["requests"]["nvidia.com/gpu"] == "1"
     assert predictor["model"]["image"].startswith("tensorflow_server-gpu:")
@@ -53,16 +57,13 @@ def test_without_the_component_nothing_asks_for_a_gpu():
 
 
 def test_the_resnet50_form_changes_weights_and_pixels_together():
-    one, other = (render(form) for form in ("fused", "fused-resnet50"))
-    variables = [
-        {item["name"]: item["value"] for item in document["spec"]["predictor"]["containers"][0]["env"]}
-        for document in (one, other)
-    ]
-    assert {key for key in variables[0] if variables[0][key] != variables[1][key]} == {
-        "STORAGE_URI",
-        "IMAGE_PIXELS_PRESET",
-    }
-    assert {values["IMAGE_PIXELS_PRESET"] for values in variables} <= set(PRESETS)
+    one, other = (service(form) for form in ("fused", "fused-resnet50"))
+    models = [document["spec"]["predictor"]["model"] for document in (one, other)]
+    assert {key for key in models[0] if models[0][key] != models[1][key]} == {"storageUri", "env"}
+    presets = [{item["name"]: item["value"] for item in model["env"]} for model in models]
+    assert presets[0] != presets[1]
+    assert all(set(values) == {"IMAGE_PIXELS_PRESET"} for values in presets)
+    assert {values["IMAGE_PIXELS_PRESET"] for values in presets} <= set(PRESETS)
     for document in (one, other):
         place = document["metadata"]["annotations"]["serinus.dev/local-storage-uri"]
         assert (SERVICE / "fused" / place).resolve().is_relative_to(ROOT / ".cache" / "vision")

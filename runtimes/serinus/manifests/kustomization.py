@@ -15,8 +15,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from .documents import Document, FieldPath, Place, load_text
+from .fields import listed
 
-__all__ = ["find_kustomization", "live_documents", "read_text", "render"]
+__all__ = ["find_kustomization", "kustomization_files", "live_documents", "read_text", "render"]
 
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
@@ -77,7 +78,7 @@ def render(kustomization: Path) -> list[Document]:
         words = done.stderr.strip().removeprefix("error: ")
         raise ConfigError(f"{kustomization}:1: kustomize cannot render it: {words}")
     sources: dict[tuple[str, str], list[Document]] = {}
-    for source in _sources(folder, set()):
+    for source in _sources(folder):
         sources.setdefault((source.kind, source.name), []).append(source)
     by_kind: dict[str, list[Document]] = {}
     for (kind, _), documents in sources.items():
@@ -126,29 +127,48 @@ def _holds(origin: Document, path: FieldPath, value: Any) -> bool:
     return isinstance(value, dict | list) or origin.get(path) == value
 
 
-def _sources(folder: Path, seen: set[Path]) -> Iterator[Document]:
-    """Every object in the files that a kustomization names, its bases and components included."""
+def kustomization_files(folder: Path) -> Iterator[Path]:
+    """Every file that a folder's kustomization is made of: itself and what it names, its bases and components included.
+
+    Args:
+        folder: one without a kustomization yields nothing.
+
+    Raises:
+        ConfigError: a kustomization among them cannot be read.
+    """
+    yield from _files(folder, set())
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
     folder = folder.resolve()
-    if folder in seen:
+    kustomization = find_kustomization(folder)
+    if folder in seen or kustomization is None:
         return
     seen.add(folder)
-    kustomization = find_kustomization(folder)
-    if kustomization is None:
-        return
+    yield kustomization
+    for name in _named(kustomization):
+        path = folder / name
+        if path.is_dir():
+            yield from _files(path, seen)
+        elif path.is_file():
+            yield path
+
+
+def _named(kustomization: Path) -> Iterator[str]:
+    """Files and folders that a kustomization names."""
     for document in load_text(read_text(kustomization), str(kustomization)):
-        names: list[Any] = []
         for key in ("patches", "patchesStrategicMerge", "resources", "bases", "components"):
-            entries = document.value.get(key) or []
-            names += [item.get("path") if isinstance(item, dict) else item for item in entries]
-        for name in names:
-            if not isinstance(name, str) or "\n" in name:
-                continue
-            path = folder / name
-            if path.is_dir():
-                yield from _sources(path, seen)
-            elif path.is_file():
-                shown = _shown(path)
-                yield from load_text(read_text(path), shown, patches=True)
+            for item in listed(document.value.get(key)):
+                name = item.get("path") if isinstance(item, dict) else item
+                if isinstance(name, str) and "\n" not in name:
+                    yield name
+
+
+def _sources(folder: Path) -> Iterator[Document]:
+    """Every object in the files that a kustomization names, its bases and components included."""
+    for path in kustomization_files(folder):
+        if path.name not in KUSTOMIZATIONS:
+            yield from load_text(read_text(path), _shown(path), patches=True)
 
 
 def _shown(path: Path) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...errors import ConfigError
 from ...manifests.documents import Document
 from ...manifests.inference_service import parse_inference_service
+from ...manifests.kustomization import kustomization_files
 from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
@@ -86,11 +89,17 @@ def _is_kserve(runtime: Path) -> bool:
 
 
 def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, times and sizes of the files that a path's manifests may come from; it changes when one of them does."""
-    folder = path if path.is_dir() else path.parent
-    files = [path] if path.is_file() else []
+    """Names, times and sizes of the files that a path's manifests may come from; it changes when one of them does.
+
+    Bases and components that a kustomization names lie beside its folder.
+    """
+    files = {path} if path.is_file() else set[Path]()
     if path.is_dir():
-        files = [file for file in folder.rglob("*") if file.suffix in {".yaml", ".yml"} or file.name == "Kustomization"]
+        files = {file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"} or file.name == "Kustomization"}
+        below = path.resolve()
+        # Of a kustomization that cannot be read the change that mends it is seen in any case.
+        with contextlib.suppress(ConfigError):
+            files |= {file for file in kustomization_files(path) if not file.resolve().is_relative_to(below)}
     found = []
     for file in sorted(files):
         try:
