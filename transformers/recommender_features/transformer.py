@@ -74,18 +74,24 @@ class RecommenderFeatures(kserve.Model):
     """
 
     def __init__(
-        self, name: str, *, catalogue: Catalogue | None = None, catalogue_dir: str | Path | None = None
+        self,
+        name: str,
+        *,
+        catalogue: Catalogue | None = None,
+        catalogue_dir: str | Path | None = None,
+        model_dir: str | Path | None = None,
     ) -> None:
         """Construct; `load` reads the catalogue.
 
         Args:
             name: of the served model.
             catalogue: one already read, for tests.
-            catalogue_dir: where `catalogue.npz` lies; None: the environment's CATALOGUE_DIR, or /mnt/models.
+            catalogue_dir: where `catalogue.npz` lies; None: the environment's CATALOGUE_DIR, else `model_dir`, else /mnt/models.
+            model_dir: of the model in the same process, which `serinus serve` tells.
         """
         super().__init__(name)
         self._catalogue = catalogue
-        self._folder = Path(catalogue_dir or os.environ.get("CATALOGUE_DIR") or "/mnt/models")
+        self._folder = Path(catalogue_dir or os.environ.get("CATALOGUE_DIR") or model_dir or "/mnt/models")
         self._index: dict[int | str, int] = {}
 
     @property

@@ -66,7 +66,8 @@ def find_models(parsed: Parsed, repository: Path | None) -> Chosen:
             raise ConfigError(f"--model_repository {repository}: no such folder")
         if values["load_models_at_startup"]:
             there = _folders(repository)
-        elif not paths and not values["class"]:
+        elif not paths:
+            # A class, which an image of ours always names, is that of the models that will be loaded; alone it is none.
             return Chosen(models=[])
     # A volume may mount the one file there: KServe's pvc:// does where the path names a file.
     mounted = _DEFAULT_MODEL_DIR.is_file() or (_DEFAULT_MODEL_DIR.is_dir() and any(_DEFAULT_MODEL_DIR.iterdir()))

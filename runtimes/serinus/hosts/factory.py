@@ -114,9 +114,11 @@ def _pipeline(settings: ModelSettings, transformer: str, predictor: PredictorSet
         )
     if not settings.implementation:
         settings = dataclasses.replace(settings, implementation=infer_implementation(settings.model_dir))
-    # The transformer takes nothing of the model's directory or settings, only its name.
+    # The transformer takes nothing of the model's settings, only its name and, where its constructor asks for it, where the model lies:
+    # what belongs to one version of both lies there.
     own = ModelSettings(name=settings.name, version=settings.version, implementation=transformer)
-    return _around(resolve(transformer, kserve_arguments(own, None)), own, settings, build_model)
+    found = resolve(transformer, kserve_arguments(own, None))
+    return _around(found, dataclasses.replace(own, model_dir=settings.model_dir), settings, build_model)
 
 
 def _around(
