@@ -86,12 +86,14 @@ class RecommenderFeatures(kserve.Model):
         Args:
             name: of the served model.
             catalogue: one already read, for tests.
-            catalogue_dir: where `catalogue.npz` lies; None: the environment's CATALOGUE_DIR, else `model_dir`, else /mnt/models.
-            model_dir: of the model in the same process, which `serinus serve` tells.
+            catalogue_dir: where `catalogue.npz` lies; None: the environment's CATALOGUE_DIR, else beside the model, else /mnt/models.
+            model_dir: file or folder of the model in the same process, which `serinus serve` tells.
         """
         super().__init__(name)
         self._catalogue = catalogue
-        self._folder = Path(catalogue_dir or os.environ.get("CATALOGUE_DIR") or model_dir or "/mnt/models")
+        beside = Path(model_dir or "/mnt/models")
+        beside = beside.parent if beside.is_file() else beside
+        self._folder = Path(catalogue_dir or os.environ.get("CATALOGUE_DIR") or beside)
         self._index: dict[int | str, int] = {}
 
     @property

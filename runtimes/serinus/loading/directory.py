@@ -120,6 +120,9 @@ def _found(path: Path, implementation: str, allowed: ModelSettings) -> list[Mode
         return [_read(path, implementation, allowed)]
     if (path / SETTINGS_FILE).is_file():
         return [_read(path / SETTINGS_FILE, implementation, allowed)]
+    if implementation and (versions := _settled_versions(path)):
+        _refuse_ways_out(versions, path, allowed)
+        return _read_folders(versions, allowed, implementation) or []
     try:
         named = implementation or infer_implementation(path)
         return [dataclasses.replace(allowed, implementation=named, model_dir=path)]
@@ -127,18 +130,31 @@ def _found(path: Path, implementation: str, allowed: ModelSettings) -> list[Mode
         folders = () if path.is_file() else model_folders(path).models
         if not folders:
             raise
-        out = [child for child in folders if leads_out(child, path, allowed.allow_uri)]
-        if out:
-            raise ConfigError(
-                f"{out[0]}: leads out of {path}; to trust it, start with --allow_uri and the folder to read from"
-            ) from None
+        _refuse_ways_out(folders, path, allowed)
         found = _read_folders(folders, allowed)
         if found is None:
             raise error from None
         return found
 
 
-def _read_folders(folders: Iterable[Path], allowed: ModelSettings) -> list[ModelSettings] | None:
+def _settled_versions(path: Path) -> list[Path]:
+    """Give the numbered folders of a folder that holds nothing else, where each has settings: MLServer's layout, and Seldon's agent's."""
+    children = list(path.iterdir()) if path.is_dir() else []
+    is_version = all(child.name.isdigit() and (child / SETTINGS_FILE).is_file() for child in children)
+    return sorted(children) if is_version else []
+
+
+def _refuse_ways_out(folders: Iterable[Path], path: Path, allowed: ModelSettings) -> None:
+    out = [child for child in folders if leads_out(child, path, allowed.allow_uri)]
+    if out:
+        raise ConfigError(
+            f"{out[0]}: leads out of {path}; to trust it, start with --allow_uri and the folder to read from"
+        )
+
+
+def _read_folders(
+    folders: Iterable[Path], allowed: ModelSettings, implementation: str = ""
+) -> list[ModelSettings] | None:
     """Read a folder of model folders; None where none of them is one. Numbered folders are versions of one model."""
     found: list[ModelSettings] = []
     problems: list[str] = []
@@ -149,7 +165,7 @@ def _read_folders(folders: Iterable[Path], allowed: ModelSettings) -> list[Model
         try:
             if (folder / SETTINGS_FILE).is_file():
                 recognised = True
-                settings: ModelSettings = _read(folder / SETTINGS_FILE, "", allowed)
+                settings: ModelSettings = _read(folder / SETTINGS_FILE, implementation, allowed)
                 if not settings.name:
                     settings = dataclasses.replace(settings, name="" if versions else folder.name)
             else:
@@ -200,14 +216,13 @@ def _read(path: Path, implementation: str, allowed: ModelSettings) -> DirectoryS
     extra = dict(reader.take(parameters, "extra", dict, {}, "parameters."))
     known = {*_PARAMETER_KEYS, *_INERT_PARAMETERS}
     extra.update({key: value for key, value in parameters.items() if key not in known})
-    named = implementation or reader.take(document, "implementation", str, "")
+    named = reader.take(document, "implementation", str, "")
     if named == _SERINUS_RUNTIME:
-        named = extra.pop("class", "")
+        named = extra.pop("class", "")  # the runtime's own key, no setting of the model's, whoever names the class
         if not isinstance(named, str):
             reader.problem(f"'parameters.extra.class' is {json.dumps(named)[:60]}, a string was expected")
             named = ""
-    if not implementation:
-        named = reader.implementation(named)
+    named = implementation or reader.implementation(named)
     settings = DirectorySettings(
         source=path,
         name=reader.take(document, "name", str, ""),
