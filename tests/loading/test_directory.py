@@ -226,15 +226,47 @@ def test_code_beside_model_settings_is_not_imported_by_itself(tmp_path: Path):
         build_model(settings)
 
 
+@pytest.mark.parametrize("named", ["", "by the image"])
 @pytest.mark.parametrize(
-    "runtime", ["xgboost", "lightgbm", "onnx", "torch", pytest.param("tensorflow", marks=pytest.mark.slow)]
+    "runtime", ["xgboost", "lightgbm", "onnx", "torch", "ensemble", pytest.param("tensorflow", marks=pytest.mark.slow)]
 )
-def test_the_settings_that_a_runtime_brings_name_it_here_as_under_mlserver(runtime: str, tmp_path: Path):
+def test_the_settings_that_a_runtime_brings_name_it_here_as_under_mlserver(runtime: str, named: str, tmp_path: Path):
     shipped = Path(__file__).parents[2] / "runtimes" / f"{runtime}_server" / "model-settings.json"
     (tmp_path / "model-settings.json").write_bytes(shipped.read_bytes())
-    (settings,) = settings_from_directory(tmp_path)
+    (settings,) = settings_from_directory(tmp_path, f"{runtime}_server" if named else "")
     assert (settings.implementation, settings.extra, settings.model_dir) == (f"{runtime}_server", {}, tmp_path)
-    assert resolve(settings.implementation).kind == "serinus"
+    assert resolve(settings.implementation).kind == ("kserve" if runtime == "ensemble" else "serinus")
+
+
+def test_a_class_that_is_named_finds_the_versions_that_have_settings_each(tmp_path: Path):
+    """MLServer's layout, which Seldon's agent fills."""
+    for version in ("1", "12"):
+        (tmp_path / "m_1" / version).mkdir(parents=True)
+        (tmp_path / "m_1" / version / "model-settings.json").write_text('{"name": "m_1"}')
+    found = settings_from_directory(tmp_path / "m_1", "xgboost_server")
+    assert [(s.name, s.version, s.implementation) for s in found] == [
+        ("m_1", "1", "xgboost_server"),
+        ("m_1", "12", "xgboost_server"),
+    ]
+    assert [settings.model_dir for settings in found] == [tmp_path / "m_1" / version for version in ("1", "12")]
+
+
+@pytest.mark.parametrize("beside", ["model.ubj", "notes/model-settings.json", "2/model.ubj"])
+def test_a_class_that_is_named_takes_a_folder_of_anything_else_as_it_is(beside: str, tmp_path: Path):
+    for file in ("1/model-settings.json", beside):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    (settings,) = settings_from_directory(tmp_path, "xgboost_server")
+    assert settings.model_dir == tmp_path
+
+
+def test_a_version_that_leads_out_of_its_folder_is_refused_whoever_names_the_class(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model-settings.json").write_text("{}")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="leads out of"):
+        settings_from_directory(tmp_path / "m", "xgboost_server")
 
 
 def test_a_file_of_code_that_model_settings_name_is_not_run(tmp_path: Path):

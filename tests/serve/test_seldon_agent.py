@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 import yaml
 
+import grpc
 from deferred import Deferred
 from seldon_agent import Agent, Server, model_server, obey_permissions
 
@@ -152,7 +152,9 @@ def test_a_model_file_without_settings_is_served_by_its_requirement(agent: Agent
         agent.download("other", artifacts["root"] / "plain", requirements=["pytorch"])
 
 
-def test_a_new_version_is_loaded_beside_the_old_one_which_then_goes(agent: Agent, xgb: Server, artifacts: dict[str, Any]):
+def test_a_new_version_is_loaded_beside_the_old_one_which_then_goes(
+    agent: Agent, xgb: Server, artifacts: dict[str, Any]
+):
     first = agent.download("income", artifacts["root"] / "versions", artifact_version=1)
     assert agent.load(first) == grpc.StatusCode.OK
     second = agent.download("income", artifacts["root"] / "versions", version=2)
@@ -170,6 +172,23 @@ def test_a_new_version_is_loaded_beside_the_old_one_which_then_goes(agent: Agent
     assert agent.infer("income", second, body())[0] == 200
     assert agent.load(first) == grpc.StatusCode.NOT_FOUND
     assert agent.unload("nobody_1") == grpc.StatusCode.NOT_FOUND
+
+
+def test_the_repositorys_calls_are_the_same_over_rest(agent: Agent, xgb: Server, artifacts: dict[str, Any]):
+    loaded = agent.download("income", artifacts["root"] / "plain", requirements=["xgboost"])
+
+    def post(path: str) -> tuple[int, Any]:
+        url = f"http://127.0.0.1:{xgb.http}/v2/repository/{path}"
+        request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content = answer.read()
+            return answer.status, json.loads(content) if content else None
+
+    assert post(f"models/{loaded}/load")[0] == 200
+    states = {entry["name"]: entry["state"] for entry in post("index")[1]}
+    assert states["income_1"] == agent.index()["income_1"] == "READY"
+    assert post(f"models/{loaded}/unload")[0] == 200
+    assert agent.index().get("income_1") != "READY"
 
 
 def test_parameters_of_the_model_reach_it(agent: Agent, artifacts: dict[str, Any]):
@@ -275,7 +294,9 @@ def wired(step: dict[str, Any], answers: dict[str, Any]) -> Any:
         assert kind == "outputs"
         answer = answers[source]
         (index,) = [place for place, output in enumerate(answer.outputs) if output.name == tensor]
-        request.inputs.add().MergeFromString(answer.outputs[index].SerializeToString())  # the two messages have the same fields
+        request.inputs.add().MergeFromString(
+            answer.outputs[index].SerializeToString()
+        )  # the two messages have the same fields
         request.inputs[-1].name = step.get("tensorMap", {}).get(text, tensor)
         request.raw_input_contents.extend(answer.raw_output_contents[index : index + 1])
     return request
@@ -317,7 +338,12 @@ def test_the_steps_of_the_fraud_pipeline_answer_what_the_service_answers(home: P
         columns.append({"name": "fraud", "datatype": "INT8", "shape": [3], "data": [1, 0, 0]})
         outcomes = {"inputs": columns, "parameters": {"operation": "record_labels"}}
         recorded = at_features.infer_grpc(loaded, message(outcomes))
-    assert values(recorded)["recorded"] == ("BOOL", [3], [True, True, True])
+        # What manifests/seldon/README.md says of REST.
+        _, over_rest = at_features.infer(features["name"], loaded, request)
+        data = next(output["data"] for output in over_rest["outputs"] if output["name"] == "features")
+        assert None in data
+    assert values(recorded)["recorded"][:2] == ("BOOL", [3])
+    assert values(recorded)["recorded"][2][0] is True, "the fraud; outcomes that change nothing are not recorded"
     found = {}
     for text in pipeline["output"]["steps"]:
         source, _, *tensor = text.split(".")
@@ -330,6 +356,22 @@ def test_the_steps_of_the_fraud_pipeline_answer_what_the_service_answers(home: P
             assert np.float32(data).tolist() == np.float32(want["data"]).tolist()
         else:
             assert data == [text.encode() for text in want["data"]]
+
+
+def test_both_steps_in_one_model_answer_the_same_without_a_pipeline(home: Path):
+    request = json.loads((FRAUD / "request.json").read_text())
+    expected = json.loads((FRAUD / "response.json").read_text())
+    whole = artifact(FRAUD / "model", home / "whole", "ensemble_server")
+    environment = {**image("ensemble_server-fraud_features"), "FEATURE_STORE_URL": ""}
+    with model_server(folder(home, "fused"), environment) as server, Agent(server) as agent:
+        loaded = agent.download("fraud", whole)
+        assert agent.load(loaded) == grpc.StatusCode.OK, server.log.read_text()[-2000:]
+        status, answer = agent.infer("fraud", loaded, request)
+    assert (status, answer["model_name"]) == (200, "fraud_1")
+    for got, want in zip(answer["outputs"], expected["outputs"], strict=True):
+        assert (got["name"], got["shape"]) == (want["name"], want["shape"])
+        same = np.float32 if want["datatype"] == "FP32" else np.array
+        assert same(got["data"]).tolist() == same(want["data"]).tolist()
 
 
 @pytest.mark.slow

@@ -97,6 +97,17 @@ def test_what_kserve_puts_at_its_own_place_is_called_model(tmp_path: Path, monke
     assert _names("--class", "onnx_server", "--model_dir", file) == [("model", "")]
 
 
+def test_a_repository_that_is_filled_by_requests_is_empty_at_start_whatever_class_the_image_names(tmp_path: Path):
+    _model(tmp_path / "fraud")
+    parsed = parse(
+        ["--model_repository", str(tmp_path), "--load_models_at_startup", "false"], {"SERINUS_CLASS": "xgboost_server"}
+    )
+    assert find_models(parsed, tmp_path).models == []
+    again = discover(parsed, tmp_path, "fraud")
+    assert again is not None
+    assert [settings.implementation for settings in again] == ["xgboost_server"]
+
+
 VOLUME = ("lost+found", "__pycache__", ".git", "..data")
 
 

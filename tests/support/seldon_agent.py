@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+import grpc
 from waiting import wait_until
 
 __all__ = ["Agent", "Server", "model_server", "obey_permissions", "server_config"]
@@ -246,7 +246,9 @@ class Agent:
 
     def infer(self, model: str, loaded: str, body: Any, path: str = "infer") -> tuple[int, Any]:
         """The reverse proxy's REST: another path, two headers more, and after 404 or 400 a load and a second try."""
-        asked = re.sub(r"(/v2/models/)([\w\-]+)(/versions/\w+)?(.*)$", rf"\g<1>{loaded}\g<4>", f"/v2/models/{model}/{path}")
+        asked = re.sub(
+            r"(/v2/models/)([\w\-]+)(/versions/\w+)?(.*)$", rf"\g<1>{loaded}\g<4>", f"/v2/models/{model}/{path}"
+        )
         for attempt in (1, 2):
             request = urllib.request.Request(
                 f"http://127.0.0.1:{self._server.http}{asked}",
