@@ -138,6 +138,14 @@ def test_in_knative_mode_every_pod_of_a_service_has_one_port_and_nothing_else_ch
     assert plans[0] == plans[1]
 
 
+def test_the_revision_component_reaches_a_services_own_runtime(tmp_path: Path):
+    names = ("inferenceservices/recommender/standard", "manifests/components/revision")
+    service, component = (os.path.relpath(ROOT / name, tmp_path.resolve()) for name in names)
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{service}]\ncomponents: [{component}]\n")
+    (runtime,) = of_kind(tmp_path, "ServingRuntime")
+    assert "SERINUS_REVISION" in {item["name"] for item in runtime["spec"]["containers"][0]["env"]}
+
+
 def promoted(written: Mapping[str, Any]) -> dict[str, Any]:
     """The recommender with the canary's block for its predictor, as its comment says."""
     changed = copy.deepcopy(dict(written))

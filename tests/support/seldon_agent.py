@@ -21,13 +21,16 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 import grpc
 from waiting import wait_until
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Agent", "Server", "model_server", "obey_permissions", "server_config"]
 
@@ -137,7 +140,7 @@ class Agent:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc}")
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def __enter__(self) -> Agent:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
