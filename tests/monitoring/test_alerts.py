@@ -96,7 +96,12 @@ STEADY = counts("success", "0+600x5000")
 CASES = [
     Case("SerinusLatencyP99High", "slow", [STEADY, *LASTING], "20m", [{**WHO, **STABLE}]),
     Case("SerinusLatencyP99High", "not-yet-ten-minutes", [STEADY, *LASTING], "9m"),
-    Case("SerinusLatencyP99High", "fast", [STEADY, *buckets("serinus_request_seconds", "0+600x60", "0+600x60", "0+6x60")], "20m"),
+    Case(
+        "SerinusLatencyP99High",
+        "fast",
+        [STEADY, *buckets("serinus_request_seconds", "0+600x60", "0+600x60", "0+6x60")],
+        "20m",
+    ),
     Case(
         "SerinusLatencyP99High",
         "one-slow-request-in-quiet-hours",
@@ -133,7 +138,12 @@ CASES = [
         "4320m",
         [{**WHO, "window": "3d"}],
     ),
-    Case("SerinusErrorBudgetBurn", "within-the-budget", [counts("success", "0+9995x5000"), counts("failed", "0+5x5000")], "4320m"),
+    Case(
+        "SerinusErrorBudgetBurn",
+        "within-the-budget",
+        [counts("success", "0+9995x5000"), counts("failed", "0+5x5000")],
+        "4320m",
+    ),
     Case(
         "SerinusErrorBudgetBurn",
         "over-since-ten-minutes",
@@ -166,11 +176,19 @@ CASES = [
         [*rows("0+320x200 64010+10x100", "0+10x300"), *HALF_WAITING, *LASTING],
         "240m",
     ),
-    Case("SerinusBatchCollapse", "rows-come-singly-as-ever", [*rows("0+10x300", "0+10x300"), *WAITING, *LASTING], "240m"),
+    Case(
+        "SerinusBatchCollapse", "rows-come-singly-as-ever", [*rows("0+10x300", "0+10x300"), *WAITING, *LASTING], "240m"
+    ),
     Case("SerinusRequestsRefused", "queue-full", [STEADY, counts("rejected", "0+30x60")], "20m", [WHO]),
     Case("SerinusRequestsRefused", "deadlines-pass", [STEADY, counts("timeout", "0+30x60")], "20m", [WHO]),
     Case("SerinusRequestsRefused", "one-in-a-thousand", [STEADY, counts("rejected", "0+0.6x60")], "20m"),
-    Case("SerinusModelNotReady", "never-ready", [(f"serinus_model_ready{{{MODEL}}}", "0x60")], "10m", [{**WHO, "pod": "fraud-0"}]),
+    Case(
+        "SerinusModelNotReady",
+        "never-ready",
+        [(f"serinus_model_ready{{{MODEL}}}", "0x60")],
+        "10m",
+        [{**WHO, "pod": "fraud-0"}],
+    ),
     Case("SerinusModelNotReady", "loading", [(f"serinus_model_ready{{{MODEL}}}", "0x3 1x60")], "10m"),
     Case(
         "SerinusTargetDown",
@@ -189,7 +207,12 @@ CASES = [
         [{"namespace": "models", "inferenceservice": "fraud", "component": "predictor"}],
     ),
     Case("SerinusCanaryStuck", "for-six-hours", [STEADY, counts("success", "0+60x5000", CANARY)], "360m"),
-    Case("SerinusCanaryStuck", "promoted", [counts("success", "0+60x600 36000x4000"), counts("success", "0+60x5000", CANARY)], "2400m"),
+    Case(
+        "SerinusCanaryStuck",
+        "promoted",
+        [counts("success", "0+60x600 36000x4000"), counts("success", "0+60x5000", CANARY)],
+        "2400m",
+    ),
     Case("SerinusCanaryStuck", "alone", [STEADY], "2400m"),
     Case(
         "SerinusCanaryWithoutTraffic",
@@ -206,16 +229,40 @@ CASES = [
         ],
     ),
     Case("SerinusCanaryWithoutTraffic", "with-some", [STEADY, counts("success", "0+1x600", CANARY)], "150m"),
-    Case("SerinusCanaryWithoutTraffic", "nobody-asks-either", [counts("success", "0x600"), counts("success", "0x600", CANARY)], "150m"),
+    Case(
+        "SerinusCanaryWithoutTraffic",
+        "nobody-asks-either",
+        [counts("success", "0x600"), counts("success", "0x600", CANARY)],
+        "150m",
+    ),
     # 8 MiB a minute from 2 GiB: 4 GiB after 256 minutes.
     Case("SerinusMemoryGrowth", "leaking", memory(f"{2 * GIB}+{8 << 20}x600"), "240m", [PLACE]),
     Case("SerinusMemoryGrowth", "steady", memory(f"{3 * GIB}x600"), "240m"),
     Case("SerinusMemoryGrowth", "just-started", memory(f"{2 * GIB}+{8 << 20}x600", started="7200x600"), "240m"),
-    Case("SerinusContainerRestarting", "every-five-minutes", [(RESTARTS, "0 0 0 0 0 1 1 1 1 1 2 2 2 2 2 3 3 3 3 3 4x20")], "25m", [PLACE]),
+    Case(
+        "SerinusContainerRestarting",
+        "every-five-minutes",
+        [(RESTARTS, "0 0 0 0 0 1 1 1 1 1 2 2 2 2 2 3 3 3 3 3 4x20")],
+        "25m",
+        [PLACE],
+    ),
     Case("SerinusContainerRestarting", "once", [(RESTARTS, "0x10 1x50")], "25m"),
-    Case("SerinusOutOfMemoryKilled", "killed", [(RESTARTS, "0x10 1x50"), (REASON + '"OOMKilled"}', "0x10 1x50")], "15m", [PLACE]),
-    Case("SerinusOutOfMemoryKilled", "ended-by-itself", [(RESTARTS, "0x10 1x50"), (REASON + '"Error"}', "1x60")], "15m"),
-    Case("SerinusOutOfMemoryKilled", "yesterday", [(RESTARTS, "0x10 1x500"), (REASON + '"OOMKilled"}', "0x10 1x500")], "300m"),
+    Case(
+        "SerinusOutOfMemoryKilled",
+        "killed",
+        [(RESTARTS, "0x10 1x50"), (REASON + '"OOMKilled"}', "0x10 1x50")],
+        "15m",
+        [PLACE],
+    ),
+    Case(
+        "SerinusOutOfMemoryKilled", "ended-by-itself", [(RESTARTS, "0x10 1x50"), (REASON + '"Error"}', "1x60")], "15m"
+    ),
+    Case(
+        "SerinusOutOfMemoryKilled",
+        "yesterday",
+        [(RESTARTS, "0x10 1x500"), (REASON + '"OOMKilled"}', "0x10 1x500")],
+        "300m",
+    ),
     Case("SerinusGpuMemoryFragmented", "in-pieces", fragments(40, 5), "20m", [DEVICE]),
     Case("SerinusGpuMemoryFragmented", "in-pieces-with-room", fragments(40, 50), "20m"),
     Case("SerinusGpuMemoryFragmented", "full-and-whole", fragments(10, 5), "20m"),
@@ -226,17 +273,23 @@ CASES = [
     Case(
         "SerinusGpuMemoryNearlyFull",
         "full",
-        [('DCGM_FI_DEV_FB_USED{Hostname="n1", gpu="0"}', "80000x60"), ('DCGM_FI_DEV_FB_FREE{Hostname="n1", gpu="0"}', "1000x60")],
+        [
+            ('DCGM_FI_DEV_FB_USED{Hostname="n1", gpu="0"}', "80000x60"),
+            ('DCGM_FI_DEV_FB_FREE{Hostname="n1", gpu="0"}', "1000x60"),
+        ],
         "20m",
         [{"Hostname": "n1", "gpu": "0"}],
     ),
     Case(
         "SerinusGpuMemoryNearlyFull",
         "half",
-        [('DCGM_FI_DEV_FB_USED{Hostname="n1", gpu="0"}', "40000x60"), ('DCGM_FI_DEV_FB_FREE{Hostname="n1", gpu="0"}', "40000x60")],
+        [
+            ('DCGM_FI_DEV_FB_USED{Hostname="n1", gpu="0"}', "40000x60"),
+            ('DCGM_FI_DEV_FB_FREE{Hostname="n1", gpu="0"}', "40000x60"),
+        ],
         "20m",
     ),
-]  # fmt: skip
+]
 
 
 def severities(case: Case) -> list[str]:

@@ -1,0 +1,428 @@
+"""Writes the dashboards beside this file: `.venv/bin/python manifests/monitoring/dashboards/generate.py`.
+
+Change them here, never in the JSON or in Grafana (they are read-only there); a test holds that both are equal. Windows are
+`$__rate_interval`, at least four scrapes, so that no panel is empty whatever the scrape interval.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from panels import CHOSEN, Lines, Number, Panel, Rows, Words, build
+
+__all__ = ["dashboards"]
+
+HERE = Path(__file__).resolve().parent
+REFUSED = 'outcome=~"rejected|timeout"'
+FAILED = 'outcome=~"failed|other|rejected|timeout"'
+COUNTED = 'outcome!~"cancelled|invalid"'
+SERVING = 'namespace=~"$namespace", container=~"kserve-container|transformer-container"'
+PAUSE = "$__rate_interval"
+
+
+def rate(metric: str, more: str = "") -> str:
+    """The rate of a counter of the chosen services."""
+    return f"rate({metric}{{{CHOSEN}{', ' + more if more else ''}}}[{PAUSE}])"
+
+
+def share(by: str, part: str) -> str:
+    """The share of requests with one of these outcomes."""
+    return f"sum by ({by}) ({rate('serinus_requests_total', part)}) / sum by ({by}) ({rate('serinus_requests_total', COUNTED)})"
+
+
+def quantile(q: float, metric: str, by: str = "inferenceservice, model") -> str:
+    """A quantile of a histogram."""
+    return f"histogram_quantile({q}, sum by ({by}, le) ({rate(metric + '_bucket')}))"
+
+
+def mean(metric: str, by: str = "inferenceservice, model") -> str:
+    """The mean of a histogram."""
+    return f"sum by ({by}) ({rate(metric + '_sum')}) / sum by ({by}) ({rate(metric + '_count')})"
+
+
+def overview() -> Dashboard:
+    """The state of every service, and where the time of its requests goes."""
+    name = "{{inferenceservice}} {{model}}"
+    rows: list[tuple[str, list[Panel]]] = [
+        (
+            "Now",
+            [
+                Number("Requests", f"sum({rate('serinus_requests_total')})", "reqps"),
+                Number(
+                    "Failing",
+                    f"sum({rate('serinus_requests_total', FAILED)}) / sum({rate('serinus_requests_total', COUNTED)})",
+                    "percentunit",
+                    "Failed, timed out or refused; what clients did wrong or gave up is not counted.",
+                ),
+                Number("p99", f"histogram_quantile(0.99, sum by (le) ({rate('serinus_request_seconds_bucket')}))", "s"),
+                Number(
+                    "Waiting, p95",
+                    f"histogram_quantile(0.95, sum by (le) ({rate('serinus_queue_seconds_bucket')}))",
+                    "s",
+                ),
+                Number("Pods scraped", f"count(up{{{CHOSEN}}} == 1)"),
+                Number("Models ready", f"sum(serinus_model_ready{{{CHOSEN}}})"),
+            ],
+        ),
+        (
+            "Requests",
+            [
+                Lines(
+                    "Requests by service",
+                    [(f"sum by (inferenceservice, model) ({rate('serinus_requests_total')})", name)],
+                    "reqps",
+                ),
+                Lines(
+                    "Requests by outcome",
+                    [(f"sum by (outcome) ({rate('serinus_requests_total')})", "{{outcome}}")],
+                    "reqps",
+                ),
+                Lines("Failing", [(share("inferenceservice, model", FAILED), name)], "percentunit"),
+                Lines(
+                    "Latency",
+                    [(quantile(q, "serinus_request_seconds"), f"p{q * 100:g} {name}") for q in (0.5, 0.95, 0.99)],
+                    "s",
+                    "From the data plane's door to the answer; successes only.",
+                ),
+                Lines(
+                    "Where the time goes",
+                    [
+                        (
+                            f"sum({rate(f'serinus_{part}_seconds_sum')}) / sum({rate('serinus_request_seconds_count')})",
+                            part,
+                        )
+                        for part in ("queue", "compute_input", "compute_infer", "compute_output")
+                    ],
+                    "s",
+                    "Mean of each part of a request. A wide queue asks for replicas; a wide compute_infer for the model.",
+                ),
+                Lines(
+                    "Errors that reached no model",
+                    [
+                        (
+                            f"sum by (transport, code) ({rate('serinus_transport_errors_total')})",
+                            "{{transport}} {{code}}",
+                        )
+                    ],
+                    "reqps",
+                    "Bodies that do not decode, paths and models that are not there. The series begins with the first one.",
+                ),
+            ],
+        ),
+        (
+            "Batches",
+            [
+                Lines("Rows a batch", [(mean("serinus_batch_rows"), name)]),
+                Lines(
+                    "Rows and predicts",
+                    [
+                        (f"sum by (inferenceservice, model) ({rate('serinus_rows_total')})", f"rows {name}"),
+                        (f"sum by (inferenceservice, model) ({rate('serinus_executions_total')})", f"predicts {name}"),
+                    ],
+                    "ops",
+                ),
+                Lines(
+                    "Waiting",
+                    [
+                        (f"sum by (inferenceservice, model) (serinus_queue_requests{{{CHOSEN}}})", f"requests {name}"),
+                        (
+                            f"sum by (inferenceservice, model) (serinus_requests_in_flight{{{CHOSEN}}})",
+                            f"in flight {name}",
+                        ),
+                    ],
+                ),
+            ],
+        ),
+        (
+            "Processes",
+            [
+                Lines(
+                    "Processors", [(f"sum by (inferenceservice, pod) ({rate('process_cpu_seconds_total')})", "{{pod}}")]
+                ),
+                Lines(
+                    "Resident memory",
+                    [(f"sum by (pod, container) (process_resident_memory_bytes{{{CHOSEN}}})", "{{pod}} {{container}}")],
+                    "bytes",
+                ),
+                Lines(
+                    "Load of models",
+                    [(f"max by (inferenceservice, model) (serinus_model_load_seconds{{{CHOSEN}}})", name)],
+                    "s",
+                ),
+            ],
+        ),
+    ]
+    return build(
+        "serinus-overview", "Services", "How many requests, how fast, how many fail, and where their time goes.", rows
+    )
+
+
+def canary() -> Dashboard:
+    """Each revision of a service beside the others."""
+    by, name = "inferenceservice, component, revision", "{{revision}}"
+    per_request = (
+        f"sum by ({by}) ({rate('process_cpu_seconds_total')}) / sum by ({by}) ({rate('serinus_requests_total')})"
+    )
+    rows: list[tuple[str, list[Panel]]] = [
+        (
+            "Traffic",
+            [
+                Lines("Requests", [(f"sum by ({by}) ({rate('serinus_requests_total')})", name)], "reqps"),
+                Lines(
+                    "Share",
+                    [
+                        (
+                            (
+                                f"sum by ({by}) ({rate('serinus_requests_total')})"
+                                f" / on (inferenceservice, component) group_left sum by (inferenceservice, component) ({rate('serinus_requests_total')})"
+                            ),
+                            name,
+                        )
+                    ],
+                    "percentunit",
+                    "What the gateway really gives a revision; compare it with the weight that was asked for.",
+                ),
+                Lines("Pods", [(f"count by ({by}) (up{{{CHOSEN}}} == 1)", name)]),
+            ],
+        ),
+        (
+            "Is it as good?",
+            [
+                Lines("Failing", [(share(by, FAILED), name)], "percentunit"),
+                Lines(
+                    "Refused by the model's checks",
+                    [(share(by, 'outcome="invalid"'), name)],
+                    "percentunit",
+                    "Both versions get the same clients: a difference is the version's.",
+                ),
+                Lines("Refused or timed out", [(share(by, REFUSED), name)], "percentunit"),
+                Lines("Latency p50", [(quantile(0.5, "serinus_request_seconds", by), name)], "s"),
+                Lines("Latency p99", [(quantile(0.99, "serinus_request_seconds", by), name)], "s"),
+                Lines("Predict, mean", [(mean("serinus_compute_infer_seconds", by), name)], "s"),
+            ],
+        ),
+        (
+            "What does it cost?",
+            [
+                Lines("Waiting, p95", [(quantile(0.95, "serinus_queue_seconds", by), name)], "s"),
+                Lines("Processor time a request", [(per_request, name)], "s"),
+                Lines(
+                    "Resident memory a pod",
+                    [(f"avg by ({by}) (process_resident_memory_bytes{{{CHOSEN}}})", name)],
+                    "bytes",
+                ),
+                Lines("Rows a batch", [(mean("serinus_batch_rows", by), name)]),
+            ],
+        ),
+    ]
+    words = "Revisions of one service side by side: a canary against the stable version. Eyes see large differences only; small ones need many requests."
+    return build("serinus-canary", "Canary", words, rows)
+
+
+def gpu() -> Dashboard:
+    """What the allocator of PyTorch holds and wastes, what the driver says, and the memory of the host."""
+    name = "{{pod}} {{device}}"
+
+    def cuda(metric: str) -> str:
+        return f"sum by (pod, device) (serinus_cuda_memory_{metric}{{{CHOSEN}}})"
+
+    rows: list[tuple[str, list[Panel]]] = [
+        (
+            "GPU memory of a process (PyTorch)",
+            [
+                Lines(
+                    "Allocated and reserved",
+                    [(cuda(f"{part}_bytes"), f"{part} {name}") for part in ("allocated", "reserved", "peak")],
+                    "bytes",
+                    "Reserved minus allocated is cache, which later tensors take: no harm by itself.",
+                ),
+                Lines(
+                    "Fragmentation",
+                    [(f"{cuda('inactive_split_bytes')} / {cuda('reserved_bytes')}", name)],
+                    "percentunit",
+                    "Of what is reserved: free pieces of blocks that are in use. empty_cache gives none of it back.",
+                ),
+                Lines(
+                    "Lost to rounding",
+                    [(f"{cuda('allocated_bytes')} - {cuda('requested_bytes')}", name)],
+                    "bytes",
+                    "Allocated minus requested.",
+                ),
+                Lines(
+                    "Largest free block",
+                    [(cuda("largest_free_bytes"), name)],
+                    "bytes",
+                    "A larger tensor needs new memory of the driver.",
+                ),
+                Lines(
+                    "Allocation retries",
+                    [
+                        (
+                            f"sum by (pod, device) (increase(serinus_cuda_memory_alloc_retries_total{{{CHOSEN}}}[10m]))",
+                            name,
+                        )
+                    ],
+                    "short",
+                    "In 10 minutes: the first sign of too little memory.",
+                ),
+                Lines(
+                    "Out of memory",
+                    [(f"sum by (pod, device) (increase(serinus_cuda_memory_ooms_total{{{CHOSEN}}}[10m]))", name)],
+                    "short",
+                    "Allocations that failed in 10 minutes.",
+                ),
+                Lines(
+                    "Device: free",
+                    [
+                        (
+                            f"min by (pod, device) (serinus_cuda_memory_device_free_bytes{{{CHOSEN}}} / serinus_cuda_memory_device_total_bytes{{{CHOSEN}}})",
+                            name,
+                        )
+                    ],
+                    "percentunit",
+                    "As the driver says, of all processes on the device.",
+                ),
+            ],
+        ),
+        (
+            "GPUs (NVIDIA's DCGM exporter)",
+            [
+                Lines(
+                    "Utilization",
+                    [("max by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL)", "{{Hostname}} {{gpu}}")],
+                    "percent",
+                ),
+                Lines(
+                    "Memory in use",
+                    [
+                        (
+                            "max by (Hostname, gpu) (DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE))",
+                            "{{Hostname}} {{gpu}}",
+                        )
+                    ],
+                    "percentunit",
+                    "The caches of PyTorch, TensorFlow and ONNX Runtime count as used.",
+                ),
+            ],
+        ),
+        (
+            "Memory of the host",
+            [
+                Lines(
+                    "Resident",
+                    [(f"sum by (pod, container) (process_resident_memory_bytes{{{CHOSEN}}})", "{{pod}} {{container}}")],
+                    "bytes",
+                ),
+                Lines(
+                    "Of the container's limit",
+                    [
+                        (
+                            (
+                                f"max by (pod, container) (container_memory_working_set_bytes{{{SERVING}}})"
+                                f' / on (pod, container) max by (pod, container) (kube_pod_container_resource_limits{{{SERVING}, resource="memory"}})'
+                            ),
+                            "{{pod}} {{container}}",
+                        )
+                    ],
+                    "percentunit",
+                    "The kernel ends the container at 100 %.",
+                ),
+            ],
+        ),
+    ]
+    return build("serinus-gpu", "GPU and memory", "Whether memory is short, and why: used, cached, or in pieces.", rows)
+
+
+def on_call() -> Dashboard:
+    """What burns, how fast, and what to do."""
+    windows = ("5m", "1h", "6h", "3d")
+    name = "{{inferenceservice}} {{model}}"
+    budget = f"serinus:requests:error_ratio_rate{{}}{{{{{CHOSEN}}}}} / scalar(1 - serinus:objective:availability)"
+    rows: list[tuple[str, list[Panel]]] = [
+        (
+            "What burns",
+            [
+                Rows(
+                    "Firing",
+                    'sum by (alertname, severity, namespace, inferenceservice, model, pod) (ALERTS{alertname=~"Serinus.+", alertstate="firing"})',
+                    "The runbook of each is below, under its name.",
+                ),
+                Lines(
+                    "Pace of the error budget",
+                    [(budget.format(window), f"{window} {name}") for window in windows],
+                    "short",
+                    "1 uses the month's budget in a month, 14.4 a fiftieth of it in an hour.",
+                ),
+                Lines(
+                    "p99 and the objective",
+                    [
+                        (
+                            f"serinus:request_seconds:p99_rate5m{{{CHOSEN}}}",
+                            "{{inferenceservice}} {{model}} {{revision}}",
+                        ),
+                        ("serinus:objective:p99_seconds", "objective"),
+                    ],
+                    "s",
+                ),
+                Lines(
+                    "Waiting, p95",
+                    [(f"serinus:queue_seconds:p95_rate5m{{{CHOSEN}}}", "{{inferenceservice}} {{model}} {{revision}}")],
+                    "s",
+                ),
+                Lines(
+                    "Share of the time spent waiting",
+                    [(f"serinus:queue_share:rate10m{{{CHOSEN}}}", name)],
+                    "percentunit",
+                ),
+                Lines("Rows a batch", [(f"serinus:batch_rows:mean10m{{{CHOSEN}}}", name)]),
+                Lines(
+                    "Restarts",
+                    [
+                        (
+                            f"sum by (pod, container) (increase(kube_pod_container_status_restarts_total{{{SERVING}}}[1h]))",
+                            "{{pod}} {{container}}",
+                        )
+                    ],
+                    "short",
+                    "In the last hour.",
+                ),
+            ],
+        ),
+        ("Runbooks", runbooks()),
+    ]
+    return build(
+        "serinus-on-call", "On call", "What burns, how fast, and for each alert what to look at and to do.", rows
+    )
+
+
+def runbooks() -> list[Panel]:
+    """Each alert's section of RUNBOOKS.md, under the panel id that its runbook_url names."""
+    sections = dict(
+        re.findall(
+            r"^## (Serinus\w+)\n(.*?)(?=^## |\Z)", (HERE.parent / "RUNBOOKS.md").read_text(), re.DOTALL | re.MULTILINE
+        )
+    )
+    rules = yaml.safe_load((HERE.parent / "alerts" / "prometheusrule.yaml").read_text())
+    panels = {
+        rule["alert"]: int(rule["annotations"]["runbook_url"].rpartition("=")[2])
+        for group in rules["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    return [Words(alert, sections[alert].strip(), number) for alert, number in panels.items()]
+
+
+def dashboards() -> dict[str, str]:
+    """The JSON of each dashboard by the name of its file."""
+    encoder = JSONEncoder(sort_keys=True, indent=2)
+    boards = {"services": overview(), "canary": canary(), "gpu": gpu(), "on-call": on_call()}
+    return {f"{name}.json": encoder.encode(board.build()) + "\n" for name, board in boards.items()}
+
+
+if __name__ == "__main__":
+    for file, content in dashboards().items():
+        (HERE / file).write_text(content)

@@ -1,0 +1,285 @@
+"""Every panel shows data and every command of the runbooks answers, against real servers, one of which has the faults."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from promtool import MONITORING, alerting_rules, has_prometheus, rules
+from scraped_cluster import CANARY, NAMESPACE, SERVICE, STABLE, ScrapedCluster, scraped_cluster
+from waiting import wait_until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not has_prometheus(), reason="needs prometheus and promtool (Debian: prometheus)"),
+]
+
+DASHBOARDS = MONITORING / "dashboards"
+RUNBOOKS = (MONITORING / "RUNBOOKS.md").read_text()
+FOREIGN = {
+    "ALERTS": "Prometheus",
+    "up": "Prometheus",
+    "kube_pod_container_resource_limits": "kube-state-metrics",
+    "kube_pod_container_status_last_terminated_reason": "kube-state-metrics",
+    "kube_pod_container_status_restarts_total": "kube-state-metrics",
+    "container_memory_working_set_bytes": "cAdvisor",
+    "container_cpu_cfs_periods_total": "cAdvisor",
+    "container_cpu_cfs_throttled_periods_total": "cAdvisor",
+    "DCGM_FI_DEV_GPU_UTIL": "dcgm-exporter",
+    "DCGM_FI_DEV_FB_USED": "dcgm-exporter",
+    "DCGM_FI_DEV_FB_FREE": "dcgm-exporter",
+}
+"""Metrics of others that we name, and who exports them."""
+
+
+def panels(name: str) -> list[dict[str, Any]]:
+    """Every panel of a dashboard that asks something."""
+    board = json.loads((DASHBOARDS / f"{name}.json").read_text())
+    return [panel for panel in board["panels"] if panel.get("targets")]
+
+
+BOARDS = sorted(path.stem for path in DASHBOARDS.glob("*.json"))
+QUERIES = [
+    pytest.param(target["expr"], id=f"{board}-{panel['title']}-{target['refId']}")
+    for board in BOARDS
+    for panel in panels(board)
+    for target in panel["targets"]
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScrapedCluster]:
+    with scraped_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        # Both outcomes of a fault, so that what is looked at later is there.
+        for outcome in ("rejected", "timeout", "failed", "invalid"):
+            claim = f'increase(serinus_requests_total{{outcome="{outcome}"}}[1m]) > 0'
+            wait_until(lambda claim=claim: running.query(claim), limit_s=60)
+        yield running
+
+
+def chosen(expression: str) -> str:
+    """A panel's query as Grafana sends it with every service chosen."""
+    filled = expression.replace("$__rate_interval", "1m").replace("$namespace", ".*").replace("$service", ".*")
+    assert "$" not in filled
+    return filled
+
+
+@pytest.mark.parametrize("expression", QUERIES)
+def test_no_panel_is_empty(cluster: ScrapedCluster, expression: str):
+    wait_until(lambda: cluster.query(chosen(expression)), limit_s=40)
+
+
+def test_canary_panels_tell_the_revisions_apart(cluster: ScrapedCluster):
+    for panel in panels("canary"):
+        for target in panel["targets"]:
+            revisions = {sample["metric"].get("revision") for sample in cluster.query(chosen(target["expr"]))}
+            assert {STABLE, CANARY} <= revisions, panel["title"]
+
+
+def test_variables_of_the_dashboards_list_namespaces_and_services(cluster: ScrapedCluster):
+    for board in BOARDS:
+        variables = json.loads((DASHBOARDS / f"{board}.json").read_text())["templating"]["list"]
+        for variable in variables:
+            if variable["type"] != "query":
+                continue
+            found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
+            assert found
+            values = cluster.get(f"label/{found[2]}/values", **{"match[]": chosen(found[1])})
+            assert values in ([NAMESPACE], [SERVICE])
+
+
+def exported(cluster: ScrapedCluster) -> set[str]:
+    """Names of series on the pages of both servers."""
+    pages = [served.ask("GET", "/metrics")[1] for served in (cluster.stable, cluster.canary)]
+    return {
+        line.split("{")[0].split(" ")[0] for page in pages for line in page.splitlines() if line[:1] not in ("", "#")
+    }
+
+
+def test_rules_and_panels_ask_for_what_is_exported_and_for_nothing_else(cluster: ScrapedCluster):
+    ours = exported(cluster) | {
+        rule["record"] for group in rules()["groups"] for rule in group["rules"] if "record" in rule
+    }
+    asked = [rule["expr"] for group in rules()["groups"] for rule in group["rules"]]
+    asked += [target["expr"] for board in BOARDS for panel in panels(board) for target in panel["targets"]]
+    asked += re.findall(r'^\s*(?:echo \S+ \$\()?ask "(.*)"\)?$', RUNBOOKS, re.MULTILINE)
+    named = set()
+    for expression in asked:
+        bare = re.sub(r'\\?"[^"]*"', '""', expression).replace("${part}", "queue")
+        bare = re.sub(r"\b(?:by|on|group_left|group_right|without)\s*\([^)]*\)", " ", bare)
+        bare = re.sub(r"\{[^}]*\}|\[[^]]*\]", " ", bare)
+        named |= {name for name in re.findall(r"[a-zA-Z_:][\w:]*(?!\w*\()", bare) if "_" in name or name in FOREIGN}
+    functions = {"histogram_quantile", "avg_over_time", "predict_linear", "group_left"}
+    unknown = named - functions - ours - FOREIGN.keys()
+    assert not unknown
+    assert len(named & ours) > 20
+
+
+def test_every_rule_evaluates_on_real_series_without_an_error(cluster: ScrapedCluster):
+    def evaluated() -> list[dict[str, Any]]:
+        found = [rule for group in cluster.get("rules")["groups"] for rule in group["rules"]]
+        return found if all(rule["health"] == "ok" for rule in found) else []
+
+    wait_until(evaluated, limit_s=30)
+    assert not [rule for rule in evaluated() if rule.get("lastError")]
+
+
+def test_faults_of_the_canary_fire_their_alerts_and_the_stable_version_none(cluster: ScrapedCluster):
+    def firing(more: str = "") -> set[str]:
+        return {sample["metric"]["alertname"] for sample in cluster.query(f'ALERTS{{alertstate="firing"{more}}}')}
+
+    wanted = {
+        "SerinusErrorBudgetBurn",
+        "SerinusQueueTimeHigh",
+        "SerinusRequestsRefused",
+        "SerinusTargetDown",
+        "SerinusCanaryStuck",
+        "SerinusContainerRestarting",
+        "SerinusOutOfMemoryKilled",
+        "SerinusGpuMemoryFragmented",
+        "SerinusGpuAllocationRetries",
+        "SerinusGpuOutOfMemory",
+        "SerinusGpuMemoryNearlyFull",
+    }
+    wait_until(lambda: wanted <= firing(), limit_s=60)
+    assert not firing(f', revision="{STABLE}"') - {"SerinusTargetDown"}
+    for alert in cluster.get("alerts")["alerts"]:
+        text = alert["annotations"]["description"]
+        assert "<no value>" not in text
+        assert "error" not in text
+
+
+# The runbooks.
+
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+INTRODUCTION, *_ = re.split(r"^## ", RUNBOOKS, flags=re.MULTILINE)
+PREAMBLE = BLOCK.findall(INTRODUCTION)[0]
+SECTIONS = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", RUNBOOKS, flags=re.MULTILINE)[1:]}
+KUBECTL = sorted(
+    {line for block in BLOCK.findall(RUNBOOKS) for line in block.splitlines() if line.startswith("kubectl ")}
+)
+SEEN = {
+    "The p99 spike": [
+        rf"^\d.*revision={CANARY}",
+        r"^queue 0\.\d+",
+        r"^compute_infer 0\.\d+",
+        r"^1 rows: 0\.\d+ s",
+        r"^0\.6 ",
+        r"^0\.39",
+        r"^0\.025",
+    ],
+    "SerinusLatencyP99High": [rf"^\d.*revision={CANARY}"],
+    "SerinusErrorBudgetBurn": [r"outcome=failed", r"outcome=rejected", r"outcome=timeout"],
+    "SerinusQueueTimeHigh": [r"serinus_queue_requests\{.*\} [1-9]"],
+    "SerinusBatchCollapse": [r"^1 rows: \d+ predicts", r'"name": "fraud"'],
+    "SerinusRequestsRefused": [r'outcome="rejected"\} [1-9]', r'outcome="timeout"\} [1-9]'],
+    "SerinusModelNotReady": [r"^200$", r"serinus_model_ready\{.*\} 1"],
+    "SerinusTargetDown": [r"^0 .*pod=fraud-gone-0", r"^200$"],
+    "SerinusCanaryStuck": [rf"revision={CANARY}", rf"revision={STABLE}"],
+    "SerinusCanaryWithoutTraffic": [rf"revision={CANARY}"],
+    "SerinusMemoryGrowth": [r"process_resident_memory_bytes"],
+    "SerinusContainerRestarting": [r"reason=OOMKilled"],
+    "SerinusOutOfMemoryKilled": [r"resource=memory", r"process_resident_memory_bytes \d"],
+    "SerinusGpuMemoryFragmented": [r"inactive_split_bytes\{.*\} 33285996544", r"^0\.39\d* .*device=0"],
+    "SerinusGpuAllocationRetries": [r"alloc_retries_total\{.*\} \d", r"^\d.*device=0"],
+    "SerinusGpuOutOfMemory": [r"ooms_total\{.*\} [1-9]"],
+    "SerinusGpuMemoryNearlyFull": [r"^0\.98.* gpu=0"],
+}
+"""What the commands of a section say of the faulty server, as patterns of lines."""
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_the_commands_of_a_runbook_show_the_fault(cluster: ScrapedCluster, title: str, tmp_path: Path):
+    (tmp_path / "service.yaml").write_text(
+        (MONITORING.parents[1] / "inferenceservices/fraud/fused/inferenceservice.yaml").read_text()
+    )
+    here = "\n".join(
+        line
+        for block in BLOCK.findall(SECTIONS[title])
+        for line in block.splitlines()
+        if not line.startswith("kubectl ")
+    )
+    # An answer without a line is one that the section says nothing about.
+    strict = PREAMBLE.replace("ask() {", "bare() {") + (
+        'ask() { local told; told=$(bare "$@"); [ -n "$told" ] || { echo "no data: $1" >&2; return 3; }; echo "$told"; }\n'
+    )
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SERVER": f"http://127.0.0.1:{cluster.canary.http_port}",
+        "PROMETHEUS": cluster.prometheus,
+        "NAMESPACE": NAMESPACE,
+        "SERVICE": SERVICE,
+        "MODEL": SERVICE,
+    }
+    script = f"set -euo pipefail\n{strict}\n{here}\n"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    for pattern in SEEN[title]:
+        assert re.search(pattern, done.stdout, re.MULTILINE), (pattern, done.stdout)
+
+
+@pytest.mark.parametrize("line", KUBECTL)
+def test_a_kubectl_command_of_the_runbooks_is_one_that_kubectl_takes(line: str):
+    """It gets as far as the connection: verbs, flags and patches are read before."""
+    words = "export NAMESPACE=models SERVICE=fraud POD=fraud-0 NODE=n1; " + line.split(" > ")[0]
+    kubectl = Path(sys.executable).with_name("kubectl")
+    away = f'kubectl() {{ {kubectl} --server=http://127.0.0.1:9 --request-timeout=2s "$@"; }}; {words}'
+    environment = {**os.environ, "KUBECONFIG": "/dev/null"}
+    done = subprocess.run(
+        ["bash", "-c", away], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "refused" in done.stderr, done.stderr
+
+
+# What is committed.
+
+
+def test_the_dashboards_are_what_their_generator_writes():
+    sys.path.insert(0, str(DASHBOARDS))
+    try:
+        specification = importlib.util.spec_from_file_location("generate_dashboards", DASHBOARDS / "generate.py")
+        assert specification
+        assert specification.loader
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(DASHBOARDS))
+    assert {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")} == module.dashboards()
+
+
+def test_a_runbook_link_opens_the_panel_of_its_alert_and_that_holds_its_section():
+    board = json.loads((DASHBOARDS / "on-call.json").read_text())
+    assert board["uid"] == "serinus-on-call"
+    texts = {panel["id"]: panel for panel in board["panels"] if panel["type"] == "text"}
+    for rule in alerting_rules():
+        panel = texts[int(rule["annotations"]["runbook_url"].rpartition("=")[2])]
+        assert panel["title"] == rule["alert"]
+        assert panel["options"]["content"] == SECTIONS[rule["alert"]].split("\n", 1)[1].strip()
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_there_is_a_runbook_for_each_alert_and_a_test_of_what_it_shows():
+    assert SECTIONS.keys() - {"The p99 spike"} == {rule["alert"] for rule in alerting_rules()}
+    assert SEEN.keys() == SECTIONS.keys()
+
+
+def test_a_dashboard_is_in_a_configmap_that_grafana_takes():
+    component = yaml.safe_load((DASHBOARDS / "kustomization.yaml").read_text())
+    files = {file for generator in component["configMapGenerator"] for file in generator["files"]}
+    assert files == {path.name for path in DASHBOARDS.glob("*.json")}
+    assert component["generatorOptions"]["labels"]["grafana_dashboard"] == "1"

@@ -1,0 +1,65 @@
+"""Models that the monitoring tests serve: one that is well, and one with the faults that dashboards and runbooks are for.
+
+The faulty one predicts slowly, row by row, raises on negative numbers, and has a GPU whose memory is in pieces: PyTorch's statistics under
+their own keys, as `torch.cuda.memory_stats` gives them, with numbers made up, through the exporter that torch_server uses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from serinus import Family, Model, TensorSpec
+
+SLOW_S = 0.02
+GIB = 1 << 30
+SEGMENTS = [
+    {"device": 0, "blocks": [{"size": 3 * GIB, "state": "active_allocated"}, {"size": GIB, "state": "inactive"}]},
+    {"device": 0, "blocks": [{"size": 2 * GIB, "state": "inactive"}, {"size": 6 * GIB, "state": "active_allocated"}]},
+]
+
+
+class Steady(Model):
+    """Doubles a number."""
+
+    inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 1)),)
+    batchable = True
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: object) -> dict[str, np.ndarray]:
+        return {"y": inputs["x"] * 2}
+
+
+class Faulty(Model):
+    """Doubles a number when nothing of what is named above happens."""
+
+    inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 1)),)
+    batchable = False
+    execution = "thread"
+
+    _scrapes = 0
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: object) -> dict[str, np.ndarray]:
+        time.sleep(SLOW_S)  # the fault
+        if (inputs["x"] < 0).any():
+            raise RuntimeError("no negative numbers")
+        return {"y": inputs["x"] * 2}
+
+    def metrics(self) -> Iterable[Family]:
+        from torch_server.memory import families, largest_free_bytes
+
+        self._scrapes += 1
+        stats = {
+            "allocated_bytes.all.current": 70 * GIB,
+            "allocated_bytes.all.peak": 76 * GIB,
+            "reserved_bytes.all.current": 78 * GIB,
+            "active_bytes.all.current": 71 * GIB,
+            "inactive_split_bytes.all.current": 31 * GIB,
+            "requested_bytes.all.current": 69 * GIB,
+            "num_alloc_retries": self._scrapes,
+            "num_ooms": self._scrapes // 2,
+        }
+        return families(stats, (2 * GIB, 80 * GIB), largest_free_bytes(SEGMENTS, 0), 0, "0")

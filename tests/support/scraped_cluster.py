@@ -1,0 +1,230 @@
+"""A real Prometheus that scrapes two real servers of ours as our PodMonitor says, under load; one is well, one has faults.
+
+What Kubernetes' service discovery says of a pod (`__meta_kubernetes_*`) is written into the configuration, and the PodMonitor's relabelings
+follow, as Prometheus Operator translates them. Series of kube-state-metrics, cAdvisor and NVIDIA's DCGM exporter come from a page that is
+written here, in their names and labels: those programs need a cluster or a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import json
+import re
+import socket
+import subprocess
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from promtool import MONITORING, rules
+from serve_support import Served, serving
+from waiting import wait_until
+
+__all__ = ["ScrapedCluster", "scraped_cluster"]
+
+MODELS = Path(__file__).with_name("faulty_model.py")
+NAMESPACE, SERVICE = "models", "fraud"
+STABLE, CANARY = "fraud-predictor", "fraud-v2-predictor"
+CONTAINER = f'namespace="{NAMESPACE}",pod="{CANARY}-0",container="kserve-container"'
+
+
+@dataclass
+class ScrapedCluster:
+    """Where everything listens."""
+
+    prometheus: str
+    stable: Served
+    canary: Served
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """An instant query; its samples, of which those that are NaN are no data to Grafana."""
+        data = self.get("query", query=expression)
+        samples = data["result"] if data["resultType"] == "vector" else [{"metric": {}, "value": data["result"]}]
+        return [sample for sample in samples if sample["value"][1] != "NaN"]
+
+    def get(self, path: str, **arguments: str) -> Any:
+        """Ask Prometheus' API."""
+        url = f"{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return json.load(answer)["data"]
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    """What a cluster's own exporters say of the canary's pod; restarts go up by one a scrape."""
+
+    scrapes = 0
+
+    def do_GET(self) -> None:
+        _Page.scrapes += 1
+        body = "".join(
+            f"{line}\n"
+            for line in (
+                f'kube_pod_container_resource_limits{{{CONTAINER},resource="memory",unit="byte"}} 4e9',
+                f"kube_pod_container_status_restarts_total{{{CONTAINER}}} {_Page.scrapes}",
+                f'kube_pod_container_status_last_terminated_reason{{{CONTAINER},reason="OOMKilled"}} 1',
+                f'container_memory_working_set_bytes{{{CONTAINER},id="/kubepods/x"}} {3e9 + 1e7 * _Page.scrapes}',
+                f"container_cpu_cfs_periods_total{{{CONTAINER}}} {10 * _Page.scrapes}",
+                f"container_cpu_cfs_throttled_periods_total{{{CONTAINER}}} {6 * _Page.scrapes}",
+                'DCGM_FI_DEV_GPU_UTIL{Hostname="n1",gpu="0"} 83',
+                'DCGM_FI_DEV_FB_USED{Hostname="n1",gpu="0"} 80000',
+                'DCGM_FI_DEV_FB_FREE{Hostname="n1",gpu="0"} 1500',
+            )
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
+    """Start everything; stopped on exit."""
+    with contextlib.ExitStack() as stack:
+        started: dict[str, Served] = {}
+        for name, class_, flags in (
+            (STABLE, "Steady", ()),
+            (CANARY, "Faulty", ("--max_queue_rows", "6", "--warmup", "false")),
+        ):
+            (folder / name).mkdir()
+            words = ("--class", f"{MODELS}:{class_}", "--model_name", SERVICE, *flags)
+            started[name] = stack.enter_context(
+                serving(folder / name, *words, environment={"PYTHONPATH": str(MODELS.parent)})
+            )
+        page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        stack.callback(page.server_close)
+        stack.callback(page.shutdown)
+        address = stack.enter_context(
+            _prometheus(folder, {name: served.http_port for name, served in started.items()}, page.server_port)
+        )
+        cluster = ScrapedCluster(address, started[STABLE], started[CANARY])
+        threads = [
+            threading.Thread(target=_load, args=(served, kind, cluster.stop), daemon=True)
+            for served, kinds in (
+                (cluster.stable, ("good", "good", "unknown")),
+                (cluster.canary, (*["good"] * 10, "bad", "invalid", "hurried")),
+            )
+            for kind in kinds
+        ]
+        for thread in threads:
+            thread.start()
+        stack.callback(lambda: [thread.join(10) for thread in threads])
+        stack.callback(cluster.stop.set)
+        yield cluster
+
+
+def _load(served: Served, kind: str, stop: threading.Event) -> None:
+    """Send requests of one kind, one after another, with a pause so that the test leaves the machine to others."""
+    tensor: dict[str, Any] = {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1.0, 2.0]}
+    body: dict[str, Any] = {"inputs": [tensor]}
+    path = f"/v2/models/{SERVICE}/infer"
+    if kind == "bad":
+        tensor["data"] = [-1.0, 2.0]
+    elif kind == "invalid":
+        tensor["name"] = "z"
+    elif kind == "hurried":
+        body["parameters"] = {"timeout": 1000}  # microseconds
+    elif kind == "unknown":
+        path = "/v2/models/nobody/infer"
+    connection = http.client.HTTPConnection("127.0.0.1", served.http_port, timeout=30)
+    content = json.dumps(body)
+    while not stop.is_set():
+        connection.request("POST", path, content, {"Content-Type": "application/json"})
+        connection.getresponse().read()
+        stop.wait(0.02)
+    connection.close()
+
+
+@contextlib.contextmanager
+def _prometheus(folder: Path, pods: Mapping[str, int], exporters: int) -> Iterator[str]:
+    """Start Prometheus; its rules are ours, evaluated each second and without their `for`."""
+    quick = rules()
+    for group in quick["groups"]:
+        group["interval"] = "1s"
+        for rule in group["rules"]:
+            rule.pop("for", None)
+    (folder / "rules.yaml").write_text(yaml.safe_dump(quick))
+    targets = {f"127.0.0.1:{port}": name for name, port in pods.items()}
+    with socket.socket() as unused:  # bound and not listening: a pod that is gone
+        unused.bind(("127.0.0.1", 0))
+        targets[f"127.0.0.1:{unused.getsockname()[1]}"] = "fraud-gone"
+        configuration = {
+            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
+            "rule_files": [str(folder / "rules.yaml")],
+            "scrape_configs": [
+                {
+                    "job_name": "podMonitor/models/serinus/0",
+                    "metrics_path": "/metrics",
+                    "static_configs": [
+                        {"targets": [target], "labels": _discovered(name)} for target, name in targets.items()
+                    ],
+                    "relabel_configs": relabelings(),
+                },
+                {"job_name": "cluster", "static_configs": [{"targets": [f"127.0.0.1:{exporters}"]}]},
+            ],
+        }
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+        log = folder / "prometheus.log"
+        # Prometheus takes no port 0.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        words = [
+            f"--config.file={folder / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        with log.open("w") as output:
+            process = subprocess.Popen(["prometheus", *words], stdout=output, stderr=subprocess.STDOUT)
+        try:
+
+            def ready() -> bool:
+                assert process.poll() is None, log.read_text()
+                return "Server is ready to receive web requests" in log.read_text()
+
+            wait_until(ready, limit_s=60)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _discovered(name: str) -> dict[str, str]:
+    """What Kubernetes' service discovery knows of a pod, as Prometheus names it."""
+    return {
+        "__meta_kubernetes_namespace": NAMESPACE,
+        "__meta_kubernetes_pod_name": f"{name}-0",
+        "__meta_kubernetes_pod_container_name": "kserve-container",
+        "__meta_kubernetes_pod_label_serving_kserve_io_inferenceservice": SERVICE,
+        "__meta_kubernetes_pod_label_component": "predictor",
+        "__meta_kubernetes_pod_label_app": f"isvc.{name}",
+    }
+
+
+def relabelings() -> list[dict[str, Any]]:
+    """The operator's own relabelings, then those of our PodMonitor in Prometheus' spelling."""
+    own = [
+        {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+        {"source_labels": ["__meta_kubernetes_pod_container_name"], "target_label": "container"},
+        {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+    ]
+    monitor = yaml.safe_load((MONITORING / "pod-monitor" / "podmonitor.yaml").read_text())
+    endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+    spelled = [
+        {re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", key): value for key, value in relabeling.items()}
+        for relabeling in endpoint["relabelings"]
+    ]
+    return own + spelled
