@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-KUBECTL = Path(sys.executable).with_name("kubectl")
-FOLDERS = sorted(
-    file.parent.relative_to(ROOT)
-    for top in ("manifests", "inferenceservices")
-    for file in (ROOT / top).rglob("kustomization.yaml")
-)
-COMPONENTS = [folder for folder in FOLDERS if "kind: Component" in (ROOT / folder / "kustomization.yaml").read_text()]
-RENDERED = [folder for folder in FOLDERS if folder not in COMPONENTS]
+from kustomize_support import RENDERED, ROOT, overlay, render, runtimes
 
 KSERVES_PRIORITIES = {1, 2, 3}
 """Priorities of KServe 0.21's own runtimes (config/runtimes)."""
-
-
-@functools.cache
-def render(folder: Path) -> list[dict[str, Any]]:
-    """What kubectl makes of a folder; to be read and not changed, since each is rendered once."""
-    done = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.load_all(done.stdout, Loader) if document]
-
-
-def runtimes(folder: Path) -> list[dict[str, Any]]:
-    return [document for document in render(folder) if document["kind"] == "ClusterServingRuntime"]
 
 
 @pytest.mark.parametrize("folder", RENDERED, ids=str)
@@ -53,7 +28,7 @@ def test_a_kustomization_renders_and_names_each_object_once(folder: Path):
 
 
 @pytest.mark.parametrize(
-    "folder", [folder for folder in FOLDERS if folder.parts[:2] == ("manifests", "overlays")], ids=str
+    "folder", [folder for folder in RENDERED if folder.parts[:2] == ("manifests", "overlays")], ids=str
 )
 def test_every_container_is_bounded_probed_and_unprivileged(folder: Path):
     found = runtimes(ROOT / folder)
@@ -113,18 +88,18 @@ def test_every_image_that_a_manifest_names_is_built_by_make():
 
 def test_a_runtime_is_chosen_by_name_until_autoselect_is_added(tmp_path: Path):
     before = _selected(runtimes(ROOT / "manifests" / "base"))
-    after = _selected(runtimes(_overlay(tmp_path, "autoselect")))
+    after = _selected(runtimes(overlay(tmp_path, "autoselect")))
     assert set(before) == {False}
     assert set(after) == {True}
 
 
 def test_knative_gets_one_port(tmp_path: Path):
-    for runtime in runtimes(_overlay(tmp_path, "knative")):
+    for runtime in runtimes(overlay(tmp_path, "knative")):
         assert [port["name"] for port in runtime["spec"]["containers"][0]["ports"]] == ["http1"]
 
 
 def test_the_gpu_component_asks_for_a_gpu_a_node_and_an_image_with_cuda(tmp_path: Path):
-    found = {runtime["metadata"]["name"]: runtime["spec"] for runtime in runtimes(_overlay(tmp_path, "gpu"))}
+    found = {runtime["metadata"]["name"]: runtime["spec"] for runtime in runtimes(overlay(tmp_path, "gpu"))}
     for name in ("serinus-torch-server", "serinus-onnx-server", "serinus-tensorflow-server"):
         spec = found[name]
         assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -138,13 +113,40 @@ def test_the_gpu_component_asks_for_a_gpu_a_node_and_an_image_with_cuda(tmp_path
         assert "nodeSelector" not in found[name]
 
 
+POOLS = {
+    "gpu-gke": {"cloud.google.com/gke-accelerator"},
+    "gpu-eks": {"eks.amazonaws.com/instance-gpu-manufacturer"},
+    "gpu-aks": {"kubernetes.azure.com/accelerator"},
+}
+"""The label of nodes with GPUs that each cloud puts there itself."""
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_pool_of_a_cloud_is_chosen_by_its_own_label_and_no_other(tmp_path: Path, pool: str):
+    for runtime in runtimes(overlay(tmp_path, "gpu", pool)):
+        spec = runtime["spec"]
+        if "nvidia.com/gpu" not in spec["containers"][0]["resources"]["limits"]:
+            assert "nodeSelector" not in spec
+            assert "affinity" not in spec
+            continue
+        terms = (
+            spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+        )
+        required = {
+            expression["key"] for term in terms.get("nodeSelectorTerms", []) for expression in term["matchExpressions"]
+        }
+        assert spec.get("nodeSelector", {}).keys() | required == POOLS[pool]
+        keys = [toleration["key"] for toleration in spec["tolerations"]]
+        assert keys == ["nvidia.com/gpu", "sku"] if pool == "gpu-aks" else keys == ["nvidia.com/gpu"]
+
+
 @pytest.mark.parametrize(
     "components",
     [pair for size in (1, 2, 3) for pair in itertools.combinations(("autoselect", "gpu", "knative", "revision"), size)],
     ids="+".join,
 )
 def test_components_go_together(tmp_path: Path, components: tuple[str, ...]):
-    assert len(runtimes(_overlay(tmp_path, *components))) == len(runtimes(ROOT / "manifests" / "base"))
+    assert len(runtimes(overlay(tmp_path, *components))) == len(runtimes(ROOT / "manifests" / "base"))
 
 
 def test_the_component_for_standard_mode_tells_every_runtime_its_predictors_name(tmp_path: Path):
@@ -157,22 +159,3 @@ def test_the_component_for_standard_mode_tells_every_runtime_its_predictors_name
 
 def _selected(found: list[dict[str, Any]]) -> list[bool]:
     return [entry["autoSelect"] for runtime in found for entry in runtime["spec"]["supportedModelFormats"]]
-
-
-def _overlay(tmp_path: Path, *components: str) -> Path:
-    """Write an overlay of the base with these components, as a team would; kustomize wants relative paths."""
-    folder = tmp_path / "manifests" / "overlays" / "mine"
-    folder.mkdir(parents=True)
-    lines = [
-        "apiVersion: kustomize.config.k8s.io/v1beta1",
-        "kind: Kustomization",
-        "resources:",
-        f"  - {_relative(folder, 'base')}",
-    ]
-    lines += ["components:", *(f"  - {_relative(folder, f'components/{name}')}" for name in components)]
-    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def _relative(folder: Path, name: str) -> str:
-    return os.path.relpath((ROOT / "manifests" / name).resolve(), folder.resolve())
