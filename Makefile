@@ -107,7 +107,7 @@ lint: $(VENV)/.test ## Check style, types and the layers' arrows
 	printf '3.10\n3.13\n' | xargs -P 2 -I{} $(BIN)/pyright --pythonversion {}
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m serinus.native.build --check
-	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u)
+	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u) $(wildcard manifests/overlays/*)
 
 .PHONY: format
 format: $(VENV)/.test ## Format the code and mend what can be mended
@@ -134,6 +134,10 @@ fuzz: $(VENV)/.test ## Fuzz what reads untrusted bytes: make fuzz SECONDS=60 (ea
 .PHONY: mutants
 mutants: $(VENV)/.mutants ## See whether a room's tests notice changes of a module: make mutants MODULE=serinus.dataplane.plane [SAMPLE=40] [SEED=1]
 	@PYTHONPATH=tests $(BIN)/python -m mutants $(MODULE) --sample $(or $(SAMPLE),40) --seed $(or $(SEED),1) $(ARGS)
+
+.PHONY: dashboards
+dashboards: $(VENV)/.test ## Write Grafana's dashboards again (manifests/monitoring/dashboards)
+	@$(BIN)/python manifests/monitoring/dashboards/generate.py
 
 .PHONY: models
 models: $(VENV)/.models ## Train the demo models again and write their held-out data

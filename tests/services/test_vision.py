@@ -42,7 +42,11 @@ def test_the_gpu_component_gives_the_network_a_gpu_as_the_runtimes_component_doe
     kubectl = Path(sys.executable).with_name("kubectl")
     overlay = ROOT / "manifests" / "overlays" / "production-gpu"
     done = subprocess.run([str(kubectl), "kustomize", str(overlay)], capture_output=True, text=True, check=True)
-    runtimes = {document["metadata"]["name"]: document["spec"] for document in yaml.safe_load_all(done.stdout)}
+    runtimes = {
+        document["metadata"]["name"]: document["spec"]
+        for document in yaml.safe_load_all(done.stdout)
+        if document["kind"] == "ClusterServingRuntime"
+    }
     runtime = runtimes[predictor["model"]["runtime"]]
     assert predictor["nodeSelector"] == runtime["nodeSelector"]
     assert predictor["tolerations"] == runtime["tolerations"]

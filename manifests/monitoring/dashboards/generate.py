@@ -1,4 +1,4 @@
-"""Writes the dashboards beside this file: `.venv/bin/python manifests/monitoring/dashboards/generate.py`.
+"""Writes the dashboards beside this file: `make dashboards`.
 
 Change them here, never in the JSON or in Grafana (they are read-only there); a test holds that both are equal. Windows are
 `$__rate_interval`, at least four scrapes, so that no panel is empty whatever the scrape interval.
