@@ -130,6 +130,19 @@ async def test_gauges_tell_what_waits_and_runs_of_each_version_and_of_one_that_i
         assert gone["m", "1"] == {"ready": 0.0, "in_flight": 0.0, "queued": 0.0, "queued_rows": 0.0}
 
 
+class Waits(RequestModel):
+    """Says that it is not ready, as a transformer does whose predictor is gone."""
+
+    async def is_ready(self) -> bool:
+        return False
+
+
+async def test_the_gauge_of_readiness_says_what_the_ready_path_says():
+    async with serving(Waits, version("")) as plane:
+        assert not plane.model_ready("m")
+        assert [gauges["ready"] for _, _, gauges in plane.registry._gauges()] == [0.0]
+
+
 class Tells(Doubler):
     """Metrics of its own."""
 

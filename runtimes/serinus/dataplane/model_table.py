@@ -227,7 +227,7 @@ class ModelTable:
 def _gauges_of(servable: Servable | None) -> dict[str, float]:
     batcher = servable.batcher if servable is not None else None
     return {
-        "ready": 1.0 if batcher is not None else 0.0,
+        "ready": 1.0 if servable is not None and servable.healthy else 0.0,
         "in_flight": float(batcher.queued + batcher.running) if batcher is not None else 0.0,
         "queued": float(batcher.queued) if batcher is not None else 0.0,
         "queued_rows": float(batcher.queued_rows) if batcher is not None else 0.0,
