@@ -151,7 +151,7 @@ def test_components_go_together(tmp_path: Path, components: tuple[str, ...]):
 
 def test_the_component_for_standard_mode_tells_every_runtime_its_predictors_name(tmp_path: Path):
     label = {"fieldRef": {"fieldPath": "metadata.labels['app']"}}
-    for runtime in runtimes(_overlay(tmp_path, "revision")):
+    for runtime in runtimes(overlay(tmp_path, "revision")):
         variables = {entry["name"]: entry for entry in runtime["spec"]["containers"][0]["env"]}
         assert variables["SERINUS_REVISION"]["valueFrom"] == label
         assert len(variables) == len(runtime["spec"]["containers"][0]["env"])

@@ -1,4 +1,4 @@
-"""Models that the monitoring tests serve: one that is well, and one with the faults that dashboards and runbooks are for.
+"""Models that the monitoring tests serve: one that is well, one with the faults that dashboards and runbooks are for, one that is never ready.
 
 The faulty one predicts slowly, row by row, raises on negative numbers, and has a GPU whose memory is in pieces: PyTorch's statistics under
 their own keys, as `torch.cuda.memory_stats` gives them, with numbers made up, through the exporter that torch_server uses.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from serinus import Family, Model, TensorSpec
+from serinus import Family, InferRequest, InferResponse, Model, RequestModel, TensorSpec
 
 SLOW_S = 0.02
 GIB = 1 << 30
@@ -63,3 +63,13 @@ class Faulty(Model):
             "num_ooms": self._scrapes // 2,
         }
         return families(stats, (2 * GIB, 80 * GIB), largest_free_bytes(SEGMENTS, 0), 0, "0")
+
+
+class Unready(RequestModel):
+    """Waits for something that never comes, as a transformer does whose predictor is gone."""
+
+    async def is_ready(self) -> bool:
+        return False
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        raise NotImplementedError

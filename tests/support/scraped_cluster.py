@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes two real servers of ours as our PodMonitor says, under load; one is well, one has faults.
+"""A real Prometheus that scrapes real servers of ours as our PodMonitor says: one that is well and one with faults, under load; one unready.
 
 What Kubernetes' service discovery says of a pod (`__meta_kubernetes_*`) is written into the configuration, and the PodMonitor's relabelings
 follow, as Prometheus Operator translates them. Series of kube-state-metrics, cAdvisor and NVIDIA's DCGM exporter come from a page that is
@@ -32,7 +32,8 @@ __all__ = ["ScrapedCluster", "scraped_cluster"]
 
 MODELS = Path(__file__).with_name("faulty_model.py")
 NAMESPACE, SERVICE = "models", "fraud"
-STABLE, CANARY = "fraud-predictor", "fraud-v2-predictor"
+STABLE, CANARY, DARK = "fraud-predictor", "fraud-v2-predictor", "fraud-v3-predictor"
+SCORES = ("--score_output", "y", "--score_bins", "1,2,3,4,5")
 CONTAINER = f'namespace="{NAMESPACE}",pod="{CANARY}-0",container="kserve-container"'
 
 
@@ -43,6 +44,8 @@ class ScrapedCluster:
     prometheus: str
     stable: Served
     canary: Served
+    dark: Served
+    """Not ready, and without traffic."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
@@ -95,11 +98,13 @@ def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
     with contextlib.ExitStack() as stack:
         started: dict[str, Served] = {}
         for name, class_, flags in (
-            (STABLE, "Steady", ()),
-            (CANARY, "Faulty", ("--max_queue_rows", "6", "--warmup", "false")),
+            (STABLE, "Steady", SCORES),
+            (CANARY, "Faulty", ("--max_queue_rows", "6", "--warmup", "false", *SCORES)),
+            (DARK, "Unready", ()),
         ):
             (folder / name).mkdir()
-            words = ("--class", f"{MODELS}:{class_}", "--model_name", SERVICE, *flags)
+            # As manifests/components/revision says it: by KServe's label of the pod.
+            words = ("--class", f"{MODELS}:{class_}", "--model_name", SERVICE, "--revision", f"isvc.{name}", *flags)
             started[name] = stack.enter_context(
                 serving(folder / name, *words, environment={"PYTHONPATH": str(MODELS.parent)})
             )
@@ -110,7 +115,7 @@ def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
         address = stack.enter_context(
             _prometheus(folder, {name: served.http_port for name, served in started.items()}, page.server_port)
         )
-        cluster = ScrapedCluster(address, started[STABLE], started[CANARY])
+        cluster = ScrapedCluster(address, started[STABLE], started[CANARY], started[DARK])
         threads = [
             threading.Thread(target=_load, args=(served, kind, cluster.stop), daemon=True)
             for served, kinds in (

@@ -206,6 +206,19 @@ def canary() -> Dashboard:
             ],
         ),
         (
+            "Does it answer the same?",
+            [
+                Lines(
+                    title,
+                    [(quantile(q, "serinus_score", f"{by}, output"), f"{name} {{{{output}}}}")],
+                    "short",
+                    "Of the model's score, where one is declared; as exact as its bins.",
+                    12,
+                )
+                for title, q in (("Score, median", 0.5), ("Score, p90", 0.9))
+            ],
+        ),
+        (
             "What does it cost?",
             [
                 Lines("Waiting, p95", [(quantile(0.95, "serinus_queue_seconds", by), name)], "s"),
@@ -219,7 +232,9 @@ def canary() -> Dashboard:
             ],
         ),
     ]
-    words = "Revisions of one service side by side: a canary against the stable version. Eyes see large differences only; small ones need many requests."
+    words = (
+        "Revisions of a service side by side. Eyes see large differences; `serinus canary run` judges small ones too."
+    )
     return build("serinus-canary", "Canary", words, rows)
 
 
