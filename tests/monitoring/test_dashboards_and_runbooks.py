@@ -95,7 +95,14 @@ def test_variables_of_the_dashboards_list_namespaces_and_services(cluster: Scrap
             found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
             assert found
             values = cluster.get(f"label/{found[2]}/values", **{"match[]": chosen(found[1])})
-            assert values in ([NAMESPACE], [SERVICE])
+            assert {SERVICE if variable["name"] == "service" else NAMESPACE} <= set(values)
+
+
+def test_the_monitor_of_knative_mode_tells_knatives_revision(cluster: ScrapedCluster):
+    wait_until(lambda: cluster.query('serinus_model_ready{inferenceservice="knative"}'))
+    (sample,) = cluster.query('serinus_model_ready{inferenceservice="knative"}')
+    labels = {name: sample["metric"][name] for name in ("namespace", "component", "revision")}
+    assert labels == {"namespace": NAMESPACE, "component": "predictor", "revision": "fraud-predictor-00002"}
 
 
 def exported(cluster: ScrapedCluster) -> set[str]:
@@ -177,7 +184,7 @@ SEEN = {
         r"^queue 0\.\d+",
         r"^compute_infer 0\.\d+",
         r"^1 rows: 0\.\d+ s",
-        r"^0\.6 ",
+        r"^0\.(?:6|59)\d* ",
         r"^0\.39",
         r"^0\.025",
     ],
@@ -190,7 +197,7 @@ SEEN = {
     "SerinusTargetDown": [r"^0 .*pod=fraud-gone-0", r"^200$"],
     "SerinusCanaryStuck": [rf"revision={CANARY}", rf"revision={STABLE}"],
     "SerinusCanaryWithoutTraffic": [rf"^0 revision={DARK}"],
-    "SerinusMemoryGrowth": [r"process_resident_memory_bytes"],
+    "SerinusMemoryGrowth": [rf"^\d{{5,}}.*revision={CANARY}", r"process_resident_memory_bytes"],
     "SerinusContainerRestarting": [r"reason=OOMKilled"],
     "SerinusOutOfMemoryKilled": [r"resource=memory", r"process_resident_memory_bytes\{.*\} \d"],
     "SerinusGpuMemoryFragmented": [r"inactive_split_bytes\{.*\} 33285996544", r"^0\.39\d* .*device=0"],

@@ -1,7 +1,8 @@
 """Models that the monitoring tests serve: one that is well, one with the faults that dashboards and runbooks are for, one that is never ready.
 
-The faulty one predicts slowly, row by row, raises on negative numbers, and has a GPU whose memory is in pieces: PyTorch's statistics under
-their own keys, as `torch.cuda.memory_stats` gives them, with numbers made up, through the exporter that torch_server uses.
+The faulty one predicts slowly and row by row, keeps memory with each predict, raises on negative numbers, and has a GPU whose memory is in
+pieces: PyTorch's statistics under their own keys, as `torch.cuda.memory_stats` gives them, with numbers made up, through the exporter that
+torch_server uses.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from serinus import Family, InferRequest, InferResponse, Model, RequestModel, TensorSpec
 
 SLOW_S = 0.02
+LEAKED = b"x" * 50_000
 GIB = 1 << 30
 SEGMENTS = [
     {"device": 0, "blocks": [{"size": 3 * GIB, "state": "active_allocated"}, {"size": GIB, "state": "inactive"}]},
@@ -42,8 +44,12 @@ class Faulty(Model):
 
     _scrapes = 0
 
+    def load(self) -> None:
+        self._kept: list[bytes] = []
+
     def predict(self, inputs: Mapping[str, np.ndarray], call: object) -> dict[str, np.ndarray]:
-        time.sleep(SLOW_S)  # the fault
+        time.sleep(SLOW_S)  # a fault
+        self._kept.append(LEAKED + str(len(self._kept)).encode())  # another
         if (inputs["x"] < 0).any():
             raise RuntimeError("no negative numbers")
         return {"y": inputs["x"] * 2}

@@ -37,6 +37,14 @@ SCORES = ("--score_output", "y", "--score_bins", "1,2,3,4,5")
 CONTAINER = f'namespace="{NAMESPACE}",pod="{CANARY}-0",container="kserve-container"'
 
 
+ON_KNATIVE = {
+    "__meta_kubernetes_pod_label_serving_kserve_io_inferenceservice": "knative",
+    "__meta_kubernetes_pod_label_app": "fraud-predictor-00002",
+    "__meta_kubernetes_pod_label_serving_knative_dev_revision": "fraud-predictor-00002",
+}
+"""What differs in Knative mode; the service has another name, so that one server stands for two."""
+
+
 @dataclass
 class ScrapedCluster:
     """Where everything listens."""
@@ -176,7 +184,14 @@ def _prometheus(folder: Path, pods: Mapping[str, int], exporters: int) -> Iterat
                     "static_configs": [
                         {"targets": [target], "labels": _discovered(name)} for target, name in targets.items()
                     ],
-                    "relabel_configs": relabelings(),
+                    "relabel_configs": relabelings("pod-monitor"),
+                },
+                {
+                    "job_name": "podMonitor/models/serinus-knative/0",
+                    "static_configs": [
+                        {"targets": [f"127.0.0.1:{pods[STABLE]}"], "labels": {**_discovered(STABLE), **ON_KNATIVE}}
+                    ],
+                    "relabel_configs": relabelings("pod-monitor-knative"),
                 },
                 {"job_name": "cluster", "static_configs": [{"targets": [f"127.0.0.1:{exporters}"]}]},
             ],
@@ -219,14 +234,14 @@ def _discovered(name: str) -> dict[str, str]:
     }
 
 
-def relabelings() -> list[dict[str, Any]]:
+def relabelings(name: str) -> list[dict[str, Any]]:
     """The operator's own relabelings, then those of our PodMonitor in Prometheus' spelling."""
     own = [
         {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
         {"source_labels": ["__meta_kubernetes_pod_container_name"], "target_label": "container"},
         {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
     ]
-    monitor = yaml.safe_load((MONITORING / "pod-monitor" / "podmonitor.yaml").read_text())
+    monitor = yaml.safe_load((MONITORING / name / "podmonitor.yaml").read_text())
     endpoint = monitor["spec"]["podMetricsEndpoints"][0]
     spelled = [
         {re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", key): value for key, value in relabeling.items()}
