@@ -167,8 +167,10 @@ def test_pods_of_the_runtimes_and_of_our_services_are_found_by_the_monitors_and_
         assert endpoints & ports.keys()
         assert set(ports.values()) <= open_ports
     for folder in SERVICES:
-        (only,) = [document for document in render(ROOT / folder) if document["kind"] == "InferenceService"]
-        for container in only["spec"]["predictor"]["containers"]:
-            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        own = [document["spec"] for document in render(ROOT / folder) if document["kind"] == "ServingRuntime"]
+        assert own
+        for spec in own:
+            assert wanted.items() <= spec["labels"].items()
+            ports = {port["name"]: port["containerPort"] for port in spec["containers"][0]["ports"]}
             assert endpoints & ports.keys()
             assert set(ports.values()) <= open_ports
