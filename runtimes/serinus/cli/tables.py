@@ -56,13 +56,19 @@ def show_services(console: Console, services: Sequence[Mapping[str, Any]]) -> No
 
 
 def curl_line(service: Mapping[str, Any], gateway: Mapping[str, Any], folders: Iterable[Path]) -> str:
-    """A line that can be pasted: the folder's own request where there is one, else the model's metadata."""
+    """A line that can be pasted: the folder's own request where there is one, else the model's metadata (a graph's counters)."""
     address = "127.0.0.1" if gateway["host"] in {"0.0.0.0", "127.0.0.1"} else gateway["host"]
-    base = f"curl -s -H 'Host: {service['host']}' http://{address}:{gateway['port']}/v2/models/{service['model']}"
+    root = f"curl -s -H 'Host: {service['host']}' http://{address}:{gateway['port']}/"
+    if service["kind"] == "InferenceGraph":  # it answers POST at any path
+        base = f"{root}metrics"
+        end = root
+    else:
+        base = f"{root}v2/models/{service['model']}"
+        end = f"{base}/infer"
     # A service in several forms (fraud/split, fraud/fused) keeps its request beside them.
     for request in (place / "request.json" for folder in folders for place in (folder, folder.parent)):
         if request.is_file():
-            return f"{base}/infer -H 'Content-Type: application/json' -d @{shlex.quote(str(request))}"
+            return f"{end} -H 'Content-Type: application/json' -d @{shlex.quote(str(request))}"
     return base
 
 

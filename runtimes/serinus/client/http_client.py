@@ -67,7 +67,8 @@ class _Connection(asyncio.Protocol):
             self._finish()
         if future is not None and not future.done():
             reason = f": {exc}" if exc else ""
-            future.set_exception(UpstreamFailed(f"the predictor closed the connection before it had answered{reason}"))
+            peer = self._client.peer
+            future.set_exception(UpstreamFailed(f"{peer} closed the connection before it had answered{reason}"))
 
     def data_received(self, data: bytes) -> None:
         if self._future is None:  # nobody asked: the connection cannot be trusted any more
@@ -77,7 +78,7 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if self._future is not None and not self._future.done():
-                self._future.set_exception(UpstreamFailed(f"the predictor's answer is no HTTP: {error}"))
+                self._future.set_exception(UpstreamFailed(f"{self._client.peer}'s answer is no HTTP: {error}"))
             self.close()
 
     def send(self, chunks: Iterable[Any], future: asyncio.Future[HttpResponse]) -> None:
@@ -142,6 +143,32 @@ class _Connection(asyncio.Protocol):
         return True
 
 
+class _BoundedConnection(_Connection):
+    """A connection that gives up an answer that grows too large; a class of its own, so that others count nothing."""
+
+    def __init__(self, client: HttpClient, most_bytes: int) -> None:
+        super().__init__(client)
+        self._most_bytes = most_bytes
+        self._seen_bytes = 0
+
+    def send(self, chunks: Iterable[Any], future: asyncio.Future[HttpResponse]) -> None:
+        """Write a request whose answer resolves the future."""
+        self._seen_bytes = 0
+        super().send(chunks, future)
+
+    def on_body(self, body: bytes) -> None:
+        """llhttp: a piece of the body, chunking removed."""
+        self._seen_bytes += len(body)
+        if self._seen_bytes <= self._most_bytes:
+            self._chunks.append(body)
+            return
+        self._chunks.clear()
+        if self._future is not None and not self._future.done():
+            message = f"{self._client.peer}'s answer is larger than {self._most_bytes} bytes"
+            self._future.set_exception(UpstreamFailed(message))
+        self.close()
+
+
 class HttpClient:
     """Requests to one target.
 
@@ -149,16 +176,30 @@ class HttpClient:
         host: name or address.
         port: TCP port.
         tls: a context, or None for plain HTTP.
+        peer: what messages call the target.
+        host_field: the `Host` header where it is not that of host and port, as before a gateway.
+        most_bytes: largest answer; None: any.
     """
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        *,
+        peer: str = "the predictor",
+        host_field: str = "",
+        most_bytes: int | None = None,
+    ) -> None:
+        self.peer = peer
+        self._most_bytes = most_bytes
         self._host = host
         self._port = port
         self._tls = tls
         self._idle: list[_Connection] = []
         default = 443 if tls else 80
         name = f"[{host}]" if ":" in host else host
-        self._host_field = name if port == default else f"{name}:{port}"
+        self._host_field = host_field or (name if port == default else f"{name}:{port}")
 
     async def request(
         self,
@@ -189,12 +230,12 @@ class HttpClient:
         future: asyncio.Future[HttpResponse] = loop.create_future()
         started = loop.time()
         if timeout_s is not None and timeout_s <= 0:
-            raise TimedOut("the deadline passed before the predictor was asked")
+            raise TimedOut(f"the deadline passed before {self.peer} was asked")
         connection = self._take(started)
         if connection is None:
             connection = await self._connect(timeout_s)
             if not connection.is_open:
-                raise Unreachable(f"the predictor {self._host}:{self._port} closed the connection at once")
+                raise Unreachable(f"{self.peer} {self._host}:{self._port} closed the connection at once")
         head = [f"{method} {path} HTTP/1.1\r\nhost: {self._host_field}\r\n"]
         head.extend(f"{name}: {value}\r\n" for name, value in headers.items())
         if method == "POST":
@@ -213,10 +254,9 @@ class HttpClient:
             if timer is not None:
                 timer.cancel()
 
-    @staticmethod
-    def _expire(future: asyncio.Future[HttpResponse], timeout_s: float) -> None:
+    def _expire(self, future: asyncio.Future[HttpResponse], timeout_s: float) -> None:
         if not future.done():
-            future.set_exception(TimedOut(f"the predictor did not answer within {timeout_s:.3g} s"))
+            future.set_exception(TimedOut(f"{self.peer} did not answer within {timeout_s:.3g} s"))
 
     def _take(self, now: float) -> _Connection | None:
         while self._idle:
@@ -229,7 +269,7 @@ class HttpClient:
     async def _connect(self, timeout_s: float | None) -> _Connection:
         loop = asyncio.get_running_loop()
         opening = loop.create_connection(
-            lambda: _Connection(self),
+            self._connection,
             self._host,
             self._port,
             ssl=self._tls,
@@ -239,13 +279,16 @@ class HttpClient:
             _, connection = await asyncio.wait_for(opening, timeout_s)
         except (TimeoutError, asyncio.TimeoutError) as error:
             raise TimedOut(
-                f"no connection to the predictor {self._host}:{self._port} within {timeout_s:.3g} s"
+                f"no connection to {self.peer} {self._host}:{self._port} within {timeout_s:.3g} s"
             ) from error
         except OSError as error:
             raise Unreachable(
-                f"no connection to the predictor {self._host}:{self._port}: {error.strerror or error}"
+                f"no connection to {self.peer} {self._host}:{self._port}: {error.strerror or error}"
             ) from error
         return connection
+
+    def _connection(self) -> _Connection:
+        return _Connection(self) if self._most_bytes is None else _BoundedConnection(self, self._most_bytes)
 
     def release(self, connection: _Connection) -> None:
         """Take a connection back whose response is complete."""

@@ -1,4 +1,4 @@
-"""`serinus up`: InferenceServices on this machine."""
+"""`serinus up`: InferenceServices and InferenceGraphs on this machine."""
 
 from __future__ import annotations
 
@@ -58,12 +58,18 @@ def up(
         list[str] | None,
         typer.Option(help="Template of hosts, as KServe's domainTemplate: {{.Name}} and {{.Namespace}}; repeatable."),
     ] = None,
+    propagate_header: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Regular expression of headers that an InferenceGraph passes on to its steps, as KServe's router.headers.propagate; repeatable."
+        ),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="minReplicas above this number is lowered to it.", min=1)] = 1,
     watch: Annotated[bool, typer.Option(help="Make a new revision when a manifest changes.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Leave the processes' logs to serinus logs.")] = False,
     timeout: Annotated[float, typer.Option(help="With --detach: seconds until it gives up.")] = 180.0,
 ) -> None:
-    """Run InferenceServices on this machine, behind one gateway.
+    """Run InferenceServices and InferenceGraphs on this machine, behind one gateway.
 
     Where one runs already in the state folder, the manifests are applied to it: a changed one makes a new revision, which gets
     traffic when it is ready.
@@ -91,7 +97,10 @@ def up(
                 state=state_dir, host=host, port=port, mounts=parse_mounts(mount or []), cache=cache_folder()
             ),
             plan=PlanOptions(
-                images=parse_image_options(image or []), domains=(*(domain or ()), *DOMAINS), max_replicas=replicas
+                images=parse_image_options(image or []),
+                domains=(*(domain or ()), *DOMAINS),
+                max_replicas=replicas,
+                propagate=tuple(propagate_header or ()),
             ),
             paths=tuple(path.resolve() if not _is_below(path) else path for path in paths),
             runtimes=tuple(runtimes or ()),

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ...exposition import Page
 from ...model import Family
-from .exposition import Page
 from .histogram import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram
 from .statistics import ModelStatistics, added
 

@@ -17,10 +17,22 @@ from ...manifests.documents import Source
 from ...manifests.inference_service import StorageUri
 from .image_commands import Command
 
-__all__ = ["DOMAINS", "ComponentPlan", "ContainerPlan", "PlanOptions", "ServicePlan", "Track", "service_hosts"]
+__all__ = [
+    "DOMAINS",
+    "ENTRY_FIRST",
+    "ComponentPlan",
+    "ContainerPlan",
+    "PlanOptions",
+    "ServicePlan",
+    "Track",
+    "service_hosts",
+]
 
 DOMAINS = ("{{.Name}}.{{.Namespace}}.localhost", "{{.Name}}-{{.Namespace}}.example.com")
 """Hosts of a service. The first is ours (every resolver leads *.localhost to this machine); the second KServe's default."""
+
+ENTRY_FIRST = ("router", "transformer", "predictor")
+"""Kinds of components in the order in which a request meets them; the order in which they end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,8 @@ class PlanOptions:
     domains: tuple[str, ...] = DOMAINS
     max_replicas: int = 1
     """minReplicas above it is lowered: a laptop is no cluster."""
+    propagate: tuple[str, ...] = ()
+    """Regular expressions of headers that routers of InferenceGraphs pass on, beside those of the manifests' inferenceservice-config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +68,9 @@ class ContainerPlan:
 
 @dataclass(frozen=True, slots=True)
 class ComponentPlan:
-    """A pod template: predictor or transformer."""
+    """A pod template: predictor or transformer, or the router of an InferenceGraph."""
 
-    kind: Literal["predictor", "transformer"]
+    kind: Literal["predictor", "transformer", "router"]
     service: str
     """`namespace/name`."""
     deployment: str
@@ -96,7 +110,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """Everything that runs for one InferenceService."""
+    """Everything that runs for one InferenceService, or for one InferenceGraph: a service whose only component is a router."""
 
     key: str
     name: str
@@ -108,6 +122,11 @@ class ServicePlan:
     domains: tuple[str, ...]
     stopped: bool
     """Annotation serving.kserve.io/stop."""
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is an InferenceGraph."""
+        return self.stable.predictor.kind == "router"
 
 
 def service_hosts(name: str, namespace: str, domains: Sequence[str]) -> tuple[str, ...]:

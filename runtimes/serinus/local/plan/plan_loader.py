@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import ConfigError
 from ...manifests.documents import Document
+from ...manifests.graphs.inference_graph import parse_inference_graph
 from ...manifests.inference_service import parse_inference_service
 from ...manifests.kustomization import kustomization_files
 from ...manifests.linter import check_documents
@@ -17,9 +18,12 @@ from ...manifests.reading import read_documents
 from ...manifests.serving_runtimes import BUILT_IN, app_class, built_in_runtimes, kserve_runtimes, parse_runtime
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
+from .graph_planner import GraphPlanner
 from .planner import Planner
 
 __all__ = ["Loaded", "fingerprint", "load"]
+
+_RUN = {"InferenceService", "InferenceGraph"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +39,20 @@ class Loaded:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
-    """Plan every InferenceService of one path.
+def load(path: Path, runtimes: Sequence[Path], options: PlanOptions, beside: Sequence[Path] = ()) -> Loaded:
+    """Plan every InferenceService and InferenceGraph of one path.
 
     Args:
         path: file or folder.
         runtimes: files or folders with ServingRuntimes, and perhaps ConfigMaps and Secrets; the word `kserve` (where no file is called so)
             stands for KServe's own runtimes, served by our images.
         options: the user's.
+        beside: other paths that are run; a graph's steps may name their services, too.
     """
     problems = Problems()
     documents = read_documents([path], problems)
     named = [runtime for runtime in runtimes if not _is_kserve(runtime)]
-    others = [document for document in read_documents(named, problems) if document.kind != "InferenceService"]
+    others = [document for document in read_documents(named, problems) if document.kind not in _RUN]
     check_documents([*documents, *others], problems)
     _one_of_each_name(documents, problems)
     if problems.errors:
@@ -63,24 +68,35 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions) -> Loaded:
     ours = built_in_runtimes(installed)
     data = config_data([*documents, *others])
     planner = Planner(known, ours, data, options, problems)
-    plans = [
-        planner.plan(parse_inference_service(document)) for document in documents if document.kind == "InferenceService"
-    ]
+    services = [parse_inference_service(document) for document in documents if document.kind == "InferenceService"]
+    graphs = [parse_inference_graph(document) for document in documents if document.kind == "InferenceGraph"]
+    # Services first: a graph is ready when its router is, and serves as soon as they are.
+    plans = [planner.plan(service) for service in services]
+    if graphs:
+        neighbours = [document for document in read_documents(beside, Problems()) if document.kind in _RUN]
+        near = [parse_inference_service(each) for each in neighbours if each.kind == "InferenceService"]
+        named_graphs = [
+            (each.namespace, each.name) for each in (*documents, *neighbours) if each.kind == "InferenceGraph"
+        ]
+        by_name = {(service.namespace, service.name): service for service in (*near, *services)}
+        graph_planner = GraphPlanner(by_name, named_graphs, [*known, *ours], data, options, problems)
+        plans += [graph_planner.plan(graph) for graph in graphs]
     if not plans and not problems.errors:
-        problems.extend([Problem(str(path), 1, "kind", "no InferenceService is in it", "give a path that holds one")])
+        message = "no InferenceService or InferenceGraph is in it"
+        problems.extend([Problem(str(path), 1, "kind", message, "give a path that holds one")])
     if problems.errors:
         return Loaded((), problems.all)
     return Loaded(tuple(plan for plan in plans if plan is not None), problems.all)
 
 
 def _one_of_each_name(documents: Sequence[Document], problems: Problems) -> None:
-    """In a cluster the second of two services with one name replaces the first; here nobody could say which is meant."""
+    """Of two services with one name a cluster keeps the second; a service and a graph fight for one host. Here nobody could say which is meant."""
     seen: dict[tuple[str, str], Document] = {}
     for document in documents:
-        if document.kind == "InferenceService":
+        if document.kind in _RUN:
             first = seen.setdefault((document.namespace, document.name), document)
             if first is not document:
-                message = f"InferenceService {document.name} is also at {first.place(('metadata', 'name'))}"
+                message = f"{document.kind} {document.name} is also at {first.place(('metadata', 'name'))}"
                 problems.error(document, ("metadata", "name"), message, "rename or remove one", layer="controller")
 
 

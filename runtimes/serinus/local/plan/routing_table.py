@@ -2,6 +2,7 @@
 
 A service has one virtual host for itself, one for each component, and one for each tag (`latest-`, `prev-`, a canary's name), as Knative
 and KServe's HTTPRoutes have. A host that several services claim is the first one's.
+An InferenceGraph has the one of its own.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
 
     entry = [(track.entry, share.percent) for share, track in chains]
     yield host(f"service:{plan.key}", plan.name, entry or [(plan.stable.entry, 0)])
+    if plan.is_graph:  # one component, no tags
+        return
     predictors = [(track.predictor, share.percent) for share, track in chains]
     yield host(f"predictor:{plan.key}", f"{plan.name}-predictor", predictors)
     if plan.stable.transformer is not None:

@@ -19,7 +19,7 @@ class ProcessStatus:
     service: str
     """`namespace/name`."""
     component: str
-    """`predictor` or `transformer`."""
+    """`predictor`, `transformer` or `router`."""
     revision: str
     digest: str
     container: str
@@ -100,6 +100,7 @@ def service_document(
     ]
     hosts = service_hosts(plan.name, plan.namespace, plan.domains)
     return {
+        "kind": "InferenceGraph" if plan.is_graph else "InferenceService",
         "name": plan.name,
         "namespace": plan.namespace,
         "ready": service.settled and bool(split) and all(item["ready"] for item in split),

@@ -129,7 +129,8 @@ class Daemon:
             ManifestsRefused: with every problem.
         """
         self._prints[path] = fingerprint(path)
-        loaded = load(path, self._options.runtimes, self._options.plan)
+        beside = [other for other in self._paths if other != path]
+        loaded = load(path, self._options.runtimes, self._options.plan, beside)
         if loaded.errors:
             raise ManifestsRefused(loaded.errors)
         for problem in loaded.problems:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import ConfigError
-from ..plan.deployment_plan import ServicePlan
+from ..plan.deployment_plan import ENTRY_FIRST, ServicePlan
 from ..plan.status_document import ProcessStatus, ServiceStatus, service_document
 from .gateway import Gateway
 from .log_files import LogFile
@@ -47,6 +47,10 @@ class LocalCluster:
             reaper=self._reaper,
             log=LogFile(logs / "gateway.log", "gateway", show),
             access_log=logs / "access.log",
+        )
+        reached = "127.0.0.1" if options.host in {"", "0.0.0.0", "::"} else options.host
+        self._workshop.gateway = (
+            f"[{reached}]:{self.gateway.port}" if ":" in reached else f"{reached}:{self.gateway.port}"
         )
         self._reconciler = Reconciler(options, self._workshop, self.gateway, say=say)
 
@@ -208,7 +212,7 @@ class LocalCluster:
         """Stop taking connections, let requests end, stop every process, the gateway last."""
         await self._reconciler.cancel()
         await self.gateway.stop_accepting()
-        for kind in ("transformer", "predictor"):
+        for kind in ENTRY_FIRST:
             revisions = [revision for revision in self._reconciler.everything if revision.plan.kind == kind]
             pods = [pod for revision in revisions for pod in revision.pods]
             await asyncio.gather(*(pod.stop(self.options.grace_s) for pod in pods))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ..plan.deployment_plan import ComponentPlan, Track
+from ..plan.deployment_plan import ENTRY_FIRST, ComponentPlan, Track
 from ..plan.rollout import Rollout, advance, shares
 from ..plan.routing_table import GatewayTable, JoinedRevision, gateway_table
 from .gateway import Gateway
@@ -217,8 +217,8 @@ class Reconciler:
         """Drain and stop every revision that no service refers to."""
         needed = set().union(*(service.needed() for service in self.services.values()))
         unused = [revision for digest, revision in self.revisions.items() if digest not in needed]
-        # Transformers first: until they have drained their predictors still get requests.
-        for kind in ("transformer", "predictor"):
+        # Routers and transformers first: until they have drained what they call still gets requests.
+        for kind in ENTRY_FIRST:
             gone = [revision for revision in unused if revision.plan.kind == kind]
             for revision in gone:
                 self.revisions.pop(revision.plan.digest, None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..plan.deployment_plan import ComponentPlan
 from ..plan.envoy_config import Backend, Endpoint
 from ..plan.port_binding import Ports, bind
+from ..router.router_settings import GATEWAY_VARIABLE
 from .log_files import LogFile
 from .managed_process import ManagedProcess, Reaper
 from .ports import PortBook
@@ -51,6 +52,8 @@ class Workshop:
         self.logs = logs
         self.show = show
         self.changed = changed
+        self.gateway = ""
+        """Address of the gateway as this machine's processes reach it, `127.0.0.1:8080`."""
 
 
 class Pod:
@@ -69,6 +72,8 @@ class Pod:
             title = revision.name if len(plans) == 1 else f"{revision.name}/{process.name}"
             log = LogFile(workshop.logs / f"{title.replace('/', '.')}.log", title, workshop.show)
             whole = {**inherited_environment(os.environ), "PYTHONUNBUFFERED": "1", **process.env}
+            if plan.kind == "router":
+                whole[GATEWAY_VARIABLE] = workshop.gateway
             bound = replace(process, env=whole)
             self.processes.append(ManagedProcess(title, bound, log, workshop.reaper, workshop.changed))
         self.entry = self.processes[plan.entry]

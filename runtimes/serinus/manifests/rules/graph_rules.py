@@ -1,4 +1,4 @@
-"""InferenceGraphs and TrainedModels: what their webhooks refuse.
+"""InferenceGraphs and TrainedModels: what their webhooks refuse, and what graphs do otherwise than they seem to.
 
 Source: `inference_graph_validation.go`, `trainedmodel_webhook.go` and the agent's list of protocols of KServe 0.21.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from ..conventions import NAME
 from ..documents import Document, FieldPath
 from ..fields import listed, mapping, whole_number
+from ..graphs.gjson_path import condition_problem
 from ..problems import nearest
 from .rule import Findings, Rule
 
@@ -130,6 +131,35 @@ def switch_has_conditions(document: Document) -> Findings:
                     )
 
 
+def condition_means_something(document: Document) -> Findings:
+    """A condition is a GJSON path; one that is cut off, or that leads somewhere in every request, is taken without a word."""
+    for path, _, node in _nodes(document):
+        if node.get("routerType") not in {"Switch", "Sequence"}:
+            continue
+        for index, step in enumerate(map(mapping, listed(node.get("steps")))):
+            condition = step.get("condition")
+            problem = condition_problem(condition) if isinstance(condition, str) and condition else None
+            if problem is not None:
+                mend = "write a GJSON path that leads somewhere when the step is meant, such as instances.#(age>60)"
+                yield (*path, "steps", index, "condition"), f"{condition!r} {problem}", mend
+
+
+def first_of_sequence_has_no_condition(document: Document) -> Findings:
+    """A sequence's condition asks the answer before it; before the first step there is none, and the router answers 500."""
+    for path, _, node in _nodes(document):
+        first = mapping(next(iter(listed(node.get("steps"))), None))
+        if node.get("routerType") == "Sequence" and first.get("condition"):
+            message = "there is no answer before the first step: each request gets 500"
+            yield (*path, "steps", 0, "condition"), message, "put a Switch in front, or the condition on the next step"
+
+
+def node_has_steps(document: Document) -> Findings:
+    """A node without steps answers nothing: the router resets the connection (Sequence), or answers 404, 500 or an empty object."""
+    for path, name, node in _nodes(document):
+        if not listed(node.get("steps")):
+            yield (*path, "steps"), f"node {name} leads nowhere", "add steps"
+
+
 def trained_name(document: Document) -> Findings:
     """The name becomes a part of addresses."""
     if not _TRAINED_NAME.match(document.name):
@@ -161,6 +191,9 @@ GRAPH_RULES: tuple[Rule[Document], ...] = (
     Rule("graph-known-nodes", known_nodes, layer="controller"),
     Rule("graph-ends-somewhere", ends_somewhere, layer="controller"),
     Rule("graph-switch-has-conditions", switch_has_conditions, "warning"),
+    Rule("graph-condition-means-something", condition_means_something, "warning"),
+    Rule("graph-first-of-sequence", first_of_sequence_has_no_condition, "warning"),
+    Rule("graph-node-has-steps", node_has_steps, "warning"),
 )
 TRAINED_MODEL_RULES: tuple[Rule[Document], ...] = (
     Rule("trained-model-name", trained_name),

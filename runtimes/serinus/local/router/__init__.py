@@ -1,0 +1,1 @@
+"""The router of an InferenceGraph: one process, what KServe's router does."""

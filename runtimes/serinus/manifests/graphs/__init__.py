@@ -1,0 +1,1 @@
+"""InferenceGraphs: their values, and the paths of their conditions."""
