@@ -86,6 +86,7 @@ class RouterConnection(asyncio.Protocol):
         self._request = HttpRequest()
         self._chunks: list[bytes] = []
         self._head_bytes = self._body_bytes = 0
+        self._in_head = False
         self._waiting: deque[HttpRequest] = deque()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -121,6 +122,10 @@ class RouterConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not self._closing:
                 self._refuse(400, f"not an HTTP request: {error}")
+        if self._in_head:  # llhttp tells a field when it is whole; what it keeps until then is counted here
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES and not self._closing:
+                self._refuse(431, f"the request's line and headers are larger than {_HEAD_BYTES} bytes")
 
     # llhttp --------------------------------------------------------------------------------------------------------
 
@@ -129,21 +134,24 @@ class RouterConnection(asyncio.Protocol):
         self._request = HttpRequest()
         self._chunks = []
         self._head_bytes = self._body_bytes = 0
+        self._in_head = True
         self._wait(self._limits.read_s, self._too_slow)
 
     def on_url(self, url: bytes) -> None:
         """llhttp: a piece of the target."""
-        self._count_head(len(url))
         self._request.target += url.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp: one header field."""
-        self._count_head(len(name) + len(value))
         self._request.headers.append((name.decode("latin-1"), value.decode("latin-1")))
         if name.lower() == b"content-length" and value.isdigit() and int(value[:18]) > self._limits.body_bytes:
             self._too_large()
         elif name.lower() == b"expect" and value.lower() == b"100-continue" and not self._closing:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_headers_complete(self) -> None:
+        """llhttp: the head is whole."""
+        self._in_head = False
 
     def on_body(self, body: bytes) -> None:
         """llhttp: a piece of the body."""
@@ -202,11 +210,6 @@ class RouterConnection(asyncio.Protocol):
         if self._task is None:
             body = error_body("Failed to process request", cause)
             self._write(HttpAnswer(status, body, "application/json"), keep_alive=False)
-
-    def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > _HEAD_BYTES and not self._closing:
-            self._refuse(431, f"the request's line and headers are larger than {_HEAD_BYTES} bytes")
 
     def _too_large(self) -> None:
         if not self._closing:
