@@ -107,7 +107,7 @@ lint: $(VENV)/.test ## Check style, types and the layers' arrows
 	printf '3.10\n3.13\n' | xargs -P 2 -I{} $(BIN)/pyright --pythonversion {}
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m serinus.native.build --check
-	$(BIN)/serinus lint $$(find inferenceservices -name 'inferenceservice*.yaml' -exec dirname {} \; | sort -u) $(wildcard manifests/overlays/*)
+	$(BIN)/serinus lint $$(find inferenceservices -name 'inference*.yaml' -exec dirname {} \; | sort -u) $(wildcard manifests/overlays/*)
 
 .PHONY: format
 format: $(VENV)/.test ## Format the code and mend what can be mended

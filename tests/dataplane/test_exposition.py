@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from serinus.dataplane.telemetry.exposition import Page
+from serinus.exposition import Page
 
 
 def test_a_page_has_a_head_for_each_family_and_a_line_for_each_sample():

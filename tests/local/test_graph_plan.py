@@ -84,7 +84,7 @@ def test_a_service_s_name_becomes_its_url_by_its_protocol(tmp_path: Path, manife
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ("{serviceName: b}", "no InferenceService b is in namespace default of these manifests: did you mean a?"),
+        ("{serviceName: aa}", "no InferenceService aa is in namespace default of these manifests: did you mean a?"),
         ("{serviceName: zzzzz}", "add its manifest to the folder, or give its path, too"),
         ("{serviceUrl: 'ftp://x/y'}", "is no URL that can be called"),
         ("{serviceUrl: '//x/y'}", "is no URL that can be called"),

@@ -97,10 +97,13 @@ def _handler(state: _State) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, {"error": f"no {self.path}"})
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path == "/crash":
                 os._exit(3)
-            self._answer(200, {**state.infer("rest"), "path": self.path, "host": self.headers.get("Host")})
+            told = {key: self.headers.get(key) for key in ("Host", "Traceparent", "X-Tenant")}
+            request = json.loads(body) if body[:1] in (b"{", b"[") else None
+            more = {"path": self.path, "host": told["Host"], "headers": told, "request": request}
+            self._answer(state.options.status, {**state.infer("rest"), **more})
 
     return Handler
 
@@ -145,6 +148,7 @@ def main() -> None:
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--ready_after", type=float, default=0.0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--crash_at_start", action="store_true")
     _serve(parser.parse_args())
 
@@ -152,12 +156,14 @@ def main() -> None:
 # The tests' side -----------------------------------------------------------------------------------------------------
 
 
-def ask(address: str, path: str, body: bytes | None = None, *, host: str = "") -> tuple[int, dict[str, str], bytes]:
+def ask(
+    address: str, path: str, body: bytes | None = None, *, host: str = "", headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
     """One HTTP request; POST where there is a body."""
     connection = http.client.HTTPConnection(address, timeout=20)
     try:
-        headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
-        connection.request("GET" if body is None else "POST", path, body, headers)
+        sent = {"Content-Type": "application/json", **({"Host": host} if host else {}), **(headers or {})}
+        connection.request("GET" if body is None else "POST", path, body, sent)
         answer = connection.getresponse()
         return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
     finally:
@@ -168,7 +174,7 @@ def container(*args: str, name: str = "kserve-container", extra: str = "") -> st
     """A container block of the tiny server, to be indented by 6."""
     words = ", ".join(json.dumps(word) for word in (*args,))
     return (
-        f"- name: {name}\n"
+        f"- name: {name}\n        image: tiny\n"
         f"        command: [python, {json.dumps(str(SERVER))}, --http_port=8080, --grpc_port=8081]\n"
         f"        args: [{words}]\n"
         "        resources: {requests: {cpu: 100m, memory: 64Mi}}\n"

@@ -297,6 +297,12 @@ class FraudFeatures(kserve.Model):
         """`postprocess` for the rows of n requests."""
         return {"transaction_id": _ids_array(*state), **outputs}
 
+    @staticmethod
+    def answers_v1() -> bool:
+        """Whether the request that this task works on came as V1; False where it brought outcomes."""
+        call = _call.get()
+        return call is not None and call.v1
+
     async def _record(self, columns: Mapping[str, RawTensor], now_s: float, payload: Any, v1: bool) -> InferRequest:
         labels = parse_labels(columns, now_s)
         try:

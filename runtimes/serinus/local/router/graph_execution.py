@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -183,7 +183,7 @@ class GraphExecution:
         return answer
 
 
-async def _first_failure_or(wanted: asyncio.Future[StepAnswer], tasks: list[asyncio.Future[StepAnswer]]) -> StepAnswer:
+async def _first_failure_or(wanted: asyncio.Future[StepAnswer], tasks: Sequence[asyncio.Future[StepAnswer]]) -> StepAnswer:
     """The wanted task's answer, unless another one fails before it has come."""
     waiting = {task for task in tasks if not task.done()} | {wanted}
     while not wanted.done():
