@@ -28,6 +28,8 @@ class StorageUri:
     uri: str
     mount_path: str
     source: Source
+    settings: tuple[tuple[str, str], ...] = ()
+    """Variables of the fetch alone: of `model.storage`, what the secret and `parameters` say. They may hold credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class ModelSpec:
     runtime_version: str
     container: Mapping[str, Any]
     """The container fields written in the block; merged over the runtime's."""
+    storage: Mapping[str, Any] | None
+    """`storage`: key, path, parameters; None: not written."""
     source: Source
 
 
@@ -121,6 +125,7 @@ def _model(block: Mapping[str, Any], source: Source) -> ModelSpec | None:
             protocol=str(value.get("protocolVersion") or default),
             runtime_version=str(value.get("runtimeVersion") or ""),
             container={key: item for key, item in value.items() if key not in own},
+            storage=mapping(value["storage"]) if isinstance(value.get("storage"), dict) else None,
             source=source.under(name),
         )
     return None

@@ -16,7 +16,7 @@ from .documents import Source
 from .fields import listed, mapping
 from .inference_service import InferenceService, ModelSpec
 from .problems import Problems
-from .serving_runtimes import ServingRuntime
+from .serving_runtimes import KSERVE_ONLY_FORMATS, ServingRuntime
 
 __all__ = ["merge_containers", "runtime_containers", "select_runtime"]
 
@@ -68,11 +68,13 @@ def select_runtime(
         if fitting:
             return _best(fitting, model)
     known = sorted({entry.name for runtime in (*visible, *built_in) for entry in runtime.formats})
-    elsewhere = sorted(runtime.name for runtime in (*visible, *built_in) if _matches_format(runtime, model, auto=False))
+    elsewhere = sorted(
+        {runtime.name for runtime in (*visible, *built_in) if _matches_format(runtime, model, auto=False)}
+    )
     mend = (
         f"{', '.join(elsewhere)} serves the format: declare one of its protocols in protocolVersion, or name it in runtime"
         if elsewhere
-        else f"give a ServingRuntime with --runtimes PATH; formats known now: {', '.join(known) or 'none'}"
+        else f"{_no_image(model)}give a ServingRuntime with --runtimes PATH; formats known now: {', '.join(known) or 'none'}"
     )
     version = f" version {model.format.version}" if model.format.version else ""
     problems.error_at(
@@ -82,6 +84,13 @@ def select_runtime(
         mend,
     )
     return None
+
+
+def _no_image(model: ModelSpec) -> str:
+    """Of a format that KServe's runtimes serve and none of our images: that it is so, and what such a ServingRuntime must say."""
+    if model.format.name not in KSERVE_ONLY_FORMATS:
+        return ""
+    return f"KServe's {KSERVE_ONLY_FORMATS[model.format.name]} serves it, no image here does: write a command of this machine into its container and "
 
 
 _PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
@@ -113,7 +122,7 @@ def _named(
     named = [runtime for runtime in (*visible, *built_in) if runtime.name == model.runtime]
     named.sort(key=lambda runtime: runtime.namespace == "")
     if not named:
-        names = ", ".join(sorted(runtime.name for runtime in (*visible, *built_in))) or "none"
+        names = ", ".join(sorted({runtime.name for runtime in (*visible, *built_in)})) or "none"
         problems.error_at(
             model.source,
             ("runtime",),

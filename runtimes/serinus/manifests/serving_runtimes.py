@@ -46,6 +46,18 @@ KSERVE_RUNTIMES: Mapping[str, tuple[tuple[str, ...], str]] = {
 without a priority it is not selected by itself. Source: config/runtimes of KServe, 2026-08-21."""
 
 
+KSERVE_ONLY_FORMATS: Mapping[str, str] = {
+    "huggingface": "kserve-huggingfaceserver",
+    "mlflow": "kserve-mlserver",
+    "paddle": "kserve-paddleserver",
+    "pmml": "kserve-pmmlserver",
+    "sklearn": "kserve-sklearnserver",
+    "tensorrt": "kserve-tritonserver",
+    "triton": "kserve-tritonserver",
+}
+"""Formats of KServe's ClusterServingRuntimes that no image of ours serves, each with the runtime that does there (as above)."""
+
+
 def image_name(image: str) -> str:
     """The last path component without tag and digest: `registry:5000/team/xgboost_server:1.2` is `xgboost_server`."""
     return image.split("@", 1)[0].rsplit("/", 1)[-1].split(":", 1)[0]

@@ -21,7 +21,7 @@ from ...local.plan.image_commands import parse_image_options
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
 from ...local.run.daemon import Daemon, DaemonOptions
 from ...local.run.reconciler import RunOptions
-from ...local.run.storage import cache_folder, parse_mounts
+from ...local.run.storage import cache_folder, parse_mounts, read_storage_config
 from ..tables import COLOURS, curl_line, make_console, show_services, tail
 
 __all__ = ["STATE_DIR", "up"]
@@ -58,6 +58,13 @@ def up(
         list[str] | None,
         typer.Option(help="Template of hosts, as KServe's domainTemplate: {{.Name}} and {{.Namespace}}; repeatable."),
     ] = None,
+    pull: Annotated[bool, typer.Option("--pull", help="Fetch models again that are in the cache already.")] = False,
+    storage_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON or YAML file that stands for the Secret storage-config of model.storage: fields (type, bucket, ...) by key."
+        ),
+    ] = None,
     propagate_header: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,6 +85,8 @@ def up(
     client = Client(state_dir)
     folders = [path if path.is_dir() else path.parent for path in paths]
     if client.is_running:
+        if pull:
+            raise ConfigError("--pull is for the start: serinus down first, then serinus up --pull")
         try:
             status = client.ask(
                 "apply", paths=[str(path.resolve()) for path in paths], wait_s=timeout, timeout_s=timeout + 60
@@ -94,13 +103,19 @@ def up(
     try:
         options = DaemonOptions(
             run=RunOptions(
-                state=state_dir, host=host, port=port, mounts=parse_mounts(mount or []), cache=cache_folder()
+                state=state_dir,
+                host=host,
+                port=port,
+                mounts=parse_mounts(mount or []),
+                cache=cache_folder(),
+                pull=pull,
             ),
             plan=PlanOptions(
                 images=parse_image_options(image or []),
                 domains=(*(domain or ()), *DOMAINS),
                 max_replicas=replicas,
                 propagate=tuple(propagate_header or ()),
+                storage_config=read_storage_config(storage_config) if storage_config is not None else {},
             ),
             paths=tuple(path.resolve() if not _is_below(path) else path for path in paths),
             runtimes=tuple(runtimes or ()),

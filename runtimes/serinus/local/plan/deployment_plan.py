@@ -43,6 +43,8 @@ class PlanOptions:
     domains: tuple[str, ...] = DOMAINS
     max_replicas: int = 1
     """minReplicas above it is lowered: a laptop is no cluster."""
+    storage_config: Mapping[str, str] = field(default_factory=dict)
+    """Entries of a file that stands for the Secret storage-config: JSON texts by key."""
     propagate: tuple[str, ...] = ()
     """Regular expressions of headers that routers of InferenceGraphs pass on, beside those of the manifests' inferenceservice-config."""
 

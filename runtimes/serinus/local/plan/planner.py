@@ -22,6 +22,7 @@ from .deployment_plan import ComponentPlan, ContainerPlan, PlanOptions, ServiceP
 from .image_commands import Command, resolve_image
 from .local_storage import local_storage
 from .server_defaults import with_server_defaults
+from .storage_spec import with_storage_spec
 
 __all__ = ["Planner"]
 
@@ -92,6 +93,7 @@ class Planner:
             self._problems.error(document, at, "several nodes cannot be run on one machine", mend)
 
     def _track(self, service: InferenceService, predictor: Component, name: str, percent: int) -> Track | None:
+        predictor = with_storage_spec(service, predictor, self._data, self._options.storage_config, self._problems)
         containers = self._predictor_containers(service, predictor)
         if not containers:
             return None

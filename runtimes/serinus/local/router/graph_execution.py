@@ -183,7 +183,9 @@ class GraphExecution:
         return answer
 
 
-async def _first_failure_or(wanted: asyncio.Future[StepAnswer], tasks: Sequence[asyncio.Future[StepAnswer]]) -> StepAnswer:
+async def _first_failure_or(
+    wanted: asyncio.Future[StepAnswer], tasks: Sequence[asyncio.Future[StepAnswer]]
+) -> StepAnswer:
     """The wanted task's answer, unless another one fails before it has come."""
     waiting = {task for task in tasks if not task.done()} | {wanted}
     while not wanted.done():

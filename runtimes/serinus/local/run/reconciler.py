@@ -42,6 +42,8 @@ class RunOptions:
     """The gateway's port; 0 takes a free one."""
     mounts: Mapping[str, Path] = field(default_factory=dict)
     cache: Path = Path()
+    pull: bool = False
+    """Models that are in the cache are fetched again, once for each URI, before the first process that wants them starts."""
     drain_s: float = 30.0
     """Longest wait for requests in flight; Kubernetes's termination grace."""
     grace_s: float = 30.0
@@ -74,6 +76,8 @@ class Reconciler:
         self._gateway = gateway
         self._say = say
         self._counts: dict[str, int] = {}
+        self._pulled: set[str] = set()
+        """URIs fetched in this life."""
         self._rolling = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -190,8 +194,14 @@ class Reconciler:
             base = Path(place.file).resolve().parent
             try:
                 folders[storage.mount_path] = fetch(
-                    storage.uri, base=base, cache=self._options.cache, mounts=self._options.mounts
+                    storage.uri,
+                    base=base,
+                    cache=self._options.cache,
+                    mounts=self._options.mounts,
+                    settings=dict(storage.settings),
+                    pull=self._options.pull and storage.uri not in self._pulled,
                 )
+                self._pulled.add(storage.uri)
             except ConfigError as error:
                 raise ConfigError(f"{place}:{storage.source.field()}: {error}") from None
         return folders

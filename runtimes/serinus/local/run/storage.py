@@ -8,10 +8,14 @@ A fetch is complete or absent: files go to a temporary folder that is renamed at
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,9 +23,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...errors import ConfigError
+import yaml
 
-__all__ = ["cache_folder", "fetch", "parse_mounts"]
+from ...errors import ConfigError
+from ...manifests.documents import Document
+from ..plan.container_environment import config_data
+
+__all__ = ["cache_folder", "fetch", "parse_mounts", "read_storage_config"]
 
 TIMEOUT_S = 60.0
 """Longest silence of a download; KServe's storage initializer has none."""
@@ -53,7 +61,38 @@ def parse_mounts(options: list[str]) -> dict[str, Path]:
     return table
 
 
-def fetch(uri: str, *, base: Path, cache: Path, mounts: Mapping[str, Path]) -> Path:
+def read_storage_config(file: Path) -> dict[str, str]:
+    """Read a file that stands for the Secret `storage-config`: a mapping of keys to fields, or the Secret's manifest.
+
+    Returns:
+        JSON texts by key, as the Secret's data decoded.
+
+    Raises:
+        ValueError: not readable, or something else; the message names the file.
+    """
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--storage-config {file}: cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(  # noqa: TRY004 (a file's content, as every other option's)
+            f'--storage-config {file}: expected a mapping such as {{"default": {{"type": "s3", "bucket": "b"}}}}'
+        )
+    if value.get("kind") == "Secret":
+        (entries,) = config_data([Document(value, {}, str(file))]).entries.values()
+        return dict(entries)
+    return {str(key): each if isinstance(each, str) else json.dumps(each) for key, each in value.items()}
+
+
+def fetch(
+    uri: str,
+    *,
+    base: Path,
+    cache: Path,
+    mounts: Mapping[str, Path],
+    settings: Mapping[str, str] | None = None,
+    pull: bool = False,
+) -> Path:
     """Make the files of a URI available and return their folder (or the one file).
 
     Args:
@@ -61,6 +100,8 @@ def fetch(uri: str, *, base: Path, cache: Path, mounts: Mapping[str, Path]) -> P
         base: folder that relative local paths are relative to.
         cache: where fetched files are kept.
         mounts: local folders by URI prefix.
+        settings: variables of the fetch, which say endpoint and credentials of a storage spec.
+        pull: fetch again what is in the cache; where that fails, the cache keeps what it has.
 
     Raises:
         ConfigError: nothing there, not reachable, or a scheme that needs a package or a mapping.
@@ -78,21 +119,26 @@ def fetch(uri: str, *, base: Path, cache: Path, mounts: Mapping[str, Path]) -> P
         raise ConfigError(
             f"{uri}: a volume claim lives in a cluster; say where its files are here: --mount {claim}=FOLDER"
         )
-    target = cache / hashlib.sha256(uri.encode()).hexdigest()[:24]
-    if (target / ".complete").is_file():
+    settings = settings or {}
+    target = cache / hashlib.sha256((uri + _endpoint(settings)).encode()).hexdigest()[:24]
+    if (target / ".complete").is_file() and not pull:
         return target / "files"
     cache.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "files").mkdir(parents=True)
+    # A folder for each fetch: two services may want the same files at the same time.
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=cache))
     try:
+        (partial / "files").mkdir()
         if scheme in {"http", "https"} and ".blob.core.windows.net" not in rest:
             _download(uri, partial / "files")
         else:
-            _kserve_storage(uri, scheme, partial / "files")
+            _kserve_storage(uri, scheme, partial / "files", settings)
         (partial / ".complete").write_text(uri + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except OSError:  # another fetch of the same files was quicker
+            if not (target / ".complete").is_file():
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target / "files"
@@ -140,14 +186,33 @@ def _extract(archive: tarfile.TarFile, folder: Path) -> None:
             archive.extract(member, root)
 
 
-def _kserve_storage(uri: str, scheme: str, folder: Path) -> None:
-    try:
-        module = importlib.import_module("kserve_storage")
-    except ImportError:
+def _endpoint(settings: Mapping[str, str]) -> str:
+    """The endpoint that a storage spec names: the same bucket elsewhere is another one."""
+    found = ""
+    for name in ("STORAGE_CONFIG", "STORAGE_OVERRIDE_CONFIG"):
+        found = json.loads(settings.get(name, "{}")).get("endpoint_url", found)
+    return f" at {found}" if found else ""
+
+
+_FETCH = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"
+
+
+def _kserve_storage(uri: str, scheme: str, folder: Path, settings: Mapping[str, str]) -> None:
+    """Fetch in a process of its own: the package writes credentials into its environment, which are one service's."""
+    if importlib.util.find_spec("kserve_storage") is None:
         raise ConfigError(
             f"{uri}: {scheme}:// is fetched by the package kserve-storage, which is not installed: pip install kserve-storage"
         ) from None
-    try:
-        module.Storage.download(uri, str(folder))
-    except Exception as error:  # (the package raises whatever its cloud clients raise)
-        raise ConfigError(f"{uri}: kserve-storage could not fetch it: {type(error).__name__}: {error}") from error
+    done = subprocess.run(
+        [sys.executable, "-c", _FETCH, uri, str(folder)],
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        raise ConfigError(
+            f"{uri}: kserve-storage could not fetch it: {lines[-1] if lines else f'exit code {done.returncode}'}"
+        )
