@@ -113,10 +113,10 @@ def test_requests_of_the_cluster_go_to_the_gateway_with_the_service_s_host() -> 
 
 def test_other_hosts_are_called_directly_with_their_own_host() -> None:
     async def main() -> None:
-        steps = [{"serviceUrl": "http://localhost:PORT/x?q=1"}]
+        steps = [{"serviceUrl": "http://localhost:PORT/x y/\u00fc%20:predict?q=1&r=a b"}]
         async with routed({"root": {"routerType": "Sequence", "steps": steps}}) as (_, port, service):
             await ask(port, post())
-            assert service.lines == ["POST /x?q=1 HTTP/1.1"]
+            assert service.lines == ["POST /x%20y/%C3%BC%20:predict?q=1&r=a%20b HTTP/1.1"]
             assert service.heads[0]["host"] == f"localhost:{service.port}"
 
     asyncio.run(main())

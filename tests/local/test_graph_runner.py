@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import http.client
 import json
 import os
 import signal
@@ -58,7 +59,7 @@ SERVICES = "---\n".join(
         manifest("--tag=one", name="one"),
         manifest("--tag=two", name="two").replace("value: v2", "value: v1"),
         manifest("--tag=bad", "--status=418", name="bad"),
-        manifest("--tag=slow", "--slow=60", name="slow"),
+        manifest("--tag=slow", "--slow=6", name="slow"),
     ]
 )
 
@@ -123,8 +124,19 @@ def test_a_graph_of_every_node_runs_beside_its_services(tmp_path: Path) -> None:
 
 def test_a_router_comes_back_is_rolled_and_becomes_a_new_revision_when_its_graph_changes(tmp_path: Path) -> None:
     (tmp_path / "services.yaml").write_text(SERVICES)
-    (tmp_path / "graph.yaml").write_text(GRAPH)
+    (tmp_path / "graph.yaml").write_text(GRAPH.replace("serviceClient: 2", "serviceClient: 50"))
     with up(tmp_path, "services.yaml", "graph.yaml") as running:
+        # A client that leaves the gateway ends the call of its step, long before any limit.
+        leaving = http.client.HTTPConnection(running.gateway, timeout=1)
+        leaving.request("POST", "/", '{"to": "slow"}', {"Host": "g.default.localhost"})
+        with pytest.raises(TimeoutError):
+            leaving.getresponse()
+        leaving.close()
+        ended = 'serinus_graph_step_errors_total{graph="default/g",node="root",step="5"} 1'
+        running.wait(
+            lambda _: ended in ask(running.gateway, "/metrics", host="g.default.localhost")[2].decode(), "the end", 20
+        )
+
         first = next(row for row in running.status()["services"] if row["name"] == "g")["components"][0]
         os.kill(first["pid"], signal.SIGKILL)
 

@@ -17,6 +17,9 @@ from .router_settings import RouterSettings
 
 __all__ = ["StepClient", "Target", "target_of"]
 
+_PATH = "/%:@!$&'()*+,;=~-._"
+"""What stays as it is in a path (RFC 3986, 3.3); all else is escaped, as Go does."""
+
 
 class Target:
     """Where a URL leads: address, Host, path."""
@@ -46,7 +49,9 @@ def target_of(url: str, settings: RouterSettings, gateway: tuple[str, int]) -> T
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError(f"{url!r} is no http:// or https:// URL")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = urllib.parse.quote(parts.path or "/", safe=_PATH)
+    if parts.query:
+        path += "?" + urllib.parse.quote(parts.query, safe=_PATH + "?")
     if settings.is_inside(host):
         field = f"{host}.cluster.local" if host.endswith(".svc") else host
         return Target(*gateway, tls=False, host_field=field, path=path)
