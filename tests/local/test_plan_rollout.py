@@ -153,5 +153,5 @@ def test_a_path_without_a_service_is_told_so(tmp_path: Path):
     loaded = load(file, [], PlanOptions())
     assert loaded.services == ()
     assert [str(problem) for problem in loaded.errors] == [
-        f"{file}:1:kind: no InferenceService is in it: give a path that holds one"
+        f"{file}:1:kind: no InferenceService or InferenceGraph is in it: give a path that holds one"
     ]

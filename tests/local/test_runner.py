@@ -124,7 +124,7 @@ def test_canaries_of_standard_mode_share_by_weight_and_a_rename_promotes_without
     runtime = (
         "apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {name: tiny}\nspec:\n"
         "  supportedModelFormats: [{name: tiny, autoSelect: true}]\n  protocolVersions: [v2, grpc-v2]\n  containers:\n"
-        f"    - name: kserve-container\n      command: [python, {SERVER}]\n"
+        f"    - name: kserve-container\n      image: tiny\n      command: [python, {SERVER}]\n"
         "      args: ['--model_name={{.Name}}', '--http_port=8080', '--grpc_port=8081']\n"
     )
     head = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: fraud\n" + STANDARD

@@ -369,3 +369,20 @@ def test_the_services_transformer_is_merged_over_the_runtimes_and_comes_after_th
         ("kserve-container", ()), ("transformer-container", ("own",)), ("side", ()), ("other", ("{{.Name}}",)),
     ]  # fmt: skip
     assert problems.all == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime"), [("sklearn", "kserve-sklearnserver"), ("huggingface", "kserve-huggingfaceserver"), ("pmml", "kserve-pmmlserver")]
+)  # fmt: skip
+def test_a_format_that_only_kserve_s_servers_serve_is_refused_with_their_name_and_a_way_out(kind: str, runtime: str):
+    _, (problem,) = selected(f"{{modelFormat: {{name: {kind}}}}}", [])
+    assert f"KServe's {runtime} serves it, no image here does" in problem
+    assert (
+        "write a command of this machine into its container and give a ServingRuntime with --runtimes PATH" in problem
+    )
+
+
+def test_runtimes_that_serve_by_several_images_are_named_once():
+    twice = [runtime("kserve-tritonserver"), runtime("kserve-tritonserver", "[{name: b}]")]
+    _, (problem,) = selected("{modelFormat: {name: a}, runtime: none}", twice)
+    assert problem.count("kserve-tritonserver") == 1
