@@ -75,7 +75,7 @@ demo: environment ## Score transactions with the fraud InferenceService, end to 
 	@$(BIN)/python inferenceservices/$(SERVICE)/demo.py $(ARGS)
 
 .PHONY: up
-up: environment ## Run an InferenceService on this machine: make up SERVICE=fraud [FORM=split]
+up: environment ## Run an InferenceService on this machine: make up SERVICE=fraud [FORM=split|graph]
 	@$(BIN)/serinus up $(if $(wildcard inferenceservices/$(SERVICE)/$(or $(FORM),fused)),inferenceservices/$(SERVICE)/$(or $(FORM),fused),inferenceservices/$(SERVICE)) $(ARGS)
 
 .PHONY: down

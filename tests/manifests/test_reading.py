@@ -62,6 +62,16 @@ def test_sources_of_helm_are_told_from_manifests(tmp_path: Path) -> None:
     assert (warning.severity, warning.layer) == ("warning", "unchecked")
 
 
+def test_a_component_is_rendered_with_those_that_name_it_and_not_by_itself(tmp_path: Path) -> None:
+    (component := tmp_path / "components/a").mkdir(parents=True)
+    patch = "patches: [{target: {kind: InferenceService}, patch: '[{op: remove, path: /metadata/labels/x}]'}]\n"
+    (component / "kustomization.yaml").write_text(
+        "kind: Component\napiVersion: kustomize.config.k8s.io/v1alpha1\n" + patch
+    )
+    (tmp_path / "x.yaml").write_text(GOOD % ("a", "gs://a"))
+    assert check([tmp_path]).problems == []
+
+
 def test_a_document_that_lacks_one_of_kind_and_version_is_told_of_in_a_folder_too(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("kind: InferenceService\nmetadata: {name: a}\n")
     (problem,) = check([tmp_path]).problems

@@ -135,6 +135,15 @@ def check(
     return checked
 
 
+def _is_component(folder: Path) -> bool:
+    """Whether a folder holds a kustomization that is rendered as a part of others only."""
+    kustomization = find_kustomization(folder)
+    return (
+        kustomization is not None
+        and re.search(r"^kind:\s*Component\b", read_text(kustomization), re.MULTILINE) is not None
+    )
+
+
 def _groups(path: Path) -> Iterator[list[Path]]:
     """Sets of files whose objects are applied together."""
     if str(path) == "-" or not path.is_dir() or find_kustomization(path) is not None:
@@ -153,7 +162,8 @@ def _groups(path: Path) -> Iterator[list[Path]]:
         if e.is_dir() and not e.name.startswith(".") and e.name not in _PASSED_OVER and not e.is_symlink()
     ]
     for folder in folders:
-        yield from _groups(folder)
+        if not _is_component(folder):
+            yield from _groups(folder)
 
 
 def _read(path: Path, problems: Problems, *, named: bool) -> list[Document]:
