@@ -23,7 +23,8 @@ FOLDERS = sorted(
     file.parent.relative_to(ROOT)
     for file in (ROOT / "inferenceservices").rglob("kustomization.yaml")
     # A graph's folder holds several services, a runtime's none; that the API server takes both is asked below.
-    if not any(word in file.read_text() for word in ("kind: Component", "inferencegraph")) and file.parent.name != "runtime"
+    if not any(word in file.read_text() for word in ("kind: Component", "inferencegraph"))
+    and file.parent.name != "runtime"
 )
 MANIFESTS = sorted(
     file.parent.relative_to(ROOT)
