@@ -24,8 +24,13 @@ CASES: dict[str, tuple[Rollout, float | None]] = {
     "equal, 10 requests a look": (Rollout(requests=10), None),
     "equal, 100,000 requests a look": (Rollout(requests=100_000), None),
     "PSI 0.03": (Rollout(canary=Truth(scores=shifted_scores(0.03))), None),
+    "PSI 0.02": (Rollout(canary=Truth(scores=shifted_scores(0.02)), looks=600), None),
+    "PSI 0.03, 60,000 requests": (Rollout(canary=Truth(scores=shifted_scores(0.03)), looks=600), None),
+    "PSI 0.04": (Rollout(canary=Truth(scores=shifted_scores(0.04)), looks=600), None),
     "slow for 40 requests": (Rollout(canary=Truth(slow_start=40)), None),
-    "slow for 180 requests": (Rollout(canary=Truth(slow_start=180)), None),
+    "slow for 200 requests": (Rollout(canary=Truth(slow_start=200), looks=600), None),
+    "slow for 500 requests": (Rollout(canary=Truth(slow_start=500), looks=600), None),
+    "slow for 60 s, 100 requests a second": (Rollout(canary=Truth(slow_start_s=60), requests=600, looks=100), None),
     "errors 0.5 % -> 1 %": (Rollout(canary=Truth(errors=0.01), looks=600), 17_600),
     "errors 0.5 % -> 2 %": (Rollout(canary=Truth(errors=0.02)), 3_600),
     "errors 0.5 % -> 2 %, errors alone": (Rollout(canary=Truth(errors=0.02), only_errors=True), 3_600),
@@ -56,6 +61,8 @@ def main() -> None:
         _row(name, [judge(policy, rollout.simulate(rng)) for _ in range(arguments.runs)], reference)
     for name, canary in (
         ("stepped 10, 25, 50 %: equal", Truth()),
+        ("stepped: slow for 200 requests, again after each step", Truth(slow_start=200)),
+        ("stepped: slow for 500 requests, again after each step", Truth(slow_start=500)),
         ("stepped: errors 0.5 % -> 1 % (the margin)", Truth(errors=0.01)),
         ("stepped: errors 0.5 % -> 2 %", Truth(errors=0.02)),
         ("stepped: latency x1.5", Truth(median_s=0.03)),

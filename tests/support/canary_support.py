@@ -16,6 +16,7 @@ from serinus.canary.policy import Policy
 LE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 FINE_LE_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5)
 EVEN_SCORES = (0.1,) * 10
+_LOOK_S = 6.0
 
 
 def lognormal(median_s: float, sigma: float, le_s: Sequence[float] = LE_S) -> np.ndarray:
@@ -46,7 +47,9 @@ class Truth:
     sigma: float = 0.5
     scores: Sequence[float] = field(default=EVEN_SCORES)
     slow_start: int = 0
-    """First requests that take five times as long."""
+    """First requests that take five times as long; in `ramp`, after each step up, too, by as much more as its percent is."""
+    slow_start_s: float = 0.0
+    """Seconds in which all take five times as long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class Rollout:
         return [
             Look(
                 run=run,
-                seconds=(index + 1) * 6.0,
+                seconds=(index + 1) * _LOOK_S,
                 percent=self.percent if self.says_percent else None,
                 **{name: self._at(parts, index) for name, parts in arms.items()},
             )
@@ -95,6 +98,7 @@ class Rollout:
             slow = lognormal(truth.median_s * 5, truth.sigma, self.le_s)
             before = np.cumsum(counts) - counts
             cold = np.clip(truth.slow_start - before, 0, counts)
+            cold = np.where(_LOOK_S * np.arange(1, self.looks + 1) <= truth.slow_start_s, counts, cold)
             latency = rng.multinomial(counts - cold, usual) + rng.multinomial(cold, slow)
             parts["latency"] = np.cumsum(latency, axis=0).tolist()
             parts["score"] = np.cumsum(rng.multinomial(counts, truth.scores), axis=0).tolist()
@@ -125,14 +129,19 @@ def ramp(policy: Policy, rollout: Rollout, rng: np.random.Generator) -> tuple[De
     """As `judge`, with the traffic moved to the next step wherever the judge advances."""
     judged, percent = Judge(policy), rollout.percent
     known: Look | None = None
+    cold, slow_start = rollout.canary.slow_start, rollout.canary.slow_start
     for index in range(rollout.looks):
-        piece = replace(rollout, looks=1, percent=percent, routed=None).simulate(rng)[0]
+        canary = replace(rollout.canary, slow_start=cold)
+        piece = replace(rollout, canary=canary, looks=1, percent=percent, routed=None).simulate(rng)[0]
+        cold = max(0, cold - piece.canary.requests)
         known = piece if known is None else _after(known, piece)
-        known = replace(known, seconds=(index + 1) * 6.0)
+        known = replace(known, seconds=(index + 1) * _LOOK_S)
         decision = judged.look(known)
         if decision.is_final:
             break
-        percent = decision.next_percent or percent
+        if decision.next_percent:
+            percent = decision.next_percent
+            cold = round(slow_start * percent / rollout.percent)
     assert known is not None
     return judged.explain(), known.stable.requests + known.canary.requests
 

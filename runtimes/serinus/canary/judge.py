@@ -10,7 +10,8 @@ worse in one of them passes that one with probability `promotion_level` at most,
 
 Between the two the canary goes up the steps, once each has had its minimum and nothing leans against it; else the judge holds and says
 what is missing. Where looks tell how many distinct users (affinity keys) there were, a user's requests count as one: all logarithms of evidence
-are multiplied by users / requests, as if the requests of one user had all turned out alike.
+are multiplied by users / requests, as if the requests of one user had all turned out alike. What latencies say while the canary, or a replica
+that a step up has added, may be cold, rolls nothing back; the next step and the promotion wait while it is against the canary.
 """
 
 from __future__ import annotations
@@ -117,10 +118,10 @@ class Judge:
             if before is not None:
                 self._split = self._log_split(before)
             self._step = self._split_began = before
-        self._verdict, self._metric = self._decide(look, is_new_step=is_new_step)
+        self._verdict, self._metric = self._decide(look, before, is_new_step=is_new_step)
         return self._verdict
 
-    def _decide(self, look: Look, *, is_new_step: bool) -> tuple[Verdict, str | None]:
+    def _decide(self, look: Look, before: Look | None, *, is_new_step: bool) -> tuple[Verdict, str | None]:
         policy = self._policy
         is_warm_from_zero = not policy.warm_up_requests and not policy.warm_up_s
         if self._warm is None and (
@@ -131,13 +132,13 @@ class Judge:
             return self._at_maximum(look)
         for watch in self._watches:
             had_begun = watch.has_begun
-            watch.see(look, from_zero=is_warm_from_zero, is_new_step=is_new_step)
+            watch.see(look, from_zero=is_warm_from_zero, before=before, is_new_step=is_new_step)
             if watch.has_begun and not had_begun:
                 self._admit(watch)
         against, metric = self._against()
         if against >= self._rolls_back_at:
             return "rollback", metric
-        if self._minimum_missing() == (0.0, 0.0):
+        if self._minimum_missing() == (0.0, 0.0) and not self._leaning_while_cold():
             if self._is_promoted():
                 return "promote", None
             if self._next_percent() is not None and against < _LEANING * self._rolls_back_at:
@@ -163,7 +164,7 @@ class Judge:
         """Log E against the canary, and the metric that most of it is of."""
         discount = self._discount()
         parts = [
-            (self._log_shares[watch.name] + watch.against * discount, watch.name)
+            (self._log_shares[watch.name] + watch.evidence(discount), watch.name)
             for watch in self._watches
             if watch.name in self._log_shares
         ]
@@ -171,6 +172,11 @@ class Judge:
             return 0.0, None
         most, metric = max(parts)
         return most + math.log(sum(math.exp(part - most) for part, _ in parts)), metric
+
+    def _leaning_while_cold(self) -> list[Watch]:
+        """Guardrails that the next step and a promotion wait for, though nothing of it is held against the canary."""
+        discount = self._discount()
+        return [watch for watch in self._watches if watch.leaning() * discount >= _LEANING * self._rolls_back_at]
 
     def _discount(self) -> float:
         """Users a request; 1 where it is not told."""
@@ -310,6 +316,12 @@ class Judge:
                 0,
                 f"{leaning}: evidence {evidence_text(against)} against the canary, {evidence_text(self._rolls_back_at)} rolls it back",
             )
+        for watch in self._leaning_while_cold():
+            metric = watch.name
+            if not watch.has_begun:
+                continue  # that it is warming up is said
+            slow = f"evidence {evidence_text(watch.leaning() * discount)} against the canary"
+            reasons.insert(0, f"{watch.name}: {slow} in its warm-up; nothing goes on until it is seen warm")
         if not any(watch.is_told for watch in self._watches):
             reasons.append("looks tell nothing that a guardrail is of")
             needed = math.inf

@@ -61,7 +61,10 @@ class LatencyGuardrail:
     margin: float
     """Of the quantile: 0.1 lets it be 10 % longer."""
     warm_up_requests: int = 0
-    """Of the canary, left out of this guardrail, where they are more than the policy's: caches fill for longer than errors last."""
+    """Of the canary at the first step, left out of this guardrail's evidence: caches fill for longer than errors last. Again after each step
+    up, by as much more as its percent is, since its new replicas are cold."""
+    warm_up_s: float = 0.0
+    """Left out likewise; a warm-up ends when both are reached."""
     hard_limit_s: float | None = None
     """Evidence that more than 1 - quantile of the canary's requests take longer than this rolls it back; None: no limit."""
     weight: float = 1.0
@@ -228,13 +231,14 @@ def _latency(reader: _Reader) -> LatencyGuardrail:
     at: FieldPath = ("guardrails", "latency")
     reader.keys(
         at,
-        ("quantile", "margin_percent", "warm_up_canary_requests", "hard_limit_seconds", *_COMMON),
+        ("quantile", "margin_percent", "warm_up_canary_requests", "warm_up_seconds", "hard_limit_seconds", *_COMMON),
         required=("quantile", "margin_percent"),
     )
     return LatencyGuardrail(
         quantile=reader.probability((*at, "quantile"), 0.99),
         margin=reader.number((*at, "margin_percent"), 10.0, most=10_000.0) / 100,
         warm_up_requests=reader.whole((*at, "warm_up_canary_requests"), 0),
+        warm_up_s=reader.number((*at, "warm_up_seconds"), 0.0),
         hard_limit_s=reader.number((*at, "hard_limit_seconds"), None, above=0.0),
         weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), False),

@@ -1,13 +1,15 @@
 """One guardrail over one rollout: what it begins with, its blocks, and what it says.
 
 A `Watch` begins at the look that ends the warm-up (or the first that tells its metric), whose counts are subtracted, cuts what follows into
-blocks (`evidence.blocks`) and hands each to two tests: that the canary is worse at all, and that it is not worse by the margin.
+blocks (`evidence.blocks`) and hands each to two tests: that the canary is worse at all, and that it is not worse by the margin. Counts stay
+as the look has them until a block ends: most looks end none.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from .evidence.blocks import LEAST_COARSE, Block, Blocks
 from .looks import Look
 
-__all__ = ["Promotion", "Told", "Watch", "evidence_text"]
+__all__ = ["Promotion", "Told", "Watch", "evidence_text", "needs", "percent_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,78 +31,90 @@ class Promotion:
     """In words; empty where nothing is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
-    """The counts of one metric in one look."""
+    """The counts of one metric in one look; not changed once made."""
 
-    stable: np.ndarray
-    canary: np.ndarray
+    stable: Sequence[float]
+    """[categories]."""
+    canary: Sequence[float]
     stable_count: float
     canary_count: float
+
+    def nothing(self) -> Told:
+        """The same of no requests."""
+        return Told([0.0] * len(self.stable), [0.0] * len(self.canary), 0.0, 0.0)
 
 
 class Watch(ABC):
     """One guardrail over one rollout."""
 
-    def __init__(self, name: str, weight: float, *, required: bool, warm_up_requests: int = 0) -> None:
+    def __init__(self, name: str, weight: float, *, required: bool) -> None:
         self.name = name
         """The metric's."""
         self.weight = weight
         self.required = required
-        self._warm_up_requests = warm_up_requests
         self.against = 0.0
-        """log E that the canary is worse, to be held to the level's share."""
+        """log E that the canary is worse, to be held to the level's share, where a request counts as one."""
+        self.is_told = False
+        """Whether a look has told the metric."""
         self._blocks: Blocks | None = None
         self._coarse_blocks: Blocks | None = None
         self._begin: Told | None = None
         self._now: Told | None = None
-
-        self.is_told = False
-        """Whether a look has told the metric."""
 
     @property
     def has_begun(self) -> bool:
         """Whether it is told, and its warm-up is over."""
         return self._begin is not None
 
+    def evidence(self, discount: float) -> float:
+        """Log E that the canary is worse, where a request counts for `discount`; see `judge`."""
+        return self.against * discount
+
+    def leaning(self) -> float:
+        """Log E that makes the next step wait and rolls nothing back; minus infinity: there is none."""
+        return -math.inf
+
     def warming_up(self, look: Look) -> Promotion:
         """What is missing before it begins."""
-        share = look.canary.requests / (look.canary.requests + look.stable.requests) if look.canary.requests else 0.0
-        missing = self._warm_up_requests - look.canary.requests
-        return Promotion(
-            False,
-            missing / share if share else math.inf,
-            f"warming up: the canary has answered {look.canary.requests:,} of {self._warm_up_requests:,} requests",
-        )
+        return Promotion(False, math.inf, f"warming up with {look.canary.requests:,} requests of the canary")
 
-    def see(self, look: Look, *, from_zero: bool, is_new_step: bool) -> None:
+    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> None:
         """Go on to a look.
 
         Args:
             look: the next; a metric that it lacks stays as it was.
             from_zero: there is no warm-up: all that the metric counts is judged.
+            before: the look before; None: this is the first.
             is_new_step: another split since the look before.
         """
-        if is_new_step and self._blocks is not None and self._coarse_blocks is not None:
-            self._take(self._blocks.end(), self._coarse_blocks.end())
+        if is_new_step:
+            self._end_blocks()
         told = self._read(look)
         if told is None:
             return
         self.is_told = True
-        if self._blocks is None or self._coarse_blocks is None:
-            if look.canary.requests < self._warm_up_requests:
-                return
-            is_all = from_zero and not self._warm_up_requests
-            begin = Told(told.stable * 0, told.canary * 0, 0.0, 0.0) if is_all else told
-            self._begin = begin
+        fine, coarse = self._blocks, self._coarse_blocks
+        if fine is None or coarse is None:
+            self._begin = begin = told.nothing() if from_zero else told
             counts = begin.stable, begin.canary, begin.stable_count, begin.canary_count
-            self._blocks, self._coarse_blocks = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
+            fine, coarse = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
+            self._blocks, self._coarse_blocks = fine, coarse
             self._start(begin, look)
         self._now = told
-        counts = told.stable, told.canary, told.stable_count, told.canary_count
-        self._take(self._blocks.add(*counts), self._coarse_blocks.add(*counts))
+        block = fine.add(told.stable, told.canary, told.stable_count, told.canary_count)
+        if block is not None:
+            self._add(block)
+        block = coarse.add(told.stable, told.canary, told.stable_count, told.canary_count)
+        if block is not None:
+            self._add_coarse(block)
 
-    def _take(self, block: Block | None, coarse: Block | None) -> None:
+    def _end_blocks(self) -> None:
+        """End the blocks where the counts stand."""
+        if self._blocks is None or self._coarse_blocks is None:
+            return
+        block, coarse = self._blocks.end(), self._coarse_blocks.end()
         if block is not None:
             self._add(block)
         if coarse is not None:
@@ -112,8 +126,8 @@ class Watch(ABC):
             return np.zeros(1), np.zeros(1), 0.0, 0.0
         begin, now = self._begin, self._now
         return (
-            now.stable - begin.stable,
-            now.canary - begin.canary,
+            np.subtract(now.stable, begin.stable, dtype=float),
+            np.subtract(now.canary, begin.canary, dtype=float),
             now.stable_count - begin.stable_count,
             now.canary_count - begin.canary_count,
         )
@@ -157,3 +171,25 @@ def evidence_text(log_e: float) -> str:
         return "more than 1,000,000"
     value = math.exp(log_e)
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def needs(what: str, value: float, wanted: float, needed: float, discount: float) -> Promotion:
+    """A promotion that waits for evidence of something.
+
+    Args:
+        what: it is evidence of, in words.
+        value: log E, where a request counts as one.
+        wanted: log E that is needed.
+        needed: requests until then.
+        discount: what a request counts for.
+    """
+    if value * discount >= wanted:
+        return Promotion(True, 0.0, "")
+    return Promotion(
+        False, needed, f"evidence that {what} is {evidence_text(value * discount)}, {evidence_text(wanted)} is needed"
+    )
+
+
+def percent_text(events: float, count: float) -> str:
+    """A share in words."""
+    return f"{100 * events / count:.3g} %" if count else "none"

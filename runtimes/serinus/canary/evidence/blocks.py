@@ -9,14 +9,15 @@ martingale has no memory of why its steps were as long as they were).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 __all__ = ["LEAST_COARSE", "Block", "Blocks", "Counts"]
 
-Counts = np.ndarray
-"""int64 or float64 [categories]."""
+Counts = Sequence[float] | np.ndarray
+"""[categories], cumulative."""
 
 LEAST: Final = 10
 """Requests of either arm in a block. Conditioning on the arms' numbers costs a share of about one in this of what frequent events tell."""
@@ -31,7 +32,7 @@ class Block:
 
     __slots__ = ("canary", "canary_count", "share", "stable", "stable_count")
 
-    def __init__(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> None:
+    def __init__(self, stable: np.ndarray, canary: np.ndarray, stable_count: float, canary_count: float) -> None:
         self.stable = stable
         """[categories], as many of each as happened."""
         self.canary = canary
@@ -71,7 +72,8 @@ class Blocks:
             The block that has ended with them; None: it goes on.
         """
         self._last = (stable, canary, stable_count, canary_count)
-        if min(stable_count - self._stable_count, canary_count - self._canary_count) < self._least:
+        least = self._least
+        if canary_count - self._canary_count < least or stable_count - self._stable_count < least:
             return None
         return self.end()
 
@@ -90,4 +92,9 @@ class Blocks:
         self._least = max(self._at_least, GROWTH * had)
         if more_stable <= 0 or more_canary <= 0:
             return None
-        return Block(stable - before[0], canary - before[1], more_stable, more_canary)
+        return Block(
+            np.subtract(stable, before[0], dtype=float),
+            np.subtract(canary, before[1], dtype=float),
+            more_stable,
+            more_canary,
+        )

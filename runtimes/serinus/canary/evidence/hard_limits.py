@@ -6,12 +6,18 @@ several q is the evidence (Robbins' mixture).
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import numpy as np
 
 from .blocks import Block
 from .event_rates import log_mean_exp
 
-__all__ = ["AboveLimit"]
+__all__ = ["AboveLimit", "with_limit"]
+
+_PART: Final = 0.2
+"""Of a guardrail's level, for its hard limit."""
 
 
 class AboveLimit:
@@ -36,3 +42,10 @@ class AboveLimit:
         events = float(block.canary[0])
         self._logs = self._logs + events * self._event + (block.canary_count - events) * self._no_event
         self.value = log_mean_exp(self._logs)
+
+
+def with_limit(comparison: float, limit: AboveLimit | None) -> float:
+    """Log E of a guardrail: of the comparison of the arms, or its mean with that of the limit."""
+    if limit is None:
+        return comparison
+    return float(np.logaddexp(math.log(1 - _PART) + comparison, math.log(_PART) + limit.value))

@@ -1,4 +1,4 @@
-"""Do the model's scores differ by more than is tolerated? The population stability index between the arms, at every look.
+"""Is the population stability index more than is tolerated? Tested exactly, at every look.
 
 PSI(P, Q) = sum_k (P_k - Q_k) ln(P_k / Q_k) over the buckets, P the canary's and Q stable's. It is convex in both together and homogeneous
 of degree 1, so its tangent plane at any ratios r_k supports it from below: with u_k = ln r_k + 1 - 1 / r_k and v_k = 1 - r_k - ln r_k,
@@ -17,66 +17,23 @@ knows everything else (a normal shift of d has PSI d^2), seven times of what it 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
 from .blocks import Block
 from .contrasts import Bets, fit_bets
+from .psi import shift_directions
 
-__all__ = ["DriftBeyond", "psi", "psi_upper"]
+__all__ = ["DriftBeyond"]
 
 _SIZES: Final = (1.7, 2.8, 6.0)
 """PSI of the shifts that are staked on, of the tolerated one."""
 _WEIGHTS: Final = np.outer([0.3, 0.5, 0.2], [0.25, 0.25, 0.1, 0.1, 0.08, 0.08, 0.14]).ravel()
-"""Of the bettors, by size and by direction (`_shapes`, then what was seen): scores shift more often than they change shape."""
+"""Of the bettors, by size and by direction (`shift_directions`, then what was seen): scores shift more often than they change shape."""
 _REFIT: Final = 1.6
 _SHRINK: Final = 20.0
 """Requests' worth of belief in no shift, in the bettor who follows what was seen."""
-_NORMAL: Final = NormalDist()
-
-
-def psi(canary: np.ndarray, stable: np.ndarray) -> float:
-    """The index between two histograms of counts; half a request is added to each bucket, so that an empty one is not infinity.
-
-    Args:
-        canary: [buckets].
-        stable: [buckets].
-    """
-    p = (canary + 0.5) / (canary.sum() + 0.5 * len(canary))
-    q = (stable + 0.5) / (stable.sum() + 0.5 * len(stable))
-    return float(((p - q) * np.log(p / q)).sum())
-
-
-def psi_upper(canary: np.ndarray, stable: np.ndarray, limit: float, alpha: float) -> float:
-    """A bound that the index stays under at all looks at once, for testing whether it is below `limit`.
-
-    The index is asymptotically the mean of u over the canary's requests and v over stable's; the one-sided asymptotic confidence sequence
-    of Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences", Ann. Stat.
-    2024, proposition 2.2 (one-sided form), with the variance that it has at `limit` or the one seen, whichever is more.
-
-    Args:
-        canary: [buckets], counts.
-        stable: [buckets], counts.
-        limit: the index that is to be excluded.
-        alpha: most probability to be wrong ever, if the index is `limit` or more.
-    """
-    n_canary, n_stable = float(canary.sum()), float(stable.sum())
-    if min(n_canary, n_stable) < 50:
-        return math.inf
-    p = (canary + 0.5) / (n_canary + 0.5 * len(canary))
-    q = (stable + 0.5) / (n_stable + 0.5 * len(stable))
-    logs = np.log(p / q)
-    u, v = logs + 1 - q / p, 1 - p / q - logs
-    variance_u, variance_v = p @ u**2 - (p @ u) ** 2, q @ v**2 - (q @ v) ** 2
-    # Of a normal shift by d: PSI d^2, u about 2 ln r, of variance 4 d^2.
-    variance = max(4 * limit, variance_u) / n_canary + max(4 * limit, variance_v) / n_stable
-    n = n_canary * n_stable / (n_canary + n_stable)
-    r2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / 1000  # tightest at a thousand requests
-    root = n * r2 + 1
-    width = math.sqrt(2 * root / (n * r2) * math.log1p(math.sqrt(root) / (2 * alpha)))
-    return float(((p - q) * logs).sum()) + width * math.sqrt(variance)
 
 
 class DriftBeyond:
@@ -118,7 +75,7 @@ class DriftBeyond:
     def _fit(self, share: float) -> None:
         stable = (self._stable + 0.5) / (self._stable.sum() + 0.5 * len(self._stable))
         seen = np.log((self._canary + _SHRINK * stable) / (self._canary.sum() + _SHRINK) / stable)
-        directions = np.concatenate([_shapes(stable), seen[None]])
+        directions = np.concatenate([shift_directions(stable), seen[None]])
         sizes = self._tolerated * np.array([1.0, *_SIZES])
         tilted = _tilted(stable, directions, sizes)
         ratios = np.concatenate([tilted[0] / stable] * len(_SIZES))
@@ -127,23 +84,6 @@ class DriftBeyond:
         alternatives = tilted[1:].reshape(-1, len(stable))
         nu, theta = fit_bets(u, v, self._tolerated, alternatives, stable, share)
         self._bets = Bets(u, v, self._tolerated, nu, theta)
-
-
-def _shapes(stable: np.ndarray) -> np.ndarray:
-    """Directions of shifts: all scores up or down, spread out or drawn in, the top or the bottom alone fuller or emptier.
-
-    Args:
-        stable: [buckets], probabilities.
-
-    Returns:
-        [directions, buckets], in the units of a logarithm of ratios.
-    """
-    middle = np.clip(np.cumsum(stable) - stable / 2, 1e-12, 1 - 1e-12)
-    rank = np.array([_NORMAL.inv_cdf(float(each)) for each in middle])
-    top, bottom = np.zeros_like(stable), np.zeros_like(stable)
-    top[-1] = bottom[0] = 1.0
-    spread = rank**2
-    return np.stack([rank, -rank, spread, -spread, top, bottom])
 
 
 def _tilted(stable: np.ndarray, directions: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""Do the model's scores differ at all between the arms, and by clearly more than is tolerated?
+
+Any shift. H0: in every block, a request's bucket has the same distribution in both arms, whatever it is. Given the block's numbers of
+requests, rho = n_c / (n_c + n_s), and any ratios r_k that were chosen before the block,
+
+    E_r = prod over buckets of r_k^x_k / (1 + rho (r_k - 1))^(x_k + y_k)        x_k the canary's requests in bucket k, y_k stable's
+
+is of expectation 1 at most: it is the two-sample e-variable of Turner, Ly & Grunwald, "Generic E-variables for exact sequential k-sample
+tests", JSPI 2024, theorem 1, with P_k = r_k Q_k for the canary (a request of the canary multiplies by a_k = r_k / (1 + rho (r_k - 1)), one of
+stable by b_k = 1 / (1 + rho (r_k - 1)), and rho a_k + (1 - rho) b_k = 1 in every bucket). So the mean over several r is a supermartingale,
+which ever reaches 1/alpha with probability alpha at most (Ville). It is the count formula of Lindon & Malek, "Anytime-Valid Inference for
+Multinomial Count Data", NeurIPS 2022, equation 9, bucket by bucket, with the split that was and with priors on shifts that scores make; one
+of the r follows what was seen, as their Beta mixture does.
+
+By how much. The index of counts is about chi-squared / nu with B - 1 degrees of freedom, noncentral by nu PSI, 1 / nu = 1 / n + 1 / m
+(Yurdakul & Naranjo, "Statistical properties of the population stability index", J. Risk Model Validation 2020, for PSI 0). So its
+mean is PSI + (B - 1) / nu and its variance (4 PSI nu + 2 (B - 1)) / nu^2; `standard_errors_beyond` says by how many of the standard errors that
+it has at the tolerated index the estimate, less that bias, is beyond it. That is an estimate a look and no sequential test.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from .blocks import Block
+from .psi import psi, shift_directions
+
+__all__ = ["AnyShift", "standard_errors_beyond"]
+
+_SIZES: Final = np.array([1.6, 4.0, 12.0])
+"""PSI of the shifts that are staked on, of a scale: the least that is of interest, to the obvious."""
+_SEEN_WEIGHT: Final = 0.14
+"""Of the stake that follows what was seen, whatever its direction."""
+_WEIGHTS: Final = np.append(np.outer([0.4, 0.4, 0.2], [0.25, 0.25, 0.1, 0.1, 0.08, 0.08]).ravel(), _SEEN_WEIGHT)
+"""By size and by direction (`shift_directions`), then what was seen: scores shift more often than they change shape."""
+_REFIT: Final = 1.15
+"""Stakes are chosen anew when this times as much is known."""
+_SHRINK: Final = 20.0
+"""Requests' worth of belief in no shift, in the stake that follows what was seen."""
+
+
+def standard_errors_beyond(canary: np.ndarray, stable: np.ndarray, tolerated: float, discount: float = 1.0) -> float:
+    """How far the index is estimated to be beyond a tolerated one.
+
+    Args:
+        canary: [buckets], counts.
+        stable: likewise.
+        tolerated: PSI.
+        discount: what a request counts for, in (0, 1].
+
+    Returns:
+        Standard errors; minus infinity of an empty arm.
+    """
+    n, m = float(canary.sum()) * discount, float(stable.sum()) * discount
+    if n <= 0 or m <= 0:
+        return -math.inf
+    inverse, freedom = 1 / n + 1 / m, len(canary) - 1
+    error = math.sqrt(inverse * (4 * tolerated + 2 * freedom * inverse))
+    return (psi(canary * discount, stable * discount) - freedom * inverse - tolerated) / error
+
+
+class AnyShift:
+    """Evidence that the arms' scores are distributed otherwise; categories are buckets."""
+
+    __slots__ = ("_canary", "_excess", "_fitted_at", "_known", "_log_ratios", "_logs", "_scale", "_stable", "value")
+
+    def __init__(self, canary: np.ndarray, stable: np.ndarray, scale: float) -> None:
+        """Start at evidence 1.
+
+        Args:
+            canary: [buckets], counts before the first block (the warm-up's), to begin with.
+            stable: likewise.
+            scale: PSI, above 0, about which shifts are looked for.
+        """
+        self._canary = np.asarray(canary, dtype=float)
+        self._stable = np.asarray(stable, dtype=float)
+        self._scale = scale
+        self._known = float(self._canary.sum() + self._stable.sum())
+        self._fitted_at = 0.0
+        self._log_ratios = np.zeros((len(_WEIGHTS), len(self._stable)))
+        self._excess = np.zeros_like(self._log_ratios)
+        self._logs = np.log(_WEIGHTS / _WEIGHTS.sum())
+        self.value = 0.0
+        """log E."""
+
+    def add(self, block: Block) -> None:
+        """Take in a block."""
+        if self._known >= _REFIT * self._fitted_at and self._known >= 5 * len(self._stable):
+            self._fit()
+        if self._fitted_at:
+            self._logs += self._log_ratios @ block.canary
+            self._logs -= np.log1p(block.share * self._excess) @ (block.canary + block.stable)
+            most = float(self._logs.max())
+            self.value = most + math.log(float(np.exp(self._logs - most).sum()))
+        self._canary = self._canary + block.canary
+        self._stable = self._stable + block.stable
+        self._known += block.canary_count + block.stable_count
+
+    def _fit(self) -> None:
+        both = self._canary + self._stable + 0.5
+        both /= both.sum()
+        center = shift_directions(both)
+        center -= (center @ both)[:, None]
+        spread = np.maximum((center * center) @ both, 1e-12)
+        scales = np.sqrt(_SIZES[:, None] * self._scale / spread)  # PSI is about the squared scale times the variance
+        logs = (scales[:, :, None] * center).reshape(-1, len(both))
+        np.clip(logs, -30, 30, out=logs)
+        logs -= np.log(np.exp(logs) @ both)[:, None]
+        canary = (self._canary + _SHRINK * both) / (self._canary.sum() + _SHRINK)
+        stable = (self._stable + _SHRINK * both) / (self._stable.sum() + _SHRINK)
+        self._log_ratios = np.concatenate([logs, np.log(canary / stable)[None]])
+        self._excess = np.expm1(self._log_ratios)
+        self._fitted_at = self._known
