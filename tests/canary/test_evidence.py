@@ -17,8 +17,8 @@ from serinus.canary.evidence.hard_limits import AboveLimit
 from serinus.canary.evidence.means import BoundedMean, LargeMean, Sums
 from serinus.canary.evidence.multinomial import log_histogram_evidence, log_split_evidence
 from serinus.canary.evidence.non_inferiority import NotSlower, NotWorse
-from serinus.canary.evidence.quantiles import quantile_band, quantile_bounds
 from serinus.canary.evidence.psi import psi, psi_upper
+from serinus.canary.evidence.quantiles import quantile_band, quantile_bounds
 from serinus.canary.evidence.score_drift import DriftBeyond
 
 special = Deferred("scipy.special")

@@ -19,6 +19,7 @@ from .watch import Promotion, Told, Watch, needs, percent_text
 
 __all__ = ["make_watches"]
 
+
 def make_watches(policy: Policy) -> list[Watch]:
     """A watch for each guardrail of a policy."""
     watches: list[Watch] = []
@@ -191,4 +192,3 @@ class _MeanWatch(Watch):
             f"mean canary {canary[0] / max(canary_count, 1):.4g} of {canary_count:,.0f}, "
             f"stable {stable[0] / max(stable_count, 1):.4g} of {stable_count:,.0f}"
         )
-

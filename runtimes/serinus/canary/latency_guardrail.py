@@ -13,6 +13,7 @@ those that were not cold, so that one that was is promoted in the end.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final
 
@@ -123,7 +124,9 @@ class LatencyWatch(Watch):
             self._left_out = self._cold_part(self._now)
         self._is_cold = True
         self._cold_since = (before.canary.requests, before.seconds)
-        self._cold_requests = guardrail.warm_up_requests * max(1.0, look.percent / (self._first_percent or look.percent))
+        self._cold_requests = guardrail.warm_up_requests * max(
+            1.0, look.percent / (self._first_percent or look.percent)
+        )
         self._cold_began = self._now
         if self._begin is not None:
             self._slower_cold = EventRates(len(self._le_s), LATENCY_RATIOS)
@@ -176,8 +179,8 @@ class LatencyWatch(Watch):
                 self._limit = AboveLimit(1 - self._quantile)
 
     def _add(self, block: Block) -> None:
-        exceed_stable = np.cumsum(block.stable[::-1])[::-1][1:]
-        exceed_canary = np.cumsum(block.canary[::-1])[::-1][1:]
+        exceed_stable = list(itertools.accumulate(block.stable[:0:-1]))[::-1]
+        exceed_canary = list(itertools.accumulate(block.canary[:0:-1]))[::-1]
         events = Block(exceed_stable, exceed_canary, block.stable_count, block.canary_count)
         if self._is_cold:
             self._slower_cold.add(events)

@@ -12,6 +12,7 @@ rolled back by the first way while its estimate is too high by chance; see the f
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final
 
@@ -123,7 +124,7 @@ class ScoreWatch(Watch):
             return self.counted()[:2]
         stable, canary = np.zeros(len(self._now.stable)), np.zeros(len(self._now.stable))
         weights = 0.0
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             more_stable, more_canary = high.stable_count - low.stable_count, high.canary_count - low.canary_count
             if more_stable <= 0 or more_canary <= 0:
                 continue

@@ -36,8 +36,10 @@ _SEEN_WEIGHT: Final = 0.14
 """Of the stake that follows what was seen, whatever its direction."""
 _WEIGHTS: Final = np.append(np.outer([0.4, 0.4, 0.2], [0.25, 0.25, 0.1, 0.1, 0.08, 0.08]).ravel(), _SEEN_WEIGHT)
 """By size and by direction (`shift_directions`), then what was seen: scores shift more often than they change shape."""
-_REFIT: Final = 1.15
-"""Stakes are chosen anew when this times as much is known."""
+_REFIT: Final = 2.0
+"""The fixed stakes are aimed anew when this times as much is known,"""
+_FOLLOW: Final = 1.2
+"""and the stake that follows what was seen, when this times as much is."""
 _SHRINK: Final = 20.0
 """Requests' worth of belief in no shift, in the stake that follows what was seen."""
 
@@ -65,7 +67,7 @@ def standard_errors_beyond(canary: np.ndarray, stable: np.ndarray, tolerated: fl
 class AnyShift:
     """Evidence that the arms' scores are distributed otherwise; categories are buckets."""
 
-    __slots__ = ("_canary", "_excess", "_fitted_at", "_known", "_log_ratios", "_logs", "_scale", "_stable", "value")
+    __slots__ = ("_canary", "_excess", "_fitted_at", "_followed_at", "_known", "_log_ratios", "_logs", "_scale", "_stable", "value")
 
     def __init__(self, canary: np.ndarray, stable: np.ndarray, scale: float) -> None:
         """Start at evidence 1.
@@ -75,11 +77,11 @@ class AnyShift:
             stable: likewise.
             scale: PSI, above 0, about which shifts are looked for.
         """
-        self._canary = np.asarray(canary, dtype=float)
-        self._stable = np.asarray(stable, dtype=float)
+        self._canary = np.array(canary, dtype=float)
+        self._stable = np.array(stable, dtype=float)
         self._scale = scale
         self._known = float(self._canary.sum() + self._stable.sum())
-        self._fitted_at = 0.0
+        self._fitted_at = self._followed_at = 0.0
         self._log_ratios = np.zeros((len(_WEIGHTS), len(self._stable)))
         self._excess = np.zeros_like(self._log_ratios)
         self._logs = np.log(_WEIGHTS / _WEIGHTS.sum())
@@ -88,18 +90,24 @@ class AnyShift:
 
     def add(self, block: Block) -> None:
         """Take in a block."""
-        if self._known >= _REFIT * self._fitted_at and self._known >= 5 * len(self._stable):
-            self._fit()
+        known = self._known
+        if known >= 5 * len(self._stable):
+            if known >= _REFIT * self._fitted_at:
+                self._fit()
+            if known >= _FOLLOW * self._followed_at:
+                self._follow()
+        canary, stable = np.asarray(block.canary, dtype=float), np.asarray(block.stable, dtype=float)
         if self._fitted_at:
-            self._logs += self._log_ratios @ block.canary
-            self._logs -= np.log1p(block.share * self._excess) @ (block.canary + block.stable)
-            most = float(self._logs.max())
-            self.value = most + math.log(float(np.exp(self._logs - most).sum()))
-        self._canary = self._canary + block.canary
-        self._stable = self._stable + block.stable
+            self._logs += self._log_ratios @ canary
+            self._logs -= np.log1p(block.share * self._excess) @ (canary + stable)
+            most = float(np.maximum.reduce(self._logs))
+            self.value = most + math.log(float(np.add.reduce(np.exp(self._logs - most))))
+        self._canary += canary
+        self._stable += stable
         self._known += block.canary_count + block.stable_count
 
     def _fit(self) -> None:
+        """Aim the fixed stakes, whose directions are of stable's distribution."""
         both = self._canary + self._stable + 0.5
         both /= both.sum()
         center = shift_directions(both)
@@ -109,8 +117,16 @@ class AnyShift:
         logs = (scales[:, :, None] * center).reshape(-1, len(both))
         np.clip(logs, -30, 30, out=logs)
         logs -= np.log(np.exp(logs) @ both)[:, None]
-        canary = (self._canary + _SHRINK * both) / (self._canary.sum() + _SHRINK)
-        stable = (self._stable + _SHRINK * both) / (self._stable.sum() + _SHRINK)
-        self._log_ratios = np.concatenate([logs, np.log(canary / stable)[None]])
-        self._excess = np.expm1(self._log_ratios)
+        self._log_ratios[:-1] = logs
+        self._excess[:-1] = np.expm1(logs)
         self._fitted_at = self._known
+
+    def _follow(self) -> None:
+        """Set the last stake to the ratios that were seen."""
+        both = self._canary + self._stable + 0.5
+        both *= _SHRINK / both.sum()
+        ratios = (self._canary + both) / (self._stable + both)
+        ratios *= (self._stable.sum() + _SHRINK) / (self._canary.sum() + _SHRINK)
+        self._log_ratios[-1] = np.log(ratios)
+        self._excess[-1] = ratios - 1
+        self._followed_at = self._known

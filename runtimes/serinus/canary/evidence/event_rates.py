@@ -49,8 +49,10 @@ LATENCY_RATIOS: Final = {1.01: 0.3, 1.05: 1, 1.12: 1, 1.25: 1, 1.45: 1, 1.8: 1, 
 
 def log_mean_exp(logs: np.ndarray) -> float:
     """The logarithm of the mean of e^logs, without overflow."""
-    most = float(logs.max())
-    return most + math.log(float(np.exp(logs - most).sum() / logs.size)) if most > -math.inf else most
+    most = float(np.maximum.reduce(logs, axis=None))
+    if most == -math.inf:
+        return most
+    return most + math.log(float(np.add.reduce(np.exp(logs - most), axis=None)) / logs.size)
 
 
 class EventRates:
@@ -68,7 +70,7 @@ class EventRates:
         values, weights = np.array(list(ratios)), np.array(list(ratios.values()), dtype=float)
         self._log_ratios = np.log(values)
         self._excess = values - 1
-        self._logs = np.broadcast_to(np.log(weights / weights.mean()), (events, len(values)))
+        self._logs = np.tile(np.log(weights / weights.mean()), (events, 1))
         self.value = 0.0
         """log E."""
 
@@ -78,10 +80,16 @@ class EventRates:
         Args:
             block: its categories are the kinds of events; one request may count in several.
         """
-        events = (block.stable + block.canary)[:, None]
+        if not (any(block.canary) or any(block.stable)):
+            return  # no event says nothing: every factor is 1
+        canary = np.asarray(block.canary, dtype=float)[:, None]
+        events = canary + np.asarray(block.stable, dtype=float)[:, None]
         by_labels = events * np.log1p(block.share * self._excess)
-        by_draws = block.canary_count * np.log1p(events / (block.canary_count + block.stable_count) * self._excess)
-        self._logs = self._logs + block.canary[:, None] * self._log_ratios - np.minimum(by_labels, by_draws)
+        by_draws = np.log1p(events / (block.canary_count + block.stable_count) * self._excess)
+        by_draws *= block.canary_count
+        np.minimum(by_labels, by_draws, out=by_labels)
+        self._logs += canary * self._log_ratios
+        self._logs -= by_labels
         self.value = log_mean_exp(self._logs)
 
     def by_event(self) -> list[float]:

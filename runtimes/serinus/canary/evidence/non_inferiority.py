@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from .blocks import Block
-from .contrasts import Bets, expected_growth, fit_bets
+from .contrasts import Bet, Groups
 
 __all__ = ["NotSlower", "NotWorse"]
 
@@ -38,13 +38,12 @@ class _Promotion:
         Args:
             known: [categories], counts of stable before the first block (the warm-up's), to begin with.
         """
-        self._known = np.asarray(known, dtype=float)
-        self._known_total = float(self._known.sum())
+        self._known = np.array(known, dtype=float).tolist()
+        self._known_total = float(sum(self._known))
         self._fitted_at = 0.0
         self._fitted_share = 0.0
         self._share = 0.0
-        self._bets: Bets | None = None
-        self._growth = 0.0
+        self._bet: Bet | None = None
         self.value = 0.0
         """log E."""
 
@@ -55,27 +54,26 @@ class _Promotion:
         moved = abs(self._share / self._fitted_share - 1) if self._fitted_share else 1.0
         if known >= _LEAST_KNOWN and (known >= _REFIT * self._fitted_at or moved > _MOVED):
             self._fit(known)
-        if self._bets is not None:
-            self.value += float(self._bets.log_growth(block)[0])
-        self._known = self._known + block.stable + block.canary
+        if self._bet is not None:
+            self.value += self._bet.log_growth(block)
+        self._known = [a + b + c for a, b, c in zip(self._known, block.stable, block.canary, strict=True)]
         self._known_total += block.stable_count + block.canary_count
 
     def requests_needed(self, wanted: float) -> float:
         """Requests of both arms until log E is `wanted`, if the canary is as good as stable; infinite where it is not known."""
         if self.value >= wanted:
             return 0.0
-        return (wanted - self.value) / self._growth if self._growth > 1e-15 else math.inf
+        growth = self._bet.growth if self._bet is not None else 0.0
+        return (wanted - self.value) / growth if growth > 1e-15 else math.inf
 
-    def _contrast(self, both: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """u, v [categories] and tau, where both arms are distributed as said."""
+    def _contrast(self, both: np.ndarray) -> tuple[Groups, Groups, float]:
+        """u, v and tau, where both arms are distributed as said, [categories]."""
         raise NotImplementedError
 
     def _fit(self, known: float) -> None:
-        both = (self._known + 0.5) / (known + 0.5 * len(self._known))
+        both = (np.array(self._known) + 0.5) / (known + 0.5 * len(self._known))
         u, v, tau = self._contrast(both)
-        nu, theta = fit_bets(u[None], v[None], tau, both, both, self._share)
-        self._bets = Bets(u[None], v[None], tau, nu, theta)
-        self._growth = expected_growth(u, v, tau, float(nu[0]), float(theta[0]), both, both, self._share)
+        self._bet = Bet(u, v, tau, both.tolist(), both.tolist(), self._share)
         self._fitted_at, self._fitted_share = known, self._share
 
 
@@ -94,9 +92,8 @@ class NotWorse(_Promotion):
         self._margin = margin
         self._sign = -1.0 if higher_is_better else 1.0
 
-    def _contrast(self, both: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        event = np.array([0.0, self._sign])
-        return -event, event, -self._margin
+    def _contrast(self, both: np.ndarray) -> tuple[Groups, Groups, float]:
+        return ((0.0, 0, 1), (-self._sign, 1, 2)), ((0.0, 0, 1), (self._sign, 1, 2)), -self._margin
 
 
 class NotSlower(_Promotion):
@@ -118,22 +115,22 @@ class NotSlower(_Promotion):
         self.bound_s = math.nan
         """The bound at which the arms are compared."""
 
-    def _contrast(self, both: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def _contrast(self, both: np.ndarray) -> tuple[Groups, Groups, float]:
         exceed = np.cumsum(both[::-1])[::-1][1:]  # P(X > le_s)
         usable = np.flatnonzero(exceed >= self._beyond / 5)
         bound = int(usable[np.argmin(np.abs(np.log(exceed[usable] / self._beyond)))]) if len(usable) else 0
         self.bound_s = float(self._le_s[bound])
         shorter = self.bound_s / (1 + self._margin)
         bucket = int(np.searchsorted(self._le_s, shorter, side="left"))  # the one that `shorter` lies in
-        index = np.arange(len(both))
-        beyond = (index > bound).astype(float)
+        end = len(both)
+        beyond = ((0.0, 0, bound + 1), (-1.0, bound + 1, end))
         if bound == 0 and exceed[0] <= self._beyond:
             # Stable's quantile lies below the first bound: that the canary's does, too, is all that such buckets can tell.
-            return -beyond, np.zeros(len(both)), -self._beyond
+            return beyond, ((0.0, 0, end),), -self._beyond
         slower = _exceeding(shorter, bucket, self._le_s, exceed)
         above = float(exceed[bucket])
         part = min(1.0, max(0.0, (slower - above) / float(both[bucket])))
-        return -beyond, (index > bucket) + part * (index == bucket), 0.0
+        return beyond, ((0.0, 0, bucket), (part, bucket, bucket + 1), (1.0, bucket + 1, end)), 0.0
 
 
 def _exceeding(latency_s: float, bucket: int, le_s: np.ndarray, exceed: np.ndarray) -> float:

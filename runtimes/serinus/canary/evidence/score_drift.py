@@ -68,8 +68,8 @@ class DriftBeyond:
             self._logs = growth if self._logs is None else self._logs + growth
             most = float(self._logs.max())
             self.value = most + math.log(float(_WEIGHTS @ np.exp(self._logs - most)))
-        self._canary = self._canary + block.canary
-        self._stable = self._stable + block.stable
+        self._canary = self._canary + np.asarray(block.canary, dtype=float)
+        self._stable = self._stable + np.asarray(block.stable, dtype=float)
         self._known += block.stable_count + block.canary_count
 
     def _fit(self, share: float) -> None:
