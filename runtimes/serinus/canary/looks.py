@@ -149,6 +149,9 @@ def parse_look(line: str | bytes) -> Look:
         percent = _number(percent, "percent")
         if not 0 <= percent <= 100:
             raise InvalidInput(f"percent: {percent:g} is no share of the traffic; 0 to 100 was expected")
+    plain = _plain_look(value, run, seconds, percent)
+    if plain is not None:
+        return plain
     look = Look(run=run, seconds=seconds, percent=percent, stable=_arm(value, "stable"), canary=_arm(value, "canary"))
     _check_alike(look)
     return look
@@ -178,7 +181,28 @@ def check_follows(before: Look, look: Look) -> Look:
     return replace(look, stable=stable, canary=canary)
 
 
+def _plainly_follows(earlier: Arm, later: Arm) -> bool:
+    """Whether an arm tells the four usual metrics, as the one before did, and none went back; most do."""
+    was, now = earlier.latency, later.latency
+    if was is None or now is None or (was.le_s is not now.le_s and was.le_s != now.le_s):
+        return False
+    if earlier.errors is None or later.errors is None or earlier.score is None or later.score is None:
+        return False
+    return (
+        later.requests >= earlier.requests
+        and later.errors >= earlier.errors
+        and len(later.score) == len(earlier.score)
+        and all(map(operator.le, was.counts, now.counts))
+        and all(map(operator.le, earlier.score, later.score))
+        and not earlier.means
+        and not earlier.rates
+        and earlier.affinity_keys is None
+    )
+
+
 def _arm_follows(name: str, earlier: Arm, later: Arm) -> Arm:
+    if _plainly_follows(earlier, later):
+        return later
     if later.requests < earlier.requests:
         _went_back(f"{name}.requests", earlier.requests, later.requests)
     if earlier.errors is not None and later.errors is not None and later.errors < earlier.errors:
@@ -242,6 +266,56 @@ def _went_back(name: str, before: float, now: float) -> NoReturn:
     )
 
 
+def _plain_look(value: Mapping[str, Any], run: str, seconds: float, percent: float | None) -> Look | None:
+    """A look whose arms tell requests, errors, latency and score, all as they should be, without a check for each number.
+
+    Returns:
+        The look; None: it tells something else, or something is wrong with it, which the reading of each part finds.
+    """
+    try:
+        arms = stable, canary = value["stable"], value["canary"]
+        (of_stable, of_canary), (scores, canary_scores) = [arm["latency"] for arm in arms], [arm["score"] for arm in arms]
+        counts, canary_counts = of_stable["counts"], of_canary["counts"]
+        bins, canary_bins = scores["counts"], canary_scores["counts"]
+        bounds, canary_bounds = of_stable["le_s"], of_canary["le_s"]
+        requests, errors = stable["requests"], stable["errors"]
+        canary_requests, canary_errors = canary["requests"], canary["errors"]
+        numbers = [requests, errors, canary_requests, canary_errors, *counts, *canary_counts, *bins, *canary_bins]
+        types = set(map(type, bounds + canary_bounds))
+    except (KeyError, TypeError):
+        return None
+    if (
+        len(stable) != 4
+        or len(canary) != 4
+        or len(of_stable) + len(of_canary) + len(scores) + len(canary_scores) != 6
+        or set(map(type, numbers)) != _WHOLE
+        or min(numbers) < 0
+        or max(numbers) > _MOST
+        or not types <= _REAL
+        or bounds != canary_bounds
+        or not len(counts) == len(canary_counts) == len(bounds) + 1 > 1
+        or not len(bins) == len(canary_bins) >= 2
+        or errors > requests
+        or canary_errors > canary_requests
+    ):
+        return None
+    le_s = _bounds(tuple(bounds), "stable.latency")
+    return Look(
+        run=run,
+        seconds=seconds,
+        percent=percent,
+        stable=Arm(requests=requests, errors=errors, latency=Latency(le_s, tuple(counts)), score=tuple(bins)),
+        canary=Arm(
+            requests=canary_requests,
+            errors=canary_errors,
+            latency=Latency(le_s, tuple(canary_counts)),
+            score=tuple(canary_bins),
+        ),
+    )
+
+
+_WHOLE: Final = {int}
+_REAL: Final = {int, float}
 _LOOK_KEYS: Final = frozenset({"run", "seconds", "percent", "stable", "canary"})
 _ARM_KEYS: Final = frozenset({"requests", "errors", "latency", "score", "means", "rates", "affinity_keys"})
 _LATENCY_KEYS: Final = frozenset({"le_s", "counts"})

@@ -103,18 +103,24 @@ class Watch(ABC):
             self._blocks, self._coarse_blocks = fine, coarse
             self._start(begin, look)
         self._now = told
-        block = fine.add(told.stable, told.canary, told.stable_count, told.canary_count)
-        if block is not None:
-            self._add(block)
-        block = coarse.add(told.stable, told.canary, told.stable_count, told.canary_count)
-        if block is not None:
-            self._add_coarse(block)
+        stable_count, canary_count = told.stable_count, told.canary_count
+        if fine.is_over(stable_count, canary_count):
+            block = fine.add(told.stable, told.canary, stable_count, canary_count)
+            if block is not None:
+                self._add(block)
+        if coarse.is_over(stable_count, canary_count):
+            block = coarse.add(told.stable, told.canary, stable_count, canary_count)
+            if block is not None:
+                self._add_coarse(block)
 
     def _end_blocks(self) -> None:
         """End the blocks where the counts stand."""
-        if self._blocks is None or self._coarse_blocks is None:
+        now = self._now
+        if self._blocks is None or self._coarse_blocks is None or now is None:
             return
-        block, coarse = self._blocks.end(), self._coarse_blocks.end()
+        counts = now.stable, now.canary, now.stable_count, now.canary_count
+        block = self._blocks.add(*counts) or self._blocks.end()
+        coarse = self._coarse_blocks.add(*counts) or self._coarse_blocks.end()
         if block is not None:
             self._add(block)
         if coarse is not None:

@@ -46,7 +46,7 @@ class Block:
 class Blocks:
     """The blocks of one metric, from cumulative counts."""
 
-    __slots__ = ("_at_least", "_canary", "_canary_count", "_last", "_least", "_stable", "_stable_count", "_start")
+    __slots__ = ("_at_least", "_canary", "_canary_count", "_canary_until", "_last", "_stable", "_stable_count", "_stable_until", "_start")
 
     def __init__(
         self, stable: Counts, canary: Counts, stable_count: float, canary_count: float, *, least: int = LEAST
@@ -64,7 +64,12 @@ class Blocks:
         self._stable_count, self._canary_count = stable_count, canary_count
         self._start = (stable_count, canary_count)
         self._last = (stable, canary, stable_count, canary_count)
-        self._at_least = self._least = float(least)
+        self._at_least = float(least)
+        self._stable_until, self._canary_until = stable_count + least, canary_count + least
+
+    def is_over(self, stable_count: float, canary_count: float) -> bool:
+        """Whether the block ends with so many requests; until then `add` changes nothing but where `end` would end it."""
+        return canary_count >= self._canary_until and stable_count >= self._stable_until
 
     def add(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> Block | None:
         """Go on to later cumulative counts.
@@ -73,10 +78,7 @@ class Blocks:
             The block that has ended with them; None: it goes on.
         """
         self._last = (stable, canary, stable_count, canary_count)
-        least = self._least
-        if canary_count - self._canary_count < least or stable_count - self._stable_count < least:
-            return None
-        return self.end()
+        return self.end() if self.is_over(stable_count, canary_count) else None
 
     def end(self) -> Block | None:
         """End the block where the counts stand.
@@ -90,7 +92,8 @@ class Blocks:
         self._stable, self._canary = stable, canary
         self._stable_count, self._canary_count = stable_count, canary_count
         had = min(stable_count - self._start[0], canary_count - self._start[1])
-        self._least = max(self._at_least, GROWTH * had)
+        least = max(self._at_least, GROWTH * had)
+        self._stable_until, self._canary_until = stable_count + least, canary_count + least
         if more_stable <= 0 or more_canary <= 0:
             return None
         # Lists: of ten numbers they are made and added up faster than arrays are, and most tests need only two sums of them.
