@@ -85,6 +85,9 @@ class _ShareWatch(Watch):
         what = f"they are not worse by {self._margin * 100:g} percentage points"
         return needs(what, self._not_worse.value, wanted, needed, discount)
 
+    def lets_through(self, wanted: float, discount: float) -> bool:
+        return self._not_worse.value * discount >= wanted and self.promotion(wanted, discount).reached
+
     def words(self) -> str:
         stable, canary, stable_count, canary_count = self.counted()
         return (
@@ -103,6 +106,10 @@ class _ErrorWatch(_ShareWatch):
             higher_is_better=False,
             limit=guardrail.hard_limit,
         )
+
+    def _count(self, look: Look) -> tuple[float, float] | None:
+        stable, canary = look.stable, look.canary
+        return None if stable.errors is None or canary.errors is None else (stable.requests, canary.requests)
 
     def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable, look.canary
@@ -126,6 +133,10 @@ class _RateWatch(_ShareWatch):
             higher_is_better=guardrail.better == "higher",
         )
         self._minimum = guardrail.minimum_count
+
+    def _count(self, look: Look) -> tuple[float, float] | None:
+        stable, canary = look.stable.rates.get(self.name), look.canary.rates.get(self.name)
+        return None if stable is None or canary is None else (stable.count, canary.count)
 
     def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable.rates.get(self.name), look.canary.rates.get(self.name)
@@ -157,6 +168,10 @@ class _MeanWatch(Watch):
             else BoundedMean(-worse, guardrail.margin, bounds)
         )
         self._share = 0.5
+
+    def _count(self, look: Look) -> tuple[float, float] | None:
+        stable, canary = look.stable.means.get(self.name), look.canary.means.get(self.name)
+        return None if stable is None or canary is None else (stable.count, canary.count)
 
     def _read(self, look: Look) -> Told | None:
         stable, canary = self._of(look.stable), self._of(look.canary)

@@ -80,6 +80,8 @@ class Judge:
         """Logarithm of what each told metric's evidence is multiplied by in their mean."""
         self._rolls_back_at = -math.log(policy.level)
         self._promotes_at = -math.log(policy.promotion_level)
+        self._evidence: tuple[float, str | None] | None = None
+        """What `_against` gave last; None: there was no look after the warm-up."""
         self._known: Look | None = None
         self._number = 0
         self._warm: Look | None = None
@@ -130,12 +132,15 @@ class Judge:
             self._warm = look
         if self._warm is None:
             return self._at_maximum(look)
+        changed = self._evidence is None or look.canary.affinity_keys is not None
         for watch in self._watches:
-            had_begun = watch.has_begun
-            watch.see(look, from_zero=is_warm_from_zero, before=before, is_new_step=is_new_step)
-            if watch.has_begun and not had_begun:
-                self._admit(watch)
-        against, metric = self._against()
+            if watch.see(look, from_zero=is_warm_from_zero, before=before, is_new_step=is_new_step):
+                changed = True
+                if watch.name not in self._log_shares and watch.has_begun:
+                    self._admit(watch)
+        if changed or self._evidence is None:
+            self._evidence = self._against()
+        against, metric = self._evidence
         if against >= self._rolls_back_at:
             return "rollback", metric
         if self._minimum_missing() == (0.0, 0.0) and not self._leaning_while_cold():
@@ -197,7 +202,7 @@ class Judge:
                     return False
                 continue
             told += 1
-            if not watch.has_begun or not watch.promotion(self._promotes_at, discount).reached:
+            if not watch.has_begun or not watch.lets_through(self._promotes_at, discount):
                 return False
         return told > 0
 

@@ -7,8 +7,8 @@ never by latencies: leaving out blocks that were chosen so leaves the product of
 for every predictable choice of stakes; a stake of 0 is one). Nothing that is decided by latencies could tell a slow canary from a cold one before
 the time that a cold one takes. Meanwhile a canary that is slow gets no further: the next step and the promotion wait.
 
-The promotion takes the mean of two e-processes, which is one: of all requests, so that a canary that never was cold loses no time, and of
-those that were not cold, so that one that was is promoted in the end.
+The promotion bets a part of its evidence on what may be cold, so that a canary that never was loses no time, and sets the rest aside, so that
+one that was is promoted in the end; afterwards it bets all. Money that is not bet keeps an e-process one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .watch import Promotion, Told, Watch, needs, percent_text
 
 __all__ = ["LatencyWatch"]
 
-_THROUGHOUT: Final = 0.6
-"""Of the promotion's level, for all requests; the rest is for those that were not cold."""
+_SET_ASIDE: Final = 0.4
+"""Of the evidence for a promotion, while the canary may be cold."""
 
 
 class LatencyWatch(Watch):
@@ -95,24 +95,31 @@ class LatencyWatch(Watch):
             f"warming up: the canary has answered {requests:,.0f} of {self._cold_requests:,.0f} requests",
         )
 
-    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> None:
+    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
         """As of `Watch`; a step up begins a warm-up anew, at the look before it."""
         if is_new_step and before is not None:
             self._end_blocks()
             self._step(look, before)
-        super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
+        changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
         self._first_percent = self._first_percent or look.percent
         self._answered = look.canary.requests
         if (
-            self._is_cold
-            and self._now is not None
-            and look.canary.requests - self._cold_since[0] >= self._cold_requests
-            and look.seconds - self._cold_since[1] >= self._guardrail.warm_up_s
+            not self._is_cold
+            or look.canary.requests - self._cold_since[0] < self._cold_requests
+            or look.seconds - self._cold_since[1] < self._guardrail.warm_up_s
         ):
+            return changed
+        now = self._now
+        if now is not None:
             self._end_blocks()
             self._is_cold, self._was_warm = False, True
             self._watched_until = self._answered + self._minimum_requests
-            self._left_out = self._cold_part(self._now)
+            self._left_out = self._cold_part(now)
+            self._not_slower.invest_all()
+            if self._slower_cold.value > 0:
+                # What was slow would be taken for the tail of both arms.
+                self._not_slower.know(np.array(now.stable, dtype=float))
+        return True
 
     def _step(self, look: Look, before: Look) -> None:
         guardrail = self._guardrail
@@ -120,15 +127,17 @@ class LatencyWatch(Watch):
             return
         if before.percent is None or not (guardrail.warm_up_requests or guardrail.warm_up_s):
             return
-        if self._is_cold and self._now is not None:
-            self._left_out = self._cold_part(self._now)
+        now = self._now
+        if self._is_cold and now is not None:
+            self._left_out = self._cold_part(now)
         self._is_cold = True
         self._cold_since = (before.canary.requests, before.seconds)
         self._cold_requests = guardrail.warm_up_requests * max(
             1.0, look.percent / (self._first_percent or look.percent)
         )
-        self._cold_began = self._now
+        self._cold_began = now
         if self._begin is not None:
+            self._not_slower.set_aside(_SET_ASIDE)
             self._slower_cold = EventRates(len(self._le_s), LATENCY_RATIOS)
 
     def _cold_part(self, now: Told) -> Told:
@@ -145,9 +154,10 @@ class LatencyWatch(Watch):
     def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """As of `Watch`, without what was cold."""
         stable, canary, stable_count, canary_count = super().counted()
-        if self._now is None:
+        now = self._now
+        if now is None:
             return stable, canary, stable_count, canary_count
-        cold = self._cold_part(self._now) if self._is_cold else self._left_out
+        cold = self._cold_part(now) if self._is_cold else self._left_out
         if cold is None:
             return stable, canary, stable_count, canary_count
         return (
@@ -156,6 +166,10 @@ class LatencyWatch(Watch):
             stable_count - cold.stable_count,
             canary_count - cold.canary_count,
         )
+
+    def _count(self, look: Look) -> tuple[float, float] | None:
+        stable, canary = look.stable.latency, look.canary.latency
+        return None if stable is None or canary is None else (sum(stable.counts), sum(canary.counts))
 
     def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable.latency, look.canary.latency
@@ -170,7 +184,8 @@ class LatencyWatch(Watch):
         self._slower = EventRates(len(self._le_s), LATENCY_RATIOS)
         self._slower_cold = EventRates(len(self._le_s), LATENCY_RATIOS)
         self._not_slower = NotSlower(known, self._le_s, self._quantile, self._margin)
-        self._not_slower_warm = NotSlower(known, self._le_s, self._quantile, self._margin)
+        if self._is_cold:
+            self._not_slower.set_aside(_SET_ASIDE)
         limit_s = self._guardrail.hard_limit_s
         if limit_s is not None:
             # What is beyond the first bound that is not below the limit certainly took longer than it.
@@ -193,18 +208,18 @@ class LatencyWatch(Watch):
 
     def _add_coarse(self, block: Block) -> None:
         self._not_slower.add(block)
-        if not self._is_cold:
-            self._not_slower_warm.add(block)
+
+    def lets_through(self, wanted: float, discount: float) -> bool:
+        """As of `Watch`."""
+        return self._not_slower.value * discount >= wanted
 
     def promotion(self, wanted: float, discount: float) -> Promotion:
         """As of `Watch`."""
-        parts = ((_THROUGHOUT, self._not_slower), (1 - _THROUGHOUT, self._not_slower_warm))
-        value = float(np.logaddexp(*(math.log(part) + each.value * discount for part, each in parts)))
-        needed = min(each.requests_needed((wanted - math.log(part)) / discount) for part, each in parts)
+        needed = self._not_slower.requests_needed(wanted / discount)
         what = f"p{self._quantile * 100:g} is not longer by {self._margin * 100:g} %"
         if not math.isnan(self._not_slower.bound_s):
             what += f" (by what exceeds {self._not_slower.bound_s:g} s)"
-        return needs(what, value, wanted, needed, 1.0)
+        return needs(what, self._not_slower.value, wanted, needed, discount)
 
     def words(self) -> str:
         """As of `Watch`."""

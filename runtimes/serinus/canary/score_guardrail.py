@@ -61,6 +61,15 @@ class ScoreWatch(Watch):
         self._steps: list[Told] = []
         """Where each step that has ended began, and the present one."""
 
+    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
+        """As of `Watch`; while there is evidence of a shift, each look may make the estimate clear."""
+        changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
+        return changed or (self._any is not None and self._any.value > 0)
+
+    def _count(self, look: Look) -> tuple[float, float] | None:
+        stable, canary = look.stable.score, look.canary.score
+        return None if stable is None or canary is None else (sum(stable), sum(canary))
+
     def _read(self, look: Look) -> Told | None:
         stable, canary = look.stable.score, look.canary.score
         return None if stable is None or canary is None else Told(stable, canary, sum(stable), sum(canary))
@@ -74,8 +83,9 @@ class ScoreWatch(Watch):
 
     def _end_blocks(self) -> None:
         super()._end_blocks()
-        if self._now is not None and self._steps and self._now is not self._steps[-1]:
-            self._steps.append(self._now)
+        now = self._now
+        if now is not None and self._steps:
+            self._steps.append(now)
 
     def _add(self, block: Block) -> None:
         if self._any is not None:
@@ -117,12 +127,13 @@ class ScoreWatch(Watch):
         Scores that swing with the day would else differ between the arms because the split was changed. Stable's are as many
         as requests of one step would be that are as exact.
         """
-        if self._now is None or not self._steps:
+        now = self._now
+        if now is None or not self._steps:
             return np.zeros(1), np.zeros(1)
-        edges = [*self._steps, self._now]
+        edges = [*self._steps, now]
         if len(edges) == 2:
             return self.counted()[:2]
-        stable, canary = np.zeros(len(self._now.stable)), np.zeros(len(self._now.stable))
+        stable, canary = np.zeros(len(now.stable)), np.zeros(len(now.stable))
         weights = 0.0
         for low, high in itertools.pairwise(edges):
             more_stable, more_canary = high.stable_count - low.stable_count, high.canary_count - low.canary_count

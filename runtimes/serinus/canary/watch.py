@@ -61,12 +61,18 @@ class Watch(ABC):
         self._blocks: Blocks | None = None
         self._coarse_blocks: Blocks | None = None
         self._begin: Told | None = None
-        self._now: Told | None = None
+        self._look: Look | None = None
+        """The last that told the metric."""
 
     @property
     def has_begun(self) -> bool:
         """Whether it is told, and its warm-up is over."""
         return self._begin is not None
+
+    @property
+    def _now(self) -> Told | None:
+        """The counts at the last look that told the metric; None: none has."""
+        return self._read(self._look) if self._look is not None else None
 
     def evidence(self, discount: float) -> float:
         """Log E that the canary is worse, where a request counts for `discount`; see `judge`."""
@@ -80,7 +86,7 @@ class Watch(ABC):
         """What is missing before it begins."""
         return Promotion(False, math.inf, f"warming up with {look.canary.requests:,} requests of the canary")
 
-    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> None:
+    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
         """Go on to a look.
 
         Args:
@@ -88,28 +94,51 @@ class Watch(ABC):
             from_zero: there is no warm-up: all that the metric counts is judged.
             before: the look before; None: this is the first.
             is_new_step: another split since the look before.
+
+        Returns:
+            Whether anything may be known that was not; most looks end no block and change nothing.
         """
         if is_new_step:
             self._end_blocks()
-        told = self._read(look)
-        if told is None:
-            return
-        self.is_told = True
+        counted = self._count(look)
+        if counted is None:
+            return is_new_step
+        stable_count, canary_count = counted
+        self._look = look
         fine, coarse = self._blocks, self._coarse_blocks
         if fine is None or coarse is None:
-            self._begin = begin = told.nothing() if from_zero else told
-            counts = begin.stable, begin.canary, begin.stable_count, begin.canary_count
-            fine, coarse = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
-            self._blocks, self._coarse_blocks = fine, coarse
-            self._start(begin, look)
-        self._now = told
-        stable_count, canary_count = told.stable_count, told.canary_count
-        if fine.is_over(stable_count, canary_count):
-            block = fine.add(told.stable, told.canary, stable_count, canary_count)
+            return self._see_first(look, from_zero=from_zero)
+        is_over, is_coarse_over = fine.is_over(stable_count, canary_count), coarse.is_over(stable_count, canary_count)
+        if not (is_over or is_coarse_over):
+            return is_new_step
+        told = self._read(look)
+        if told is not None:
+            self._take(told, is_over=is_over, is_coarse_over=is_coarse_over)
+        return True
+
+    def _see_first(self, look: Look, *, from_zero: bool) -> bool:
+        told = self._read(look)
+        if told is None:
+            return False
+        self.is_told = True
+        self._begin = begin = told.nothing() if from_zero else told
+        counts = begin.stable, begin.canary, begin.stable_count, begin.canary_count
+        fine, coarse = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
+        self._blocks, self._coarse_blocks = fine, coarse
+        self._start(begin, look)
+        over = [each.is_over(told.stable_count, told.canary_count) for each in (fine, coarse)]
+        self._take(told, is_over=over[0], is_coarse_over=over[1])
+        return True
+
+    def _take(self, told: Told, *, is_over: bool, is_coarse_over: bool) -> None:
+        """Hand blocks that end with the counts to the tests."""
+        counts = told.stable, told.canary, told.stable_count, told.canary_count
+        if is_over and self._blocks is not None:
+            block = self._blocks.add(*counts)
             if block is not None:
                 self._add(block)
-        if coarse.is_over(stable_count, canary_count):
-            block = coarse.add(told.stable, told.canary, stable_count, canary_count)
+        if is_coarse_over and self._coarse_blocks is not None:
+            block = self._coarse_blocks.add(*counts)
             if block is not None:
                 self._add_coarse(block)
 
@@ -128,9 +157,9 @@ class Watch(ABC):
 
     def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """What was counted since the beginning: stable's and the canary's outcomes, and of how many requests each."""
-        if self._begin is None or self._now is None:
-            return np.zeros(1), np.zeros(1), 0.0, 0.0
         begin, now = self._begin, self._now
+        if begin is None or now is None:
+            return np.zeros(1), np.zeros(1), 0.0, 0.0
         return (
             np.subtract(now.stable, begin.stable, dtype=float),
             np.subtract(now.canary, begin.canary, dtype=float),
@@ -147,6 +176,10 @@ class Watch(ABC):
             discount: what a request counts for, in (0, 1]; see `judge`.
         """
 
+    def lets_through(self, wanted: float, discount: float) -> bool:
+        """Whether a promotion is reached, without saying how far it is."""
+        return self.promotion(wanted, discount).reached
+
     @abstractmethod
     def words(self) -> str:
         """The arms beside each other, such as `canary 2.0 % (40 of 2,000), stable 0.5 % (90 of 18,000)`."""
@@ -158,6 +191,10 @@ class Watch(ABC):
     @abstractmethod
     def _read(self, look: Look) -> Told | None:
         """The metric's counts, None where the look does not tell them."""
+
+    @abstractmethod
+    def _count(self, look: Look) -> tuple[float, float] | None:
+        """How many of stable's and of the canary's requests the metric's counts are of; None where the look does not tell them."""
 
     @abstractmethod
     def _start(self, begin: Told, look: Look) -> None:

@@ -44,8 +44,31 @@ class _Promotion:
         self._fitted_share = 0.0
         self._share = 0.0
         self._bet: Bet | None = None
+        self._aside = -math.inf
+        """Logarithm of what of the evidence is not bet."""
+        self._at_stake = 0.0
+        """Logarithm of the rest."""
         self.value = 0.0
         """log E."""
+
+    def set_aside(self, part: float) -> None:
+        """Bet all but a part of the evidence from now on; a bettor may keep what they like."""
+        self._aside = math.log(part) + self.value
+        self._at_stake = math.log1p(-part) + self.value
+
+    def invest_all(self) -> None:
+        """Bet all of it again."""
+        self._aside, self._at_stake = -math.inf, self.value
+
+    def know(self, known: np.ndarray) -> None:
+        """Choose the stakes by other counts than those that were seen.
+
+        Args:
+            known: [categories], of stable.
+        """
+        self._known = known.tolist()
+        self._known_total = float(sum(self._known))
+        self._fitted_at = self._fitted_share = 0.0
 
     def add(self, block: Block) -> None:
         """Take in a block."""
@@ -55,7 +78,9 @@ class _Promotion:
         if known >= _LEAST_KNOWN and (known >= _REFIT * self._fitted_at or moved > _MOVED):
             self._fit(known)
         if self._bet is not None:
-            self.value += self._bet.log_growth(block)
+            self._at_stake += self._bet.log_growth(block)
+            most = max(self._at_stake, self._aside)
+            self.value = most + math.log1p(math.exp(min(self._at_stake, self._aside) - most))
         self._known = [a + b + c for a, b, c in zip(self._known, block.stable, block.canary, strict=True)]
         self._known_total += block.stable_count + block.canary_count
 
