@@ -156,6 +156,8 @@ class _RateWatch(_ShareWatch):
 
 
 class _MeanWatch(Watch):
+    needs_fine_blocks = False
+
     def __init__(self, name: str, guardrail: MeanGuardrail) -> None:
         super().__init__(name, guardrail.weight, required=guardrail.required)
         self._guardrail = guardrail

@@ -181,7 +181,7 @@ class Judge:
     def _leaning_while_cold(self) -> list[Watch]:
         """Guardrails that the next step and a promotion wait for, though nothing of it is held against the canary."""
         discount = self._discount()
-        return [watch for watch in self._watches if watch.leaning() * discount >= _LEANING * self._rolls_back_at]
+        return [watch for watch in self._watches if watch.leaning * discount >= _LEANING * self._rolls_back_at]
 
     def _discount(self) -> float:
         """Users a request; 1 where it is not told."""
@@ -325,7 +325,7 @@ class Judge:
             metric = watch.name
             if not watch.has_begun:
                 continue  # that it is warming up is said
-            slow = f"evidence {evidence_text(watch.leaning() * discount)} against the canary"
+            slow = f"evidence {evidence_text(watch.leaning * discount)} against the canary"
             reasons.insert(0, f"{watch.name}: {slow} in its warm-up; nothing goes on until it is seen warm")
         if not any(watch.is_told for watch in self._watches):
             reasons.append("looks tell nothing that a guardrail is of")

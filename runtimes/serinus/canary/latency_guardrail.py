@@ -75,12 +75,6 @@ class LatencyWatch(Watch):
         """As of `Watch`."""
         return self._begin is not None and self._was_warm
 
-    def leaning(self) -> float:
-        """As of `Watch`: what is slow while it may be cold, and until as much was seen after it as a step's minimum."""
-        if self._begin is None or not (self._is_cold or self._answered < self._watched_until):
-            return -math.inf
-        return self._slower_cold.value
-
     def warming_up(self, look: Look) -> Promotion:
         """As of `Watch`."""
         requests, seconds = look.canary.requests - self._cold_since[0], look.seconds - self._cold_since[1]
@@ -103,6 +97,8 @@ class LatencyWatch(Watch):
         changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
         self._first_percent = self._first_percent or look.percent
         self._answered = look.canary.requests
+        if not self._is_cold and self._answered >= self._watched_until:
+            self.leaning = -math.inf
         if (
             not self._is_cold
             or look.canary.requests - self._cold_since[0] < self._cold_requests
@@ -139,6 +135,7 @@ class LatencyWatch(Watch):
         if self._begin is not None:
             self._not_slower.set_aside(_SET_ASIDE)
             self._slower_cold = EventRates(len(self._le_s), LATENCY_RATIOS)
+            self.leaning = 0.0
 
     def _cold_part(self, now: Told) -> Told:
         """What all warm-ups had, with the present one until now."""
@@ -199,6 +196,7 @@ class LatencyWatch(Watch):
         events = Block(exceed_stable, exceed_canary, block.stable_count, block.canary_count)
         if self._is_cold:
             self._slower_cold.add(events)
+            self.leaning = self._slower_cold.value
             return
         self._slower.add(events)
         if self._limit is not None:

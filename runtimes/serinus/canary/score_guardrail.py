@@ -41,6 +41,8 @@ _ANY_SCALE: Final = 0.05
 class ScoreWatch(Watch):
     """The distribution of the model's scores."""
 
+    needs_fine_blocks = False
+
     def __init__(self, guardrail: ScoreGuardrail, level: float) -> None:
         """Before the first look.
 
@@ -87,22 +89,21 @@ class ScoreWatch(Watch):
         if now is not None and self._steps:
             self._steps.append(now)
 
-    def _add(self, block: Block) -> None:
-        if self._any is not None:
-            self._any.add(block)
-            self.against = self.evidence(1.0)
-
     def _add_coarse(self, block: Block) -> None:
-        if self._beyond is None or self._any is None:
+        if self._any is None:
+            return
+        self._any.add(block)
+        if self._beyond is None:
             return
         if self._waiting is None:
             self._beyond.add(block)
-            return
-        self._waiting.append(block)
-        if self._any.value >= _EXACT_FROM:
-            for each in self._waiting:
-                self._beyond.add(each)
-            self._waiting = None
+        else:
+            self._waiting.append(block)
+            if self._any.value >= _EXACT_FROM:
+                for each in self._waiting:
+                    self._beyond.add(each)
+                self._waiting = None
+        self.against = self.evidence(1.0)
 
     def evidence(self, discount: float) -> float:
         """As of `Watch`: the mean of both ways, the first as 1 at most until the estimate is clear."""

@@ -49,6 +49,9 @@ class Told:
 class Watch(ABC):
     """One guardrail over one rollout."""
 
+    needs_fine_blocks = True
+    """Whether a test takes the finer blocks; `_add` gets none where not."""
+
     def __init__(self, name: str, weight: float, *, required: bool) -> None:
         self.name = name
         """The metric's."""
@@ -56,6 +59,8 @@ class Watch(ABC):
         self.required = required
         self.against = 0.0
         """log E that the canary is worse, to be held to the level's share, where a request counts as one."""
+        self.leaning = -math.inf
+        """log E that makes the next step wait and rolls nothing back; minus infinity: there is none."""
         self.is_told = False
         """Whether a look has told the metric."""
         self._blocks: Blocks | None = None
@@ -77,10 +82,6 @@ class Watch(ABC):
     def evidence(self, discount: float) -> float:
         """Log E that the canary is worse, where a request counts for `discount`; see `judge`."""
         return self.against * discount
-
-    def leaning(self) -> float:
-        """Log E that makes the next step wait and rolls nothing back; minus infinity: there is none."""
-        return -math.inf
 
     def warming_up(self, look: Look) -> Promotion:
         """What is missing before it begins."""
@@ -108,7 +109,8 @@ class Watch(ABC):
         fine, coarse = self._blocks, self._coarse_blocks
         if fine is None or coarse is None:
             return self._see_first(look, from_zero=from_zero)
-        is_over, is_coarse_over = fine.is_over(stable_count, canary_count), coarse.is_over(stable_count, canary_count)
+        is_over = self.needs_fine_blocks and fine.is_over(stable_count, canary_count)
+        is_coarse_over = coarse.is_over(stable_count, canary_count)
         if not (is_over or is_coarse_over):
             return is_new_step
         told = self._read(look)
@@ -126,8 +128,8 @@ class Watch(ABC):
         fine, coarse = Blocks(*counts), Blocks(*counts, least=LEAST_COARSE)
         self._blocks, self._coarse_blocks = fine, coarse
         self._start(begin, look)
-        over = [each.is_over(told.stable_count, told.canary_count) for each in (fine, coarse)]
-        self._take(told, is_over=over[0], is_coarse_over=over[1])
+        counts = told.stable_count, told.canary_count
+        self._take(told, is_over=self.needs_fine_blocks and fine.is_over(*counts), is_coarse_over=coarse.is_over(*counts))
         return True
 
     def _take(self, told: Told, *, is_over: bool, is_coarse_over: bool) -> None:
@@ -148,10 +150,11 @@ class Watch(ABC):
         if self._blocks is None or self._coarse_blocks is None or now is None:
             return
         counts = now.stable, now.canary, now.stable_count, now.canary_count
-        block = self._blocks.add(*counts) or self._blocks.end()
         coarse = self._coarse_blocks.add(*counts) or self._coarse_blocks.end()
-        if block is not None:
-            self._add(block)
+        if self.needs_fine_blocks:
+            block = self._blocks.add(*counts) or self._blocks.end()
+            if block is not None:
+                self._add(block)
         if coarse is not None:
             self._add_coarse(coarse)
 

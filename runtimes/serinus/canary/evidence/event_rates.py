@@ -84,12 +84,12 @@ class EventRates:
             return  # no event says nothing: every factor is 1
         canary = np.asarray(block.canary, dtype=float)[:, None]
         events = canary + np.asarray(block.stable, dtype=float)[:, None]
-        by_labels = events * np.log1p(block.share * self._excess)
-        by_draws = np.log1p(events / (block.canary_count + block.stable_count) * self._excess)
-        by_draws *= block.canary_count
-        np.minimum(by_labels, by_draws, out=by_labels)
+        # Both readings of the urn are n f rho ln(1 + c (r - 1)) / c, with c = rho or c = f, which falls as c rises.
+        most = np.maximum(events / (block.canary_count + block.stable_count), block.share)
+        cost = np.log1p(most * self._excess)
+        cost *= events * block.share / most
         self._logs += canary * self._log_ratios
-        self._logs -= by_labels
+        self._logs -= cost
         self.value = log_mean_exp(self._logs)
 
     def by_event(self) -> list[float]:
