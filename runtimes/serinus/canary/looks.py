@@ -274,7 +274,10 @@ def _plain_look(value: Mapping[str, Any], run: str, seconds: float, percent: flo
     """
     try:
         arms = stable, canary = value["stable"], value["canary"]
-        (of_stable, of_canary), (scores, canary_scores) = [arm["latency"] for arm in arms], [arm["score"] for arm in arms]
+        (of_stable, of_canary), (scores, canary_scores) = (
+            [arm["latency"] for arm in arms],
+            [arm["score"] for arm in arms],
+        )
         counts, canary_counts = of_stable["counts"], of_canary["counts"]
         bins, canary_bins = scores["counts"], canary_scores["counts"]
         bounds, canary_bounds = of_stable["le_s"], of_canary["le_s"]

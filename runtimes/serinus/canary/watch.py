@@ -129,7 +129,9 @@ class Watch(ABC):
         self._blocks, self._coarse_blocks = fine, coarse
         self._start(begin, look)
         counts = told.stable_count, told.canary_count
-        self._take(told, is_over=self.needs_fine_blocks and fine.is_over(*counts), is_coarse_over=coarse.is_over(*counts))
+        self._take(
+            told, is_over=self.needs_fine_blocks and fine.is_over(*counts), is_coarse_over=coarse.is_over(*counts)
+        )
         return True
 
     def _take(self, told: Told, *, is_over: bool, is_coarse_over: bool) -> None:

@@ -67,7 +67,18 @@ def standard_errors_beyond(canary: np.ndarray, stable: np.ndarray, tolerated: fl
 class AnyShift:
     """Evidence that the arms' scores are distributed otherwise; categories are buckets."""
 
-    __slots__ = ("_canary", "_excess", "_fitted_at", "_followed_at", "_known", "_log_ratios", "_logs", "_scale", "_stable", "value")
+    __slots__ = (
+        "_canary",
+        "_excess",
+        "_fitted_at",
+        "_followed_at",
+        "_known",
+        "_log_ratios",
+        "_logs",
+        "_scale",
+        "_stable",
+        "value",
+    )
 
     def __init__(self, canary: np.ndarray, stable: np.ndarray, scale: float) -> None:
         """Start at evidence 1.

@@ -24,8 +24,10 @@ LEAST: Final = 10
 """Requests of either arm in a block. Conditioning on the arms' numbers costs a share of about one in this of what frequent events tell."""
 LEAST_COARSE: Final = 40
 """Of tests that take hundreds of the canary's requests anyway: fewer blocks cost less time and lose less to conditioning."""
-GROWTH: Final = 0.04
+GROWTH: Final = 0.06
 """A block has at least this share of what the smaller arm has had; evidence is at most so much behind the counts."""
+GROWTH_COARSE: Final = 0.1
+"""Likewise of coarse blocks: a promotion may be so much later, and takes less than half of the time to compute."""
 
 
 class Block:
@@ -46,7 +48,18 @@ class Block:
 class Blocks:
     """The blocks of one metric, from cumulative counts."""
 
-    __slots__ = ("_at_least", "_canary", "_canary_count", "_canary_until", "_last", "_stable", "_stable_count", "_stable_until", "_start")
+    __slots__ = (
+        "_at_least",
+        "_canary",
+        "_canary_count",
+        "_canary_until",
+        "_growth",
+        "_last",
+        "_stable",
+        "_stable_count",
+        "_stable_until",
+        "_start",
+    )
 
     def __init__(
         self, stable: Counts, canary: Counts, stable_count: float, canary_count: float, *, least: int = LEAST
@@ -64,7 +77,7 @@ class Blocks:
         self._stable_count, self._canary_count = stable_count, canary_count
         self._start = (stable_count, canary_count)
         self._last = (stable, canary, stable_count, canary_count)
-        self._at_least = float(least)
+        self._at_least, self._growth = float(least), GROWTH if least < LEAST_COARSE else GROWTH_COARSE
         self._stable_until, self._canary_until = stable_count + least, canary_count + least
 
     def is_over(self, stable_count: float, canary_count: float) -> bool:
@@ -92,7 +105,7 @@ class Blocks:
         self._stable, self._canary = stable, canary
         self._stable_count, self._canary_count = stable_count, canary_count
         had = min(stable_count - self._start[0], canary_count - self._start[1])
-        least = max(self._at_least, GROWTH * had)
+        least = max(self._at_least, self._growth * had)
         self._stable_until, self._canary_until = stable_count + least, canary_count + least
         if more_stable <= 0 or more_canary <= 0:
             return None

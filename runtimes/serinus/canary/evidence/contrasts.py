@@ -59,10 +59,9 @@ class Bets:
         care = np.minimum(
             1.0, np.minimum(_CARE * share / self._least_canary, _CARE * (1 - share) / self._least_stable)
         )[:, None]
-        return (
-            np.log1p(care / share * self._canary) @ np.asarray(block.canary, dtype=float)
-            + np.log1p(care / (1 - share) * self._stable) @ np.asarray(block.stable, dtype=float)
-        )
+        return np.log1p(care / share * self._canary) @ np.asarray(block.canary, dtype=float) + np.log1p(
+            care / (1 - share) * self._stable
+        ) @ np.asarray(block.stable, dtype=float)
 
 
 def fit_bets(
@@ -175,9 +174,7 @@ def _fastest(terms: list[tuple[float, float, float]]) -> tuple[float, float, flo
         length = min(1.0, 0.8 / max(steepest, 1e-300))
         nu, theta = nu + length * d_nu, theta + length * d_theta
         factors = [1 + nu * a + theta * b for _, a, b in terms]
-        if all(
-            abs(length * change) < 1e-3 * factor for change, factor in zip(changes, factors, strict=True)
-        ):
+        if all(abs(length * change) < 1e-3 * factor for change, factor in zip(changes, factors, strict=True)):
             break
     growth = sum(weight * math.log(factor) for (weight, _, _), factor in zip(terms, factors, strict=True))
     return (nu, theta, growth) if nu > 0 and growth > 0 else (0.0, 0.0, 0.0)
