@@ -59,7 +59,9 @@ EQUAL = {
     "one request a look": Rollout(requests=1, looks=3000),
     "a billion requests": Rollout(requests=10_000_000, looks=100),
     "tolerated drift": Rollout(canary=Truth(scores=shifted_scores(0.03))),
-    "a slow start": Rollout(canary=Truth(slow_start=150)),
+    "a slow start of 150 requests": Rollout(canary=Truth(slow_start=150)),
+    "a slow start of 500 requests": Rollout(canary=Truth(slow_start=500)),
+    "a slow first minute": Rollout(canary=Truth(slow_start_s=60.0), requests=2000, looks=100),
 }
 
 
@@ -76,8 +78,13 @@ FAULTS = {
     "errors 0.5 % to 2 %": (Rollout(canary=Truth(errors=0.02)), "errors", 3_600 * 1.5),
     "errors alone": (Rollout(canary=Truth(errors=0.02), only_errors=True, says_percent=False), "errors", 3_600 * 1.5),
     "p99 half as long again": (Rollout(canary=Truth(median_s=0.03)), "latency", 10_000 * 1.5),
-    # What a PSI of 0.05 being tolerated costs: four times of what it takes to find any drift, see `score_drift`.
-    "PSI 0.13": (Rollout(canary=Truth(scores=shifted_scores(0.13)), looks=300), "score", 2_000 * 5),
+    "PSI 0.13": (
+        Rollout(canary=Truth(scores=shifted_scores(0.13)), looks=300),
+        "score",
+        2_000 * 1.7,
+    ),  # 2,900 of 600 runs
+    "PSI 0.33": (Rollout(canary=Truth(scores=shifted_scores(0.33))), "score", 1_000 * 1.5),
+    "all a fifth slower": (Rollout(canary=Truth(median_s=0.024)), "latency", 42_000 * 1.5),
     "all fail": (Rollout(canary=Truth(errors=1.0)), "errors", 1_000),
 }
 
@@ -101,6 +108,42 @@ def test_a_good_canary_goes_up_the_steps_and_is_promoted_and_a_bad_one_is_not():
     for truth in (Truth(errors=0.03), Truth(median_s=0.04), Truth(scores=shifted_scores(0.25))):
         bad = [ramp(DEFAULT, dataclasses.replace(rollout, canary=truth), rng)[0].decision for _ in range(10)]
         assert set(bad) == {"rollback"}
+
+
+@pytest.mark.slow
+def test_a_canary_that_was_slow_to_warm_up_is_promoted_in_the_end():
+    rollout = Rollout(canary=Truth(slow_start=500), requests=500, looks=200)
+    assert [each[0] for each in outcomes(rollout, 20)].count("promote") >= 17
+
+
+@pytest.mark.slow
+def test_replicas_that_are_cold_after_a_step_up_cost_no_rollback_and_a_slow_canary_is_not_stepped_up():
+    rng = np.random.default_rng(12)
+    cold = Rollout(canary=Truth(slow_start=300), requests=400, looks=250)
+    found = [ramp(DEFAULT, cold, rng)[0] for _ in range(15)]
+    assert [decision.decision for decision in found].count("rollback") <= most_wrong(15)
+    assert [decision.decision for decision in found].count("promote") >= 12
+    judged = Judge(DEFAULT)
+    slow = Rollout(canary=Truth(median_s=0.03)).simulate(rng)
+    assert {judged.see(each) for each in slow[:50]} == {"hold"}
+    assert judged.see(slow[49]) == "hold"
+
+
+def test_scores_that_swing_while_the_split_is_changed_are_not_taken_for_a_shift():
+    # Scores move together in both arms, the canary's share with them: pooled, the arms would differ.
+    text = "guardrails:\n  score: {tolerated_psi: 0.05}\n"
+    rng = np.random.default_rng(13)
+    judged, totals = Judge(policy(text)), np.zeros((2, 10), dtype=int)
+    for step in range(60):
+        late = step >= 30
+        scores = shifted_scores(0.8) if late else np.array(EVEN_SCORES)
+        canary = rng.binomial(1000, 0.5 if late else 0.1)
+        for arm, n in enumerate((1000 - canary, canary)):
+            totals[arm] += rng.multinomial(n, scores)
+        arms = [Arm(requests=int(row.sum()), score=tuple(row.tolist())) for row in totals]
+        decision = judged.look(Look(seconds=step, percent=50 if late else 10, stable=arms[0], canary=arms[1]))
+        assert decision.decision != "rollback"
+    assert "exceeded by" not in "\n".join(decision.reasons)
 
 
 def test_an_obvious_fault_is_rolled_back_with_its_numbers():

@@ -1,21 +1,17 @@
-"""The formula of counts by arm: whether requests are split as asked, and whether two histograms differ at all.
+"""The formula of counts by arm: whether requests are split as asked.
 
 Lindon & Malek, "Anytime-Valid Inference for Multinomial Count Data", NeurIPS 2022, equation 9, for two arms: under H0 each of the c + p
 requests of a kind is the canary's with probability rho; the alternative is a Beta(a rho, a (1 - rho)) mixture.
 
     ln E = ln B(a rho + c, a (1 - rho) + p) - ln B(a rho, a (1 - rho)) - c ln rho - p ln(1 - rho)
-
-Over the buckets of a histogram the logarithms add up. Where the split is not known exactly, rho's likelihood is maximised over it (universal
-inference: Wasserman, Ramdas & Balakrishnan, PNAS 2020): C ln(C / N) + P ln(P / N) takes the place of C ln rho + P ln(1 - rho).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["CONCENTRATION", "log_histogram_evidence", "log_split_evidence"]
+__all__ = ["CONCENTRATION", "log_split_evidence"]
 
 CONCENTRATION: Final = 20.0
 """a: how closely the alternative's splits lie around rho."""
@@ -36,36 +32,6 @@ def log_split_evidence(canary: int, stable: int, share: float, concentration: fl
         ln E.
     """
     return _log_marginal(canary, stable, share, concentration, share)
-
-
-def log_histogram_evidence(
-    canary: Iterable[int],
-    stable: Iterable[int],
-    share: float,
-    *,
-    known: bool = False,
-    concentration: float = CONCENTRATION,
-) -> float:
-    """Evidence against two histograms being of one distribution, while the split stays as it is.
-
-    Args:
-        canary: counts a bucket.
-        stable: likewise.
-        share: rho, or about it where it is not `known`; in (0, 1).
-        known: the split is exactly rho.
-        concentration: a.
-
-    Returns:
-        ln E.
-    """
-    canary, stable = list(canary), list(stable)
-    c, p = sum(canary), sum(stable)
-    if c + p == 0:
-        return 0.0
-    reference = share if known else c / (c + p)
-    if not 0 < reference < 1:
-        return 0.0
-    return sum(_log_marginal(x, y, share, concentration, reference) for x, y in zip(canary, stable, strict=True))
 
 
 def _log_marginal(c: float, p: float, share: float, a: float, reference: float) -> float:
