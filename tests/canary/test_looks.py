@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from serinus.canary import looks
 from serinus.canary.looks import Latency, Look, Mean, Rate, check_follows, parse_look
 from serinus.errors import InvalidInput
 
@@ -164,3 +165,40 @@ def test_a_metric_that_a_look_leaves_out_is_held_to_what_was_told_last():
     assert known.canary.errors == 4
     with pytest.raises(InvalidInput, match=r"stable\.errors: went back from 4 to 3"):
         check_follows(known, read(changed("seconds", 62, both("errors", 3))))
+
+
+PLAIN_ARM = {key: ARM[key] for key in ("requests", "errors", "latency", "score")}
+PLAIN = {"run": "a", "seconds": 60, "percent": 10, "stable": PLAIN_ARM, "canary": PLAIN_ARM}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("canary.requests", 900),
+        ("canary.requests", 900.0),
+        ("canary.requests", True),
+        ("canary.requests", 3),
+        ("canary.errors", -1),
+        ("stable.errors", None),
+        ("stable.latency.counts", [850, 48]),
+        ("stable.latency.counts", [850, 48, 1 << 60]),
+        ("stable.latency.counts", "850"),
+        ("canary.latency.le_s", [0.01, 0.2]),
+        ("canary.latency.le_s", [True, 0.1]),
+        ("canary.latency.more", 1),
+        ("canary.score.counts", [90, 91]),
+        ("canary.score.counts", [90, 91, 0.5]),
+        ("canary.score", []),
+        ("canary.more", 1),
+    ],
+)
+def test_the_usual_look_is_read_as_every_other_is(path: str, value: Any, monkeypatch: pytest.MonkeyPatch):
+    def outcome() -> Look | str:
+        try:
+            return read(changed(path, value, PLAIN))
+        except InvalidInput as error:
+            return str(error)
+
+    quick = outcome()
+    monkeypatch.setattr(looks, "_plain_look", lambda *_: None)
+    assert quick == outcome()
