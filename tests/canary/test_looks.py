@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from serinus.canary import looks
-from serinus.canary.looks import Latency, Look, Mean, Rate, check_follows, parse_look
+from serinus.canary.look_order import check_follows
+from serinus.canary.looks import Latency, Look, Mean, Rate, parse_look
 from serinus.errors import InvalidInput
 
 ARM = {

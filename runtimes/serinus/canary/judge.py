@@ -22,7 +22,8 @@ from typing import Any, Final, Literal
 
 from .evidence.multinomial import log_split_evidence
 from .guardrails import make_watches
-from .looks import Look, check_follows
+from .look_order import check_follows
+from .looks import Look
 from .policy import Policy
 from .watch import Watch, evidence_text
 
