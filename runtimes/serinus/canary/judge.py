@@ -25,6 +25,7 @@ from .guardrails import make_watches
 from .look_order import check_follows
 from .looks import Look
 from .policy import Policy
+from .standing import GuardrailStanding, Standing
 from .watch import Watch, evidence_text
 
 __all__ = ["Decision", "Judge", "Verdict"]
@@ -267,6 +268,23 @@ class Judge:
             next_percent=self._next_percent() if self._verdict == "advance" else None,
             evidence=against,
         )
+
+    def standing(self) -> Standing:
+        """Where the rollout stands after the last look."""
+        known, discount = self._known, self._discount()
+        found = []
+        for watch in self._watches:
+            if not watch.is_told or known is None:
+                missing = "not told by the looks" + (", and required" if watch.required else "")
+                found.append(GuardrailStanding(watch.name, "", 0.0, not watch.required, missing, None))
+                continue
+            ahead = watch.promotion(self._promotes_at, discount) if watch.has_begun else watch.warming_up(known)
+            needed = math.ceil(ahead.requests_needed) if ahead.requests_needed < math.inf else None
+            words = watch.words() if watch.has_begun else ""
+            found.append(
+                GuardrailStanding(watch.name, words, watch.against * discount, ahead.reached, ahead.missing, needed)
+            )
+        return Standing(self._against()[0], self._rolls_back_at, self._promotes_at, tuple(found))
 
     def _rollback_reasons(self) -> list[str]:
         if self._metric is None:

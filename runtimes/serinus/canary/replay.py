@@ -8,6 +8,7 @@ from ..errors import ConfigError, InvalidInput
 from .judge import Decision, Judge
 from .looks import Look, parse_look
 from .policy import Policy
+from .standing import Standing
 
 __all__ = ["Replay"]
 
@@ -39,6 +40,11 @@ class Replay:
         for judge, _ in self._judged(lines):
             yield judge.explain()
 
+    def standings(self, lines: Iterable[bytes]) -> Iterator[tuple[Look, Decision, Standing]]:
+        """A look, its decision and where its run stands after it, for each that is judged."""
+        for judge, look in self._judged(lines):
+            yield look, judge.explain(), judge.standing()
+
     def final_decisions(self, lines: Iterable[bytes]) -> list[Decision]:
         """Each run's last decision, in the order of the runs' first looks."""
         for _ in self._judged(lines):
@@ -55,7 +61,7 @@ class Replay:
             more = self._failures - len(self._problems)
             raise ConfigError([*self._problems, *([f"{self._file}: {more} lines more like these"] if more else [])])
 
-    def _judged(self, lines: Iterable[bytes]) -> Iterator[tuple[Judge, str]]:
+    def _judged(self, lines: Iterable[bytes]) -> Iterator[tuple[Judge, Look]]:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -78,7 +84,7 @@ class Replay:
                 continue
             if verdict in {"promote", "rollback"}:
                 self._ended.add(look.run)
-            yield judge, verdict
+            yield judge, look
 
     def _fail(self, number: int, text: str) -> None:
         self._failures += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,8 @@ from ..canary.targets.kubeconfig import load_access
 from ..canary.targets.kubernetes_client import KubernetesClient
 from ..canary.targets.local_target import LocalTarget
 from ..canary.targets.target import Target
+from ..canary.web.history import RunHistory
+from ..canary.web.page import render_document
 from ..errors import ConfigError
 from ..manifests.reading import load_documents
 
@@ -33,6 +35,7 @@ __all__ = [
     "make_files",
     "make_source",
     "make_target",
+    "write_page",
 ]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The InferenceService, NAME or NAMESPACE/NAME.")]
@@ -152,3 +155,15 @@ def _endpoint(text: str) -> Endpoint:
 def make_files(records: Path | None, state_dir: Path, name: str) -> RunFiles:
     """Give the files of a service's runs."""
     return RunFiles(records if records is not None else state_dir / "canary", name)
+
+
+def write_page(path: Path, histories: Sequence[RunHistory]) -> None:
+    """Write runs as one HTML file, which needs nothing beside itself.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        path.write_text(render_document(histories), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -166,6 +166,7 @@ class Controller:
             "percent": seen.percent,
             "mode": seen.mode,
             "notes": list(seen.notes),
+            "quantile": self._policy.latency.quantile if self._policy.latency is not None else None,
         }
         self._tell("begin", f"{seen.canary} beside {seen.stable}", **details)
         for note in seen.notes:

@@ -125,7 +125,7 @@ class LookTaker:
         self.decision = decision
         words = f"{decision.decision}: {decision.reasons[0]}" if decision.reasons else decision.decision
         verdict = {**decision.as_json(), "next_percent": decision.next_percent, "evidence": dict(decision.evidence)}
-        self._tell("look", words, counts=look.as_json(), verdict=verdict)
+        self._tell("look", words, counts=look.as_json(), verdict=verdict, standing=self._judge.standing().as_json())
         return decision
 
     def leave_out_until_now(self, seen: TargetState) -> None:

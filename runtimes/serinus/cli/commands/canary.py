@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Final, Literal
 
 import orjson
 import typer
 
 from ...canary.policy import DEFAULT_POLICY, load_policy
 from ...canary.replay import Replay
+from ...canary.web.history import RunHistory
 from ...errors import ConfigError
+from ..canary_choices import write_page
 
 __all__ = ["canary"]
+
+_MOST_SECTIONS: Final = 50
+"""Of a page: a section has some 40 kB."""
 
 canary = typer.Typer(
     name="canary",
@@ -50,6 +55,9 @@ def replay(
         Literal["text", "json"], typer.Option("--output", "-o", help="text, or a JSON object a line.")
     ] = "text",
     final: Annotated[bool, typer.Option("--final", help="Only the last decision of each run.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the runs as a page for people to this file instead.")
+    ] = None,
 ) -> None:
     """Judge recorded looks: what would have been decided at each, and why.
 
@@ -61,9 +69,15 @@ def replay(
     Counts are of each bucket alone, the last of what is beyond the last bound. A run ends at its first promote or rollback. Exit status 1
     where a line cannot be used; its run ends there, without a decision.
 
-    Examples: `serinus canary replay looks.jsonl`, `serinus canary replay --policy policy.yaml looks.jsonl -o json --final`
+    Examples: `serinus canary replay looks.jsonl`, `serinus canary replay --policy policy.yaml looks.jsonl -o json --final`,
+    `serinus canary replay looks.jsonl --html replay.html`
     """
     judged = Replay(load_policy(policy), "standard input" if looks == "-" else looks)
+    if html is not None:
+        with _opened(looks) as lines:
+            write_page(html, _histories(judged, lines, looks))
+        judged.raise_problems()
+        return
     with _opened(looks) as lines:
         for decision in judged.final_decisions(lines) if final else judged.decisions(lines):
             if output == "json":
@@ -74,6 +88,20 @@ def replay(
                 sys.stdout.writelines(f"    {reason}\n" for reason in decision.reasons)
     sys.stdout.flush()
     judged.raise_problems()
+
+
+def _histories(judged: Replay, lines: Iterable[bytes], file: str) -> list[RunHistory]:
+    found: dict[str, RunHistory] = {}
+    for look, decision, standing in judged.standings(lines):
+        if look.run not in found and len(found) == _MOST_SECTIONS:
+            raise ConfigError(
+                f"{file} has more than {_MOST_SECTIONS} runs; a page of fewer was expected, choose some of them"
+            )
+        found.setdefault(look.run, RunHistory()).see(look, decision, standing)
+    if not found:
+        judged.raise_problems()
+        raise ConfigError(f"{file} has no look; a page needs at least one")
+    return list(found.values())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 
 from ...canary.rollout.mover import Mover
 from ...canary.targets.target import Target, TargetFailed, TargetState
+from ...canary.web.history import RunHistory
 from ..canary_choices import (
     CanaryName,
     Context,
@@ -24,6 +25,7 @@ from ..canary_choices import (
     TakeOver,
     make_files,
     make_target,
+    write_page,
 )
 from .canary_run import EXIT_STATUS
 
@@ -102,8 +104,14 @@ def report(
     state_dir: StateDir = Path(".serinus"),
     records: Records = None,
     run: Annotated[str, typer.Option(help="Which run (default: the last one).")] = "",
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write it as a page for people to this file instead.")
+    ] = None,
 ) -> None:
-    """Print the report of a service's run as JSON: how it ended, what was decided at each look, what was moved, what was told."""
+    """Print the report of a service's run as JSON: how it ended, what was decided at each look, what was moved, what was told.
+
+    Example: `serinus canary report recommender --html report.html`
+    """
     files = make_files(records, state_dir, name)
     events = list(files.events())
     runs = list(dict.fromkeys(event["run"] for event in events if event.get("run")))
@@ -113,6 +121,12 @@ def report(
         known = "; ".join(runs) or "none"
         typer.echo(f"serinus canary: {files.events_path} has no run {chosen or name}; its runs are: {known}", err=True)
         raise typer.Exit(1)
+    if html is not None:
+        history = RunHistory()
+        for event in own:
+            history.take(event)
+        write_page(html, [history])
+        return
     typer.echo(json.dumps(_report(chosen, own, [look.as_json() for look in files.looks(chosen)]), indent=2))
 
 

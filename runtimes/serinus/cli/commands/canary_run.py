@@ -11,8 +11,11 @@ import yaml
 
 from ...canary.policy import DEFAULT_POLICY, load_policy
 from ...canary.rollout.controller import Busy, Controller, RunOptions
-from ...canary.rollout.run_events import Ending
+from ...canary.rollout.run_events import Ending, Event
+from ...canary.rollout.run_files import RunFiles
 from ...canary.targets.target import TargetFailed
+from ...canary.web.listener import Listener, parse_address
+from ...canary.web.live_page import LivePage
 from ...errors import ConfigError
 from ..canary_choices import (
     CanaryName,
@@ -43,6 +46,9 @@ EXIT_STATUS: Final = {
     "cannot": 15,
 }
 """1 is an error of files or options, 2 a wrong command line, 130 an interruption."""
+
+_READERS_S: Final = 5.0
+"""A page asks every two seconds."""
 
 
 def run(
@@ -106,6 +112,12 @@ def run(
         Path | None, typer.Option(help="With --decide-only: file for the JSON patch (kustomize, kubectl).")
     ] = None,
     records: Records = None,
+    web: Annotated[
+        str,
+        typer.Option(
+            "--web", metavar="[HOST:]PORT", help="Show the run as a page there (loopback unless HOST says otherwise)."
+        ),
+    ] = "",
     output: Annotated[
         Literal["auto", "live", "lines", "json"], typer.Option("--output", "-o", help="auto is live on a terminal.")
     ] = "auto",
@@ -149,10 +161,17 @@ def run(
     options = RunOptions(interval_s=interval, settle_s=settle, warm_s=warm, moves=moves, for_s=for_)
     view = RunView(output)
     files = make_files(records, state_dir, name)
-    controller = Controller(target, source, judged, files, options, tell=view.show, model=model)
+    page = _Page(web, files)
+
+    def show(event: Event) -> None:
+        view.show(event)
+        page.take(event)
+
+    controller = Controller(target, source, judged, files, options, tell=show, model=model)
     view.start()
     try:
         ending = controller.run()
+        page.wait_for_readers()
     except KeyboardInterrupt:
         controller.release()
         raise typer.Exit(130) from None
@@ -161,12 +180,40 @@ def run(
         raise typer.Exit(EXIT_STATUS["busy" if isinstance(error, Busy) else "cannot"]) from None
     finally:
         view.stop()
+        page.close()
     if patch is not None:
         _write_patch(patch, ending)
     if dry_run and ending.kind == "verdict":
         raise typer.Exit(0)
     word = ending.decision.decision if ending.kind == "verdict" and ending.decision is not None else ending.kind
     raise typer.Exit(EXIT_STATUS[word])
+
+
+class _Page:
+    """The page of `--web`, or nothing where none is asked for."""
+
+    def __init__(self, address: str, files: RunFiles) -> None:
+        self._page = self._listener = None
+        if address:
+            self._page = LivePage(files)
+            self._listener = Listener(*parse_address(address, "--web"), self._page.answer)
+            self._listener.start()
+            typer.echo(f"serinus canary: the run's page is {self._listener.url}", err=True)
+
+    def take(self, event: Event) -> None:
+        """Show an event."""
+        if self._page is not None:
+            self._page.take(event)
+
+    def wait_for_readers(self) -> None:
+        """Let a page that is open read the end."""
+        if self._page is not None:
+            self._page.wait_for_readers(_READERS_S)
+
+    def close(self) -> None:
+        """End."""
+        if self._listener is not None:
+            self._listener.close()
 
 
 def _write_patch(path: Path, ending: Ending) -> None:

@@ -1,0 +1,219 @@
+"""A small HTTP server for pages and decisions: a thread a connection, bounded in number, time and bytes; on loopback unless told otherwise.
+
+A web page of another origin that a browser has open must neither read nor write here. So requests whose Host is no name of this machine are
+refused while it listens on loopback (a rebound DNS name), and those whose Origin is not this server's are refused always.
+"""
+
+from __future__ import annotations
+
+import http.server
+import ipaddress
+import json
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from ...errors import ConfigError
+
+__all__ = ["Answer", "Listener", "Request", "as_json", "parse_address"]
+
+_MOST_CONNECTIONS: Final = 64
+_MOST_BODY_BYTES: Final = 8 << 20
+"""Some thousand looks."""
+_MOST_S: Final = 30.0
+"""Of a connection: Argo Rollouts and Flagger wait 10 s for an answer unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    """The last value of each name."""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def as_json(status: int, value: Any) -> Answer:
+    """Answer a JSON value."""
+    return Answer(status, json.dumps(value).encode() + b"\n")
+
+
+def parse_address(text: str, option: str) -> tuple[str, int]:
+    """Read `[HOST:]PORT`; without a host it is loopback's.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not port.isascii() or not port.isdigit() or int(port) > 65535 or (colon and not host):
+        raise ConfigError(
+            f"{option} {text}: a port was expected, or HOST:PORT, such as 8090, 0.0.0.0:8090 or [::1]:8090 (0: any free port)"
+        )
+    return host or "127.0.0.1", int(port)
+
+
+class Listener:
+    """A server that runs beside what uses it.
+
+    Args:
+        host: an address or name of this machine.
+        port: 0: any free one.
+        answer: gives the answer to a request; called from several threads.
+    """
+
+    def __init__(self, host: str, port: int, answer: Callable[[Request], Answer]) -> None:
+        try:
+            self._server = _Server(host, port, answer)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self._server.server_address[1]}/"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; connections that are open get no answer any more."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, answer: Callable[[Request], Answer]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.answer = answer
+        self.places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        super().__init__((host, port), _Handler)
+        self.is_loopback = ipaddress.ip_address(self.server_address[0]).is_loopback
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self.places.acquire(blocking=False):
+            self.shutdown_request(request)  # a full house; whoever asks comes again
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # A client that sends a byte now and then would keep its place for ever.
+        deadline = threading.Timer(_MOST_S, _cut, (request,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            deadline.cancel()
+            self.places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is nobody's trouble."""
+
+
+def _cut(request: socket.socket) -> None:
+    try:
+        request.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server_version = "serinus"
+    sys_version = ""
+    timeout = 10.0
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._serve(b"")
+
+    def do_HEAD(self) -> None:
+        self._serve(b"")
+
+    def do_DELETE(self) -> None:
+        self._serve(b"")
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            return self._send(as_json(411, {"error": "Content-Length is missing; a body of known size was expected"}))
+        if int(length) > _MOST_BODY_BYTES:
+            words = f"the body has {length} bytes, {_MOST_BODY_BYTES} at most were expected; post fewer looks at a time"
+            return self._send(as_json(413, {"error": words}))
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            return self._send(as_json(400, {"error": f"the body ended after {len(body)} of {length} bytes"}))
+        return self._serve(body)
+
+    def _serve(self, body: bytes) -> None:
+        refused = self._refusal()
+        if refused:
+            self._send(as_json(403, {"error": refused}))
+            return
+        try:
+            parts = urlsplit(self.path)
+            query = {name: values[-1] for name, values in parse_qs(parts.query, max_num_fields=32).items()}
+        except ValueError as error:
+            self._send(as_json(400, {"error": f"the address makes no sense: {error}"}))
+            return
+        method = "GET" if self.command == "HEAD" else self.command
+        self._send(self.server.answer(Request(method, parts.path, query, body)))
+
+    def _refusal(self) -> str:
+        host = self.headers.get("Host", "")
+        name = urlsplit(f"//{host}").hostname if host.count("[") == host.count("]") else None
+        if self.server.is_loopback and not _is_loopback(name or ""):
+            return f"Host {host[:100]!r} is no name of this machine's loopback address; localhost or 127.0.0.1 was expected"
+        origin = self.headers.get("Origin")
+        if origin is not None and origin != f"http://{host}":
+            return f"pages of another origin ({origin[:100]!r}) may not ask here"
+        return ""
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        headers = {
+            "Content-Type": answer.content_type,
+            "Content-Length": str(len(answer.body)),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Connection": "close",
+            **answer.headers,
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # the base class names it so
+        """Requests are not logged: a page asks every two seconds."""
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
