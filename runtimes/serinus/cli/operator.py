@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .commands.canary import canary
 from .commands.canary_by_hand import promote, report, rollback
 from .commands.canary_by_hand import status as canary_status
+from .commands.canary_judge import judge
 from .commands.canary_run import run as canary_run
 from .commands.down import down
 from .commands.lint import lint
@@ -45,6 +46,7 @@ canary.command("status")(canary_status)
 canary.command()(promote)
 canary.command()(rollback)
 canary.command()(report)
+canary.command()(judge)
 app.add_typer(canary)
 
 

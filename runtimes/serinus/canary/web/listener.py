@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.server
 import ipaddress
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from ...errors import ConfigError
 
 __all__ = ["Answer", "Listener", "Request", "as_json", "parse_address"]
 
+_LOG: Final = logging.getLogger(__name__)
 _MOST_CONNECTIONS: Final = 64
 _MOST_BODY_BYTES: Final = 8 << 20
 """Some thousand looks."""
@@ -109,7 +111,7 @@ class _Server(http.server.ThreadingHTTPServer):
         self.answer = answer
         self.places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         super().__init__((host, port), _Handler)
-        self.is_loopback = ipaddress.ip_address(self.server_address[0]).is_loopback
+        self.is_loopback = _is_loopback(str(self.server_address[0]))
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self.places.acquire(blocking=False):
@@ -143,7 +145,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server_version = "serinus"
     sys_version = ""
     timeout = 10.0
-    server: _Server
+
+    @property
+    def _own(self) -> _Server:
+        assert isinstance(self.server, _Server)  # noqa: S101 # nobody else makes handlers
+        return self.server
 
     def do_GET(self) -> None:
         self._serve(b"")
@@ -178,12 +184,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(as_json(400, {"error": f"the address makes no sense: {error}"}))
             return
         method = "GET" if self.command == "HEAD" else self.command
-        self._send(self.server.answer(Request(method, parts.path, query, body)))
+        try:
+            answer = self._own.answer(Request(method, parts.path, query, body))
+        except Exception:  # noqa: BLE001 (edge of a request; whoever asks gets an answer, the log the traceback)
+            _LOG.exception("%s %s failed", method, parts.path)
+            answer = as_json(500, {"error": "this is a fault of serinus; its log says more"})
+        self._send(answer)
 
     def _refusal(self) -> str:
         host = self.headers.get("Host", "")
         name = urlsplit(f"//{host}").hostname if host.count("[") == host.count("]") else None
-        if self.server.is_loopback and not _is_loopback(name or ""):
+        if self._own.is_loopback and not _is_loopback(name or ""):
             return f"Host {host[:100]!r} is no name of this machine's loopback address; localhost or 127.0.0.1 was expected"
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":

@@ -57,7 +57,7 @@ def title_of(history: RunHistory) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (resources.files("serinus.canary.web") / name).read_text(encoding="utf-8")
 
 
 @cache
@@ -206,7 +206,7 @@ def _guardrails(history: RunHistory) -> str:
     return f"<h2>Evidence</h2><p>{sentence}</p>{_table(names, rows)}"
 
 
-def _needed(requests: int | None) -> str:
+def _needed(requests: float | None) -> str:
     return f"; about {requests:,} requests more" if requests else ""
 
 
