@@ -218,12 +218,58 @@ def test_which_canary_is_meant_must_be_clear(canaries: list[dict[str, Any]], opt
         assert said in target_of(server, **options).state().problems[0]
 
 
+TRANSFORMER = {"containers": [{"name": "kserve-container", "image": "t"}]}
+
+
+@pytest.mark.parametrize(
+    ("transformer", "revisions", "refused"),
+    [
+        (TRANSFORMER, ("m-transformer-00001", "m-transformer-00001"), ""),
+        ({**TRANSFORMER, "canaryTrafficPercent": 10}, None, "has a split of its own (canaryTrafficPercent: 10)"),
+        (
+            TRANSFORMER,
+            ("m-transformer-00002", "m-transformer-00001"),
+            "from m-transformer-00001 to m-transformer-00002",
+        ),
+        (None, None, None),
+    ],
+    ids=["the same for both", "split too", "changes too", "none"],
+)
+def test_a_canary_beside_a_transformer_is_told_of_or_refused_by_lints_rule_and_the_topology_is_named(
+    transformer: dict[str, Any] | None, revisions: tuple[str, str] | None, refused: str | None
+):
+    with kubernetes() as server:
+        knative(server)
+        if transformer is not None:
+            server.service()["spec"]["transformer"] = transformer
+        if revisions is not None:
+            latest, rolled = revisions
+            told = {"latestCreatedRevision": latest, "latestRolledoutRevision": rolled}
+            server.service()["status"]["components"]["transformer"] = told
+        seen = target_of(server).state()
+        said = seen.problems if refused else seen.notes
+        if refused is None:
+            assert (seen.problems, seen.notes) == ((), ())
+            return
+        assert len(said) == 1
+        for part in (
+            refused,
+            "(traffic-percent-beside-transformer)",
+            "collocate the transformer",
+            "fuse it into one image",
+        ):
+            assert part in said[0]
+        assert bool(seen.problems) == bool(refused)
+
+
 def test_a_canary_behind_a_split_transformer_cannot_be_moved():
     with kubernetes() as server:
         document = service_object("Standard", canary=[entry()])
         document["spec"]["transformer"] = {"containers": [{"name": "kserve-container", "image": "t"}]}
         server.put(document)
-        assert "behind a split transformer" in target_of(server).state().problems[0]
+        said = target_of(server).state().problems[0]
+        for part in ("behind a split transformer", "(traffic-canary-behind-transformer)", "collocate the transformer"):
+            assert part in said
 
 
 # Concurrency

@@ -368,3 +368,9 @@ def test_a_revision_is_what_makes_its_processes(change: tuple[str, str], same: b
     assert first != second
     found = [plan_of(text).stable.predictor.digest for text in (first, second)]
     assert (found[0] == found[1]) is same
+
+
+def test_the_canarys_policy_is_the_services_annotation():
+    told = manifest(annotations="  annotations: {serinus.dev/canary-policy: steps=5/100}\n")
+    assert plan_of(told).canary_policy == "steps=5/100"
+    assert plan_of(manifest()).canary_policy == ""

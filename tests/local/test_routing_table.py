@@ -175,6 +175,7 @@ def test_the_status_says_who_gets_which_share_under_which_tag():
     assert (found["url"], found["model"]) == ("http://fraud.default.localhost:8080", "fraud")
     assert found["hosts"] == ["fraud.default.localhost", "fraud-default.example.com"]
     assert (found["canary_percent"], found["canaries"], found["stopped"]) == (10, {"v2": 5}, False)
+    assert found["canary_policy"] == ""
 
 
 @pytest.mark.parametrize(

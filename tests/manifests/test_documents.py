@@ -150,6 +150,25 @@ def test_a_text_that_is_no_manifest_is_told_with_its_line(text: str, said: str):
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a [*a]", "f:1: more than 200 levels"),
+        ("a: &a {b: *a}", "f:1: more than 200 levels"),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+            "more than 500,000 fields",
+        ),
+        (f"a: {'[' * 5000}{']' * 5000}", "nested too deep"),
+    ],
+    ids=["a list in itself", "a mapping in itself", "ten of ten of ten", "thousands of levels"],
+)
+def test_a_text_without_an_end_is_refused(text: str, said: str):
+    with pytest.raises(ConfigError) as refused:
+        load_text(text, "f")
+    assert said in str(refused.value)
+
+
 def test_a_value_of_several_documents_is_where_the_first_wrote_it_that_holds_it():
     over, base = one("a:\n  b: 1\n"), load_text("x:\n  b: 2\n  c: 3\n", "base")[0]
     source = Source(((over, ("a",)), (base, ("x",))))

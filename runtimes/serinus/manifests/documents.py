@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -129,6 +129,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+_MOST_DEPTH: Final = 200
+"""A Kubernetes object has some twenty levels."""
+_MOST_FIELDS: Final = 500_000
+"""Of a document; etcd takes 1.5 MiB an object."""
+
+
 @dataclass(slots=True)
 class _Walk:
     """Positions collected from one composed document."""
@@ -138,6 +144,12 @@ class _Walk:
     duplicates: list[FieldPath] = field(default_factory=list)
 
     def visit(self, node: yaml.Node, path: FieldPath) -> None:
+        # An alias is visited wherever it stands: one inside itself has no end, a few of one another have millions of fields.
+        if len(path) > _MOST_DEPTH or len(self.places) > _MOST_FIELDS:
+            what = f"{_MOST_DEPTH} levels" if len(path) > _MOST_DEPTH else f"{_MOST_FIELDS:,} fields"
+            raise ConfigError(
+                f"{self.file}:{node.start_mark.line + 1}: more than {what}; fewer were expected (is there an alias of itself?)"
+            )
         self.places.setdefault(path, Place(self.file, node.start_mark.line + 1))
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
@@ -188,6 +200,8 @@ def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
             walk = _Walk(file)
             walk.visit(node, ())
             documents.append(Document(value, walk.places, file, tuple(walk.duplicates)))
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deep; {_MOST_DEPTH} levels at most were expected") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file

@@ -61,6 +61,8 @@ class RunOptions:
     """False: nothing is changed; the run ends with the first verdict other than hold."""
     for_s: float | None = None
     """Longest time without a verdict; None: the policy's maximum."""
+    policy_from: str = ""
+    """Where the policy was read, for the report."""
 
 
 class Controller:
@@ -166,6 +168,7 @@ class Controller:
             "percent": seen.percent,
             "mode": seen.mode,
             "notes": list(seen.notes),
+            "policy": self._options.policy_from,
             "quantile": self._policy.latency.quantile if self._policy.latency is not None else None,
         }
         self._tell("begin", f"{seen.canary} beside {seen.stable}", **details)

@@ -19,8 +19,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
+from ..policy_annotation import POLICY_ANNOTATION
 from ..sources.pod_scrape import Endpoint
 from .kubernetes_client import FIELD_MANAGER, FieldConflict, KubernetesClient, NotThere, Refused
 from .service_changes import knative_change, knative_state, mode_of, refusals, standard_change, standard_state
@@ -93,6 +95,10 @@ class KServeTarget:
         return service
 
     def _read(self, service: Mapping[str, Any]) -> TargetState:
+        annotations = service.get("metadata", {}).get("annotations") or {}
+        return replace(self._read_split(service), policy=str(annotations.get(POLICY_ANNOTATION) or ""))
+
+    def _read_split(self, service: Mapping[str, Any]) -> TargetState:
         mode = mode_of(service)
         if mode == "Knative":
             self.can_restore = self._old_predictor is not None

@@ -92,6 +92,7 @@ class LocalTarget:
             model=str(service["model"]),
             version=",".join(sorted(share["revision"] for share in service["traffic"])),
             problems=tuple(problems),
+            policy=str(service.get("canary_policy") or ""),
         )
 
     def planned(self, action: Action, percent: int, seen: TargetState) -> Change:

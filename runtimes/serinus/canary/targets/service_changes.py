@@ -20,6 +20,7 @@ from ...manifests.fields import flag_value
 from ...manifests.linter import check_inference_service
 from ...manifests.problems import Problems
 from ...manifests.rules.update_rules import check_updates
+from .pairing import unpaired
 from .target import Change, TargetFailed, TargetState
 
 __all__ = ["can_rename", "knative_change", "knative_state", "mode_of", "refusals", "standard_change", "standard_state"]
@@ -95,12 +96,8 @@ def knative_state(service: Object) -> TargetState:
             served = int(entry.get("percent") or 0)
     if canary and served is None and any(entry.get("revisionName") == rolled for entry in status.get("traffic") or ()):
         served = 0
-    notes = []
-    if _object(service.get("spec")).get("transformer"):
-        notes.append(
-            "transformer and predictor are split independently of one another (KServe issue 1669): requests of the canary predictor come "
-            "from the transformer in production"
-        )
+    refused, notes = unpaired(_document(service))
+    problems.extend(refused)
     return TargetState(
         service=name,
         mode="Knative",
@@ -195,11 +192,9 @@ def standard_state(service: Object, wanted: str = "") -> TargetState:
                 "both versions have the same storage URI, so KServe refuses to promote by renaming (predictor.name change requires a model "
                 "change); the stable predictor's pods are rolled to the new version instead"
             )
-        if _object(service.get("spec")).get("transformer"):
-            problems.append(
-                "behind a split transformer the canary gets no traffic, or bypasses the transformer, by KServe version (PR 5944); collocate "
-                "the transformer or fuse it into one image"
-            )
+        refused, warned = unpaired(_document(service))
+        problems.extend(refused)
+        notes.extend(warned)
     return TargetState(
         service=name,
         mode="Standard",

@@ -59,6 +59,8 @@ class TargetState:
     """What whoever reads the report should know."""
     image_only: bool = False
     """Standard mode: the versions differ in their image alone, and promotion rolls stable's pods."""
+    policy: str = ""
+    """Text of the annotation serinus.dev/canary-policy; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,9 @@ def _report(run: str, events: list[dict[str, Any]], looks: list[dict[str, Any]])
         "ended": ends[-1]["time"] if ends else None,
         "ending": ends[-1]["ending"] if ends else "under way, or interrupted",
         "words": ends[-1]["words"] if ends else "",
-        "service": {key: begins[-1].get(key) for key in ("mode", "stable", "canary", "notes")} if begins else {},
+        "service": {key: begins[-1].get(key) for key in ("mode", "stable", "canary", "policy", "notes")}
+        if begins
+        else {},
         "decision": verdicts[-1]["verdict"] if verdicts else None,
         "last_look": looks[-1] if looks else None,
         "looks": [

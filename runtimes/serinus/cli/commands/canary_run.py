@@ -9,11 +9,12 @@ from typing import Annotated, Any, Final, Literal
 import typer
 import yaml
 
-from ...canary.policy import DEFAULT_POLICY, load_policy
+from ...canary.policy import Policy, load_policy
+from ...canary.policy_annotation import POLICY_ANNOTATION, parse_annotation
 from ...canary.rollout.controller import Busy, Controller, RunOptions
 from ...canary.rollout.run_events import Ending, Event
 from ...canary.rollout.run_files import RunFiles
-from ...canary.targets.target import TargetFailed
+from ...canary.targets.target import Target, TargetFailed
 from ...canary.web.listener import Listener, parse_address
 from ...canary.web.live_page import LivePage
 from ...errors import ConfigError
@@ -60,8 +61,12 @@ def run(
     state_dir: StateDir = Path(".serinus"),
     canary: CanaryName = "",
     policy: Annotated[
-        Path, typer.Option("--policy", help="Policy (default: that of serinus canary policy).")
-    ] = DEFAULT_POLICY,
+        Path | None,
+        typer.Option(
+            "--policy",
+            help="Policy (default: the service's annotation serinus.dev/canary-policy, else serinus canary policy's).",
+        ),
+    ] = None,
     interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 30.0,
     prometheus: Annotated[
         str, typer.Option(help="URL of a Prometheus to read counts from (default: the pods' own pages).")
@@ -135,7 +140,8 @@ def run(
     if patch is not None and not decide_only:
         raise ConfigError("--patch is written by --decide-only; add it")
     moves = not (dry_run or decide_only)
-    judged = load_policy(policy)
+    # A file that makes no sense is said before anything is asked of a cluster.
+    given = load_policy(policy) if policy is not None else None
     target = make_target(
         name,
         namespace=namespace,
@@ -158,7 +164,10 @@ def run(
         metrics=metric or [],
         errors=errors,
     )
-    options = RunOptions(interval_s=interval, settle_s=settle, warm_s=warm, moves=moves, for_s=for_)
+    judged, policy_from = (given, str(policy)) if given is not None else _policy_of(target)
+    options = RunOptions(
+        interval_s=interval, settle_s=settle, warm_s=warm, moves=moves, for_s=for_, policy_from=policy_from
+    )
     view = RunView(output)
     files = make_files(records, state_dir, name)
     page = _Page(web, files)
@@ -187,6 +196,18 @@ def run(
         raise typer.Exit(0)
     word = ending.decision.decision if ending.kind == "verdict" and ending.decision is not None else ending.kind
     raise typer.Exit(EXIT_STATUS[word])
+
+
+def _policy_of(target: Target) -> tuple[Policy, str]:
+    """Read the policy that the service itself names, else the default one; and say which it is."""
+    try:
+        seen = target.state()
+    except TargetFailed as error:
+        typer.echo(f"serinus canary: {error}", err=True)
+        raise typer.Exit(EXIT_STATUS["cannot"]) from None
+    if not seen.policy:
+        return load_policy(), "the default policy"
+    return parse_annotation(seen.policy, seen.service), f"annotation {POLICY_ANNOTATION}"
 
 
 class _Page:

@@ -124,6 +124,8 @@ class ServicePlan:
     domains: tuple[str, ...]
     stopped: bool
     """Annotation serving.kserve.io/stop."""
+    canary_policy: str = ""
+    """Annotation serinus.dev/canary-policy: what `serinus canary run` judges by; empty: its default."""
 
     @property
     def is_graph(self) -> bool:

@@ -80,6 +80,7 @@ class Planner:
             canary_percent=percent if service.mode == "Knative" else None,
             domains=self._options.domains,
             stopped=service.annotations.get("serving.kserve.io/stop", "").lower() == "true",
+            canary_policy=service.annotations.get("serinus.dev/canary-policy", ""),
         )
 
     def _refuse_what_needs_a_cluster(self, service: InferenceService) -> None:

@@ -112,6 +112,7 @@ def service_document(
         "hosts": list(hosts),
         "url": f"http://{hosts[0]}:{port}",
         "canary_percent": service.percent,
+        "canary_policy": plan.canary_policy,
         "canaries": dict(service.canary_percents),
         "traffic": split,
         "components": components,
