@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-_COMMAND = re.compile(r"serinus [a-z]+|make bench")
+_COMMAND = re.compile(r"serinus canary [a-z]+|serinus [a-z]+|make bench")
 _FLAG = re.compile(r"--([a-z_]+)")
 
 
@@ -50,7 +50,7 @@ def test_a_flag_of_the_readme_is_one_of_its_commands(command: str, flag: str):
 @functools.cache
 def help_of(command: str) -> str:
     _, _, name = command.partition(" ")
-    words = ["benchmarks"] if command == "make bench" else ["serinus.cli", name]
+    words = ["benchmarks"] if command == "make bench" else ["serinus.cli", *name.split()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, "-m", *words, "--help"], env=environment, capture_output=True, text=True, check=True
