@@ -15,6 +15,7 @@ from typing import Literal
 from ...manifests.containers import Probe
 from ...manifests.documents import Source
 from ...manifests.inference_service import StorageUri
+from .arm_choice import Affinity
 from .image_commands import Command
 
 __all__ = [
@@ -124,6 +125,8 @@ class ServicePlan:
     domains: tuple[str, ...]
     stopped: bool
     """Annotation serving.kserve.io/stop."""
+    affinity: Affinity | None = None
+    """Annotation serinus.dev/affinity; None: every request is split at random."""
     canary_policy: str = ""
     """Annotation serinus.dev/canary-policy: what `serinus canary run` judges by; empty: its default."""
 

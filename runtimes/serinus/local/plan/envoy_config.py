@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .arm_choice import KEY, Affinity, Mirror, Pin, by_key, hash_filter, mirror_policies, pin_match
+
 __all__ = [
     "REVISION_HEADER",
     "Arm",
@@ -79,6 +81,11 @@ class Host:
     arms: tuple[Arm, ...]
     """Empty: nothing is ready; requests get 503."""
     timeout_s: float
+    pins: tuple[Pin, ...] = ()
+    """Headers that lead to one revision."""
+    affinity: Affinity | None = None
+    """None: every request is split at random."""
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +246,7 @@ _ACCESS_LOG_FIELDS = {
     "grpc_status": "%GRPC_STATUS(NUMBER)%",
     "flags": "%RESPONSE_FLAGS%",
     "revision": f"%RESP({REVISION_HEADER})%",
+    "key": KEY,
     "duration_ms": "%DURATION%",
     "request_bytes": "%BYTES_RECEIVED%",
     "response_bytes": "%BYTES_SENT%",
@@ -263,6 +271,7 @@ def _manager(name: str, access_log: Path | None, route: Mapping[str, Any]) -> di
         "request_timeout": "0s",
         "delayed_close_timeout": "1s",
         "http_filters": [
+            *([hash_filter()] if access_log is not None else []),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {
@@ -379,6 +388,20 @@ def _component_routes(arms: Sequence[Arm], timeout_s: float) -> list[dict[str, A
     return found
 
 
+def _host_routes(host: Host, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Routes of a virtual host: a tester's first, then the split."""
+    found = []
+    for pin in host.pins:
+        for route in _component_routes((Arm(pin.revision, 100),), host.timeout_s):
+            headers = [*route["match"].get("headers", ()), pin_match(pin)]
+            found.append({**route, "match": {**route["match"], "headers": headers}})
+    for kind, route in zip(("grpc", "http"), _component_routes(arms, host.timeout_s), strict=True):
+        if host.mirror is not None:
+            route["route"]["request_mirror_policies"] = mirror_policies(host.mirror, kind)
+        found.append(by_key(route, host.affinity) if host.affinity is not None else route)
+    return found
+
+
 def _refusal(status: int, message: str) -> list[dict[str, Any]]:
     body = '{"error": "' + message.replace("\\", "").replace('"', "'") + '"}'
     return [
@@ -406,7 +429,7 @@ def routes(hosts: Sequence[Host]) -> list[dict[str, Any]]:
             {
                 "name": host.name,
                 "domains": list(host.domains),
-                "routes": _component_routes(arms, host.timeout_s)
+                "routes": _host_routes(host, arms)
                 if arms
                 else _refusal(503, f"{name}: no revision is ready yet; serinus status tells why"),
             }

@@ -17,6 +17,7 @@ from ...manifests.inference_service import Component, InferenceService, StorageU
 from ...manifests.problems import Problems
 from ...manifests.runtime_selection import runtime_containers, select_runtime
 from ...manifests.serving_runtimes import ServingRuntime
+from .arm_choice import affinity_of
 from .container_environment import ConfigData, resolve_environment
 from .deployment_plan import ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
 from .image_commands import Command, resolve_image
@@ -66,6 +67,7 @@ class Planner:
         canaries = [
             self._track(service, canary.predictor, canary.predictor.name, canary.percent) for canary in service.canaries
         ]
+        affinity = affinity_of(service, self._problems)
         if stable is None or None in canaries or len(self._problems.errors) > before:
             return None
         percent = service.predictor.canary_percent
@@ -81,6 +83,7 @@ class Planner:
             domains=self._options.domains,
             stopped=service.annotations.get("serving.kserve.io/stop", "").lower() == "true",
             canary_policy=service.annotations.get("serinus.dev/canary-policy", ""),
+            affinity=affinity,
         )
 
     def _refuse_what_needs_a_cluster(self, service: InferenceService) -> None:

@@ -8,8 +8,9 @@ An InferenceGraph has the one of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .arm_choice import PIN_HEADERS, Mirror, Pin, in_order
 from .deployment_plan import ComponentPlan, ServicePlan, Track, service_hosts
 from .envoy_config import Arm, Backend, Host, InnerListener
 from .rollout import Share
@@ -36,6 +37,8 @@ class RoutedService:
     plan: ServicePlan
     chains: tuple[tuple[Share, Track], ...]
     """Every share, with the chain that it goes to."""
+    mirror: tuple[Track, int] | None = None
+    """A chain that gets a copy of so many percent of the requests; its answers are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def gateway_table(services: Sequence[RoutedService], revisions: Sequence[JoinedR
             domains = tuple(domain for domain in host.domains if domain not in taken)
             taken.update(domains)
             if domains:
-                hosts.append(Host(host.name, domains, host.arms, host.timeout_s))
+                hosts.append(replace(host, domains=domains))
     inner = tuple(
         InnerListener(revision.inner_port, revision.backend.revision, revision.timeout_s)
         for revision in revisions
@@ -79,19 +82,43 @@ def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
     """Virtual hosts of a service: itself, its components, its tags."""
     plan, chains = service.plan, service.chains
 
-    def host(name: str, label: str, parts: Sequence[tuple[ComponentPlan, int]]) -> Host:
+    canaries = {track.name for track in plan.canaries}
+    stable_tag = next((share.tag for share, _ in chains if share.tag not in canaries and share.tag != "latest"), "latest")
+    stable = next((share.revision for share, _ in chains if share.tag == stable_tag), "")
+    tags = [share.tag for share, _ in chains]
+    affinity = plan.affinity and replace(plan.affinity, salt=f"{plan.key} {stable}")
+
+    def host(
+        name: str, label: str, parts: Sequence[tuple[ComponentPlan, int]], copied: ComponentPlan | None = None
+    ) -> Host:
         weights: dict[str, int] = {}
-        for component, percent in parts:
+        pins: list[Pin] = []
+        middle = ""
+        for (component, percent), tag in zip(parts, tags if len(parts) > 1 else [""], strict=True):
             revision = names.get(component.digest)
             if revision is not None:
                 weights[revision] = weights.get(revision, 0) + percent
+                middle = revision if tag == stable_tag else middle
+                pins += [Pin(*each, revision) for each in zip(PIN_HEADERS, (revision, tag), strict=True) if tag]
         timeout_s = max((component.timeout_s for component, _ in parts), default=_NO_PART_TIMEOUT_S)
         inside = (f"{label}.{plan.namespace}", f"{label}.{plan.namespace}.svc.cluster.local")
         domains = (*service_hosts(label, plan.namespace, plan.domains), *inside)
-        return Host(name, domains, tuple(Arm(*item) for item in weights.items()), timeout_s)
+        # As they were, where nobody's key says where a request falls.
+        order = in_order(list(weights), middle) if affinity and len(weights) > 1 else list(weights)
+        copy = names.get(copied.digest) if copied is not None else None
+        return Host(
+            name,
+            domains,
+            tuple(Arm(revision, weights[revision]) for revision in order),
+            timeout_s,
+            pins=tuple(pins) if len(weights) > 1 else (),
+            affinity=affinity if len(parts) > 1 else None,
+            mirror=Mirror(copy, service.mirror[1]) if copy is not None and service.mirror is not None else None,
+        )
 
     entry = [(track.entry, share.percent) for share, track in chains]
-    yield host(f"service:{plan.key}", plan.name, entry or [(plan.stable.entry, 0)])
+    copied = service.mirror[0].entry if service.mirror is not None else None
+    yield host(f"service:{plan.key}", plan.name, entry or [(plan.stable.entry, 0)], copied)
     if plan.is_graph:  # one component, no tags
         return
     predictors = [(track.predictor, share.percent) for share, track in chains]

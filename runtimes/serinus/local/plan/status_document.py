@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .deployment_plan import service_hosts
+from .deployment_plan import Track, service_hosts
 from .routing_table import RoutedService
 
 __all__ = ["ProcessStatus", "ServiceStatus", "service_document"]
@@ -44,6 +44,8 @@ class ServiceStatus:
     percent: int | None
     """canaryTrafficPercent in force."""
     canary_percents: Mapping[str, int]
+    warm: Track | None = None
+    """What is kept running without traffic after a promotion."""
 
 
 def service_document(
@@ -115,5 +117,8 @@ def service_document(
         "canary_policy": plan.canary_policy,
         "canaries": dict(service.canary_percents),
         "traffic": split,
+        "affinity": str(plan.affinity or ""),
+        "mirror": service.routed.mirror[1] if service.routed.mirror is not None else 0,
+        "warm": names[f"{plan.key}:{service.warm.entry.digest}"] if service.warm is not None else "",
         "components": components,
     }

@@ -211,8 +211,15 @@ class Daemon:
                     await _wait(services, wait_s)
             return self._status()
         if op == "traffic":
-            cluster.set_traffic(request["name"], request.get("percent"), request.get("canary") or "")
+            warm_s = float(request.get("warm_s") or 0)
+            cluster.set_traffic(request["name"], request.get("percent"), request.get("canary") or "", warm_s=warm_s)
             await _wait([cluster.find(request["name"])], wait_s)
+            return self._status()
+        if op == "mirror":
+            await cluster.mirror(request["name"], int(request["percent"]), request.get("canary") or "")
+            return self._status()
+        if op == "let_go":
+            cluster.let_go(request["name"])
             return self._status()
         if op == "restart":
             return {"restarted": await cluster.restart(request["name"])}
@@ -224,7 +231,7 @@ class Daemon:
             # The answer goes out first; what comes next closes this very socket.
             asyncio.get_running_loop().call_later(0.05, self._stop.set)
             return {"pid": os.getpid()}
-        raise ConfigError(f"{op!r} is no operation; use status, apply, traffic, restart or down")
+        raise ConfigError(f"{op!r} is no operation; use status, apply, traffic, mirror, let_go, restart or down")
 
 
 class ManifestsRefused(ConfigError):

@@ -73,7 +73,8 @@ class Gateway:
         plan = ProcessPlan(
             name="envoy",
             # Two workers: a gateway on a laptop shares the cores with the models behind it.
-            argv=(*command, "--concurrency", "2", "--drain-time-s", "5"),
+            # The access log is what users are counted from: a look must not wait for it (Envoy's default is 10 s).
+            argv=(*command, "--concurrency", "2", "--drain-time-s", "5", "--file-flush-interval-msec", "500"),
             env={key: value for key, value in os.environ.items() if not key.startswith("ENVOY_")},
             cwd=None,
             ports=Ports(self.admin_port, self.port, 0),

@@ -21,7 +21,10 @@ from .reconciler import Reconciler, RunOptions
 from .revision import Workshop
 from .running_service import RunningService
 
-__all__ = ["LocalCluster"]
+__all__ = ["MOST_WARM_S", "LocalCluster"]
+
+MOST_WARM_S = 7 * 86400.0
+"""Longest time that an old version is kept: the default policy's longest rollout."""
 
 
 class LocalCluster:
@@ -85,18 +88,21 @@ class LocalCluster:
         self._reconciler.reconcile(service)
         return service
 
-    def set_traffic(self, key: str, percent: int | None, canary: str = "") -> None:
+    def set_traffic(self, key: str, percent: int | None, canary: str = "", *, warm_s: float = 0.0) -> None:
         """Change a share without touching the manifest, as a patch of the InferenceService would.
 
         Args:
             key: `namespace/name`.
             percent: of the newest revision, or of the named canary; None (newest revision only): promoted.
             canary: a canary of `spec.canary`; empty: canaryTrafficPercent.
+            warm_s: how long the version before is kept running where this is a promotion, so that going back is instant.
 
         Raises:
             ConfigError: no such service or canary, or no percentage.
         """
         service = self.find(key)
+        if not 0 <= warm_s <= MOST_WARM_S:
+            raise ConfigError(f"{warm_s:g} s is no time to keep a version warm; use 0 to {MOST_WARM_S:g}")
         if percent is not None and not 0 <= percent <= 100:
             raise ConfigError(f"{percent} is not a percentage; use 0 to 100")
         if canary:
@@ -109,7 +115,41 @@ class LocalCluster:
             service.canary_percents[canary] = percent
         else:
             service.percent = percent
+            if (percent is None or percent >= 100) and warm_s:
+                self._reconciler.keep_warm(service, warm_s)
+        service.mirror = None
         self._reconciler.reconcile(service)
+
+    async def mirror(self, key: str, percent: int, canary: str = "") -> None:
+        """Send a copy of some requests to a canary, and drop what it answers; any change of the traffic ends it.
+
+        Args:
+            key: `namespace/name`.
+            percent: of the requests of the service's own host; 0 ends it.
+            canary: a canary of `spec.canary`; empty: the newest revision.
+
+        Raises:
+            ConfigError: no such service or canary, no percentage, or the canary is not there.
+        """
+        service = self.find(key)
+        if not 0 <= percent <= 100:
+            raise ConfigError(f"{percent} is not a percentage; use 0 to 100")
+        service.mirror = (canary, percent) if percent else None
+        if percent and service.routed().mirror is None:
+            service.mirror = None
+            tags = ", ".join(share.tag for share in service.split()) or "none"
+            raise ConfigError(
+                f"{service.plan.key}: there is no canary {canary or 'beside the stable revision'} to send copies to; revisions are {tags}"
+            )
+        await self._reconciler.publish()
+
+    def let_go(self, key: str) -> None:
+        """Stop what is kept warm after a promotion.
+
+        Raises:
+            ConfigError: no such service.
+        """
+        self._reconciler.keep_warm(self.find(key), 0.0)
 
     def find(self, name: str) -> RunningService:
         """A service by `name` or `namespace/name`.
@@ -176,6 +216,7 @@ class LocalCluster:
                         problem=service.problem,
                         percent=service.percent,
                         canary_percents=service.canary_percents,
+                        warm=service.warm(),
                     ),
                     processes,
                     names=reconciler.names,

@@ -221,6 +221,16 @@ class Reconciler:
         await revision.wait_ready()
         self._say(f"{revision.name}: ready after {time.monotonic() - began:.1f} s")
 
+    def keep_warm(self, service: RunningService, seconds: float) -> None:
+        """Keep the version before a promotion for so long; 0: let it go now."""
+        service.warm_until = time.monotonic() + seconds
+        self._spawn(self._let_go(service, seconds), f"warm {service.plan.key}")
+
+    async def _let_go(self, service: RunningService, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if time.monotonic() >= service.warm_until:  # else it was kept for longer meanwhile
+            await self.retire_unused()
+
     # What nobody needs any more --------------------------------------------------------------------------------------
 
     async def retire_unused(self) -> None:
