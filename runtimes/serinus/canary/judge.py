@@ -239,6 +239,9 @@ class Judge:
         if percent is None or not 0 < percent < 100:
             return self._split
         began = self._split_began
+        if began is not None and until.canary.affinity_keys is not None and until.stable.affinity_keys is not None:
+            # Users stay where they are: those that a later step brings to the canary were stable's, and are new to one arm alone.
+            return self._split
         canary, stable = _units(until)
         if began is not None:
             before = _units(began)

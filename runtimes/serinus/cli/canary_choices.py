@@ -10,6 +10,7 @@ import typer
 
 from ..canary.rollout.run_files import RunFiles
 from ..canary.sources.business_metrics import WithBusiness, parse_metric
+from ..canary.sources.gateway_keys import WithAffinityKeys
 from ..canary.sources.pod_scrape import Endpoint, PodScrape
 from ..canary.sources.prometheus_source import KNATIVE, SERINUS, PrometheusSource
 from ..canary.sources.source import Source
@@ -68,7 +69,7 @@ def make_target(
     state_dir: Path,
     canary: str,
     take_over: bool = False,
-    keep_warm: bool = False,
+    warm_s: float = 0.0,
     metrics_port: int = 8080,
     restore: Path | None = None,
 ) -> Target:
@@ -79,7 +80,7 @@ def make_target(
     """
     is_here = (state_dir / "supervisor.json").is_file()
     if is_here and not (namespace or kubeconfig or context):
-        return LocalTarget(state_dir, name, canary=canary)
+        return LocalTarget(state_dir, name, canary=canary, warm_s=warm_s)
     try:
         access = load_access(kubeconfig, context)
     except ConfigError as error:
@@ -93,7 +94,7 @@ def make_target(
         plain,
         canary=canary,
         take_over=take_over,
-        keep_warm=keep_warm,
+        keep_warm=warm_s > 0,
         metrics_port=metrics_port,
         old_predictor=None if restore is None else _predictor_of(restore, plain),
     )
@@ -142,6 +143,8 @@ def make_source(
         if prometheus
         else PodScrape((lambda: fixed) if fixed else target.endpoints, errors=errors)
     )
+    if isinstance(target, LocalTarget) and not prometheus:
+        source = WithAffinityKeys(source, target.access_log)
     return WithBusiness(source, [parse_metric(text) for text in metrics]) if metrics else source
 
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from operator import add, sub
 from typing import Any
 
 from ..looks import Arm, Latency, Mean, Rate
 
-__all__ = ["add_arms", "subtract_arms"]
+__all__ = ["add_arms", "resume_arm", "subtract_arms"]
 
 
 def add_arms(one: Arm, other: Arm) -> Arm:
     """Add two arms up; what one does not tell is the other's."""
     return _combined(one, other, add)
+
+
+def resume_arm(kept: Arm, since: Arm) -> Arm:
+    """Add what was counted since a run was resumed. Users may be the same as before: there are as many as the more of both at least."""
+    whole = add_arms(kept, since)
+    if kept.affinity_keys is None or since.affinity_keys is None:
+        return whole
+    return replace(whole, affinity_keys=max(kept.affinity_keys, since.affinity_keys))
 
 
 def subtract_arms(whole: Arm, part: Arm) -> Arm:

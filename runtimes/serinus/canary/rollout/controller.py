@@ -31,6 +31,7 @@ from .look_taker import LookTaker
 from .mover import Mover
 from .run_events import Ending, Event, EventKind
 from .run_files import RunFiles
+from .shadow import Shadow
 
 __all__ = ["Busy", "Controller", "RunOptions"]
 
@@ -57,6 +58,8 @@ class RunOptions:
     """Longest wait for a change to be in force: pods of a rolled predictor may load a while."""
     warm_s: float = 0.0
     """How long the old version is kept after a promotion, where the target can."""
+    shadow_percent: int = 0
+    """Of the requests that the canary gets a copy of before the first step; 0: there is no shadow step."""
     moves: bool = True
     """False: nothing is changed; the run ends with the first verdict other than hold."""
     for_s: float | None = None
@@ -101,7 +104,10 @@ class Controller:
         self._clock = clock
         self._sleep = sleep
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self._looker = LookTaker(source, Judge(policy), files, tell=self._tell, clock=clock, model=model)
+        self._looker, self._shadow_looker = (
+            LookTaker(source, Judge(policy), files, tell=self._tell, clock=clock, model=model, shadow_percent=percent)
+            for percent in (0, options.shadow_percent)
+        )
         self._mover = Mover(target, tell=self._tell, clock=clock, sleep=sleep, settle_s=options.settle_s)
         self._expected: TargetState | None = None
         """The service as this run left it."""
@@ -188,6 +194,10 @@ class Controller:
 
     def _judge_until_decided(self, seen: TargetState) -> Ending:
         first = int(self._policy.steps[0])
+        if self._options.shadow_percent and self._options.moves and not seen.percent and not self._looker.looks:
+            ending = self._judge_shadow(seen)
+            if ending is not None:
+                return ending
         if self._options.moves and (seen.percent or 0) < first:
             seen = self._move(first, seen)
         else:
@@ -211,6 +221,36 @@ class Controller:
             ending = self._out_of_time(seen)
             if ending is not None:
                 return ending
+
+    def _judge_shadow(self, seen: TargetState) -> Ending | None:
+        """Judge the canary by copies of requests; None: it may have some of its own."""
+        if not self._target.can_shadow:
+            raise TargetFailed(
+                f"{seen.service} is in mode {seen.mode}: its copies are made by an HTTPRoute of yours, which serinus canary route prints; leave out --shadow"
+            )
+
+        def look_at_target() -> TargetState:
+            now = self._look_at_target()
+            self._save_record(now)
+            return now
+
+        limits = [each for each in (self._options.for_s, self._policy.maximum_s) if each is not None]
+        shadow = Shadow(
+            self._shadow_looker,
+            self._mover,
+            percent=self._options.shadow_percent,
+            interval_s=self._options.interval_s,
+            most_s=min(limits, default=None),
+            sleep=self._sleep,
+        )
+        decision = shadow.judge(seen, self._looker.run, look_at_target)
+        if decision is None or decision.decision == "rollback":
+            self._looker.decision = self._shadow_looker.decision
+            if decision is not None:
+                return self._roll_back(seen)
+            return self._undecided(seen, "no verdict on the copies in time")
+        self._looker.restart()
+        return None
 
     def _look_at_target(self) -> TargetState:
         """Read the target and hold it to what this run left."""
@@ -287,6 +327,8 @@ class Controller:
             self._tell("note", f"in mode {seen.mode} the old version is not kept warm after a promotion")
             return
         self._tell("note", f"the old version {expected.stable} is kept without traffic for {self._options.warm_s:g} s")
+        if self._target.lets_go:
+            return
         self._sleep(self._options.warm_s)
         self._mover.let_go(expected)
 
@@ -296,7 +338,8 @@ class Controller:
         if self._target.can_restore:
             self._mover.restore()
         self._keep(None)
-        return Ending("rolled back", self._looker.decision, f"rolled back after {self._looker}")
+        looker = self._looker if self._looker.looks else self._shadow_looker
+        return Ending("rolled back", looker.decision, f"rolled back after {looker}")
 
     def _enter(self, phase: str, seen: TargetState) -> None:
         """Keep with the service what is about to be done, before it is."""

@@ -15,7 +15,7 @@ from ..judge import Decision, Judge
 from ..looks import Arm, Look, parse_look
 from ..sources.source import ArmNames, Observation, Source
 from ..targets.target import TargetState
-from .arm_sums import add_arms, subtract_arms
+from .arm_sums import add_arms, resume_arm, subtract_arms
 from .run_events import Tell
 from .run_files import RunFiles
 
@@ -34,10 +34,19 @@ class LookTaker:
         tell: takes what happens.
         clock: seconds since the epoch.
         model: name of the model in the metrics; empty: the target's.
+        shadow_percent: of the requests that the canary gets copies of; 0: its requests are clients' own.
     """
 
     def __init__(
-        self, source: Source, judge: Judge, files: RunFiles, *, tell: Tell, clock: Callable[[], float], model: str
+        self,
+        source: Source,
+        judge: Judge,
+        files: RunFiles,
+        *,
+        tell: Tell,
+        clock: Callable[[], float],
+        model: str,
+        shadow_percent: int = 0,
     ) -> None:
         self.looks: list[Look] = []
         self.decision: Decision | None = None
@@ -50,6 +59,7 @@ class LookTaker:
         self._tell = tell
         self._clock = clock
         self._model = model
+        self._shadow_percent = shadow_percent
         self._base = (_NOTHING, _NOTHING)
         """What the run had counted before this controller."""
         self._left_out = (_NOTHING, _NOTHING)
@@ -85,6 +95,10 @@ class LookTaker:
             words = f"the run is resumed with {len(looks)} looks from {where}; what was answered since the last one is not counted"
             self._tell("note", words)
 
+    def restart(self) -> None:
+        """Begin to count the time now; nothing has been looked at yet."""
+        self.began = self._clock()
+
     def look(self, seen: TargetState) -> Decision | None:
         """Take a look and judge it; None: it could not be judged."""
         observed = self._observe(seen)
@@ -97,7 +111,7 @@ class LookTaker:
         last = self.looks[-1] if self.looks else None
         for name, arm, before, share in (
             ("stable", stable, last.stable if last else _NOTHING, 100 - (seen.percent or 0)),
-            ("canary", canary, last.canary if last else _NOTHING, seen.percent or 0),
+            ("canary", canary, last.canary if last else _NOTHING, self._shadow_percent or seen.percent or 0),
         ):
             if not problems and share > 0 and arm.requests == before.requests:
                 self._tell("note", f"no request reached the {name} arm since the last look")
@@ -125,7 +139,10 @@ class LookTaker:
         self.decision = decision
         words = f"{decision.decision}: {decision.reasons[0]}" if decision.reasons else decision.decision
         verdict = {**decision.as_json(), "next_percent": decision.next_percent, "evidence": dict(decision.evidence)}
-        self._tell("look", words, counts=look.as_json(), verdict=verdict, standing=self._judge.standing().as_json())
+        extra = {"shadow": self._shadow_percent} if self._shadow_percent else {}
+        standing = self._judge.standing().as_json()
+        said = f"{'shadow: ' if extra else ''}{words}"
+        self._tell("look", said, counts=look.as_json(), verdict=verdict, standing=standing, **extra)
         return decision
 
     def leave_out_until_now(self, seen: TargetState) -> None:
@@ -145,7 +162,7 @@ class LookTaker:
 
     def _counts(self, observed: Observation) -> tuple[Arm, Arm]:
         stable, canary = (
-            add_arms(base, subtract_arms(arm, left_out))
+            resume_arm(base, subtract_arms(arm, left_out))
             for base, arm, left_out in zip(self._base, (observed.stable, observed.canary), self._left_out, strict=True)
         )
         return stable, canary

@@ -45,6 +45,15 @@ class Mover:
         self._change("percent", percent, seen, lambda now: now.percent == percent)
         self.wait("percent", percent)
 
+    def shadow(self, percent: int, seen: TargetState) -> None:
+        """Send the canary a copy of so many percent of the requests; 0 ends it.
+
+        Raises:
+            TargetChanged, TargetFailed: as `set_percent`.
+        """
+        self._change("shadow", percent, seen, lambda _: False)
+        self.wait("shadow", percent)
+
     def promote(self, seen: TargetState) -> TargetState:
         """Promote, in as many changes as the target needs, each of which may be the first that is made here.
 
@@ -63,12 +72,12 @@ class Mover:
         return seen
 
     def roll_back(self, seen: TargetState) -> None:
-        """Give everything back to stable.
+        """Give everything back to stable; after a promotion to the version that is kept warm.
 
         Raises:
             TargetChanged, TargetFailed: as `set_percent`.
         """
-        if seen.canary:
+        if seen.canary or seen.warm:
             self._change("rollback", 0, seen, lambda now: not now.canary or now.percent == 0)
             self.wait("rollback", 0)
 
@@ -106,7 +115,7 @@ class Mover:
                     self._tell("move", f"{action} was done though its answer was lost", percent=percent, patch=[])
                     return
             else:
-                self.tell(change, percent if action == "percent" else None)
+                self.tell(change, percent if action in ("percent", "shadow") else None)
                 return
 
     def _is_done(self, is_done: Callable[[TargetState], bool]) -> bool:

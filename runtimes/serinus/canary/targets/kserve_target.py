@@ -50,6 +50,9 @@ class KServeTarget:
         old_predictor: `spec.predictor` of the old version, to be described again after a rollback in Knative mode.
     """
 
+    lets_go = False
+    can_shadow = False
+
     def __init__(
         self,
         client: KubernetesClient,

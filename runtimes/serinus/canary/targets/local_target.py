@@ -30,12 +30,16 @@ class LocalTarget:
         state: its state folder.
         name: `name` or `namespace/name`.
         canary: name of its canary in Standard mode, where there are several.
+        warm_s: how long the supervisor keeps the old version after a promotion.
     """
 
-    keeps_warm = False
+    keeps_warm = True
+    lets_go = True
+    can_shadow = True
     can_restore = False
 
-    def __init__(self, state: Path, name: str, *, canary: str = "") -> None:
+    def __init__(self, state: Path, name: str, *, canary: str = "", warm_s: float = 0.0) -> None:
+        self._warm_s = warm_s
         self._folder = state
         self._name = name
         self._canary = canary
@@ -93,14 +97,20 @@ class LocalTarget:
             version=",".join(sorted(share["revision"] for share in service["traffic"])),
             problems=tuple(problems),
             policy=str(service.get("canary_policy") or ""),
+            notes=tuple(_affinity_notes(service)),
+            warm="" if canary else str(service["warm"]),
         )
 
     def planned(self, action: Action, percent: int, seen: TargetState) -> Change:
         """See `Target.planned`; the patch is of the manifest."""
         title = self._title()
-        value = {"percent": percent, "rollback": 0, "promote": 100}.get(action)
-        if value is None:
-            return Change("nothing is kept warm by serinus up")
+        if action == "shadow":
+            return Change(
+                f"a copy of {percent} % of the requests to {seen.canary}" if percent else "no copies any more"
+            )
+        if action == "finish":
+            return Change("the supervisor lets go of what it keeps warm by itself")
+        value = {"percent": percent, "rollback": 0, "promote": 100}[action]
         if title:
             note = f"write it into the manifest: {'make ' + title + ' the predictor' if action == 'promote' else f'trafficPercent: {value}'}"
             index = list(self._service()["canaries"]).index(title)
@@ -115,7 +125,7 @@ class LocalTarget:
             if action == "rollback"
             else ()
         )
-        return Change(f"canaryTrafficPercent: {value}", [{"op": "replace", "path": at, "value": value}], notes)
+        return Change(f"canaryTrafficPercent: {value}", [{"op": "add", "path": at, "value": value}], notes)
 
     def change(self, action: Action, percent: int, seen: TargetState) -> Change:
         """See `Target.change`."""
@@ -126,11 +136,19 @@ class LocalTarget:
                 f"{seen.service} was changed by somebody else: stable, canary, percentage were {before[:3]}, and are {after[:3]}; nothing was done"
             )
         change = self.planned(action, percent, seen)
-        if change.patch:
+        if action == "shadow":
+            _ask(self._folder, "mirror", name=now.service, percent=percent, canary=self._title())
+        elif change.patch:
             title = self._title()
+            warm_s = self._warm_s if action == "promote" else 0.0
             value: int | None = {"rollback": 0, "promote": 100 if title else None}.get(action, percent)
-            _ask(self._folder, "traffic", name=now.service, percent=value, canary=title, wait_s=_WAIT_S)
+            _ask(self._folder, "traffic", name=now.service, percent=value, canary=title, wait_s=_WAIT_S, warm_s=warm_s)
         return change
+
+    @property
+    def access_log(self) -> Path:
+        """The gateway's, from which users are counted."""
+        return self._folder / "logs" / "access.log"
 
     def _title(self) -> str:
         canaries = self._service()["canaries"]
@@ -140,6 +158,8 @@ class LocalTarget:
         """See `Target.is_settled`."""
         service = self._service()
         now = self._read(service)
+        if action == "shadow":
+            return int(service["mirror"]) == percent
         if action in ("promote", "finish"):
             return bool(service["settled"])
         return bool(service["settled"]) and now.served_percent in ((None, 0) if action == "rollback" else (percent,))
@@ -198,6 +218,12 @@ class LocalTarget:
             self._loaded = content
         except OSError as error:
             raise TargetFailed(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _affinity_notes(service: Mapping[str, Any]) -> list[str]:
+    if not service["affinity"]:
+        return ["every request is split at random: requests are counted, not users (annotation serinus.dev/affinity)"]
+    return [f"a user stays on one version by {service['affinity']}: a user's requests count as one"]
 
 
 def _ask(state: Path, operation: str, **fields: Any) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from ..sources.pod_scrape import Endpoint
 
 __all__ = ["Action", "Change", "Target", "TargetChanged", "TargetFailed", "TargetState"]
 
-Action = Literal["percent", "promote", "rollback", "finish", "restore"]
-"""Move traffic, make the canary stable, give everything back to stable, let go of what was kept warm, describe the old version again."""
+Action = Literal["percent", "shadow", "promote", "rollback", "finish", "restore"]
+"""Move traffic, send copies of requests, make the canary stable, give everything back to stable, let go of what was kept warm, describe the old
+version again."""
 
 
 class TargetFailed(SerinusError):
@@ -57,6 +58,8 @@ class TargetState:
     """Why nothing can be moved; empty: it can."""
     notes: tuple[str, ...] = ()
     """What whoever reads the report should know."""
+    warm: str = ""
+    """Without a canary: the revision that was stable before a promotion and can have all traffic back at once."""
     image_only: bool = False
     """Standard mode: the versions differ in their image alone, and promotion rolls stable's pods."""
     policy: str = ""
@@ -78,6 +81,10 @@ class Target(Protocol):
 
     keeps_warm: bool
     """After a promotion the old version can be kept running without traffic."""
+    lets_go: bool
+    """What is kept warm is let go by the target itself when its time is over."""
+    can_shadow: bool
+    """Copies of requests can be sent to the canary."""
     can_restore: bool
     """After a rollback the service still describes the new version, and the old one's description is at hand."""
 

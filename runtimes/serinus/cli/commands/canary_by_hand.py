@@ -93,7 +93,7 @@ def rollback(
     take_over: TakeOver = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Give all traffic back to stable now. A run that is under way sees it and ends."""
+    """Give all traffic back to stable now, or to the version that is kept warm. A run that is under way sees it and ends."""
     target = _target(name, namespace, kubeconfig, context, state_dir, canary, take_over)
     _by_hand(target, "rollback", Mover.roll_back, dry_run=dry_run)
 
@@ -189,7 +189,7 @@ def _by_hand(
         typer.echo(words if kind == "move" else f"{kind}: {words}", err=kind == "problem")
 
     seen, record = _looked_at(target)
-    if not seen.canary:
+    if not seen.canary and not (seen.warm and action == "rollback"):
         typer.echo(f"serinus canary: {seen.service}: {'; '.join(seen.problems) or 'there is no canary'}", err=True)
         raise typer.Exit(EXIT_STATUS["cannot"])
     try:
@@ -204,7 +204,8 @@ def _by_hand(
             target.save_record(None)
     except TargetFailed as error:
         raise _failed(error) from None
-    typer.echo(f"{seen.canary} was {'promoted' if action == 'promote' else 'rolled back'}")
+    revision = seen.canary or seen.stable
+    typer.echo(f"{revision} was {'promoted' if action == 'promote' else 'rolled back'}")
 
 
 def _failed(error: TargetFailed) -> typer.Exit:

@@ -96,6 +96,14 @@ def run(
     warm: Annotated[
         float, typer.Option(help="Seconds that the old version is kept after a promotion, where that can be.")
     ] = 0.0,
+    shadow: Annotated[
+        int,
+        typer.Option(
+            help="Before the first step: percent of the requests that the canary gets a copy of; answers are dropped.",
+            min=0,
+            max=100,
+        ),
+    ] = 0,
     settle: Annotated[float, typer.Option(help="Longest wait, seconds, for a change to be in force.")] = 600.0,
     for_: Annotated[
         float | None, typer.Option("--for", help="Longest time, seconds, without a verdict (default: the policy's).")
@@ -150,7 +158,7 @@ def run(
         state_dir=state_dir,
         canary=canary,
         take_over=take_over,
-        keep_warm=warm > 0,
+        warm_s=warm,
         metrics_port=metrics_port,
         restore=restore,
     )
@@ -166,7 +174,13 @@ def run(
     )
     judged, policy_from = (given, str(policy)) if given is not None else _policy_of(target)
     options = RunOptions(
-        interval_s=interval, settle_s=settle, warm_s=warm, moves=moves, for_s=for_, policy_from=policy_from
+        interval_s=interval,
+        settle_s=settle,
+        warm_s=warm,
+        shadow_percent=shadow,
+        moves=moves,
+        for_s=for_,
+        policy_from=policy_from,
     )
     view = RunView(output)
     files = make_files(records, state_dir, name)

@@ -278,7 +278,7 @@ def _manager(name: str, access_log: Path | None, route: Mapping[str, Any]) -> di
                     "@type": _EXTENSIONS + "filters.http.router.v3.Router",
                     "suppress_envoy_headers": True,
                 },
-            }
+            },
         ],
         **route,
     }

@@ -83,7 +83,9 @@ def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
     plan, chains = service.plan, service.chains
 
     canaries = {track.name for track in plan.canaries}
-    stable_tag = next((share.tag for share, _ in chains if share.tag not in canaries and share.tag != "latest"), "latest")
+    stable_tag = next(
+        (share.tag for share, _ in chains if share.tag not in canaries and share.tag != "latest"), "latest"
+    )
     stable = next((share.revision for share, _ in chains if share.tag == stable_tag), "")
     tags = [share.tag for share, _ in chains]
     affinity = plan.affinity and replace(plan.affinity, salt=f"{plan.key} {stable}")
@@ -94,7 +96,7 @@ def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
         weights: dict[str, int] = {}
         pins: list[Pin] = []
         middle = ""
-        for (component, percent), tag in zip(parts, tags if len(parts) > 1 else [""], strict=True):
+        for (component, percent), tag in zip(parts, tags if len(parts) != 1 else [""], strict=True):
             revision = names.get(component.digest)
             if revision is not None:
                 weights[revision] = weights.get(revision, 0) + percent

@@ -5,7 +5,7 @@ and its folder belong to the user alone. `Client` blocks; the server's side is i
 
 Operations: `status`; `apply` (paths, wait_s); `restart` (name); `down` (name, empty: everything); `traffic` (name, percent or
 null, canary, wait_s, warm_s), which is what patching `canaryTrafficPercent`, or a canary's `trafficPercent`, is in a cluster;
-`mirror` (name, percent, canary): a copy of so many requests to the canary; `let_go` (name) of what is kept warm after a promotion.
+`mirror` (name, percent, canary): a copy of so many percent of the requests to the canary.
 """
 
 from __future__ import annotations

@@ -218,9 +218,6 @@ class Daemon:
         if op == "mirror":
             await cluster.mirror(request["name"], int(request["percent"]), request.get("canary") or "")
             return self._status()
-        if op == "let_go":
-            cluster.let_go(request["name"])
-            return self._status()
         if op == "restart":
             return {"restarted": await cluster.restart(request["name"])}
         if op == "down":
@@ -231,7 +228,7 @@ class Daemon:
             # The answer goes out first; what comes next closes this very socket.
             asyncio.get_running_loop().call_later(0.05, self._stop.set)
             return {"pid": os.getpid()}
-        raise ConfigError(f"{op!r} is no operation; use status, apply, traffic, mirror, let_go, restart or down")
+        raise ConfigError(f"{op!r} is no operation; use status, apply, traffic, mirror, restart or down")
 
 
 class ManifestsRefused(ConfigError):

@@ -143,14 +143,6 @@ class LocalCluster:
             )
         await self._reconciler.publish()
 
-    def let_go(self, key: str) -> None:
-        """Stop what is kept warm after a promotion.
-
-        Raises:
-            ConfigError: no such service.
-        """
-        self._reconciler.keep_warm(self.find(key), 0.0)
-
     def find(self, name: str) -> RunningService:
         """A service by `name` or `namespace/name`.
 

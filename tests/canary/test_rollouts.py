@@ -1,0 +1,118 @@
+"""Whole rollouts on this machine: real servers behind the real Envoy, a bounded load, and every client's answer accounted for."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from canary_load import POLICY, Load, load, wait_for_canary, write_service
+from local_support import Up, up
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+OLD, NEW = "fraud-predictor-00001", "fraud-predictor-00002"
+
+
+def run(running: Up, *words: str) -> tuple[int, dict[str, Any]]:
+    """Run the canary to its end; its status and its report."""
+    (running.folder / "policy.yaml").write_text(POLICY)
+    options = ["--policy", "policy.yaml", "--interval", "1", "--for", "80", "-o", "lines", *words]
+    ended = running.cli("canary", "run", "fraud", *options, check=False)
+    report = json.loads(running.cli("canary", "report", "fraud").stdout)
+    assert report["problems"] == [], ended.stdout
+    return ended.returncode, report
+
+
+def split(running: Up) -> dict[str, int]:
+    return {share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]}
+
+
+def assert_nobody_else_failed(seen: Load, *, fails: bool = False) -> None:
+    """No request failed but those that the canary itself failed."""
+    assert seen.broken == []
+    assert set(seen.failures) == ({(NEW, 500)} if fails else set())
+    assert seen.answers[OLD, 200] > 200
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "metric"),
+    [
+        ({"sleep_s": 0.0}, 0, None),
+        ({"sleep_s": 0.012}, 10, "latency"),
+        # Quicker than stable, so that latency cannot be what decides.
+        ({"every": 50, "sleep_s": 0.001}, 10, "errors"),
+        ({"power": 2.0, "sleep_s": 0.001}, 10, "score"),
+    ],
+    ids=["better", "slow", "2-percent-errors", "other-scores"],
+)
+def test_a_version_is_promoted_where_it_is_better_and_rolled_back_where_it_is_slow_fails_or_scores_otherwise(
+    tmp_path: Path, version: dict[str, Any], status: int, metric: str | None
+) -> None:
+    write_service(tmp_path, "one")
+    with up(tmp_path, "isvc.yaml") as running:
+        write_service(tmp_path, "two", percent=0, **version)
+        wait_for_canary(running)
+        with load(running) as seen:
+            ended, report = run(running)
+        assert ended == status, report
+        assert report["decision"]["metric"] == metric
+        assert split(running)[OLD if status else NEW] == 100
+        assert_nobody_else_failed(seen, fails=metric == "errors")
+        assert any("requests are counted, not users" in note for note in report["notes"])
+
+
+def test_a_failing_version_is_found_by_copies_of_requests_and_no_client_notices(tmp_path: Path) -> None:
+    write_service(tmp_path, "one")
+    with up(tmp_path, "isvc.yaml") as running:
+        write_service(tmp_path, "two", percent=0, every=10, sleep_s=0.001)
+        wait_for_canary(running)
+        with load(running) as seen:
+            ended, report = run(running, "--shadow", "100")
+        assert ended == 10, report
+        assert report["decision"]["metric"] == "errors"
+        assert {look["percent"] for look in report["looks"]} == {0}, "it never had a request of a client's own"
+        assert {key[0] for key in seen.answers} == {OLD}
+        assert_nobody_else_failed(seen)
+        looks = [json.loads(line) for line in (running.state / "canary" / "fraud.looks.jsonl").read_text().splitlines()]
+        assert {look["run"] for look in looks} == {f"{report['run']} shadow"}
+        last = looks[-1]["canary"]
+        assert last["errors"] > 5
+        assert last["latency"]["counts"]
+        assert sum(last["score"]["counts"]) > 100
+
+
+def test_a_good_version_goes_from_copies_to_users_who_stay_and_its_predecessor_is_at_hand_after_it(
+    tmp_path: Path,
+) -> None:
+    sticky = {"serinus.dev/affinity": "cookie=uid"}
+    write_service(tmp_path, "one", annotations=sticky)
+    with up(tmp_path, "isvc.yaml") as running:
+        write_service(tmp_path, "two", percent=0, sleep_s=0.0, annotations=sticky)
+        wait_for_canary(running)
+        with load(running, users=100_000) as seen:
+            ended, report = run(running, "--shadow", "50", "--warm", "600")
+            assert ended == 0, report
+            time.sleep(0.5)  # some answers of the promoted version
+            began = seen.answers[OLD, 200]
+            assert running.status()["services"][0]["warm"] == OLD
+            old = {row["pid"] for row in running.status()["services"][0]["components"] if row["revision"] == OLD}
+            assert "was rolled back" in running.cli("canary", "rollback", "fraud").stdout
+            assert split(running)[OLD] == 100
+            now = running.status()["services"][0]["components"]
+            assert {row["pid"] for row in now if row["revision"] == OLD} == old, "the very process went on"
+            running.wait(lambda _: seen.answers[OLD, 200] > began, "answers of the old version")
+        assert_nobody_else_failed(seen)
+        words = [move["words"] for move in report["moves"]]
+        assert words[:3] == [
+            f"a copy of 50 % of the requests to {NEW}",
+            "no copies any more",
+            "canaryTrafficPercent: 50",
+        ]
+        last = report["last_look"]
+        for arm in ("stable", "canary"):
+            assert 0 < last[arm]["affinity_keys"] <= last[arm]["requests"] * 1.05 + 100
+        assert any("a user's requests count as one" in note for note in report["notes"])
