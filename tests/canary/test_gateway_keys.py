@@ -61,7 +61,7 @@ def test_without_affinity_requests_are_what_is_counted(tmp_path: Path):
 
 @pytest.mark.parametrize("different", [1000, 1001, 5000, 200_000])
 def test_the_count_is_exact_while_all_are_kept_near_beyond_and_never_goes_back(different: int):
-    draw, keys = random.Random(different), DistinctKeys(1000)  # noqa: S311 # hashes, no secret
+    draw, keys = random.Random(different), DistinctKeys(1000)  # hashes, no secret
     hashes = [draw.getrandbits(64) for _ in range(different)]
     before = 0
     for key in [*hashes, *hashes[:500]]:

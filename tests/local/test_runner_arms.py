@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -25,6 +26,10 @@ class Asker:
     def __init__(self, running: Up) -> None:
         self._connection = http.client.HTTPConnection(running.gateway, timeout=20)
 
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
     def tag(self, **fields: str) -> str:
         """Which version answers a request with these header fields."""
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
@@ -47,8 +52,8 @@ def two_versions(running: Up, folder: Path, annotation: str, *args: str) -> Clie
 def test_a_user_stays_on_one_version_and_never_goes_back_while_the_canary_grows(tmp_path: Path, kind: str) -> None:
     annotation = f"  annotations:\n    serinus.dev/affinity: {kind}=uid\n"
     (tmp_path / "isvc.yaml").write_text(manifest("--tag=v1", annotations=annotation))
-    with up(tmp_path, "isvc.yaml") as running:
-        control, asker = two_versions(running, tmp_path, annotation), Asker(running)
+    with up(tmp_path, "isvc.yaml") as running, contextlib.closing(Asker(running)) as asker:
+        control = two_versions(running, tmp_path, annotation)
 
         def tag(user: int) -> str:
             return asker.tag(uid=f"u{user}") if kind == "header" else asker.tag(Cookie=f"uids=u0; uid=u{user};x=1")
@@ -76,8 +81,8 @@ def test_a_user_stays_on_one_version_and_never_goes_back_while_the_canary_grows(
 
 def test_a_tester_reaches_a_version_by_its_revision_or_tag_before_it_has_traffic(tmp_path: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest("--tag=v1"))
-    with up(tmp_path, "isvc.yaml") as running:
-        control, asker = two_versions(running, tmp_path, ""), Asker(running)
+    with up(tmp_path, "isvc.yaml") as running, contextlib.closing(Asker(running)) as asker:
+        control = two_versions(running, tmp_path, "")
         assert {asker.tag() for _ in range(20)} == {"v1"}
         assert asker.tag(X_Serinus_Revision=NEW) == asker.tag(Knative_Serving_Tag="latest") == "v2"
         control.ask("traffic", name="fraud", percent=100, wait_s=20)
@@ -89,8 +94,8 @@ def test_a_tester_reaches_a_version_by_its_revision_or_tag_before_it_has_traffic
 
 def test_copies_reach_the_canary_and_no_client_notices_whatever_becomes_of_them(tmp_path: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest("--tag=v1"))
-    with up(tmp_path, "isvc.yaml") as running:
-        control, asker = two_versions(running, tmp_path, ""), Asker(running)
+    with up(tmp_path, "isvc.yaml") as running, contextlib.closing(Asker(running)) as asker:
+        control = two_versions(running, tmp_path, "")
         with pytest.raises(ControlFailed, match="120 is not a percentage"):
             control.ask("mirror", name="fraud", percent=120)
         with pytest.raises(ControlFailed, match="no canary v9"):
@@ -120,8 +125,8 @@ def test_copies_reach_the_canary_and_no_client_notices_whatever_becomes_of_them(
 
 def test_the_version_before_a_promotion_is_kept_so_long_and_takes_all_traffic_back_at_once(tmp_path: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest("--tag=v1"))
-    with up(tmp_path, "isvc.yaml") as running:
-        control, asker = two_versions(running, tmp_path, ""), Asker(running)
+    with up(tmp_path, "isvc.yaml") as running, contextlib.closing(Asker(running)) as asker:
+        control = two_versions(running, tmp_path, "")
         pids = {row["revision"]: row["pid"] for row in running.status()["services"][0]["components"]}
         with pytest.raises(ControlFailed, match="-1 s is no time to keep a version warm"):
             control.ask("traffic", name="fraud", percent=None, warm_s=-1)

@@ -130,7 +130,7 @@ class Load:
 
     def run(self, seed: int) -> None:
         """Ask until the end, at most some 250 times a second."""
-        draw = random.Random(seed)  # noqa: S311 # scores, no secret
+        draw = random.Random(seed)  # scores, no secret
         connection = http.client.HTTPConnection(self._gateway, timeout=20)
         while not self._ended.wait(0.004):
             user = f"user-{draw.randrange(self._users)}"
