@@ -13,6 +13,7 @@ from .commands.canary import canary
 from .commands.canary_by_hand import promote, report, rollback
 from .commands.canary_by_hand import status as canary_status
 from .commands.canary_judge import judge
+from .commands.canary_route import route
 from .commands.canary_run import run as canary_run
 from .commands.down import down
 from .commands.lint import lint
@@ -47,6 +48,7 @@ canary.command()(promote)
 canary.command()(rollback)
 canary.command()(report)
 canary.command()(judge)
+canary.command()(route)
 app.add_typer(canary)
 
 
