@@ -2,7 +2,8 @@
 
 Trains both models on MovieLens 100K where they are missing, brings version 1 up with `serinus up`, applies version 2 over it with
 `canaryTrafficPercent: 10`, and asks for recommendations of real users through the gateway. Then it promotes the canary and rolls it
-back. Nothing is simulated: every figure is counted or measured here, in this run.
+back by hand, and at last leaves both to `serinus canary run`: version 2 is promoted, and a version 3 that waits too long for a full batch
+is rolled back. Nothing is simulated: every figure is counted or measured here, in this run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
@@ -33,8 +35,9 @@ from serinus.local.run.control_socket import Client
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MODELS = ROOT / ".cache" / "recommender"
+RECORDS = ROOT / ".cache" / "recommender-canary"
 HOST = "recommender.default.localhost"
-REQUESTS = 3000
+REQUESTS = 2000
 AT_ONCE = 8
 SHARE = 0.10
 
@@ -257,6 +260,79 @@ async def steer(console: Console, port: int, state: str, users: list[int]) -> bo
     return right
 
 
+def write_version_3(folder: Path) -> Path:
+    """Write version 3: version 2's model, and a server that waits 0.15 s for more rows, which on a quiet service never come."""
+    service = yaml.safe_load((HERE / "knative" / "v1" / "inferenceservice.yaml").read_text(encoding="utf-8"))
+    service["metadata"]["annotations"]["serinus.dev/local-storage-uri"] = f"gs://serinus-models/recommender={MODELS}"
+    predictor = service["spec"]["predictor"]
+    predictor["canaryTrafficPercent"] = 0
+    container = predictor["containers"][0]
+    container["args"] += ["--batchable=true", "--max_delay_s=0.15"]
+    for variable in container["env"]:
+        if variable["name"] == "STORAGE_URI":
+            variable["value"] = "gs://serinus-models/recommender/v2"
+    path = folder / "version-3.yaml"
+    path.write_text(yaml.safe_dump(service), encoding="utf-8")
+    return path
+
+
+async def judged(
+    console: Console, port: int, state: str, users: list[int], what: str, *, policy: str, wanted: str
+) -> bool:
+    """Let `serinus canary run` decide while users ask; tells whether it ended as wanted and no request failed."""
+    words = ("canary", "run", "recommender", "--state-dir", state, "--records", str(RECORDS), "--interval", "1")
+    options = ("--policy", str(HERE / policy), "-o", "lines")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "serinus.cli", *words, *options, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    rest, answers, failed, ended = Rest(port), Counter[str](), Counter[str](), asyncio.Event()
+
+    async def ask(first: int) -> None:
+        user = first
+        while not ended.is_set():
+            try:
+                _, revision = await rest.recommend(users[user % len(users)])
+                answers[revision] += 1
+            except RuntimeError as error:
+                failed[str(error)] += 1
+            user += AT_ONCE
+
+    asking = [asyncio.create_task(ask(number)) for number in range(AT_ONCE)]
+    began = time.perf_counter()
+    with console.status(f"serinus canary run: {what}"):
+        await process.communicate()
+    seconds = time.perf_counter() - began
+    ended.set()
+    await asyncio.gather(*asking)
+    await rest.close()
+    report = await asyncio.to_thread(cli, "canary", "report", "recommender", "--records", str(RECORDS))
+    path = RECORDS / f"{wanted.replace(' ', '-')}.json"
+    path.write_text(report, encoding="utf-8")
+    found = json.loads(report)
+    right = found["ending"] == wanted and not failed
+    console.print(f"\n{what}: {found['words']}, {seconds:.0f} s", style="green" if right else "red")
+    for reason in (found["decision"] or {}).get("reasons", [])[:4]:
+        console.print(f"  {reason}", markup=False)
+    shown = ", ".join(f"{revision} {count:,}" for revision, count in sorted(answers.items()))
+    console.print(f"  answers: {shown}; failed: {sum(failed.values())}")
+    console.print(f"  report: {path.relative_to(ROOT)}")
+    return right
+
+
+def judge_both(console: Console, port: int, state: str, users: list[int]) -> bool:
+    """A good version and a bad one, each left to the judge."""
+    right = asyncio.run(
+        judged(console, port, state, users, "version 2, two towers", policy="demo-errors.yaml", wanted="promoted")
+    )
+    with console.status("serinus up version-3.yaml"):
+        cli("up", str(write_version_3(Path(state))), "--state-dir", state)
+    wrong = "version 3, which waits for a full batch"
+    return (
+        asyncio.run(judged(console, port, state, users, wrong, policy="demo-latency.yaml", wanted="rolled back"))
+        and right
+    )
+
+
 def main() -> int:
     """Run the demo; ends by itself and leaves no process behind."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "120")))
@@ -276,8 +352,10 @@ def main() -> int:
         right = counted(console, asyncio.run(send(console, port, users, REQUESTS, "asking for recommendations")))
         asyncio.run(beside(console, port, [*users[195:198], "nobody"]))
         right = asyncio.run(steer(console, port, state, users)) and right
+        right = judge_both(console, port, state, users) and right
     console.print(
         "\nNext:\n"
+        f"  serinus canary report recommender --records {RECORDS.relative_to(ROOT)}    # the last run, as JSON\n"
         "  serinus up inferenceservices/recommender/standard    # the same with spec.canary; Ctrl-C ends it\n"
         f"  curl -s -H 'Host: {HOST}' -H 'Content-Type: application/json' \\\n"
         "       http://127.0.0.1:8080/v2/models/recommender/infer -d @inferenceservices/recommender/request.json",
