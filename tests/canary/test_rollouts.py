@@ -62,7 +62,7 @@ def test_a_version_is_promoted_where_it_is_better_and_rolled_back_where_it_is_sl
         assert report["decision"]["metric"] == metric
         assert split(running)[OLD if status else NEW] == 100
         assert_nobody_else_failed(seen, fails=metric == "errors")
-        assert any("requests are counted, not users" in note for note in report["notes"])
+        assert report["counted"] == "requests"
 
 
 def test_a_failing_version_is_found_by_copies_of_requests_and_no_client_notices(tmp_path: Path) -> None:
@@ -74,7 +74,9 @@ def test_a_failing_version_is_found_by_copies_of_requests_and_no_client_notices(
             ended, report = run(running, "--shadow", "100")
         assert ended == 10, report
         assert report["decision"]["metric"] == "errors"
-        assert {look["percent"] for look in report["looks"]} == {0}, "it never had a request of a client's own"
+        assert {(look["percent"], look["shadow"]) for look in report["looks"]} == {(0, 100)}, (
+            "it never had a request of a client's own"
+        )
         assert {key[0] for key in seen.answers} == {OLD}
         assert_nobody_else_failed(seen)
         looks = [json.loads(line) for line in (running.state / "canary" / "fraud.looks.jsonl").read_text().splitlines()]
@@ -115,4 +117,4 @@ def test_a_good_version_goes_from_copies_to_users_who_stay_and_its_predecessor_i
         last = report["last_look"]
         for arm in ("stable", "canary"):
             assert 0 < last[arm]["affinity_keys"] <= last[arm]["requests"] * 1.05 + 100
-        assert any("a user's requests count as one" in note for note in report["notes"])
+        assert report["counted"] == "users"

@@ -135,6 +135,7 @@ def _report(run: str, events: list[dict[str, Any]], looks: list[dict[str, Any]])
         return [event for event in events if event["kind"] == kind]
 
     begins, ends, verdicts = of("begin"), of("end"), of("look")
+    has_users = bool(looks) and all("affinity_keys" in looks[-1][arm] for arm in ("stable", "canary"))
     return {
         "run": run,
         "began": begins[0]["time"] if begins else None,
@@ -144,10 +145,17 @@ def _report(run: str, events: list[dict[str, Any]], looks: list[dict[str, Any]])
         "service": {key: begins[-1].get(key) for key in ("mode", "stable", "canary", "policy", "notes")}
         if begins
         else {},
+        "counted": "users" if has_users else "requests",
         "decision": verdicts[-1]["verdict"] if verdicts else None,
         "last_look": looks[-1] if looks else None,
         "looks": [
-            {"time": event["time"], "percent": event["counts"].get("percent"), **event["verdict"]} for event in verdicts
+            {
+                "time": event["time"],
+                "percent": event["counts"].get("percent"),
+                **({"shadow": event["shadow"]} if "shadow" in event else {}),
+                **event["verdict"],
+            }
+            for event in verdicts
         ],
         "moves": [{key: event.get(key) for key in ("time", "words", "percent", "patch")} for event in of("move")],
         "problems": [{"time": event["time"], "words": event["words"]} for event in of("problem")],

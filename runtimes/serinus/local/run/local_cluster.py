@@ -84,6 +84,7 @@ class LocalCluster:
             service = self.services[plan.key] = RunningService(plan)
         service.plan = plan
         service.percent = plan.canary_percent
+        service.mirror = None  # copies were for the canary that was there
         service.canary_percents = {track.name: track.percent for track in plan.canaries}
         self._reconciler.reconcile(service)
         return service
