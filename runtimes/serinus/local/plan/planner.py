@@ -21,9 +21,8 @@ from .arm_choice import affinity_of
 from .container_environment import ConfigData, resolve_environment
 from .deployment_plan import ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
 from .image_commands import Command, resolve_image
-from .local_storage import local_storage
 from .server_defaults import with_server_defaults
-from .storage_spec import with_storage_spec
+from .storage_spec import local_storage, with_storage_spec
 
 __all__ = ["Planner"]
 

@@ -1,4 +1,6 @@
-"""`model.storage` as the URI that KServe's webhook makes of it, with the fields of the secret `storage-config`. Pure.
+"""Where a model lies: `model.storage` as the URI that KServe's webhook makes of it, and what `serinus up` takes instead of a URI. Pure.
+
+The first reads the fields of the secret `storage-config`, the second the annotation serinus.dev/local-storage-uri.
 
 Source: CreateStorageSpecSecretEnvs, `pkg/credentials/service_account_credentials.go` of KServe: the entry `key` of the secret (without one, `default` or
 `default_TYPE`, which may be missing), overridden by `parameters`; `TYPE://BUCKET/PATH`. The secret is one of the manifests', or a file of this machine.
@@ -12,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from ...manifests.conventions import PREFIX
+from ...manifests.documents import Source
 from ...manifests.fields import mapping
 from ...manifests.inference_service import Component, InferenceService, StorageUri
 from ...manifests.problems import Problems
 from .container_environment import ConfigData
-from .local_storage import LOCAL_STORAGE
 
-__all__ = ["with_storage_spec"]
+__all__ = ["LOCAL_STORAGE", "local_storage", "with_storage_spec"]
 
 _SECRET = "storage-config"  # noqa: S105 (its name)
 _TYPES = ("s3", "hdfs", "webhdfs")
@@ -98,3 +100,30 @@ def _fields(text: str) -> dict[str, str] | None:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         return None
     return value
+
+
+LOCAL_STORAGE = "serinus.dev/local-storage-uri"
+"""Annotation of an InferenceService: what `serinus up` takes instead of its predictor's storageUri, relative to the manifest: a
+folder, or URI=FOLDER for every URI (canaries' too) that begins so."""
+
+
+def local_storage(service: InferenceService, component: Component) -> tuple[StorageUri, ...]:
+    """The component's storage, or what the annotation says for this machine."""
+    local = service.annotations.get(LOCAL_STORAGE)
+    if not local or not component.storage or component.kind != "predictor":
+        return component.storage
+    first = component.storage[0]
+    prefix, equals, folder = local.rpartition("=")
+    if equals and "://" in prefix:
+        # Speaks for every URI below the prefix, canaries' as well.
+        prefix = prefix.rstrip("/")
+        if first.uri != prefix and not first.uri.startswith(prefix + "/"):
+            return component.storage
+        local = folder.rstrip("/") + first.uri[len(prefix) :]
+        at = Source(((service.document, ("metadata", "annotations", LOCAL_STORAGE)),))
+        return (StorageUri(local, first.mount_path, at), *component.storage[1:])
+    # The annotation speaks for the stable predictor's URI; a canary that names a URI of its own keeps it.
+    if service.predictor.storage and first.uri != service.predictor.storage[0].uri:
+        return component.storage
+    at = Source(((service.document, ("metadata", "annotations", LOCAL_STORAGE)),))
+    return (StorageUri(local, first.mount_path, at), *component.storage[1:])
