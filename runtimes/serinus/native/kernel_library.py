@@ -18,6 +18,7 @@ SYMBOLS = (
     "serinus_forest_lanes",
     "serinus_forest_margin_of",
     "serinus_forest_predict",
+    "serinus_json_census",
     "serinus_json_take",
     "serinus_mlp_predict",
 )

@@ -35,6 +35,7 @@ import orjson
 from ..errors import InvalidInput, ModelFailed, TooLarge
 from .datatypes import BFLOAT16, BYTES, DATATYPES, NUMPY_DTYPES
 from .documents.json_values import NotFinite, dump_array
+from .json_census import check_census
 from .raw import round_to_bfloat16
 from .types import NO_PARAMETERS, Limits
 
@@ -111,7 +112,7 @@ def load_object(
 
     Raises:
         InvalidInput: empty, not JSON (with line and column), not an object, or nested deeper than `json_depth`.
-        TooLarge: longer than `body_bytes`.
+        TooLarge: longer than `body_bytes`, or more values, arrays and objects than `json_census` allows.
     """
     document = load_value(body, what, limits, not_finite=not_finite)
     if type(document) is not dict:
@@ -123,6 +124,8 @@ def load_value(body: bytes | bytearray | memoryview, what: str, limits: Limits, 
     """Parse a body that may be any JSON, otherwise as `load_object`."""
     if len(body) > limits.body_bytes:
         raise TooLarge(f"{what} has {len(body)} bytes, the limit is {limits.body_bytes} (max_body_bytes)")
+    body = bytes(body)
+    check_census(body, what)
     try:
         document = _parse(body)
     except orjson.JSONDecodeError as error:
@@ -132,14 +135,14 @@ def load_value(body: bytes | bytearray | memoryview, what: str, limits: Limits, 
             "depth limit" in error.msg or "recursion" in error.msg.lower()
         ):  # orjson's own, ~1024; its words vary by version
             raise InvalidInput(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)") from None
-        document = _load_not_finite(bytes(body)) if not_finite else None
+        document = _load_not_finite(body) if not_finite else None
         reason = error.msg.split(": line ")[0]
         if document is None:
             raise InvalidInput(f"{what} is not JSON: {reason} (line {error.lineno}, column {error.colno})") from None
     # Brackets are an upper bound of the depth that costs next to nothing; strings that hold some only bring the true count.
-    brackets = bytes(body).count(b"[") + bytes(body).count(b"{")
+    brackets = body.count(b"[") + body.count(b"{")
     if brackets > limits.json_depth:
-        depth = _depth(document, limits) if brackets <= _FEW_BRACKETS else _depth_of_text(bytes(body))
+        depth = _depth(document, limits) if brackets <= _FEW_BRACKETS else _depth_of_text(body)
         if depth > limits.json_depth:
             raise InvalidInput(f"{what} is nested deeper than {limits.json_depth} levels (max_json_depth)")
     return document

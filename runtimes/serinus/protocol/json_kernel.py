@@ -23,6 +23,7 @@ from ..errors import InvalidInput, TooLarge
 from ..native import library
 from .binary_codec import binary_flag
 from .datatypes import BFLOAT16, BYTES, NUMPY_DTYPES
+from .json_census import MOST_VALUES
 from .json_codec import decode_data, decode_parameters, is_nested, load_object
 from .raw import Buffer, decode, round_to_bfloat16
 from .rest_document import TensorHead, decode_id, decode_requested_outputs, read_head, read_list
@@ -127,8 +128,10 @@ class _Workspace:
 class JsonKernel:
     """The kernel with its workspaces; safe to share between threads."""
 
-    def __init__(self, split: Any, limits: Limits) -> None:
+    def __init__(self, split: Any, split_long: Any, limits: Limits) -> None:
         self._split = split
+        self._split_long = split_long
+        """The same, without the interpreter's lock: for bodies whose milliseconds others should not wait for."""
         self._limits = limits
         self._free: list[_Workspace] = []
 
@@ -138,10 +141,11 @@ class JsonKernel:
         native = library()
         if native is None:
             return None
-        split = native.quick.serinus_json_take
-        split.argtypes = (ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(_Area))
-        split.restype = ctypes.c_int32
-        return cls(split, limits)
+        split, split_long = native.quick.serinus_json_take, native.long.serinus_json_take
+        for function in (split, split_long):
+            function.argtypes = (ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(_Area))
+            function.restype = ctypes.c_int32
+        return cls(split, split_long, limits)
 
     def decode_request(
         self,
@@ -181,7 +185,8 @@ class JsonKernel:
         model_version: str,
         headers: Mapping[str, str],
     ) -> InferRequest | None:
-        used = self._split(body, length, workspace.reference)
+        split = self._split if workspace.is_scratch else self._split_long
+        used = split(body, length, workspace.reference)
         if used < 0:
             return None
         skeleton = workspace.skeleton[:used].tobytes()
@@ -271,6 +276,8 @@ class JsonKernel:
         """Whether numbers nested so fill the shape, within the limits."""
         limits = self._limits
         count = prod(head.shape)
+        if head.datatype == BYTES and count > MOST_VALUES:
+            return False
         if nesting != [count] and nesting != list(head.shape):
             return False
         if 3 + len(nesting) > limits.json_depth:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import orjson
 
 from ...errors import InvalidInput
+from ...protocol.json_census import check_census
 from ..http.exchange import Headers
 
 __all__ = ["CloudEvent", "CloudEventSettings", "read_event"]
@@ -98,6 +99,7 @@ def read_event(headers: Headers, body: bytes, settings: CloudEventSettings) -> C
 
     Raises:
         InvalidInput: an attribute is missing or wrong, or the data cannot be read.
+        TooLarge: its JSON holds more than `json_census` allows.
     """
     if headers.cloud_event:
         attributes: dict[str, Any] = {
@@ -107,6 +109,7 @@ def read_event(headers: Headers, body: bytes, settings: CloudEventSettings) -> C
         return CloudEvent(body, attributes, True, settings)
     if headers.content_type.split(b";", 1)[0].strip().lower() != _STRUCTURED.encode():
         return None
+    check_census(body, "the CloudEvent")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
