@@ -21,6 +21,7 @@ from ...settings import BatchSettings
 from ..batching.deadlines import Deadlines
 from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
 from ..execution.request_executor import RequestExecutor
+from ..large_bodies import LARGE_BODY_BYTES, read_aside
 from ..response_stream import ResponseStream, closing
 from ..telemetry.statistics import ModelStatistics
 from .checks import RequestChecks
@@ -116,10 +117,15 @@ class RequestServable(Servable):
         model = self._requests
         if call.task or (not call.explain and not self._speaks_v1):
             return ask_in_v2(self.infer_nowait, call, self.metadata(), on_complete)
-        document = read_document(call, takes_bytes=model.takes_bytes)
-        return _V1Call(
-            self, call, on_complete, partial(model.explain_v1 if call.explain else model.predict_v1, document)
-        )
+        ask = model.explain_v1 if call.explain else model.predict_v1
+        if len(call.body) <= LARGE_BODY_BYTES:
+            return _V1Call(self, call, on_complete, partial(ask, read_document(call, takes_bytes=model.takes_bytes)))
+
+        async def read_and_ask(headers: Mapping[str, str]) -> Any:
+            document = await read_aside(len(call.body), lambda: read_document(call, takes_bytes=model.takes_bytes))
+            return await ask(document, headers)
+
+        return _V1Call(self, call, on_complete, read_and_ask)
 
     def begin_task(
         self, request: InferRequest, on_complete: Outcome, task: Callable[[], Awaitable[Any]]

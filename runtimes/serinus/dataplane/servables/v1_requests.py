@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
-from ...errors import InvalidInput, SerinusError
+from ...errors import InvalidInput, ModelFailed, SerinusError
 from ...model import Cancellable, V1Answer
 from ...protocol import v1_codec
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.json_codec import load_object, load_value
 from ...protocol.peers import example_codec
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
+from ..large_bodies import LARGE_BODY_BYTES, begin_aside
 
 __all__ = ["V1Request", "ask_in_v2", "convert", "is_streamed", "read_document"]
+
+_log = logging.getLogger("serinus.model")
 
 _JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+json", "application/ld+json"})
 """KServe's dataplane has the same three."""
@@ -86,15 +91,27 @@ def ask_in_v2(
         on_complete: told the V1 answer, with the response's headers, or the error.
 
     Raises:
-        SerinusError: the body or the request is refused; `on_complete` will not be called.
+        SerinusError: the body or the request is refused; `on_complete` will not be called. That of a large body is told by it.
     """
-    request, write = convert(
-        call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite, task=call.task
-    )
-    request.headers = call.headers
-    request.deadline = call.deadline
 
-    def answer(outcome: InferResponse | SerinusError) -> None:
+    def read() -> tuple[InferRequest, Callable[[InferResponse], bytes]]:
+        return convert(
+            call.body, metadata, version=call.version, limits=call.limits, not_finite=call.not_finite, task=call.task
+        )
+
+    def begin(converted: tuple[InferRequest, Callable[[InferResponse], bytes]]) -> Cancellable:
+        request, write = converted
+        request.headers = call.headers
+        request.deadline = call.deadline
+        return infer_nowait(request, partial(answer, write))
+
+    def failed(error: BaseException) -> None:
+        if not isinstance(error, SerinusError):
+            _log.error("model '%s': a V1 body could not be read", metadata.name, exc_info=error)
+            error = ModelFailed("the request could not be processed; the server's log has the details")
+        on_complete(error)
+
+    def answer(write: Callable[[InferResponse], bytes], outcome: InferResponse | SerinusError) -> None:
         if isinstance(outcome, SerinusError):
             on_complete(outcome)
             return
@@ -104,7 +121,9 @@ def ask_in_v2(
             result = error
         on_complete(result)
 
-    return infer_nowait(request, answer)
+    if len(call.body) > LARGE_BODY_BYTES:
+        return begin_aside(read, begin, failed)
+    return begin(read())
 
 
 def is_streamed(answer: Any) -> bool:

@@ -25,7 +25,7 @@ from ...errors import InvalidInput
 from ...protocol.json_census import check_census
 from ..http.exchange import Headers
 
-__all__ = ["CloudEvent", "CloudEventSettings", "read_event"]
+__all__ = ["CloudEvent", "CloudEventSettings", "is_structured", "read_event"]
 
 _REQUIRED: Final = ("id", "source", "type")
 _VERSIONS: Final = ("1.0", "0.3")
@@ -94,6 +94,11 @@ class CloudEvent:
         return _STRUCTURED, document, []
 
 
+def is_structured(headers: Headers) -> bool:
+    """Tell an event whose document is the body."""
+    return headers.content_type.split(b";", 1)[0].strip().lower() == _STRUCTURED.encode()
+
+
 def read_event(headers: Headers, body: bytes, settings: CloudEventSettings) -> CloudEvent | None:
     """Take a request body out of its event; None: the request is no event.
 
@@ -107,7 +112,7 @@ def read_event(headers: Headers, body: bytes, settings: CloudEventSettings) -> C
         }
         _check(attributes, "ce-")
         return CloudEvent(body, attributes, True, settings)
-    if headers.content_type.split(b";", 1)[0].strip().lower() != _STRUCTURED.encode():
+    if not is_structured(headers):
         return None
     check_census(body, "the CloudEvent")
     try:

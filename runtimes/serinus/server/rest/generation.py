@@ -53,7 +53,8 @@ class GenerateApi:
             return
 
         async def answer(body: bytes) -> Reply:
-            responses = self._plane.infer_stream(self._decode(exchange, parameters, body))
+            request = await self._responder.aside(len(body), lambda: self._decode(exchange, parameters, body))
+            responses = self._plane.infer_stream(request)
             async with closing(responses):
                 first = await anext(responses, None)
                 if first is None or await anext(responses, None) is not None:
@@ -68,7 +69,8 @@ class GenerateApi:
             return
 
         async def answer(body: bytes) -> Stream:
-            responses = self._plane.infer_stream(self._decode(exchange, parameters, body))
+            request = await self._responder.aside(len(body), lambda: self._decode(exchange, parameters, body))
+            responses = self._plane.infer_stream(request)
             try:
                 first = await anext(responses, None)
                 event = b"" if first is None else _event(first)

@@ -55,7 +55,10 @@ class RepositoryApi:
 
     def _repository_index(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         def answer(body: bytes, event: CloudEvent | None) -> None:  # noqa: ARG001
-            ready = self._object(body).get("ready")
+            self._responder.offload(exchange, len(body), lambda: self._object(body), index)
+
+        def index(document: dict[str, Any]) -> None:
+            ready = document.get("ready")
             if ready is not None and type(ready) is not bool:
                 raise InvalidInput(f"'ready' is {describe(ready)}; true or false was expected")
             self._responder.reply(
@@ -66,18 +69,29 @@ class RepositoryApi:
 
     def _load(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         check_change(exchange.headers, self._plane.access)
-        self._responder.unpack(exchange, lambda body, event: self._change(exchange, "load", parameters[0], body))  # noqa: ARG005
+        self._read_change(exchange, "load", parameters[0])
 
     def _unload(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         check_change(exchange.headers, self._plane.access)
-        self._responder.unpack(exchange, lambda body, event: self._change(exchange, "unload", parameters[0], body))  # noqa: ARG005
+        self._read_change(exchange, "unload", parameters[0])
 
     def _object(self, body: bytes) -> dict[str, Any]:
         """Read an optional JSON object of the repository extension."""
         return load_object(body, "the request body", self._limits) if body.strip() else {}
 
-    def _change(self, exchange: Exchange, action: str, name: str, body: bytes) -> None:
-        options = dict(decode_parameters(self._object(body).get("parameters"), f"{action} request", self._limits))
+    def _read_change(self, exchange: Exchange, action: str, name: str) -> None:
+        def read(body: bytes, event: CloudEvent | None) -> None:  # noqa: ARG001
+            self._responder.offload(
+                exchange,
+                len(body),
+                lambda: self._object(body),
+                lambda document: self._change(exchange, action, name, document),
+            )
+
+        self._responder.unpack(exchange, read)
+
+    def _change(self, exchange: Exchange, action: str, name: str, document: dict[str, Any]) -> None:
+        options = dict(decode_parameters(document.get("parameters"), f"{action} request", self._limits))
 
         async def work() -> Reply:
             if self._apply is not None:

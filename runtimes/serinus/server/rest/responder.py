@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import orjson
 
@@ -20,16 +20,18 @@ from ...protocol.raw import Buffer
 from ...protocol.rest_codec import error_json
 from ..http.exchange import Exchange, RawHeaders
 from ..refusals import refuse
-from .cloudevents import CloudEvent, CloudEventSettings, read_event
+from .cloudevents import CloudEvent, CloudEventSettings, is_structured, read_event
 from .content import CODINGS, choose_coding, compress, decompress, refuses_plain
 
 __all__ = ["JSON", "Reply", "Responder", "Stream"]
 
 _log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
+
 JSON: Final = "application/json"
 _INLINE_BYTES: Final = 256 * 1024
-"""Bodies above it are decompressed in a thread: 256 KiB take about 1 ms, a probe may wait so long."""
+"""Bodies above it are decompressed and read in a thread: 256 KiB take about 1 ms, a probe may wait so long."""
 _COMPRESS_INLINE_BYTES: Final = 16 * 1024
 """Bodies above it are compressed in a thread: compressing takes some ten times as long as undoing it."""
 _RAW: Final = frozenset({"application/octet-stream", "image/png", "image/jpeg"})
@@ -107,7 +109,7 @@ class Responder:
                 def send(body: bytes) -> None:
                     exchange.respond(status, content_type, [body], fields)
 
-                self._offload(
+                self.offload(
                     exchange, size, lambda: compress(chunks, coding), send, inline_bytes=_COMPRESS_INLINE_BYTES
                 )
                 return
@@ -190,23 +192,31 @@ class Responder:
             _log.error("%s", what, exc_info=error)
         exchange.finish(whole=False)
 
-    def _offload(
+    def offload(
         self,
         exchange: Exchange,
         size: int,
-        work: Callable[[], bytes],
-        then: Callable[[bytes], None],
+        work: Callable[[], _Result],
+        then: Callable[[_Result], None],
         *,
         inline_bytes: int = _INLINE_BYTES,
     ) -> None:
-        """Do byte work here if it is small, else in a thread."""
+        """Do byte work here if it is small, else in a thread; `then` is called on the loop's thread, and not at all where the client has gone.
+
+        Args:
+            exchange: answered with the error where the work or `then` fails in a thread's stead; here it is raised.
+            size: bytes that are worked on.
+            work: of them.
+            then: given its result.
+            inline_bytes: what is small.
+        """
         if size <= inline_bytes:
             then(work())
             return
         future = asyncio.get_running_loop().run_in_executor(None, work)
         self._tasks.add(future)
 
-        def done(future: asyncio.Future[bytes]) -> None:
+        def done(future: asyncio.Future[_Result]) -> None:
             self._tasks.discard(future)
             if future.cancelled() or exchange.gone:
                 return
@@ -217,6 +227,10 @@ class Responder:
 
         future.add_done_callback(done)
 
+    async def aside(self, size: int, work: Callable[[], _Result]) -> _Result:
+        """Do byte work here if it is small, else in a thread, for a coroutine."""
+        return work() if size <= _INLINE_BYTES else await asyncio.get_running_loop().run_in_executor(None, work)
+
     def inflate(self, exchange: Exchange, then: Callable[[bytes], None]) -> None:
         """Undo the content coding, and go on with the body."""
         coding = exchange.headers.content_encoding
@@ -224,14 +238,24 @@ class Responder:
             then(exchange.body)
             return
         body, limit = exchange.body, self._body_bytes
-        self._offload(exchange, len(body), lambda: decompress(body, coding, limit), then)
+        self.offload(exchange, len(body), lambda: decompress(body, coding, limit), then)
 
     def unpack(self, exchange: Exchange, then: Callable[[bytes, CloudEvent | None], None]) -> None:
         """Undo content coding and CloudEvent, and go on with the body."""
         headers = exchange.headers
 
         def go_on(body: bytes) -> None:
-            event = read_event(headers, body, self._cloud_events)
+            if len(body) <= _INLINE_BYTES:
+                read(read_event(headers, body, self._cloud_events), body)
+                return
+            self.offload(
+                exchange,
+                len(body) if is_structured(headers) else 0,
+                lambda: read_event(headers, body, self._cloud_events),
+                lambda event: read(event, body),
+            )
+
+        def read(event: CloudEvent | None, body: bytes) -> None:
             then(body if event is None else event.data, event)
 
         _check_charset(headers.content_type)

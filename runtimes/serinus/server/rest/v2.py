@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
+from ...dataplane.large_bodies import LARGE_BODY_BYTES
 from ...dataplane.plane import Plane
 from ...dataplane.response_stream import ResponseStream, closing
 from ...errors import ClientError, InvalidInput, NotFound, SerinusError
@@ -26,6 +27,12 @@ __all__ = ["EVENTS", "LIVE", "V2Api"]
 EVENTS: Final = "text/event-stream; charset=utf-8"
 LIVE: Final = ((b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no"))
 """Events are for now: no cache keeps them, and nginx passes them on at once."""
+
+
+def _json_bytes(exchange: Exchange, body: bytes) -> int:
+    """Bytes of a body that have to be parsed; raw tensors cost nothing."""
+    length = exchange.headers.json_length
+    return len(body) if length is None else length
 
 
 class _InferCall:
@@ -94,7 +101,19 @@ class V2Api:
             self.responder.unpack(exchange, lambda body, event: self._submit(exchange, parameters, body, event))
 
     def _submit(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes, event: CloudEvent | None) -> None:
+        if len(body) > LARGE_BODY_BYTES and (size := _json_bytes(exchange, body)) > LARGE_BODY_BYTES:
+            self.responder.offload(
+                exchange,
+                size,
+                lambda: self._decode(exchange, parameters, body),
+                lambda request: self._begin(exchange, request, event),
+                inline_bytes=LARGE_BODY_BYTES,
+            )
+            return
         request = self._decode(exchange, parameters, body)
+        exchange.pending = self._plane.infer_nowait(request, _InferCall(self, exchange, request, event))
+
+    def _begin(self, exchange: Exchange, request: InferRequest, event: CloudEvent | None) -> None:
         exchange.pending = self._plane.infer_nowait(request, _InferCall(self, exchange, request, event))
 
     def _decode(self, exchange: Exchange, parameters: tuple[str, ...], body: bytes) -> InferRequest:
@@ -127,7 +146,8 @@ class V2Api:
         """Answer with events (WHATWG HTML, 9.2), one for each response, as MLServer does."""
 
         async def answer(body: bytes) -> Stream:
-            request = self._decode(exchange, parameters, body)
+            size = _json_bytes(exchange, body)
+            request = await self.responder.aside(size, lambda: self._decode(exchange, parameters, body))
             responses = self._plane.infer_stream(request)
             try:
                 first = await anext(responses, None)

@@ -1,0 +1,80 @@
+"""What a large JSON text holds is counted before it is parsed, by the kernel and without it alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from serinus.errors import TooLarge
+from serinus.protocol import json_census
+from serinus.protocol.json_census import MOST_CONTAINERS, MOST_VALUES, check_census
+
+COUNTERS = ["compiled", "plain"]
+PADDING = b" " * (1 << 20)
+"""A text of less than a mebibyte is not looked at."""
+
+
+@pytest.fixture(params=COUNTERS)
+def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "plain":
+        monkeypatch.setattr(json_census, "library", lambda: None)
+    json_census._counter.cache_clear()
+    yield request.param
+    json_census._counter.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        (b'{"a":[1,2,[3]]}', (4, 2)),
+        (rb'{"[,\"{[":"\\",",":"\\\","}', (2, 1)),
+        (b"", (0, 0)),
+        (b'"[[[', (0, 0)),
+        (b'"\\', (0, 0)),
+        (b"[[[", (3, 0)),
+    ],
+    ids=["nested", "strings", "empty", "open string", "open escape", "open arrays"],
+)
+def test_what_stands_in_strings_is_not_counted(text: bytes, counted: tuple[int, int]):
+    assert json_census._counter()(text) == counted
+    if not text.startswith(b'"'):  # an open string is no JSON, which the parser says
+        assert json_census._count(text) == counted
+
+
+def test_both_counters_agree():
+    random.seed(5)
+    for _ in range(300):
+        text = b"".join(random.choices([b"[", b"]", b"{", b"}", b",", b'"a"', rb'"\""', rb'"\\"', b'"[,"', b"1"], k=60))
+        assert json_census._counter()(text) == json_census._count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (b"[]," * (MOST_CONTAINERS + 1), "arrays"),
+        (b"{}," * (MOST_CONTAINERS // 2 + 1), "objects"),
+        (b"1," * (MOST_VALUES + 1), "values"),
+    ],
+    ids=["arrays", "objects", "values"],
+)
+@pytest.mark.usefixtures("counter")
+def test_more_than_can_be_looked_at_in_a_second_is_refused(text: bytes, word: str):
+    with pytest.raises(TooLarge, match=word):
+        check_census(text, "the request body")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * MOST_CONTAINERS + PADDING,
+        b"," * MOST_VALUES + PADDING,
+        b'"' + b"[," * (MOST_VALUES + 1) + b'"' + PADDING,
+        b"[" * 1000,
+    ],
+    ids=["arrays", "values", "a string", "a small text"],
+)
+@pytest.mark.usefixtures("counter")
+def test_what_is_within_the_limits_is_taken(text: bytes):
+    check_census(text, "the request body")
