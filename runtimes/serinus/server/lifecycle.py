@@ -32,6 +32,7 @@ from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from .grpc import start_grpc
+from .loop_watchdog import LoopWatchdog
 from .port_checks import check_ports
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import start_rest
@@ -257,7 +258,9 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     if announce is not None:
         announce(rest.port, grpc_port)
 
+    watchdog = LoopWatchdog()
     await stop.wait()
+    watchdog.close()
     _log.info("stopping: draining for at most %.0f s", settings.drain_timeout_s)
     plane.stop_ready()
     if settings.drain_delay_s:
