@@ -65,7 +65,9 @@ def _let_examples_take_their_time() -> None:
         return
     from hypothesis import HealthCheck, settings
 
-    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    # `make test-quick` draws fewer of them; every other run all.
+    few = {"max_examples": 20} if os.environ.get("SERINUS_QUICK") == "1" else {}
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], **few)
     settings.load_profile("any machine")
 
 

@@ -23,6 +23,8 @@ from serinus.cli.canary_view import RunView
 from serinus.cli.commands.canary_run import EXIT_STATUS
 from serinus.cli.operator import run as command
 
+pytestmark = pytest.mark.slow  # commands in processes of their own
+
 POLICY = """
 steps: [10, 50, 100]
 level: 0.05
@@ -168,7 +170,6 @@ def test_a_person_sees_promotes_and_rolls_back(tmp_path: Path, capsys: pytest.Ca
         assert command(["canary", "rollback", "m", *options]) == 15
 
 
-@pytest.mark.slow
 def test_a_run_under_way_ends_when_a_person_decides(tmp_path: Path):
     with cluster(tmp_path, bad=0.005) as (server, options):
         (tmp_path / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 100000000"))
@@ -273,7 +274,6 @@ def local_manifest(folder: Path, mode: str, file: str, percent: int | None) -> s
     return yaml.safe_dump_all([RUNTIME, service])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
 @pytest.mark.parametrize("mode", ["Knative", "Standard"])
 def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Path, mode: str, every: int, status: int):

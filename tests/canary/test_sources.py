@@ -19,6 +19,8 @@ from serinus.canary.sources.pod_scrape import Endpoint, PodScrape
 from serinus.canary.sources.prometheus_source import KNATIVE, PrometheusSource
 from serinus.canary.sources.source import ArmNames, Observation
 
+pytestmark = pytest.mark.slow  # real servers and a real Prometheus
+
 NAMES = ArmNames("m-1", "m-2", "m")
 OLD, LONG_AGO = 1_000.0, 900.0
 
@@ -265,7 +267,6 @@ def test_real_servers_are_counted_by_their_own_pages():
 
 @pytest.mark.prometheus
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on the PATH")
-@pytest.mark.slow
 def test_a_real_prometheus_gives_the_counts_of_real_servers_through_a_restart(tmp_path: Path):
     names = ArmNames("m-1", "m-2", "row")
     with rest_in_thread("row", revision="m-1") as stable, contextlib.ExitStack() as first:

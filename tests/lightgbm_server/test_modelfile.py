@@ -19,6 +19,8 @@ from serinus.errors import ConfigError
 from serinus.loading import infer_implementation
 from serinus.model import Call
 
+pytestmark = pytest.mark.slow  # a process for each damaged file
+
 lightgbm = Deferred("lightgbm")
 
 
@@ -222,7 +224,6 @@ print(loaded, refused)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "trained", [{"categorical": True}, {"objective": "regression", "linear_tree": True}], ids=["binary", "linear"]
 )

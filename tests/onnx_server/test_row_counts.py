@@ -24,6 +24,8 @@ from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferResponse
 from serve_support import Served, serving
 
+pytestmark = pytest.mark.slow  # each form is asked over every transport
+
 HAS_KSERVE = importlib.util.find_spec("kserve") is not None
 
 
@@ -90,7 +92,6 @@ def hold(response: InferResponse, expected: Mapping[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("model", GRAPHS)
-@pytest.mark.slow
 def test_v2_answers_each_request_what_the_graph_does(server, model: str, transport: str):
     served, expected = server
     asked = [index for index in range(len(PICTURES)) for _ in range(4)]
@@ -140,7 +141,6 @@ def test_v1_says_how_to_ask_for_outputs_that_make_no_rows(server, model: str):
     assert "ask in column format ('inputs')" in answer["error"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_KSERVE, reason="kserve is not installed")
 @pytest.mark.parametrize("deployment", ["fused", "split v2", "split grpc-v2", "split v1"])
 @pytest.mark.parametrize("model", ["anonymous", "kept"])

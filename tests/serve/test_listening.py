@@ -17,6 +17,8 @@ from serinus.cli.options import parse
 from serinus.settings import ServerSettings
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow  # each test starts a server
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """
 from serinus import Model, TensorSpec
@@ -89,7 +91,6 @@ def addresses(tmp_path: Path, *flags: str, environment: dict[str, str] | None = 
 
 
 @pytest.mark.parametrize(("http", "grpc"), [("thin", "native"), ("uvicorn", "grpcio")])
-@pytest.mark.slow
 def test_a_server_is_reached_from_this_machine_alone(tmp_path: Path, http: str, grpc: str):
     found, said = addresses(tmp_path, "--http", http, "--grpc", grpc, "--metrics_port", "0")
     assert found == {"127.0.0.1"}
@@ -97,14 +98,12 @@ def test_a_server_is_reached_from_this_machine_alone(tmp_path: Path, http: str, 
     assert re.search(where, said)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("grpc", ["native", "grpcio"])
 def test_so_are_workers(tmp_path: Path, grpc: str):
     found, _ = addresses(tmp_path, "--workers", "2", "--grpc", grpc)
     assert found == {"127.0.0.1"}
 
 
-@pytest.mark.slow
 def test_a_host_that_is_named_is_the_one(tmp_path: Path):
     """127.0.0.2 stands for another address of this machine: the test listens on loopback alone."""
     found, said = addresses(tmp_path, "--metrics_port", "0", environment={"MLSERVER_HOST": "127.0.0.2"})

@@ -27,6 +27,8 @@ from serinus.cli import main
 from serve_support import Served, serving
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow  # each test starts servers
+
 xgboost = Deferred("xgboost")
 
 SLOW_MODEL = '''
@@ -74,7 +76,6 @@ def _body(values: list[list[float]], name: str = "x") -> dict[str, object]:
     return {"inputs": [{"name": name, "shape": shape, "datatype": "FP32", "data": values}]}
 
 
-@pytest.mark.slow
 def test_a_model_directory_is_served_under_the_name_given(model: Path, tmp_path: Path):
     with serving(tmp_path, str(model), "--model_name", "m") as served:
         assert served.ask("GET", "/v2/health/ready")[0] == 200
@@ -88,7 +89,6 @@ def test_a_model_directory_is_served_under_the_name_given(model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.slow
 def test_metrics_have_a_port_of_their_own_where_one_is_named(model: Path, tmp_path: Path, workers: int):
     """MLServer's `metrics_port`; whichever worker answers there tells of all."""
     with socket.socket() as free:
@@ -112,7 +112,6 @@ def test_metrics_have_a_port_of_their_own_where_one_is_named(model: Path, tmp_pa
         assert served.stop() == 0
 
 
-@pytest.mark.slow
 def test_a_metrics_port_that_is_taken_ends_the_start(model: Path, tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -127,7 +126,6 @@ def test_a_metrics_port_that_is_taken_ends_the_start(model: Path, tmp_path: Path
 
 @pytest.mark.parametrize("setting", ["http_port", "grpc_port", "metrics_port"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.slow
 def test_a_port_that_is_taken_is_told_before_any_model_is_loaded(setting: str, workers: str, tmp_path: Path):
     (tmp_path / "late.py").write_text(
         "from serinus import Model\n\nclass Late(Model):\n    def load(self):\n        raise RuntimeError('it was loaded')\n"
@@ -155,13 +153,11 @@ def test_two_settings_of_one_port_are_refused(words: tuple[str, ...]):
     assert f"{words[0]} and --grpc_port are both {words[1]}" in done.stderr
 
 
-@pytest.mark.slow
 def test_rest_and_metrics_may_share_a_port_and_grpc_that_is_off_has_none():
     for words in (("--http_port", "0", "--metrics_port", "0"), ("--http_port", "8081", "--no-enable-grpc")):
         assert "are both" not in _run("/no/such/folder", *words).stderr
 
 
-@pytest.mark.slow
 def test_several_directories_are_several_models(model: Path, tmp_path: Path):
     paths = []
     for name in ("a", "b"):
@@ -191,7 +187,6 @@ def test_sigterm_answers_what_is_in_flight_and_refuses_what_is_new(slow: dict[st
             served.ask("GET", "/v2/health/live")
 
 
-@pytest.mark.slow
 def test_a_model_that_does_not_load_ends_the_process_with_its_reason(tmp_path: Path):
     (tmp_path / "model.ubj").write_bytes(b"no model")
     done = _run(str(tmp_path / "model.ubj"))
@@ -257,7 +252,6 @@ def test_help_lists_every_option_with_examples():
     assert "--predictor_protocol" in done.stdout
 
 
-@pytest.mark.slow
 def test_a_port_that_is_taken_is_named(model: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -268,7 +262,6 @@ def test_a_port_that_is_taken_is_named(model: Path):
         assert str(port) in done.stderr
 
 
-@pytest.mark.slow
 def test_workers_share_the_port_and_one_page_of_metrics(model: Path, tmp_path: Path):
     with serving(tmp_path, str(model), "--model_name", "m", "--workers", "2", timeout_s=90) as served:
         for _ in range(40):
@@ -285,7 +278,6 @@ def test_workers_share_the_port_and_one_page_of_metrics(model: Path, tmp_path: P
         assert served.stop() == 0
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_counters_never_fall(model: Path, tmp_path: Path):
     with serving(tmp_path, str(model), "--model_name", "m", "--workers", "2", timeout_s=90) as served:
         body = _body([[0.0] * 4], "input-0")
@@ -300,7 +292,6 @@ def test_a_killed_worker_is_replaced_and_counters_never_fall(model: Path, tmp_pa
         wait_until(lambda: _count(served.ask("GET", "/metrics")[1]) == 40.0)
 
 
-@pytest.mark.slow
 def test_a_supervisor_that_is_killed_leaves_no_worker(model: Path, tmp_path: Path):
     with serving(tmp_path, str(model), "--workers", "2", timeout_s=90) as served:
         workers = _workers(served)
@@ -311,7 +302,6 @@ def test_a_supervisor_that_is_killed_leaves_no_worker(model: Path, tmp_path: Pat
         assert len(gone) == 2
 
 
-@pytest.mark.slow
 def test_a_repository_request_reaches_every_worker(model: Path, tmp_path: Path):
     repository = tmp_path / "repository"
     (repository / "m").mkdir(parents=True)

@@ -20,6 +20,8 @@ from serinus.cli.startup_models import discover, find_models, repository_names
 from serinus.errors import ConfigError
 from serve_support import serving
 
+pytestmark = pytest.mark.slow  # most tests start a server
+
 xgboost = Deferred("xgboost")
 
 
@@ -197,7 +199,6 @@ def test_two_folders_of_a_repository_that_call_themselves_alike_stop_no_other(tm
         discover(parse(["--model_repository", str(tmp_path)], {}), tmp_path, "same")
 
 
-@pytest.mark.slow
 def test_a_bad_model_of_a_repository_is_listed_with_its_reason_and_the_others_are_served(
     volume: Path, booster: Path, tmp_path: Path
 ):
@@ -232,7 +233,6 @@ def test_a_bad_model_of_a_repository_is_listed_with_its_reason_and_the_others_ar
         ]
 
 
-@pytest.mark.slow
 def test_strict_readiness_waits_for_every_model_of_the_repository(volume: Path, booster: Path, tmp_path: Path):
     (volume / "secret").rmdir()  # which root may read
     with serving(tmp_path, "--model_repository", str(volume), "--strict_readiness") as served:
@@ -246,7 +246,6 @@ def test_strict_readiness_waits_for_every_model_of_the_repository(volume: Path, 
         assert served.ask("GET", "/v2/health/ready")[0] == 200
 
 
-@pytest.mark.slow
 def test_a_repository_of_nothing_but_bad_models_is_up_and_not_ready(tmp_path: Path):
     repository = tmp_path / "repository"
     _model(repository / "bad", "model.ubj")

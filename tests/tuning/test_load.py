@@ -16,6 +16,8 @@ from serinus.errors import ConfigError
 from serinus.tuning.load.loadgen import Job, LoadResult, generate, http_message
 from serinus.tuning.load.server_under_test import run_job
 
+pytestmark = pytest.mark.slow  # each test starts a server and a load
+
 MESSAGE = http_message("127.0.0.1", "/x", [b"[1]"], [("Content-Type", "application/json")])
 
 
@@ -67,7 +69,6 @@ def job(port: int, **changes: object) -> Job:
     return Job(**{**values, "warmup_s": 0.1, "timeout_s": 2.0, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_every_request_is_answered_and_counted() -> None:
     with answering() as port:
         result = generate(job(port, duration_s=0.5))
@@ -76,7 +77,6 @@ def test_every_request_is_answered_and_counted() -> None:
     assert 0 < result.quantiles_s[0.5] <= result.quantiles_s[0.99] < math.inf
 
 
-@pytest.mark.slow
 def test_a_stall_counts_against_all_requests_that_were_due_meanwhile() -> None:
     # One stall of 0.3 s in 0.6 s at 100/s: a closed loop would see one slow request, here about half of them waited.
     with answering(stall_at=20, stall_s=0.3) as port:
@@ -85,7 +85,6 @@ def test_a_stall_counts_against_all_requests_that_were_due_meanwhile() -> None:
     assert result.quantiles_s[0.7] > 0.03
 
 
-@pytest.mark.slow
 def test_the_server_works_as_long_as_the_load_lasts_or_until_its_last_answer() -> None:
     # What a server's CPU time is divided by: the start of the generator's process is no part of it, the answers after the window are.
     with answering() as port:
@@ -94,7 +93,6 @@ def test_the_server_works_as_long_as_the_load_lasts_or_until_its_last_answer() -
         assert generate(job(port, duration_s=0.4)).elapsed_s > 0.7
 
 
-@pytest.mark.slow
 def test_error_answers_are_failures_and_their_latency_is_infinite() -> None:
     with answering(status=503) as port:
         result = generate(job(port, duration_s=0.3))
@@ -103,7 +101,6 @@ def test_error_answers_are_failures_and_their_latency_is_infinite() -> None:
     assert result.quantiles_s[0.5] == math.inf
 
 
-@pytest.mark.slow
 def test_requests_without_an_answer_are_named() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
@@ -114,7 +111,6 @@ def test_requests_without_an_answer_are_named() -> None:
     assert result.failures == {"no answer": pytest.approx(result.sent, abs=20)}  # those of the warm-up, too
 
 
-@pytest.mark.slow
 def test_a_job_and_a_result_survive_their_way_between_processes() -> None:
     with answering() as port:
         asked = job(port, duration_s=0.3)

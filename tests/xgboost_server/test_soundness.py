@@ -18,6 +18,8 @@ from serinus.model import Call
 from serinus.settings import ModelSettings
 from xgboost_server import XGBoostModel
 
+pytestmark = pytest.mark.slow  # a process for each damaged file
+
 xgboost = Deferred("xgboost")
 
 
@@ -173,7 +175,6 @@ print(loaded, refused)
 
 
 @pytest.mark.parametrize("categorical", [False, True])
-@pytest.mark.slow
 def test_no_mutation_of_a_tree_ends_the_process(categorical: bool, tmp_path: Path):
     path = saved(tmp_path, categorical=categorical)
     arguments = [sys.executable, "-c", _MUTATIONS, str(path), str(tmp_path / "mutated.json")]
