@@ -200,7 +200,14 @@ def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and
     for entry, answer in zip(LOOSE, answers, strict=True):
         assert answer.status_code == 200, answer.text
         (output,) = answer.json()["outputs"]
-        assert json.loads(output["data"][0])["inputs"] == [entry]
+        # A null among floating-point numbers is NaN for every model, as NumPy's codec would make of it; printed, since NaN equals nothing.
+        shown = (
+            {**entry, "data": [float("nan") if value is None else value for value in entry["data"]]}
+            if entry["datatype"] == "FP32"
+            else entry
+        )
+        (found,) = json.loads(output["data"][0])["inputs"]
+        assert {key: str(value) for key, value in found.items()} == {key: str(value) for key, value in shown.items()}
         assert output["data"][1] == '{"a":1}'
         assert output["parameters"] == {"nested": '{"b":[1]}', "kept": True}
         assert answer.json()["id"] == "7"

@@ -98,7 +98,7 @@ expected-statuses = [400, 401, 403, 404, 405, 409, 413, 414, 415, 431]
         ("--exclude-checks", "positive_data_acceptance", "--exclude-path-regex", ":explain"),
         (
             *("--checks", "positive_data_acceptance"),
-            *("--exclude-path-regex", "infer|generate|predict|explain"),
+            *("--exclude-path-regex", "infer|generate|predict|explain|classify|regress"),
         ),
     ],
     ids=["every other check", "what fits is taken"],
