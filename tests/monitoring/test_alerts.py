@@ -14,7 +14,10 @@ import yaml
 
 from promtool import alerting_rules, has_prometheus, promtool, write_rules
 
-pytestmark = pytest.mark.skipif(not has_prometheus(), reason="needs prometheus and promtool (Debian: prometheus)")
+pytestmark = [
+    pytest.mark.slow,  # days of samples
+    pytest.mark.skipif(not has_prometheus(), reason="needs prometheus and promtool (Debian: prometheus)"),
+]
 
 SERVICE = (
     'namespace="models", inferenceservice="fraud", component="predictor", pod="fraud-0", container="kserve-container"'
