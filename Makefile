@@ -97,7 +97,7 @@ test: $(VENV)/.test $(VENV)/.mlserver ## Run every test, on all cores: make test
 .PHONY: test-quick
 test-quick: $(VENV)/.test ## Run the tests that take no more than a few seconds each
 	@some() { "$$@" || [ $$? = 5 ]; }
-	export SERINUS_QUICK=1
+	export QUICK_TESTS=1
 	some $(PYTEST) -q -m "not slow and not alone" $(ALL_CORES) $(ARGS)
 	some $(PYTEST) -q -m "alone and not slow" $(ARGS) -n 0
 

@@ -66,7 +66,7 @@ def _let_examples_take_their_time() -> None:
     from hypothesis import HealthCheck, settings
 
     # `make test-quick` draws fewer of them; every other run all.
-    few = {"max_examples": 20} if os.environ.get("SERINUS_QUICK") == "1" else {}
+    few = {"max_examples": 20} if os.environ.get("QUICK_TESTS") == "1" else {}
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], **few)
     settings.load_profile("any machine")
 
