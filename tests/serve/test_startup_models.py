@@ -169,6 +169,37 @@ def test_a_folder_of_models_that_is_named_leaves_the_same_out(volume: Path):
     assert len(found.left_out) == len(VOLUME) + 1
 
 
+def test_a_bad_model_of_a_folder_of_models_stops_no_other_unless_it_is_to(volume: Path):
+    found = find_models(parse([str(volume)], {}), None)
+    assert [settings.name for settings in found.models] == ["broken", "fraud", "recommender"]
+    assert found.spared == {"broken", "fraud", "recommender"}
+    assert found.broken.keys() >= {"notes", "strange"}
+    with pytest.raises(ConfigError, match="did you mean 'implementation'"):
+        find_models(parse([str(volume), "--exit_on_error"], {}), None)
+
+
+def test_a_model_that_is_named_or_lies_beside_data_must_load(tmp_path: Path):
+    a, b = _model(tmp_path / "a"), _model(tmp_path / "b")
+    assert find_models(parse([str(a), str(b)], {}), None).spared == frozenset()
+    (tmp_path / "one" / "data").mkdir(parents=True)
+    (tmp_path / "one" / "data" / "rows.csv").write_text("1")
+    _model(tmp_path / "one" / "model")
+    with pytest.raises(ConfigError, match="no model is recognised"):
+        find_models(parse([str(tmp_path / "one")], {}), None)
+
+
+def test_a_folder_out_of_a_folder_of_models_is_led_to_by_no_link(tmp_path: Path):
+    outside = _model(tmp_path / "outside")
+    for name in ("a", "b"):
+        _model(tmp_path / "models" / name)
+    (tmp_path / "models" / "c").symlink_to(outside)
+    (tmp_path / "models" / "d").mkdir()
+    (tmp_path / "models" / "d" / "notes.txt").write_text("")
+    found = find_models(parse([str(tmp_path / "models")], {}), None)
+    assert [settings.name for settings in found.models] == ["a", "b"]
+    assert "leads out" in found.broken["c"]
+
+
 def test_one_model_at_a_volumes_root_is_found_beside_what_may_not_be_read(volume: Path):
     (volume / "model.onnx").write_bytes(b"")
     with as_nobody():

@@ -197,7 +197,7 @@ OPTIONS: tuple[Option, ...] = (
         "exit_on_error",
         bool,
         False,
-        "end the start where a model of the repository does not load, as Triton does by default; without it that model is listed as "
+        "end the start where a model of the repository, or of a folder of models, does not load, as Triton does by default; without it that model is listed as "
         "UNAVAILABLE and the others are served",
         "Model",
     ),

@@ -6,7 +6,8 @@ a path, are called "model".
 
 *A repository* (`--model_repository`) may be the root of a volume. Folders that hold no models by their names (`lost+found`, `__pycache__`,
 those that begin with a dot), and those that cannot be read, are left out, and told of. A model in it that cannot be read does not
-keep the others from being served: it is `broken`, with the reason, unless `--exit_on_error` says that the start is to fail.
+keep the others from being served: it is `broken`, with the reason, unless `--exit_on_error` says that the start is to fail. The same holds
+for a folder of several models that is named by its path: its models are found, not named.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from ..artifacts import leads_out
 from ..errors import ConfigError
 from ..loading.directory import folder_name, settings_from_directory
-from ..loading.model_folders import Folders, model_folders
+from ..loading.model_folders import Folders, model_folders, why_unreadable
 from ..loading.model_formats import installed
 from ..settings import ModelSettings, ScoreSettings
 from ..small_file import read_text
@@ -82,18 +83,26 @@ def find_models(parsed: Parsed, repository: Path | None) -> Chosen:
         )
     # MLServer's images say the same folder twice, as an argument and in MLSERVER_MODEL_URI.
     named = list({path.resolve(): path for path in paths}.values())
-    models = (
-        _of_paths(named, parsed, repository, alone=not there.models)
-        if named or (values["class"] and not there.models)
-        else []
-    )
-    of_repository, broken = _of_repository(there.models, parsed, repository, alone=not models)
-    models += of_repository
+    models: list[ModelSettings] = []
+    found: list[ModelSettings] = []
+    broken: dict[str, str] = {}
+    try:
+        if named or (values["class"] and not there.models):
+            models = _of_paths(named, parsed, repository, alone=not there.models)
+    except ConfigError:
+        if len(named) != 1 or not _is_folder_of_models(named[0], parsed):
+            raise
+        found, broken = _of_repository(model_folders(named[0]).models, parsed, named[0], alone=not there.models)
+        if len({settings.name for settings in found}) < 2:
+            raise  # what lies beside one model is its own data more likely than another
+    found += [settings for settings in models if _is_found_below(named, settings, models)]
+    of_repository, unread = _of_repository(there.models, parsed, repository, alone=not (models or found))
+    models = [*(models or found), *of_repository]
     _check_names(models)
     return Chosen(
         models=models,
-        spared=frozenset() if values["exit_on_error"] else frozenset(settings.name for settings in of_repository),
-        broken=broken,
+        spared=frozenset() if values["exit_on_error"] else frozenset(s.name for s in (*found, *of_repository)),
+        broken={**broken, **unread},
         left_out=(*(text for path in named for text in _beside_models(path, models)), *there.left_out),
     )
 
@@ -150,6 +159,25 @@ def _beside_models(path: Path, models: Sequence[ModelSettings]) -> tuple[str, ..
     if any(settings.model_dir is not None and path in settings.model_dir.parents for settings in models):
         return model_folders(path).left_out
     return ()
+
+
+def _is_folder_of_models(path: Path, parsed: Parsed) -> bool:
+    """Whether a path that cannot be read as a whole is a folder of several models, and no model or versions of one."""
+    if parsed.values["class"] or not path.is_dir() or why_unreadable(path) or (path / "model-settings.json").is_file():
+        return False
+    names = {own_name(folder) for folder in model_folders(path).models}
+    return len(names) > 1 and not any(name.isdecimal() for name in names)
+
+
+def _is_found_below(named: Sequence[Path], settings: ModelSettings, models: Sequence[ModelSettings]) -> bool:
+    """Whether a model was found, with others, in a folder that was named."""
+    where = settings.model_dir
+    folder = next((path for path in named if where is not None and path in where.parents), None)
+    if folder is None:
+        return False
+    return (
+        len({other.name for other in models if other.model_dir is not None and folder in other.model_dir.parents}) > 1
+    )
 
 
 def _of_repository(
