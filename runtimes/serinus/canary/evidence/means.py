@@ -42,10 +42,6 @@ class Sums:
         """0 of no values."""
         return self.total / self.count if self.count else 0.0
 
-    def minus(self, earlier: Sums) -> Sums:
-        """Those of the values that came after."""
-        return Sums(self.count - earlier.count, self.total - earlier.total, self.squares - earlier.squares)
-
     def variance(self) -> float:
         """Of the values; 0 of fewer than two."""
         if self.count < 2:
