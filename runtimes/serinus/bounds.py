@@ -96,7 +96,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
         )
     }
 )
-"""By name. `max_rank` and `max_json_depth` end where NumPy and orjson do; see `serinus.cli.serve`."""
+"""By name. `max_rank` and `max_json_depth` end where NumPy and orjson do; see `serinus.cli.serving.serve`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

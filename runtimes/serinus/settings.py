@@ -8,7 +8,7 @@ A setting has one canonical name (the field), and is read, first found first tak
 An unknown flag, `SERINUS_*` or `MLSERVER_*` variable or file key is an error that suggests the right one: a setting that
 is silently ignored is a setting that somebody believes in.
 
-The command line and the environment are parsed in `serinus.cli.serve`; this module holds only the values and their rules.
+The command line and the environment are parsed in `serinus.cli.serving.serve`; this module holds only the values and their rules.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from canary_pages import page_of, pages
 from kubernetes_server import KubernetesServer, kubernetes, service_object
 from local_support import all_ready, ask, up
 from serinus.canary.rollout.run_events import Event
-from serinus.cli.canary_view import RunView
-from serinus.cli.commands.canary_run import EXIT_STATUS
+from serinus.cli.canary.canary_run import EXIT_STATUS
+from serinus.cli.canary.canary_view import RunView
 from serinus.cli.operator import run as command
 
 pytestmark = pytest.mark.slow  # commands in processes of their own

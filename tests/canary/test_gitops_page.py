@@ -15,7 +15,7 @@ from kubernetes_server import kubernetes, service_object
 from serinus.canary.targets.kserve_target import KServeTarget
 from serinus.canary.targets.kubeconfig import Access
 from serinus.canary.targets.kubernetes_client import FIELD_MANAGER, KubernetesClient, Refused
-from serinus.cli.commands.canary_run import EXIT_STATUS
+from serinus.cli.canary.canary_run import EXIT_STATUS
 from serinus.cli.operator import run as command
 
 PAGE = Path(__file__).resolve().parents[2] / "runtimes" / "serinus" / "GITOPS.md"

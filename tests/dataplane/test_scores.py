@@ -13,8 +13,8 @@ import pytest
 
 from dataplane_support import Doubler, outcomes, rows_of, serving
 from serinus import InferRequest, InferResponse, ModelSettings, RequestModel, Tensor
-from serinus.cli.options import parse
-from serinus.cli.startup_models import find_models
+from serinus.cli.serving.options import parse
+from serinus.cli.serving.startup_models import find_models
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.telemetry.scores import Scores
 from serinus.errors import ConfigError

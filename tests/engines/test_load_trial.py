@@ -78,8 +78,8 @@ def test_a_process_that_cannot_be_started_is_no_verdict(tmp_path: Path, monkeypa
 
 
 def test_serinus_serve_tries_unless_it_is_told_not_to(tmp_path: Path):
-    from serinus.cli.options import parse
-    from serinus.cli.startup_models import find_models
+    from serinus.cli.serving.options import parse
+    from serinus.cli.serving.startup_models import find_models
 
     (tmp_path / "m.txt").write_text("tree\nversion=v4\n")
     for words, wanted in (([], True), (["--trial", "false"], False)):

@@ -11,7 +11,7 @@ import pytest
 from serinus import verification_records
 from serinus.artifacts import declares_no_batch
 from serinus.bounds import ModelBounds
-from serinus.cli.startup_models import own_name, repository_names
+from serinus.cli.serving.startup_models import own_name, repository_names
 from serinus.dataplane.sizes import check_settings
 from serinus.errors import ConfigError
 from serinus.loading import settings_from_directory

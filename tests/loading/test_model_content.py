@@ -12,8 +12,8 @@ import pytest
 
 import xgboost_support
 from deferred import Deferred
-from serinus.cli import startup_models
-from serinus.cli.options import parse
+from serinus.cli.serving import startup_models
+from serinus.cli.serving.options import parse
 from serinus.errors import ConfigError
 from serinus.hosts import build_model
 from serinus.loading import infer_implementation

@@ -23,8 +23,8 @@ from ensemble_support import TEXT
 from ensemble_support import write as write_ensemble
 from lightgbm_support import load, save, train
 from serinus.artifacts import read_labels
-from serinus.cli.options import parse
-from serinus.cli.startup_models import discover, find_models
+from serinus.cli.serving.options import parse
+from serinus.cli.serving.startup_models import discover, find_models
 from serinus.errors import ConfigError
 from serinus.hosts import build_model
 from serinus.loading import settings_from_directory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serinus.cli.serve_arguments import check_serve_arguments
+from serinus.cli.serving.serve_arguments import check_serve_arguments
 from serinus.manifests.documents import load_text
 from serinus.manifests.problems import Problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlserver.settings as theirs
 import pytest
 
-from serinus.cli.options import INERT_ENVIRONMENT, OPTIONS, parse
+from serinus.cli.serving.options import INERT_ENVIRONMENT, OPTIONS, parse
 from serinus.errors import ConfigError
 
 PREFIXES = {

@@ -26,9 +26,9 @@ from rest_support import MODELS, X, rest
 from serinus import Model, ModelSettings, TensorSpec
 from serinus.artifacts import read_labels
 from serinus.bounds import BOUNDS, ModelBounds
-from serinus.cli.options import OPTIONS, parse
-from serinus.cli.serve import _server_settings
-from serinus.cli.startup_models import _of_paths
+from serinus.cli.serving.options import OPTIONS, parse
+from serinus.cli.serving.serve import _server_settings
+from serinus.cli.serving.startup_models import _of_paths
 from serinus.client.predictor_client import _seconds
 from serinus.dataplane.batching.deadlines import Deadlines
 from serinus.dataplane.overrides import overridden

@@ -17,7 +17,7 @@ import yaml
 from canary_pages import page_of, pages
 from kubernetes_server import kubernetes, service_object
 from serinus.canary.targets.kubernetes_client import KubernetesClient
-from serinus.cli.commands.canary_run import EXIT_STATUS
+from serinus.cli.canary.canary_run import EXIT_STATUS
 from serinus.cli.operator import run as command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from grpc_support import ENGINES
 from grpc_support import serving as serving_grpc
 from http_support import TRANSPORTS, Raw
 from rest_support import Rest, rest, wire
-from serinus.cli.options import parse
-from serinus.cli.repository_control import repository_access
+from serinus.cli.serving.options import parse
+from serinus.cli.serving.repository_control import repository_access
 from serinus.dataplane.repository_access import OPEN, RepositoryAccess
 from serinus.errors import ConfigError
 from serinus.protocol import _open_inference_pb2 as pb

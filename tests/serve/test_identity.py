@@ -13,8 +13,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 import grpc
 from rest_support import rest
-from serinus.cli.options import parse
-from serinus.cli.serve import _server_settings
+from serinus.cli.serving.options import parse
+from serinus.cli.serving.serve import _server_settings
 from serinus.errors import ConfigError
 from serve_support import serving
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serinus.cli.options import parse
+from serinus.cli.serving.options import parse
 from serinus.settings import ServerSettings
 from waiting import wait_until
 

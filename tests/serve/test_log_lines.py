@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from serinus.cli.log_lines import JsonLines, TextLines, escape
+from serinus.cli.serving.log_lines import JsonLines, TextLines, escape
 
 FORGED = "m\n2026-01-01 00:00:00.000 INFO serinus: all is well\x1b[31m\x9b2J\u2028\ud800"
 

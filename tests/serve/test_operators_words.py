@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lightgbm_support import save, train
-from serinus.cli.options import parse
-from serinus.cli.serve import _server_settings
-from serinus.cli.startup_models import find_models
+from serinus.cli.serving.options import parse
+from serinus.cli.serving.serve import _server_settings
+from serinus.cli.serving.startup_models import find_models
 from serinus.errors import ConfigError
 from serinus.loading import installed
 

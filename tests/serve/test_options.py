@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serinus.cli import serve
-from serinus.cli.options import OPTIONS, parse
-from serinus.cli.startup_models import discover, find_models
+from serinus.cli.serving import serve
+from serinus.cli.serving.options import OPTIONS, parse
+from serinus.cli.serving.startup_models import discover, find_models
 from serinus.errors import ConfigError
 from serinus.hosts.implementations import resolve
 from serinus.settings import ModelSettings

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from deferred import Deferred
-from serinus.cli import startup_models
-from serinus.cli.options import parse
-from serinus.cli.startup_models import discover, find_models, repository_names
+from serinus.cli.serving import startup_models
+from serinus.cli.serving.options import parse
+from serinus.cli.serving.startup_models import discover, find_models, repository_names
 from serinus.errors import ConfigError
 from serve_support import serving
 

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["serve"]:
-        from .serve import main as serve
+        from .serving.serve import main as serve
 
         return serve(words[1:])
     try:

@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
-from .commands.canary import canary
-from .commands.canary_by_hand import promote, report, rollback
-from .commands.canary_by_hand import status as canary_status
-from .commands.canary_judge import judge
-from .commands.canary_route import route
-from .commands.canary_run import run as canary_run
+from .canary.canary import canary
+from .canary.canary_by_hand import promote, report, rollback
+from .canary.canary_by_hand import status as canary_status
+from .canary.canary_judge import judge
+from .canary.canary_route import route
+from .canary.canary_run import run as canary_run
 from .commands.down import down
 from .commands.lint import lint
 from .commands.logs import logs

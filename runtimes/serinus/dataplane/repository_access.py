@@ -1,6 +1,6 @@
 """Who may change what a server serves: load and unload models by request.
 
-The decision is made once, at start, from the settings (`serinus.cli.repository_control`). A request is judged by what it brings, never by the
+The decision is made once, at start, from the settings (`serinus.cli.serving.repository_control`). A request is judged by what it brings, never by the
 address that it comes from: in a pod with a sidecar proxy (Istio's, Linkerd's) every peer is 127.0.0.1, so a rule that trusts the
 loopback peer would trust the whole cluster. What may be trusted is the address that the server listens on.
 """

@@ -16,7 +16,7 @@ from ...manifests.kustomization import live_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import check, read_documents
 from ..lint_reports import Form, render
-from ..serve_arguments import check_serve_arguments
+from ..serving.serve_arguments import check_serve_arguments
 
 __all__ = ["lint"]
 

@@ -8,21 +8,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..canary.rollout.run_files import RunFiles
-from ..canary.sources.business_metrics import WithBusiness, parse_metric
-from ..canary.sources.gateway_keys import WithAffinityKeys
-from ..canary.sources.pod_scrape import Endpoint, PodScrape
-from ..canary.sources.prometheus_source import KNATIVE, SERINUS, PrometheusSource
-from ..canary.sources.source import Source
-from ..canary.targets.kserve_target import KServeTarget
-from ..canary.targets.kubeconfig import load_access
-from ..canary.targets.kubernetes_client import KubernetesClient
-from ..canary.targets.local_target import LocalTarget
-from ..canary.targets.target import Target
-from ..canary.web.history import RunHistory
-from ..canary.web.page import render_document
-from ..errors import ConfigError
-from ..manifests.reading import load_documents
+from ...canary.rollout.run_files import RunFiles
+from ...canary.sources.business_metrics import WithBusiness, parse_metric
+from ...canary.sources.gateway_keys import WithAffinityKeys
+from ...canary.sources.pod_scrape import Endpoint, PodScrape
+from ...canary.sources.prometheus_source import KNATIVE, SERINUS, PrometheusSource
+from ...canary.sources.source import Source
+from ...canary.targets.kserve_target import KServeTarget
+from ...canary.targets.kubeconfig import load_access
+from ...canary.targets.kubernetes_client import KubernetesClient
+from ...canary.targets.local_target import LocalTarget
+from ...canary.targets.target import Target
+from ...canary.web.history import RunHistory
+from ...canary.web.page import render_document
+from ...errors import ConfigError
+from ...manifests.reading import load_documents
 
 __all__ = [
     "CanaryName",

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..canary.rollout.run_events import Event
-from .tables import make_console
+from ...canary.rollout.run_events import Event
+from ..tables import make_console
 
 __all__ = ["RunView"]
 

@@ -14,7 +14,7 @@ import typer
 from ...canary.rollout.mover import Mover
 from ...canary.targets.target import Target, TargetFailed, TargetState
 from ...canary.web.history import RunHistory
-from ..canary_choices import (
+from .canary_choices import (
     CanaryName,
     Context,
     Kubeconfig,

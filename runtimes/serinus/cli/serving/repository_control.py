@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ..dataplane.repository_access import RepositoryAccess
-from ..errors import ConfigError
+from ...dataplane.repository_access import RepositoryAccess
+from ...errors import ConfigError
 from .options import Parsed
 
 __all__ = ["TOKEN_VARIABLE", "repository_access"]

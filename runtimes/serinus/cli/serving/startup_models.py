@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import leads_out
-from ..errors import ConfigError
-from ..loading.directory import folder_name, settings_from_directory
-from ..loading.model_folders import Folders, model_folders, why_unreadable
-from ..loading.model_formats import installed
-from ..settings import ModelSettings, ScoreSettings
-from ..small_file import read_text
+from ...artifacts import leads_out
+from ...errors import ConfigError
+from ...loading.directory import folder_name, settings_from_directory
+from ...loading.model_folders import Folders, model_folders, why_unreadable
+from ...loading.model_formats import installed
+from ...settings import ModelSettings, ScoreSettings
+from ...small_file import read_text
 from .options import Parsed
 
 __all__ = ["Chosen", "discover", "find_models", "own_name", "repository_names"]

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError
-from ..settings import ServerSettings, is_service_link
-from ..small_file import read_text
+from ...errors import ConfigError
+from ...settings import ServerSettings, is_service_link
+from ...small_file import read_text
 from .numbers import number_of
 
 __all__ = [

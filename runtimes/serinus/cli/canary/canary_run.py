@@ -18,7 +18,7 @@ from ...canary.targets.target import Target, TargetFailed
 from ...canary.web.listener import Listener, parse_address
 from ...canary.web.live_page import LivePage
 from ...errors import ConfigError
-from ..canary_choices import (
+from .canary_choices import (
     CanaryName,
     Context,
     Kubeconfig,
@@ -31,7 +31,7 @@ from ..canary_choices import (
     make_source,
     make_target,
 )
-from ..canary_view import RunView
+from .canary_view import RunView
 
 __all__ = ["EXIT_STATUS", "run"]
 

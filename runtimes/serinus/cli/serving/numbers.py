@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..bounds import BOUNDS
-from ..errors import ConfigError
+from ...bounds import BOUNDS
+from ...errors import ConfigError
 
 __all__ = ["number_of"]
 

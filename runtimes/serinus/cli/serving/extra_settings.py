@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 __all__ = ["describe_extra"]
 
@@ -22,8 +22,8 @@ def describe_extra(named: str, paths: tuple[str, ...]) -> list[str]:
     Returns:
         Lines of the help page; how to ask where nothing says which runtime is meant.
     """
-    from ..hosts.implementations import resolve
-    from ..loading import infer_implementation, installed
+    from ...hosts.implementations import resolve
+    from ...loading import infer_implementation, installed
 
     ask = "  serinus serve --class RUNTIME --help lists those of a runtime (xgboost_server, onnx_server, your own class, ...)"
     try:
@@ -48,7 +48,7 @@ def _settings_of(target: Any) -> Mapping[str, str]:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
         return {}
-    from ..loading.construction import FILLED
+    from ...loading.construction import FILLED
 
     plain = [one for one in parameters if one.name not in FILLED and one.kind is one.POSITIONAL_OR_KEYWORD]
     return {

@@ -15,7 +15,7 @@ from ...canary.policy import DEFAULT_POLICY, load_policy
 from ...canary.replay import Replay
 from ...canary.web.history import RunHistory
 from ...errors import ConfigError
-from ..canary_choices import write_page
+from .canary_choices import write_page
 
 __all__ = ["canary"]
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ..bounds import BOUNDS
-from ..dataplane.repository_access import RepositoryAccess
-from ..errors import ConfigError
-from ..protocol.types import Limits
-from ..server.port_checks import port_problems
-from ..settings import PredictorSettings, ServerSettings
+from ...bounds import BOUNDS
+from ...dataplane.repository_access import RepositoryAccess
+from ...errors import ConfigError
+from ...protocol.types import Limits
+from ...server.port_checks import port_problems
+from ...settings import PredictorSettings, ServerSettings
 from .extra_settings import describe_extra
 from .log_lines import JsonLines, TextLines, escape
 from .options import OPTIONS, Option, Parsed, parse
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             if parsed.values["model_repository"] and not access.is_on and server.repository_control == "auto":
                 log.warning("models are not loaded and unloaded by request: %s", access.reason)
         if server.workers > 1 and not started_workers:
-            from ..server.workers import supervise
+            from ...server.workers import supervise
 
             return supervise(server, list(argv))
         return _serve(parsed, server, access)
@@ -91,9 +91,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> int:
     """Resolve the models and run this process as a server."""
-    from .. import hosts
-    from ..hosts.implementations import is_script
-    from ..server.lifecycle import Launch, run
+    from ... import hosts
+    from ...hosts.implementations import is_script
+    from ...server.lifecycle import Launch, run
 
     values = parsed.values
     predictor = _predictor_settings(values)
@@ -107,7 +107,7 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
     if len(models) == 1 and not values["transformer"] and is_script(models[0].implementation):
         keeps = values["model_name"] and parsed.sources["model_name"] != "INFERENCE_SERVICE_NAME"
         named = models[0] if values["model_name"] else dataclasses.replace(models[0], name="")
-        from ..hosts.kserve.scripts import script_models
+        from ...hosts.kserve.scripts import script_models
 
         script = script_models(named, predictor, keep_name=bool(keeps))
         models, again = script.models, script.discover

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError
-from ..manifests.documents import Document, FieldPath
-from ..manifests.fields import containers_of, listed, mapping, variables_of
-from ..manifests.problems import Problems
-from ..manifests.serving_runtimes import app_class, image_name
+from ...errors import ConfigError
+from ...manifests.documents import Document, FieldPath
+from ...manifests.fields import containers_of, listed, mapping, variables_of
+from ...manifests.problems import Problems
+from ...manifests.serving_runtimes import app_class, image_name
 from .options import parse
 
 __all__ = ["check_serve_arguments"]

@@ -1,0 +1,1 @@
+"""`serinus canary` and its commands."""
