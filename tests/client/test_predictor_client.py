@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import logging
 import ssl
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 
 import grpc
 from hosts_support import free_port, here, hosted, serving
+from predictor_support import Predictor, doubled, http
 from serinus.client.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
 from serinus.errors import (
     ClientError,
@@ -32,79 +32,9 @@ from serinus.errors import (
 from serinus.model import V1Answer
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import proto_codec
-from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, InferResponse, Tensor
 from serinus.server.refusals import refuse
 from serinus.settings import PredictorSettings
-
-
-class Predictor:
-    """A scripted HTTP predictor: records requests, answers what it is told to, in order; the last answer stays."""
-
-    def __init__(self, *answers: Callable[[Predictor], bytes | None]) -> None:
-        self.answers = list(answers)
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.connections = 0
-        self.port = 0
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    @contextlib.asynccontextmanager
-    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Predictor]:
-        server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=tls)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in self.tasks:
-                task.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        try:
-            await self._connected(reader, writer)
-        except asyncio.CancelledError:
-            pass  # asyncio's streams log a cancelled handler as an error
-        finally:
-            writer.close()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                headers: dict[str, str] = {}
-                line = (await reader.readuntil(b"\r\n")).decode().split()
-                while (field := await reader.readuntil(b"\r\n")) != b"\r\n":
-                    name, _, value = field.decode().partition(":")
-                    headers[name.lower()] = value.strip()
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                self.requests.append((line[0], line[1], headers, body))
-                answer = (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])(self)
-                if answer is None:
-                    break
-                writer.write(answer)
-                await writer.drain()
-
-
-def http(status: int, body: bytes = b"{}", **headers: str) -> Callable[[Predictor], bytes]:
-    fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{fields}\r\n"
-    return lambda _: head.encode() + body
-
-
-def doubled(predictor: Predictor) -> bytes:
-    """Answer a V2 request with its first input doubled, raw."""
-    codec = RestCodec()
-    _, _, headers, body = predictor.requests[-1]
-    length = headers.get("inference-header-content-length")
-    request = codec.decode_request(body, model_name="m", json_length=int(length) if length else None)
-    tensor = request.inputs[0]
-    answer = codec.encode_response(InferResponse("m", [Tensor.of("y", tensor.data * 2)], id=request.id), request)
-    fields = {"inference_header_content_length": str(answer.json_length)} if answer.json_length else {}
-    return http(200, answer.to_bytes(), **fields)(predictor)
 
 
 def client(port: int, **settings: Any) -> PredictorClient:
@@ -420,16 +350,6 @@ class Servicer(grpc.GenericRpcHandler):
             yield port
         finally:
             await server.stop(None)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A key and a certificate of localhost, signed by itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, chain = folder / "key.pem", folder / "chain.pem"
-    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    subprocess.run([*make.split(), "-keyout", key, "-out", chain], check=True, capture_output=True)
-    return key, chain
 
 
 @pytest.mark.parametrize("trusted", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", ""])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..errors import (
     ClientError,
     GrpcStatus,
@@ -14,7 +16,28 @@ from ..errors import (
     UpstreamFailed,
 )
 
-__all__ = ["error_of_credentials", "error_of_grpc", "error_of_status"]
+__all__ = ["Refused", "error_of_credentials", "error_of_grpc", "error_of_status", "retry_seconds"]
+
+_RETRY_MOST_S: Final = 3600.0
+"""Longest wait that a predictor's Retry-After is taken for: nobody waits longer, and 10^400 is no number of seconds."""
+_DIGITS: Final = 18
+"""Of a number in a header: what has more is beyond 64 bits."""
+
+
+class Refused(Exception):
+    """The predictor answered an error; `retry_after_s` is set only where it had not begun and said when to come back."""
+
+    def __init__(self, error: SerinusError, retry_after_s: float | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after_s = retry_after_s
+
+
+def retry_seconds(text: str, unit_s: float = 1.0) -> float | None:
+    """Read a whole number of units, at most an hour; None where it is none."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    return min(float(text[:_DIGITS]) * unit_s, _RETRY_MOST_S) if len(text) <= _DIGITS else _RETRY_MOST_S
 
 
 def error_of_credentials(http_status: int, message: str) -> SerinusError:

@@ -1,0 +1,345 @@
+"""The client for everybody, asked against a real server over both of its doors."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conformance_support import Server, server_process
+from hosts_support import free_port
+from predictor_support import Predictor, doubled, http
+from serinus.client import AsyncClient, Client
+from serinus.client.tensors import make_tensor
+from serinus.errors import ClientError, ConfigError, InvalidInput, NotFound, Overloaded, TimedOut, UpstreamFailed
+from serinus.protocol.datatypes import NUMPY_DTYPES
+from serinus.protocol.types import TensorSpec
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server_process(tmp_path_factory.mktemp("client")) as running:
+        yield running
+
+
+@pytest.fixture(params=["http", "http as JSON", "grpc"])
+def client(server: Server, request: pytest.FixtureRequest) -> Iterator[Client]:
+    over_grpc = request.param == "grpc"
+    url = f"grpc://127.0.0.1:{server.grpc_port}" if over_grpc else f"http://127.0.0.1:{server.http_port}"
+    with Client(url, binary=request.param != "http as JSON") as ours:
+        yield ours
+
+
+@pytest.mark.slow
+def test_arrays_of_every_datatype_come_back_as_they_were_sent(client: Client):
+    sent: dict[str, np.ndarray] = {}
+    for name, dtype in NUMPY_DTYPES.items():
+        if name not in ("BF16", "BYTES"):
+            sent[name] = np.array([[0, 1], [1, 1]], dtype)
+    sent["BYTES"] = np.array([["a", "ö"], ["", "b"]])
+    answer = client.infer("typed", sent)
+    for name, array in sent.items():
+        back = answer[f"OUT_{name}"]
+        if name == "BYTES":
+            assert answer.text("OUT_BYTES").tolist() == array.tolist()
+            assert back[0, 1] == "ö".encode()
+        else:
+            assert back.dtype == array.dtype
+            np.testing.assert_array_equal(back, array)
+    assert list(answer) == [tensor.name for tensor in answer.tensors]
+    assert len(answer) == len(sent)
+
+
+@pytest.mark.slow
+def test_lists_and_numbers_become_what_the_model_takes(client: Client):
+    answer = client.infer("simple", {"INPUT0": [[1, 2, 3, 4]], "INPUT1": [[1.0, 1.0, 1.0, 1.0]]})
+    assert answer["OUTPUT0"].dtype == np.int32
+    assert answer["OUTPUT0"].tolist() == [[2, 3, 4, 5]]
+
+
+@pytest.mark.slow
+def test_a_list_that_would_lose_by_the_models_datatype_is_refused_before_it_is_sent(client: Client):
+    with pytest.raises(InvalidInput, match=r"'INPUT0'.*INT32, and not every value is one"):
+        client.infer("simple", {"INPUT0": [[1, 2, 3, 4.5]], "INPUT1": [[1, 1, 1, 1]]})
+
+
+@pytest.mark.slow
+def test_what_a_call_says_reaches_the_model(client: Client):
+    answer = client.infer(
+        "asked", {"x": np.zeros((1, 1), np.float32)}, parameters={"color": "red"}, request_id="r-1", priority=2
+    )
+    assert answer.id == "r-1"
+    assert "color='red'" in str(answer.parameters["parameters"])
+
+
+@pytest.mark.slow
+def test_wanted_outputs_and_the_answers_description(client: Client):
+    answer = client.infer(
+        "simple", {"INPUT0": np.ones((1, 4), np.int32), "INPUT1": np.ones((1, 4), np.int32)}, outputs=["OUTPUT1"]
+    )
+    assert list(answer) == ["OUTPUT1"]
+    assert answer.model_name == "simple"
+    assert repr(answer).startswith("<Answer of 'simple'")
+    with pytest.raises(KeyError, match="'OUTPUT1'"):
+        answer["OUTPUT0"]
+
+
+@pytest.mark.slow
+def test_metadata_of_server_and_model(client: Client):
+    assert "binary_tensor_data" in client.server_metadata().extensions
+    metadata = client.metadata("simple")
+    assert metadata.inputs == (TensorSpec("INPUT0", "INT32", (-1, 4)), TensorSpec("INPUT1", "INT32", (-1, 4)))
+    assert metadata.platform == "test_simple"
+    assert client.is_live()
+    assert client.is_ready()
+    assert client.is_model_ready("simple")
+    assert not client.is_model_ready("nobody")
+    client.wait_until_ready("simple")
+
+
+@pytest.mark.slow
+def test_errors_say_whose_they_are(client: Client):
+    with pytest.raises(NotFound, match="nobody"):
+        client.infer("nobody", {"x": np.zeros((1, 1), np.float32)})
+    with pytest.raises(NotFound, match="nobody"):
+        client.metadata("nobody")
+    with pytest.raises(InvalidInput, match="INPUT0"):
+        client.infer("simple", {"INPUT0": np.zeros((1, 3), np.int32), "INPUT1": np.zeros((1, 4), np.int32)})
+    with pytest.raises(TimedOut):
+        client.infer("slow", {"seconds": np.array([[5.0]], np.float32)}, timeout_s=0.3)
+
+
+@pytest.mark.slow
+def test_a_client_is_shared_by_threads(client: Client):
+    def ask(number: int) -> int:
+        answer = client.infer("identity", {"x": np.full((1, 3), number, np.int64)})
+        return int(answer["x"][0, 0])
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(ask, range(200))) == list(range(200))
+
+
+@pytest.mark.slow
+def test_many_clients_over_grpc_in_one_process_do_not_disturb_one_another(server: Server):
+    def ask(number: int) -> int:
+        with Client(f"grpc://127.0.0.1:{server.grpc_port}") as ours:
+            return int(ours.infer("identity", {"x": np.full((1, 1), number, np.int64)})["x"][0, 0])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(ask, range(40))) == list(range(40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_coroutines_ask_side_by_side(server: Server, scheme: str):
+    port = server.http_port if scheme == "http" else server.grpc_port
+    async with AsyncClient(f"{scheme}://127.0.0.1:{port}") as ours:
+        answers = await asyncio.gather(*(ours.infer("identity", {"x": np.array([[number]])}) for number in range(50)))
+    assert [int(answer["x"][0, 0]) for answer in answers] == list(range(50))
+
+
+def _ask_in_child(url: str, queue: Any) -> None:
+    with Client(url) as ours:
+        queue.put(ours.infer("identity", {"x": np.array([[7]])})["x"].tolist())
+
+
+@pytest.mark.slow
+def test_a_forked_child_makes_a_client_of_its_own(server: Server):
+    url = f"http://127.0.0.1:{server.http_port}"
+    with Client(url) as ours:
+        ours.infer("identity", {"x": np.array([[1]])})
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        child = context.Process(target=_ask_in_child, args=(url, queue))
+        child.start()
+        assert queue.get(timeout=30) == [[7]]
+        child.join(30)
+
+
+async def test_the_gateways_host_the_token_and_the_headers_go_along():
+    async with (
+        Predictor(doubled).listening() as peer,
+        AsyncClient(
+            f"127.0.0.1:{peer.port}", host="fraud.default.example.com", token="t0k", headers={"X-Team": "risk"}
+        ) as ours,
+    ):
+        answer = await ours.infer("m", {"x": np.array([[1.5]])}, headers={"X-Request-Id": "r9"})
+    assert answer["y"].tolist() == [[3.0]]
+    _, path, headers, _ = peer.requests[0]
+    assert path == "/v2/models/m/infer"
+    assert headers["host"] == "fraud.default.example.com"
+    assert headers["authorization"] == "Bearer t0k"
+    assert (headers["x-team"], headers["x-request-id"]) == ("risk", "r9")
+
+
+async def test_a_request_is_sent_again_only_where_the_server_said_it_had_not_begun():
+    async with (
+        Predictor(http(503, b'{"error": "starting"}', retry_after="0"), doubled).listening() as peer,
+        AsyncClient(f"127.0.0.1:{peer.port}") as ours,
+    ):
+        assert (await ours.infer("m", {"x": np.array([[1.0]])}))["y"].tolist() == [[2.0]]
+    assert len(peer.requests) == 2
+    async with (
+        Predictor(http(500, b'{"error": "broke"}')).listening() as peer,
+        AsyncClient(f"127.0.0.1:{peer.port}", retries=5) as ours,
+    ):
+        with pytest.raises(UpstreamFailed, match=r"the server 127.0.0.1:\d+ answered 500: broke"):
+            await ours.infer("m", {"x": np.array([[1.0]])})
+    assert len(peer.requests) == 1
+    async with (
+        Predictor(http(429, b'{"error": "full"}', retry_after="30")).listening() as peer,
+        AsyncClient(f"127.0.0.1:{peer.port}") as ours,
+    ):
+        with pytest.raises(Overloaded) as refused:
+            await ours.infer("m", {"x": np.array([[1.0]])}, timeout_s=1.0)
+    assert refused.value.retry_after_s == 30
+    assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_nobody_there_is_said_within_the_deadline(scheme: str):
+    with Client(f"{scheme}://127.0.0.1:{free_port()}", retries=1) as ours:
+        with pytest.raises((UpstreamFailed, TimedOut), match=r"the server 127.0.0.1:\d+"):
+            ours.infer("m", {"x": np.array([[1.0]])}, timeout_s=2.0)
+        assert not ours.is_live()
+        with pytest.raises(TimedOut, match=r"model 'm' of the server .* is not ready after 0.2 s"):
+            ours.wait_until_ready("m", timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"[]", "no JSON object"),
+        (b"<html>", "no JSON object"),
+        (b'{"name": "m", "inputs": [{"name": "x"}]}', "not V2's"),
+        (b'{"name": "m", "inputs": 7}', "not V2's"),
+    ],
+)
+async def test_metadata_that_is_not_V2s_is_told(body: bytes, says: str):
+    async with Predictor(http(200, body)).listening() as peer, AsyncClient(f"127.0.0.1:{peer.port}") as ours:
+        with pytest.raises(UpstreamFailed, match=says):
+            await ours.metadata("m")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("ftp://h:1", "expected http://"),
+        ("http://h:1/prefix", "no path"),
+        ("http://h:99999", "expected host or host:port"),
+        ("http://user:pw@h:1", "give headers or a token"),
+        ("http://", "expected http://"),
+        ("", "expected http://"),
+    ],
+)
+def test_a_url_that_is_none_is_refused(url: str, says: str):
+    with pytest.raises(ConfigError, match=says) as refused:
+        AsyncClient(url)
+    assert "pw" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"timeout_s": 0}, "seconds above 0"),
+        ({"retries": -1}, "0 or more"),
+        ({"headers": {"X-A": "b\r\nc: d"}}, "line break"),
+        ({"token": "a\nb"}, "line break"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], says: str):
+    with pytest.raises(ConfigError, match=says):
+        AsyncClient("http://h:1", **settings)
+
+
+FP32, INT8, BOOL, TEXT = (TensorSpec("x", datatype, (-1,)) for datatype in ("FP32", "INT8", "BOOL", "BYTES"))
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "expected"),
+    [
+        ([1, 2], FP32, ("FP32", [1.0, 2.0])),
+        ([1.0, 2.0], INT8, ("INT8", [1, 2])),
+        ([0, 1], BOOL, ("BOOL", [False, True])),
+        (["a", b"b"], TEXT, ("BYTES", [b"a", b"b"])),
+        (np.array([1, 2], ">i4"), None, ("INT32", [1, 2])),
+        (np.array([1, 2], np.int64), FP32, ("INT64", [1, 2])),
+        (np.arange(6).reshape(2, 3).T, None, ("INT64", [[0, 3], [1, 4], [2, 5]])),
+        (3, FP32, ("FP32", 3.0)),
+        ([float("nan")], FP32, ("FP32", None)),
+    ],
+)
+def test_values_become_tensors(values: Any, spec: TensorSpec | None, expected: tuple[str, Any]):
+    tensor = make_tensor("x", values, spec)
+    assert tensor.datatype == expected[0]
+    assert tensor.shape == tensor.data.shape
+    if expected[1] is not None:
+        assert tensor.data.tolist() == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "says"),
+    [
+        ([[1], [1, 2]], FP32, "rectangular"),
+        ([300], INT8, "not every value is one"),
+        ([2], BOOL, "not every value is one"),
+        ([float("nan")], INT8, "not every value is one"),
+        ([1], TEXT, "send text or bytes"),
+        (np.array(["2024-01-01"], "datetime64[D]"), None, "no place in the protocol"),
+        (np.array([1j]), None, "no place in the protocol"),
+        ([None, "a"], TEXT, "NoneType"),
+    ],
+)
+def test_values_that_are_no_tensor_are_refused(values: Any, spec: TensorSpec | None, says: str):
+    with pytest.raises(InvalidInput, match=says):
+        make_tensor("x", values, spec)
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+async def test_TLS_with_the_callers_own_authorities_and_certificate(certificate: tuple[Path, Path], mutual: bool):
+    key, chain = certificate
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain, key)
+    if mutual:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(chain)
+    async with Predictor(doubled).listening(tls=context) as peer:
+        url = f"https://localhost:{peer.port}"
+        shown = {"certificate": chain, "key": key} if mutual else {}
+        async with AsyncClient(url, authorities=chain, **shown) as ours:
+            assert (await ours.infer("m", {"x": np.array([[1.0]])}))["y"].tolist() == [[2.0]]
+        if mutual:
+            async with AsyncClient(url, authorities=chain, timeout_s=5) as ours:
+                with pytest.raises((UpstreamFailed, ClientError)):
+                    await ours.infer("m", {"x": np.array([[1.0]])})
+        with pytest.raises(ConfigError, match="cannot be"):
+            await AsyncClient(url, certificate=Path("nowhere.pem")).infer("m", {"x": np.array([[1.0]])})
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_wait(server: Server):
+    with Client(f"http://127.0.0.1:{server.http_port}") as ours:
+        began = threading.Event()
+
+        def interrupt() -> None:
+            began.wait(10)
+            time.sleep(0.2)  # the request must be out; nothing tells when it is
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        began.set()
+        with pytest.raises(KeyboardInterrupt):
+            ours.infer("slow", {"seconds": np.array([[3.0]], np.float32)})
+        thread.join()
+        assert ours.is_live()
