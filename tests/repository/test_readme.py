@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from serve_support import serving
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -19,12 +21,21 @@ _COMMAND = re.compile(r"serinus canary [a-z]+|serinus [a-z]+|make bench")
 _FLAG = re.compile(r"--([a-z_]+)")
 
 
-def test_the_python_examples_run_in_order():
+def test_the_python_examples_run_in_order(tmp_path: Path):
     scope: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), scope)
+        if "serinus.client" not in block:
+            exec(compile(block, "README.md", "exec"), scope)
+            continue
+        # The class of the first example is what the client asks.
+        (tmp_path / "doubler.py").write_text(blocks[0])
+        flags = ("--class", "doubler:Doubler", "--model_name", "doubler")
+        with serving(tmp_path, *flags, environment={"PYTHONPATH": str(tmp_path)}) as served:
+            here = block.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{served.http_port}")
+            assert here != block
+            exec(compile(here, "README.md", "exec"), scope)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)", SHELL))))
