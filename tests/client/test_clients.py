@@ -193,7 +193,7 @@ async def test_a_request_is_sent_again_only_where_the_server_said_it_had_not_beg
         Predictor(http(500, b'{"error": "broke"}')).listening() as peer,
         AsyncClient(f"127.0.0.1:{peer.port}", retries=5) as ours,
     ):
-        with pytest.raises(UpstreamFailed, match=r"the server 127.0.0.1:\d+ answered 500: broke"):
+        with pytest.raises(UpstreamFailed, match="the server answered 500: broke"):
             await ours.infer("m", {"x": np.array([[1.0]])})
     assert len(peer.requests) == 1
     async with (
@@ -209,7 +209,7 @@ async def test_a_request_is_sent_again_only_where_the_server_said_it_had_not_beg
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_nobody_there_is_said_within_the_deadline(scheme: str):
     with Client(f"{scheme}://127.0.0.1:{free_port()}", retries=1) as ours:
-        with pytest.raises((UpstreamFailed, TimedOut), match=r"the server 127.0.0.1:\d+"):
+        with pytest.raises((UpstreamFailed, TimedOut), match=r"the server.*127.0.0.1:\d+"):
             ours.infer("m", {"x": np.array([[1.0]])}, timeout_s=2.0)
         assert not ours.is_live()
         with pytest.raises(TimedOut, match=r"model 'm' of the server .* is not ready after 0.2 s"):

@@ -15,7 +15,9 @@ from .canary.canary_by_hand import status as canary_status
 from .canary.canary_judge import judge
 from .canary.canary_route import route
 from .canary.canary_run import run as canary_run
+from .commands.bench import bench
 from .commands.down import down
+from .commands.infer import infer
 from .commands.lint import lint
 from .commands.logs import logs
 from .commands.optimize import optimize
@@ -39,6 +41,8 @@ app.command()(down)
 app.command()(status)
 app.command()(logs)
 app.command()(restart)
+app.command()(infer)
+app.command()(bench)
 app.command()(lint)
 app.command()(optimize)
 app.command()(tune)

@@ -93,7 +93,7 @@ class AsyncClient:
                 retries=retries,
             ),
             CallOptions(
-                peer=f"the server {address}",
+                peer="the server",
                 host_field=host,
                 headers=always,
                 trust=Trust(authorities=_path(authorities), certificate=_path(certificate), key=_path(key)),
@@ -122,7 +122,7 @@ class AsyncClient:
         Args:
             model: its name.
             inputs: by name. An array travels with its own datatype (strings and objects are BYTES); numbers, text and lists become what
-                the model's metadata says, which is asked for once.
+                the model's metadata says, which is asked for once; a `serinus.Tensor` says its datatype itself (BF16).
             version: of the model; empty: the server chooses.
             outputs: wanted ones; None: all.
             parameters: of the request.
@@ -183,7 +183,8 @@ class AsyncClient:
         until = time.monotonic() + timeout_s
         while not await (self.is_ready() if model is None else self.is_model_ready(model)):
             if time.monotonic() + _POLL_S > until:
-                what = self._client.options.peer if model is None else f"model {model!r} of {self._client.options.peer}"
+                server = f"the server {self._client.settings.host}"
+                what = server if model is None else f"model {model!r} of {server}"
                 raise TimedOut(f"{what} is not ready after {timeout_s:g} s")
             await asyncio.sleep(_POLL_S)
 

@@ -69,7 +69,7 @@ class Answer(Mapping[str, np.ndarray]):
 
 def needs_spec(values: Any) -> bool:
     """Whether an input's type is not its own: Python's numbers and lists become what the model declares."""
-    return not isinstance(values, (np.ndarray, np.generic)) and not hasattr(values, "__array__")
+    return not isinstance(values, (np.ndarray, np.generic, Tensor)) and not hasattr(values, "__array__")
 
 
 def make_tensor(name: str, values: Any, spec: TensorSpec | None) -> Tensor:
@@ -77,12 +77,14 @@ def make_tensor(name: str, values: Any, spec: TensorSpec | None) -> Tensor:
 
     Args:
         name: of the input.
-        values: an array travels with its own datatype; anything else becomes the spec's.
+        values: a tensor is sent as it is, under this name; an array travels with its own datatype; anything else becomes the spec's.
         spec: what the model says of the input; None: it says nothing.
 
     Raises:
         InvalidInput: no tensor can be made of it without loss.
     """
+    if isinstance(values, Tensor):
+        return Tensor(name, values.datatype, values.shape, values.data, values.parameters)
     try:
         array = np.asarray(values)
     except ValueError:

@@ -101,8 +101,12 @@ def parse_rate(text: str) -> float:
     return rate
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--budget") -> float:
     """Read a duration in seconds: `120s`, `2m`, `90`.
+
+    Args:
+        text: to be read.
+        option: whose it is, for the message.
 
     Raises:
         ConfigError: it is none.
@@ -110,5 +114,5 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min)?", text.strip().lower())
     seconds = float(match[1]) * (60 if match[2] in {"m", "min"} else 1) if match else 0.0
     if seconds <= 0:
-        raise ConfigError(f"--budget {text!r}: not a duration; expected such as 120s or 5m")
+        raise ConfigError(f"{option} {text!r}: not a duration; expected such as 120s or 5m")
     return seconds

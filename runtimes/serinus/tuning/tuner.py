@@ -9,25 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError
 from ..loading.directory import settings_from_directory
-from ..protocol.rest_codec import RestCodec
-from ..protocol.types import InferRequest, Tensor, TensorSpec
+from ..protocol.types import TensorSpec
 from ..settings import ModelSettings, cpu_limit
 from .forms.model_forms import update_settings
-from .forms.samples import generate_samples, read_samples, take_rows
+from .forms.samples import generate_samples, read_samples
 from .limits import Observed, Resources, binding, observe, read_metrics, resources
-from .load.loadgen import Job, LoadResult, http_message
+from .load.loadgen import Job, LoadResult
+from .load.request_messages import MOST_MESSAGES, request_messages
 from .load.server_under_test import ServerUnderTest, run_job
 from .search import Config, Found, Trial, axes_for, describe, search
 from .slo import Slo
 
 __all__ = ["Tuned", "tune", "write_model_settings"]
 
-_MESSAGES = 64
-"""Different requests that are sent in turn."""
 _LEAST_SAMPLES = 200
 _SHORTEST_S, _LONGEST_S = 2.0, 10.0
 _ATTEMPTS = 3
@@ -156,8 +152,8 @@ class _Bench:
         specs = [
             TensorSpec(entry["name"], entry["datatype"], tuple(entry["shape"])) for entry in metadata.get("inputs", [])
         ]
-        samples = self._given or generate_samples(specs, _MESSAGES * self._rows)
-        self._messages = _messages(samples, self._rows)
+        samples = self._given or generate_samples(specs, MOST_MESSAGES * self._rows)
+        self._messages = request_messages(samples, self._rows)
         job = self._job(10.0, 1.5, server.port)
         self._say("looking at single requests")
         result = run_job(job)
@@ -244,22 +240,6 @@ def _wait_until_idle(server: ServerUnderTest) -> None:
     deadline = time.monotonic() + _LONGEST_S
     while read_metrics(server.metrics()).get("serinus_requests_in_flight", 0.0) and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def _messages(samples: Mapping[str, np.ndarray], rows: int) -> tuple[bytes, ...]:
-    """Requests over the binary extension, each with rows of its own."""
-    codec = RestCodec()
-    messages = []
-    row_bytes = sum(array[:1].nbytes for array in samples.values()) * rows
-    # The generator reads its job from a pipe; a few large requests are as good as many.
-    for index in range(max(2, min(_MESSAGES, 2**24 // max(row_bytes, 1)))):
-        tensors = [Tensor.of(name, array) for name, array in take_rows(samples, rows, index * rows).items()]
-        body = codec.encode_request(InferRequest("model", tensors), binary=True)
-        headers = [("Content-Type", body.content_type)]
-        if body.json_length is not None:
-            headers.append(("Inference-Header-Content-Length", str(body.json_length)))
-        messages.append(http_message("127.0.0.1", "/v2/models/model/infer", body.chunks, headers))
-    return tuple(messages)
 
 
 def _config_of(settings: ModelSettings) -> Config:
