@@ -29,7 +29,7 @@ from serinus.bounds import BOUNDS, ModelBounds
 from serinus.cli.serving.options import OPTIONS, parse
 from serinus.cli.serving.serve import _server_settings
 from serinus.cli.serving.startup_models import _of_paths
-from serinus.client.predictor_client import _seconds
+from serinus.client.predictor_errors import retry_seconds
 from serinus.dataplane.batching.deadlines import Deadlines
 from serinus.dataplane.overrides import overridden
 from serinus.dataplane.plane import Plane
@@ -404,7 +404,7 @@ def test_a_number_of_a_model_is_refused_by_name(tmp_path: Path, name: str):
     "value", ["1" + "0" * 400, "9" * 5000, "²", "-1", "1e300", "inf", "nan", "3601"], ids=lambda v: v[:8]
 )
 async def test_a_predictors_retry_after_is_no_number_that_breaks_anything(value: str):
-    seconds = _seconds(value)
+    seconds = retry_seconds(value)
     assert seconds is None or 0 <= seconds <= 3600
     error = Overloaded("full", seconds or 1.0)
     assert re.fullmatch(rb"\d+", b"%d" % math.ceil(error.retry_after_s))
