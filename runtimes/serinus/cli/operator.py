@@ -21,6 +21,7 @@ from .commands.infer import infer
 from .commands.lint import lint
 from .commands.logs import logs
 from .commands.optimize import optimize
+from .commands.predict import predict
 from .commands.restart import restart
 from .commands.status import status
 from .commands.tune import tune
@@ -43,6 +44,7 @@ app.command()(logs)
 app.command()(restart)
 app.command()(infer)
 app.command()(bench)
+app.command()(predict)
 app.command()(lint)
 app.command()(optimize)
 app.command()(tune)
