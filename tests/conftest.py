@@ -74,6 +74,24 @@ def _let_examples_take_their_time() -> None:
 _let_examples_take_their_time()
 
 
+def _ask_once_which_fixtures_are_loops() -> None:
+    """Keep looptime's list of pytest-asyncio's fixtures: it makes it anew for each fixture of each test, a tenth of what a small test costs."""
+    if importlib.util.find_spec("looptime") is None:  # MLServer's environment
+        return
+    import pytest_asyncio.plugin as loops
+    from looptime._internal import plugin
+
+    names = frozenset(name for name in dir(loops) if plugin._is_fixture(getattr(loops, name)))
+
+    def should_patch(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> bool:
+        return fixturedef.func.__module__ == loops.__name__ or fixturedef.argname in names
+
+    plugin._should_patch = should_patch
+
+
+_ask_once_which_fixtures_are_loops()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave files without the marker alone where only tests that have it are asked for (`-m alone`, as the Makefile does).
 

@@ -10,6 +10,7 @@ import pytest
 
 from canary_support import EVEN_SCORES, LE_S, lognormal, shifted_scores
 from deferred import Deferred
+from representative import every
 from serinus.canary.evidence.any_shift import AnyShift, standard_errors_beyond
 from serinus.canary.evidence.blocks import Block, Blocks
 from serinus.canary.evidence.contrasts import Bet, Bets, fit_bets
@@ -325,7 +326,7 @@ def test_a_shift_of_no_usual_direction_is_found():
     assert np.median([first_shift(rng, zigzag, 60) for _ in range(20)]) < 20_000
 
 
-@pytest.mark.parametrize(("requests", "index"), [(300, 0.0), (3000, 0.0), (300, 0.05), (3000, 0.05)])
+@pytest.mark.parametrize(("requests", "index"), every(3, [(300, 0.0), (3000, 0.0), (300, 0.05), (3000, 0.05)]))
 def test_the_estimate_of_the_index_is_without_bias_and_its_standard_error_is_one(requests, index):
     rng = np.random.default_rng(13)
     canary = shifted_scores(index) if index else np.array(EVEN_SCORES)
@@ -369,7 +370,7 @@ def test_drift_that_is_tolerated_is_worth_1_at_most_to_every_bettor():
             assert logs.max() <= 1e-9
 
 
-@pytest.mark.parametrize(("index", "most"), [(0.0, 0.05), (0.03, 0.05), (0.0499, 0.05)])
+@pytest.mark.parametrize(("index", "most"), every(3, [(0.0499, 0.05), (0.0, 0.05), (0.03, 0.05)]))
 def test_drift_that_is_tolerated_raises_no_alarm(index, most):
     rng = np.random.default_rng(8)
     canary = shifted_scores(index) if index else np.array(EVEN_SCORES)
@@ -508,7 +509,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("sign", every(2, [1.0, -1.0]))
 def test_equal_means_are_called_worse_no_oftener_than_the_level(draw, sign):
     rng = np.random.default_rng(13)
     reached = sum(mean_walk(LargeMean(sign, 0.0, 1000), draw(rng), rng, 1.0, 60) >= WANTED for _ in range(100))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
 
+from representative import every
 from serinus.native import build, library
 from serinus.native import kernel_library as loader
 from serinus.native.trees import walker
@@ -118,7 +119,7 @@ def test_vectors_are_used_wherever_the_machine_has_them() -> None:
 
 @pytest.mark.parametrize("lanes", [lanes for lanes in (8, 16) if lanes in LANES])
 @pytest.mark.parametrize("depth", range(9))
-@pytest.mark.parametrize("columns", [1, 30, 1000])
+@pytest.mark.parametrize("columns", every(3, [30, 1, 1000]))
 def test_vectors_give_the_bits_of_the_plain_walk_at_every_depth_and_width(depth: int, columns: int, lanes: int) -> None:
     random = np.random.default_rng(depth)
     trees = _random_trees(random, 25, columns, depth, 3)

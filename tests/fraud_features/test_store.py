@@ -15,6 +15,7 @@ from deferred import Deferred
 from fraud_features.schema import Labels
 from fraud_features.store import AGGREGATES, DELAY_DAYS, KEEP_DAYS, Batch, FeatureStore, MemoryStore
 from fraud_support import START_S, Oracle
+from representative import every
 
 RedisStore = Deferred("fraud_features.redis_store", "RedisStore")
 redis_store = Deferred("fraud_features.redis_store")
@@ -159,7 +160,7 @@ async def test_stats_count_what_is_held(store: FeatureStore):
     assert (stats.customers, stats.terminals, stats.ids, stats.labels) == (8, 4, 51, 1)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", every(2, range(4)))
 async def test_it_agrees_with_brute_force_also_out_of_order(store: FeatureStore, seed: int):
     oracle, r = Oracle(), np.random.default_rng(seed)
     for call in range(12):

@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 import grpc
 from grpc_support import ENGINES, GATE, INFER, SLOW, Running, serving
+from representative import every
 from serinus.errors import ConfigError
 from serinus.server.grpc import start_grpc
 from serinus.server.grpc.grpc_server import choose_engine
@@ -143,7 +144,7 @@ def test_a_timeout_parameter_is_a_deadline_too(channel):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    "compression", [None, grpc.Compression.Gzip, grpc.Compression.Deflate], ids=["plain", "gzip", "deflate"]
+    "compression", every(2, [None, grpc.Compression.Deflate, grpc.Compression.Gzip]), ids=["plain", "deflate", "gzip"]
 )
 def test_a_request_over_the_limit_is_refused_and_one_within_it_is_not(engine, compression):
     with (

@@ -352,7 +352,7 @@ def test_models_are_found_here_fetched_once_and_never_half(tmp_path: Path) -> No
         get("s3://bucket/m")
     handler = functools.partial(_Files, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         base = f"http://127.0.0.1:{server.server_address[1]}"
         assert (get(f"{base}/m/model.json") / "model.json").read_text() == "{}"
         assert [file.name for file in get(f"{base}/m.tar.gz").iterdir()] == ["model.json"]

@@ -148,7 +148,7 @@ def test_a_pulled_model_is_fetched_again_and_a_failed_pull_leaves_the_cache_as_i
             return
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(served))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_address[1]}/m.txt"
 
         def get(*, pull: bool) -> str:

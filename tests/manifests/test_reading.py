@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from serinus.cli.main import main
 from serinus.manifests.documents import load_text
 from serinus.manifests.problems import Problem, Problems
 from serinus.manifests.reading import check
@@ -79,12 +81,16 @@ def test_a_document_that_lacks_one_of_kind_and_version_is_told_of_in_a_folder_to
 
 
 @pytest.fixture
-def lint(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def lint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`serinus lint` in this process, which has imported its commands already."""
+    monkeypatch.chdir(tmp_path)
+
     def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "serinus.cli", "lint", *words]
-        return subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, input=text, timeout=60, check=False
-        )
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        status = main(["lint", *words])
+        return subprocess.CompletedProcess(["lint", *words], status, *capsys.readouterr())
 
     return run
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from representative import every
 from serinus.errors import TooLarge
 from serinus.protocol import json_census
 from serinus.protocol.json_census import MOST_CONTAINERS, MOST_VALUES, check_census
@@ -75,6 +76,7 @@ def test_more_than_can_be_looked_at_in_a_second_is_refused(text: bytes, word: st
     ],
     ids=["arrays", "values", "a string", "a small text"],
 )
+@pytest.mark.parametrize("counter", every(2, COUNTERS), indirect=True)
 @pytest.mark.usefixtures("counter")
 def test_what_is_within_the_limits_is_taken(text: bytes):
     check_census(text, "the request body")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import serinus.native as native
 from protocol_support import ODD_NUMBERS, body, damage, outcome, plain_codec, random_body, tensor_json
+from representative import every
 from serinus.native.json import json_powers
 from serinus.protocol.json_kernel import JsonKernel
 from serinus.protocol.rest_codec import RestCodec
@@ -47,7 +48,7 @@ def agrees(text: str) -> None:
         assert np.float64(value).tobytes() == np.float64(expected).tobytes(), text
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", every(2, range(4)))
 def test_both_paths_answer_alike_to_right_and_wrong_requests(seed: int):
     rnd = random.Random(seed)
     codec, plain = RestCodec(), plain_codec()

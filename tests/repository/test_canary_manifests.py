@@ -16,6 +16,7 @@ import yaml
 
 from canary_pages import page_of, pages
 from kubernetes_server import kubernetes, service_object
+from representative import every
 from serinus.canary.targets.kubernetes_client import KubernetesClient
 from serinus.cli.canary.canary_run import EXIT_STATUS
 from serinus.cli.operator import run as command
@@ -158,7 +159,7 @@ def test_the_roles_names_are_those_of_the_jobs_service():
 
 
 @pytest.mark.parametrize(
-    "words", [["canary", "run", "--help"], ["canary", "judge", "--help"], ["canary", "policy"]], ids=" ".join
+    "words", every(2, [["canary", "run", "--help"], ["canary", "judge", "--help"], ["canary", "policy"]]), ids=" ".join
 )
 def test_the_command_starts_where_an_image_has_no_envoy_kubectl_and_framework(words: list[str]):
     absent = [

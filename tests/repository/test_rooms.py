@@ -50,7 +50,8 @@ def test_no_class_is_longer_than_can_be_read_at_once():
     long = {
         f"{relative(path)}: {node.name}": node.end_lineno - node.lineno + 1
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        if (text := path.read_text()).count("\n") >= MOST_LINES  # no class is longer than its file
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.ClassDef)
         and relative(path) not in LARGE_CLASSES
         and node.end_lineno - node.lineno >= MOST_LINES

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from http_support import Raw
+from representative import every
 from rest_support import Rest, rest, wire
 from serinus.dataplane.large_bodies import LARGE_BODY_BYTES
 from serinus.protocol import json_codec, rest_codec
@@ -83,7 +84,7 @@ async def begun(server: Rest, path: str, body: Any, fields: dict[str, str]) -> R
 
 
 @pytest.mark.parametrize("case", LARGE, ids=str)
-@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+@pytest.mark.parametrize("http", every(2, ["thin", "uvicorn"]))
 async def test_a_probe_is_answered_while_a_large_body_is_read(case: str, http: str, monkeypatch: pytest.MonkeyPatch):
     path, body, fields = LARGE[case]
     with held(monkeypatch) as reading:

@@ -18,6 +18,7 @@ import yaml
 
 import grpc
 from deferred import Deferred
+from representative import every
 from seldon_agent import Agent, Server, model_server, obey_permissions
 
 xgboost = Deferred("xgboost")
@@ -118,7 +119,7 @@ IMAGES = (
 )
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", every(len(IMAGES), IMAGES))
 def test_every_image_starts_alive_ready_and_without_a_model(name: str, home: Path):
     with model_server(folder(home, name), image(name)) as server, Agent(server) as agent:
         assert agent.index() == {}
@@ -312,6 +313,7 @@ def values(answer: Any) -> dict[str, tuple[str, list[int], list[Any]]]:
     }
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_fraud_pipeline_answer_what_the_service_answers(home: Path):
     pipeline = yaml.safe_load((SELDON / "pipeline-fraud.yaml").read_text())["spec"]
     features, ensemble = pipeline["steps"]
@@ -358,6 +360,7 @@ def test_the_steps_of_the_fraud_pipeline_answer_what_the_service_answers(home: P
             assert data == [text.encode() for text in want["data"]]
 
 
+@pytest.mark.slow
 def test_both_steps_in_one_model_answer_the_same_without_a_pipeline(home: Path):
     request = json.loads((FRAUD / "request.json").read_text())
     expected = json.loads((FRAUD / "response.json").read_text())

@@ -119,7 +119,7 @@ def _serve(options: argparse.Namespace) -> None:
     if options.crash_at_start:
         sys.exit(7)
     web = _Http(("127.0.0.1", options.http_port), _handler(state))
-    threading.Thread(target=web.serve_forever, daemon=True).start()
+    threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
     rpc = grpc.server(ThreadPoolExecutor(16))
     method = grpc.unary_unary_rpc_method_handler(lambda _request, _context: json.dumps(state.infer("grpc")).encode())
     rpc.add_generic_rpc_handlers(

@@ -117,7 +117,7 @@ def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
                 serving(folder / name, *words, environment={"PYTHONPATH": str(MODELS.parent)})
             )
         page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
-        threading.Thread(target=page.serve_forever, daemon=True).start()
+        threading.Thread(target=page.serve_forever, args=(0.02,), daemon=True).start()
         stack.callback(page.server_close)
         stack.callback(page.shutdown)
         address = stack.enter_context(

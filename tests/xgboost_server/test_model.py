@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deferred import Deferred
+from representative import every
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Call
 from serinus.settings import ModelSettings
@@ -28,7 +29,7 @@ def _ask(model: XGBoostModel, data: np.ndarray, *outputs: str) -> dict[str, np.n
     return dict(model.predict({"x": data}, Call(outputs=frozenset(outputs) if outputs else None)))
 
 
-@pytest.mark.parametrize("suffix", ["ubj", "json"])
+@pytest.mark.parametrize("suffix", every(2, ["ubj", "json"]))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_predictions_and_margins_equal_the_boosters(objective: str, suffix: str, tmp_path: Path) -> None:
     booster = train(objective)

@@ -27,6 +27,8 @@ _MOST_BODY_BYTES: Final = 8 << 20
 """Some thousand looks."""
 _MOST_S: Final = 30.0
 """Of a connection: Argo Rollouts and Flagger wait 10 s for an answer unless told otherwise."""
+_POLL_S: Final = 0.05
+"""Between two looks at whether to end: what a command that ends waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Listener:
             ) from None
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_address[1]}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
@@ -104,6 +106,7 @@ class Listener:
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = _MOST_CONNECTIONS  # socketserver's 5: of twenty clients at once some try again after a second
     block_on_close = False
 
     def __init__(self, host: str, port: int, answer: Callable[[Request], Answer]) -> None:
