@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_support import serving
 from serinus.cli.main import main
+from serve_support import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
