@@ -332,7 +332,7 @@ def test_an_alert_fires_on_its_fault_and_is_silent_beside_it(case: Case, tmp_pat
     # Days by the minute take seconds of CPU. Groups are evaluated in no order, so an alert may see what was recorded a round before: that has
     # to be younger than Prometheus' lookback of five minutes.
     every = "4m" if int(case.at[:-1]) > 600 else "1m"
-    test = {"rule_files": [str(write_rules(tmp_path))], "evaluation_interval": every, "tests": [unit]}
+    test = {"rule_files": [str(write_rules(tmp_path, alert=case.alert))], "evaluation_interval": every, "tests": [unit]}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(test, sort_keys=False))
     done = promtool("test", "rules", tmp_path / "test.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
