@@ -40,6 +40,17 @@ def _keep_to_one_thread() -> None:
 _keep_to_one_thread()
 
 
+def _let_go_use_memory() -> None:
+    """Let kubectl and promtool, which live a second, collect garbage a quarter as often: 100 is Go's own (runtime, GOGC).
+
+    It takes a fifth of the CPU of a rendering and of a run of the rules' unit tests.
+    """
+    os.environ.setdefault("GOGC", "400")
+
+
+_let_go_use_memory()
+
+
 def _import_tritonclient_apart() -> None:
     """Import tritonclient.grpc with a descriptor pool of its own.
 
@@ -100,6 +111,28 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if str(config.getoption("markexpr")) not in ("alone", "alone and not slow") or collection_path.suffix != ".py":
         return None
     return True if "mark.alone" not in collection_path.read_text() else None
+
+
+LONGEST = (
+    "hosts/test_mlserver.py",
+    "image_pixels/test_models.py",
+    "rest/test_openapi.py",
+    "loading/test_damaged_files.py",
+    "canary/test_rollouts.py",
+    "exports/test_stock_kserve.py",
+    "rest/test_fuzz.py",
+    "local/test_runner.py",
+    "monitoring/test_alerts.py",
+)
+"""Files of the whole run that take more than half a minute of CPU; begun last, one of them would keep a core busy while the others have ended."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, where `make test` runs files side by side; all others keep their order."""
+    here = Path(__file__).parent
+    rank = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
 
 
 def pytest_collection_finish() -> None:

@@ -326,7 +326,7 @@ def test_a_shift_of_no_usual_direction_is_found():
     assert np.median([first_shift(rng, zigzag, 60) for _ in range(20)]) < 20_000
 
 
-@pytest.mark.parametrize(("requests", "index"), every(3, [(300, 0.0), (3000, 0.0), (300, 0.05), (3000, 0.05)]))
+@pytest.mark.parametrize(("requests", "index"), every(3, [(300, 0.0), (3000, 0.0), (300, 0.05), (3000, 0.05)], names=2))
 def test_the_estimate_of_the_index_is_without_bias_and_its_standard_error_is_one(requests, index):
     rng = np.random.default_rng(13)
     canary = shifted_scores(index) if index else np.array(EVEN_SCORES)
@@ -370,7 +370,7 @@ def test_drift_that_is_tolerated_is_worth_1_at_most_to_every_bettor():
             assert logs.max() <= 1e-9
 
 
-@pytest.mark.parametrize(("index", "most"), every(3, [(0.0499, 0.05), (0.0, 0.05), (0.03, 0.05)]))
+@pytest.mark.parametrize(("index", "most"), every(3, [(0.0499, 0.05), (0.0, 0.05), (0.03, 0.05)], names=2))
 def test_drift_that_is_tolerated_raises_no_alarm(index, most):
     rng = np.random.default_rng(8)
     canary = shifted_scores(index) if index else np.array(EVEN_SCORES)

@@ -8,6 +8,7 @@ never computes with it, so that a fork is a fresh process that has it imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
@@ -424,6 +425,27 @@ def _child(folder: Path, package: str, said: int) -> int:
     return 0
 
 
+def _imported_by(folder: Path, package: str) -> list[str]:
+    """Modules that a child still imports to load the good model: the parent imports them once, or each child would anew."""
+    reader, writer = os.pipe()
+    before = set(sys.modules)
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        status = 1
+        try:
+            with os.fdopen(os.dup(writer), "w") as told:
+                status = _child(folder, package, writer)
+                told.write("\n".join(name for name in list(sys.modules) if name not in before))
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        names = told.read().split("\n")
+    assert os.waitpid(child, 0)[1] == 0, f"the good model does not load: {names}"
+    return [name for name in names if name.isidentifier() or all(part.isidentifier() for part in name.split("."))]
+
+
 def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterator[Outcome]:
     """Load each mutation in a process of its own.
 
@@ -447,6 +469,9 @@ def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterat
     os.environ["SERINUS_CACHE_DIR"] = str(folder / "cache")
     __import__(form.framework)
     __import__(f"{form.package}.model")
+    for name in _imported_by(good, form.package):
+        with contextlib.suppress(ImportError):
+            __import__(name)
     for seed in seeds:
         place = folder / "damaged"
         shutil.rmtree(place, ignore_errors=True)

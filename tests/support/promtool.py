@@ -41,7 +41,8 @@ def write_rules(folder: Path, *, alert: str | None = None) -> Path:
     groups = rules()["groups"]
     if alert is not None:
         groups = [
-            {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", alert) == alert]} for group in groups
+            {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", alert) == alert]}
+            for group in groups
         ]
     path.write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
     return path

@@ -10,20 +10,17 @@ import pytest
 __all__ = ["every"]
 
 
-def every(step: int, cases: Iterable[Any]) -> list[Any]:
+def every(step: int, cases: Iterable[Any], *, names: int = 1) -> list[Any]:
     """All cases for `pytest.mark.parametrize`, of which each `step`-th, the first included, is in the quick run.
 
     For cases that take the same way through the code as their neighbours; the others are marked slow. Ids stay what they were.
+
+    Args:
+        step: 1 or more.
+        cases: values, none of them a `pytest.param`.
+        names: how many arguments a case gives; a tuple of so many values where more than one.
     """
     return [
-        case if place % step == 0 else pytest.param(*_values(case), marks=[pytest.mark.slow, *_marks(case)])
+        pytest.param(*(case if names > 1 else (case,)), marks=[pytest.mark.slow] if place % step else [])
         for place, case in enumerate(cases)
     ]
-
-
-def _values(case: Any) -> tuple[Any, ...]:
-    return case.values if isinstance(case, type(pytest.param())) else (case,)
-
-
-def _marks(case: Any) -> tuple[Any, ...]:
-    return tuple(case.marks) if isinstance(case, type(pytest.param())) else ()
