@@ -157,7 +157,7 @@ def test_a_text_that_is_no_manifest_is_told_with_its_line(text: str, said: str):
         ("a: &a {b: *a}", "f:1: more than 200 levels"),
         (
             "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
-            "more than 500,000 fields",
+            "f:7: more than 500,000 fields",
         ),
         (f"a: {'[' * 5000}{']' * 5000}", "nested too deep"),
     ],

@@ -144,12 +144,9 @@ class _Walk:
     duplicates: list[FieldPath] = field(default_factory=list)
 
     def visit(self, node: yaml.Node, path: FieldPath) -> None:
-        # An alias is visited wherever it stands: one inside itself has no end, a few of one another have millions of fields.
-        if len(path) > _MOST_DEPTH or len(self.places) > _MOST_FIELDS:
-            what = f"{_MOST_DEPTH} levels" if len(path) > _MOST_DEPTH else f"{_MOST_FIELDS:,} fields"
-            raise ConfigError(
-                f"{self.file}:{node.start_mark.line + 1}: more than {what}; fewer were expected (is there an alias of itself?)"
-            )
+        # An alias is visited wherever it stands, and one inside itself has no end.
+        if len(path) > _MOST_DEPTH:
+            raise _too_large(self.file, node, f"{_MOST_DEPTH} levels")
         self.places.setdefault(path, Place(self.file, node.start_mark.line + 1))
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
@@ -163,6 +160,37 @@ class _Walk:
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self.visit(value, (*path, index))
+
+
+def _too_large(file: str, node: yaml.Node, what: str) -> ConfigError:
+    return ConfigError(
+        f"{file}:{node.start_mark.line + 1}: more than {what}; fewer were expected (is there an alias of itself?)"
+    )
+
+
+def _count_fields(node: yaml.Node, file: str, counted: dict[int, int]) -> int:
+    """Fields below a node, those of an alias counted wherever it stands, though each is looked at once: a few of one another have millions.
+
+    Args:
+        node: of the composed document.
+        file: its name, for the message.
+        counted: of the nodes that were looked at, by their identity; one inside itself counts as 1, and is refused for its levels.
+
+    Raises:
+        ConfigError: they are more than a document may have.
+    """
+    known = counted.get(id(node))
+    if known is not None:
+        return known
+    counted[id(node)] = total = 1
+    if isinstance(node, yaml.MappingNode):
+        total += sum(_count_fields(value, file, counted) for _, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        total += sum(_count_fields(value, file, counted) for value in node.value)
+    if total > _MOST_FIELDS:
+        raise _too_large(file, node, f"{_MOST_FIELDS:,} fields")
+    counted[id(node)] = total
+    return total
 
 
 def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
@@ -197,6 +225,7 @@ def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
                 continue
             if not isinstance(value, dict):
                 raise ConfigError(f"{file}:{line}: a manifest is a mapping, this document is a {type(value).__name__}")
+            _count_fields(node, file, {})
             walk = _Walk(file)
             walk.visit(node, ())
             documents.append(Document(value, walk.places, file, tuple(walk.duplicates)))
