@@ -92,6 +92,10 @@ class Judge:
         """The last look before the present step; None: the step is the first."""
         self._split = 0.0
         self._split_began: Look | None = None
+        self._next: float | None = None
+        """The policy's next step; None: looks do not tell the percent, or only the promotion is left."""
+        self._had_minimum = False
+        """Whether the present step has had its minimum."""
         self._verdict: Verdict = "hold"
         self._metric: str | None = None
 
@@ -122,6 +126,13 @@ class Judge:
             if before is not None:
                 self._split = self._log_split(before)
             self._step = self._split_began = before
+            self._had_minimum = False
+            percent = known.percent
+            self._next = (
+                next((step for step in self._policy.steps if percent < step < 100), None)
+                if percent is not None
+                else None
+            )
         self._verdict, self._metric = self._decide(look, before, is_new_step=is_new_step)
         return self._verdict
 
@@ -145,10 +156,12 @@ class Judge:
         against, metric = self._evidence
         if against >= self._rolls_back_at:
             return "rollback", metric
-        if self._minimum_missing() == (0.0, 0.0) and not self._leaning_while_cold():
+        if not self._had_minimum:
+            self._had_minimum = self._minimum_missing() == (0.0, 0.0)
+        if self._had_minimum and not self._leaning_while_cold():
             if self._is_promoted():
                 return "promote", None
-            if self._next_percent() is not None and against < _LEANING * self._rolls_back_at:
+            if self._next is not None and against < _LEANING * self._rolls_back_at:
                 return "advance", None
         return self._at_maximum(look)
 
@@ -182,8 +195,12 @@ class Judge:
 
     def _leaning_while_cold(self) -> list[Watch]:
         """Guardrails that the next step and a promotion wait for, though nothing of it is held against the canary."""
+        # What leans does so by evidence above 1, whatever a request counts for.
+        leaning = [watch for watch in self._watches if watch.leaning > 0]
+        if not leaning:
+            return leaning
         discount = self._discount()
-        return [watch for watch in self._watches if watch.leaning * discount >= _LEANING * self._rolls_back_at]
+        return [watch for watch in leaning if watch.leaning * discount >= _LEANING * self._rolls_back_at]
 
     def _discount(self) -> float:
         """Users a request; 1 where it is not told."""
@@ -226,13 +243,6 @@ class Judge:
     def _is_before(one: Look, other: Look | None) -> bool:
         return other is not None and one.canary.requests < other.canary.requests
 
-    def _next_percent(self) -> float | None:
-        """The policy's next step; None: looks do not tell the percent, or only the promotion is left."""
-        percent = self._known.percent if self._known is not None else None
-        if percent is None:
-            return None
-        return next((step for step in self._policy.steps if percent < step < 100), None)
-
     def _log_split(self, until: Look) -> float:
         """Evidence that requests are not split as asked, over all steps until a look."""
         percent = until.percent
@@ -268,7 +278,7 @@ class Judge:
             metric=metric,
             reasons=tuple(reasons + self._warnings(known)),
             requests_needed=math.ceil(needed) if needed < math.inf else None,
-            next_percent=self._next_percent() if self._verdict == "advance" else None,
+            next_percent=self._next if self._verdict == "advance" else None,
             evidence=against,
         )
 
@@ -353,9 +363,7 @@ class Judge:
             reasons.append("looks tell nothing that a guardrail is of")
             needed = math.inf
         if self._verdict == "advance":
-            reasons.insert(
-                0, f"the step has had its minimum and nothing is against the next, {self._next_percent():g} %"
-            )
+            reasons.insert(0, f"the step has had its minimum and nothing is against the next, {self._next:g} %")
         missing = self._not_told()
         if any(watch.required and not watch.is_told for watch in self._watches):
             needed = math.inf

@@ -97,11 +97,12 @@ class LatencyWatch(Watch):
         changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
         self._first_percent = self._first_percent or look.percent
         self._answered = look.canary.requests
-        if not self._is_cold and self._answered >= self._watched_until:
-            self.leaning = -math.inf
+        if not self._is_cold:
+            if self._answered >= self._watched_until:
+                self.leaning = -math.inf
+            return changed
         if (
-            not self._is_cold
-            or look.canary.requests - self._cold_since[0] < self._cold_requests
+            look.canary.requests - self._cold_since[0] < self._cold_requests
             or look.seconds - self._cold_since[1] < self._guardrail.warm_up_s
         ):
             return changed

@@ -30,6 +30,8 @@ def check_follows(before: Look, look: Look) -> Look:
         raise InvalidInput(
             f"seconds: went back from {before.seconds:g} to {look.seconds:g}; looks are expected in order"
         )
+    if _plainly_follows(before.stable, look.stable) and _plainly_follows(before.canary, look.canary):
+        return look
     stable = _arm_follows("stable", before.stable, look.stable)
     canary = _arm_follows("canary", before.canary, look.canary)
     if stable is look.stable and canary is look.canary:
@@ -42,14 +44,15 @@ def _plainly_follows(earlier: Arm, later: Arm) -> bool:
     was, now = earlier.latency, later.latency
     if was is None or now is None or (was.le_s is not now.le_s and was.le_s != now.le_s):
         return False
-    if earlier.errors is None or later.errors is None or earlier.score is None or later.score is None:
+    errors, score, more_errors, more_score = earlier.errors, earlier.score, later.errors, later.score
+    if errors is None or more_errors is None or score is None or more_score is None:
         return False
     return (
         later.requests >= earlier.requests
-        and later.errors >= earlier.errors
-        and len(later.score) == len(earlier.score)
-        and all(map(operator.le, was.counts, now.counts))
-        and all(map(operator.le, earlier.score, later.score))
+        and more_errors >= errors
+        and len(more_score) == len(score)
+        and False not in map(operator.le, was.counts, now.counts)
+        and False not in map(operator.le, score, more_score)
         and not earlier.means
         and not earlier.rates
         and earlier.affinity_keys is None
@@ -57,8 +60,6 @@ def _plainly_follows(earlier: Arm, later: Arm) -> bool:
 
 
 def _arm_follows(name: str, earlier: Arm, later: Arm) -> Arm:
-    if _plainly_follows(earlier, later):
-        return later
     if later.requests < earlier.requests:
         _went_back(f"{name}.requests", earlier.requests, later.requests)
     if earlier.errors is not None and later.errors is not None and later.errors < earlier.errors:

@@ -3,6 +3,9 @@
 Counts are cumulative since the rollout began, as Prometheus's counters are; the judge takes differences. So a counter that goes back, a
 time that goes back or bounds of buckets that change make everything after them meaningless, and are refused (`look_order`) rather than
 guessed at. A metric that an arm does not have is None or absent, which is something else than 0.
+
+Looks, arms and latencies are not changed once made. They are not frozen, since that takes thrice the time to make them, and a replay makes
+a million.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ _MOST: Final = 1 << 53
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Latency:
     """A histogram of latencies."""
 
@@ -56,7 +59,7 @@ class Rate:
     events: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Arm:
     """One version's counts since the rollout began."""
 
@@ -94,7 +97,7 @@ class Arm:
         return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Look:
     """Both arms at one moment."""
 
@@ -134,13 +137,16 @@ def parse_look(line: str | bytes) -> Look:
         raise InvalidInput(f"not JSON: {error}{_no_number(line)}") from None
     if type(value) is not dict:
         raise InvalidInput(f"a look is a JSON object, this is {_named(value)}")
-    _known(value, _LOOK_KEYS, "")
+    if not value.keys() <= _LOOK_KEYS:
+        _known(value, _LOOK_KEYS, "")
     run = value.get("run", "")
     if type(run) is not str:
         raise InvalidInput(f"run: text was expected, {_named(run)} came")
     if "seconds" not in value:
         raise InvalidInput("seconds: missing; the time since the rollout began was expected")
-    seconds = _number(value["seconds"], "seconds")
+    seconds = value["seconds"]
+    if type(seconds) is not float:
+        seconds = _number(seconds, "seconds")
     if seconds < 0:
         raise InvalidInput(f"seconds: {seconds:g} is before the rollout began; 0 or more was expected")
     percent = value.get("percent")
@@ -163,46 +169,57 @@ def _plain_look(value: Mapping[str, Any], run: str, seconds: float, percent: flo
         The look; None: it tells something else, or something is wrong with it, which the reading of each part finds.
     """
     try:
-        arms = stable, canary = value["stable"], value["canary"]
-        (of_stable, of_canary), (scores, canary_scores) = (
-            [arm["latency"] for arm in arms],
-            [arm["score"] for arm in arms],
+        stable, canary = value["stable"], value["canary"]
+        of_stable, of_canary, scores, canary_scores = (
+            stable["latency"],
+            canary["latency"],
+            stable["score"],
+            canary["score"],
         )
         counts, canary_counts = of_stable["counts"], of_canary["counts"]
         bins, canary_bins = scores["counts"], canary_scores["counts"]
         bounds, canary_bounds = of_stable["le_s"], of_canary["le_s"]
         requests, errors = stable["requests"], stable["errors"]
         canary_requests, canary_errors = canary["requests"], canary["errors"]
-        numbers = [requests, errors, canary_requests, canary_errors, *counts, *canary_counts, *bins, *canary_bins]
-        types = set(map(type, bounds + canary_bounds))
+        numbers = counts + canary_counts + bins + canary_bins + [requests, errors, canary_requests, canary_errors]
+        types = {*map(type, numbers)}
+        is_plain = (
+            len(stable) == len(canary) == 4
+            and len(of_stable) + len(of_canary) + len(scores) + len(canary_scores) == 6
+            and types == _WHOLE
+            and min(numbers) >= 0
+            and max(numbers) <= _MOST
+            and {*map(type, bounds), *map(type, canary_bounds)} <= _REAL
+            and bounds == canary_bounds
+            and len(counts) == len(canary_counts) == len(bounds) + 1 > 1
+            and len(bins) == len(canary_bins) >= 2
+            and errors <= requests
+            and canary_errors <= canary_requests
+        )
     except (KeyError, TypeError):
         return None
-    if (
-        len(stable) != 4
-        or len(canary) != 4
-        or len(of_stable) + len(of_canary) + len(scores) + len(canary_scores) != 6
-        or set(map(type, numbers)) != _WHOLE
-        or min(numbers) < 0
-        or max(numbers) > _MOST
-        or not types <= _REAL
-        or bounds != canary_bounds
-        or not len(counts) == len(canary_counts) == len(bounds) + 1 > 1
-        or not len(bins) == len(canary_bins) >= 2
-        or errors > requests
-        or canary_errors > canary_requests
-    ):
+    if not is_plain:
         return None
     le_s = _bounds(tuple(bounds), "stable.latency")
     return Look(
         run=run,
         seconds=seconds,
         percent=percent,
-        stable=Arm(requests=requests, errors=errors, latency=Latency(le_s, tuple(counts)), score=tuple(bins)),
+        stable=Arm(
+            requests=requests,
+            errors=errors,
+            latency=Latency(le_s, tuple(counts)),
+            score=tuple(bins),
+            means=_NOTHING,
+            rates=_NOTHING,
+        ),
         canary=Arm(
             requests=canary_requests,
             errors=canary_errors,
             latency=Latency(le_s, tuple(canary_counts)),
             score=tuple(canary_bins),
+            means=_NOTHING,
+            rates=_NOTHING,
         ),
     )
 

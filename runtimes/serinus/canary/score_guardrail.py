@@ -36,6 +36,8 @@ _EXACT_PART: Final = 0.15
 """Of the guardrail's part of the level, for the exact test of the tolerated index."""
 _EXACT_FROM: Final = 2.0
 """log E of any shift from which on the exact test is evaluated: without a shift there is nothing beyond a tolerated one."""
+_COUNTS_FROM: Final = 1.0
+"""log E of any shift from which on it counts, where the estimate is clear: what is next to nothing needs no estimate at each look."""
 _ANY_SCALE: Final = 0.05
 """PSI about which shifts are looked for where none is tolerated: half of 0.1, by convention the least that is of note."""
 
@@ -68,7 +70,7 @@ class ScoreWatch(Watch):
     def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
         """As of `Watch`; while there is evidence of a shift, each look may make the estimate clear."""
         changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
-        return changed or (self._any is not None and self._any.value > 0)
+        return changed or (self._any is not None and self._any.value > _COUNTS_FROM)
 
     def _count(self, look: Look) -> tuple[float, float] | None:
         stable, canary = look.stable.score, look.canary.score
@@ -112,7 +114,7 @@ class ScoreWatch(Watch):
         if self._any is None or self._tolerated is None:
             return 0.0
         either = self._any.value * discount
-        if either > 0 and self._standard_errors(discount) < STANDARD_ERRORS:
+        if either > 0 and (either <= _COUNTS_FROM or self._standard_errors(discount) < STANDARD_ERRORS):
             either = 0.0
         value = math.log(1 - _EXACT_PART) + either
         if self._waiting is None and self._beyond is not None:

@@ -66,6 +66,8 @@ class Watch(ABC):
         self._blocks: Blocks | None = None
         self._coarse_blocks: Blocks | None = None
         self._begin: Told | None = None
+        self._quiet_until = 0.0
+        """The canary's count until which no block ends."""
         self._look: Look | None = None
         """The last that told the metric."""
 
@@ -106,6 +108,8 @@ class Watch(ABC):
             return is_new_step
         stable_count, canary_count = counted
         self._look = look
+        if canary_count < self._quiet_until and not is_new_step:
+            return False
         fine, coarse = self._blocks, self._coarse_blocks
         if fine is None or coarse is None:
             return self._see_first(look, from_zero=from_zero)
@@ -145,6 +149,14 @@ class Watch(ABC):
             block = self._coarse_blocks.add(*counts)
             if block is not None:
                 self._add_coarse(block)
+        self._be_quiet()
+
+    def _be_quiet(self) -> None:
+        """Know from where on a block may end."""
+        if self._blocks is None or self._coarse_blocks is None:
+            return
+        coarse = self._coarse_blocks.canary_until
+        self._quiet_until = min(self._blocks.canary_until, coarse) if self.needs_fine_blocks else coarse
 
     def _end_blocks(self) -> None:
         """End the blocks where the counts stand."""
@@ -159,6 +171,7 @@ class Watch(ABC):
                 self._add(block)
         if coarse is not None:
             self._add_coarse(coarse)
+        self._be_quiet()
 
     def counted(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """What was counted since the beginning: stable's and the canary's outcomes, and of how many requests each."""

@@ -24,9 +24,9 @@ LEAST: Final = 10
 """Requests of either arm in a block. Conditioning on the arms' numbers costs a share of about one in this of what frequent events tell."""
 LEAST_COARSE: Final = 40
 """Of tests that take hundreds of the canary's requests anyway: fewer blocks cost less time and lose less to conditioning."""
-GROWTH: Final = 0.06
+GROWTH: Final = 0.1
 """A block has at least this share of what the smaller arm has had; evidence is at most so much behind the counts."""
-GROWTH_COARSE: Final = 0.1
+GROWTH_COARSE: Final = 0.15
 """Likewise of coarse blocks: a promotion may be so much later, and takes less than half of the time to compute."""
 
 
@@ -52,13 +52,13 @@ class Blocks:
         "_at_least",
         "_canary",
         "_canary_count",
-        "_canary_until",
         "_growth",
         "_last",
         "_stable",
         "_stable_count",
         "_stable_until",
         "_start",
+        "canary_until",
     )
 
     def __init__(
@@ -77,12 +77,14 @@ class Blocks:
         self._stable_count, self._canary_count = stable_count, canary_count
         self._start = (stable_count, canary_count)
         self._last = (stable, canary, stable_count, canary_count)
+        self.canary_until = 0.0
+        """What the canary's requests have to be for the block to end."""
         self._at_least, self._growth = float(least), GROWTH if least < LEAST_COARSE else GROWTH_COARSE
-        self._stable_until, self._canary_until = stable_count + least, canary_count + least
+        self._stable_until, self.canary_until = stable_count + least, canary_count + least
 
     def is_over(self, stable_count: float, canary_count: float) -> bool:
         """Whether the block ends with so many requests; until then `add` changes nothing but where `end` would end it."""
-        return canary_count >= self._canary_until and stable_count >= self._stable_until
+        return canary_count >= self.canary_until and stable_count >= self._stable_until
 
     def add(self, stable: Counts, canary: Counts, stable_count: float, canary_count: float) -> Block | None:
         """Go on to later cumulative counts.
@@ -106,7 +108,7 @@ class Blocks:
         self._stable_count, self._canary_count = stable_count, canary_count
         had = min(stable_count - self._start[0], canary_count - self._start[1])
         least = max(self._at_least, self._growth * had)
-        self._stable_until, self._canary_until = stable_count + least, canary_count + least
+        self._stable_until, self.canary_until = stable_count + least, canary_count + least
         if more_stable <= 0 or more_canary <= 0:
             return None
         # Lists: of ten numbers they are made and added up faster than arrays are, and most tests need only two sums of them.
