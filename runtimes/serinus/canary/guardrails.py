@@ -12,7 +12,7 @@ from .evidence.hard_limits import AboveLimit, with_limit
 from .evidence.means import BoundedMean, LargeMean, Sums
 from .evidence.non_inferiority import NotWorse
 from .latency_guardrail import LatencyWatch
-from .looks import Arm, Look
+from .looks import Arm, Look, Rate
 from .policy import ErrorGuardrail, MeanGuardrail, Policy, RateGuardrail
 from .score_guardrail import ScoreWatch
 from .watch import Promotion, Told, Watch, needs, percent_text
@@ -133,6 +133,7 @@ class _RateWatch(_ShareWatch):
             higher_is_better=guardrail.better == "higher",
         )
         self._minimum = guardrail.minimum_count
+        self._minimum_labelled = guardrail.minimum_labelled
 
     def _count(self, look: Look) -> tuple[float, float] | None:
         stable, canary = look.stable.rates.get(self.name), look.canary.rates.get(self.name)
@@ -152,7 +153,38 @@ class _RateWatch(_ShareWatch):
     def promotion(self, wanted: float, discount: float) -> Promotion:
         found = super().promotion(wanted, discount)
         _, _, stable_count, canary_count = self.counted()
-        return _after_minimum(found, self._minimum, stable_count, canary_count)
+        return self._after_labels(_after_minimum(found, self._minimum, stable_count, canary_count))
+
+    def _after_labels(self, found: Promotion) -> Promotion:
+        """A promotion that waits for the outcomes of what was predicted already; no further request brings them."""
+        rates = self._rates()
+        if not self._minimum_labelled or rates is None:
+            return found
+        for arm, rate in zip(("stable", "canary"), rates, strict=True):
+            if rate.waiting is None:
+                return Promotion(False, math.inf, "looks do not tell how many outcomes are waited for (waiting)")
+            predictions = rate.count + rate.waiting
+            if rate.count < self._minimum_labelled * predictions:
+                return Promotion(
+                    False,
+                    math.inf,
+                    f"outcomes of {percent_text(rate.count, predictions)} of {arm}'s predictions have come, "
+                    f"{self._minimum_labelled * 100:g} % are waited for",
+                )
+        return found
+
+    def _rates(self) -> tuple[Rate, Rate] | None:
+        """Stable's and the canary's at the last look that told them."""
+        look = self._look
+        if look is None or self.name not in look.stable.rates or self.name not in look.canary.rates:
+            return None
+        return look.stable.rates[self.name], look.canary.rates[self.name]
+
+    def words(self) -> str:
+        rates = self._rates()
+        if rates is None or rates[0].waiting is None or rates[1].waiting is None:
+            return super().words()
+        return f"{super().words()}; outcomes waited for: canary {rates[1].waiting:,}, stable {rates[0].waiting:,}"
 
 
 class _MeanWatch(Watch):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from .looks import Rate
 
@@ -52,6 +52,7 @@ class LabelJoiner:
         self._outcomes: OrderedDict[Hashable, Hashable] = OrderedDict()
         self._joined: OrderedDict[Hashable, None] = OrderedDict()
         self._counts: dict[ArmName, list[int]] = {"stable": [0, 0], "canary": [0, 0]}
+        self._waiting: dict[ArmName, int] = {"stable": 0, "canary": 0}
         self.unjoined = Unjoined()
 
     def predict(self, key: Hashable, arm: ArmName, predicted: Hashable = True) -> None:
@@ -69,7 +70,11 @@ class LabelJoiner:
             self._join(key, arm, predicted, self._outcomes.pop(key))
             return
         self._predictions[key] = (arm, predicted)
-        self._forget(self._predictions)
+        self._waiting[arm] += 1
+        if len(self._predictions) > self._most:
+            _, (oldest, _) = self._predictions.popitem(last=False)
+            self._waiting[oldest] -= 1
+            self.unjoined.forgotten += 1
 
     def observe(self, key: Hashable, outcome: Hashable) -> None:
         """Note an outcome.
@@ -83,15 +88,22 @@ class LabelJoiner:
             return
         waiting = self._predictions.pop(key, None)
         if waiting is not None:
+            self._waiting[waiting[0]] -= 1
             self._join(key, *waiting, outcome)
             return
         self._outcomes[key] = outcome
-        self._forget(self._outcomes)
+        if len(self._outcomes) > self._most:
+            self._outcomes.popitem(last=False)
+            self.unjoined.forgotten += 1
 
     @property
     def waiting(self) -> int:
         """Predictions without an outcome so far."""
         return len(self._predictions)
+
+    def waiting_of(self, arm: ArmName) -> int:
+        """Predictions of an arm without an outcome so far."""
+        return self._waiting[arm]
 
     def rate(self, arm: ArmName) -> Rate:
         """Joined predictions of an arm, and those whose outcome was as predicted; for `Arm.rates`."""
@@ -105,8 +117,3 @@ class LabelJoiner:
         self._joined[key] = None
         if len(self._joined) > self._most:
             self._joined.popitem(last=False)
-
-    def _forget(self, waiting: OrderedDict[Hashable, Any]) -> None:
-        if len(waiting) > self._most:
-            waiting.popitem(last=False)
-            self.unjoined.forgotten += 1

@@ -57,6 +57,13 @@ class Rate:
 
     count: int
     events: int
+    waiting: int | None = None
+    """Further ones whose outcome has not come, so that they count nowhere; None: not told."""
+
+    def as_json(self) -> dict[str, int]:
+        """The rate as `parse_look` reads it."""
+        value = {"count": self.count, "events": self.events}
+        return value if self.waiting is None else {**value, "waiting": self.waiting}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +98,7 @@ class Arm:
                 for name, mean in self.means.items()
             }
         if self.rates:
-            value["rates"] = {name: {"count": rate.count, "events": rate.events} for name, rate in self.rates.items()}
+            value["rates"] = {name: rate.as_json() for name, rate in self.rates.items()}
         if self.affinity_keys is not None:
             value["affinity_keys"] = self.affinity_keys
         return value
@@ -125,8 +132,8 @@ def parse_look(line: str | bytes) -> Look:
     Args:
         line: ``{"run": "a", "seconds": 60, "percent": 10, "stable": {"requests": 900, "errors": 4, "latency": {"le_s": [0.01, 0.1],
             "counts": [850, 48, 2]}, "score": {"counts": [...]}, "means": {"revenue": {"count", "sum", "sum_squares"}}, "rates":
-            {"clicks": {"count", "events"}}, "affinity_keys": 120}, "canary": {...}}``; everything but `seconds`, the arms and their
-            `requests` may be absent. `means` also takes ``{"values": [...]}``, all values since the rollout began.
+            {"clicks": {"count", "events", "waiting"}}, "affinity_keys": 120}, "canary": {...}}``; everything but `seconds`, the arms and
+            their `requests` may be absent, `waiting` too. `means` also takes ``{"values": [...]}``, all values since the rollout began.
 
     Raises:
         InvalidInput: naming the field, what came and what was expected.
@@ -231,7 +238,7 @@ _ARM_KEYS: Final = frozenset({"requests", "errors", "latency", "score", "means",
 _LATENCY_KEYS: Final = frozenset({"le_s", "counts"})
 _SCORE_KEYS: Final = frozenset({"counts"})
 _MEAN_KEYS: Final = frozenset({"count", "sum", "sum_squares", "values"})
-_RATE_KEYS: Final = frozenset({"count", "events"})
+_RATE_KEYS: Final = frozenset({"count", "events", "waiting"})
 
 
 def _arm(value: Mapping[str, Any], name: str) -> Arm:
@@ -336,7 +343,8 @@ def _rates(value: Any, name: str) -> Iterator[tuple[str, Rate]]:
         count, events = _count(item["count"], f"{where}.count"), _count(item["events"], f"{where}.events")
         if events > count:
             raise InvalidInput(f"{where}.events: {events} of {count}; at most all were expected")
-        yield key, Rate(count, events)
+        waiting = item.get("waiting")
+        yield key, Rate(count, events, None if waiting is None else _count(waiting, f"{where}.waiting"))
 
 
 def _check_alike(look: Look) -> None:

@@ -92,6 +92,8 @@ class RateGuardrail:
     """Share: 0.005 is half a percentage point."""
     minimum_count: int = 0
     """A promotion waits until the canary's count is this, as labels come late."""
+    minimum_labelled: float = 0.0
+    """Share of each arm's predictions whose outcome has come, before a promotion; where looks tell how many are waiting."""
     weight: float = 1.0
     required: bool = True
     """A business metric that somebody names is waited for."""
@@ -268,13 +270,14 @@ def _rate(reader: _Reader, name: str) -> RateGuardrail:
     at: FieldPath = ("guardrails", "rates", name)
     reader.keys(
         at,
-        ("better", "margin_percentage_points", "minimum_count", *_COMMON),
+        ("better", "margin_percentage_points", "minimum_count", "minimum_labelled_percent", *_COMMON),
         required=("better", "margin_percentage_points"),
     )
     return RateGuardrail(
         better="lower" if reader.choice((*at, "better"), ("higher", "lower")) == "lower" else "higher",
         margin=reader.number((*at, "margin_percentage_points"), 0.5, most=100.0) / 100,
         minimum_count=reader.whole((*at, "minimum_count"), 0),
+        minimum_labelled=reader.number((*at, "minimum_labelled_percent"), 0.0, most=100.0) / 100,
         weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), True),
     )

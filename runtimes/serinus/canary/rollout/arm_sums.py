@@ -43,7 +43,7 @@ def _combined(one: Arm, other: Arm, with_: Callable[[Any, Any], Any]) -> Arm:
         latency=latency,
         score=score,
         means=_mapped(one.means, other.means, lambda a, b: _mean(a, b, with_)),
-        rates=_mapped(one.rates, other.rates, lambda a, b: Rate(with_(a.count, b.count), with_(a.events, b.events))),
+        rates=_mapped(one.rates, other.rates, lambda a, b: _rate(a, b, with_)),
         affinity_keys=_optional(one.affinity_keys, other.affinity_keys, with_),
     )
 
@@ -63,6 +63,12 @@ def _mapped(one: Mapping[str, Any], other: Mapping[str, Any], with_: Callable[[A
         key: with_(one[key], other[key]) if key in one and key in other else (one[key] if key in one else other[key])
         for key in {**one, **other}
     }
+
+
+def _rate(one: Rate, other: Rate, with_: Callable[[int, int], int]) -> Rate:
+    # What waits is no sum of growths: it is as many as wait now, which only the one that was counted last can tell.
+    newer = one if with_(1, 1) == 0 or other.waiting is None else other
+    return Rate(with_(one.count, other.count), with_(one.events, other.events), newer.waiting)
 
 
 def _mean(one: Mean, other: Mean, with_: Callable[[Any, Any], Any]) -> Mean:

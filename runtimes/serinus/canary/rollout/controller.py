@@ -13,6 +13,7 @@ judge (from its files, else from those few that the record holds) and goes on. T
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -165,7 +166,9 @@ class Controller:
         goes_on = record is not None and same
         kept = record.get("looks") or () if record is not None else ()
         self._looker.begin(
-            str(record["run"]) if record is not None and same else fresh, kept if goes_on or not moves else None
+            str(record["run"]) if record is not None and same else fresh,
+            kept if goes_on or not moves else None,
+            _seconds(record.get("began")) if record is not None and same else None,
         )
         self._expected = seen
         details = {
@@ -360,6 +363,7 @@ class Controller:
             "holder": self._holder if held else "",
             "renewed": self._clock(),
             "interval_s": self._options.interval_s,
+            "began": self._looker.since_s,
             "looks": [look.as_json() for look in self._looker.boundaries(_KEPT_LOOKS)],
         }
         try:
@@ -401,3 +405,7 @@ class Controller:
         event = Event(kind, words, {"run": self._looker.run, "time": round(self._clock(), 3), **details})
         self._files.write_event({"kind": kind, "words": words, **event.details})
         self._tell_view(event)
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from ...errors import InvalidInput
@@ -53,6 +54,8 @@ class LookTaker:
         """After the last look."""
         self.run = ""
         self.began = 0.0
+        self.since_s = 0.0
+        """When the run began, seconds since the epoch, with the time between two controllers."""
         self._source = source
         self._judge = judge
         self._files = files
@@ -72,14 +75,17 @@ class LookTaker:
         """Since the run began, without the time between two controllers."""
         return self._clock() - self.began
 
-    def begin(self, run: str, kept: Sequence[Mapping[str, Any]] | None) -> None:
+    def begin(self, run: str, kept: Sequence[Mapping[str, Any]] | None, since_s: float | None = None) -> None:
         """Begin a run, or go on with one.
 
         Args:
             run: its name.
             kept: looks that were kept beside the service, where the run's files are not here; None: it is a new run.
+            since_s: when it began, as was kept beside the service; the run's files may say so, too.
         """
         self.run, self.began = run, self._clock()
+        told = [float(event["time"]) for event in self._files.events(run) if isinstance(event.get("time"), int | float)]
+        self.since_s = min([self.began, *told, *([since_s] if since_s is not None else [])])
         if kept is None:
             return
         looks, where = self._files.looks(run), str(self._files.looks_path)
@@ -158,11 +164,11 @@ class LookTaker:
         self._raw = now
 
     def _observe(self, seen: TargetState) -> Observation:
-        return self._source.observe(ArmNames(seen.stable, seen.canary, self._model or seen.model))
+        return self._source.observe(ArmNames(seen.stable, seen.canary, self._model or seen.model, self.since_s))
 
     def _counts(self, observed: Observation) -> tuple[Arm, Arm]:
         stable, canary = (
-            resume_arm(base, subtract_arms(arm, left_out))
+            _with_whole(resume_arm(base, subtract_arms(arm, left_out)), arm, observed.whole)
             for base, arm, left_out in zip(self._base, (observed.stable, observed.canary), self._left_out, strict=True)
         )
         return stable, canary
@@ -177,3 +183,9 @@ class LookTaker:
             return "no look of this run"
         last = self.looks[-1]
         return f"{len(self.looks)} looks, {last.canary.requests:,} requests of the canary and {last.stable.requests:,} of stable"
+
+
+def _with_whole(resumed: Arm, observed: Arm, whole: frozenset[str]) -> Arm:
+    """The arm with what its source counts since the run began taken as it is: what it had before is in it."""
+    rates = {name: observed.rates[name] for name in whole & observed.rates.keys()}
+    return replace(resumed, rates={**resumed.rates, **rates}) if rates else resumed

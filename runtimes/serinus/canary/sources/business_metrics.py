@@ -1,13 +1,15 @@
 """Business metrics of a rollout: clicks, sales, labels that come later; from a file, an HTTP endpoint or Prometheus.
 
+`NAME=labels:WHERE[,WHERE]` joins outcomes that come late with predictions, by id: see `late_labels`.
+
 `NAME=rate:WHERE` is how often something happened of the times that it could have, `NAME=mean:WHERE` a number for each request. WHERE is
 
 - a file `*.csv` or `*.jsonl` (`*.ndjson`) that grows: a line an outcome, with `revision`, `value` (0 or 1 for a rate) and, where the file
   is older than the rollout, `time` (seconds since the epoch). Without `time` only lines count that come after the first look.
 - `http://` or `https://`: asked with `?stable=REVISION&canary=REVISION`, and answers `{"stable": {...}, "canary": {...}}` with cumulative
-  `count` and `events` (rate), or `count`, `sum` and `sum_squares` (mean).
+  `count` and `events` (rate; `waiting`, where outcomes come late), or `count`, `sum` and `sum_squares` (mean).
 - `prom+http://HOST:9090/?count=offers_total&events=clicks_total` (mean: `count`, `sum`, `sum_squares`): counters with a label `revision`
-  (another one: `&label=`).
+  (another one: `&label=`). Of a rate whose outcomes come late, `&predictions=SERIES` counts what was predicted: what is beyond `count` waits.
 
 Counts of an endpoint or a Prometheus are taken from the first look on. Those that go back, and answers that are none, are problems of the
 look; nothing is guessed.
@@ -27,6 +29,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from ...errors import ConfigError, InvalidInput, SerinusError
 from ..looks import Arm, Mean, Rate, parse_look
+from .late_labels import LateLabels
 from .prometheus_source import query, quoted_regex
 from .source import ArmNames, Observation, Source, SourceFailed, fetch
 
@@ -35,7 +38,7 @@ __all__ = ["BusinessMetric", "WithBusiness", "parse_metric"]
 Kind = Literal["rate", "mean"]
 Value = Rate | Mean
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {"rate": ("count", "events"), "mean": ("count", "sum", "sum_squares")}
-_SPEC: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(rate|mean):(.+)")
+_SPEC: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(rate|mean|labels):(.+)")
 _TIMEOUT_S: Final = 20.0
 _MOST_LINE: Final = 1 << 20
 
@@ -58,10 +61,12 @@ class BusinessMetric:
     kind: Kind
     where: str
     reader: _Reader
+    is_whole: bool = False
+    """Whether it counts from the beginning of the run, whoever has driven it meanwhile."""
 
 
 def parse_metric(text: str, *, clock: Callable[[], float] = time.time) -> BusinessMetric:
-    """Read `NAME=rate:WHERE` or `NAME=mean:WHERE`.
+    """Read `NAME=rate:WHERE`, `NAME=mean:WHERE` or `NAME=labels:WHERE[,WHERE]`.
 
     Args:
         text: as given.
@@ -72,8 +77,12 @@ def parse_metric(text: str, *, clock: Callable[[], float] = time.time) -> Busine
     """
     found = _SPEC.fullmatch(text)
     if found is None:
-        raise ConfigError(f"{text!r}: NAME=rate:WHERE or NAME=mean:WHERE was expected, such as clicks=rate:clicks.csv")
+        raise ConfigError(
+            f"{text!r}: NAME=rate:WHERE, NAME=mean:WHERE or NAME=labels:WHERE was expected, such as clicks=rate:clicks.csv"
+        )
     name, where = found[1], found[3]
+    if found[2] == "labels":
+        return BusinessMetric(name, "rate", where, LateLabels(where, clock()), is_whole=True)
     kind: Kind = "rate" if found[2] == "rate" else "mean"
     reader: _Reader
     if where.startswith(("prom+http://", "prom+https://")):
@@ -99,7 +108,7 @@ class WithBusiness:
     def observe(self, names: ArmNames) -> Observation:
         """See `Source.observe`."""
         observed = self._source.observe(names)
-        problems = list(observed.problems)
+        problems, notes = list(observed.problems), list(observed.notes)
         arms = [observed.stable, observed.canary]
         for metric in self._metrics:
             try:
@@ -108,7 +117,12 @@ class WithBusiness:
                 problems.append(f"metric {metric.name}: {error}")
                 continue
             arms = [_with(arm, metric, value) for arm, value in zip(arms, values, strict=True)]
-        return replace(observed, stable=arms[0], canary=arms[1], problems=tuple(problems))
+            if isinstance(metric.reader, LateLabels):
+                notes += [f"metric {metric.name}: {note}" for note in metric.reader.take_notes()]
+        whole = observed.whole | {metric.name for metric in self._metrics if metric.is_whole}
+        return replace(
+            observed, stable=arms[0], canary=arms[1], problems=tuple(problems), notes=tuple(notes), whole=whole
+        )
 
 
 def _with(arm: Arm, metric: BusinessMetric, value: Value) -> Arm:
@@ -134,7 +148,7 @@ def _minus(now: Value, base: Value) -> Value:
             raise SourceFailed(
                 f"went back from {base.events} of {base.count} to {now.events} of {now.count}; cumulative counts were expected"
             )
-        return Rate(now.count - base.count, now.events - base.events)
+        return Rate(now.count - base.count, now.events - base.events, now.waiting)
     assert isinstance(now, Mean) and isinstance(base, Mean)  # noqa: S101, PT018 # one reader gives one kind
     if now.count < base.count or now.total_squares < base.total_squares * (1 - 1e-9):
         raise SourceFailed(f"went back from {base.count} values to {now.count}; cumulative counts were expected")
@@ -186,7 +200,8 @@ class _FromPrometheus:
         self._url = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
         given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         self._label = given.pop("label", "revision")
-        if set(given) != set(_FIELDS[kind]):
+        optional = {"predictions"} if kind == "rate" else set()
+        if set(given) - optional != set(_FIELDS[kind]):
             raise ConfigError(
                 f"{where}: a {kind} is read from the series {', '.join(f'{key}=SERIES' for key in _FIELDS[kind])}"
             )
@@ -208,6 +223,10 @@ class _FromPrometheus:
         stable, canary = (
             {part: self._sum(revision, part) for part in self._series} for revision in (names.stable, names.canary)
         )
+        for arm in (stable, canary):
+            if "predictions" in arm:
+                # Scraped at another moment than the outcomes, so that it may be behind them.
+                arm["waiting"] = max(0.0, arm.pop("predictions") - arm["count"])
         return _checked(self._name, self._kind, stable, canary)
 
     def _enter(self, part: str, entry: Any) -> None:
@@ -225,7 +244,7 @@ class _FromPrometheus:
 
     def _sum(self, revision: str, part: str) -> float:
         total = sum(each.grown for each in self._counters.values() if (each.revision, each.part) == (revision, part))
-        return round(total) if part in ("count", "events") else total
+        return round(total) if part in ("count", "events", "predictions") else total
 
 
 @dataclass(slots=True)

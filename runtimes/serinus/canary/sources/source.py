@@ -36,6 +36,8 @@ class ArmNames:
     canary: str
     model: str = ""
     """Empty: the only model of the pages."""
+    since_s: float | None = None
+    """When the run began, seconds since the epoch, whoever has driven it meanwhile; None: when the source was first asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Observation:
     problems: tuple[str, ...] = ()
     """Why this look may not be judged; empty: it may."""
     notes: tuple[str, ...] = ()
+    whole: frozenset[str] = frozenset()
+    """Metrics that are of the whole run (`ArmNames.since_s`), also where it was resumed: what outcomes of earlier predictions add to."""
 
 
 class Source(Protocol):

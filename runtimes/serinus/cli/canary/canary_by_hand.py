@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from ...canary.looks import parse_look
 from ...canary.rollout.mover import Mover
 from ...canary.targets.target import Target, TargetFailed, TargetState
 from ...canary.web.history import RunHistory
+from ...errors import InvalidInput
 from .canary_choices import (
     CanaryName,
     Context,
@@ -59,11 +61,29 @@ def status(
             age = time.time() - float(record.get("renewed") or 0)
             held = f"held by {record['holder']} {age:.0f} s ago" if record.get("holder") else "held by nobody"
             typer.echo(f"  run {record.get('run')}: {record.get('phase')}, {held}")
+            for line in _waiting(record):
+                typer.echo(f"  {line}")
         for word, lines in (("problem", seen.problems), ("note", seen.notes)):
             for line in lines:
                 typer.echo(f"  {word}: {line}")
     if seen.problems:
         raise typer.Exit(EXIT_STATUS["cannot"])
+
+
+def _waiting(record: Mapping[str, Any]) -> list[str]:
+    """Of each metric whose outcomes come late, how many of the last look's predictions wait for one."""
+    looks = record.get("looks")
+    if not isinstance(looks, list) or not looks:
+        return []
+    try:
+        look = parse_look(json.dumps(looks[-1]))
+    except InvalidInput:
+        return []
+    return [
+        f"{name}: outcomes waited for: canary {rate.waiting:,}, stable {look.stable.rates[name].waiting or 0:,}"
+        for name, rate in look.canary.rates.items()
+        if rate.waiting is not None and name in look.stable.rates
+    ]
 
 
 def promote(
