@@ -27,6 +27,7 @@ CASES: dict[str, tuple[Rollout, float | None]] = {
     "PSI 0.02": (Rollout(canary=Truth(scores=shifted_scores(0.02)), looks=600), None),
     "PSI 0.03, 60,000 requests": (Rollout(canary=Truth(scores=shifted_scores(0.03)), looks=600), None),
     "PSI 0.04": (Rollout(canary=Truth(scores=shifted_scores(0.04)), looks=600), None),
+    "PSI 0.0499": (Rollout(canary=Truth(scores=shifted_scores(0.0499)), looks=600), None),
     "slow for 40 requests": (Rollout(canary=Truth(slow_start=40)), None),
     "slow for 200 requests": (Rollout(canary=Truth(slow_start=200), looks=600), None),
     "slow for 500 requests": (Rollout(canary=Truth(slow_start=500), looks=600), None),

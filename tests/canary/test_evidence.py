@@ -11,7 +11,7 @@ import pytest
 from canary_support import EVEN_SCORES, LE_S, lognormal, shifted_scores
 from deferred import Deferred
 from representative import every
-from serinus.canary.evidence.any_shift import AnyShift, standard_errors_beyond
+from serinus.canary.evidence.any_shift import AnyShift
 from serinus.canary.evidence.blocks import Block, Blocks
 from serinus.canary.evidence.contrasts import Bet, Bets, fit_bets
 from serinus.canary.evidence.event_rates import ERROR_RATIOS, LATENCY_RATIOS, EventRates
@@ -22,6 +22,7 @@ from serinus.canary.evidence.non_inferiority import NotSlower, NotWorse
 from serinus.canary.evidence.psi import psi, psi_upper
 from serinus.canary.evidence.quantiles import quantile_band, quantile_bounds
 from serinus.canary.evidence.score_drift import DriftBeyond
+from serinus.canary.evidence.shift_size import errors_beyond, errors_needed
 
 special = Deferred("scipy.special")
 stats = Deferred("scipy.stats")
@@ -331,14 +332,47 @@ def test_the_estimate_of_the_index_is_without_bias_and_its_standard_error_is_one
     rng = np.random.default_rng(13)
     canary = shifted_scores(index) if index else np.array(EVEN_SCORES)
     beyond = [
-        standard_errors_beyond(
-            rng.multinomial(requests, canary), rng.multinomial(9 * requests, EVEN_SCORES), index or 1e-9
-        )
+        errors_beyond(rng.multinomial(requests, canary), rng.multinomial(9 * requests, EVEN_SCORES), index or 1e-9)
         for _ in range(1500)
     ]
     assert abs(np.mean(beyond)) < 0.12
     assert 0.85 < np.std(beyond) < 1.15
-    assert standard_errors_beyond(np.zeros(10), np.ones(10), 0.05) == -math.inf
+    assert errors_beyond(np.zeros(10), np.ones(10), 0.05) == -math.inf
+
+
+def crosses(rng: np.random.Generator, canary: np.ndarray, looks: int = 120) -> int | None:
+    """The first look, every 500 requests, at which the estimate is beyond the boundary for 0.05; None: none."""
+    split = rng.binomial(500, 0.1, size=looks)
+    seen = np.cumsum(rng.multinomial(split, canary), axis=0)
+    beside = np.cumsum(rng.multinomial(500 - split, EVEN_SCORES), axis=0)
+    for look in range(looks):
+        counts = float(seen[look].sum()), float(beside[look].sum())
+        if errors_beyond(seen[look], beside[look], 0.05) >= errors_needed(*counts, 0.05, 0.05):
+            return look
+    return None
+
+
+def test_the_estimate_of_a_tolerated_shift_crosses_the_boundary_with_the_levels_probability_at_most():
+    rng = np.random.default_rng(17)
+    runs = 400
+    wrong = sum(crosses(rng, shifted_scores(0.0499)) is not None for _ in range(runs))
+    assert wrong <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
+    found = [crosses(rng, shifted_scores(0.13)) for _ in range(40)]
+    assert None not in found
+
+
+@pytest.mark.parametrize(
+    "canary", [[0.0] * 9 + [400.0], [400.0] + [0.0] * 9, [40.0] * 10], ids=["top", "bottom", "even"]
+)
+def test_the_smooth_part_of_the_index_is_at_most_the_index(canary):
+    seen, beside = np.array(canary), np.full(10, 400.0)
+    inverse = 1 / 400 + 1 / 4000
+    error = math.sqrt(inverse * (4 * 0.05 + 4 * inverse))
+    assert errors_beyond(seen, beside, 0.05) * error + 0.05 + 2 * inverse <= psi(seen, beside) + 1e-9
+
+
+def test_scores_of_two_buckets_have_a_size_too():
+    assert errors_beyond(np.array([100.0, 300.0]), np.array([2000.0, 2000.0]), 0.05) > 3
 
 
 def test_drift_that_is_tolerated_is_worth_1_at_most_to_every_bettor():

@@ -28,7 +28,7 @@ def make_watches(policy: Policy) -> list[Watch]:
     if policy.latency is not None:
         watches.append(LatencyWatch(policy.latency, policy.minimum_requests))
     if policy.score is not None:
-        watches.append(ScoreWatch(policy.score, policy.promotion_level))
+        watches.append(ScoreWatch(policy.score, policy.level, policy.promotion_level))
     watches.extend(_RateWatch(name, guardrail) for name, guardrail in policy.rates.items())
     watches.extend(_MeanWatch(name, guardrail) for name, guardrail in policy.means.items())
     return watches

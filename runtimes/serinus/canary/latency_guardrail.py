@@ -7,6 +7,10 @@ never by latencies: leaving out blocks that were chosen so leaves the product of
 for every predictable choice of stakes; a stake of 0 is one). Nothing that is decided by latencies could tell a slow canary from a cold one before
 the time that a cold one takes. Meanwhile a canary that is slow gets no further: the next step and the promotion wait.
 
+A tolerated ratio r. A canary that is slower by design is held to stable's latencies times r. H0 is then that for every bound b the canary exceeds b at
+most as often as stable exceeds b / r. Buckets tell that only at bounds: what is counted of stable is what exceeds the greatest bound that is
+not above b / r, at least as much. So the test keeps its level whatever lies within the buckets, and coarse buckets tolerate more than r.
+
 The promotion bets a part of its evidence on what may be cold, so that a canary that never was loses no time, and sets the rest aside, so that
 one that was is promoted in the end; afterwards it bets all. Money that is not bet keeps an e-process one.
 """
@@ -50,6 +54,9 @@ class LatencyWatch(Watch):
         """Of the traffic, which the warm-up's requests are for: a step of more has so many more replicas."""
         self._quantile = guardrail.quantile
         self._margin = guardrail.margin
+        self._ratio = guardrail.tolerated_ratio
+        self._stable_bounds: list[int] = []
+        """For each bound, the one that stable is held to, from 1; 0: none, all of its requests."""
         self._limit: AboveLimit | None = None
         self._limit_bound = -1
         self._le_s: np.ndarray = np.zeros(1)
@@ -178,6 +185,8 @@ class LatencyWatch(Watch):
     def _start(self, begin: Told, look: Look) -> None:
         if look.stable.latency is not None:
             self._le_s = np.array(look.stable.latency.le_s)
+        # A bound times the ratio that is another bound but for rounding is that one.
+        self._stable_bounds = np.searchsorted(self._le_s, self._le_s / self._ratio * (1 + 1e-9), side="right").tolist()
         known = np.array(begin.stable, dtype=float)
         self._slower = EventRates(len(self._le_s), LATENCY_RATIOS)
         self._slower_cold = EventRates(len(self._le_s), LATENCY_RATIOS)
@@ -194,6 +203,9 @@ class LatencyWatch(Watch):
     def _add(self, block: Block) -> None:
         exceed_stable = list(itertools.accumulate(block.stable[:0:-1]))[::-1]
         exceed_canary = list(itertools.accumulate(block.canary[:0:-1]))[::-1]
+        if self._ratio > 1:
+            exceeds = [block.stable_count, *exceed_stable]
+            exceed_stable = [exceeds[bound] for bound in self._stable_bounds]
         events = Block(exceed_stable, exceed_canary, block.stable_count, block.canary_count)
         if self._is_cold:
             self._slower_cold.add(events)
@@ -227,9 +239,10 @@ class LatencyWatch(Watch):
         name = f"p{self._quantile * 100:g}"
         above_canary = percent_text(float(canary[bound + 1 :].sum()), canary_count)
         above_stable = percent_text(float(stable[bound + 1 :].sum()), stable_count)
+        tolerated = f", {self._ratio:g} times stable's are tolerated" if self._ratio > 1 else ""
         return (
             f"above {self._le_s[bound]:g} s canary {above_canary} of {canary_count:,.0f}, stable {above_stable} of "
-            f"{stable_count:,.0f}; {name} canary {self._band(canary)}, stable {self._band(stable)}"
+            f"{stable_count:,.0f}; {name} canary {self._band(canary)}, stable {self._band(stable)}{tolerated}"
         )
 
     def _band(self, counts: np.ndarray) -> str:

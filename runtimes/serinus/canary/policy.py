@@ -60,6 +60,8 @@ class LatencyGuardrail:
     """In (0, 1)."""
     margin: float
     """Of the quantile: 0.1 lets it be 10 % longer."""
+    tolerated_ratio: float = 1.0
+    """The canary may take so many times as long as stable before it is rolled back; 1: not at all."""
     warm_up_requests: int = 0
     """Of the canary at the first step, left out of this guardrail's evidence: caches fill for longer than errors last. Again after each step
     up, by as much more as its percent is, since its new replicas are cold."""
@@ -233,12 +235,29 @@ def _latency(reader: _Reader) -> LatencyGuardrail:
     at: FieldPath = ("guardrails", "latency")
     reader.keys(
         at,
-        ("quantile", "margin_percent", "warm_up_canary_requests", "warm_up_seconds", "hard_limit_seconds", *_COMMON),
+        (
+            "quantile",
+            "margin_percent",
+            "tolerated_ratio",
+            "warm_up_canary_requests",
+            "warm_up_seconds",
+            "hard_limit_seconds",
+            *_COMMON,
+        ),
         required=("quantile", "margin_percent"),
     )
+    margin = reader.number((*at, "margin_percent"), 10.0, most=10_000.0)
+    ratio = reader.number((*at, "tolerated_ratio"), 1.0, least=1.0, most=100.0)
+    if ratio > 1 and margin <= (ratio - 1) * 100:
+        reader.problem(
+            (*at, "margin_percent"),
+            f"is {margin:g}; more than {(ratio - 1) * 100:g} was expected, since tolerated_ratio is {ratio:g}, or a canary that "
+            "takes so long is neither promoted nor rolled back",
+        )
     return LatencyGuardrail(
         quantile=reader.probability((*at, "quantile"), 0.99),
-        margin=reader.number((*at, "margin_percent"), 10.0, most=10_000.0) / 100,
+        margin=margin / 100,
+        tolerated_ratio=ratio,
         warm_up_requests=reader.whole((*at, "warm_up_canary_requests"), 0),
         warm_up_s=reader.number((*at, "warm_up_seconds"), 0.0),
         hard_limit_s=reader.number((*at, "hard_limit_seconds"), None, above=0.0),
@@ -349,18 +368,18 @@ class _Reader:
         return list(value)
 
     def number(
-        self, path: FieldPath, default: Any, *, above: float | None = None, most: float = math.inf
+        self, path: FieldPath, default: Any, *, least: float = 0.0, above: float | None = None, most: float = math.inf
     ) -> Any:  # float, or `default` where it is None
-        """A finite number of 0 or more, or more than `above`."""
+        """A finite number of `least` or more, or more than `above`."""
         value = self._document.get(path)
         if value is None:
             return default
-        expected = "a number of 0 or more" if above is None else f"a number above {above:g}"
+        expected = f"a number of {least:g} or more" if above is None else f"a number above {above:g}"
         expected += f", {most:g} at most" if most < math.inf else ""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             self.problem(path, f"is {_shown(value)}; {expected} was expected")
             return default
-        if value < 0 or (above is not None and value <= above) or value > most:
+        if value < least or (above is not None and value <= above) or value > most:
             self.problem(path, f"is {_shown(value)}; {expected} was expected")
             return default
         return float(value)

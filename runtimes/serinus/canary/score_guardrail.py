@@ -1,13 +1,14 @@
 """The guardrail of scores: rolls back on a shift that is there beyond doubt and is more than is tolerated.
 
 Two ways lead there, of one part of the level. The first needs both: evidence against "no shift at all" (`evidence.any_shift`), and an
-estimate of the PSI that is beyond the tolerated one by `STANDARD_ERRORS` of its standard errors. While the estimate is not, this evidence
-counts as 1 at most. The second is the exact test that the index is beyond the tolerated one (`evidence.score_drift`), which takes several
-times the requests; it is evaluated from the look on at which any shift has some evidence, and counts as 0 before.
+estimate of its size that is beyond a boundary (`evidence.shift_size`), which a tolerated shift ever crosses with about the level's probability. While
+the estimate is not, this evidence counts as 1 at most. The second is the exact test that the index is beyond the tolerated one
+(`evidence.score_drift`), which takes several times the requests; it is evaluated from the look on at which any shift has some evidence, and counts
+as 0 before.
 
 What is guaranteed: both ways are never more than e-processes against "no shift at all", so that a canary without any shift is
-rolled back with the level's probability at most, however often one looks. What is measured: a canary with a shift that is tolerated may be
-rolled back by the first way while its estimate is too high by chance; see the figures at `STANDARD_ERRORS`.
+rolled back with the level's probability at most, however often one looks. What is asymptotic: that one with a shift that is tolerated is,
+for its scores; measured in README.md.
 """
 
 from __future__ import annotations
@@ -18,20 +19,17 @@ from typing import Final
 
 import numpy as np
 
-from .evidence.any_shift import AnyShift, standard_errors_beyond
+from .evidence.any_shift import AnyShift
 from .evidence.blocks import Block
 from .evidence.psi import psi, psi_upper
 from .evidence.score_drift import DriftBeyond
+from .evidence.shift_size import errors_beyond, errors_needed
 from .looks import Look
 from .policy import ScoreGuardrail
 from .watch import Promotion, Told, Watch
 
-__all__ = ["STANDARD_ERRORS", "ScoreWatch"]
+__all__ = ["ScoreWatch"]
 
-STANDARD_ERRORS: Final = 2.5
-"""By which the estimated PSI is beyond the tolerated one before it rolls back. Chosen by simulation at 10 %, looks every 100 requests, 0.05 tolerated:
-with 2.5 a PSI of 0.13 is found at 2,900 requests (median), and one of 0.04 rolled back for its scores in 4.0 % of 500 rollouts of 60,000 requests (5.8 %
-for anything); with 2.6, at 3,150, and in 3.0 % (4.4 %)."""
 _EXACT_PART: Final = 0.15
 """Of the guardrail's part of the level, for the exact test of the tolerated index."""
 _EXACT_FROM: Final = 2.0
@@ -47,19 +45,20 @@ class ScoreWatch(Watch):
 
     needs_fine_blocks = False
 
-    def __init__(self, guardrail: ScoreGuardrail, level: float) -> None:
+    def __init__(self, guardrail: ScoreGuardrail, level: float, promotion_level: float) -> None:
         """Before the first look.
 
         Args:
             guardrail: of the policy.
-            level: most probability that a canary of `promotion_psi` is promoted.
+            level: most probability that a canary of `tolerated_psi` is rolled back.
+            promotion_level: most probability that a canary of `promotion_psi` is promoted.
         """
         super().__init__(
             "score", guardrail.weight if guardrail.tolerated_psi is not None else 0.0, required=guardrail.required
         )
         self._tolerated = guardrail.tolerated_psi
         self._promotion_psi = guardrail.promotion_psi
-        self._level = level
+        self._level, self._promotion_level = level, promotion_level
         self._any: AnyShift | None = None
         self._beyond: DriftBeyond | None = None
         self._waiting: list[Block] | None = []
@@ -114,17 +113,26 @@ class ScoreWatch(Watch):
         if self._any is None or self._tolerated is None:
             return 0.0
         either = self._any.value * discount
-        if either > 0 and (either <= _COUNTS_FROM or self._standard_errors(discount) < STANDARD_ERRORS):
+        if either > 0 and (either <= _COUNTS_FROM or not self._is_beyond(discount)):
             either = 0.0
         value = math.log(1 - _EXACT_PART) + either
         if self._waiting is None and self._beyond is not None:
             value = float(np.logaddexp(value, math.log(_EXACT_PART) + self._beyond.value * discount))
         return value
 
-    def _standard_errors(self, discount: float) -> float:
-        """Of the estimate, beyond the tolerated index."""
+    def _is_beyond(self, discount: float) -> bool:
+        """Whether the estimate is beyond the boundary."""
+        found, needed = self._errors(discount)
+        return found >= needed
+
+    def _errors(self, discount: float) -> tuple[float, float]:
+        """By how many standard errors the estimate is beyond the tolerated index, and how many it takes."""
         stable, canary = self._compared()
-        return standard_errors_beyond(canary, stable, self._tolerated or 0.0, discount)
+        counts, tolerated = (float(canary.sum()) * discount, float(stable.sum()) * discount), self._tolerated or 0.0
+        if min(counts) <= 0 or not tolerated:
+            return -math.inf, math.inf
+        needed = errors_needed(*counts, tolerated, self._level)
+        return errors_beyond(canary, stable, tolerated, discount), needed
 
     def _compared(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts of stable and of the canary, stable's weighed so that each step has the part of them that it has of the canary's.
@@ -155,7 +163,7 @@ class ScoreWatch(Watch):
         if limit is None:
             return Promotion(True, 0.0, "")
         stable, canary, stable_count, canary_count = self.counted()
-        upper = psi_upper(canary * discount, stable * discount, limit, self._level)
+        upper = psi_upper(canary * discount, stable * discount, limit, self._promotion_level)
         if upper < limit:
             return Promotion(True, 0.0, "")
         seen = psi(canary, stable)
@@ -171,10 +179,10 @@ class ScoreWatch(Watch):
         stable, canary, stable_count, canary_count = self.counted()
         tolerated = ""
         if self._tolerated is not None:
-            errors = self._standard_errors(1.0)
+            errors, needed = self._errors(1.0)
             tolerated = f", {self._tolerated:g} is tolerated"
             if 0 < errors < math.inf:
-                tolerated += f" and exceeded by {errors:.1f} standard errors"
+                tolerated += f" and exceeded by {errors:.1f} standard errors, {needed:.1f} are clear"
         return (
             f"PSI about {psi(canary, stable):.2g} of {canary_count:,.0f} beside {stable_count:,.0f} scores{tolerated}"
         )

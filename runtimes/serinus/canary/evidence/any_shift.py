@@ -1,6 +1,6 @@
-"""Do the model's scores differ at all between the arms, and by clearly more than is tolerated?
+"""Do the model's scores differ at all between the arms?
 
-Any shift. H0: in every block, a request's bucket has the same distribution in both arms, whatever it is. Given the block's numbers of
+H0: in every block, a request's bucket has the same distribution in both arms, whatever it is. Given the block's numbers of
 requests, rho = n_c / (n_c + n_s), and any ratios r_k that were chosen before the block,
 
     E_r = prod over buckets of r_k^x_k / (1 + rho (r_k - 1))^(x_k + y_k)        x_k the canary's requests in bucket k, y_k stable's
@@ -12,10 +12,7 @@ which ever reaches 1/alpha with probability alpha at most (Ville). It is the cou
 Multinomial Count Data", NeurIPS 2022, equation 9, bucket by bucket, with the split that was and with priors on shifts that scores make; one
 of the r follows what was seen, as their Beta mixture does.
 
-By how much. The index of counts is about chi-squared / nu with B - 1 degrees of freedom, noncentral by nu PSI, 1 / nu = 1 / n + 1 / m
-(Yurdakul & Naranjo, "Statistical properties of the population stability index", J. Risk Model Validation 2020, for PSI 0). So its
-mean is PSI + (B - 1) / nu and its variance (4 PSI nu + 2 (B - 1)) / nu^2; `standard_errors_beyond` says by how many of the standard errors that
-it has at the tolerated index the estimate, less that bias, is beyond it. That is an estimate a look and no sequential test.
+By how much is asked in `shift_size`.
 """
 
 from __future__ import annotations
@@ -26,9 +23,9 @@ from typing import Final
 import numpy as np
 
 from .blocks import Block
-from .psi import psi, shift_directions
+from .psi import shift_directions
 
-__all__ = ["AnyShift", "standard_errors_beyond"]
+__all__ = ["AnyShift"]
 
 _SIZES: Final = np.array([1.6, 4.0, 12.0])
 """PSI of the shifts that are staked on, of a scale: the least that is of interest, to the obvious."""
@@ -42,26 +39,6 @@ _FOLLOW: Final = 1.2
 """and the stake that follows what was seen, when this times as much is."""
 _SHRINK: Final = 20.0
 """Requests' worth of belief in no shift, in the stake that follows what was seen."""
-
-
-def standard_errors_beyond(canary: np.ndarray, stable: np.ndarray, tolerated: float, discount: float = 1.0) -> float:
-    """How far the index is estimated to be beyond a tolerated one.
-
-    Args:
-        canary: [buckets], counts.
-        stable: likewise.
-        tolerated: PSI.
-        discount: what a request counts for, in (0, 1].
-
-    Returns:
-        Standard errors; minus infinity of an empty arm.
-    """
-    n, m = float(canary.sum()) * discount, float(stable.sum()) * discount
-    if n <= 0 or m <= 0:
-        return -math.inf
-    inverse, freedom = 1 / n + 1 / m, len(canary) - 1
-    error = math.sqrt(inverse * (4 * tolerated + 2 * freedom * inverse))
-    return (psi(canary * discount, stable * discount) - freedom * inverse - tolerated) / error
 
 
 class AnyShift:
