@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -458,4 +459,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Ended by SIGTERM (make, a CI job), it takes its supervisor with it, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -12,6 +12,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -299,8 +300,12 @@ async def judged(
 
     asking = [asyncio.create_task(ask(number)) for number in range(AT_ONCE)]
     began = time.perf_counter()
-    with console.status(f"serinus canary run: {what}"):
-        await process.communicate()
+    try:
+        with console.status(f"serinus canary run: {what}"):
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
     seconds = time.perf_counter() - began
     ended.set()
     await asyncio.gather(*asking)
@@ -365,4 +370,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Ended by SIGTERM (make, a CI job), it takes its supervisor with it, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -12,6 +12,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -338,4 +339,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Ended by SIGTERM (make, a CI job), it takes its supervisor with it, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

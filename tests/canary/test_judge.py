@@ -458,3 +458,35 @@ def test_no_counts_that_can_be_read_make_the_judge_fail_or_speak_nonsense():
                 assert all(math.isfinite(each) for each in decision.evidence.values())
                 assert decision.requests_needed is None or decision.requests_needed >= 0
                 assert "nan" not in "\n".join(decision.reasons)
+
+
+SLOWER = """
+guardrails:
+  latency: {quantile: 0.99, margin_percent: 200, tolerated_ratio: 2}
+"""
+
+
+@pytest.mark.parametrize(("times", "most"), [(1.0, 0.05), (1.5, 0.05), (2.0, 0.05)])
+def test_a_version_that_is_slower_by_no_more_than_is_tolerated_is_rolled_back_with_the_levels_probability_at_most(
+    times: float, most: float
+):
+    runs = 60
+    found = outcomes(Rollout(canary=Truth(median_s=0.02 * times)), runs, judged_by=policy(SLOWER))
+    assert sum(decision == "rollback" for decision, _, _ in found) <= most_wrong(runs, most)
+
+
+def test_a_version_that_is_slower_by_a_known_ratio_is_promoted_and_by_far_more_rolled_back():
+    known = outcomes(Rollout(canary=Truth(median_s=0.028), looks=400), 20, judged_by=policy(SLOWER))
+    assert [decision for decision, _, _ in known].count("promote") >= 15
+    assert {decision for decision, _, _ in outcomes(Rollout(canary=Truth(median_s=0.028)), 5, judged_by=DEFAULT)} == {
+        "rollback"
+    }
+    wrong = outcomes(Rollout(canary=Truth(median_s=0.1)), 10, judged_by=policy(SLOWER))
+    assert {(decision, metric) for decision, metric, _ in wrong} == {("rollback", "latency")}
+
+
+def test_without_a_ratio_latency_is_judged_as_with_a_ratio_of_1():
+    rollout = Rollout(canary=Truth(median_s=0.022), looks=80)
+    texts = [SLOWER.replace(", tolerated_ratio: 2", ""), SLOWER.replace("ratio: 2", "ratio: 1")]
+    first, second = (outcomes(rollout, 3, judged_by=policy(text)) for text in texts)
+    assert first == second

@@ -116,3 +116,25 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, name: str):
 
 def test_the_default_ships_beside_the_code():
     assert DEFAULT_POLICY.is_file()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            "margin_percent: 10, tolerated_ratio: 0.9",
+            "tolerated_ratio: is 0.9; a number of 1 or more, 100 at most was expected",
+        ),
+        ("margin_percent: 10, tolerated_ratio: 101", "tolerated_ratio: is 101; a number of 1 or more"),
+        ("margin_percent: 10, tolerated_ratio: .nan", "tolerated_ratio: is nan; a number of 1 or more"),
+        (
+            "margin_percent: 50, tolerated_ratio: 1.5",
+            "margin_percent: is 50; more than 50 was expected, since tolerated_ratio is 1.5",
+        ),
+    ],
+)
+def test_a_tolerated_ratio_of_latency_is_at_least_1_and_within_the_margin(keys: str, said: str):
+    text = f"steps: [10, 100]\nlevel: 0.05\nguardrails:\n  latency: {{quantile: 0.99, {keys}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(text)
+    assert said in str(caught.value)

@@ -76,6 +76,48 @@ def test_a_bad_line_ends_its_run_alone_and_is_said(tmp_path: Path, capsys: pytes
     assert "looks.jsonl:13: not JSON" in err
 
 
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_file_without_a_look_is_said(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "looks.jsonl"
+    file.write_text(text)
+    assert main(["canary", "replay", str(file), "-o", "json", "--final"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "looks.jsonl has no look; one JSON object a line was expected" in err
+
+
+HOSTILE = {
+    "half a line": ('{"seconds": 60, "stable": {"requ', "not JSON: unexpected end of data"),
+    "a list": ("[1, 2]", "a look is a JSON object, this is a list"),
+    "NaN": ('{"seconds": 60, "stable": {"requests": NaN}}', "NaN is no JSON and no count"),
+    "negative": (('"requests": 900', '"requests": -900'), "stable.requests: -900 is negative"),
+    "1e18": (('"requests": 900', '"requests": 1000000000000000000'), "is more than 2^53"),
+    "no double": (('"requests": 900', '"requests": 1' + "0" * 400), "not JSON: number is infinity"),
+    "percent 150": (('"percent": 10', '"percent": 150'), "percent: 150 is no share of the traffic"),
+    "rates": (('"requests": 900', '"requests": 900.5'), "counters were expected, not rates"),
+    "more errors than requests": (('"errors": 4', '"errors": 901'), "stable.errors: 901 of 900 requests"),
+    "a typo": (('"errors": 4', '"erors": 4'), "stable.erors: unknown; did you mean errors?"),
+    "an arm's metric alone": (('"errors": 4, ', ""), "stable.errors: missing, though canary has it"),
+    "deep": ('{"a":' * 3000 + "1" + "}" * 3000, "not JSON"),
+    "not UTF-8": ("\udcff\udcfe", "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), HOSTILE.values(), ids=list(HOSTILE))
+def test_a_line_that_makes_no_sense_is_said_and_decides_nothing(
+    change: str | tuple[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    good = '{"seconds": 60, "percent": 10, "stable": {"errors": 4, "requests": 900}, "canary": {"errors": 1, "requests": 100}}'
+    line = change if isinstance(change, str) else good.replace(*change)
+    assert line != good
+    file = tmp_path / "looks.jsonl"
+    file.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
+    assert main(["canary", "replay", str(file), "-o", "json", "--final"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
 def test_a_missing_file_and_a_bad_policy_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["canary", "replay", str(tmp_path / "none.jsonl")]) == 1
     assert "a file of looks was expected" in capsys.readouterr().err

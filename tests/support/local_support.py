@@ -223,6 +223,15 @@ class Up:
         assert not check or done.returncode == 0, done.stdout + done.stderr + self.output()
         return done
 
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """A command that goes on; whoever starts it ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "serinus.cli", *words],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def status(self) -> dict[str, Any]:
         return json.loads(self.cli("status", "-o", "json", check=False).stdout)
 

@@ -33,6 +33,7 @@ class Replay:
         self._judges: dict[str, Judge] = {}
         self._ended: set[str] = set()
         self._problems: list[str] = []
+        self._has_lines = False
         self._failures = 0
 
     def decisions(self, lines: Iterable[bytes]) -> Iterator[Decision]:
@@ -52,11 +53,13 @@ class Replay:
         return [judge.explain() for judge in self._judges.values()]
 
     def raise_problems(self) -> None:
-        """Raise what was wrong with lines.
+        """Raise what was wrong with lines, or that there was none.
 
         Raises:
             ConfigError: anything was.
         """
+        if not self._has_lines:
+            raise ConfigError(f"{self._file} has no look; one JSON object a line was expected")
         if self._problems:
             more = self._failures - len(self._problems)
             raise ConfigError([*self._problems, *([f"{self._file}: {more} lines more like these"] if more else [])])
@@ -65,6 +68,7 @@ class Replay:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
+            self._has_lines = True
             try:
                 look = parse_look(line)
             except InvalidInput as error:

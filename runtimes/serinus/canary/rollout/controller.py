@@ -184,6 +184,8 @@ class Controller:
         for note in seen.notes:
             self._tell("note", note)
         self._save_record(seen)
+        if moves:
+            self._end_copies(seen)  # of a run that was killed amid them
         return seen
 
     def _refuse_if_held(self, record: Mapping[str, Any]) -> None:
@@ -246,7 +248,15 @@ class Controller:
             most_s=min(limits, default=None),
             sleep=self._sleep,
         )
-        decision = shadow.judge(seen, self._looker.run, look_at_target)
+        try:
+            decision = shadow.judge(seen, self._looker.run, look_at_target)
+        except BaseException:
+            try:
+                self._end_copies(self._target.state())
+            except SerinusError as error:
+                self._tell("problem", f"copies of requests may go on, they could not be ended: {error}")
+            raise
+        self._end_copies(self._target.state())
         if decision is None or decision.decision == "rollback":
             self._looker.decision = self._shadow_looker.decision
             if decision is not None:
@@ -254,6 +264,11 @@ class Controller:
             return self._undecided(seen, "no verdict on the copies in time")
         self._looker.restart()
         return None
+
+    def _end_copies(self, seen: TargetState) -> None:
+        """Send the canary no copies of requests any more, if it gets any."""
+        if seen.shadow:
+            self._mover.shadow(0, seen)
 
     def _look_at_target(self) -> TargetState:
         """Read the target and hold it to what this run left."""

@@ -76,7 +76,8 @@ class RunFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 if file.tell() and not self._ends_whole(path):
-                    file.write(b"\n")
+                    # What a crash, or a full disk, has cut off: kept, it would be a line amid others that is none.
+                    file.truncate(path.read_bytes().rfind(b"\n") + 1)
                 file.write(json.dumps(document, separators=(",", ":")).encode() + b"\n")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

@@ -6,6 +6,9 @@ its looks are a run of their own (`RUN shadow`), with the percentage 0, and thei
 own requests, so both arms saw the same kind of requests, and in part the very same: their difference varies less than the judge takes it to, which makes it
 slower and no less right. Business metrics say nothing here: nobody saw the answers.
 
+Copies end with the step, however it ends: whoever calls `Shadow.judge` sees to that (`Controller`), also where the run is interrupted, fails or
+finds the service changed, and where an earlier one was killed amid its copies.
+
 It ends well where the judge would go a step up or promote: the minimum has been had and nothing leans against the canary.
 """
 
@@ -70,5 +73,4 @@ class Shadow:
             decision = self._looker.look(seen)
             if decision is not None and decision.decision != "hold":
                 found = decision
-        self._mover.shadow(0, seen)
         return found

@@ -99,6 +99,7 @@ class LocalTarget:
             policy=str(service.get("canary_policy") or ""),
             notes=tuple(_affinity_notes(service)),
             warm="" if canary else str(service["warm"]),
+            shadow=int(service["mirror"]),
         )
 
     def planned(self, action: Action, percent: int, seen: TargetState) -> Change:

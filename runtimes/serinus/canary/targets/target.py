@@ -62,6 +62,8 @@ class TargetState:
     """Without a canary: the revision that was stable before a promotion and can have all traffic back at once."""
     image_only: bool = False
     """Standard mode: the versions differ in their image alone, and promotion rolls stable's pods."""
+    shadow: int = 0
+    """Percent of the requests that the canary gets a copy of."""
     policy: str = ""
     """Text of the annotation serinus.dev/canary-policy; empty: there is none."""
 

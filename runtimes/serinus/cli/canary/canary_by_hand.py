@@ -57,6 +57,8 @@ def status(
         if seen.canary:
             ready = "ready" if seen.ready else "not ready"
             typer.echo(f"  {seen.percent} % asked for, {seen.served_percent} % in force, {ready}")
+        if seen.shadow:
+            typer.echo(f"  it gets a copy of {seen.shadow} % of the requests")
         if record:
             age = time.time() - float(record.get("renewed") or 0)
             held = f"held by {record['holder']} {age:.0f} s ago" if record.get("holder") else "held by nobody"

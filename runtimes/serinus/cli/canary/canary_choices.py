@@ -145,7 +145,11 @@ def make_source(
     )
     if isinstance(target, LocalTarget) and not prometheus:
         source = WithAffinityKeys(source, target.access_log)
-    return WithBusiness(source, [parse_metric(text) for text in metrics]) if metrics else source
+    business = [parse_metric(text) for text in metrics]
+    twice = {each.name for each in business if sum(other.name == each.name for other in business) > 1}
+    if twice:
+        raise ConfigError(f"--metric {', '.join(sorted(twice))}: is given twice; one source a metric was expected")
+    return WithBusiness(source, business) if business else source
 
 
 def _endpoint(text: str) -> Endpoint:

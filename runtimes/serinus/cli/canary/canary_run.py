@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -48,6 +49,8 @@ EXIT_STATUS: Final = {
 }
 """1 is an error of files or options, 2 a wrong command line, 130 an interruption."""
 
+_MOST_S: Final = 315_360_000.0
+"""Of an option: what is more, or infinite, cannot be slept."""
 _READERS_S: Final = 5.0
 """A page asks every two seconds."""
 
@@ -85,14 +88,16 @@ def run(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Business metric NAME=rate:WHERE or NAME=mean:WHERE: *.csv, *.jsonl, http://, prom+http://; repeatable."
+            help="Business metric NAME=rate:WHERE, mean:WHERE, or labels:WHERE (late, by id): *.csv, *.jsonl, http://, prom+http://; repeatable."
         ),
     ] = None,
     errors: Annotated[
         Literal["all", "server"], typer.Option(help="Which failures are errors: all, or the server's alone (not 4xx).")
     ] = "all",
     model: Annotated[str, typer.Option(help="Name of the model in the metrics (default: the service's).")] = "",
-    metrics_port: Annotated[int, typer.Option(help="Port of the pods' metrics, where no annotation says it.")] = 8080,
+    metrics_port: Annotated[
+        int, typer.Option(help="Port of the pods' metrics, where no annotation says it.", min=1, max=65535)
+    ] = 8080,
     warm: Annotated[
         float, typer.Option(help="Seconds that the old version is kept after a promotion, where that can be.")
     ] = 0.0,
@@ -147,6 +152,9 @@ def run(
     """
     if patch is not None and not decide_only:
         raise ConfigError("--patch is written by --decide-only; add it")
+    for option, seconds in (("--interval", interval), ("--settle", settle), ("--warm", warm), ("--for", for_)):
+        if seconds is not None and not 0 <= seconds <= _MOST_S:
+            raise ConfigError(f"{option} {seconds:g}: seconds from 0 to {_MOST_S:g} (10 years) were expected")
     moves = not (dry_run or decide_only)
     # A file that makes no sense is said before anything is asked of a cluster.
     given = load_policy(policy) if policy is not None else None
@@ -192,6 +200,8 @@ def run(
 
     controller = Controller(target, source, judged, files, options, tell=show, model=model)
     view.start()
+    # A pod that is evicted, or a service manager, ends a run as Ctrl-C does: the record is released, and copies of requests end.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         ending = controller.run()
         page.wait_for_readers()
@@ -202,6 +212,7 @@ def run(
         typer.echo(f"serinus canary: {error}", err=True)
         raise typer.Exit(EXIT_STATUS["busy" if isinstance(error, Busy) else "cannot"]) from None
     finally:
+        signal.signal(signal.SIGTERM, before)
         view.stop()
         page.close()
     if patch is not None:
