@@ -54,7 +54,7 @@ class LookTaker:
         """After the last look."""
         self.run = ""
         self.began = 0.0
-        self.since_s = 0.0
+        self.since_s: float = 0.0
         """When the run began, seconds since the epoch, with the time between two controllers."""
         self._source = source
         self._judge = judge
@@ -85,7 +85,7 @@ class LookTaker:
         """
         self.run, self.began = run, self._clock()
         told = [float(event["time"]) for event in self._files.events(run) if isinstance(event.get("time"), int | float)]
-        self.since_s = min([self.began, *told, *([since_s] if since_s is not None else [])])
+        self.since_s = min(self.began, *told, self.began if since_s is None else since_s)
         if kept is None:
             return
         looks, where = self._files.looks(run), str(self._files.looks_path)
