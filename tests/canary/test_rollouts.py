@@ -18,8 +18,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 OLD, NEW = "fraud-predictor-00001", "fraud-predictor-00002"
 
 
-TOLERANT = POLICY.replace("margin_percent: 50", "margin_percent: 450, tolerated_ratio: 5")
-"""On a busy machine a request that fails takes longer, too: its traceback is written."""
+TOLERANT = POLICY.replace("margin_percent: 50", "margin_percent: 450, tolerated_ratio: 5").replace(
+    "points: 5", "points: 1"
+)
+"""On a busy machine a request that fails takes longer, too: its traceback is written. 2 % of errors are beyond the margin."""
 
 
 def run(running: Up, *words: str, policy: str = POLICY) -> tuple[int, dict[str, Any]]:
