@@ -346,14 +346,14 @@ def test_a_run_that_is_interrupted_leaves_traffic_as_it_is_and_the_next_may_go_o
 
 def test_a_line_that_a_crash_has_cut_off_is_in_the_way_of_no_later_run(tmp_path: Path):
     with world(tmp_path, bad=0.005) as made:
-        made.on_sleep = [lambda: None] + [crash]
+        made.on_sleep = [lambda: None, crash]
         with pytest.raises(Crash):
             made.run()
         for kind in ("looks", "events"):
             path = tmp_path / "runs" / f"m.{kind}.jsonl"
             path.write_bytes(path.read_bytes()[:-20])
         made.now += 600
-        made.on_sleep = [lambda: None] + [crash]
+        made.on_sleep = [lambda: None, crash]
         with pytest.raises(Crash):
             made.run()
         made.now += 600
