@@ -22,10 +22,10 @@ from ...manifests.containers import Probe
 from ..plan import envoy_config as envoy
 from ..plan.port_binding import Ports, ProcessPlan
 from ..plan.routing_table import GatewayTable
-from .log_files import LogFile
-from .managed_process import ManagedProcess, Reaper
-from .ports import PortBook, is_free
-from .probe import http_get
+from .processes.log_files import LogFile
+from .processes.managed_process import ManagedProcess, Reaper
+from .processes.ports import PortBook, is_free
+from .processes.probe import http_get
 
 __all__ = ["Gateway", "envoy_binary"]
 

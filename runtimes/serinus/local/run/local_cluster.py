@@ -14,9 +14,9 @@ from ...errors import ConfigError
 from ..plan.deployment_plan import ENTRY_FIRST, ServicePlan
 from ..plan.status_document import ProcessStatus, ServiceStatus, service_document
 from .gateway import Gateway
-from .log_files import LogFile
-from .managed_process import Reaper
-from .ports import PortBook
+from .processes.log_files import LogFile
+from .processes.managed_process import Reaper
+from .processes.ports import PortBook
 from .reconciler import Reconciler, RunOptions
 from .revision import Workshop
 from .running_service import RunningService

@@ -12,9 +12,9 @@ from ..plan.deployment_plan import ComponentPlan
 from ..plan.envoy_config import Backend, Endpoint
 from ..plan.port_binding import Ports, bind
 from ..router.router_settings import GATEWAY_VARIABLE
-from .log_files import LogFile
-from .managed_process import ManagedProcess, Reaper
-from .ports import PortBook
+from .processes.log_files import LogFile
+from .processes.managed_process import ManagedProcess, Reaper
+from .processes.ports import PortBook
 
 __all__ = ["Pod", "Revision", "Workshop", "inherited_environment"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from ...manifests.containers import Probe
+from ....manifests.containers import Probe
 
 __all__ = ["answers_tcp", "http_get", "is_alive", "is_ready"]
 

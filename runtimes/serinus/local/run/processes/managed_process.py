@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ..plan.port_binding import ProcessPlan
+from ...plan.port_binding import ProcessPlan
 from .log_files import LogFile
 from .probe import answers_tcp, is_alive, is_ready
 
