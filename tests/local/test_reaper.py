@@ -16,7 +16,7 @@ import pytest
 
 from local_support import is_running
 from serinus.local.run.processes import reaper
-from serinus.local.run.processes.managed_process import Reaper
+from serinus.local.run.processes.reaper_link import Reaper
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(120)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(120)"

@@ -119,7 +119,9 @@ def test_canaries_of_standard_mode_share_by_weight_and_a_rename_promotes_without
     from local_support import SERVER
 
     def model(tag: str) -> str:
-        return f"{{modelFormat: {{name: tiny}}, runtime: tiny, args: ['--tag={tag}']}}"
+        (tmp_path / tag).mkdir(exist_ok=True)  # KServe takes a predictor's new name only with a storage URI of its own
+        uri = f"file://{tmp_path / tag}"
+        return f"{{modelFormat: {{name: tiny}}, runtime: tiny, storageUri: '{uri}', args: ['--tag={tag}']}}"
 
     runtime = (
         "apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {name: tiny}\nspec:\n"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["COLOURS", "curl_line", "make_console", "show_services", "tail"]
+__all__ = ["COLOURS", "curl_line", "make_console", "show_refused", "show_services", "show_trouble", "tail"]
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 """Of the names in the live log; red is left for trouble."""
@@ -42,7 +42,9 @@ def show_services(console: Console, services: Sequence[Mapping[str, Any]]) -> No
                 str(row["pid"] or "-"),
                 str(row["http_port"]),
                 str(row["grpc_port"]),
-                Text(row["state"], style=_STATES.get(row["state"], "")),
+                Text("crash loop", style="red")
+                if row["crash_loop"]
+                else Text(row["state"], style=_STATES.get(row["state"], "")),
                 str(row["restarts"]),
                 f"{row['traffic']} %{tags}",
             )
@@ -53,6 +55,36 @@ def show_services(console: Console, services: Sequence[Mapping[str, Any]]) -> No
     for service in services:
         if service["problem"]:
             console.print(Text(service["problem"], style="red"))
+
+
+def show_trouble(console: Console, status: Mapping[str, Any], *, lines: int = 10) -> None:
+    """Name every process that is not ready, with the last lines that it wrote."""
+    gateway = status["gateway"]
+    found = [] if gateway["ready"] else [("the gateway", gateway)]
+    for service in status["services"]:
+        name = f"{service['namespace']}/{service['name']}"
+        rows = [
+            row for row in service["components"] if not row["ready"] and row["state"] not in {"draining", "stopping"}
+        ]
+        found += [(f"{name}: {row['component']} {row['revision']} ({row['container']})", row) for row in rows]
+        if not service["components"] and not service["ready"] and not service["stopped"] and not service["problem"]:
+            console.print(Text(f"{name}: no process yet: its model's files are being fetched", style="red"))
+    for name, row in found:
+        state = "crash loop" if row["crash_loop"] else f"not ready: {row.get('state', 'starting')}"
+        ended = f"; {row['last_exit']}, restarts: {row['restarts']}" if row["last_exit"] else ""
+        console.print(Text(f"{name}: {state}{ended}", style="red"))
+        for line in row["last_lines"][-lines:] if lines else ():
+            console.print(Text(f"  | {line}"))
+
+
+def show_refused(console: Console, status: Mapping[str, Any]) -> None:
+    """Print what of the manifests was refused and is not what runs."""
+    for refused in status["refused"]:
+        console.print(
+            Text(f"{refused['path']}: its newest state is refused; what was there before runs on", style="red")
+        )
+        for problem in refused["problems"]:
+            console.print(Text(f"  {problem}"))
 
 
 def curl_line(service: Mapping[str, Any], gateway: Mapping[str, Any], folders: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""A container of a pod as a frozen value: image, words, environment, ports, probes."""
+"""A container of a pod as a frozen value: image, words, environment, ports, probes, what runs before it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .documents import Source
 from .fields import listed, mapping
 
-__all__ = ["Container", "EnvVar", "Port", "Probe", "parse_container"]
+__all__ = ["Container", "EnvVar", "Hook", "Port", "Probe", "parse_container"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,18 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """`lifecycle.preStop`: what the kubelet does before SIGTERM (core/v1 LifecycleHandler)."""
+
+    kind: Literal["exec", "http", "sleep"]
+    command: tuple[str, ...] = ()
+    path: str = "/"
+    port: int | str | None = None
+    """Number or name of a containerPort; a host of its own is not looked at."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """One container as the pod gets it."""
 
@@ -66,6 +78,8 @@ class Container:
     readiness: Probe | None
     liveness: Probe | None
     source: Source
+    startup: Probe | None = None
+    pre_stop: Hook | None = None
 
 
 def _probe(value: Any) -> Probe | None:
@@ -85,6 +99,19 @@ def _probe(value: Any) -> Probe | None:
         timeout_s=max(1, int(probe.get("timeoutSeconds") or 1)),
         failures=max(1, int(probe.get("failureThreshold") or 3)),
     )
+
+
+def _hook(value: Any) -> Hook | None:
+    """Read a handler; tcpSocket, which the kubelet does not run, is none."""
+    handler = mapping(value)
+    if "exec" in handler:
+        return Hook("exec", tuple(map(str, listed(mapping(handler["exec"]).get("command")))))
+    if "httpGet" in handler:
+        http = mapping(handler["httpGet"])
+        return Hook("http", path=str(http.get("path") or "/"), port=http.get("port"))
+    if "sleep" in handler:
+        return Hook("sleep", seconds=float(mapping(handler["sleep"]).get("seconds") or 0))
+    return None
 
 
 def parse_container(value: Mapping[str, Any], source: Source) -> Container:
@@ -114,4 +141,6 @@ def parse_container(value: Mapping[str, Any], source: Source) -> Container:
         readiness=_probe(value.get("readinessProbe")),
         liveness=_probe(value.get("livenessProbe")),
         source=source,
+        startup=_probe(value.get("startupProbe")),
+        pre_stop=_hook(mapping(value.get("lifecycle")).get("preStop")),
     )

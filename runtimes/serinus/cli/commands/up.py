@@ -21,17 +21,21 @@ from ...local.plan.image_commands import parse_image_options
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
 from ...local.run.daemon import Daemon, DaemonOptions
 from ...local.run.reconciler import RunOptions
+from ...local.run.state_folder import StateBusy, lock_holder
 from ...local.run.storage import cache_folder, parse_mounts, read_storage_config
-from ..tables import COLOURS, curl_line, make_console, show_services, tail
+from ..tables import COLOURS, curl_line, make_console, show_services, show_trouble
 
 __all__ = ["STATE_DIR", "up"]
 
 STATE_DIR = Path(".serinus")
+BUSY_S = 30.0
+"""Longest wait for a supervisor that starts or ends in the same folder."""
 
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Folder of logs, gateway files and the control socket.")]
 
 
 def up(
+    context: typer.Context,
     paths: Annotated[
         list[Path],
         typer.Argument(help="Manifests: files, folders, or folders with a kustomization.", show_default=False),
@@ -79,43 +83,21 @@ def up(
     """Run InferenceServices and InferenceGraphs on this machine, behind one gateway.
 
     Where one runs already in the state folder, the manifests are applied to it: a changed one makes a new revision, which gets
-    traffic when it is ready.
+    traffic when it is ready. Options that are given then hold for these paths from now on; those of the gateway cannot be changed.
     """
     console = make_console()
     client = Client(state_dir)
     folders = [path if path.is_dir() else path.parent for path in paths]
-    if client.is_running:
-        if pull:
-            raise ConfigError("--pull is for the start: serinus down first, then serinus up --pull")
-        try:
-            status = client.ask(
-                "apply", paths=[str(path.resolve()) for path in paths], wait_s=timeout, timeout_s=timeout + 60
-            )
-        except ControlFailed as error:
-            raise ConfigError(error.problems) from None
-        _show_status(console, status, folders)
-        if not all(service["ready"] for service in status["services"]):
-            raise typer.Exit(1)
-        return
-    if detach:
-        _detach(console, client, folders, timeout)
-        return
     try:
         options = DaemonOptions(
-            run=RunOptions(
-                state=state_dir,
-                host=host,
-                port=port,
-                mounts=parse_mounts(mount or []),
-                cache=cache_folder(),
-                pull=pull,
-            ),
+            run=RunOptions(state=state_dir, host=host, port=port, cache=cache_folder(), pull=pull),
             plan=PlanOptions(
                 images=parse_image_options(image or []),
                 domains=(*(domain or ()), *DOMAINS),
                 max_replicas=replicas,
                 propagate=tuple(propagate_header or ()),
                 storage_config=read_storage_config(storage_config) if storage_config is not None else {},
+                mounts={prefix: str(folder.resolve()) for prefix, folder in parse_mounts(mount or []).items()},
             ),
             paths=tuple(path.resolve() if not _is_below(path) else path for path in paths),
             runtimes=tuple(runtimes or ()),
@@ -123,6 +105,26 @@ def up(
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    end = time.monotonic() + BUSY_S
+    while True:
+        if client.is_running:
+            _apply(console, client, _given(context, options), folders, timeout, pull=pull)
+            return
+        try:
+            if detach:
+                _detach(console, client, folders, timeout)
+            else:
+                _run(console, options, folders, quiet=quiet)
+            return
+        except StateBusy:
+            # Another serinus up starts this very moment (then it takes our paths as soon as it answers), or one ends.
+            if time.monotonic() > end:
+                raise ConfigError(_busy(state_dir)) from None
+            time.sleep(0.1)
+
+
+def _run(console: Console, options: DaemonOptions, folders: list[Path], *, quiet: bool) -> None:
+    """Be the supervisor."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     screen = _Screen(console, quiet=quiet)
 
@@ -132,6 +134,51 @@ def up(
             console.print("Ctrl-C stops everything.", style="dim")
 
     asyncio.run(Daemon(options, show=screen.show, say=screen.say, settled=settled).run())
+
+
+def _busy(state: Path) -> str:
+    holder = lock_holder(state)
+    who = f"process {holder.pid}" if holder is not None else "a process"
+    return f"{who} is the supervisor of {state}, and does not answer; end it with: serinus down; or use another --state-dir"
+
+
+def _given(context: typer.Context, options: DaemonOptions) -> dict[str, Any]:
+    """Paths, and the options that were written on the command line, for a supervisor that runs."""
+    plan = options.plan
+    values: dict[str, Any] = {
+        "port": options.run.port,
+        "host": options.run.host,
+        "image": {name: list(words) for name, words in plan.images.items()},
+        "mount": dict(plan.mounts),
+        "runtimes": [str(path.resolve() if path.exists() else path) for path in options.runtimes],
+        "domain": list(plan.domains[: -len(DOMAINS)]),
+        "storage_config": dict(plan.storage_config),
+        "propagate_header": list(plan.propagate),
+        "replicas": plan.max_replicas,
+        "watch": options.watch,
+    }
+    written = {
+        name: value
+        for name, value in values.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    return {"paths": [str(path.resolve()) for path in options.paths], "options": written}
+
+
+def _apply(
+    console: Console, client: Client, given: dict[str, Any], folders: list[Path], timeout_s: float, *, pull: bool
+) -> None:
+    """Apply manifests to the supervisor that runs."""
+    if pull:
+        raise ConfigError("--pull is for the start: serinus down first, then serinus up --pull")
+    try:
+        status = client.ask("apply", **given, wait_s=timeout_s, timeout_s=timeout_s + 60)
+    except ControlFailed as error:
+        raise ConfigError(error.problems) from None
+    _show_status(console, status, folders)
+    if not all(service["ready"] for service in status["services"]):
+        show_trouble(console, status)
+        raise typer.Exit(1)
 
 
 def _is_below(path: Path) -> bool:
@@ -169,11 +216,22 @@ def _show_status(console: Console, status: dict[str, Any], folders: list[Path]) 
 
 
 def _detach(console: Console, client: Client, folders: list[Path], timeout_s: float) -> None:
-    """Start the same command without --detach in a session of its own, and wait until it is ready."""
+    """Start the same command without --detach in a session of its own, and wait until it is ready.
+
+    Raises:
+        StateBusy: another supervisor is starting or ending in the state folder.
+        ConfigError: it does not become ready; it was stopped again.
+    """
     words = [word for word in sys.argv[1:] if word not in {"--detach", "-d"}]
-    client.state.mkdir(parents=True, exist_ok=True)
     log = client.state / "supervisor.log"
-    with log.open("wb") as out:
+    try:
+        client.state.mkdir(parents=True, exist_ok=True)
+        out = log.open("wb")
+    except OSError as error:
+        raise ConfigError(
+            f"--state-dir {client.state}: cannot be written: {error.strerror}; make room or rights there, or give another --state-dir"
+        ) from None
+    with out:
         child = subprocess.Popen(
             [sys.executable, "-m", "serinus.cli", *words],
             stdin=subprocess.DEVNULL,
@@ -182,10 +240,31 @@ def _detach(console: Console, client: Client, folders: list[Path], timeout_s: fl
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
+    try:
+        status, reason = _await_ready(client, child, log, timeout_s)
+    except BaseException:
+        _end(child)  # Ctrl-C: what was not asked to stay does not
+        raise
+    if not reason:
+        _show_status(console, status, folders)
+        return
+    show_trouble(console, status, lines=15)
+    _end(child)
+    raise ConfigError(f"{reason}; everything was stopped, the logs are in {client.state / 'logs'}")
+
+
+def _await_ready(
+    client: Client, child: subprocess.Popen[bytes], log: Path, timeout_s: float
+) -> tuple[dict[str, Any], str]:
+    """Wait for readiness.
+
+    Returns:
+        The last status, and why it is not as wanted; empty: everything is ready.
+    """
     end = time.monotonic() + timeout_s
-    reason = f"not ready after {timeout_s:.0f} s"
+    status: dict[str, Any] = {}
     while time.monotonic() < end:
-        if child.poll() is not None:
+        if child.poll() not in {None, 0}:
             text = log.read_text(encoding="utf-8", errors="replace").strip()
             raise ConfigError(text.splitlines() or f"the supervisor ended with exit code {child.returncode}")
         try:
@@ -195,19 +274,27 @@ def _detach(console: Console, client: Client, folders: list[Path], timeout_s: fl
             continue
         services = status["services"]
         if services and all(service["ready"] for service in services):
-            _show_status(console, status, folders)
-            return
+            return status, ""
         problem = next((service["problem"] for service in services if service["problem"]), "")
         failing = [
             row for service in services for row in service["components"] if row["restarts"] >= 3 and not row["ready"]
         ]
         if problem or failing:
-            reason = problem or f"{failing[0]['revision']} {failing[0]['last_exit']} {failing[0]['restarts']} times"
-            for row in failing:
-                for line in tail(Path(row["log"]), 15):
-                    console.print(f"{row['revision']} | {line}", markup=False)
-            break
+            return (
+                status,
+                problem or f"{failing[0]['revision']} {failing[0]['last_exit']} {failing[0]['restarts']} times",
+            )
         time.sleep(0.1)
+    if not status:
+        raise ConfigError(f"the supervisor did not answer within {timeout_s:.0f} s; see {log}")
+    waiting = [row["revision"] for service in status["services"] for row in service["components"] if not row["ready"]]
+    return status, f"{', '.join(waiting) or 'a service'}: not ready after {timeout_s:.0f} s"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
-    child.wait(60)
-    raise ConfigError(f"{reason}; everything was stopped, the logs are in {client.state / 'logs'}")
+    try:
+        child.wait(60)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...manifests.containers import Probe
+from ...manifests.containers import Hook, Probe
 from ...manifests.documents import Source
 from ...manifests.inference_service import StorageUri
 from .arm_choice import Affinity
@@ -21,6 +21,7 @@ from .image_commands import Command
 __all__ = [
     "DOMAINS",
     "ENTRY_FIRST",
+    "GRACE_S",
     "ComponentPlan",
     "ContainerPlan",
     "PlanOptions",
@@ -31,6 +32,9 @@ __all__ = [
 
 DOMAINS = ("{{.Name}}.{{.Namespace}}.localhost", "{{.Name}}-{{.Namespace}}.example.com")
 """Hosts of a service. The first is ours (every resolver leads *.localhost to this machine); the second KServe's default."""
+
+GRACE_S = 30.0
+"""terminationGracePeriodSeconds where none is written (core/v1 PodSpec)."""
 
 ENTRY_FIRST = ("router", "transformer", "predictor")
 """Kinds of components in the order in which a request meets them; the order in which they end."""
@@ -48,6 +52,8 @@ class PlanOptions:
     """Entries of a file that stands for the Secret storage-config: JSON texts by key."""
     propagate: tuple[str, ...] = ()
     """Regular expressions of headers that routers of InferenceGraphs pass on, beside those of the manifests' inferenceservice-config."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Local folders by URI prefix. Another folder for a model is another template: its processes are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,8 @@ class ContainerPlan:
     readiness: Probe | None
     liveness: Probe | None
     port_names: Mapping[str, int]
+    startup: Probe | None = None
+    pre_stop: Hook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,10 @@ class ComponentPlan:
     knative: bool
     digest: str
     source: Source
+    grace_s: float = GRACE_S
+    """terminationGracePeriodSeconds: preStop and all that follows SIGTERM have this long before SIGKILL."""
+    mounts: tuple[tuple[str, str], ...] = ()
+    """Those of the options that stand for its storage: URI prefix and local folder."""
 
     @property
     def model_name(self) -> str:

@@ -15,6 +15,7 @@ from ...manifests.kustomization import kustomization_files
 from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
+from ...manifests.rules.update_rules import check_updates
 from ...manifests.serving_runtimes import BUILT_IN, app_class, built_in_runtimes, kserve_runtimes, parse_runtime
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
@@ -32,6 +33,8 @@ class Loaded:
 
     services: tuple[ServicePlan, ...]
     problems: tuple[Problem, ...]
+    documents: tuple[Document, ...] = ()
+    """What was read, for the next version of it to be held against."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -39,7 +42,14 @@ class Loaded:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def load(path: Path, runtimes: Sequence[Path], options: PlanOptions, beside: Sequence[Path] = ()) -> Loaded:
+def load(
+    path: Path,
+    runtimes: Sequence[Path],
+    options: PlanOptions,
+    beside: Sequence[Path] = (),
+    *,
+    previous: Sequence[Document] = (),
+) -> Loaded:
     """Plan every InferenceService and InferenceGraph of one path.
 
     Args:
@@ -48,12 +58,14 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions, beside: Seq
             stands for KServe's own runtimes, served by our images.
         options: the user's.
         beside: other paths that are run; a graph's steps may name their services, too.
+        previous: objects that are in force; KServe refuses some changes of them.
     """
     problems = Problems()
     documents = read_documents([path], problems)
     named = [runtime for runtime in runtimes if not _is_kserve(runtime)]
     others = [document for document in read_documents(named, problems) if document.kind not in _RUN]
     check_documents([*documents, *others], problems)
+    check_updates(previous, documents, problems)
     _one_of_each_name(documents, problems)
     if problems.errors:
         return Loaded((), problems.all)
@@ -86,7 +98,7 @@ def load(path: Path, runtimes: Sequence[Path], options: PlanOptions, beside: Seq
         problems.extend([Problem(str(path), 1, "kind", message, "give a path that holds one")])
     if problems.errors:
         return Loaded((), problems.all)
-    return Loaded(tuple(plan for plan in plans if plan is not None), problems.all)
+    return Loaded(tuple(plan for plan in plans if plan is not None), problems.all, tuple(documents))
 
 
 def _one_of_each_name(documents: Sequence[Document], problems: Problems) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ...manifests.containers import Container, parse_container
 from ...manifests.conventions import KSERVE_CONTAINER, TRANSFORMER_CONTAINER
@@ -19,7 +20,7 @@ from ...manifests.runtime_selection import runtime_containers, select_runtime
 from ...manifests.serving_runtimes import ServingRuntime
 from .arm_choice import affinity_of
 from .container_environment import ConfigData, resolve_environment
-from .deployment_plan import ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
+from .deployment_plan import GRACE_S, ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
 from .image_commands import Command, resolve_image
 from .server_defaults import with_server_defaults
 from .storage_spec import local_storage, with_storage_spec
@@ -165,6 +166,12 @@ class Planner:
         collocated = component.kind == "predictor" and TRANSFORMER_CONTAINER in names
         middle = f"-{component.name}" if component.name else ""
         storage = local_storage(service, component)
+        grace = self._grace(component)
+        mounts = tuple(
+            (prefix, folder)
+            for prefix, folder in sorted(self._options.mounts.items())
+            if any(each.uri == prefix or each.uri.startswith(prefix.rstrip("/") + "/") for each in storage)
+        )
         return ComponentPlan(
             kind=component.kind,
             service=service.key,
@@ -176,9 +183,18 @@ class Planner:
             timeout_s=component.timeout_s if component.timeout_s is not None else ROUTE_TIMEOUT_S,
             replicas=max(1, min(component.min_replicas, self._options.max_replicas)),
             knative=service.mode == "Knative",
-            digest=_digest(service, component, planned, storage, chain),
+            digest=_digest(service, component, planned, storage, [chain, grace, mounts]),
             source=component.source,
+            grace_s=grace,
+            mounts=mounts,
         )
+
+    def _grace(self, component: Component) -> float:
+        for document, path in component.source.parts:
+            written = document.get((*path, "terminationGracePeriodSeconds"))
+            if isinstance(written, int) and written > 0:
+                return float(written)
+        return GRACE_S
 
 
 def _digest(
@@ -186,7 +202,7 @@ def _digest(
     component: Component,
     containers: Sequence[ContainerPlan],
     storage: Sequence[StorageUri],
-    chain: str,
+    more: Sequence[Any],
 ) -> str:
     """The identity of a template: everything that makes its processes what they are, and nothing about traffic."""
     written = json.dumps(
@@ -194,9 +210,19 @@ def _digest(
             service.key,
             component.kind,
             component.name,
-            chain,
+            more,
             [
-                [item.name, item.command.words, dict(item.command.env), item.words, dict(item.env), item.working_dir]
+                [
+                    [
+                        item.name,
+                        item.command.words,
+                        dict(item.command.env),
+                        item.words,
+                        dict(item.env),
+                        item.working_dir,
+                    ],
+                    [repr(each) for each in (item.startup, item.readiness, item.liveness, item.pre_stop)],
+                ]
                 for item in containers
             ],
             [[item.uri, item.mount_path] for item in storage],
@@ -253,4 +279,6 @@ def _container(
         readiness=container.readiness,
         liveness=container.liveness,
         port_names={port.name: port.number for port in container.ports if port.name},
+        startup=container.startup,
+        pre_stop=container.pre_stop,
     )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...manifests.containers import Probe
+from ...manifests.containers import Hook, Probe
 from ...manifests.fields import flag_value
 from .container_environment import expand
-from .deployment_plan import ComponentPlan, ContainerPlan
+from .deployment_plan import GRACE_S, ComponentPlan, ContainerPlan
 
 __all__ = ["Ports", "ProcessPlan", "bind", "set_flag"]
 
@@ -45,6 +45,10 @@ class ProcessPlan:
     liveness: Probe | None
     probe_ports: Mapping[str | int, int]
     """Where a probe's port (number or name) is on this machine."""
+    startup: Probe | None = None
+    pre_stop: Hook | None = None
+    grace_s: float = GRACE_S
+    """From the beginning of preStop to SIGKILL."""
 
 
 def set_flag(words: Sequence[str], names: Sequence[str], value: str) -> tuple[tuple[str, ...], bool]:
@@ -118,6 +122,9 @@ def bind(
         words = tuple(expand(word, env) for word in words)
         probes: dict[str | int, int] = {container.http_port: own.http, container.grpc_port: own.grpc}
         probes |= {name: probes[number] for name, number in container.port_names.items() if number in probes}
+        hook = container.pre_stop
+        if hook is not None:
+            hook = replace(hook, command=tuple(expand(local(word), env) for word in hook.command))
         processes.append(
             ProcessPlan(
                 name=container.name,
@@ -129,6 +136,9 @@ def bind(
                 readiness=container.readiness,
                 liveness=container.liveness,
                 probe_ports=probes,
+                startup=container.startup,
+                pre_stop=hook,
+                grace_s=component.grace_s,
             )
         )
     return tuple(processes)

@@ -31,6 +31,10 @@ class ProcessStatus:
     restarts: int
     last_exit: str
     log: str
+    crash_loop: bool = False
+    """It ends again and again (kubelet: CrashLoopBackOff)."""
+    last_lines: tuple[str, ...] = ()
+    """The end of its log, of a process that is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def service_document(
             "traffic": percents.get(process.digest, 0),
             "tags": tags.get(process.digest, []),
             "log": process.log,
+            "crash_loop": process.crash_loop,
+            "last_lines": list(process.last_lines),
         }
         for process in processes
         if process.service == plan.key

@@ -1,31 +1,34 @@
 """The supervisor as a process: state folder, control socket, watched manifests, signals.
 
-Theory of operation. A lock on the state folder allows one supervisor. SIGINT and SIGTERM end it in good order (see
-`LocalCluster.close`); a second one kills what is left at once. The paths given are read again when one of their files changes: a
-manifest that has become wrong is told and changes nothing.
+Theory of operation. Signals are heard from the first moment on: SIGINT and SIGTERM end it in good order (see `LocalCluster.close`), also while it
+starts; a second one kills what is left at once. The lock on the state folder allows one supervisor, which first ends what a killed one left.
+The paths given are read again when one of their files changes: a manifest that has become wrong changes nothing, is told, and is in the status
+until it is mended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import contextlib
 import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...errors import ConfigError
-from ...manifests.problems import Problem
 from ..plan.deployment_plan import PlanOptions
-from ..plan.plan_loader import fingerprint, load
+from ..plan.plan_loader import Loaded
+from .applied_manifests import AppliedManifests, ManifestsRefused, PathOptions
 from .control_socket import socket_path
 from .local_cluster import LocalCluster
+from .processes.process_record import identify
 from .reconciler import RunOptions
 from .running_service import RunningService
+from .state_folder import SUPERVISOR_FILE, hold_state
 
 __all__ = ["Daemon", "DaemonOptions"]
 
@@ -66,8 +69,7 @@ class Daemon:
         self._say = say
         self._show = show
         self._settled = settled
-        self._paths = list(options.paths)
-        self._prints: dict[Path, Any] = {}
+        self._manifests = AppliedManifests(PathOptions(options.plan, options.runtimes, options.watch))
         self._cluster: LocalCluster | None = None
         self._stop = asyncio.Event()
         self._signals = 0
@@ -77,39 +79,66 @@ class Daemon:
         """Run until a signal or `serinus down`.
 
         Raises:
-            ConfigError: the manifests are wrong, the port is taken, or another supervisor runs here.
+            StateBusy: another supervisor runs here.
+            ConfigError: the manifests are wrong, the port is taken, or the state folder cannot be written.
         """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
         state = self._options.run.state
-        state.mkdir(parents=True, exist_ok=True)
-        state.chmod(0o700)
-        with (state / "lock").open("w") as lock:
-            _lock(lock, state)
-            loaded = [(path, self._load(path)) for path in self._paths]
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._on_signal)
-            cluster = self._cluster = LocalCluster(self._options.run, show=self._show, say=self._say)
-            await cluster.start()
-            control = socket_path(state)
-            control.unlink(missing_ok=True)
+        with hold_state(state) as left:
+            if left:
+                self._say(f"a supervisor that is gone left {len(left)} processes; they were ended")
+            try:
+                await self._run(state)
+            except OSError as error:
+                at = error.filename or state
+                raise ConfigError(
+                    f"{at}: {error.strerror or error}; make room or rights there, or give another --state-dir"
+                ) from None
+
+    async def _run(self, state: Path) -> None:
+        loaded = await self._unless_stopped(asyncio.to_thread(self._manifests.read, self._options.paths))
+        if loaded is None:
+            return
+        cluster = LocalCluster(self._options.run, show=self._show, say=self._say)
+        if await self._unless_stopped(_done(cluster.start())) is None:
+            await cluster.close()
+            return
+        self._cluster = cluster
+        control = socket_path(state)
+        tasks: list[asyncio.Task[None]] = []
+        server: asyncio.Server | None = None
+        try:
             server = await asyncio.start_unix_server(self._serve, str(control), limit=1 << 20)
             control.chmod(0o600)
-            info = {"pid": os.getpid(), "port": cluster.gateway.port, "socket": str(control)}
-            (state / "supervisor.json").write_text(json.dumps(info), encoding="utf-8")
-            tasks = [asyncio.create_task(self._begin(loaded), name="first apply")]
-            if self._options.watch:
-                tasks.append(asyncio.create_task(self._watch(), name="watch"))
-            try:
-                await self._stop.wait()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                self._say("stopping")
-                await cluster.close()
+            _write_supervisor(state, cluster.gateway.port, control)
+            tasks.append(asyncio.create_task(self._begin(loaded), name="first apply"))
+            tasks.append(asyncio.create_task(self._watch(), name="watch"))
+            await self._stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._say("stopping")
+            await cluster.close()
+            if server is not None:
                 server.close()
-                control.unlink(missing_ok=True)
-                (state / "supervisor.json").unlink(missing_ok=True)
+            for path in (control, state / SUPERVISOR_FILE):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of something, or None where a signal came first: then it is cancelled, and its error is nobody's any more."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not self._stop.is_set():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -122,47 +151,46 @@ class Daemon:
         """End it in good order."""
         self._stop.set()
 
-    def _load(self, path: Path) -> list[Any]:
-        """Plans of one path; warnings are said.
-
-        Raises:
-            ManifestsRefused: with every problem.
-        """
-        self._prints[path] = fingerprint(path)
-        beside = [other for other in self._paths if other != path]
-        loaded = load(path, self._options.runtimes, self._options.plan, beside)
-        if loaded.errors:
-            raise ManifestsRefused(loaded.errors)
-        for problem in loaded.problems:
-            self._say(f"{problem}")
-        return list(loaded.services)
-
-    async def _begin(self, loaded: Sequence[tuple[Path, list[Any]]]) -> None:
+    async def _begin(self, loaded: Sequence[tuple[Path, Loaded, PathOptions]]) -> None:
         """Apply what was given, one path after another: the same service twice is two revisions, in that order."""
-        cluster = self._running
-        async with self._applying:
-            for _, plans in loaded:
-                services = [cluster.apply(plan) for plan in plans]
-                await asyncio.gather(*(service.settled.wait() for service in services))
+        for one in loaded:
+            services = await self._apply(one)
+            await asyncio.gather(*(service.settled.wait() for service in services))
         self._settled(self._status())
 
+    async def _read(
+        self, paths: Sequence[Path], given: Mapping[str, Any] | None = None
+    ) -> list[tuple[Path, Loaded, PathOptions]]:
+        async with self._applying:
+            return await asyncio.to_thread(self._manifests.read, paths, given)
+
+    async def _apply(self, one: tuple[Path, Loaded, PathOptions]) -> list[RunningService]:
+        path, loaded, options = one
+        async with self._applying:
+            self._manifests.take(path, loaded, options)
+            for problem in loaded.problems:
+                self._say(f"{problem}")
+            return [self._running.apply(plan) for plan in loaded.services]
+
     async def _watch(self) -> None:
-        cluster = self._running
         while True:
             await asyncio.sleep(WATCH_S)
-            for path in list(self._paths):
-                if await asyncio.to_thread(fingerprint, path) == self._prints.get(path):
+            for path in self._manifests.watched():
+                if not await asyncio.to_thread(self._manifests.has_changed, path):
                     continue
                 self._say(f"{path}: changed")
                 try:
-                    async with self._applying:
-                        for plan in await asyncio.to_thread(self._load, path):
-                            cluster.apply(plan)
+                    for one in await self._read([path]):
+                        await self._apply(one)
                 except ConfigError as error:
                     self._say(f"{error}\nnothing was changed")
+                except Exception:  # noqa: BLE001 (edge of a task: the next change is looked at all the same)
+                    _log.exception("reading %s", path)
 
     def _status(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "state": str(self._options.run.state), **self._running.status()}
+        refused = [{"path": str(path), "problems": list(told)} for path, told in self._manifests.refused.items()]
+        told = {"pid": os.getpid(), "state": str(self._options.run.state), "refused": refused}
+        return {**told, **self._running.status()}
 
     @property
     def _running(self) -> LocalCluster:
@@ -200,15 +228,9 @@ class Daemon:
         if op == "status":
             return self._status()
         if op == "apply":
-            paths = [Path(path) for path in request["paths"]]
-            loaded = [(path, await asyncio.to_thread(self._load, path)) for path in paths]
-            services: list[RunningService] = []
-            async with self._applying:
-                for path, plans in loaded:
-                    if path not in self._paths:
-                        self._paths.append(path)
-                    services = [cluster.apply(plan) for plan in plans]
-                    await _wait(services, wait_s)
+            given = self._take_options(request.get("options") or {})
+            for one in await self._read([Path(path) for path in request["paths"]], given):
+                await _wait(await self._apply(one), wait_s)
             return self._status()
         if op == "traffic":
             warm_s = float(request.get("warm_s") or 0)
@@ -223,20 +245,43 @@ class Daemon:
         if op == "down":
             name = request.get("name") or ""
             if name:
+                plan = cluster.find(name).plan
                 await cluster.down(name)
+                self._manifests.forget(plan.namespace, plan.name)
                 return self._status()
             # The answer goes out first; what comes next closes this very socket.
             asyncio.get_running_loop().call_later(0.05, self._stop.set)
             return {"pid": os.getpid()}
         raise ConfigError(f"{op!r} is no operation; use status, apply, traffic, mirror, restart or down")
 
+    def _take_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a later `serinus up` for its paths, without those of the gateway, which cannot be changed.
 
-class ManifestsRefused(ConfigError):
-    """Manifests with errors; `found` are the problems."""
+        Raises:
+            ConfigError: the gateway is elsewhere.
+        """
+        gateway, options = self._running.gateway, dict(given)
+        port, host = options.pop("port", 0), options.pop("host", gateway.host)
+        if port not in {0, gateway.port} or host != gateway.host:
+            wanted = f"--host {host}" if host != gateway.host else f"--port {port}"
+            raise ConfigError(
+                f"{wanted}: the gateway runs at {gateway.host}:{gateway.port} and stays there; "
+                "leave the option out, or begin anew: serinus down, serinus up"
+            )
+        return options
 
-    def __init__(self, found: Sequence[Problem]) -> None:
-        super().__init__([str(problem) for problem in found])
-        self.found = tuple(found)
+
+async def _done(work: Coroutine[Any, Any, None]) -> bool:
+    await work
+    return True
+
+
+def _write_supervisor(state: Path, port: int, control: Path) -> None:
+    own = identify(os.getpid(), "supervisor")
+    info = {"pid": os.getpid(), "start": own.start if own else None, "port": port, "socket": str(control)}
+    partial = state / f"{SUPERVISOR_FILE}.partial"
+    partial.write_text(json.dumps(info), encoding="utf-8")
+    partial.replace(state / SUPERVISOR_FILE)
 
 
 async def _wait(services: Sequence[RunningService], wait_s: float) -> None:
@@ -245,13 +290,3 @@ async def _wait(services: Sequence[RunningService], wait_s: float) -> None:
         _, late = await asyncio.wait(waits, timeout=wait_s)
         for task in late:
             task.cancel()
-
-
-def _lock(file: IO[str], state: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(
-            f"another serinus up runs in {state}; give it PATHs with serinus up, end it with serinus down, "
-            "or use another --state-dir"
-        ) from None

@@ -23,9 +23,10 @@ from ..plan import envoy_config as envoy
 from ..plan.port_binding import Ports, ProcessPlan
 from ..plan.routing_table import GatewayTable
 from .processes.log_files import LogFile
-from .processes.managed_process import ManagedProcess, Reaper
+from .processes.managed_process import ManagedProcess
 from .processes.ports import PortBook, is_free
 from .processes.probe import http_get
+from .processes.reaper_link import Reaper
 
 __all__ = ["Gateway", "envoy_binary"]
 
@@ -80,7 +81,8 @@ class Gateway:
             ports=Ports(self.admin_port, self.port, 0),
             model_name="",
             readiness=Probe("http", "/ready", self.admin_port, (), 0, 1, 2, 3),
-            liveness=None,
+            # One that hangs is ended; a busy machine has a quarter of a minute to answer.
+            liveness=Probe("http", "/ready", self.admin_port, (), 0, 2, 5, 3),
             probe_ports={},
         )
         self.process = ManagedProcess("gateway", plan, log, reaper, lambda: None)
@@ -159,13 +161,13 @@ class Gateway:
         """Replace a file by atomic rename where it would change; returns the version it has."""
         text = json.dumps(resources, separators=(",", ":"))
         if self._written.get(name) != text:
-            self._written[name] = text
             # A cluster that comes again must not repeat a version that Envoy has seen.
             self._versions[name] = self._versions.get(name, 0) + 1
             path = self.folder / name
             partial = path.with_name(path.name + ".partial")
             partial.write_text(json.dumps(envoy.discovery(self._versions[name], resources)), encoding="utf-8")
             partial.replace(path)
+            self._written[name] = text  # not before: a full disk is tried again
         return str(self._versions[name])
 
     async def _confirm(self, what: str, holds: Callable[[], Any]) -> None:

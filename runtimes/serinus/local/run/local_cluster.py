@@ -15,8 +15,9 @@ from ..plan.deployment_plan import ENTRY_FIRST, ServicePlan
 from ..plan.status_document import ProcessStatus, ServiceStatus, service_document
 from .gateway import Gateway
 from .processes.log_files import LogFile
-from .processes.managed_process import Reaper
 from .processes.ports import PortBook
+from .processes.process_record import ProcessRecord
+from .processes.reaper_link import Reaper
 from .reconciler import Reconciler, RunOptions
 from .revision import Workshop
 from .running_service import RunningService
@@ -39,7 +40,7 @@ class LocalCluster:
     def __init__(self, options: RunOptions, *, show: Callable[[str, str], None], say: Callable[[str], None]) -> None:
         self.options = options
         self._dirty = asyncio.Event()
-        self._reaper = Reaper()
+        self._reaper = Reaper(ProcessRecord(options.state, say))
         ports, logs = PortBook(), options.state / "logs"
         self._workshop = Workshop(ports=ports, reaper=self._reaper, logs=logs, show=show, changed=self._dirty.set)
         self.gateway = Gateway(
@@ -193,6 +194,7 @@ class LocalCluster:
         processes = self._processes()
         ready = {digest: revision.is_ready for digest, revision in reconciler.revisions.items()}
         return {
+            "reaper": self._reaper.pid,
             "gateway": {
                 "host": self.options.host,
                 "port": self.gateway.port,
@@ -200,6 +202,9 @@ class LocalCluster:
                 "pid": process.pid,
                 "ready": process.is_ready,
                 "restarts": process.restarts,
+                "last_exit": process.last_exit,
+                "crash_loop": process.is_crash_looping,
+                "last_lines": [] if process.is_ready else list(process.log.last_lines),
             },
             "services": [
                 service_document(
@@ -235,7 +240,9 @@ class LocalCluster:
                 ready=process.is_ready,
                 restarts=process.restarts,
                 last_exit=process.last_exit,
-                log=str(self._workshop.logs / f"{process.title.replace('/', '.')}.log"),
+                log=str(process.log.path),
+                crash_loop=process.is_crash_looping,
+                last_lines=() if process.is_ready else tuple(process.log.last_lines),
             )
             for revision in self._reconciler.everything
             for pod in revision.pods
@@ -249,7 +256,7 @@ class LocalCluster:
         for kind in ENTRY_FIRST:
             revisions = [revision for revision in self._reconciler.everything if revision.plan.kind == kind]
             pods = [pod for revision in revisions for pod in revision.pods]
-            await asyncio.gather(*(pod.stop(self.options.grace_s) for pod in pods))
+            await asyncio.gather(*(pod.stop() for pod in pods))
         await self.gateway.stop(2.0)
         await self._reaper.close()
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ __all__ = ["Reconciler", "RunOptions"]
 
 _log = logging.getLogger("serinus.local")
 
+RETRY_S, MOST_RETRY_S = 1.0, 30.0
+"""Pause before what has failed is tried again: doubled each time, as a controller's queue does."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -40,21 +43,18 @@ class RunOptions:
     host: str = "127.0.0.1"
     port: int = 8080
     """The gateway's port; 0 takes a free one."""
-    mounts: Mapping[str, Path] = field(default_factory=dict)
     cache: Path = Path()
     pull: bool = False
     """Models that are in the cache are fetched again, once for each URI, before the first process that wants them starts."""
     drain_s: float = 30.0
     """Longest wait for requests in flight; Kubernetes's termination grace."""
-    grace_s: float = 30.0
-    """From SIGTERM to SIGKILL; Kubernetes's default."""
 
 
 class Reconciler:
     """Revisions, and the tasks that bring services to their plans.
 
     Args:
-        options: cache, mounts, graces.
+        options: cache, drain.
         workshop: makes processes.
         gateway: gets the routes.
         say: gets lines about what is done.
@@ -79,6 +79,7 @@ class Reconciler:
         self._pulled: set[str] = set()
         """URIs fetched in this life."""
         self._rolling = asyncio.Lock()
+        self._publish_problem = ""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, dirty: asyncio.Event) -> None:
@@ -112,18 +113,28 @@ class Reconciler:
         service.task = self._spawn(self._settle(service), f"service {service.plan.key}")
 
     async def _settle(self, service: RunningService) -> None:
-        """Bring one service to its plan; errors are told once and kept for `status`."""
-        try:
-            await self._converge(service)
-            service.settled.set()
-        except asyncio.CancelledError:
-            raise
-        except ConfigError as error:
-            service.problem = str(error)
-            self._say(f"{service.plan.key}: {error}")
-        except Exception:  # noqa: BLE001 (edge of a task: one service's failure is told, the others go on)
-            service.problem = "an error of the runner; see the supervisor's log"
-            _log.exception("service %s", service.plan.key)
+        """Bring one service to its plan; what fails is told once, kept for `status` and tried again: buckets and disks recover."""
+        pause = RETRY_S
+        while True:
+            try:
+                await self._converge(service)
+                service.problem = ""
+                service.settled.set()
+                return
+            except asyncio.CancelledError:
+                raise
+            except ConfigError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"{error.filename or 'the system'}: {error.strerror or error}"
+            except Exception:  # noqa: BLE001 (edge of a task: one service's failure is told, the others go on)
+                problem = "an error of the runner; see the supervisor's log"
+                _log.exception("service %s", service.plan.key)
+            if problem != service.problem:
+                service.problem = problem
+                self._say(f"{service.plan.key}: {problem}; tried again")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MOST_RETRY_S)
 
     async def _converge(self, service: RunningService) -> None:
         plan = service.plan
@@ -172,6 +183,8 @@ class Reconciler:
     async def _revision(self, plan: ComponentPlan, predictor: Revision | None = None) -> Revision:
         known = self.revisions.get(plan.digest)
         if known is not None:
+            known.plan = plan  # what is no part of the digest: replicas, timeout
+            self._scale(known)
             return known
         folders = await asyncio.to_thread(self._fetch, plan)
         known = self.revisions.get(plan.digest)  # another track may have started it meanwhile
@@ -186,6 +199,20 @@ class Reconciler:
         self._spawn(self._tell_ready(revision), f"ready {name}")
         return revision
 
+    def _scale(self, revision: Revision) -> None:
+        """Bring a revision that runs to the number of pods that its plan asks for now."""
+        revision.start()
+        if len(revision.pods) > revision.plan.replicas:
+            self._spawn(self._shrink(revision), f"scale {revision.name}")
+
+    async def _shrink(self, revision: Revision) -> None:
+        async with self._rolling:  # a rolling restart has one pod more for a while
+            extra = revision.pods[revision.plan.replicas :]
+            await self._drain(extra)
+            for pod in extra:
+                revision.pods.remove(pod)
+        await self.publish()
+
     def _fetch(self, plan: ComponentPlan) -> dict[str, Path]:
         """The local folder of each of a component's mount paths."""
         folders = {}
@@ -197,7 +224,7 @@ class Reconciler:
                     storage.uri,
                     base=base,
                     cache=self._options.cache,
-                    mounts=self._options.mounts,
+                    mounts={prefix: Path(folder) for prefix, folder in plan.mounts},
                     settings=dict(storage.settings),
                     pull=self._options.pull and storage.uri not in self._pulled,
                 )
@@ -270,7 +297,7 @@ class Reconciler:
             active = await self._gateway.active_requests(ports)
             quiet = quiet + 1 if not active else 0
             await asyncio.sleep(0.1)
-        await asyncio.gather(*(pod.stop(self._options.grace_s) for pod in pods))
+        await asyncio.gather(*(pod.stop() for pod in pods))
 
     # What the gateway knows ------------------------------------------------------------------------------------------
 
@@ -300,18 +327,40 @@ class Reconciler:
             await dirty.wait()
             dirty.clear()
             for revision in list(self.revisions.values()):
-                for pod in revision.pods:
+                for pod in list(revision.pods):
                     pod.joined = pod.joined or pod.is_ready
+                    if pod.is_blocked and not pod.draining:
+                        self._replace(revision, pod)
             try:
                 await self.publish()
-            except Exception:  # noqa: BLE001 (edge of a task: the next change is published all the same)
-                _log.exception("publishing the gateway's table")
+            except Exception as error:  # noqa: BLE001 (edge of a task: a full disk may have room again)
+                if not isinstance(error, OSError):
+                    _log.exception("publishing the gateway's table")
+                elif self._publish_problem != str(error):
+                    self._say(f"the gateway cannot be told: {error}; tried again")
+                self._publish_problem = str(error)
+                await asyncio.sleep(RETRY_S)
+                dirty.set()
+            else:
+                self._publish_problem = ""
+
+    def _replace(self, revision: Revision, old: Pod) -> None:
+        """Put a pod with other ports in the place of one that cannot come back."""
+        new = revision.new_pod()
+        revision.pods[revision.pods.index(old)] = new
+        old.give_way(new)
+        new.start()
+        self._say(f"{revision.name}: its ports are taken; it is started with others")
+        self._spawn(old.stop(), f"stop of a pod of {revision.name}")
 
     async def roll(self, digests: Sequence[str]) -> list[str]:
         """Replace every process of some revisions by a new one, one pod after another, losing no request.
 
         Returns:
             Names of those that run.
+
+        Raises:
+            ConfigError: a new process ends again and again; the old one stays.
         """
         done = []
         async with self._rolling:
@@ -322,6 +371,23 @@ class Reconciler:
                     done.append(revision.name)
         return done
 
+    async def _wait_new(self, revision: Revision, new: Pod) -> Pod:
+        """Wait until a new pod is ready; gives the one that is, which may be its successor."""
+        ready = asyncio.create_task(new.wait_ready(), name=f"new pod of {revision.name}")
+        try:
+            while not ready.done():
+                await asyncio.wait({ready}, timeout=0.2)
+                looping = [process for process in new.latest.processes if process.is_crash_looping]
+                if looping:
+                    told = "\n".join(f"  {line}" for line in list(looping[0].log.last_lines)[-10:])
+                    raise ConfigError(
+                        f"{revision.name}: the new process {looping[0].last_exit}, {looping[0].restarts} times; the old one stays. "
+                        f"Its last lines:\n{told}"
+                    )
+        finally:
+            ready.cancel()
+        return new.latest
+
     async def _roll(self, revision: Revision) -> None:
         self._say(f"{revision.name}: rolling restart")
         for old in list(revision.pods):
@@ -329,13 +395,16 @@ class Reconciler:
             revision.pods.append(new)
             new.start()
             try:
-                await new.wait_ready()
+                new = await self._wait_new(revision, new)
                 await self.publish()
-            except asyncio.CancelledError:
-                revision.pods.remove(new)
-                await new.stop(self._options.grace_s)
+            except (asyncio.CancelledError, ConfigError):
+                new = new.latest
+                if new in revision.pods:
+                    revision.pods.remove(new)
+                await new.stop()
                 raise
             await self._drain([old])
-            revision.pods.remove(old)
+            if old in revision.pods:
+                revision.pods.remove(old)
             await self.publish()
         self._say(f"{revision.name}: restarted")

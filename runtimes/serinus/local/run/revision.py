@@ -13,8 +13,9 @@ from ..plan.envoy_config import Backend, Endpoint
 from ..plan.port_binding import Ports, bind
 from ..router.router_settings import GATEWAY_VARIABLE
 from .processes.log_files import LogFile
-from .processes.managed_process import ManagedProcess, Reaper
+from .processes.managed_process import ManagedProcess
 from .processes.ports import PortBook
+from .processes.reaper_link import Reaper
 
 __all__ = ["Pod", "Revision", "Workshop", "inherited_environment"]
 
@@ -67,6 +68,8 @@ class Pod:
         self.draining = False
         self.joined = False
         """Whether the gateway has been told of it: only once it has been ready."""
+        self.successor: Pod | None = None
+        """What has taken its place before it was ready: whoever waits for it waits for that one."""
         self.processes: list[ManagedProcess] = []
         for process in plans:
             title = revision.name if len(plans) == 1 else f"{revision.name}/{process.name}"
@@ -75,7 +78,7 @@ class Pod:
             if plan.kind == "router":
                 whole[GATEWAY_VARIABLE] = workshop.gateway
             bound = replace(process, env=whole)
-            self.processes.append(ManagedProcess(title, bound, log, workshop.reaper, workshop.changed))
+            self.processes.append(ManagedProcess(title, bound, log, workshop.reaper, workshop.changed, moves=True))
         self.entry = self.processes[plan.entry]
 
     def start(self) -> None:
@@ -87,7 +90,32 @@ class Pod:
         """Wait until every process has been ready once; it joins the gateway's endpoints then."""
         for process in self.processes:
             await process.was_ready.wait()
-        self.joined = True
+        if self.successor is not None:
+            await self.successor.wait_ready()
+        else:
+            self.joined = True
+
+    @property
+    def latest(self) -> Pod:
+        """The pod that stands in its place now; itself where none has."""
+        return self if self.successor is None else self.successor.latest
+
+    def give_way(self, successor: Pod) -> None:
+        """Let another pod stand for this one, for those that wait, too."""
+        self.successor = successor
+        for process, new in zip(self.processes, successor.processes, strict=True):
+            new.take_over(process)
+            process.was_ready.set()
+
+    @property
+    def is_crash_looping(self) -> bool:
+        """Whether a process of it ends again and again."""
+        return any(process.is_crash_looping for process in self.processes)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a process of it cannot come back, because its ports are taken."""
+        return any(process.blocked for process in self.processes)
 
     @property
     def is_ready(self) -> bool:
@@ -105,11 +133,11 @@ class Pod:
         """The ports at which requests arrive."""
         return (self.entry.plan.ports.http, self.entry.plan.ports.grpc)
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self) -> None:
         """End the entry first, then the processes behind it."""
         behind = [process for process in self.processes if process is not self.entry]
-        await self.entry.stop(grace_s)
-        await asyncio.gather(*(process.stop(grace_s) for process in behind))
+        await self.entry.stop()
+        await asyncio.gather(*(process.stop() for process in behind))
         for process in self.processes:
             ports = process.plan.ports
             self._ports.release(ports.http, ports.grpc, ports.metrics)

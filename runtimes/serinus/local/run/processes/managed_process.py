@@ -1,8 +1,9 @@
 """One process that is kept running: start, readiness, logs, restart with back-off, stop of its whole group.
 
 Theory of operation. A process has a group of its own, so that workers go with it, dies with the supervisor (see `launcher`), and
-is on the `reaper`'s list. `run` is one task for its life: start, wait for the end, back off, start again. Beside it
-a task asks for readiness once a second, faster while it starts. Every change calls `changed`, which publishes endpoints.
+is on the `reaper`'s list. `run` is one task for its life: start, wait for the end, back off, start again. Beside each life
+a task asks its probes (`health_watch`). Every change calls `changed`, which publishes endpoints. A process whose ports somebody else has
+taken while it was down is `blocked`: it cannot come back, and its pod is replaced.
 """
 
 from __future__ import annotations
@@ -16,66 +17,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from ....manifests.containers import Hook
 from ...plan.port_binding import ProcessPlan
+from .crash_back_off import CrashBackOff
+from .health_watch import watch_health
 from .log_files import LogFile
-from .probe import answers_tcp, is_alive, is_ready
+from .ports import is_free
+from .probe import run_hook
+from .reaper_link import Reaper
 
-__all__ = ["ManagedProcess", "Reaper"]
+__all__ = ["ManagedProcess"]
 
-FIRST_DELAY_S, MOST_DELAY_S = 0.5, 30.0
-"""Back-off between restarts: doubled each time. The kubelet's 10 s and 5 min are for clusters, where nobody is waiting."""
+UNHEALTHY_GRACE_S = 5.0
+"""From SIGTERM to SIGKILL of a process that failed its probes. The kubelet gives it the pod's whole grace; here somebody waits for its successor."""
 
-STEADY_S = 20.0
-"""A process that ran this long begins its back-off anew (kubelet: 10 min)."""
+AFTER_HOOK_S = 2.0
+"""Least time between SIGTERM and SIGKILL where preStop has used up the grace (kuberuntime_container.go, minimumGracePeriodInSeconds)."""
 
 State = Literal["starting", "ready", "unready", "waiting", "stopping", "stopped"]
 _HERE = Path(__file__).parent
 
 
-class Reaper:
-    """The process that ends our process groups if we are killed."""
-
-    def __init__(self) -> None:
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        """Start it in a session of its own, so that a terminal's Ctrl-C does not reach it."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-S",
-            str(_HERE / "reaper.py"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def began(self, group: int) -> None:
-        """Put a group on the list."""
-        self._write(f"+{group}\n")
-
-    def ended(self, group: int) -> None:
-        """Take a group off the list."""
-        self._write(f"-{group}\n")
-
-    def _write(self, line: str) -> None:
-        if self._process is not None and self._process.stdin is not None and self._process.returncode is None:
-            self._process.stdin.write(line.encode())
-
-    async def close(self) -> None:
-        """End it; it ends what is still on its list first."""
-        if self._process is not None:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            await self._process.wait()
-
-
 class ManagedProcess:
-    """One process of a pod, or the gateway."""
+    """One process of a pod, or the gateway.
+
+    Args:
+        title: its name in logs.
+        plan: what to run.
+        log: takes its output.
+        reaper: told of its group.
+        changed: called at each change of state.
+        moves: whether it gives up its ports where somebody else has taken them; else it waits until they are free.
+    """
 
     def __init__(
-        self, title: str, plan: ProcessPlan, log: LogFile, reaper: Reaper, changed: Callable[[], None]
+        self,
+        title: str,
+        plan: ProcessPlan,
+        log: LogFile,
+        reaper: Reaper,
+        changed: Callable[[], None],
+        *,
+        moves: bool = False,
     ) -> None:
         self.title = title
         self.plan = plan
@@ -86,9 +69,13 @@ class ManagedProcess:
         """How it ended last, in words; empty if it never did."""
         self.was_ready = asyncio.Event()
         """Set once it has been ready for the first time."""
-        self._log = log
+        self.blocked = False
+        """Whether another process has its ports, and it waits to be replaced."""
+        self.log = log
+        self._back_off = CrashBackOff()
         self._reaper = reaper
         self._changed = changed
+        self._moves = moves
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._ended = asyncio.Event()
@@ -104,30 +91,47 @@ class ManagedProcess:
         """Whether it may get requests now."""
         return self.state == "ready"
 
+    @property
+    def is_crash_looping(self) -> bool:
+        """Whether it ended again and again and is not ready now (kubelet: CrashLoopBackOff)."""
+        return self._back_off.is_loop and self.state in {"starting", "waiting", "unready"}
+
+    def take_over(self, other: ManagedProcess) -> None:
+        """Go on with another's count of restarts and its back-off, in its place."""
+        self.restarts, self.last_exit, self._back_off = other.restarts, other.last_exit, other._back_off
+
     def _set(self, state: State) -> None:
         if state != self.state:
             self.state = state
             self._changed()
 
     async def _run(self) -> None:
-        delay = FIRST_DELAY_S
         while not self._stopping:
             began = time.monotonic()
             self._set("starting")
             await self._once()
             if self._stopping:
                 break
-            if time.monotonic() - began > STEADY_S:
-                delay = FIRST_DELAY_S
+            delay = self._back_off.ended(time.monotonic() - began)
             self.restarts += 1
-            self._log.note(f"{self.last_exit}; starts again in {delay:.1f} s")
+            self.log.note(f"{self.last_exit}; starts again in {delay:.1f} s")
             self._set("waiting")
             try:
                 await asyncio.wait_for(self._ended.wait(), delay)
             except asyncio.TimeoutError:
                 pass
-            delay = min(delay * 2, MOST_DELAY_S)
+            await self._wait_for_ports()
         self._set("stopped")
+
+    async def _wait_for_ports(self) -> None:
+        """Before it starts again: somebody else may have taken its ports meanwhile."""
+        taken = [port for port in (self.plan.ports.http, self.plan.ports.grpc) if port and not is_free(port)]
+        if not taken or self._stopping or not self._moves:
+            return
+        self.log.note(f"port {taken[0]} is another process's by now; this one is replaced by one with other ports")
+        self.blocked = True
+        self._changed()
+        await self._ended.wait()
 
     async def _once(self) -> None:
         """One life: from start to exit."""
@@ -151,11 +155,11 @@ class ManagedProcess:
             return
         self._process = process
         self.pid = process.pid
-        self._reaper.began(process.pid)
+        self._reaper.began(process.pid, self.title)
         if self._stopping:
             self._signal(signal.SIGTERM)
         self._changed()
-        watcher = asyncio.create_task(self._watch(), name=f"readiness of {self.title}")
+        watcher = asyncio.create_task(self._watch(), name=f"health of {self.title}")
         reader = asyncio.create_task(self._read(process), name=f"log of {self.title}")
         try:
             code = await process.wait()
@@ -177,41 +181,29 @@ class ManagedProcess:
         while stream is not None:
             chunk = await stream.read(65536)
             if not chunk:
-                self._log.flush()
+                self.log.flush()
                 return
-            self._log.feed(chunk)
+            self.log.feed(chunk)
 
     async def _watch(self) -> None:
-        """Ask for readiness and liveness until cancelled."""
-        plan, pause = self.plan, 0.05
-        port, began, failures = plan.ports.http, time.monotonic(), 0
-        warned = False
-        while True:
-            ready = await is_ready(port, plan.model_name, plan.readiness, plan.probe_ports)
-            if self._stopping:
-                return
-            if ready:
-                self._set("ready")
-                self.was_ready.set()
-            elif self.state == "ready":
-                self._set("unready")
-            elif not warned and time.monotonic() - began > 30:
-                warned = True
-                listening = await answers_tcp(port, timeout_s=1.0)
-                self._log.note(
-                    "answers, but is not ready after 30 s"
-                    if listening
-                    else f"nothing listens on 127.0.0.1:{port} after 30 s; its port comes by --http_port or SERINUS_HTTP_PORT"
-                )
-            probe = plan.liveness
-            if probe is not None and self.was_ready.is_set() and time.monotonic() - began > probe.initial_delay_s:
-                failures = 0 if await is_alive(port, probe, plan.probe_ports) else failures + 1
-                if failures >= probe.failures:
-                    self._log.note(f"its livenessProbe failed {failures} times; it is ended and starts again")
-                    self._signal(signal.SIGKILL)
-                    return
-            pause = 1.0 if self.state == "ready" else min(pause * 1.3, 0.5)
-            await asyncio.sleep(pause)
+        """Follow one life's probes, and end it where they say so."""
+        reason = await watch_health(self.plan, set_ready=self._hear, note=self.log.note)
+        if self._stopping:
+            return
+        self.log.note(f"{reason}; it is ended and starts again")
+        self._set("unready")
+        self._signal(signal.SIGTERM)
+        await asyncio.sleep(UNHEALTHY_GRACE_S)
+        self._signal(signal.SIGKILL)
+
+    def _hear(self, ready: bool) -> None:
+        if self._stopping:
+            return
+        if ready:
+            self._set("ready")
+            self.was_ready.set()
+        elif self.state == "ready":
+            self._set("unready")
 
     def _signal(self, number: signal.Signals) -> None:
         pid = self._process.pid if self._process is not None else None
@@ -227,19 +219,41 @@ class ManagedProcess:
         self._ended.set()
         self._signal(signal.SIGKILL)
 
-    async def stop(self, grace_s: float) -> None:
-        """End it and its group: SIGTERM, and SIGKILL when the grace is over."""
+    async def stop(self, grace_s: float | None = None) -> None:
+        """End it and its group as the kubelet does: preStop, SIGTERM, and SIGKILL when the grace is over.
+
+        Args:
+            grace_s: of all of it together; None: as its plan says.
+        """
+        task, grace_s = self._task, self.plan.grace_s if grace_s is None else grace_s
         self._stopping = True
-        task = self._task
         if task is None:
             return
+        end = time.monotonic() + grace_s
         self._set("stopping")
         self._ended.set()
+        least_s = 0.0
+        if self.plan.pre_stop is not None and self._process is not None:
+            await self._pre_stop(self.plan.pre_stop, task, grace_s)
+            least_s = AFTER_HOOK_S
         self._signal(signal.SIGTERM)
-        done, _ = await asyncio.wait({task}, timeout=grace_s)
+        done, _ = await asyncio.wait({task}, timeout=max(least_s, end - time.monotonic()))
         if not done:
-            self._log.note(f"still there {grace_s:.0f} s after SIGTERM; it is killed")
+            self.log.note(f"still there {grace_s:.0f} s after it was told to stop; it is killed")
             self._signal(signal.SIGKILL)
             await asyncio.wait({task}, timeout=5.0)
         self.state = "stopped"
-        self._log.close()
+        self.log.close()
+
+    async def _pre_stop(self, hook: Hook, task: asyncio.Task[None], grace_s: float) -> None:
+        """Do what `lifecycle.preStop` says while the process still runs; the grace goes on meanwhile."""
+        work = asyncio.create_task(run_hook(hook, self.plan), name=f"preStop of {self.title}")
+        await asyncio.wait({work, task}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            trouble = work.result()
+        else:
+            trouble = "" if task.done() else f"not over after {grace_s:g} s"
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        if trouble:
+            self.log.note(f"preStop: {trouble}; SIGTERM follows")
