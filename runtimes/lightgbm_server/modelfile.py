@@ -24,6 +24,7 @@ import numpy as np
 
 from serinus.errors import ConfigError
 from serinus.feature_columns import Category
+from serinus.mistaken_content import describe_mistake
 
 from . import pandas_categories
 
@@ -135,7 +136,7 @@ def read(path: Path) -> ModelFile:
     text, mended = _mend(content)
     if text.partition("\n")[0].strip() != "tree":
         raise ConfigError(
-            f"{path}: not a LightGBM text model, whose first line is 'tree'; write one with booster.save_model(path)"
+            f"{path}: not a LightGBM text model, whose first line is 'tree': {describe_mistake(path)}; write one with booster.save_model(path)"
         )
     body, end, tail = text.partition("\nend of trees")
     if not end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import quiet_interrupt as _quiet_interrupt  # noqa: F401 (first: for its effect on the imports that follow)
 from .model import Call, Family, Model, RequestModel
 from .protocol.types import InferRequest, InferResponse, RequestedOutput, Tensor, TensorSpec
 from .settings import ModelSettings

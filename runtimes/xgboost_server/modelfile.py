@@ -17,6 +17,7 @@ import orjson
 from serinus import verification_records
 from serinus.errors import ConfigError
 from serinus.feature_columns import Category
+from serinus.mistaken_content import describe_mistake
 from serinus.model_content import content_of
 
 from . import categories, legacy, soundness, ubjson
@@ -122,9 +123,14 @@ def read(path: Path) -> ModelFile:
         form, document = _decode(data)
         return _model_file(path, hashlib.sha256(data).hexdigest(), form, document)
     except KeyError as error:
-        raise ConfigError(f"{path}: not an XGBoost model: {error} is missing from it") from None
+        raise ConfigError(f"{path}: not an XGBoost model: {error} is missing from it{_told(path)}") from None
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ConfigError(f"{path}: not an XGBoost model: {error}") from None
+        raise ConfigError(f"{path}: not an XGBoost model: {error}{_told(path)}") from None
+
+
+def _told(path: Path) -> str:
+    what = describe_mistake(path)
+    return f": {what}" if what else ""
 
 
 def _decode(data: bytes) -> tuple[str, dict[str, Any]]:

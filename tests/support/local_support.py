@@ -118,6 +118,7 @@ def _serve(options: argparse.Namespace) -> None:
     print(f"{options.tag} listens on {options.http_port} and {options.grpc_port}", flush=True)
     if options.crash_at_start:
         sys.exit(7)
+    time.sleep(options.start_after)  # nothing listens meanwhile
     web = _Http(("127.0.0.1", options.http_port), _handler(state))
     threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
     rpc = grpc.server(ThreadPoolExecutor(16))
@@ -128,7 +129,7 @@ def _serve(options: argparse.Namespace) -> None:
     rpc.add_insecure_port(f"127.0.0.1:{options.grpc_port}")
     rpc.start()
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if options.deaf else lambda *_: ended.set())
     ended.wait()
     rpc.stop(5).wait()
     while state.busy:
@@ -149,7 +150,9 @@ def main() -> None:
     parser.add_argument("--ready_after", type=float, default=0.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--status", type=int, default=200)
+    parser.add_argument("--start_after", type=float, default=0.0)
     parser.add_argument("--crash_at_start", action="store_true")
+    parser.add_argument("--deaf", action="store_true")
     _serve(parser.parse_args())
 
 
@@ -207,6 +210,13 @@ class Up:
         self.folder = folder
         self.state = folder / ".serinus"
         self.log = log
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The first process of the first service."""
+        from serinus.local.run.control_socket import Client
+
+        return Client(self.state).ask("status", timeout_s=20)["services"][0]["components"][0]
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")

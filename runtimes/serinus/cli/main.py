@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
@@ -21,7 +23,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["serve"]:
         from .serving.serve import main as serve
 
-        return serve(words[1:])
+        return _interruptible(serve, words[1:])
     from .operator import run
 
-    return run(words)
+    return _interruptible(run, words)
+
+
+def _interruptible(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """Run a command that Ctrl-C ends without a traceback, whatever it is at; see `serinus.quiet_interrupt`."""
+    quiet = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    try:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return command(words)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

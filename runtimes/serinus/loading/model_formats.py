@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..artifacts import is_saved_model
 from ..errors import ConfigError
+from ..mistaken_content import describe_mistake
 from ..model_content import Content, content_of
 from .model_folders import why_unreadable
 
@@ -143,8 +144,9 @@ def infer_implementation(model_dir: Path | None) -> str:
             f"{model_dir}: models of several kinds: {kinds}. Name the one file, or the class (--class {min(found)})"
         )
     seen = [path.name for path in _candidates(model_dir)] if model_dir.is_file() else _listing(model_dir)
+    told = next((f" ({path.name}: {what})" for path in _candidates(model_dir) if (what := describe_mistake(path))), "")
     raise ConfigError(
-        f"{model_dir}: no model is recognised here; seen: {', '.join(seen) or 'nothing'}. Accepted: {accepted}; "
+        f"{model_dir}: no model is recognised here; seen: {', '.join(seen) or 'nothing'}{told}. Accepted: {accepted}; "
         "or a model-settings.json, or a class of your own (--class package:Class). Pickles are never loaded"
     )
 

@@ -6,6 +6,7 @@ containers of a predictor are a list.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from ..errors import ConfigError
 from .limits import Resources
 from .search import Config
 
-__all__ = ["PATCH_FILE", "operations", "write_patch"]
+__all__ = ["PATCH_FILE", "check_target", "operations", "write_patch"]
 
 PATCH_FILE = "tuned.patch.yaml"
+_KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml")
 
 
 def operations(predictor: Mapping[str, Any], config: Config, wanted: Resources) -> list[dict[str, Any]]:
@@ -62,6 +64,33 @@ def operations(predictor: Mapping[str, Any], config: Config, wanted: Resources) 
     return found
 
 
+def check_target(folder: Path) -> None:
+    """See that `write_patch` will be able to do its work, before a search of minutes.
+
+    Raises:
+        ConfigError: no such folder, no InferenceService in it or several, one of a form that cannot be patched, or no right to write.
+    """
+    folder, service = _find_service(folder)
+    operations(service.get("spec", {}).get("predictor") or {}, Config(), Resources(1.0, 1, 1, 1, 1))
+    file = folder / PATCH_FILE
+    written = [file] if file.exists() else [folder]
+    written += [path for each in _KUSTOMIZATIONS if (path := folder / each).is_file()]
+    for path in written:
+        if not os.access(path, os.W_OK):
+            raise ConfigError(f"--write {folder}: {path} cannot be written; give a folder of your own")
+
+
+def _find_service(folder: Path) -> tuple[Path, dict[str, Any]]:
+    if not folder.exists():
+        raise ConfigError(f"--write {folder}: no such folder; name one that holds an InferenceService's YAML")
+    if folder.is_file():
+        folder = folder.parent
+    found = [document for path in sorted(folder.glob("*.yaml")) for document in _services(path)]
+    if len(found) != 1:
+        raise ConfigError(f"--write {folder}: {len(found)} InferenceServices in its YAML files, one was expected")
+    return folder, found[0]
+
+
 def write_patch(folder: Path, config: Config, wanted: Resources) -> tuple[Path, bool]:
     """Write `tuned.patch.yaml` beside an InferenceService, and name it in the folder's kustomization.
 
@@ -76,21 +105,14 @@ def write_patch(folder: Path, config: Config, wanted: Resources) -> tuple[Path, 
     Raises:
         ConfigError: no InferenceService is there, or several.
     """
-    if folder.is_file():
-        folder = folder.parent
-    found = [document for path in sorted(folder.glob("*.yaml")) for document in _services(path)]
-    if len(found) != 1:
-        raise ConfigError(f"--write {folder}: {len(found)} InferenceServices in its YAML files, one was expected")
-    service = found[0]
+    folder, service = _find_service(folder)
     name = service.get("metadata", {}).get("name", "")
     predictor = service.get("spec", {}).get("predictor") or {}
     # kustomize applies inline patches and files alike; a file of operations needs its target named in the kustomization.
     file = folder / PATCH_FILE
     head = "# Written by `serinus tune`: measured on one machine under one load; measure again where either differs.\n"
     file.write_text(head + yaml.safe_dump(operations(predictor, config, wanted), sort_keys=False), encoding="utf-8")
-    kustomization = next(
-        (folder / each for each in ("kustomization.yaml", "kustomization.yml") if (folder / each).is_file()), None
-    )
+    kustomization = next((folder / each for each in _KUSTOMIZATIONS if (folder / each).is_file()), None)
     if kustomization is None:
         return file, False
     text = kustomization.read_text(encoding="utf-8")

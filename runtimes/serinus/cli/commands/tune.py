@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ...tuning.patches import write_patch
+from ...errors import ConfigError
+from ...tuning.patches import check_target, write_patch
 from ...tuning.search import describe
 from ...tuning.slo import Slo, parse_duration, parse_rate
 from ...tuning.tuner import Tuned, write_model_settings
@@ -45,6 +46,9 @@ def tune(
     wanted = Slo.parse(slo)
     load = parse_rate(rate) if rate is not None else None
     console = make_console()
+    if write is not None:
+        check_target(write)
+    _make_folder(output)
     tuned = find_settings(
         model,
         wanted,
@@ -55,7 +59,6 @@ def tune(
         arguments=["--class", class_name] if class_name else [],
         say=lambda text: console.print(text, markup=False),
     )
-    output.mkdir(parents=True, exist_ok=True)
     (output / "trials.json").write_text(json.dumps(_as_json(tuned), indent=2) + "\n", encoding="utf-8")
     try:
         from ...tuning.plots import plot_frontier
@@ -83,6 +86,13 @@ def tune(
         console.print(f"patch: {file}{note}", markup=False)
     if tuned.found.ended == "interrupted":
         raise typer.Exit(130)
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be made: {error.strerror}; name a folder of your own") from None
 
 
 def _show(console: Console, tuned: Tuned, load: float | None) -> None:

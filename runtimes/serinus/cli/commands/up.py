@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -231,6 +232,9 @@ def _detach(console: Console, client: Client, folders: list[Path], timeout_s: fl
         raise ConfigError(
             f"--state-dir {client.state}: cannot be written: {error.strerror}; make room or rights there, or give another --state-dir"
         ) from None
+    interrupts: list[int] = []
+    # Between the child's start and its name here, Ctrl-C would leave it behind.
+    earlier = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     with out:
         child = subprocess.Popen(
             [sys.executable, "-m", "serinus.cli", *words],
@@ -241,6 +245,9 @@ def _detach(console: Console, client: Client, folders: list[Path], timeout_s: fl
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
+        signal.signal(signal.SIGINT, earlier)
+        if interrupts:
+            signal.raise_signal(signal.SIGINT)
         status, reason = _await_ready(client, child, log, timeout_s)
     except BaseException:
         _end(child)  # Ctrl-C: what was not asked to stay does not

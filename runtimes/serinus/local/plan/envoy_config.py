@@ -196,6 +196,7 @@ def clusters(folder: Path, backends: Sequence[Backend]) -> list[dict[str, Any]]:
                             "timeout": "5s",
                             "interval": "1s",
                             "no_traffic_interval": "1s",
+                            "unhealthy_interval": "0.2s",  # one that comes back is waited for
                             "initial_jitter": "0.001s",
                             "unhealthy_threshold": 3,
                             "healthy_threshold": 1,

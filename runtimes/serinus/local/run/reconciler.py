@@ -318,8 +318,11 @@ class Reconciler:
         return gateway_table([service.routed() for service in self.services.values()], joined)
 
     async def publish(self) -> None:
-        """Tell the gateway."""
+        """Tell the gateway, and wait until it has taken it."""
+        ready = [pod for revision in self.everything for pod in revision.pods if pod.is_ready and pod.joined]
         await self._gateway.apply(self._table)
+        for pod in [pod for revision in self.everything for pod in revision.pods]:
+            pod.is_reached = pod.is_ready and (pod.is_reached or pod in ready)
 
     async def _publish_changes(self, dirty: asyncio.Event) -> None:
         """Tell the gateway what processes do by themselves: crash, come back, fail their probe."""

@@ -68,6 +68,8 @@ class Pod:
         self.draining = False
         self.joined = False
         """Whether the gateway has been told of it: only once it has been ready."""
+        self.is_reached = False
+        """Whether the gateway has been told that it is ready now, and has found it so."""
         self.successor: Pod | None = None
         """What has taken its place before it was ready: whoever waits for it waits for that one."""
         self.processes: list[ManagedProcess] = []
@@ -175,8 +177,8 @@ class Revision:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some pod can take requests now."""
-        return any(pod.is_ready and not pod.draining for pod in self.pods)
+        """Whether some pod can take requests now, through the gateway."""
+        return any(pod.is_ready and pod.is_reached and not pod.draining for pod in self.pods)
 
     @property
     def has_joined(self) -> bool:
