@@ -32,6 +32,8 @@ from rich.table import Table
 
 from recommender_features.catalogue import CATALOGUE_FILE, Catalogue
 from serinus.local.run.control_socket import Client
+from serinus.manifests.problems import Problems
+from serinus.manifests.reading import read_documents
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -41,6 +43,8 @@ HOST = "recommender.default.localhost"
 REQUESTS = 2000
 AT_ONCE = 8
 SHARE = 0.10
+READY = ("--timeout", "1800")
+"""`serinus up` waits until everything is ready; a process that cannot start ends it long before."""
 
 
 @dataclass
@@ -147,7 +151,7 @@ def service(console: Console, state: str) -> Iterator[int]:
             path = f"inferenceservices/recommender/knative/{step}"
             began = time.perf_counter()
             with console.status(f"serinus up {path}"):
-                cli("up", str(ROOT / path), "--state-dir", state, *words)
+                cli("up", str(ROOT / path), "--state-dir", state, *READY, *words)
             console.print(f"serinus up {path}: ready after {time.perf_counter() - began:.1f} s")
         yield int(status(state)["gateway"]["port"])
     finally:
@@ -247,11 +251,27 @@ async def beside(console: Console, port: int, users: list[int | str]) -> None:
     console.print(table)
 
 
+def wait_ready(client: Client) -> None:
+    """Wait until what was asked for is ready and routed, however slow the machine; a process that cannot start ends the demo."""
+    while True:
+        (service,) = client.ask("status")["services"]
+        if service["ready"]:
+            return
+        if service["problem"]:
+            raise SystemExit(f"recommender: {service['problem']}")
+        for row in service["components"]:
+            if row["crash_loop"]:
+                last = "\n".join(f"  {line}" for line in row["last_lines"])
+                raise SystemExit(f"{row['revision']}: crash loop, {row['last_exit']}; its last lines:\n{last}")
+        time.sleep(0.2)
+
+
 async def steer(console: Console, port: int, state: str, users: list[int]) -> bool:
     """Promote, then roll back; tells whether all answers were of the right version."""
     client, right = Client(Path(state)), True
     for percent, word, wanted in ((100, "promoted", "v2"), (0, "rolled back", "v1")):
-        await asyncio.to_thread(client.ask, "traffic", name="recommender", percent=percent, wait_s=30.0)
+        await asyncio.to_thread(client.ask, "traffic", name="recommender", percent=percent, wait_s=1.0)
+        await asyncio.to_thread(wait_ready, client)
         count = await send(console, port, users, 200, word)
         console.print(
             f"canaryTrafficPercent {percent}: {word}; of 200 answers {count.versions[wanted]} are of {wanted}",
@@ -263,17 +283,16 @@ async def steer(console: Console, port: int, state: str, users: list[int]) -> bo
 
 def write_version_3(folder: Path) -> Path:
     """Write version 3: version 2's model, and a server that waits 0.15 s for more rows, which on a quiet service never come."""
-    service = yaml.safe_load((HERE / "knative" / "v1" / "inferenceservice.yaml").read_text(encoding="utf-8"))
+    documents = [document.value for document in read_documents([HERE / "knative" / "v1"], Problems())]
+    service = next(document for document in documents if document["kind"] == "InferenceService")
     service["metadata"]["annotations"]["serinus.dev/local-storage-uri"] = f"gs://serinus-models/recommender={MODELS}"
     predictor = service["spec"]["predictor"]
     predictor["canaryTrafficPercent"] = 0
-    container = predictor["containers"][0]
-    container["args"] += ["--batchable=true", "--max_delay_s=0.15"]
-    for variable in container["env"]:
-        if variable["name"] == "STORAGE_URI":
-            variable["value"] = "gs://serinus-models/recommender/v2"
+    model = predictor["model"]
+    model["storageUri"] = "gs://serinus-models/recommender/v2"
+    model["args"] = [*model.get("args", []), "--batchable=true", "--max_delay_s=0.15"]
     path = folder / "version-3.yaml"
-    path.write_text(yaml.safe_dump(service), encoding="utf-8")
+    path.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
     return path
 
 
@@ -330,7 +349,7 @@ def judge_both(console: Console, port: int, state: str, users: list[int]) -> boo
         judged(console, port, state, users, "version 2, two towers", policy="demo-errors.yaml", wanted="promoted")
     )
     with console.status("serinus up version-3.yaml"):
-        cli("up", str(write_version_3(Path(state))), "--state-dir", state)
+        cli("up", str(write_version_3(Path(state))), "--state-dir", state, *READY)
     wrong = "version 3, which waits for a full batch"
     return (
         asyncio.run(judged(console, port, state, users, wrong, policy="demo-latency.yaml", wanted="rolled back"))
