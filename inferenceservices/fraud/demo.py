@@ -42,6 +42,8 @@ HERE = Path(__file__).resolve().parent
 HOST = "fraud.default.localhost"
 FORMS = ("fused", "split")
 AT_ONCE = 8
+DETACHED = ("-d", "-q", "--no-watch", "--timeout", "1800")
+"""`serinus up` returns when everything is ready, however slow the machine; a process that cannot start ends it long before."""
 CODEC = RestCodec()
 COLOURS = {"approve": "green", "review": "yellow", "decline": "red"}
 
@@ -154,7 +156,7 @@ def services(console: Console, folder: Path) -> Iterator[dict[str, int]]:
         with console.status(" and ".join(f"serinus up inferenceservices/fraud/{form}" for form in FORMS)):
             started = {
                 form: subprocess.Popen(
-                    [*command, "up", str(HERE / form), "--state-dir", state, "--port", "0", "-d", "-q", "--no-watch"],
+                    [*command, "up", str(HERE / form), "--state-dir", state, "--port", "0", *DETACHED],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,

@@ -41,6 +41,8 @@ NETWORK = "efficientnet-lite0"
 HOST = "vision.default.localhost"
 CODEC = RestCodec()
 AT_ONCE = 8
+DETACHED = ("-d", "-q", "--no-watch", "--timeout", "1800")
+"""`serinus up` returns when everything is ready, however slow the machine; a process that cannot start ends it long before."""
 ONE_BY_ONE = 60
 TOGETHER = 160
 
@@ -126,7 +128,7 @@ def service(console: Console, state: str) -> Iterator[int]:
     began = time.perf_counter()
     try:
         with console.status("serinus up inferenceservices/vision/fused (TensorFlow takes its time)"):
-            words = ["up", str(HERE / "fused"), "--state-dir", state, "--port", "0", "-d", "-q", "--no-watch"]
+            words = ["up", str(HERE / "fused"), "--state-dir", state, "--port", "0", *DETACHED]
             started = subprocess.run(
                 [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
             )

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,12 +231,12 @@ class Daemon:
         if op == "apply":
             given = self._take_options(request.get("options") or {})
             for one in await self._read([Path(path) for path in request["paths"]], given):
-                await _wait(await self._apply(one), wait_s)
+                await self._wait(await self._apply(one), wait_s)
             return self._status()
         if op == "traffic":
             warm_s = float(request.get("warm_s") or 0)
             cluster.set_traffic(request["name"], request.get("percent"), request.get("canary") or "", warm_s=warm_s)
-            await _wait([cluster.find(request["name"])], wait_s)
+            await self._wait([cluster.find(request["name"])], wait_s)
             return self._status()
         if op == "mirror":
             await cluster.mirror(request["name"], int(request["percent"]), request.get("canary") or "")
@@ -253,6 +254,15 @@ class Daemon:
             asyncio.get_running_loop().call_later(0.05, self._stop.set)
             return {"pid": os.getpid()}
         raise ConfigError(f"{op!r} is no operation; use status, apply, traffic, mirror, restart or down")
+
+    async def _wait(self, services: Sequence[RunningService], wait_s: float) -> None:
+        """Wait until services are as asked; no longer than one of them has a problem or a process that cannot start."""
+        end = time.monotonic() + wait_s
+        waits = {asyncio.create_task(service.settled.wait()) for service in services}
+        while waits and time.monotonic() < end and not any(map(self._running.is_failing, services)):
+            _, waits = await asyncio.wait(waits, timeout=min(0.2, max(0.0, end - time.monotonic())))
+        for task in waits:
+            task.cancel()
 
     def _take_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a later `serinus up` for its paths, without those of the gateway, which cannot be changed.
@@ -282,11 +292,3 @@ def _write_supervisor(state: Path, port: int, control: Path) -> None:
     partial = state / f"{SUPERVISOR_FILE}.partial"
     partial.write_text(json.dumps(info), encoding="utf-8")
     partial.replace(state / SUPERVISOR_FILE)
-
-
-async def _wait(services: Sequence[RunningService], wait_s: float) -> None:
-    if services and wait_s > 0:
-        waits = [asyncio.create_task(service.settled.wait()) for service in services]
-        _, late = await asyncio.wait(waits, timeout=wait_s)
-        for task in late:
-            task.cancel()

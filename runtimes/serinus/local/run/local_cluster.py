@@ -159,6 +159,19 @@ class LocalCluster:
             )
         return found[0]
 
+    def is_failing(self, service: RunningService) -> bool:
+        """Whether a service has a problem, or what its plan asks for a process that ends again and again (three times and more)."""
+        tracks = (service.plan.stable, *service.plan.canaries)
+        wanted = {component.digest for track in tracks for component in (track.predictor, track.entry)}
+        processes = [
+            process
+            for digest, revision in self._reconciler.revisions.items()
+            if digest in wanted
+            for pod in revision.pods
+            for process in pod.processes
+        ]
+        return bool(service.problem) or any(each.is_crash_looping and each.restarts >= 3 for each in processes)
+
     async def restart(self, name: str) -> list[str]:
         """Replace every process of a service by a new one, one pod after another, losing no request.
 
