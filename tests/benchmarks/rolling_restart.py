@@ -145,7 +145,10 @@ class _Load:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:"))
         content = await reader.readexactly(length)
-        self._idle.append((reader, writer))
+        if "\nconnection: close" in head:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
         if not head.startswith("http/1.1 200"):
             raise RuntimeError(f"{head.splitlines()[0]}: {content[:200]!r}")
 

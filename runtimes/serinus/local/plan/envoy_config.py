@@ -53,7 +53,8 @@ class Endpoint:
 
     http_port: int
     grpc_port: int
-    health: Literal["HEALTHY", "UNHEALTHY", "DRAINING"]
+    health: Literal["HEALTHY", "UNHEALTHY", "DRAINING", "UNKNOWN"]
+    """As EDS has it. UNKNOWN, which Envoy takes for healthy as long as its own check passes: it does not answer, and there is none that does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,8 @@ class Gateway:
                     return False
                 for endpoint in backend.endpoints:
                     status = hosts.get(endpoint.http_port if kind == "http" else endpoint.grpc_port)
-                    if status is None or status["health"] != endpoint.health:
+                    wanted = "HEALTHY" if endpoint.health == "UNKNOWN" else endpoint.health
+                    if status is None or status["health"] != wanted:
                         return False
                     if endpoint.health == "HEALTHY" and status["failed"]:
                         return False

@@ -124,6 +124,11 @@ class Pod:
         """Whether every process is ready now."""
         return all(process.is_ready for process in self.processes)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether every process of it is ready or merely silent, and it is not leaving."""
+        return not self.draining and all(process.is_ready or process.is_silent for process in self.processes)
+
     def endpoint(self) -> Endpoint:
         """What the gateway knows of it."""
         ports = self.entry.plan.ports
@@ -187,4 +192,12 @@ class Revision:
 
     def backend(self) -> Backend:
         """What the gateway knows of it."""
-        return Backend(self.name, tuple(pod.endpoint() for pod in self.pods if pod.joined))
+        endpoints = [pod.endpoint() for pod in self.pods if pod.joined]
+        if not any(each.health == "HEALTHY" for each in endpoints):
+            # On a busy machine the only one may be silent for a while. A request that waits for it beats one that is refused.
+            silent = {pod.entry_ports for pod in self.pods if pod.is_silent}
+            endpoints = [
+                replace(each, health="UNKNOWN") if (each.http_port, each.grpc_port) in silent else each
+                for each in endpoints
+            ]
+        return Backend(self.name, tuple(endpoints))

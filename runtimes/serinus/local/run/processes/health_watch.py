@@ -25,12 +25,12 @@ _SILENT_TIMES = 3
 _TELL_AFTER_S = 30.0
 
 
-async def watch_health(plan: ProcessPlan, *, set_ready: Callable[[bool], None], note: Callable[[str], None]) -> str:
+async def watch_health(plan: ProcessPlan, *, hear: Callable[[Answer], None], note: Callable[[str], None]) -> str:
     """Ask until the process has to be ended; cancelled when it has ended by itself.
 
     Args:
         plan: whose probes are asked.
-        set_ready: told after each answer.
+        hear: told of each answer that counts.
         note: gets lines for its log.
 
     Returns:
@@ -44,7 +44,7 @@ async def watch_health(plan: ProcessPlan, *, set_ready: Callable[[bool], None], 
         patience.cancel()
     if reason:
         return reason
-    readiness = asyncio.create_task(_follow_readiness(plan, set_ready), name=f"readiness of {plan.name}")
+    readiness = asyncio.create_task(_follow_readiness(plan, hear), name=f"readiness of {plan.name}")
     try:
         return await _follow_liveness(plan, began)
     finally:
@@ -81,17 +81,17 @@ async def _wait_started(plan: ProcessPlan, began: float) -> str:
         await asyncio.sleep(min(pause, max(0.01, limit_s - took)))
 
 
-async def _follow_readiness(plan: ProcessPlan, set_ready: Callable[[bool], None]) -> None:
+async def _follow_readiness(plan: ProcessPlan, hear: Callable[[Answer], None]) -> None:
     limit = plan.readiness.failures if plan.readiness is not None else _SILENT_TIMES
     pause, silent = _FIRST_PAUSE_S, 0
     while True:
         answer: Answer = await ask_ready(plan)
         silent = silent + 1 if answer == "silence" else 0
         if answer == "yes":
-            set_ready(True)
+            hear(answer)
             pause = _READY_PAUSE_S
         elif answer == "no" or silent >= limit:
-            set_ready(False)
+            hear(answer)
             pause = min(pause * 1.3, _START_PAUSE_S)
         await asyncio.sleep(pause)
 

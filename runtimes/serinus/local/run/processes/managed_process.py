@@ -23,7 +23,7 @@ from .crash_back_off import CrashBackOff
 from .health_watch import watch_health
 from .log_files import LogFile
 from .ports import is_free
-from .probe import run_hook
+from .probe import Answer, run_hook
 from .reaper_link import Reaper
 
 __all__ = ["ManagedProcess"]
@@ -78,6 +78,7 @@ class ManagedProcess:
         self._moves = moves
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._silent = False
         self._ended = asyncio.Event()
         """Set when it is to stop; it ends a back-off. The task is not cancelled: a start under way would be lost."""
         self._process: asyncio.subprocess.Process | None = None
@@ -95,6 +96,11 @@ class ManagedProcess:
     def is_crash_looping(self) -> bool:
         """Whether it ended again and again and is not ready now (kubelet: CrashLoopBackOff)."""
         return self._back_off.is_loop and self.state in {"starting", "waiting", "unready"}
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was ready in this life and does not answer now: it hangs, or the machine is busy."""
+        return self.state == "unready" and self._silent
 
     def take_over(self, other: ManagedProcess) -> None:
         """Go on with another's count of restarts and its back-off, in its place."""
@@ -187,23 +193,27 @@ class ManagedProcess:
 
     async def _watch(self) -> None:
         """Follow one life's probes, and end it where they say so."""
-        reason = await watch_health(self.plan, set_ready=self._hear, note=self.log.note)
+        reason = await watch_health(self.plan, hear=self._hear, note=self.log.note)
         if self._stopping:
             return
         self.log.note(f"{reason}; it is ended and starts again")
+        self._silent = False
         self._set("unready")
         self._signal(signal.SIGTERM)
         await asyncio.sleep(UNHEALTHY_GRACE_S)
         self._signal(signal.SIGKILL)
 
-    def _hear(self, ready: bool) -> None:
+    def _hear(self, answer: Answer) -> None:
         if self._stopping:
             return
-        if ready:
+        was_silent, self._silent = self._silent, answer == "silence"
+        if answer == "yes":
             self._set("ready")
             self.was_ready.set()
         elif self.state == "ready":
             self._set("unready")
+        elif was_silent != self._silent:
+            self._changed()
 
     def _signal(self, number: signal.Signals) -> None:
         pid = self._process.pid if self._process is not None else None
