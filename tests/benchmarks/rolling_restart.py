@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,11 +20,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 
 import grpc
+from serinus.local.run.control_socket import Client
 
 __all__ = ["Outcome", "main", "run_restarts", "running_service"]
 
@@ -68,22 +67,16 @@ def running_service(form: str) -> Iterator[tuple[int, Path]]:
         state = Path(folder) / "state"
         cli("up", str(SERVICE / form), "--state-dir", str(state), "--port", "0", "-d", "-q", "--no-watch")
         try:
-            yield status(state)["gateway"]["port"], state
+            yield Client(state).ask("status")["gateway"]["port"], state
         finally:
             cli("down", "--state-dir", str(state))
 
 
-def cli(*words: str) -> str:
-    """Run a command of serinus; its output."""
+def cli(*words: str) -> None:
+    """Run a command of serinus."""
     done = subprocess.run([sys.executable, "-m", "serinus.cli", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"serinus {' '.join(words)}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def status(state: Path) -> dict[str, Any]:
-    """What runs."""
-    return json.loads(cli("status", "--state-dir", str(state), "-o", "json"))
 
 
 class _Load:
@@ -164,15 +157,16 @@ async def run_restarts(port: int, state: Path, *, restarts: int, rate: float, bo
         body: V2 JSON of one request.
         message: the same as a ModelInferRequest.
     """
-    outcome, end = Outcome(), asyncio.Event()
+    outcome, end, client = Outcome(), asyncio.Event(), Client(state)
     load = asyncio.create_task(_Load(port, body, message, outcome).run(rate, end))
     began = time.perf_counter()
     try:
         await asyncio.sleep(1.0)  # some requests before, between and after
         for _ in range(restarts):
-            await asyncio.to_thread(cli, "restart", "fraud", "--state-dir", str(state))
+            # What `serinus restart` asks; the command's own start would take from the cores that are shared here.
+            await asyncio.to_thread(client.ask, "restart", name="fraud", timeout_s=600.0)
             outcome.restarts += 1
-            rows = (await asyncio.to_thread(status, state))["services"][0]["components"]
+            rows = (await asyncio.to_thread(client.ask, "status"))["services"][0]["components"]
             outcome.pids |= {row["pid"] for row in rows}
         await asyncio.sleep(1.0)
     finally:

@@ -20,7 +20,7 @@ from serinus.manifests.reading import load_documents
 from serinus.tuning.limits import Observed, Resources, binding, observe, read_metrics, resources
 from serinus.tuning.load.arrivals import poisson_arrivals
 from serinus.tuning.load.latencies import LatencyHistogram
-from serinus.tuning.patches import PATCH_FILE, operations, write_patch
+from serinus.tuning.patches import PATCH_FILE, check_target, operations, write_patch
 from serinus.tuning.search import Axis, Config, Found, Trial, axes_for, search
 from serinus.tuning.slo import Slo, parse_duration, parse_rate
 from serinus.tuning.tuner import write_model_settings
@@ -331,6 +331,34 @@ def test_a_patched_predictor_keeps_its_gpu() -> None:
     (first, *_) = operations({"model": {"resources": had}}, Config(), wanted)
     assert first["value"]["limits"] == {"cpu": "2", "memory": "512Mi", "nvidia.com/gpu": "1"}
     assert first["value"]["requests"] == first["value"]["limits"]
+
+
+def test_a_target_is_checked_before_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serinus.cli.commands import tune as command
+    from serinus.cli.main import main
+
+    monkeypatch.setattr(command, "find_settings", lambda *_, **__: pytest.fail("it was searched for"))
+    service = "kind: InferenceService\nmetadata: {name: a}\nspec: {predictor: %s}\n"
+    (tmp_path / "none").mkdir()
+    for name, predictor in (("two", "{model: {}}"), ("bad", "{pmml: {}}"), ("good", "{model: {}}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.yaml").write_text(service % predictor)
+    (tmp_path / "two" / "b.yaml").write_text(service % "{model: {}}")
+    for name, told in (
+        ("absent", "no such folder"),
+        ("none", "0 InferenceServices"),
+        ("two", "2 InferenceServices"),
+        ("bad", "neither a model nor containers"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            check_target(tmp_path / name)
+        words = ["tune", str(tmp_path), "--slo", "p99<20ms", "--write", str(tmp_path / name), "-o", str(tmp_path / "o")]
+        assert main(words) == 1
+    check_target(tmp_path / "good")
+    check_target(tmp_path / "good" / "a.yaml")
+    assert sorted(path.name for path in (tmp_path / "good").iterdir()) == ["a.yaml"]
+    (tmp_path / "file").write_text("")
+    assert main(["tune", str(tmp_path), "--slo", "p99<20ms", "-o", str(tmp_path / "file" / "x")]) == 1
 
 
 def test_a_folder_without_an_inferenceservice_is_refused(tmp_path: Path) -> None:

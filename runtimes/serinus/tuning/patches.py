@@ -71,7 +71,11 @@ def check_target(folder: Path) -> None:
         ConfigError: no such folder, no InferenceService in it or several, one of a form that cannot be patched, or no right to write.
     """
     folder, service = _find_service(folder)
-    operations(service.get("spec", {}).get("predictor") or {}, Config(), Resources(1.0, 1, 1, 1, 1))
+    operations(
+        service.get("spec", {}).get("predictor") or {},
+        Config(),
+        Resources(cpu=1, memory_mib=1, min_replicas=1, max_replicas=1, container_concurrency=1),
+    )
     file = folder / PATCH_FILE
     written = [file] if file.exists() else [folder]
     written += [path for each in _KUSTOMIZATIONS if (path := folder / each).is_file()]

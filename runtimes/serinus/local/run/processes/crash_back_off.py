@@ -32,7 +32,7 @@ class CrashBackOff:
         if ran_s > STEADY_S:
             self.ends = 0
         self.ends += 1
-        return min(FIRST_S * 2.0 ** (self.ends - 1), MOST_S)
+        return min(FIRST_S * 2.0 ** min(self.ends - 1, 16), MOST_S)
 
     @property
     def is_loop(self) -> bool:
