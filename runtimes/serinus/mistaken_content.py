@@ -36,7 +36,7 @@ _BEGINNINGS: Final[tuple[tuple[re.Pattern[bytes], str, str], ...]] = tuple(
         (rb"BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd", "a compressed file", "unpack it, and name the folder or file"),
         (rb".{8}\{.{0,4000}\"(data_offsets|__metadata__)\"", "safetensors: weights without a network", "export both: torch.export or ONNX"),
         (rb"\x80[\x02-\x05]", "a pickle (pickle, joblib), which is code and is not loaded", "save the model in its framework's own format, such as save_model"),
-        (rb'\s*[\{\[](?!.{0,200}learner)', "JSON that is no model", "save the model with its framework's own save_model"),
+        (rb"\s*[\{\[](?!.{0,200}learner)", "JSON that is no model", "save the model with its framework's own save_model"),
     )
 )  # fmt: skip
 

@@ -117,3 +117,14 @@ def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path, small
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_read_only_state_folder_is_told_in_a_line(tmp_path: Path, small_disk: Path) -> None:
+    (tmp_path / "isvc.yaml").write_text(manifest())
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for more in ([], ["--detach"]):
+        command = [sys.executable, "-m", "serinus.cli", "up", "isvc.yaml", "--state-dir", str(small_disk / "s"), *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 1
+        assert "cannot be written: Read-only file system" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -22,6 +22,7 @@ from ..plan.deployment_plan import ENTRY_FIRST, ComponentPlan, Track
 from ..plan.rollout import Rollout, advance, shares
 from ..plan.routing_table import GatewayTable, JoinedRevision, gateway_table
 from .gateway import Gateway
+from .pod_rotation import PodRotation
 from .revision import Pod, Revision, Workshop
 from .running_service import RunningService
 from .storage import fetch
@@ -78,7 +79,7 @@ class Reconciler:
         self._counts: dict[str, int] = {}
         self._pulled: set[str] = set()
         """URIs fetched in this life."""
-        self._rolling = asyncio.Lock()
+        self._rotation = PodRotation(publish=self.publish, drain=self._drain, say=say)
         self._publish_problem = ""
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -203,15 +204,7 @@ class Reconciler:
         """Bring a revision that runs to the number of pods that its plan asks for now."""
         revision.start()
         if len(revision.pods) > revision.plan.replicas:
-            self._spawn(self._shrink(revision), f"scale {revision.name}")
-
-    async def _shrink(self, revision: Revision) -> None:
-        async with self._rolling:  # a rolling restart has one pod more for a while
-            extra = revision.pods[revision.plan.replicas :]
-            await self._drain(extra)
-            for pod in extra:
-                revision.pods.remove(pod)
-        await self.publish()
+            self._spawn(self._rotation.shrink(revision), f"scale {revision.name}")
 
     def _fetch(self, plan: ComponentPlan) -> dict[str, Path]:
         """The local folder of each of a component's mount paths."""
@@ -357,57 +350,5 @@ class Reconciler:
         self._spawn(old.stop(), f"stop of a pod of {revision.name}")
 
     async def roll(self, digests: Sequence[str]) -> list[str]:
-        """Replace every process of some revisions by a new one, one pod after another, losing no request.
-
-        Returns:
-            Names of those that run.
-
-        Raises:
-            ConfigError: a new process ends again and again; the old one stays.
-        """
-        done = []
-        async with self._rolling:
-            for digest in digests:
-                revision = self.revisions.get(digest)
-                if revision is not None:
-                    await self._roll(revision)
-                    done.append(revision.name)
-        return done
-
-    async def _wait_new(self, revision: Revision, new: Pod) -> Pod:
-        """Wait until a new pod is ready; gives the one that is, which may be its successor."""
-        ready = asyncio.create_task(new.wait_ready(), name=f"new pod of {revision.name}")
-        try:
-            while not ready.done():
-                await asyncio.wait({ready}, timeout=0.2)
-                looping = [process for process in new.latest.processes if process.is_crash_looping]
-                if looping:
-                    told = "\n".join(f"  {line}" for line in list(looping[0].log.last_lines)[-10:])
-                    raise ConfigError(
-                        f"{revision.name}: the new process {looping[0].last_exit}, {looping[0].restarts} times; the old one stays. "
-                        f"Its last lines:\n{told}"
-                    )
-        finally:
-            ready.cancel()
-        return new.latest
-
-    async def _roll(self, revision: Revision) -> None:
-        self._say(f"{revision.name}: rolling restart")
-        for old in list(revision.pods):
-            new = revision.new_pod()
-            revision.pods.append(new)
-            new.start()
-            try:
-                new = await self._wait_new(revision, new)
-                await self.publish()
-            except (asyncio.CancelledError, ConfigError):
-                new = new.latest
-                if new in revision.pods:
-                    revision.pods.remove(new)
-                await new.stop()
-                raise
-            await self._drain([old])
-            if old in revision.pods:
-                revision.pods.remove(old)
-            await self.publish()
-        self._say(f"{revision.name}: restarted")
+        """Replace every process of some revisions by a new one; see `PodRotation.roll`."""
+        return await self._rotation.roll(digests, self.revisions.get)

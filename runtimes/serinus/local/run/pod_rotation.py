@@ -1,0 +1,106 @@
+"""Pods of a revision replaced one after another, and taken away: the rolling restart.
+
+Theory of operation. A new pod is ready, and the gateway has been told, before the old one drains and ends. A new process that cannot start ends
+the restart with the old one in place. One restart at a time; while it goes on a revision has one pod more than it asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from ...errors import ConfigError
+from .revision import Pod, Revision
+
+__all__ = ["PodRotation"]
+
+
+class PodRotation:
+    """Replaces pods.
+
+    Args:
+        publish: tells the gateway what is there, and waits until it has taken it.
+        drain: lets pods finish what they have, and stops them.
+        say: gets lines about what is done.
+    """
+
+    def __init__(
+        self,
+        *,
+        publish: Callable[[], Awaitable[None]],
+        drain: Callable[[Sequence[Pod]], Awaitable[None]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._publish = publish
+        self._drain = drain
+        self._say = say
+        self._lock = asyncio.Lock()
+
+    async def shrink(self, revision: Revision) -> None:
+        """Drain and stop the pods that a revision has beyond those that its plan asks for."""
+        async with self._lock:  # a rolling restart has one pod more for a while
+            extra = revision.pods[revision.plan.replicas :]
+            await self._drain(extra)
+            for pod in extra:
+                revision.pods.remove(pod)
+        await self._publish()
+
+    async def roll(self, digests: Sequence[str], find: Callable[[str], Revision | None]) -> list[str]:
+        """Replace every process of some revisions by a new one, one pod after another, losing no request.
+
+        Args:
+            digests: of the revisions.
+            find: gives the one that runs now, if it still does.
+
+        Returns:
+            Names of those that run.
+
+        Raises:
+            ConfigError: a new process ends again and again; the old one stays.
+        """
+        done = []
+        async with self._lock:
+            for digest in digests:
+                revision = find(digest)
+                if revision is not None:
+                    await self._roll(revision)
+                    done.append(revision.name)
+        return done
+
+    async def _wait_new(self, revision: Revision, new: Pod) -> Pod:
+        """Wait until a new pod is ready; gives the one that is, which may be its successor."""
+        ready = asyncio.create_task(new.wait_ready(), name=f"new pod of {revision.name}")
+        try:
+            while not ready.done():
+                await asyncio.wait({ready}, timeout=0.2)
+                looping = [process for process in new.latest.processes if process.is_crash_looping]
+                if looping:
+                    told = "\n".join(f"  {line}" for line in list(looping[0].log.last_lines)[-10:])
+                    raise ConfigError(
+                        f"{revision.name}: the new process {looping[0].last_exit}, {looping[0].restarts} times; the old one stays. "
+                        f"Its last lines:\n{told}"
+                    )
+        finally:
+            ready.cancel()
+        return new.latest
+
+    async def _roll(self, revision: Revision) -> None:
+        self._say(f"{revision.name}: rolling restart")
+        for old in list(revision.pods):
+            new = revision.new_pod()
+            revision.pods.append(new)
+            new.start()
+            try:
+                new = await self._wait_new(revision, new)
+                await self._publish()
+            except (asyncio.CancelledError, ConfigError):
+                new = new.latest
+                if new in revision.pods:
+                    revision.pods.remove(new)
+                await new.stop()
+                raise
+            await self._drain([old])
+            if old in revision.pods:
+                revision.pods.remove(old)
+            await self._publish()
+        self._say(f"{revision.name}: restarted")
