@@ -60,7 +60,7 @@ def test_nothing_is_sent_to_a_server_that_is_down_and_no_breaker_is_in_the_way()
 def test_health_is_asked_of_the_http_port_each_second_and_a_server_without_that_path_is_alive():
     for cluster in envoy.clusters(FOLDER, [BACKEND]):
         (check,) = cluster["health_checks"]
-        assert (check["interval"], check["no_traffic_interval"], check["timeout"]) == ("1s", "1s", "5s")
+        assert (check["interval"], check["no_traffic_interval"], check["timeout"]) == ("1s", "1s", "10s")
         assert (check["unhealthy_threshold"], check["healthy_threshold"]) == (3, 1)
         http = check["http_health_check"]
         assert (http["path"], http["codec_client_type"]) == ("/v2/health/ready", "HTTP1")

@@ -194,7 +194,9 @@ def clusters(folder: Path, backends: Sequence[Backend]) -> list[dict[str, Any]]:
                     },
                     "health_checks": [
                         {
-                            "timeout": "5s",
+                            # With the threshold of 3: out after half a minute without an answer, as with a livenessProbe of
+                            # Kubernetes' defaults. Sooner is the runner's matter, which knows whether there is another process.
+                            "timeout": "10s",
                             "interval": "1s",
                             "no_traffic_interval": "1s",
                             "unhealthy_interval": "0.2s",  # one that comes back is waited for
