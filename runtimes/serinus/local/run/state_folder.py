@@ -72,9 +72,8 @@ def _name_holder(lock: IO[str]) -> None:
     own = identify(os.getpid(), "supervisor")
     try:
         lock.truncate(0)
-        if own is not None:
-            lock.write(json.dumps({"pid": own.pid, "start": own.start, "boot": own.boot}))
-        lock.flush()
+        if own is not None:  # by no buffer, which would try again when the file is closed
+            os.write(lock.fileno(), json.dumps({"pid": own.pid, "start": own.start, "boot": own.boot}).encode())
     except OSError:
         return  # a full disk: the lock holds all the same
 
