@@ -49,15 +49,23 @@ class Reaper:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
+        if self._record is not None:
+            # Stopped, it would outlive us without end: whoever comes next wakes or kills it.
+            self._record.began(self._process.pid, "reaper")
         for group in self._groups:
             self._write(f"+{group}\n")
 
     async def _keep(self) -> None:
         while self._process is not None:
             await self._process.wait()
+            self._forget()
             await asyncio.sleep(_RESTART_PAUSE_S)
             with contextlib.suppress(OSError):  # no process to be had just now: tried again
                 await self._spawn()
+
+    def _forget(self) -> None:
+        if self._record is not None and self._process is not None:
+            self._record.ended(self._process.pid)
 
     def began(self, group: int, title: str = "") -> None:
         """Put a group on the list."""
@@ -87,3 +95,4 @@ class Reaper:
             if self._process.stdin is not None:
                 self._process.stdin.close()
             await self._process.wait()
+            self._forget()
