@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -184,3 +185,25 @@ def test_the_recommenders_canary_is_promoted_by_renaming_the_stable_predictor(ow
     assert plans[1].canaries == ()
     assert plans[1].stable.predictor.deployment == canary.predictor.deployment == "recommender-v2-predictor"
     assert plans[1].stable.predictor.digest == canary.predictor.digest
+
+
+def test_the_recommenders_demo_writes_a_third_version_that_runs_as_the_first_two_do(tmp_path: Path) -> None:
+    from serinus.local.plan.deployment_plan import PlanOptions
+    from serinus.local.plan.plan_loader import load
+
+    spec = importlib.util.spec_from_file_location("recommender_demo", ROOT / "inferenceservices/recommender/demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "recommender_demo", demo)  # dataclasses look their module up
+        spec.loader.exec_module(demo)
+        loaded = load(demo.write_version_3(tmp_path), (), PlanOptions())
+    assert loaded.errors == ()
+    (plan,) = loaded.services
+    (container,) = plan.stable.predictor.containers
+    assert "--max_delay_s=0.15" in container.words
+    assert [each.uri for each in plan.stable.predictor.storage] == [f"{demo.MODELS}/v2"]
+    first = load(ROOT / "inferenceservices/recommender/knative/v1", (), PlanOptions()).services[0]
+    assert plan.stable.predictor.deployment == first.stable.predictor.deployment
+    assert plan.canary_percent == 0
