@@ -377,6 +377,17 @@ def test_down_during_up_leaves_no_process(tmp_path: Path, after_s: float) -> Non
     assert not any(map(is_running, pids))
 
 
+def test_a_supervisor_that_is_stopped_while_it_starts_is_ended_by_down(tmp_path: Path) -> None:
+    (tmp_path / "isvc.yaml").write_text(manifest())
+    starting = _start(tmp_path, "up", "isvc.yaml", "--port", "0")
+    wait_until(lambda: (tmp_path / ".serinus" / "lock").is_file() and (tmp_path / ".serinus" / "lock").read_text())
+    starting.send_signal(signal.SIGSTOP)
+    assert not (tmp_path / ".serinus" / "supervisor.json").exists(), "it was stopped before it could be asked"
+    assert _start(tmp_path, "down").communicate(timeout=100)[0] == "stopped\n"
+    assert "Traceback" not in starting.communicate(timeout=60)[0]
+    assert read_record(tmp_path / ".serinus") == []
+
+
 def test_a_supervisor_that_is_stopped_is_ended_by_down(tmp_path: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest())
     with up(tmp_path, "isvc.yaml") as running:

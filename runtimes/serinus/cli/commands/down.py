@@ -49,6 +49,7 @@ def down(
             return
         # One that starts or ends has no socket; it heeds the signal.
         _signal(holder, signal.SIGTERM)
+        _signal(holder, signal.SIGCONT)  # one that is stopped would not see it
         pid = holder.pid
     except ControlFailed:
         if holder is None:
@@ -57,9 +58,13 @@ def down(
         pid = holder.pid
         typer.echo(f"the supervisor (process {pid}) did not answer and was killed", err=True)
     if not _wait_gone(pid, STOP_S):
-        raise ConfigError(
-            f"the supervisor (process {pid}) is still there after two minutes; see {state_dir / 'supervisor.log'}"
-        )
+        if holder is None:
+            raise ConfigError(
+                f"the supervisor (process {pid}) is still there after {STOP_S:.0f} s; end it with: kill -9 {pid}"
+            )
+        _signal(holder, signal.SIGKILL)
+        _wait_gone(pid, ANSWER_S)
+        typer.echo(f"the supervisor (process {pid}) was still there after {STOP_S:.0f} s and was killed", err=True)
     recover_state(state_dir)
     typer.echo("stopped")
 
