@@ -167,25 +167,63 @@ $(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/uv
 bench: $(VENV)/.bench ## Measure against KServe, MLServer, Triton and others (~20 minutes, a quiet machine)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-# A dash joins a model's image and the transformer in front of it in one process.
-IMAGES := xgboost_server lightgbm_server onnx_server torch_server tensorflow_server ensemble_server \
+# A dash joins a model's image and the transformer in front of it in one process; serinus_base has no runtime.
+IMAGES := serinus_base xgboost_server lightgbm_server onnx_server torch_server tensorflow_server ensemble_server ensemble_server-trees \
   fraud_features image_pixels recommender_features \
-  ensemble_server-fraud_features tensorflow_server-image_pixels torch_server-recommender_features
+  ensemble_server-fraud_features ensemble_server-trees-fraud_features tensorflow_server-image_pixels torch_server-recommender_features
 GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
+DOCKER ?= docker
+# The layers of each folder's extra (runtimes/images/layers.toml), of those that an image may have. A test holds both to pyproject.toml.
+LAYERS := torch tensorflow onnxruntime lightgbm xgboost kserve pillow redis
+layers_serinus_base :=
+layers_xgboost_server := xgboost
+layers_lightgbm_server := lightgbm
+layers_onnx_server := onnxruntime
+layers_torch_server := torch
+layers_tensorflow_server := tensorflow
+layers_ensemble_server := torch xgboost kserve
+layers_ensemble_server_trees := xgboost kserve
+layers_fraud_features := kserve redis
+layers_image_pixels := kserve pillow
+layers_recommender_features := kserve
+variant_of = $(filter gpu trees,$(subst -, ,$(1)))
+folders_of = $(filter-out gpu trees,$(subst -, ,$(1)))
+layers_of = $(sort $(foreach folder,$(folders_of),$(layers_$(folder)$(if $(filter ensemble_server,$(folder)),$(addprefix _,$(filter trees,$(variant_of)))))))
+layer_flags = $(foreach layer,$(filter $(layers_of),$(LAYERS)),--build-arg $(layer)=$(layer)$(if $(filter gpu,$(variant_of)),$(if $(filter torch tensorflow onnxruntime,$(layer)),-gpu)))
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
+# The repository's address where it is one that others can read, without a password that stands in it.
+SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null | sed -n 's|^https://\([^/@]*@\)\{0,1\}|https://|p')
+PIP_FLAGS = $(foreach name,PIP_INDEX_URL PIP_EXTRA_INDEX_URL,$(if $($(name)),--build-arg $(name)))
 
 .PHONY: images
-images: $(addprefix image/,$(IMAGES)) ## Build every image (docker)
+images: $(addprefix image/,$(IMAGES)) ## Build every image (DOCKER=docker or podman)
 
 .PHONY: images-gpu
-images-gpu: $(addprefix image/,$(GPU_IMAGES)) ## Build the images with CUDA libraries (docker)
+images-gpu: $(addprefix image/,$(GPU_IMAGES)) ## Build the images with CUDA libraries
 
 image/%: ## Build one image: make image/xgboost_server
-	@name="$*"; plain="$${name%-gpu}"; variant=""; [ "$$plain" = "$$name" ] || variant=gpu
-	app="$${plain%%-*}"; transformer=""; [ "$$app" = "$$plain" ] || transformer="$${plain#*-}"
-	echo "serinus: building $$name:$(TAG)"
-	docker build -q -f runtimes/Dockerfile --build-arg APP="$$app" --build-arg TRANSFORMER="$$transformer" \
-	  --build-arg VARIANT="$$variant" $(DOCKER_ARGS) -t "$$name:$(TAG)" .
+	@echo "serinus: building $*:$(TAG)" >&2
+	$(DOCKER) build -q -f runtimes/Dockerfile --build-arg APP=$(firstword $(call folders_of,$*)) --build-arg TRANSFORMER=$(word 2,$(call folders_of,$*)) \
+	  --build-arg VARIANT=$(call variant_of,$*) $(call layer_flags,$*) $(if $(filter serinus_base,$*),--target serinus_base) \
+	  --build-arg VERSION="$(TAG)" --build-arg REVISION="$(REVISION)" --build-arg SOURCE="$(SOURCE)" $(PIP_FLAGS) $(DOCKER_ARGS) -t "$*:$(TAG)" .
+
+.PHONY: locks
+locks: $(VENV)/.run ## Write the locks of the images' packages again (runtimes/images/locks)
+	@$(BIN)/python runtimes/images/locks.py $(ARGS)
+
+.PHONY: sbom
+sbom: ## Copy the images' SBOMs and lists of licences to build/sbom
+	@for name in $(IMAGES); do
+	  mkdir -p "build/sbom/$$name"
+	  made=$$($(DOCKER) create "$$name:$(TAG)")
+	  $(DOCKER) cp "$$made:/usr/share/serinus/." "build/sbom/$$name"; $(DOCKER) rm "$$made" >/dev/null
+	  ls "build/sbom/$$name"/*
+	done
+
+.PHONY: image-table
+image-table: $(VENV)/.test ## Measure the images that `make images` built; writes the table in runtimes/README.md
+	@$(BIN)/python runtimes/images/table.py --docker $(DOCKER) --tag "$(TAG)" $(IMAGES)
 
 .PHONY: render
 render: $(VENV)/.run ## Render every kustomization with kubectl into build/rendered
