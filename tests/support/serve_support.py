@@ -58,13 +58,19 @@ def serving(
     timeout_s: float = 60,
     python: str = sys.executable,
 ) -> Iterator[Served]:
-    """Start `serinus serve` with these arguments; ready on entry, stopped on exit."""
+    """Start `serinus serve` with these arguments; ready on entry, stopped on exit.
+
+    In a container where SERVE_IMAGE names an image: so tests/images runs whole suites against one.
+    """
     log = tmp_path / "serve.log"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
     flags = ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"]
+    command = [python, "-m", "serinus.cli", "serve", *flags, *arguments]
+    if image := os.environ.get("SERVE_IMAGE"):
+        command = _contained(image, tmp_path, environment or {}, [*flags, *arguments])
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [python, "-m", "serinus.cli", "serve", *flags, *arguments],
+            command,
             env={**clean, **(environment or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -90,3 +96,15 @@ def serving(
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+
+
+def _contained(image: str, folder: Path, environment: Mapping[str, str], arguments: list[str]) -> list[str]:
+    """The command that runs an image as the manifests do, on this machine's loopback, with the test's folder and what it imports."""
+    support = Path(__file__).resolve().parent
+    folder.chmod(0o755)  # pytest's are for their owner alone, and the container's user is another
+    limits = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--cpus", "0.5"]
+    mounts = ["-v", f"{folder}:{folder}:ro", "-v", f"{support}:{support}:ro"]
+    # A test names its own class or repository, not the one that the image names.
+    variables = {"SERINUS_CLASS": "", "SERINUS_TRANSFORMER": "", **environment}
+    given = [part for name, value in variables.items() for part in ("-e", f"{name}={value}")]
+    return [os.environ.get("DOCKER", "docker"), "run", "--rm", "--network", "host", *limits, *mounts, *given, image, *arguments]

@@ -1,0 +1,196 @@
+"""What is in the images: layers that they share, sizes, labels, an inventory, and nothing that should not be there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+from typing import Any
+
+import pytest
+
+from image_support import DOCKER, ROOT, TAG, build, docker, has_engine, make_variable
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not has_engine(), reason="needs a Docker engine"),
+]
+
+IMAGES = make_variable("IMAGES")
+BASE = "python:3.11-slim"
+each_image = pytest.mark.parametrize("name", IMAGES)
+
+
+@functools.cache
+def inspect(image: str) -> dict[str, Any]:
+    return json.loads(docker("image", "inspect", image))[0]
+
+
+def layers(name: str) -> list[str]:
+    return inspect(build(name))["RootFS"]["Layers"]
+
+
+def shared(one: str, other: str) -> int:
+    """How many layers two images have in common, from the system up."""
+    count = 0
+    for mine, its in zip(layers(one), layers(other), strict=False):
+        if mine != its:
+            break
+        count += 1
+    return count
+
+
+SYSTEM = 3
+"""Layers of ours that every image has: the user, /app, what serinus needs."""
+
+
+@each_image
+def test_every_image_begins_with_the_layers_of_the_base(name: str):
+    ours = len(inspect(BASE)["RootFS"]["Layers"])
+    assert shared(name, "serinus_base") >= ours + SYSTEM
+    assert layers(name)[:ours] == inspect(BASE)["RootFS"]["Layers"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "size_mb"),
+    [
+        ("ensemble_server", "torch_server", 400),
+        ("ensemble_server", "torch_server-recommender_features", 400),
+        ("ensemble_server", "ensemble_server-fraud_features", 700),
+        ("tensorflow_server", "tensorflow_server-image_pixels", 800),
+        ("ensemble_server-trees", "xgboost_server", 200),
+    ],
+)
+def test_images_share_the_layers_of_their_frameworks(one: str, other: str, size_mb: int):
+    same = layers(one)[: shared(one, other)]
+    history = [line for line in docker("history", "--no-trunc", "--format", "{{.Size}}", "-H=false", build(one)).splitlines()]
+    sizes = [int(size) for size in reversed(history)]
+    # An instruction that made no layer has size 0, as has one that made an empty layer: the sum is right whichever is which.
+    others = sum(sizes) - _size_beyond(one, len(same))
+    assert others / 1e6 >= size_mb
+
+
+def _size_beyond(name: str, count: int) -> int:
+    """Bytes of an image's layers after the first `count`: of a container's root made of the image less one of the shared part."""
+    lines = docker("history", "--no-trunc", "-H=false", "--format", "{{.Size}} {{.CreatedBy}}", build(name)).splitlines()
+    made = [line for line in reversed(lines) if re.search(r"\b(COPY|ADD|WORKDIR)\b|/bin/sh -c (?!#\(nop\))|^\S+ $", line)]
+    assert len(made) == len(layers(name)), (len(made), len(layers(name)), made)
+    return sum(int(line.split()[0]) for line in made[count:])
+
+
+@pytest.mark.parametrize(
+    ("name", "limit_mb"),
+    [
+        ("ensemble_server", 850),
+        ("ensemble_server-fraud_features", 850),
+        ("ensemble_server-trees", 400),
+        ("ensemble_server-trees-fraud_features", 400),
+        ("xgboost_server", 400),
+        ("serinus_base", 200),
+    ],
+)
+def test_an_image_is_no_larger_than_the_readme_says(name: str, limit_mb: int):
+    assert (inspect(build(name))["Size"] - inspect(BASE)["Size"]) / 1e6 <= limit_mb
+
+
+def test_a_change_of_our_source_makes_small_layers_alone(tmp_path_factory: pytest.TempPathFactory):
+    """Builds a copy of the tree with one line more; all but the last layers come from the cache."""
+    build("xgboost_server")
+    copy = tmp_path_factory.mktemp("tree") / "copy"
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    wanted = [line for line in files.stdout.splitlines() if line.split("/")[0] in TREE and (ROOT / line).is_file()]
+    for line in wanted:
+        (copy / line).parent.mkdir(parents=True, exist_ok=True)
+        (copy / line).write_bytes((ROOT / line).read_bytes())
+        (copy / line).chmod((ROOT / line).stat().st_mode & 0o777)
+    with (copy / "runtimes/xgboost_server/model.py").open("a") as file:
+        file.write("# one line more\n")
+    flags = ["--build-arg", "APP=xgboost_server", "--build-arg", "xgboost=xgboost", "-t", "xgboost_server:changed"]
+    docker("build", "-q", "-f", str(copy / "runtimes/Dockerfile"), *flags, str(copy))
+    try:
+        before, after = layers("xgboost_server"), inspect("xgboost_server:changed")["RootFS"]["Layers"]
+        assert len(before) == len(after)
+        same = next(index for index, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
+        assert len(before) - same == 2  # serinus, and the list of what is in the image
+        assert _size_beyond("xgboost_server", same) < 15e6
+    finally:
+        docker("rmi", "xgboost_server:changed")
+
+
+TREE = {"pyproject.toml", "constraints.txt", "README.md", ".dockerignore", "runtimes", "transformers"}
+
+
+@each_image
+def test_labels_say_what_it_is(name: str):
+    labels = inspect(build(name))["Config"]["Labels"]
+    label = {key.removeprefix("org.opencontainers.image."): value for key, value in labels.items()}
+    assert label["title"] == name.replace("-trees", "")
+    assert label["version"] == TAG
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", label["revision"])
+    assert label["licenses"] == "Apache-2.0"
+    assert re.fullmatch(r"|https://[^@]+", label["source"])
+
+
+@each_image
+def test_its_inventory_lists_its_packages_and_their_licences(name: str):
+    def read(file: str) -> str:
+        return docker("run", "--rm", "--entrypoint", "cat", build(name), f"/usr/share/serinus/{file}")
+
+    document = json.loads(read("sbom.json"))
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {each["name"].lower().replace("_", "-"): each["version"] for each in document["components"] if "pypi" in each["purl"]}
+    there = json.loads(docker("run", "--rm", "--entrypoint", "pip", build(name), "list", "--format", "json"))
+    assert {each["name"].lower().replace("_", "-"): each["version"] for each in there} == listed
+    assert [each for each in document["components"] if each["purl"].startswith("pkg:deb/debian/libc6@")]
+    licences = read("licences.txt")
+    assert all(f"\n{package['name']} {package['version']}: ".lower() in licences.lower() for package in there)
+
+
+FIND = r"""
+find / -xdev -type f -perm /6000
+find / -xdev -perm -o+w ! -type l ! -type c ! -perm -1000
+find / -xdev \( -name pip.conf -o -name .pypirc -o -name .netrc -o -name uv.toml -o -name '*.pem.key' -o -name 'id_rsa*' -o -name .git \)
+find /root /tmp /home /src /build /opt -mindepth 1 -maxdepth 1 ! -name .bashrc ! -name .profile ! -name serinus 2>/dev/null
+"""
+
+
+@each_image
+def test_nothing_has_anothers_rights_is_open_to_all_or_was_left_behind(name: str):
+    """No setuid or setgid file, none that everybody may write, no configuration of an index, no tool or cache of the build."""
+    script = f"({FIND}) 2>/dev/null | grep -v '^/proc\\|^/sys\\|^/dev' || true"
+    found = docker("run", "--rm", "--user", "0", "--entrypoint", "sh", build(name), "-c", script)
+    assert found == ""
+
+
+@each_image
+def test_no_index_or_secret_of_the_build_is_in_its_configuration(name: str):
+    config = inspect(build(name))["Config"]
+    outside = set(inspect(BASE)["Config"]["Env"] or ())
+    ours = [line for line in config["Env"] if line not in outside]
+    names = {line.split("=")[0] for line in ours}
+    assert not {variable for variable in names if "INDEX" in variable or "FIND_LINKS" in variable or "TOKEN" in variable}
+    assert config["User"] == "1000:1000"
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", build(name))
+    assert not re.search(r"INDEX_URL=|FIND_LINKS=|https?://", history)
+
+
+def test_an_index_with_a_password_leaves_no_trace_in_an_image():
+    """The index is one that answers nothing, so that the build uses what is cached or ends; only traces are looked for."""
+    environment = ["--build-arg", "PIP_EXTRA_INDEX_URL=http://user:hunter2@127.0.0.1:9/simple"]
+    flags = ["-f", "runtimes/Dockerfile", "--target", "system", "--build-arg", "APP=serinus_base", "-t", "traces:test"]
+    subprocess.run([DOCKER, "build", "-q", *flags, *environment, "."], cwd=ROOT, capture_output=True, check=True)
+    try:
+        assert "hunter2" not in docker("image", "inspect", "traces:test") + docker("history", "--no-trunc", "traces:test")
+        assert docker("run", "--rm", "--entrypoint", "sh", "traces:test", "-c", "grep -rl hunter2 /opt /etc /root || true") == ""
+    finally:
+        docker("rmi", "traces:test")
+
+
+def test_a_build_without_a_layer_that_its_extra_needs_says_which():
+    flags = ["-f", "runtimes/Dockerfile", "--build-arg", "APP=lightgbm_server"]
+    done = subprocess.run([DOCKER, "build", *flags, "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "lightgbm_server: not in this image: lightgbm" in done.stdout + done.stderr
