@@ -174,7 +174,7 @@ IMAGES := serinus_base xgboost_server lightgbm_server onnx_server torch_server t
 GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
 DOCKER ?= docker
-# The layers of each folder's extra (runtimes/images/layers.toml), of those that an image may have. A test holds both to pyproject.toml.
+# The layers of each folder's extra (runtimes/images), of those that an image may have. A test holds both to pyproject.toml.
 LAYERS := torch tensorflow onnxruntime lightgbm xgboost kserve pillow redis
 layers_serinus_base :=
 layers_xgboost_server := xgboost
@@ -222,8 +222,8 @@ sbom: ## Copy the images' SBOMs and lists of licences to build/sbom
 	done
 
 .PHONY: image-table
-image-table: $(VENV)/.test ## Measure the images that `make images` built; writes the table in runtimes/README.md
-	@$(BIN)/python runtimes/images/table.py --docker $(DOCKER) --tag "$(TAG)" $(IMAGES)
+image-table: $(VENV)/.test ## Build and measure the images; writes the table in runtimes/README.md
+	@PYTHONPATH=tests/support DOCKER=$(DOCKER) $(BIN)/python tests/images/measure.py $(ARGS)
 
 .PHONY: render
 render: $(VENV)/.run ## Render every kustomization with kubectl into build/rendered

@@ -67,7 +67,10 @@ def licence_of(component: dict[str, Any]) -> str:
         licence = entry.get("license", {})
         names.add(entry.get("expression") or licence.get("id") or licence.get("name") or "")
     names = {" ".join(name.split()) for name in names}
-    return " AND ".join(sorted(name if len(name) < 80 else f"{name[:76]} ..." for name in names if name)) or "see the package"
+    return (
+        " AND ".join(sorted(name if len(name) < 80 else f"{name[:76]} ..." for name in names if name))
+        or "see the package"
+    )
 
 
 def main(folder: Path, extras: list[str]) -> None:
@@ -88,7 +91,14 @@ def main(folder: Path, extras: list[str]) -> None:
     if subprocess.run([python, "-c", LOAD, *folders], check=False).returncode:
         raise SystemExit(f"{', '.join(folders)}: not importable in this image, or serinus's kernels are missing")
     made = subprocess.run(
-        [str(Path(sys.executable).with_name("cyclonedx-py")), "environment", "--output-reproducible", "--sv", "1.6", python],
+        [
+            str(Path(sys.executable).with_name("cyclonedx-py")),
+            "environment",
+            "--output-reproducible",
+            "--sv",
+            "1.6",
+            python,
+        ],
         check=True,
         stdout=subprocess.PIPE,
     )

@@ -4,7 +4,7 @@
     layer.py torch /opt/layer                  # what PyTorch adds to it; nothing for an empty name
 
 By the layer's lock, with the hashes of every file; then removes what no server needs and compiles what a server imports
-(layers.toml), all in the same step, so that the layer has the size that it says.
+(its file in `layers/`), all in the same step, so that the layer has the size that it says.
 """
 
 from __future__ import annotations
@@ -17,8 +17,24 @@ import tomllib
 from pathlib import Path
 
 ENVIRONMENT = Path("/opt/serinus")
-PIP = ("/opt/build/bin/pip", "--python", str(ENVIRONMENT / "bin" / "python"), "install", "-q", "--no-compile", "--no-deps")
-PREFER_CPU = ("/opt/build/bin/uv", "pip", "install", "-q", "--no-cache", "--python", str(ENVIRONMENT / "bin" / "python"))
+PIP = (
+    "/opt/build/bin/pip",
+    "--python",
+    str(ENVIRONMENT / "bin" / "python"),
+    "install",
+    "-q",
+    "--no-compile",
+    "--no-deps",
+)
+PREFER_CPU = (
+    "/opt/build/bin/uv",
+    "pip",
+    "install",
+    "-q",
+    "--no-cache",
+    "--python",
+    str(ENVIRONMENT / "bin" / "python"),
+)
 LIST_IMPORTED = """
 import importlib, sys
 for name in sys.argv[1:]:
@@ -80,7 +96,7 @@ def main(name: str, prefix: Path) -> None:
     prefix.mkdir(parents=True, exist_ok=True)
     if not name:
         return
-    layer = tomllib.loads((here / "layers.toml").read_text())[name]
+    layer = tomllib.loads((here / "layers" / f"{name}.toml").read_text())
     install(here / "locks", name, prefix)
     site = site_packages(prefix)
     remove(site, layer["remove"])

@@ -3,7 +3,7 @@
     python runtimes/images/locks.py            # all; `make locks`
     python runtimes/images/locks.py xgboost    # one
 
-A lock is what `layers.toml` asks for and all that it needs, by the versions of constraints.txt, for the Python and the platform
+A lock is what the layer's file in `layers/` asks for and all that it needs, by the versions of constraints.txt, for the Python and the platform
 of the images. The builds of PyTorch for CPUs are named by version alone, in a file of their own: their index is not the package index.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports] # what Python 3.10 has of it comes with the tests
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -31,17 +31,22 @@ PLATFORM = "x86_64-manylinux_2_28"
 
 
 def layers() -> dict[str, dict[str, Any]]:
-    """The layers of layers.toml by name."""
-    return {name: layer for name, layer in _file().items() if isinstance(layer, dict)}
+    """The layers by name (README.md says what each key means)."""
+    return {file.stem: tomllib.loads(file.read_text()) for file in sorted((HERE / "layers").glob("*.toml"))}
 
 
 def python() -> str:
-    """The images' version of Python, as `3.11`."""
-    return str(_file()["python"])
+    """The images' version of Python, as `3.11`: that of the Dockerfile.
 
-
-def _file() -> dict[str, Any]:
-    return tomllib.loads((HERE / "layers.toml").read_text())
+    Raises:
+        ValueError: the Dockerfile names no version.
+    """
+    found = re.search(
+        r"^ARG PYTHON_IMAGE=python:(\d+\.\d+)", (ROOT / "runtimes" / "Dockerfile").read_text(), re.MULTILINE
+    )
+    if found is None:
+        raise ValueError("runtimes/Dockerfile: expected ARG PYTHON_IMAGE=python:3.X...")
+    return found[1]
 
 
 def normalise(name: str) -> str:
@@ -120,7 +125,7 @@ def main(names: list[str]) -> None:
     LOCKS.mkdir(exist_ok=True)
     every = layers()
     if unknown := set(names) - every.keys():
-        raise SystemExit(f"layers.toml has no {', '.join(sorted(unknown))}; it has {', '.join(every)}")
+        raise SystemExit(f"layers/ has no {', '.join(sorted(unknown))}; it has {', '.join(every)}")
     for name in names or every:
         print(f"runtimes/images/locks/{name}.txt", flush=True)
         lock(name, every[name])

@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 import grpc
-from image_support import EXAMPLES, ROOT, Container, build, container, docker, example, has_engine, make_variable, request_of
+from image_support import (
+    EXAMPLES,
+    ROOT,
+    Container,
+    build,
+    container,
+    docker,
+    example,
+    has_engine,
+    make_variable,
+    request_of,
+)
 from serinus.protocol import _open_inference_pb2 as pb
 
 pytestmark = [
@@ -30,7 +41,9 @@ def test_every_image_has_an_example():
 
 
 @pytest.fixture(scope="module", params=IMAGES)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Container]]:
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Container]]:
     build(request.param)
     with example(request.param, tmp_path_factory.mktemp(request.param)) as started:
         yield request.param, started
@@ -71,7 +84,18 @@ def test_it_passes_the_conformance_suite(name: str, tmp_path: Path):
     if "kserve" in layers:
         suites.append("tests/conformance/test_hosted.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "t"), *suites],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "--basetemp",
+            str(tmp_path / "t"),
+            *suites,
+        ],
         cwd=ROOT,
         env={**os.environ, "SERVE_IMAGE": build(name)},
         capture_output=True,

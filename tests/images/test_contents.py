@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from image_support import DOCKER, ROOT, TAG, build, docker, has_engine, make_variable
+from image_support import BASE, DOCKER, ROOT, TAG, build, docker, has_engine, layer_sizes, make_variable
 
 pytestmark = [
     pytest.mark.docker,
@@ -20,7 +20,6 @@ pytestmark = [
 ]
 
 IMAGES = make_variable("IMAGES")
-BASE = "python:3.11-slim"
 each_image = pytest.mark.parametrize("name", IMAGES)
 
 
@@ -65,20 +64,9 @@ def test_every_image_begins_with_the_layers_of_the_base(name: str):
     ],
 )
 def test_images_share_the_layers_of_their_frameworks(one: str, other: str, size_mb: int):
-    same = layers(one)[: shared(one, other)]
-    history = [line for line in docker("history", "--no-trunc", "--format", "{{.Size}}", "-H=false", build(one)).splitlines()]
-    sizes = [int(size) for size in reversed(history)]
-    # An instruction that made no layer has size 0, as has one that made an empty layer: the sum is right whichever is which.
-    others = sum(sizes) - _size_beyond(one, len(same))
-    assert others / 1e6 >= size_mb
-
-
-def _size_beyond(name: str, count: int) -> int:
-    """Bytes of an image's layers after the first `count`: of a container's root made of the image less one of the shared part."""
-    lines = docker("history", "--no-trunc", "-H=false", "--format", "{{.Size}} {{.CreatedBy}}", build(name)).splitlines()
-    made = [line for line in reversed(lines) if re.search(r"\b(COPY|ADD|WORKDIR)\b|/bin/sh -c (?!#\(nop\))|^\S+ $", line)]
-    assert len(made) == len(layers(name)), (len(made), len(layers(name)), made)
-    return sum(int(line.split()[0]) for line in made[count:])
+    same = shared(one, other)
+    system = len(inspect(BASE)["RootFS"]["Layers"])
+    assert sum(layer_sizes(build(one), len(layers(one)))[system:same]) / 1e6 >= size_mb
 
 
 @pytest.mark.parametrize(
@@ -100,7 +88,9 @@ def test_a_change_of_our_source_makes_small_layers_alone(tmp_path_factory: pytes
     """Builds a copy of the tree with one line more; all but the last layers come from the cache."""
     build("xgboost_server")
     copy = tmp_path_factory.mktemp("tree") / "copy"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     wanted = [line for line in files.stdout.splitlines() if line.split("/")[0] in TREE and (ROOT / line).is_file()]
     for line in wanted:
         (copy / line).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +105,7 @@ def test_a_change_of_our_source_makes_small_layers_alone(tmp_path_factory: pytes
         assert len(before) == len(after)
         same = next(index for index, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
         assert len(before) - same == 2  # serinus, and the list of what is in the image
-        assert _size_beyond("xgboost_server", same) < 15e6
+        assert sum(layer_sizes("xgboost_server:changed", len(after))[same:]) < 15e6
     finally:
         docker("rmi", "xgboost_server:changed")
 
@@ -141,7 +131,11 @@ def test_its_inventory_lists_its_packages_and_their_licences(name: str):
 
     document = json.loads(read("sbom.json"))
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-    listed = {each["name"].lower().replace("_", "-"): each["version"] for each in document["components"] if "pypi" in each["purl"]}
+    listed = {
+        each["name"].lower().replace("_", "-"): each["version"]
+        for each in document["components"]
+        if "pypi" in each["purl"]
+    }
     there = json.loads(docker("run", "--rm", "--entrypoint", "pip", build(name), "list", "--format", "json"))
     assert {each["name"].lower().replace("_", "-"): each["version"] for each in there} == listed
     assert [each for each in document["components"] if each["purl"].startswith("pkg:deb/debian/libc6@")]
@@ -171,7 +165,9 @@ def test_no_index_or_secret_of_the_build_is_in_its_configuration(name: str):
     outside = set(inspect(BASE)["Config"]["Env"] or ())
     ours = [line for line in config["Env"] if line not in outside]
     names = {line.split("=")[0] for line in ours}
-    assert not {variable for variable in names if "INDEX" in variable or "FIND_LINKS" in variable or "TOKEN" in variable}
+    assert not {
+        variable for variable in names if "INDEX" in variable or "FIND_LINKS" in variable or "TOKEN" in variable
+    }
     assert config["User"] == "1000:1000"
     history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", build(name))
     assert not re.search(r"INDEX_URL=|FIND_LINKS=|https?://", history)
@@ -183,8 +179,13 @@ def test_an_index_with_a_password_leaves_no_trace_in_an_image():
     flags = ["-f", "runtimes/Dockerfile", "--target", "system", "--build-arg", "APP=serinus_base", "-t", "traces:test"]
     subprocess.run([DOCKER, "build", "-q", *flags, *environment, "."], cwd=ROOT, capture_output=True, check=True)
     try:
-        assert "hunter2" not in docker("image", "inspect", "traces:test") + docker("history", "--no-trunc", "traces:test")
-        assert docker("run", "--rm", "--entrypoint", "sh", "traces:test", "-c", "grep -rl hunter2 /opt /etc /root || true") == ""
+        assert "hunter2" not in docker("image", "inspect", "traces:test") + docker(
+            "history", "--no-trunc", "traces:test"
+        )
+        assert (
+            docker("run", "--rm", "--entrypoint", "sh", "traces:test", "-c", "grep -rl hunter2 /opt /etc /root || true")
+            == ""
+        )
     finally:
         docker("rmi", "traces:test")
 

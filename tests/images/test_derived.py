@@ -23,7 +23,11 @@ README = ROOT / "runtimes" / "README.md"
 
 def block(language: str, beginning: str) -> str:
     """The one code block of the README in this language that begins so."""
-    found = [text for text in re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL) if text.startswith(beginning)]
+    found = [
+        text
+        for text in re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+        if text.startswith(beginning)
+    ]
     assert len(found) == 1, (language, beginning, len(found))
     return found[0]
 
@@ -35,7 +39,12 @@ def test_what_pip_installs_in_an_image_made_from_ours_is_there_when_it_runs(name
         '    inputs = outputs = (TensorSpec("x", "FP32", (-1,)),)\n\n    def predict(self, inputs, call):\n'
         f"        return {{'x': inputs['x'] + len({PURE}.__name__)}}\n"
     )
-    lines = [f"FROM {build(name)}", f"RUN pip install {PURE}", "COPY own.py ./", "ENV SERINUS_CLASS=own:Own SERINUS_TRANSFORMER="]
+    lines = [
+        f"FROM {build(name)}",
+        f"RUN pip install {PURE}",
+        "COPY own.py ./",
+        "ENV SERINUS_CLASS=own:Own SERINUS_TRANSFORMER=",
+    ]
     (tmp_path / "Dockerfile").write_text("\n".join(lines) + "\n")
     image = f"derived-{name}:test"
     docker("build", "-q", "-t", image, str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -22,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = Path(__file__).resolve().parent
 DOCKER = os.environ.get("DOCKER", "docker")
 TAG = "test"
+BASE = "python:3.11-slim"
+"""What PYTHON_IMAGE of the Dockerfile is."""
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 """What the manifests' security context says, in Docker's words."""
 FRAUD = ROOT / "inferenceservices" / "fraud"
@@ -45,7 +48,11 @@ def docker(*arguments: str, stdin: str | None = None) -> str:
 def build(name: str) -> str:
     """Build an image as users do; returns its name with the tests' tag."""
     done = subprocess.run(
-        ["make", f"image/{name}", f"TAG={TAG}", f"DOCKER={DOCKER}"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["make", f"image/{name}", f"TAG={TAG}", f"DOCKER={DOCKER}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return f"{name}:{TAG}"
@@ -60,14 +67,36 @@ def make_variable(name: str) -> list[str]:
     return done.stdout.split()
 
 
+def layer_sizes(image: str, count: int) -> list[int]:
+    """Bytes of each layer, from the system up: of the instructions that make one, in `docker history`."""
+    lines = docker("history", "--no-trunc", "-H=false", "--format", "{{.Size}} {{.CreatedBy}}", image).splitlines()
+    made = [line for line in reversed(lines) if _makes_a_layer(line.partition(" ")[2])]
+    if len(made) != count:
+        raise ValueError(f"{image}: {count} layers, but {len(made)} instructions that make one: {made}")
+    return [int(line.partition(" ")[0]) for line in made]
+
+
+def _makes_a_layer(instruction: str) -> bool:
+    """Whether an instruction, as `docker history` writes it, makes a layer: those that set a variable or a label do not."""
+    plain = instruction.removeprefix("/bin/sh -c ").removeprefix("#(nop)").strip()
+    if "#(nop)" not in instruction and not instruction.startswith(
+        ("ENV ", "LABEL ", "CMD ", "USER ", "EXPOSE ", "ENTRYPOINT ", "ARG ")
+    ):
+        return True
+    return plain.split(" ")[0] in ("COPY", "ADD", "WORKDIR")
+
+
 @dataclass(frozen=True)
 class Container:
     """A running container."""
 
     id: str
     port: int
+    grpc_port: int
     started: float
     """time.monotonic() of `docker run`."""
+    ready_s: float = 0.0
+    """Seconds from `docker run` to the first answer that it is ready."""
 
     def logs(self) -> str:
         """All that it wrote."""
@@ -100,6 +129,13 @@ class Container:
                 assert self.is_running(), self.logs()
                 assert time.monotonic() - self.started < limit_s, self.logs()
                 time.sleep(0.05)  # a container starts: its port is all there is to wait on
+
+    def wait_for_line(self, words: str, *, limit_s: float = 60) -> None:
+        """Wait until its log has these words."""
+        end = time.monotonic() + limit_s
+        while words not in self.logs():
+            assert time.monotonic() < end, self.logs()
+            time.sleep(0.1)  # another process: its log is all there is to wait on
 
     def resident_mib(self) -> float:
         """Resident memory of its processes (`VmRSS` of each), in MiB."""
@@ -141,12 +177,12 @@ def container(
         flags += ["--network", "host"]
         arguments = ("--host", "127.0.0.1", "--http_port", str(port), "--grpc_port", str(grpc_port), *arguments)
     else:
-        flags += ["-p", f"127.0.0.1:{port}:8080"]
+        flags += ["-p", f"127.0.0.1:{port}:8080", "-p", f"127.0.0.1:{grpc_port}:8081"]
     started = time.monotonic()
-    running = Container(docker("run", "-d", *flags, image, *arguments), port, started)
+    running = Container(docker("run", "-d", *flags, image, *arguments), port, grpc_port, started)
     try:
         if ready is not None:
-            running.wait_until(ready)
+            running = dataclasses.replace(running, ready_s=running.wait_until(ready))
         yield running
     finally:
         docker("rm", "-f", running.id)
@@ -256,7 +292,9 @@ SMALL = {
 """Of `image_pixels`, for models of 8 x 8 pixels."""
 VISION = str(ROOT / "inferenceservices" / "vision" / "request.json")
 EXAMPLES: dict[str, Example] = {
-    "serinus_base": Example(_labels, environment={"SERINUS_CLASS": "conformance_models:Labels", "PYTHONPATH": "/mnt/models"}),
+    "serinus_base": Example(
+        _labels, environment={"SERINUS_CLASS": "conformance_models:Labels", "PYTHONPATH": "/mnt/models"}
+    ),
     "xgboost_server": Example(_xgboost),
     "lightgbm_server": Example(_lightgbm),
     "onnx_server": Example(_onnx),
@@ -267,10 +305,14 @@ EXAMPLES: dict[str, Example] = {
     "ensemble_server-fraud_features": Example(_fraud, str(FRAUD / "request.json")),
     "ensemble_server-trees-fraud_features": Example(_fraud, str(FRAUD / "request.json")),
     "tensorflow_server-image_pixels": Example(_colours_of_tensorflow, VISION, SMALL),
-    "torch_server-recommender_features": Example(_recommender, str(ROOT / "inferenceservices/recommender/request.json")),
+    "torch_server-recommender_features": Example(
+        _recommender, str(ROOT / "inferenceservices/recommender/request.json")
+    ),
     "fraud_features": Example(_fraud, str(FRAUD / "request.json"), predictor="ensemble_server"),
     "image_pixels": Example(_colours, VISION, SMALL, predictor="onnx_server"),
-    "recommender_features": Example(_recommender, str(ROOT / "inferenceservices/recommender/request.json"), predictor="torch_server"),
+    "recommender_features": Example(
+        _recommender, str(ROOT / "inferenceservices/recommender/request.json"), predictor="torch_server"
+    ),
 }
 
 

@@ -102,9 +102,30 @@ def _contained(image: str, folder: Path, environment: Mapping[str, str], argumen
     """The command that runs an image as the manifests do, on this machine's loopback, with the test's folder and what it imports."""
     support = Path(__file__).resolve().parent
     folder.chmod(0o755)  # pytest's are for their owner alone, and the container's user is another
-    limits = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--cpus", "0.5"]
+    limits = [
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--cap-drop",
+        "ALL",
+        "--security-opt",
+        "no-new-privileges",
+        "--cpus",
+        "0.5",
+    ]
     mounts = ["-v", f"{folder}:{folder}:ro", "-v", f"{support}:{support}:ro"]
     # A test names its own class or repository, not the one that the image names.
     variables = {"SERINUS_CLASS": "", "SERINUS_TRANSFORMER": "", **environment}
     given = [part for name, value in variables.items() for part in ("-e", f"{name}={value}")]
-    return [os.environ.get("DOCKER", "docker"), "run", "--rm", "--network", "host", *limits, *mounts, *given, image, *arguments]
+    return [
+        os.environ.get("DOCKER", "docker"),
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        *limits,
+        *mounts,
+        *given,
+        image,
+        *arguments,
+    ]

@@ -26,6 +26,7 @@ from ...server.port_checks import port_problems
 from ...settings import PredictorSettings, ServerSettings
 from .extra_settings import describe_extra
 from .log_lines import JsonLines, TextLines, escape
+from .native_pools import bound_pools
 from .options import OPTIONS, Option, Parsed, parse
 from .repository_control import repository_access
 from .startup_models import discover, find_models, repository_names
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
             from ...server.workers import supervise
 
             return supervise(server, list(argv))
+        bound_pools(os.environ, cores=os.cpu_count() or 1)
         return _serve(parsed, server, access)
     except ConfigError as error:
         for problem in error.problems:
