@@ -139,7 +139,6 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInf
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-from kserve.protocol.rest.openai import OpenAIModel, OpenAIGenerativeModel, OpenAIEncoderModel
 from kserve.protocol.rest.server import RESTServer
 from kserve.utils.utils import generate_uuid, get_predict_input, get_predict_response, is_structured_cloudevent
 import pandas
