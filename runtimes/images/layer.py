@@ -3,7 +3,7 @@
     layer.py base /opt/serinus                 # the environment itself
     layer.py torch /opt/layer                  # what PyTorch adds to it; nothing for an empty name
 
-By the layer's lock, with the hashes of every file; then removes what no server needs and compiles what a server imports
+By the layer's lock, with the hashes of every file; then removes what no server needs, debuggers' symbols among it, and compiles what a server imports
 (its file in `layers/`), all in the same step, so that the layer has the size that it says.
 """
 
@@ -13,8 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
+from symbols import remove_symbols
 
 ENVIRONMENT = Path("/opt/serinus")
 PIP = (
@@ -73,15 +75,12 @@ def remove(site: Path, patterns: list[str]) -> None:
 
 
 def compile_imported(site: Path, imports: list[str]) -> None:
-    """Compile the modules of this layer that these imports load; `*`: all.
+    """Compile the modules of this layer that these imports load.
 
     Raises:
         subprocess.CalledProcessError: one of them cannot be imported, which would be so in the image too.
     """
     python = str(ENVIRONMENT / "bin" / "python")
-    if imports == ["*"]:
-        subprocess.run([python, "-m", "compileall", "-qq", str(site)], check=True)
-        return
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
     listed = subprocess.run(
         [python, "-c", LIST_IMPORTED, *imports], check=True, stdout=subprocess.PIPE, text=True, env=environment
@@ -100,6 +99,9 @@ def main(name: str, prefix: Path) -> None:
     install(here / "locks", name, prefix)
     site = site_packages(prefix)
     remove(site, layer["remove"])
+    for library in site.rglob("*.so*"):
+        if library.is_file() and not library.is_symlink():
+            remove_symbols(library)
     compile_imported(site, layer["imports"])
 
 
