@@ -81,7 +81,7 @@ def test_a_library_whose_loaded_part_is_last_is_left_alone(tmp_path: Path):
     """As patchelf leaves one that it has given a longer path: a loaded section behind the symbols."""
     (library,) = SITE.glob("httptools/parser/parser*.so")
     content = bytearray(library.read_bytes())
-    at, size, count = struct.unpack_from("<Q", content, 32)[0], *struct.unpack_from("<HH", content, 54)
+    at, size, count = struct.unpack_from("<Q", content, 40)[0], *struct.unpack_from("<HH", content, 58)
     loaded = next(
         place for place in range(at, at + size * count, size) if content[place + 4] == 1 and content[place + 8] & 2
     )
