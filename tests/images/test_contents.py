@@ -42,8 +42,8 @@ def shared(one: str, other: str) -> int:
     return count
 
 
-SYSTEM = 3
-"""Layers of ours that every image has: the user, /app, what serinus needs."""
+SYSTEM = 2
+"""Layers of ours that every image has: the user and /app, what serinus needs."""
 
 
 @each_image
