@@ -28,7 +28,12 @@ def installed() -> dict[str, importlib.metadata.Distribution]:
     """The environment's packages by their normalised names."""
     (site,) = ENVIRONMENT.glob("lib/python3.*/site-packages")
     found = importlib.metadata.distributions(path=[str(site)])
-    return {re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower(): each for each in found}
+    return {normalise(each.metadata["Name"]): each for each in found}
+
+
+def normalise(name: str) -> str:
+    """Write the name of a package as all others write it (PyPA, Names and normalization)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def missing(extras: list[str], packages: dict[str, importlib.metadata.Distribution]) -> Iterator[str]:
@@ -41,7 +46,7 @@ def missing(extras: list[str], packages: dict[str, importlib.metadata.Distributi
         if asked.name == "serinus":
             yield from missing(sorted(asked.extras), packages)
             continue
-        there = packages.get(re.sub(r"[-_.]+", "-", asked.name).lower())
+        there = packages.get(normalise(asked.name))
         if there is None or not asked.specifier.contains(there.version, prereleases=True):
             yield f"{asked.name}{asked.specifier} (there is {there.version if there else 'none'})"
 
@@ -60,17 +65,16 @@ def system_components() -> list[dict[str, Any]]:
     return found
 
 
-def licence_of(component: dict[str, Any]) -> str:
-    """A component's licences as they are in the document, in one line."""
-    names = set()
+def licence_of(component: dict[str, Any], packages: dict[str, importlib.metadata.Distribution]) -> str:
+    """A component's licences in one line: as the document has them, or else as the package says."""
+    names: set[str] = set()
     for entry in component.get("licenses", []):
         licence = entry.get("license", {})
         names.add(entry.get("expression") or licence.get("id") or licence.get("name") or "")
-    names = {" ".join(name.split()) for name in names}
-    return (
-        " AND ".join(sorted(name if len(name) < 80 else f"{name[:76]} ..." for name in names if name))
-        or "see the package"
-    )
+    if not names - {""}:
+        names = {packages[normalise(component["name"])].metadata.get("License") or ""}
+    lines = {name.rpartition(" :: ")[2].strip().partition("\n")[0][:80] for name in names}
+    return " AND ".join(sorted(lines - {""})) or "see the package"
 
 
 def main(folder: Path, extras: list[str]) -> None:
@@ -104,7 +108,7 @@ def main(folder: Path, extras: list[str]) -> None:
     )
     document = json.loads(made.stdout)
     components = document.setdefault("components", [])
-    lines = [f"{each['name']} {each['version']}: {licence_of(each)}" for each in components]
+    lines = [f"{each['name']} {each['version']}: {licence_of(each, packages)}" for each in components]
     components += system_components()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sbom.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
