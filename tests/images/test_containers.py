@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from image_support import (
     request_of,
 )
 from serinus.protocol import _open_inference_pb2 as pb
+from waiting import wait_until
 
 pytestmark = [
     pytest.mark.docker,
@@ -122,16 +124,24 @@ def test_docker_stop_loses_no_request_in_flight(name: str, tmp_path: Path):
     models.mkdir()
     (models / "slow.py").write_text(SLOW)
     environment = {"PYTHONPATH": "/models", "SERINUS_CLASS": "slow:Slow", "SERINUS_TRANSFORMER": ""}
-    with container(build(name), "--model_name", "slow", mounts={models: "/models"}, environment=environment) as started:
+    flags = ("--model_name", "slow", "--execution", "thread")  # its predict on zeros, which is measured, takes no time
+    with container(build(name), *flags, mounts={models: "/models"}, environment=environment) as started:
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [7]}]}
         with concurrent.futures.ThreadPoolExecutor(9) as threads:
             asked = [threads.submit(started.ask, "/v2/models/slow/infer", body) for _ in range(8)]
-            started.wait_for_line("predicting")
+            wait_until(lambda: in_flight(started) == 8)
             stopped = threads.submit(docker, "stop", "-t", "60", started.id)
             answers = [each.result() for each in asked]
             stopped.result()
         assert [answer["outputs"][0]["data"] for answer in answers] == [[7]] * 8
         assert docker("inspect", "-f", "{{.State.ExitCode}}", started.id) == "0"
+
+
+def in_flight(started: Container) -> int:
+    """Requests that wait or are being predicted, as the server's own metrics say."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{started.port}/metrics", timeout=30) as answer:
+        found = re.findall(r"^serinus_requests_in_flight\{[^}]*\} (\S+)$", answer.read().decode(), re.MULTILINE)
+    return int(sum(map(float, found)))
 
 
 SLOW = '''
@@ -145,11 +155,9 @@ class Slow(Model):
 
     inputs = (TensorSpec("x", "FP32", (-1,)),)
     outputs = (TensorSpec("y", "FP32", (-1,)),)
-    warm = False
 
     def predict(self, inputs, call):
         if inputs["x"].any():
-            print("predicting", flush=True)
             time.sleep(2)
         return {"y": inputs["x"]}
 '''
