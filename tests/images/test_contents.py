@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from image_support import BASE, DOCKER, ROOT, TAG, build, docker, has_engine, layer_sizes, make_variable
+from image_support import BASE, DOCKER, HARDENED, ROOT, TAG, build, docker, has_engine, layer_sizes, make_variable
 
 pytestmark = [
     pytest.mark.docker,
@@ -139,6 +139,15 @@ def test_its_inventory_lists_its_packages_and_their_licences(name: str):
     licences = read("licences.txt")
     assert all(f"\n{package['name']} {package['version']}: ".lower() in licences.lower() for package in there)
     assert "see the package" not in licences
+
+
+@each_image
+def test_its_frameworks_can_be_imported_by_its_user_on_a_read_only_system(name: str):
+    layers_of = make_variable(f"call layers_of,{name}")
+    read = (ROOT / "runtimes" / "images" / "layers" / f"{layer}.toml" for layer in ["base", *layers_of])
+    modules = [word for file in read for word in re.findall(r'"([^"]+)"', file.read_text().split("imports = [")[1])]
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    docker("run", "--rm", *HARDENED, "--entrypoint", "python", build(name), "-c", code, *modules)
 
 
 FIND = r"""
