@@ -7,6 +7,7 @@ torch_server uses.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 
@@ -76,6 +77,16 @@ class Unready(RequestModel):
 
     async def is_ready(self) -> bool:
         return False
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        raise NotImplementedError
+
+
+class ReadyWithAFile(RequestModel):
+    """Is ready while the file that READY_FILE names is there: a fault that begins and ends when a test says so."""
+
+    async def is_ready(self) -> bool:
+        return os.path.exists(os.environ["READY_FILE"])
 
     async def infer(self, request: InferRequest) -> InferResponse:
         raise NotImplementedError

@@ -13,10 +13,7 @@ import http.server
 import json
 import re
 import socket
-import subprocess
 import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +21,11 @@ from typing import Any
 
 import yaml
 
-from promtool import MONITORING, rules
+from prometheus_server import ask_prometheus, prometheus_server
+from promtool import MONITORING
 from serve_support import Served, serving
-from waiting import wait_until
 
-__all__ = ["ScrapedCluster", "scraped_cluster"]
+__all__ = ["ScrapedCluster", "discovered", "scrape_job", "scraped_cluster"]
 
 MODELS = Path(__file__).with_name("faulty_model.py")
 NAMESPACE, SERVICE = "models", "fraud"
@@ -64,9 +61,7 @@ class ScrapedCluster:
 
     def get(self, path: str, **arguments: str) -> Any:
         """Ask Prometheus' API."""
-        url = f"{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return json.load(answer)["data"]
+        return ask_prometheus(self.prometheus, path, **arguments)
 
 
 class _Page(http.server.BaseHTTPRequestHandler):
@@ -163,66 +158,37 @@ def _load(served: Served, kind: str, stop: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _prometheus(folder: Path, pods: Mapping[str, int], exporters: int) -> Iterator[str]:
-    """Start Prometheus; its rules are ours, evaluated each second and without their `for`."""
-    quick = rules()
-    for group in quick["groups"]:
-        group["interval"] = "1s"
-        for rule in group["rules"]:
-            rule.pop("for", None)
-    (folder / "rules.yaml").write_text(yaml.safe_dump(quick))
+    """Start Prometheus, which scrapes the pods as our PodMonitors say, and one that is gone."""
     targets = {f"127.0.0.1:{port}": name for name, port in pods.items()}
     with socket.socket() as unused:  # bound and not listening: a pod that is gone
         unused.bind(("127.0.0.1", 0))
         targets[f"127.0.0.1:{unused.getsockname()[1]}"] = "fraud-gone"
-        configuration = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-            "rule_files": [str(folder / "rules.yaml")],
-            "scrape_configs": [
-                {
-                    "job_name": "podMonitor/models/serinus/0",
-                    "metrics_path": "/metrics",
-                    "static_configs": [
-                        {"targets": [target], "labels": _discovered(name)} for target, name in targets.items()
-                    ],
-                    "relabel_configs": relabelings("pod-monitor"),
-                },
-                {
-                    "job_name": "podMonitor/models/serinus-knative/0",
-                    "static_configs": [
-                        {"targets": [f"127.0.0.1:{pods[STABLE]}"], "labels": {**_discovered(STABLE), **ON_KNATIVE}}
-                    ],
-                    "relabel_configs": relabelings("pod-monitor-knative"),
-                },
-                {"job_name": "cluster", "static_configs": [{"targets": [f"127.0.0.1:{exporters}"]}]},
-            ],
-        }
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-        log = folder / "prometheus.log"
-        # Prometheus takes no port 0.
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        words = [
-            f"--config.file={folder / 'prometheus.yaml'}",
-            f"--storage.tsdb.path={folder / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
+        jobs = [
+            scrape_job({target: discovered(name) for target, name in targets.items()}),
+            {
+                "job_name": "podMonitor/models/serinus-knative/0",
+                "static_configs": [
+                    {"targets": [f"127.0.0.1:{pods[STABLE]}"], "labels": {**discovered(STABLE), **ON_KNATIVE}}
+                ],
+                "relabel_configs": relabelings("pod-monitor-knative"),
+            },
+            {"job_name": "cluster", "static_configs": [{"targets": [f"127.0.0.1:{exporters}"]}]},
         ]
-        with log.open("w") as output:
-            process = subprocess.Popen(["prometheus", *words], stdout=output, stderr=subprocess.STDOUT)
-        try:
-
-            def ready() -> bool:
-                assert process.poll() is None, log.read_text()
-                return "Server is ready to receive web requests" in log.read_text()
-
-            wait_until(ready, limit_s=60)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+        with prometheus_server(folder, {"scrape_configs": jobs}) as address:
+            yield address
 
 
-def _discovered(name: str) -> dict[str, str]:
+def scrape_job(pods: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Say to Prometheus what its operator makes of our PodMonitor: for each address what is `discovered` of its pod."""
+    return {
+        "job_name": "podMonitor/models/serinus/0",
+        "metrics_path": "/metrics",
+        "static_configs": [{"targets": [target], "labels": dict(labels)} for target, labels in pods.items()],
+        "relabel_configs": relabelings("pod-monitor"),
+    }
+
+
+def discovered(name: str) -> dict[str, str]:
     """What Kubernetes' service discovery knows of a pod, as Prometheus names it."""
     return {
         "__meta_kubernetes_namespace": NAMESPACE,
