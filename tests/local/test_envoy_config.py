@@ -108,6 +108,17 @@ def test_a_hosts_traffic_is_split_by_weight_grpc_to_grpc_clusters_and_all_else_t
             assert header["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD", "a server cannot say that it is another"
 
 
+def test_other_grpc_calls_are_refused_first_where_kserves_route_leads_none_of_them_on():
+    host = Host("service:default/fraud", ("fraud.x",), (Arm("a", 100),), 1.0, inference_alone=True)
+    held, grpc, http = table(host)["virtual_hosts"][0]["routes"]
+    assert held["match"]["headers"] == [
+        {"name": "content-type", "string_match": {"prefix": "application/grpc"}},
+        {"name": ":path", "string_match": {"prefix": "/inference.GRPCInferenceService/"}, "invert_match": True},
+    ]
+    assert held["direct_response"]["status"] == 404
+    assert (grpc["match"]["prefix"], http["match"]) == ("/", {"prefix": "/"})
+
+
 @pytest.mark.parametrize(("timeout_s", "text"), [(60.0, "60.000s"), (0.25, "0.250s"), (7.5, "7.500s")])
 def test_a_request_has_the_components_time_and_a_clients_deadline_only_shortens_it(timeout_s, text):
     virtual = table(Host("service:a", ("a",), (Arm("r", 100),), timeout_s))["virtual_hosts"][0]

@@ -50,6 +50,23 @@ REVISIONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("mode", "ports", "alone"),
+    [
+        ("Standard", "[{name: http, containerPort: 8080}, {name: grpc-v2, containerPort: 8081}]", True),
+        ("Standard", "[{name: http, containerPort: 8080}]", False),
+        ("Knative", "[{name: http, containerPort: 8080}, {name: grpc-v2, containerPort: 8081}]", False),
+    ],
+)
+def test_a_host_of_standard_mode_with_both_ports_leads_inference_alone_to_grpc(mode: str, ports: str, alone: bool):
+    told = f"  annotations: {{serving.kserve.io/deploymentMode: {mode}}}\n"
+    text = manifest(annotations=told).replace("image: tiny\n", f"image: tiny\n        ports: {ports}\n")
+    plan = planned(text)
+    routed = RoutedService(plan, ((Share(plan.stable.entry.digest, 100, "latest"), plan.stable),))
+    table = gateway_table([routed], [joined("p", plan.stable.predictor.digest)])
+    assert {host.inference_alone for host in table.hosts} == {alone}
+
+
 def arms(services: list[RoutedService], revisions: list[JoinedRevision]) -> dict[str, dict[str, int]]:
     """Weights of every host, by its first domain's first label."""
     table = gateway_table(services, revisions)

@@ -10,6 +10,7 @@ import signal
 import threading
 from pathlib import Path
 
+import grpc
 import pytest
 
 from local_support import all_ready, ask, is_running, manifest, pids_below, up
@@ -47,6 +48,27 @@ def test_rest_and_grpc_reach_the_same_revision_through_one_port(tmp_path: Path) 
         assert "fraud-predictor-00001" in table
         assert "curl -s -H 'Host: fraud.default.localhost'" in table
         assert "v1 listens on" in running.cli("logs", "fraud").stdout
+
+
+def test_standard_mode_leads_inference_alone_to_the_grpc_port_as_kserves_route_does(tmp_path: Path) -> None:
+    text = manifest(annotations=STANDARD)
+    ports = "ports: [{name: http, containerPort: 8080}, {name: h2c, containerPort: 8081}]"
+    (tmp_path / "isvc.yaml").write_text(text.replace("image: tiny\n", f"image: tiny\n        {ports}\n"))
+    (tmp_path / "knative.yaml").write_text(manifest(name="other"))
+    with up(tmp_path, "isvc.yaml", "knative.yaml") as running:
+        assert running.infer_grpc()["protocol"] == "grpc"
+
+        def health(host: str) -> grpc.RpcError:
+            with grpc.insecure_channel(running.gateway, options=[("grpc.default_authority", host)]) as channel:
+                with pytest.raises(grpc.RpcError) as refused:
+                    channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+                return refused.value
+
+        held = health("fraud.default.localhost")
+        assert held.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert "KServe's HTTPRoute leads /inference.GRPCInferenceService/*" in held.details()
+        # The tiny server knows no health service and says so itself: the call came to it.
+        assert "HTTPRoute" not in health("other.default.localhost").details()
 
 
 def test_a_transformer_calls_its_predictor_over_rest_and_over_grpc(tmp_path: Path) -> None:

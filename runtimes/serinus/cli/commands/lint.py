@@ -16,6 +16,7 @@ from ...manifests.kustomization import live_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import check, read_documents
 from ..lint_reports import Form, render
+from ..policy_annotations import check_policy_annotations
 from ..serving.serve_arguments import check_serve_arguments
 
 __all__ = ["lint"]
@@ -68,7 +69,7 @@ def lint(
     """
     version = _version(kserve_version)
     before, unread = _previous(previous, paths)
-    checked = check(paths, previous=before, kserve_version=version, more=check_serve_arguments)
+    checked = check(paths, previous=before, kserve_version=version, more=_check_ours)
     checked.problems = [*unread, *checked.problems]
     typer.echo(render(checked, output, metadata.version("serinus")))
     if any(strict or problem.severity == "error" for problem in checked.problems):
@@ -76,6 +77,12 @@ def lint(
 
 
 lint.__doc__ = f"{lint.__doc__}\n{_EXAMPLES}"
+
+
+def _check_ours(documents: Sequence[Document], problems: Problems) -> None:
+    """What KServe knows nothing of: arguments of our images, our annotations."""
+    check_serve_arguments(documents, problems)
+    check_policy_annotations(documents, problems)
 
 
 def _version(written: str | None) -> tuple[int, int] | None:

@@ -137,6 +137,8 @@ class ServicePlan:
     domains: tuple[str, ...]
     stopped: bool
     """Annotation serving.kserve.io/stop."""
+    standard: bool = False
+    """Whether it is in Standard mode, whose gateway KServe tells by HTTPRoutes."""
     affinity: Affinity | None = None
     """Annotation serinus.dev/affinity; None: every request is split at random."""
     canary_policy: str = ""

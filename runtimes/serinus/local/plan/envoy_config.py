@@ -10,7 +10,7 @@ files, which Envoy watches (file-based xDS) and which are replaced by atomic ren
 
 A request is split once, at the gateway. Every transformer revision calls a listener that leads to one predictor revision.
 REST and gRPC come in at one port (codec AUTO tells HTTP/2 by its preface); `content-type: application/grpc` goes to the
-revision's gRPC port, all else to its HTTP port. Paths are not rewritten. The answer carries the revision that the gateway chose.
+revision's gRPC port, all else to its HTTP port; where KServe's route leads only inference calls on, the others are refused here. Paths are not rewritten. The answer carries the revision that the gateway chose.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ __all__ = [
 REVISION_HEADER = "x-serinus-revision"
 _TYPE = "type.googleapis.com/"
 _EXTENSIONS = _TYPE + "envoy.extensions."
+
+INFERENCE_PREFIX = "/inference.GRPCInferenceService/"
+"""Paths that KServe's HTTPRoute leads to the gRPC port, where a Service has one beside REST: httproute_reconciler.go, createGRPCRouteMatches."""
 
 UPSTREAM_IDLE_S = 30
 """Envoy closes an idle connection to a server before the server does (ours and KServe's keep one for 65 s), so that no
@@ -87,6 +90,8 @@ class Host:
     affinity: Affinity | None = None
     """None: every request is split at random."""
     mirror: Mirror | None = None
+    inference_alone: bool = False
+    """Of gRPC calls, only those of the inference service get through, as with KServe's HTTPRoute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,8 +398,8 @@ def _component_routes(arms: Sequence[Arm], timeout_s: float) -> list[dict[str, A
 
 
 def _host_routes(host: Host, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Routes of a virtual host: a tester's first, then the split."""
-    found = []
+    """Routes of a virtual host: what is refused, a tester's, then the split."""
+    found = [_held_back(host)] if host.inference_alone else []
     for pin in host.pins:
         for route in _component_routes((Arm(pin.revision, 100),), host.timeout_s):
             headers = [*route["match"].get("headers", ()), pin_match(pin)]
@@ -404,6 +409,19 @@ def _host_routes(host: Host, arms: Sequence[Arm]) -> list[dict[str, Any]]:
             route["route"]["request_mirror_policies"] = mirror_policies(host.mirror, kind)
         found.append(by_key(route, host.affinity) if host.affinity is not None else route)
     return found
+
+
+def _held_back(host: Host) -> dict[str, Any]:
+    """Refuse gRPC calls that KServe's route leads to the REST port, where no server takes them; Envoy makes a gRPC status of it."""
+    name = host.domains[0] if host.domains else host.name
+    (refused,) = _refusal(
+        404,
+        f"{name}: KServe's HTTPRoute leads {INFERENCE_PREFIX}* alone to the gRPC port; health and reflection are asked at the pod's own port "
+        "(serinus status shows it)",
+    )
+    header = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    others = {"name": ":path", "string_match": {"prefix": INFERENCE_PREFIX}, "invert_match": True}
+    return {**refused, "match": {"prefix": "/", "headers": [header, others]}}
 
 
 def _refusal(status: int, message: str) -> list[dict[str, Any]]:

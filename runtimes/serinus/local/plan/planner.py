@@ -83,6 +83,7 @@ class Planner:
             domains=self._options.domains,
             stopped=service.annotations.get("serving.kserve.io/stop", "").lower() == "true",
             canary_policy=service.annotations.get("serinus.dev/canary-policy", ""),
+            standard=service.mode == "Standard",
             affinity=affinity,
         )
 

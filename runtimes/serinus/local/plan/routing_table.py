@@ -78,6 +78,13 @@ def gateway_table(services: Sequence[RoutedService], revisions: Sequence[JoinedR
     return GatewayTable(tuple(revision.backend for revision in revisions), tuple(hosts), inner)
 
 
+def _speaks_both(component: ComponentPlan) -> bool:
+    """Whether KServe finds a port for gRPC beside one for REST, by their names (isGrpcPortByName)."""
+    ports = component.containers[component.entry].port_names
+    kinds = {any(word in name.lower() for word in ("grpc", "h2c")) for name in ports}
+    return kinds == {True, False}
+
+
 def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
     """Virtual hosts of a service: itself, its components, its tags."""
     plan, chains = service.plan, service.chains
@@ -116,6 +123,7 @@ def _hosts(service: RoutedService, names: Mapping[str, str]) -> Iterator[Host]:
             pins=tuple(pins) if len(weights) > 1 else (),
             affinity=affinity if len(parts) > 1 else None,
             mirror=Mirror(copy, service.mirror[1]) if copy is not None and service.mirror is not None else None,
+            inference_alone=plan.standard and all(_speaks_both(component) for component, _ in parts),
         )
 
     entry = [(track.entry, share.percent) for share, track in chains]
