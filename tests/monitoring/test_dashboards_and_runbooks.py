@@ -291,6 +291,20 @@ def test_the_dashboards_are_what_their_generator_writes():
     assert {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")} == module.dashboards()
 
 
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_holds_what_grafanas_schema_knows_and_no_null(name: str):
+    """Read by the models that Grafana generates of its schema, and written again, nothing is lost or new."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    text = (DASHBOARDS / f"{name}.json").read_text()
+    written = json.loads(text)
+    assert json.loads(JSONEncoder().encode(Dashboard.from_json(written))) == written
+    assert "null" not in re.sub(r'"(?:[^"\\]|\\.)*"', "", text), "a null is no object to Grafana's panels"
+
+
 def test_a_runbook_link_opens_the_panel_of_its_alert_and_that_holds_its_section():
     board = json.loads((DASHBOARDS / "on-call.json").read_text())
     assert board["uid"] == "serinus-on-call"

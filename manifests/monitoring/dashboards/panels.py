@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, text, timeseries
-from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TableCellHeight, TooltipDisplayMode
+from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    TableCellHeight,
+    TooltipDisplayMode,
+)
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, VariableRefresh, VariableSort
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
@@ -150,7 +156,14 @@ def _panel(panel: Panel, number: int) -> timeseries.Panel | stat.Panel | table.P
             built.with_target(_target(expression, legend, letter))
         words = panel.help
     elif isinstance(panel, Number):
-        built = stat.Panel().unit(panel.unit).height(4).with_target(_target(panel.query, "__auto", "A"))
+        built = (
+            stat.Panel()
+            .unit(panel.unit)
+            .graph_mode(BigValueGraphMode.AREA)
+            .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+            .height(4)
+            .with_target(_target(panel.query, "__auto", "A"))
+        )
         words = panel.help
     elif isinstance(panel, Rows):
         query = prometheus.Dataquery().expr(panel.query).instant().format(PromQueryFormat.TABLE).ref_id("A")
