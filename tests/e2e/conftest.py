@@ -8,6 +8,7 @@ are then marked ready by the tests; `E2E_NAMESPACE` takes a namespace that exist
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
@@ -53,17 +54,14 @@ def cluster() -> Iterator[Cluster]:
     made = [runtime for runtime in names if f"clusterservingruntime.serving.kserve.io/{runtime}" not in there]
     found.apply(overlay)
     stop = threading.Event()
-    failures: list[BaseException] = []
 
     def mark() -> None:
         while not stop.wait(MARK_EVERY_S):
             try:
                 mark_ready(found)
-            except (
-                AssertionError,
-                OSError,
-            ) as error:  # an object that went meanwhile: the next round sees what is left
-                failures.append(error)
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                # An object that went meanwhile: the next round sees what is left. One that stays is told by what waits for it.
+                found.marks.append(str(error))
 
     marker = threading.Thread(target=mark, name="mark ready", daemon=True)
     if is_control_plane_only():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def recommender(cluster: Cluster) -> Iterator[dict[str, Any]]:
         cluster.wait_settled("recommender")
         yield service
     finally:
-        cluster.kubectl("delete", "inferenceservice", "recommender", "--wait=true", "--timeout=60s", check=False)
+        cluster.remove("recommender")
 
 
 def weights(cluster: Cluster) -> dict[str, int]:
@@ -60,20 +62,37 @@ def test_the_canary_gets_its_share_of_every_rule(cluster: Cluster, recommender: 
     assert scaler is None or scaler["spec"]["minReplicas"] == scaler["spec"]["maxReplicas"]
 
 
-def test_a_promotion_restarts_nothing_and_leaves_one_version(cluster: Cluster, recommender: dict[str, Any]) -> None:
+def serinus(cluster: Cluster, *words: str) -> str:
+    """`serinus canary` on the test's namespace, through the same KUBECONFIG."""
+    command = [sys.executable, "-m", "serinus.cli", "canary", *words, "--namespace", cluster.namespace]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=cluster.timeout_s + 60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_serinus_sees_both_versions_and_their_share(cluster: Cluster, recommender: dict[str, Any]) -> None:
+    seen = json.loads(serinus(cluster, "status", "recommender", "-o", "json"))
+    told = {key: seen[key] for key in ("mode", "stable", "canary", "percent", "served_percent", "ready")}
+    assert told == {
+        "mode": "Standard",
+        "stable": "recommender-v1-predictor",
+        "canary": "recommender-v2-predictor",
+        "percent": 10,
+        "served_percent": 10,
+        "ready": True,
+    }
+
+
+@pytest.mark.parametrize("how", ["kubectl", "serinus"])
+def test_a_promotion_restarts_nothing_and_leaves_one_version(
+    cluster: Cluster, recommender: dict[str, Any], how: str
+) -> None:
     before = cluster.get("deployment", "recommender-v2-predictor")
     assert before is not None
-    promoted = copy.deepcopy(recommender)
-    (canary,) = promoted["spec"].pop("canary")
-    stable = promoted["spec"]["predictor"]
-    promoted["spec"]["predictor"] = {
-        **{k: stable[k] for k in ("minReplicas", "maxReplicas") if k in stable},
-        **canary["predictor"],
-    }
-    # A merge keeps a list that is gone from the manifest: it is removed by name.
-    cluster.kubectl("patch", "inferenceservice", "recommender", "--type=json", "-p", json.dumps([
-        {"op": "replace", "path": "/spec/predictor", "value": promoted["spec"]["predictor"]}, {"op": "remove", "path": "/spec/canary"},
-    ]))  # fmt: skip
+    if how == "serinus":
+        serinus(cluster, "promote", "recommender")
+    else:
+        promote_by_hand(cluster, recommender)
     cluster.wait_settled("recommender")
     cluster.wait("version 1 is gone", lambda: cluster.get("deployment", "recommender-v1-predictor") is None)
     after = cluster.get("deployment", "recommender-v2-predictor")
@@ -88,17 +107,32 @@ def test_a_promotion_restarts_nothing_and_leaves_one_version(cluster: Cluster, r
     )
 
 
-def test_a_rollback_leaves_the_stable_version_as_it_was(cluster: Cluster, recommender: dict[str, Any]) -> None:
+def promote_by_hand(cluster: Cluster, recommender: dict[str, Any]) -> None:
+    """Make the canary's block the predictor, as a person would."""
+    promoted = copy.deepcopy(recommender)
+    (canary,) = promoted["spec"].pop("canary")
+    stable = promoted["spec"]["predictor"]
+    promoted["spec"]["predictor"] = {
+        **{k: stable[k] for k in ("minReplicas", "maxReplicas") if k in stable},
+        **canary["predictor"],
+    }
+    # A merge keeps a list that is gone from the manifest: it is removed by name.
+    cluster.kubectl("patch", "inferenceservice", "recommender", "--type=json", "-p", json.dumps([
+        {"op": "replace", "path": "/spec/predictor", "value": promoted["spec"]["predictor"]}, {"op": "remove", "path": "/spec/canary"},
+    ]))  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["kubectl", "serinus"])
+def test_a_rollback_leaves_the_stable_version_as_it_was(
+    cluster: Cluster, recommender: dict[str, Any], how: str
+) -> None:
     before = cluster.get("deployment", "recommender-v1-predictor")
     assert before is not None
-    cluster.kubectl(
-        "patch",
-        "inferenceservice",
-        "recommender",
-        "--type=json",
-        "-p",
-        json.dumps([{"op": "remove", "path": "/spec/canary"}]),
-    )
+    if how == "serinus":
+        serinus(cluster, "rollback", "recommender")
+    else:
+        gone = json.dumps([{"op": "remove", "path": "/spec/canary"}])
+        cluster.kubectl("patch", "inferenceservice", "recommender", "--type=json", "-p", gone)
     cluster.wait_settled("recommender")
     cluster.wait("version 2 is gone", lambda: cluster.get("deployment", "recommender-v2-predictor") is None)
     after = cluster.get("deployment", "recommender-v1-predictor")

@@ -95,16 +95,25 @@ class ApiServer:
     def ask(
         self, method: str, path: str, body: Any = None, *, kind: str = "application/json", token: str = "administrator"
     ) -> tuple[int, dict[str, Any]]:
-        """Send one request; status and JSON, of a refusal too."""
+        """Send one request; status and JSON (what is none is an empty object), of a refusal too."""
         context = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
         headers = {"Authorization": f"Bearer {token}", "Content-Type": kind, "Accept": "application/json"}
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60, context=context) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, _document(answer.read())
         except urllib.error.HTTPError as refused:
-            return refused.code, json.load(refused)
+            with refused:
+                return refused.code, _document(refused.read())
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except ValueError:  # `ok` of /readyz
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 @contextlib.contextmanager
@@ -152,22 +161,16 @@ def api_server(folder: Path, crds: Iterable[Path] | None = None) -> Iterator[Api
         )
         server = ApiServer(folder, f"https://127.0.0.1:{port}")
 
-        def ready() -> bool:
+        def answers() -> bool:
             assert process.poll() is None, log.read_text()[-3000:]
             certificate = folder / "certificates" / "apiserver.crt"
-            if not certificate.is_file() or not certificate.read_text().strip():
+            if not certificate.is_file() or "END CERTIFICATE" not in certificate.read_text():
                 return False
             if not server.kubeconfig.is_file():
                 _write_access(server, certificate.read_bytes())
-            with contextlib.suppress(OSError, ValueError):
-                return server.ask("GET", "/readyz?verbose=false")[0] == 200
+            with contextlib.suppress(OSError):  # it does not listen yet
+                return server.ask("GET", "/readyz")[0] == 200
             return False
-
-        def answers() -> bool:
-            try:
-                return ready()
-            except ValueError:
-                return False
 
         wait_until(answers, limit_s=_START_S)
         _establish(server, list(crd_files() if crds is None else crds))
