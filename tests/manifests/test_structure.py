@@ -122,11 +122,22 @@ def test_a_field_missing_in_a_service_is_accepted_and_fails_later() -> None:
     text = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\nspec: {predictor: {model: {modelFormat: {}}}}\n"
     (missing,) = found(text)
     assert (missing.field, missing.layer) == ("spec.predictor.model.modelFormat.name", "controller")
-    (missing,) = found(text.replace("{predictor: {model: {modelFormat: {}}}}", "{}"))
-    assert (missing.field, missing.layer) == ("spec.predictor", "controller")
+
+
+def test_a_quantity_is_refused_where_it_is_decoded_by_the_webhook_or_the_server() -> None:
+    limits = "resources: {limits: {memory: 2GB}}"
+    (told,) = service(limits, "")
+    assert (told.field.rpartition(".")[2], told.mend, told.layer) == ("memory", "write 2G", "webhook")
+    (told,) = found(RUNTIME % (limits, ""))
+    assert (told.field.rpartition(".")[2], told.layer) == ("memory", "server")
 
 
 OTHERS = [
+    ("serving.kserve.io/v1alpha1", "TrainedModel", "inferenceService: a, model: {framework: a, storageUri: 'gs://a', memory: 1GI}", "spec.model.memory",
+        "write 1Gi"),
+    ("serving.kserve.io/v1alpha1", "LocalModelCache", "sourceModelUri: 'gs://a', modelSize: 10 GB, nodeGroups: [a]", "spec.modelSize", "write 10G"),
+    ("mlops.seldon.io/v1alpha1", "Model", "memory: ''", "spec.memory", "such as 2Gi"),
+    ("v1", "Service", "ports: [{port: 80, targetPort: 8589934592}]", "spec.ports[0].targetPort", "smaller"),
     ("serving.kserve.io/v1alpha1", "InferenceGraph", "nodes: {root: {routerType: Sequence, routes: []}}", "spec.nodes.root.routes", "write steps"),
     ("serving.kserve.io/v1alpha1", "InferenceGraph", "nodes: {root: {routerType: sequence}}", "spec.nodes.root.routerType", "Sequence"),
     ("serving.kserve.io/v1alpha1", "TrainedModel", "inferenceService: a", "spec.model", "add model"),

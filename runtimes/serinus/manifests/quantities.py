@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["check_resources", "parse_quantity"]
+__all__ = ["check_resources", "parse_quantity", "quantity_mend"]
 
 _FORMAT = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE])|[eE]([+-]?[0-9]+))?")
 _SUFFIXES: Mapping[str, Fraction] = {
@@ -50,7 +50,7 @@ def check_resources(resources: Mapping[str, Any]) -> Iterator[tuple[tuple[str, .
             amount = parse_quantity(written)
             path = (kind, str(name))
             if amount is None:
-                yield path, f"{written!r} is not a quantity", _mend(str(written), str(name))
+                yield path, f"{written!r} is not a quantity", quantity_mend(str(written), str(name))
             elif amount < 0:
                 yield path, f"{written!r} is less than 0", "use 0 or more"
             elif _is_whole(str(name)) and amount.denominator != 1:
@@ -72,17 +72,24 @@ def check_resources(resources: Mapping[str, Any]) -> Iterator[tuple[tuple[str, .
             yield (kind, name), f"{name} is not overcommitted: request and limit differ", "make them equal"
 
 
+def quantity_mend(written: str, name: str) -> str:
+    """Say how to write a quantity that is none.
+
+    Args:
+        written: the text.
+        name: of the resource or the field, such as `cpu` or `memory`.
+    """
+    example = "500m or 2" if name == "cpu" else "2Gi or 500M" if name in (*_STANDARD, "modelSize") else "1"
+    near = re.fullmatch(r"\s*([0-9.]+)\s*([kKmMgGtTpP])([iI]?)[bB]?\s*", written)
+    if near and name != "cpu":
+        text = near[1] + near[2].upper().replace("K", "K" if near[3] else "k") + near[3].lower()
+        if parse_quantity(text) is not None:
+            return f"write {text}"
+    return f"write a number with a suffix of Kubernetes, such as {example}"
+
+
 def _is_whole(name: str) -> bool:
     """Whether a resource is counted in whole devices: an extended one (`nvidia.com/gpu`), no standard one."""
     domain, slash, _ = name.partition("/")
     return bool(slash) and name not in _STANDARD and "kubernetes.io" not in domain
 
-
-def _mend(written: str, name: str) -> str:
-    example = "500m or 2" if name == "cpu" else "2Gi or 500M" if name in _STANDARD else "1"
-    near = re.fullmatch(r"\s*([0-9.]+)\s*([kKmMgGtTpP])(i?)[bB]?\s*", written)
-    if near and name != "cpu":
-        text = near[1] + near[2].upper().replace("K", "K" if near[3] else "k") + near[3]
-        if parse_quantity(text) is not None:
-            return f"write {text}"
-    return f"write a number with a suffix of Kubernetes, such as {example}"

@@ -16,6 +16,7 @@ from typing import Any
 from .documents import Document, FieldPath
 from .problems import Layer, Problems, nearest
 from .published_schemas import Published, Schema
+from .quantities import parse_quantity, quantity_mend
 
 __all__ = ["check_structure", "check_version"]
 
@@ -27,6 +28,7 @@ _NAMES = {
     "int-or-string": "a number or text",
     "quantity": "a quantity",
 }
+_RFC_3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 _INT_RANGES = {"int32": 2**31, "int64": 2**63}
 
 _HINTS: Mapping[str, Mapping[str, str]] = {
@@ -206,7 +208,14 @@ def _check_scalar(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> N
         walk.error(path, f"{_kind(value)} is not {_NAMES[schema.type]}", mend, rule="structure-type")
         return
     node = schema.node
-    if "enum" in node and value not in node["enum"]:
+    if schema.type == "quantity":
+        if parse_quantity(value) is None:
+            layer: Layer = "webhook" if walk.filled else "server"
+            mend = quantity_mend(str(value), str(path[-1]))
+            walk.error(path, f"{value!r} is not a quantity", mend, rule="structure-quantity", layer=layer)
+    elif schema.type == "int-or-string" and isinstance(value, int) and not -(2**31) <= value < 2**31:
+        walk.error(path, f"{value} is too large for int32", "use a smaller number", rule="structure-range")
+    elif "enum" in node and value not in node["enum"]:
         words = [str(word) for word in node["enum"] if word != ""]
         near = nearest(str(value), words)
         mend = f"did you mean {near}?" if near and len(words) > 6 else f"use one of {', '.join(words)}"
@@ -235,6 +244,8 @@ def _check_text(walk: _Walk, path: FieldPath, value: str, node: Mapping[str, Any
         walk.error(path, said, "write it", rule="structure-range")
     elif most is not None and len(value) > most:
         walk.error(path, f"has {len(value)} characters, {most} at most", "shorten it", rule="structure-range")
+    elif node.get("format") == "date-time" and not _RFC_3339.match(value):
+        walk.error(path, f"{value!r} is no time", "write such as 2026-01-31T10:00:00Z", rule="structure-pattern")
     elif pattern and not re.search(pattern, value):
         walk.error(path, f"{value!r} is not accepted", f"write what matches {pattern}", rule="structure-pattern")
 

@@ -83,7 +83,7 @@ def grpc_port_named(block: Block) -> Findings:
     """A port's name says whether it speaks HTTP/2."""
     for at, port, name in _ports(block):
         value = port.get("containerPort")
-        if value in {8081, 9000} and "grpc" not in name and "h2c" not in name:
+        if value in (8081, 9000) and "grpc" not in name and "h2c" not in name:
             yield (
                 at,
                 f"port {value} looks like gRPC, but its name {name!r} does not say so: the Service speaks HTTP/1.1 to it",
@@ -177,7 +177,7 @@ def knative_fields_in_standard(block: Block) -> Findings:
     """An HPA does not go to zero, and nobody counts concurrent requests."""
     if deployment_mode(block.annotations) != "Standard" or block.part == "spec":
         return
-    if block.value.get("minReplicas") == 0 and block.annotations.get(AUTOSCALER) not in {"keda", "none", "external"}:
+    if block.value.get("minReplicas") == 0 and block.annotations.get(AUTOSCALER) not in ("keda", "none", "external"):
         yield (*block.path, "minReplicas"), "0 becomes 1: an HPA does not go to zero", "use 1, or autoscalerClass keda"
     if block.value.get("containerConcurrency"):
         yield (
@@ -221,7 +221,7 @@ def batcher_speaks_v1(block: Block) -> Findings:
         spoken += [
             mapping(v).get("value") for v in listed(mapping(item).get("env")) if mapping(v).get("name") == "PROTOCOL"
         ]
-    if any(word in {"v2", "grpc-v2"} for word in spoken):
+    if any(word in ("v2", "grpc-v2") for word in spoken):
         message = "KServe's batcher joins V1 requests only (KServe issue 2275): V2 requests fail"
         yield (*block.path, "batcher"), message, "remove it; the runtime batches by itself"
 

@@ -68,7 +68,7 @@ def replicas_in_order(block: Block) -> Findings:
 def logger_mode(block: Block) -> Findings:
     """A logger says what it logs (12)."""
     logger = block.value.get("logger")
-    if isinstance(logger, dict) and logger.get("mode") in {None, ""}:
+    if isinstance(logger, dict) and logger.get("mode") in (None, ""):
         yield (*block.path, "logger", "mode"), "missing", "add mode: all, request or response"
 
 

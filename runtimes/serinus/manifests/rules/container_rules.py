@@ -8,7 +8,7 @@ from typing import Any
 from ..conventions import KSERVE_CONTAINER, TRANSFORMER_CONTAINER, implementations
 from ..documents import FieldPath
 from ..fields import containers_of, mapping, variables_of
-from ..quantities import check_resources
+from ..quantities import check_resources, parse_quantity
 from .rule import Block, Findings, Rule
 
 __all__ = ["CONTAINER_RULES"]
@@ -67,7 +67,7 @@ def custom_protocol(block: Block) -> Findings:
         if where == first and variable.get("name") == "PROTOCOL"
     ]
     for at, variable in found[:1]:
-        if variable.get("value") not in {"v1", "v2"}:
+        if variable.get("value") not in ("v1", "v2"):
             yield (
                 (*at, "value"),
                 f"{variable.get('value')!r} is not a protocol of a custom predictor",
@@ -80,8 +80,10 @@ def quantities(block: Block) -> Findings:
     found = containers_of(block.path, block.value)
     worker = mapping(block.value.get("workerSpec"))
     for path, container in (*found, *containers_of((*block.path, "workerSpec"), worker)):
-        for below, message, mend in check_resources(mapping(container.get("resources"))):
-            yield (*path, "resources", *below), message, mend
+        resources = mapping(container.get("resources"))
+        for below, message, mend in check_resources(resources):
+            if parse_quantity(resources[below[0]][below[1]]) is not None:  # what is none is refused earlier, by its form
+                yield (*path, "resources", *below), message, mend
 
 
 CONTAINER_RULES: tuple[Rule[Block], ...] = (

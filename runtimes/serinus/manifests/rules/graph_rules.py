@@ -25,6 +25,8 @@ _TRAINED_SCHEMES = ("s3://", "gs://", "https://", "http://")
 
 def _nodes(document: Document) -> Iterator[tuple[FieldPath, str, Mapping[str, Any]]]:
     for name, node in mapping(mapping(document.value.get("spec")).get("nodes")).items():
+        if node is None:
+            continue  # absent to the API server
         yield ("spec", "nodes", str(name)), str(name), mapping(node)
 
 
@@ -134,7 +136,7 @@ def switch_has_conditions(document: Document) -> Findings:
 def condition_means_something(document: Document) -> Findings:
     """A condition is a GJSON path; one that is cut off, or that leads somewhere in every request, is taken without a word."""
     for path, _, node in _nodes(document):
-        if node.get("routerType") not in {"Switch", "Sequence"}:
+        if node.get("routerType") not in ("Switch", "Sequence"):
             continue
         for index, step in enumerate(map(mapping, listed(node.get("steps")))):
             condition = step.get("condition")
@@ -174,7 +176,9 @@ def trained_storage(document: Document) -> Findings:
     """The agent fetches from so many storages."""
     model = mapping(mapping(document.value.get("spec")).get("model"))
     uri = model.get("storageUri")
-    if isinstance(uri, str) and not uri.startswith(_TRAINED_SCHEMES):
+    if uri is None:
+        yield ("spec", "model", "storageUri"), "missing", f"add it, with one of {', '.join(_TRAINED_SCHEMES)}"
+    elif isinstance(uri, str) and not uri.startswith(_TRAINED_SCHEMES):
         yield (
             ("spec", "model", "storageUri"),
             f"{uri!r} is no storage of TrainedModels",

@@ -49,7 +49,7 @@ def image_written(block: Block) -> Findings:
 
 def _is_whole(block: Block) -> bool:
     """Whether the pod is as written, and nothing of a runtime is merged into it."""
-    return block.part in {"transformer", "spec"} or (
+    return block.part in ("transformer", "spec") or (
         block.part == "predictor" and implementations(block.value) == ["containers"]
     )
 
@@ -115,7 +115,7 @@ def probe_handlers(block: Block) -> Findings:
             if len(found) != 1:
                 said = f"has {len(found)} handlers: {', '.join(found)}" if found else "has no handler"
                 yield (*path, key), said, f"write one of {', '.join(_HANDLERS)}"
-            if key != "readinessProbe" and probe.get("successThreshold") not in {None, 0, 1}:
+            if key != "readinessProbe" and probe.get("successThreshold") not in (None, 0, 1):
                 yield (*path, key, "successThreshold"), f"{probe['successThreshold']} of a {key}", "use 1"
 
 
@@ -123,13 +123,13 @@ def mounts_have_volumes(block: Block) -> Findings:
     """A mount names a volume of the pod, and no two mounts of a container have one path."""
     if not _is_whole(block):
         return
-    volumes = {mapping(item).get("name") for item in listed(block.value.get("volumes"))}
+    volumes = [mapping(item).get("name") for item in listed(block.value.get("volumes"))]
     for path, container, _ in _containers(block):
         seen: set[str] = set()
         for index, mount in enumerate(map(mapping, listed(container.get("volumeMounts")))):
             name, where = mount.get("name"), mount.get("mountPath")
             at = (*path, "volumeMounts", index)
-            if name and name not in {*volumes, *_OF_KSERVE} and block.part != "spec" and "workerSpec" not in path:
+            if name and name not in (*volumes, *_OF_KSERVE) and block.part != "spec" and "workerSpec" not in path:
                 known = f"use one of {', '.join(sorted(map(str, volumes)))}" if volumes else "add it to volumes"
                 yield (*at, "name"), f"no volume is called {name}", known
             if isinstance(where, str) and where in seen:
@@ -154,13 +154,13 @@ def tolerations(block: Block) -> Findings:
     for index, item in enumerate(map(mapping, listed(block.value.get("tolerations")))):
         at = (*block.path, "tolerations", index)
         operator, effect = item.get("operator"), item.get("effect")
-        if operator not in {None, "", "Equal", "Exists", "Lt", "Gt"}:
+        if operator not in (None, "", "Equal", "Exists", "Lt", "Gt"):
             yield (*at, "operator"), f"{operator!r} is not accepted", "use Equal or Exists"
-        if effect not in {None, "", *_EFFECTS}:
+        if effect not in (None, "", *_EFFECTS):
             yield (*at, "effect"), f"{effect!r} is not accepted", f"use one of {', '.join(_EFFECTS)}"
         if operator == "Exists" and item.get("value"):
             yield (*at, "value"), "forbidden beside Exists", "remove it, or use Equal"
-        if not item.get("key") and operator in {None, "", "Equal"}:
+        if not item.get("key") and operator in (None, "", "Equal"):
             yield (*at, "operator"), "without a key it must be Exists", "write key, or operator: Exists"
 
 

@@ -31,7 +31,7 @@ def _scaler(block: Block) -> str:
 def hpa_metric(block: Block) -> Findings:
     """An HPA scales on CPU or memory."""
     metric = block.value.get("scaleMetric")
-    if _scaler(block) == "hpa" and metric not in {None, "cpu", "memory"}:
+    if _scaler(block) == "hpa" and metric not in (None, "cpu", "memory"):
         yield (*block.path, "scaleMetric"), f"{metric!r} is not scaled on by hpa", "use cpu or memory"
 
 
@@ -45,7 +45,7 @@ def hpa_target(block: Block) -> Findings:
 def unsaid_metric(block: Block) -> Findings:
     """Without a class the HPA that is made scales on CPU whatever is written."""
     metric = block.value.get("scaleMetric")
-    if _scaler(block) == "unsaid" and metric not in {None, "cpu", "memory"}:
+    if _scaler(block) == "unsaid" and metric not in (None, "cpu", "memory"):
         message = f"{metric!r} becomes cpu at 80 %: without {AUTOSCALER} nobody checks it"
         yield (*block.path, "scaleMetric"), message, "use cpu or memory"
 
@@ -93,7 +93,7 @@ def keda_metric_types(block: Block) -> Findings:
         if below is None:
             yield (*at, "type"), f"{kind!r} is not a metric of keda", "use Resource, External or PodMetric"
         elif not isinstance(metric.get(below), dict):
-            yield (*at, below), f"missing: a metric of type {kind} is described in {below}", f"add {below}"
+            yield (*at, below), f"missing: a metric of type {kind} is described in (below,)", f"add {below}"
 
 
 def keda_resources(block: Block) -> Findings:
@@ -104,11 +104,11 @@ def keda_resources(block: Block) -> Findings:
             continue
         name, target = resource.get("name"), mapping(resource.get("target"))
         path, kind = (*at, "resource"), target.get("type")
-        if name not in {"cpu", "memory"}:
+        if name not in ("cpu", "memory"):
             yield (*path, "name"), f"{name!r} is not a resource to scale on", "use cpu or memory"
         elif name == "cpu" and kind != "Utilization":
             yield (*path, "target", "type"), f"{kind!r} of cpu", "use Utilization"
-        elif name == "memory" and kind not in {"Utilization", "AverageValue"}:
+        elif name == "memory" and kind not in ("Utilization", "AverageValue"):
             yield (*path, "target", "type"), f"{kind!r} of memory", "use Utilization or AverageValue"
         else:
             amount = parse_quantity(target.get("averageValue"))
@@ -163,7 +163,7 @@ def strategy_of_deployments(block: Block) -> Findings:
 def knative_metric(block: Block) -> Findings:
     """Knative scales on concurrency or requests per second."""
     metric = block.value.get("scaleMetric")
-    if _scaler(block) == "knative" and metric not in {None, "concurrency", "rps"}:
+    if _scaler(block) == "knative" and metric not in (None, "concurrency", "rps"):
         at = (*block.path, "scaleMetric")
         yield at, f"{metric!r} is not scaled on in Knative mode", "use concurrency or rps"
 

@@ -32,7 +32,7 @@ def known_annotations(service: ServiceView) -> Findings:
 def known_mode(service: ServiceView) -> Findings:
     """A deployment mode is one that there is."""
     mode = service.mode
-    if mode not in {"Standard", "Knative", "ModelMesh"}:
+    if mode not in ("Standard", "Knative", "ModelMesh"):
         near = nearest(mode, ["Standard", "Knative", "RawDeployment", "Serverless"])
         yield (
             ("metadata", "annotations", DEPLOYMENT_MODE),
@@ -204,7 +204,7 @@ def protocol_declared(service: ServiceView) -> Findings:
     containers = listed(predictor.get("containers"))
     if not containers or any(predictor.get(name) for name in (*LEGACY_FRAMEWORKS, "model")):
         return
-    if "PROTOCOL" not in {mapping(item).get("name") for item in listed(mapping(containers[0]).get("env"))}:
+    if all(mapping(item).get("name") != "PROTOCOL" for item in listed(mapping(containers[0]).get("env"))):
         yield (
             ("spec", "predictor", "containers", 0, "env"),
             "no PROTOCOL: KServe takes the predictor for a V1 server in InferenceGraphs and status URLs",

@@ -37,6 +37,14 @@ def service_name(service: ServiceView) -> Findings:
         )
 
 
+def predictor_written(service: ServiceView) -> Findings:
+    """A service has a predictor; the defaulting webhook ends in a panic without one, which the API server tells as status 500."""
+    if service.document.value.get("spec") is None:
+        yield ("spec",), "missing", "add spec.predictor"
+    elif isinstance(service.document.value["spec"], dict) and service.spec.get("predictor") is None:
+        yield ("spec", "predictor"), "missing", "add predictor"
+
+
 def autoscaler_class(service: ServiceView) -> Findings:
     """There are four classes of autoscalers (2)."""
     scaler = service.annotations.get(AUTOSCALER)
@@ -52,5 +60,6 @@ OBJECT_RULES: tuple[Rule[Document], ...] = (
 )
 SERVICE_RULES: tuple[Rule[ServiceView], ...] = (
     Rule("service-name", service_name),
+    Rule("service-predictor", predictor_written),
     Rule("service-autoscaler-class", autoscaler_class),
 )

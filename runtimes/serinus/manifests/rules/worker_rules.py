@@ -45,7 +45,7 @@ def workers_share_storage(block: Block) -> Findings:
     at = (*block.path, "model", "storageUri")
     if uri is None:
         yield at, "missing: several nodes need shared storage", "use pvc:// or oci://"
-    elif isinstance(uri, str) and uri.split("://", 1)[0] not in {"pvc", "oci"}:
+    elif isinstance(uri, str) and uri.split("://", 1)[0] not in ("pvc", "oci"):
         yield at, "several nodes need shared storage", "use pvc:// or oci://"
 
 
@@ -84,7 +84,7 @@ def known_devices(block: Block) -> Findings:
         resources = mapping(container.get("resources"))
         for kind in ("limits", "requests"):
             for name in mapping(resources.get(kind)):
-                if name not in _BASIC and name not in {*_DEVICES, *more}:
+                if name not in _BASIC and name not in (*_DEVICES, *more):
                     yield (
                         (*path, "resources", kind, str(name)),
                         f"{name} is no device that KServe counts",
