@@ -111,7 +111,8 @@ class Reader:
                     key: below.get(key, {}).get("default", "TCP" if key == "protocol" else None) for key in keys
                 }
         elif schema.get("x-kubernetes-preserve-unknown-fields") and not schema.get("properties"):
-            node = {"type": "any"}
+            # Anything goes below an object; without a type anything goes.
+            node = {"type": "object", "values": self._pool.add({"type": "any"})} if kind == "object" else {"type": "any"}
         elif kind == "object" or "properties" in schema:
             self._object(node, schema)
         return self._pool.add(node)
@@ -150,9 +151,19 @@ def custom_kinds(reader: Reader, pool: Pool, folder: Path, meta: int) -> dict[st
             for version in crd["spec"]["versions"]:
                 schema = version.get("schema", {}).get("openAPIV3Schema")
                 if schema:
+                    _bound_replicas(schema, version.get("subresources", {}).get("scale", {}).get("specReplicasPath", ""))
                     name = f"{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['kind']}"
                     kinds[name] = top(reader, pool, schema, meta)
     return kinds
+
+
+def _bound_replicas(schema: dict[str, Any], path: str) -> None:
+    """Write down what the API server asks of a kind that can be scaled, and no schema says: replicas are not negative."""
+    at = schema
+    for name in path.split(".")[1:]:
+        at = at.get("properties", {}).get(name, {})
+    if path and at.get("type") == "integer":
+        at.setdefault("minimum", 0)
 
 
 def top(reader: Reader, pool: Pool, schema: dict[str, Any], meta: int) -> int:

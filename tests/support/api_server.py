@@ -226,11 +226,18 @@ def _establish(server: ApiServer, files: list[Path]) -> None:
         status, told = server.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", document)
         assert status in (200, 201), f"{document['metadata']['name']}: {told.get('message')}"
 
-    def established() -> bool:
-        _, listed = server.ask("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
-        return all(
-            any(c["type"] == "Established" and c["status"] == "True" for c in item.get("status", {}).get("conditions", ()))
-            for item in listed["items"]
-        )
+    served = {
+        (f"/apis/{spec['group']}/{version['name']}", spec["names"]["plural"])
+        for spec in (document["spec"] for document in found.values())
+        for version in spec["versions"]
+        if version["served"]
+    }
 
-    wait_until(established, limit_s=60)
+    def waiting() -> set[tuple[str, str]]:
+        left = {}
+        for path, plural in served:
+            if path not in left:
+                left[path] = {each["name"] for each in server.ask("GET", path)[1].get("resources", ())}
+        return {(path, plural) for path, plural in served if plural not in left[path]}
+
+    wait_until(lambda: not waiting(), limit_s=60)

@@ -53,6 +53,8 @@ class _Walk:
     problems: Problems
     filled: bool
     """Whether a webhook writes zero values before the schema is asked."""
+    custom: bool
+    """Whether the schema of a CustomResourceDefinition is asked as it is written, and no Go type before it."""
 
     def error(self, path: FieldPath, message: str, mend: str, *, rule: str, layer: Layer = "server") -> None:
         self.problems.error(self.document, path, message, mend, rule=rule, layer=layer)
@@ -66,7 +68,10 @@ def check_structure(document: Document, schema: Schema, problems: Problems) -> N
         schema: its kind's.
         problems: takes the findings, each of layer `server` or, for a missing field of an InferenceService, `controller`.
     """
-    _check(_Walk(document, problems, filled=document.kind == "InferenceService"), (), document.value, schema)
+    filled = document.kind == "InferenceService"
+    group = document.api_version.partition("/")[0]
+    custom = not filled and group.endswith((".kserve.io", ".seldon.io"))
+    _check(_Walk(document, problems, filled, custom), (), document.value, schema)
 
 
 def check_version(document: Document, version: tuple[int, int], known: Published, problems: Problems) -> None:
@@ -177,10 +182,20 @@ def _check_list(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> Non
     if below is not None:
         for index, item in enumerate(value):
             if item is None:
-                walk.error((*path, index), "an empty item", "write it, or remove the dash", rule="structure-type")
+                _empty_item(walk, (*path, index), below)
             _check(walk, (*path, index), item, below)
     if schema.list_keys:
         _check_distinct(walk, path, value, schema.list_keys)
+
+
+def _empty_item(walk: _Walk, path: FieldPath, schema: Schema) -> None:
+    """An item that is null: the schema refuses it, KServe's webhook makes an empty one of it, and its containers then lack everything."""
+    mend = "write it, or remove the dash"
+    if walk.filled and schema.type not in {"object", "array"}:
+        walk.problems.warn(walk.document, path, "an empty item: it becomes \"\" or 0", mend, rule="structure-empty-item")
+    else:
+        layer: Layer = "controller" if walk.filled else "server"
+        walk.error(path, "an empty item", mend, rule="structure-type", layer=layer)
 
 
 def _check_distinct(walk: _Walk, path: FieldPath, items: Sequence[Any], keys: Mapping[str, Any]) -> None:
@@ -209,7 +224,10 @@ def _check_scalar(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> N
         return
     node = schema.node
     if schema.type == "quantity":
-        if parse_quantity(value) is None:
+        if isinstance(value, float) and walk.custom:
+            mend = f'write "{value}" in quotes'
+            walk.error(path, f"{value} is neither text nor a whole number", mend, rule="structure-quantity")
+        elif parse_quantity(value) is None:
             layer: Layer = "webhook" if walk.filled else "server"
             mend = quantity_mend(str(value), str(path[-1]))
             walk.error(path, f"{value!r} is not a quantity", mend, rule="structure-quantity", layer=layer)

@@ -134,4 +134,6 @@ def _failure(method: str, path: str, status: int, document: Mapping[str, Any], c
             managers = [str(each.get("message", "")).partition('"')[2].partition('"')[0] or "?" for each in conflicts]
             return FieldConflict(text, managers)
         return TargetChanged(text)
-    return Refused(text) if status in (400, 401, 403, 422) else TargetFailed(text)
+    # A server-side apply of a field that the schema has not is told as 500 (structured-merge-diff, "field not declared in schema").
+    refused = status in (400, 401, 403, 422) or (status == 500 and "failed to create typed patch object" in told)
+    return Refused(text) if refused else TargetFailed(text)

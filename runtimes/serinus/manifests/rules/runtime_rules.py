@@ -26,9 +26,9 @@ def runtime_name(document: Document) -> Findings:
 def model_container(document: Document) -> Findings:
     """The model's container has its fixed name; a runtime of ModelMesh has others, and one without is accepted and never serves."""
     spec = mapping(document.value.get("spec"))
-    names = [mapping(item).get("name") for item in listed(spec.get("containers"))]
+    names = [str(mapping(item).get("name")) for item in listed(spec.get("containers"))]
     if names and KSERVE_CONTAINER not in names and not spec.get("multiModel"):
-        hint = nearest(KSERVE_CONTAINER, [str(name) for name in names])
+        hint = nearest(KSERVE_CONTAINER, names)
         at = ("spec", "containers", names.index(hint) if hint else 0, "name")
         yield at, f"no container is called {KSERVE_CONTAINER}", f"rename it to {KSERVE_CONTAINER}"
 

@@ -53,12 +53,16 @@ def confidential_without_effect(block: Block) -> Findings:
 
 
 def uris_not_empty(block: Block) -> Findings:
-    """A list of URIs that is there has items, and each of them a URI."""
-    if block.value.get("storageUris") is not None and not listed(block.value.get("storageUris")):
-        yield (*block.path, "storageUris"), "is empty", "add an item with uri, or remove it"
+    """Each item of a list of URIs has one."""
     for at, uri, _ in _items(block):
         if uri == "":
             yield (*at, "uri"), "is empty", "write the model's URI"
+
+
+def uris_without_items(block: Block) -> Findings:
+    """The defaulting webhook leaves an empty list out, and no model is fetched."""
+    if block.value.get("storageUris") == []:
+        yield (*block.path, "storageUris"), "is empty: no model is fetched", "add an item with uri, or remove it"
 
 
 def uris_exclude_uri(block: Block) -> Findings:
@@ -137,6 +141,7 @@ STORAGE_RULES: tuple[Rule[Block], ...] = (
     Rule("storage-confidential-key", confidential_key),
     Rule("storage-confidential-without-effect", confidential_without_effect, "warning"),
     Rule("storage-uris-not-empty", uris_not_empty),
+    Rule("storage-uris-without-items", uris_without_items, "warning"),
     Rule("storage-uris-exclude-uri", uris_exclude_uri),
     Rule("storage-mount-path", mount_path),
     Rule("storage-volumes-apart", volumes_apart, layer="controller"),
