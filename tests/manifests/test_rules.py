@@ -15,6 +15,7 @@ from serinus.manifests.rules.component_rules import COMPONENT_RULES
 from serinus.manifests.rules.container_rules import CONTAINER_RULES
 from serinus.manifests.rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from serinus.manifests.rules.pod_rules import METADATA_RULES, POD_RULES
+from serinus.manifests.rules.pod_value_rules import POD_VALUE_RULES
 from serinus.manifests.rules.rule import Block, Finding, Rule, ServiceView
 from serinus.manifests.rules.runtime_rules import RUNTIME_RULES, shared_priorities
 from serinus.manifests.rules.scaling_rules import SCALING_RULES
@@ -30,6 +31,7 @@ BLOCK_RULES = (
     *SCALING_RULES,
     *WORKER_RULES,
     *POD_RULES,
+    *POD_VALUE_RULES,
     *COMPONENT_PITFALLS,
 )
 DOCUMENTS = (*OBJECT_RULES, *METADATA_RULES, *GRAPH_RULES, *TRAINED_MODEL_RULES)
@@ -77,6 +79,36 @@ BLOCKS: list[tuple[str, str, str, list[str]]] = [
     ("container-quantities", "", "workerSpec: {containers: [{resources: {limits: {cpu: -1}}}]}", ["workerSpec.containers[0].resources.limits.cpu"]),
     ("container-quantities", "", "containers: [{resources: {limits: {memory: 2GB}}}]", []),
     ("container-quantities", "", "containers: [{resources: {limits: {memory: 2Gi, cpu: 1}}}]", []),
+    ("pod-words", "", "dnsPolicy: clusterfirst", ["dnsPolicy"]),
+    ("pod-words", "", "containers: [{ports: [{containerPort: 1, protocol: tcp}]}]", ["containers[0].ports[0].protocol"]),
+    ("pod-words", "", "containers: [{readinessProbe: {httpGet: {scheme: http}}}]", ["containers[0].readinessProbe.httpGet.scheme"]),
+    ("pod-words", "", "topologySpreadConstraints: [{whenUnsatisfiable: Never}]", ["topologySpreadConstraints[0].whenUnsatisfiable"]),
+    ("pod-words", "", "volumes: [{hostPath: {type: Folder}}]", ["volumes[0].hostPath.type"]),
+    ("pod-words", "", "dnsPolicy: Default\nvolumes: [{hostPath: {type: ''}}]", []),
+    ("pod-ranges", "", "securityContext: {runAsUser: -1}", ["securityContext.runAsUser"]),
+    ("pod-ranges", "", "containers: [{livenessProbe: {periodSeconds: -5}}]", ["containers[0].livenessProbe.periodSeconds"]),
+    ("pod-ranges", "", "containers: [{livenessProbe: {httpGet: {port: 70000}}}]", ["containers[0].livenessProbe.httpGet.port"]),
+    ("pod-ranges", "", "volumes: [{configMap: {name: a, defaultMode: 644}}]", ["volumes[0].configMap.defaultMode"]),
+    ("pod-ranges", "", "securityContext: {runAsUser: 0}\nvolumes: [{secret: {secretName: a, defaultMode: 420}}]\nterminationGracePeriodSeconds: -1", []),
+    ("pod-names", "", "serviceAccountName: Fraud_SA", ["serviceAccountName"]),
+    ("pod-names", "", "volumes: [{name: my_volume}]", ["volumes[0].name"]),
+    ("pod-names", "", "containers: [{env: [{valueFrom: {secretKeyRef: {name: A, key: b}}}]}]", ["containers[0].env[0].valueFrom.secretKeyRef.name"]),
+    ("pod-names", "", "serviceAccountName: a.b\ncontainers: [{envFrom: [{secretRef: {name: a-}}]}]", []),
+    ("pod-written", "", "volumes: [{name: a, secret: {}}]", ["volumes[0].secret.secretName"]),
+    ("pod-written", "", "containers: [{startupProbe: {exec: {command: []}}}]", ["containers[0].startupProbe.exec.command"]),
+    ("pod-written", "", "containers: [{volumeMounts: [{name: a, mountPath: ''}]}]", ["containers[0].volumeMounts[0].mountPath"]),
+    ("pod-written", "", "volumes: [{name: a, secret: {secretName: b}}]", []),
+    ("pod-volumes-apart", "", "volumes: [{name: a, emptyDir: {}}, {name: a, emptyDir: {}}]", ["volumes[1].name"]),
+    ("pod-volumes-apart", "", "volumes: [{name: a, emptyDir: {}, secret: {}}]", ["volumes[0]"]),
+    ("pod-volumes-apart", "", "volumes: [{name: a, emptyDir: {}}, {name: b}]", []),
+    ("pod-sources", "", "containers: [{envFrom: [{prefix: A_}]}]", ["containers[0].envFrom[0]"]),
+    ("pod-sources", "", "containers: [{lifecycle: {preStop: {}}}]", ["containers[0].lifecycle.preStop"]),
+    ("pod-sources", "", "containers: [{lifecycle: {preStop: {sleep: {seconds: 1}}}, envFrom: [{secretRef: {name: a}}]}]", []),
+    ("pod-seccomp-profiles", "", "securityContext: {seccompProfile: {type: Localhost}}", ["securityContext.seccompProfile.localhostProfile"]),
+    ("pod-seccomp-profiles", "", "containers: [{securityContext: {seccompProfile: {type: RuntimeDefault}}}]", []),
+    ("pod-resource-names", "", "containers: [{resources: {limits: {cpus: 1}}}]", ["containers[0].resources.limits.cpus"]),
+    ("pod-resource-names", "", "model: {resources: {requests: {mem: 1Gi}}}", ["model.resources.requests.mem"]),
+    ("pod-resource-names", "", "containers: [{resources: {limits: {cpu: 1, nvidia.com/gpu: 1, hugepages-2Mi: 4Mi}}}]", []),
     ("component-name-inside-model", "", "model: {name: a}", ["model.name"]),
     ("component-name-inside-model", "", "sklearn: {name: a}", ["sklearn.name"]),
     ("component-name-inside-model", "", "model: {runtime: a}", []),
@@ -264,6 +296,8 @@ BLOCKS: list[tuple[str, str, str, list[str]]] = [
     ("pod-image-pull-policy", "", "containers: [{imagePullPolicy: Always}, {}]", []),
     ("pod-tolerations", "", "tolerations: [{operator: In, key: a}, {effect: Never, key: a}, {operator: Exists, key: a, value: b}, {value: b}]",
         ["tolerations[0].operator", "tolerations[1].effect", "tolerations[2].value", "tolerations[3].operator"]),
+    ("pod-tolerations", "", "tolerations: [{key: a, operator: Exists, effect: NoSchedule, tolerationSeconds: 3}]", ["tolerations[0].tolerationSeconds"]),
+    ("pod-tolerations", "", "tolerations: [{key: -a, operator: Exists}]", ["tolerations[0]"]),
     ("pod-tolerations", "", "tolerations: [{operator: Exists}, {key: a, value: b, effect: NoSchedule}, {key: a, operator: Equal, effect: ''}]", []),
     ("pod-labels", "", "labels: {a: b c, -x: y}\nannotations: {a: any text, b/c/d: x}", ["labels.a", "labels.-x", "annotations.b/c/d"]),
     ("pod-labels", "", f"nodeSelector: {{pool: {'a' * 64}}}", ["nodeSelector.pool"]),

@@ -63,7 +63,6 @@ CONTAINER = [
     ("ports: [{containerPort: 8080}, {containerPort: 8080, name: b}]", "ports[1]", "containerPort 8080, protocol TCP is item 0 already", "remove one"),
     ("envFrom: [{configMapRef: name}]", "envFrom[0].configMapRef", "'name' is not a mapping", "key: value"),
     ("securityContext: {runAsUser: 99999999999999999999}", "securityContext.runAsUser", "too large for int64", "smaller"),
-    ("ports: [null]", "ports[0]", "an empty item", "remove the dash"),
 ]  # fmt: skip
 
 
@@ -122,6 +121,30 @@ def test_a_field_missing_in_a_service_is_accepted_and_fails_later() -> None:
     text = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\nspec: {predictor: {model: {modelFormat: {}}}}\n"
     (missing,) = found(text)
     assert (missing.field, missing.layer) == ("spec.predictor.model.modelFormat.name", "controller")
+
+
+def test_an_empty_item_is_filled_in_a_service_and_refused_in_a_runtime() -> None:
+    (port,) = service("ports: [null]")
+    assert (port.message, port.severity, port.layer) == ("an empty item", "error", "controller")
+    (word,) = service("args: [a, null]")
+    assert (word.severity, word.layer) == ("warning", "ignored")
+    (word,) = found(RUNTIME % ("args: [a, null]", ""))
+    assert (word.severity, word.layer) == ("error", "server")
+
+
+def test_a_float_is_a_quantity_where_it_is_decoded_and_none_where_a_crds_schema_is_asked() -> None:
+    half = "resources: {limits: {cpu: 0.5}}"
+    assert service(half) == []
+    (told,) = found(RUNTIME % (half, ""))
+    assert (told.mend, told.layer) == ('write "0.5" in quotes', "server")
+    deployment = f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: a}}\nspec: {{selector: {{}}, template: {{spec: {{containers: [{{name: a, {half}}}]}}}}}}\n"
+    assert found(deployment) == []
+
+
+def test_an_empty_value_that_the_schema_refuses_is_missed() -> None:
+    told = service("", "autoScaling: {metrics: [{type: Resource, resource: {}}]}")
+    assert {problem.field.rpartition("resource.")[2] for problem in told} == {"name"}, "of target the scaling rules speak"
+    assert {problem.layer for problem in told} == {"server"}
 
 
 def test_a_quantity_is_refused_where_it_is_decoded_by_the_webhook_or_the_server() -> None:

@@ -20,6 +20,7 @@ from .rules.component_rules import COMPONENT_RULES
 from .rules.container_rules import CONTAINER_RULES
 from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from .rules.pod_rules import METADATA_RULES, POD_RULES
+from .rules.pod_value_rules import POD_VALUE_RULES
 from .rules.rule import Block, ServiceView, judge
 from .rules.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
 from .rules.scaling_rules import SCALING_RULES
@@ -130,7 +131,10 @@ def check_inference_service(document: Document, problems: Problems) -> None:
     for part in ("predictor", "transformer", "explainer"):
         if isinstance(service.spec.get(part), dict):
             block = Block(("spec", part), service.spec[part], service.annotations)
-            for rules in (CONTAINER_RULES, COMPONENT_RULES, STORAGE_RULES, SCALING_RULES, WORKER_RULES, POD_RULES):
+            for rules in (
+                *(CONTAINER_RULES, COMPONENT_RULES, STORAGE_RULES, SCALING_RULES, WORKER_RULES),
+                *(POD_RULES, POD_VALUE_RULES),
+            ):
                 judge(rules, block, document, problems)
     canaries = [
         Block(("spec", "canary", index, "predictor"), mapping(mapping(item).get("predictor")), service.annotations)
@@ -141,6 +145,7 @@ def check_inference_service(document: Document, problems: Problems) -> None:
     for block in canaries:
         judge(CONTAINER_RULES, block, document, problems)
         judge(POD_RULES, block, document, problems)
+        judge(POD_VALUE_RULES, block, document, problems)
     judge(SERVICE_PITFALLS, service, document, problems)
     for block in (
         Block(("spec", "predictor"), service.predictor, service.annotations),
@@ -166,6 +171,7 @@ def check_runtimes(documents: Sequence[Document], problems: Problems) -> None:
             judge(WORKER_RULES, block, document, problems)
         judge(RUNTIME_RULES, document, document, problems)
         judge(POD_RULES, block, document, problems)
+        judge(POD_VALUE_RULES, block, document, problems)
         judge(PORT_PITFALLS, block, document, problems)
         _check_structure(document, problems)
     for document, (path, message, mend) in shared_priorities(documents):

@@ -136,7 +136,13 @@ def _check_mapping(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> 
                 (*path, name), "unknown field", _mend_unknown(path, name, schema), rule="structure-unknown-field"
             )
     for name in schema.required:
-        if value.get(name) is None and not (walk.filled and _is_filled(path, name)):
+        if value.get(name) is not None:
+            continue
+        if walk.filled and _is_filled(path, name):
+            if _is_refused_when_empty(schema.field(name)):
+                message = "missing: KServe's webhook writes an empty one, which the schema refuses"
+                walk.error((*path, name), message, f"add {name}", rule="structure-required")
+        else:
             layer: Layer = "controller" if walk.filled and path else "server"
             walk.error((*path, name), "missing", f"add {name}", rule="structure-required", layer=layer)
 
@@ -154,6 +160,15 @@ def _mend_unknown(path: FieldPath, name: str, schema: Schema) -> str:
     return f"remove it; known here: {known}" if len(schema.fields) < 12 else "remove it"
 
 
+def _is_refused_when_empty(schema: Schema | None) -> bool:
+    """Whether a schema takes no empty value: a text that is one of several words, or a mapping that must hold such a text."""
+    if schema is None:
+        return False
+    if schema.type == "object":
+        return any(_is_refused_when_empty(schema.field(name)) for name in schema.required)
+    return schema.type == "string" and "" not in schema.node.get("enum", ("",))
+
+
 _PROBES = {"livenessProbe", "readinessProbe", "startupProbe"}
 
 
@@ -164,7 +179,9 @@ def _is_filled(path: FieldPath, name: str) -> bool:
     port of a probe; a canary's share becomes 0; labels and rules of zero values are the controller's own. Metrics of an autoscaler have their own rules.
     """
     if name == "name" and path and (path[-1] == 0 or not isinstance(path[-1], int)):
-        return "env" not in path and "ports" not in path and path[-1] != "modelFormat"
+        return not {"env", "ports", "initContainers"} & set(path) and path[-1] != "modelFormat"
+    if name == "value":  # of a header or a kernel's parameter: empty
+        return True
     if name == "port":
         return any(part in _PROBES for part in path)
     return (name == "trafficPercent") or ("autoScaling" in path) or (name == "containers")

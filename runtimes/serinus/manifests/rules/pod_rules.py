@@ -105,11 +105,11 @@ def port_names(block: Block) -> Findings:
 
 
 def probe_handlers(block: Block) -> Findings:
-    """A probe asks in one way."""
-    for path, container, _ in _containers(block):
+    """A probe asks in one way; an empty one beside `model` leaves the runtime's as it is."""
+    for path, container, whole in _containers(block):
         for key in _PROBES:
             probe = container.get(key)
-            if not isinstance(probe, dict) or not probe:
+            if not isinstance(probe, dict) or (not probe and not whole):
                 continue
             found = [name for name in _HANDLERS if probe.get(name) is not None]
             if len(found) != 1:
@@ -160,6 +160,11 @@ def tolerations(block: Block) -> Findings:
             yield (*at, "effect"), f"{effect!r} is not accepted", f"use one of {', '.join(_EFFECTS)}"
         if operator == "Exists" and item.get("value"):
             yield (*at, "value"), "forbidden beside Exists", "remove it, or use Equal"
+        if item.get("tolerationSeconds") is not None and effect != "NoExecute":
+            yield (*at, "tolerationSeconds"), "is of effect NoExecute alone", "write effect: NoExecute, or remove it"
+        if isinstance(item.get("key"), str) and isinstance(item.get("value"), str | None):
+            pairs = {item["key"]: item.get("value") or ""} if item["key"] else {}
+            yield from ((at, message, mend) for _, message, mend in _pairs(at, pairs, "labels"))
         if not item.get("key") and operator in (None, "", "Equal"):
             yield (*at, "operator"), "without a key it must be Exists", "write key, or operator: Exists"
 

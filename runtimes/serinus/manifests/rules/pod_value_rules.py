@@ -1,0 +1,220 @@
+"""Values in pods that no published schema says: words, ranges and names that the API server holds the made Deployment to.
+
+Theory of operation. A table says where a value stands, below a pod or below each of its containers (`volumes[].hostPath.type`), and what it
+must be; one function a table. What is absent, or of another shape, is judged elsewhere.
+Source: validation.go of Kubernetes 1.37 (ValidatePodSpec and below), asked of a kube-apiserver with one change at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..documents import FieldPath
+from ..fields import containers_of, listed, mapping
+from .rule import Block, Findings, Rule
+
+__all__ = ["POD_VALUE_RULES"]
+
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_SELECTOR = ("In", "NotIn", "Exists", "DoesNotExist")
+_SECCOMP = ("Localhost", "RuntimeDefault", "Unconfined")
+_REQUIRED, _PREFERRED = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
+_NODE_TERMS = (
+    f"affinity.nodeAffinity.{_REQUIRED}.nodeSelectorTerms[].matchExpressions[]",
+    f"affinity.nodeAffinity.{_PREFERRED}[].preference.matchExpressions[]",
+)
+_POD_TERMS = tuple(
+    f"affinity.{kind}.{below}"
+    for kind in ("podAffinity", "podAntiAffinity")
+    for below in (f"{_REQUIRED}[]", f"{_PREFERRED}[].podAffinityTerm")
+)
+_SELECTORS = (*(f"{term}.labelSelector" for term in _POD_TERMS), "topologySpreadConstraints[].labelSelector")
+
+_POD_WORDS: Mapping[str, tuple[str, ...]] = {
+    "restartPolicy": ("Always",),
+    "dnsPolicy": ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
+    "securityContext.seccompProfile.type": _SECCOMP,
+    "securityContext.fsGroupChangePolicy": ("OnRootMismatch", "Always"),
+    "topologySpreadConstraints[].whenUnsatisfiable": ("DoNotSchedule", "ScheduleAnyway"),
+    "volumes[].hostPath.type": (
+        *("", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"),
+    ),
+    **{f"{term}.operator": (*_SELECTOR, "Gt", "Lt") for term in _NODE_TERMS},
+    **{f"{selector}.matchExpressions[].operator": _SELECTOR for selector in _SELECTORS},
+}
+_CONTAINER_WORDS: Mapping[str, tuple[str, ...]] = {
+    "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
+    "ports[].protocol": ("TCP", "UDP", "SCTP"),
+    "securityContext.seccompProfile.type": _SECCOMP,
+    "securityContext.procMount": ("Default", "Unmasked"),
+    **{f"{probe}.httpGet.scheme": ("HTTP", "HTTPS") for probe in _PROBES},
+}
+_ID = (0, 2**31 - 1)
+_POD_RANGES: Mapping[str, tuple[int, int]] = {
+    **{f"securityContext.{key}": _ID for key in ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups[]")},
+    "topologySpreadConstraints[].maxSkew": (1, 2**31 - 1),
+    f"affinity.nodeAffinity.{_PREFERRED}[].weight": (1, 100),
+    **{f"affinity.{kind}.{_PREFERRED}[].weight": (1, 100) for kind in ("podAffinity", "podAntiAffinity")},
+    "volumes[].projected.sources[].serviceAccountToken.expirationSeconds": (600, 2**32),
+    **{f"volumes[].{kind}.defaultMode": (0, 0o777) for kind in ("configMap", "secret", "projected", "downwardAPI")},
+    **{f"volumes[].{kind}.items[].mode": (0, 0o777) for kind in ("configMap", "secret", "downwardAPI")},
+}
+_TIMES = ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "failureThreshold", "successThreshold")
+_CONTAINER_RANGES: Mapping[str, tuple[int, int]] = {
+    **{f"securityContext.{key}": _ID for key in ("runAsUser", "runAsGroup")},
+    **{f"{probe}.{key}": (0, 2**31 - 1) for probe in _PROBES for key in _TIMES},
+    **{f"{probe}.terminationGracePeriodSeconds": (1, 2**63 - 1) for probe in ("livenessProbe", "startupProbe")},
+    **{f"{probe}.{way}.port": (1, 65535) for probe in _PROBES for way in ("httpGet", "tcpSocket", "grpc")},
+}
+_DOMAIN = (253, re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))
+_PREFIX = (253, re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*-*$"))
+"""The server lets a name of `envFrom` end in dashes."""
+_LABEL = (63, re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+_POD_NAMES: Mapping[str, tuple[int, re.Pattern[str]]] = {
+    "serviceAccountName": _DOMAIN,
+    "priorityClassName": _DOMAIN,
+    "runtimeClassName": _DOMAIN,
+    "hostAliases[].hostnames[]": _DOMAIN,
+    "volumes[].name": _LABEL,
+}
+_CONTAINER_NAMES: Mapping[str, tuple[int, re.Pattern[str]]] = {
+    "env[].valueFrom.secretKeyRef.name": _DOMAIN,
+    "env[].valueFrom.configMapKeyRef.name": _DOMAIN,
+    "envFrom[].secretRef.name": _PREFIX,
+    "envFrom[].configMapRef.name": _PREFIX,
+}
+_POD_WRITTEN: Mapping[str, tuple[str, ...]] = {
+    "volumes[].persistentVolumeClaim": ("claimName",),
+    "volumes[].configMap": ("name",),
+    "volumes[].secret": ("secretName",),
+    "volumes[].hostPath": ("path",),
+    "volumes[].projected.sources[].secret": ("name",),
+    "volumes[].projected.sources[].configMap": ("name",),
+    **{f"volumes[].{kind}.items[]": ("key", "path") for kind in ("configMap", "secret")},
+    "topologySpreadConstraints[]": ("topologyKey",),
+    **{term: ("topologyKey",) for term in _POD_TERMS},
+}
+_CONTAINER_WRITTEN: Mapping[str, tuple[str, ...]] = {
+    "volumeMounts[]": ("name", "mountPath"),
+    "envFrom[].secretRef": ("name",),
+    "envFrom[].configMapRef": ("name",),
+    **{f"{probe}.exec": ("command",) for probe in _PROBES},
+    **{f"lifecycle.{hook}.exec": ("command",) for hook in ("preStop", "postStart")},
+}
+_STANDARD = ("cpu", "memory", "ephemeral-storage")
+
+
+def _find(value: Any, pattern: str, path: FieldPath) -> Iterator[tuple[FieldPath, Any]]:
+    """Every value at a pattern; `[]` stands for each item of a list."""
+    found: list[tuple[FieldPath, Any]] = [(path, value)]
+    for part in pattern.split("."):
+        name, is_list = part.removesuffix("[]"), part.endswith("[]")
+        found = [((*at, name), below.get(name)) for at, below in found if isinstance(below, dict)]
+        if is_list:
+            found = [((*at, index), item) for at, items in found for index, item in enumerate(listed(items))]
+    yield from ((at, below) for at, below in found if below is not None)
+
+
+def _places(
+    block: Block, of_pod: Mapping[str, Any], of_container: Mapping[str, Any]
+) -> Iterator[tuple[FieldPath, Any, Any]]:
+    """For each entry of both tables, the values that it speaks of, with their paths."""
+    worker = ((*block.path, "workerSpec"), mapping(block.value.get("workerSpec")))
+    for path, pod in ((block.path, block.value), worker):
+        for pattern, entry in of_pod.items():
+            yield from ((at, value, entry) for at, value in _find(pod, pattern, path))
+        for where, container in containers_of(path, pod):
+            for pattern, entry in of_container.items():
+                yield from ((at, value, entry) for at, value in _find(container, pattern, where))
+
+
+def words(block: Block) -> Findings:
+    """Some fields take one of a few words."""
+    for at, value, known in _places(block, _POD_WORDS, _CONTAINER_WORDS):
+        if isinstance(value, str) and value not in known and (value or at[-1] == "operator"):
+            yield at, f"{value!r} is not accepted", f"use one of {', '.join(word for word in known if word)}"
+
+
+def ranges(block: Block) -> Findings:
+    """Some numbers have bounds."""
+    for at, value, (low, high) in _places(block, _POD_RANGES, _CONTAINER_RANGES):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 and not low <= value <= high:
+            said = f"less than {low}" if value < low else f"more than {high}"
+            yield at, f"{value} is {said}", f"use {low} or more" if value < low else f"use {high} or less"
+
+
+def names(block: Block) -> Findings:
+    """Names of other objects, and of volumes, have the form of such names."""
+    for at, value, (most, form) in _places(block, _POD_NAMES, _CONTAINER_NAMES):
+        if isinstance(value, str) and value and (len(value) > most or not form.match(value)):
+            yield at, f"{value!r} is not a name", f"use lower-case letters, digits and dashes, at most {most}"
+
+
+def written(block: Block) -> Findings:
+    """What a volume, a mount or a command is about has to be said."""
+    for at, value, keys in _places(block, _POD_WRITTEN, _CONTAINER_WRITTEN):
+        for key in keys:
+            if isinstance(value, dict) and value.get(key) in ("", [], None):
+                yield (*at, key), "missing", f"write {key}"
+
+
+def volumes_apart(block: Block) -> Findings:
+    """No two volumes have one name, and a volume is of one kind."""
+    seen: list[str] = []
+    for index, volume in enumerate(map(mapping, listed(block.value.get("volumes")))):
+        name = volume.get("name")
+        at = (*block.path, "volumes", index)
+        if isinstance(name, str) and name in seen:
+            yield (*at, "name"), f"{name!r} names two volumes", "use another name"
+        seen.append(str(name))
+        kinds = [key for key, value in volume.items() if key != "name" and value is not None]
+        if len(kinds) > 1:
+            yield at, f"is of {len(kinds)} kinds: {', '.join(kinds)}", "keep one"
+
+
+def sources(block: Block) -> Findings:
+    """Each item of `envFrom` names one source, and a hook of a container's life does one thing."""
+    for where, container in containers_of(block.path, block.value):
+        for index, item in enumerate(listed(container.get("envFrom"))):
+            if isinstance(item, dict):
+                found = [key for key in ("configMapRef", "secretRef") if item.get(key) is not None]
+                if len(found) != 1:
+                    yield (*where, "envFrom", index), f"{len(found)} sources", "write one of configMapRef, secretRef"
+        for hook, handler in mapping(container.get("lifecycle")).items():
+            if hook in ("preStop", "postStart") and isinstance(handler, dict):
+                found = [key for key, value in handler.items() if value is not None]
+                if len(found) != 1:
+                    at = (*where, "lifecycle", hook)
+                    yield at, f"{len(found)} handlers", "write one of exec, httpGet, sleep, tcpSocket"
+
+
+def seccomp_profiles(block: Block) -> Findings:
+    """A profile of the node's own is named, and no other."""
+    for at, value, _ in _places(block, {"securityContext.seccompProfile": 0}, {"securityContext.seccompProfile": 0}):
+        if isinstance(value, dict) and (value.get("type") == "Localhost") != bool(value.get("localhostProfile")):
+            yield (*at, "localhostProfile"), "goes with type: Localhost, and that with it", "write both, or neither"
+
+
+def resource_names(block: Block) -> Findings:
+    """A container has resources of Kubernetes, and devices by their whole names."""
+    for where, container in containers_of(block.path, block.value):
+        for kind in ("requests", "limits"):
+            for name in mapping(mapping(container.get("resources")).get(kind)):
+                text = str(name)
+                if "/" not in text and text not in _STANDARD and not text.startswith("hugepages-"):
+                    at = (*where, "resources", kind, text)
+                    yield at, f"{text!r} is no resource", f"use {', '.join(_STANDARD)}, or domain/name of a device"
+
+
+POD_VALUE_RULES: tuple[Rule[Block], ...] = (
+    Rule("pod-words", words, layer="controller"),
+    Rule("pod-ranges", ranges, layer="controller"),
+    Rule("pod-names", names, layer="controller"),
+    Rule("pod-written", written, layer="controller"),
+    Rule("pod-volumes-apart", volumes_apart, layer="controller"),
+    Rule("pod-sources", sources, layer="controller"),
+    Rule("pod-seccomp-profiles", seccomp_profiles, layer="controller"),
+    Rule("pod-resource-names", resource_names, layer="controller"),
+)
