@@ -47,7 +47,18 @@ def test_a_kustomization_passes_strict_validation_and_is_kept_as_it_was_written(
             continue  # Prometheus Operator's, Seldon's: their CRDs are not those of KServe
         text = yaml.safe_dump(filled(document))
         space = document["metadata"].get("namespace", "models")
-        words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", space, "-o", "json", "-f", "-")
+        words = (
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "-n",
+            space,
+            "-o",
+            "json",
+            "-f",
+            "-",
+        )
         kept = json.loads(server.run(*words, text=text))
         assert list(lost(document, kept)) == []
 
@@ -94,7 +105,12 @@ def applied(server: ApiServer, mode: str, spec: dict[str, Any], manager: str = "
         "namespace": "models",
         "annotations": {"serving.kserve.io/deploymentMode": mode},
     }
-    document = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": metadata, "spec": spec}
+    document = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": spec,
+    }
     words = ("apply", "--server-side", "--validate=strict", f"--field-manager={manager}", "-f", "-")
     server.run(*words, text=yaml.safe_dump(document))
 
@@ -213,7 +229,9 @@ def test_a_field_that_a_gitops_controller_owns_is_left_unless_it_is_taken_over(s
     words = ("apply", "--server-side", "--force-conflicts", "--field-manager=argocd-controller", "-f", "-")
     metadata = {"name": NAME, "namespace": "models"}
     kind = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": metadata}
-    standard.run(*words, text=yaml.safe_dump({**kind, "spec": {"predictor": spec_of(standard)["predictor"], "canary": [canary]}}))
+    standard.run(
+        *words, text=yaml.safe_dump({**kind, "spec": {"predictor": spec_of(standard)["predictor"], "canary": [canary]}})
+    )
     moved = target(standard)
     with pytest.raises(Refused, match="argocd-controller owns the field"):
         moved.change("percent", 50, moved.state())
@@ -331,7 +349,11 @@ def test_the_canarys_account_may_do_all_that_a_run_does(judge: ApiServer):
     ],
 )
 def test_the_canarys_account_may_do_nothing_else(judge: ApiServer, verb: str, resource: str):
-    words = [verb, *resource.rpartition("/status")[0:1], "--subresource=status"] if "/status" in resource else [verb, resource]
+    words = (
+        [verb, *resource.rpartition("/status")[0:1], "--subresource=status"]
+        if "/status" in resource
+        else [verb, resource]
+    )
     asked = judge.kubectl("auth", "can-i", *words, f"--as={ACCOUNT}", "-n", "models")
     assert asked.stdout.strip() == "no", (asked.stdout, asked.stderr)
 
@@ -343,7 +365,9 @@ def test_each_right_of_the_account_is_used_by_a_run(judge: ApiServer):
         for verb in rule["verbs"]:
             less = json.loads(json.dumps(role))
             less["rules"][number]["verbs"] = [each for each in rule["verbs"] if each != verb] or ["none"]
-            judge.run("apply", "--server-side", "--force-conflicts", "-n", "models", "-f", "-", text=yaml.safe_dump(less))
+            judge.run(
+                "apply", "--server-side", "--force-conflicts", "-n", "models", "-f", "-", text=yaml.safe_dump(less)
+            )
             with pytest.raises(Refused, match="forbidden"):
                 whole_run(as_account(judge))
             judge.run("delete", "configmap", f"{NAME}-serinus-canary", "--ignore-not-found")

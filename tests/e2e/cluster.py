@@ -134,9 +134,18 @@ class Cluster:
     def remove(self, name: str) -> None:
         """Delete an InferenceService and wait until its workloads are gone, so that the next one of its name meets none of them."""
         self.kubectl(
-            "delete", "inferenceservice", name, "--ignore-not-found", "--cascade=foreground", "--timeout=90s", check=False
+            "delete",
+            "inferenceservice",
+            name,
+            "--ignore-not-found",
+            "--cascade=foreground",
+            "--timeout=90s",
+            check=False,
         )
-        kinds = ["deployment", *(["services.serving.knative.dev"] if self.has_kind("services.serving.knative.dev") else [])]
+        kinds = [
+            "deployment",
+            *(["services.serving.knative.dev"] if self.has_kind("services.serving.knative.dev") else []),
+        ]
         label = f"serving.kserve.io/inferenceservice={name}"
 
         def left() -> str:

@@ -10,9 +10,9 @@ import signal
 import threading
 from pathlib import Path
 
-import grpc
 import pytest
 
+import grpc
 from local_support import all_ready, ask, is_running, manifest, pids_below, up
 from waiting import wait_until
 

@@ -112,7 +112,9 @@ class Reader:
                 }
         elif schema.get("x-kubernetes-preserve-unknown-fields") and not schema.get("properties"):
             # Anything goes below an object; without a type anything goes.
-            node = {"type": "object", "values": self._pool.add({"type": "any"})} if kind == "object" else {"type": "any"}
+            node = (
+                {"type": "object", "values": self._pool.add({"type": "any"})} if kind == "object" else {"type": "any"}
+            )
         elif kind == "object" or "properties" in schema:
             self._object(node, schema)
         return self._pool.add(node)
@@ -151,7 +153,9 @@ def custom_kinds(reader: Reader, pool: Pool, folder: Path, meta: int) -> dict[st
             for version in crd["spec"]["versions"]:
                 schema = version.get("schema", {}).get("openAPIV3Schema")
                 if schema:
-                    _bound_replicas(schema, version.get("subresources", {}).get("scale", {}).get("specReplicasPath", ""))
+                    _bound_replicas(
+                        schema, version.get("subresources", {}).get("scale", {}).get("specReplicasPath", "")
+                    )
                     name = f"{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['kind']}"
                     kinds[name] = top(reader, pool, schema, meta)
     return kinds

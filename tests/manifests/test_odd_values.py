@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from serinus.cli.policy_annotations import check_policy_annotations
-from serinus.cli.serve_arguments import check_serve_arguments
+from serinus.cli.serving.serve_arguments import check_serve_arguments
 from serinus.manifests.documents import load_text
 from serinus.manifests.linter import check_documents
 from serinus.manifests.problems import Problems
@@ -73,7 +73,11 @@ CASES = [
         "InferenceService",
         "v1beta1",
         {
-            "predictor": {**read(MODEL), "name": "v1", "storageUris": [{"uri": "gs://a", "mountPath": "/mnt/models/a"}]},
+            "predictor": {
+                **read(MODEL),
+                "name": "v1",
+                "storageUris": [{"uri": "gs://a", "mountPath": "/mnt/models/a"}],
+            },
             "canary": [{"trafficPercent": 10, "predictor": {**read(MODEL), "name": "v2"}}],
         },
     ),

@@ -137,13 +137,17 @@ def test_a_float_is_a_quantity_where_it_is_decoded_and_none_where_a_crds_schema_
     assert service(half) == []
     (told,) = found(RUNTIME % (half, ""))
     assert (told.mend, told.layer) == ('write "0.5" in quotes', "server")
-    deployment = f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: a}}\nspec: {{selector: {{}}, template: {{spec: {{containers: [{{name: a, {half}}}]}}}}}}\n"
+    pod = f"{{spec: {{containers: [{{name: a, {half}}}]}}}}"
+    head = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n"
+    deployment = f"{head}spec: {{selector: {{}}, template: {pod}}}\n"
     assert found(deployment) == []
 
 
 def test_an_empty_value_that_the_schema_refuses_is_missed() -> None:
     told = service("", "autoScaling: {metrics: [{type: Resource, resource: {}}]}")
-    assert {problem.field.rpartition("resource.")[2] for problem in told} == {"name"}, "of target the scaling rules speak"
+    assert {problem.field.rpartition("resource.")[2] for problem in told} == {"name"}, (
+        "of target the scaling rules speak"
+    )
     assert {problem.layer for problem in told} == {"server"}
 
 

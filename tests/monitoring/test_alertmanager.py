@@ -23,11 +23,14 @@ from scraped_cluster import MODELS, SERVICE, discovered, scrape_job
 from serve_support import serving
 from waiting import wait_until
 
+ALERTMANAGER = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+"""Upstream's name, and Debian's."""
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.prometheus,
     pytest.mark.skipif(
-        not has_prometheus() or not all(map(shutil.which, ("prometheus-alertmanager", "amtool"))),
+        not has_prometheus() or ALERTMANAGER is None or shutil.which("amtool") is None,
         reason="needs prometheus and prometheus-alertmanager (Debian's packages)",
     ),
 ]
@@ -98,7 +101,7 @@ def alertmanager(folder: Path, receiver: Receiver) -> Iterator[str]:
     ]
     log = folder / "alertmanager.log"
     with log.open("w") as output:
-        process = subprocess.Popen(["prometheus-alertmanager", *words], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([str(ALERTMANAGER), *words], stdout=output, stderr=subprocess.STDOUT)
     try:
 
         def ready() -> bool:
@@ -174,5 +177,7 @@ def test_a_page_keeps_the_same_alerts_warning_from_the_chat(tmp_path: Path, rece
         )
         urllib.request.urlopen(request, timeout=10).close()
         wait_until(lambda: {path for path, _ in receiver.came} == {"pager", "chat"})
-    told = {(path, alert["labels"]["inferenceservice"]) for path, message in receiver.came for alert in message["alerts"]}
+    told = {
+        (path, alert["labels"]["inferenceservice"]) for path, message in receiver.came for alert in message["alerts"]
+    }
     assert told == {("pager", "fraud"), ("chat", "vision")}

@@ -60,7 +60,9 @@ def missing() -> str:
     lacking = [name for name in ("kube-apiserver", "etcd") if binary(name) is None]
     if lacking:
         return f"needs {' and '.join(lacking)}: on the PATH, in KUBEBUILDER_ASSETS, or named by KUBE_APISERVER and ETCD"
-    return "" if crd_files() else "needs KServe's CRDs: KSERVE_CRDS=KSERVE/config/crd/full:KSERVE/test/crds of a checkout"
+    return (
+        "" if crd_files() else "needs KServe's CRDs: KSERVE_CRDS=KSERVE/config/crd/full:KSERVE/test/crds of a checkout"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +202,7 @@ def _write_access(server: ApiServer, certificate: bytes) -> None:
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "admin",
-        "clusters": [
-            {"name": "one", "cluster": {"server": server.url, "certificate-authority-data": authority}}
-        ],
+        "clusters": [{"name": "one", "cluster": {"server": server.url, "certificate-authority-data": authority}}],
         "users": [{"name": "admin", "user": {"token": "administrator"}}],
         "contexts": [{"name": "admin", "context": {"cluster": "one", "user": "admin", "namespace": "models"}}],
     }
@@ -235,7 +235,7 @@ def _establish(server: ApiServer, files: list[Path]) -> None:
 
     def waiting() -> set[tuple[str, str]]:
         left = {}
-        for path, plural in served:
+        for path, _ in served:
             if path not in left:
                 left[path] = {each["name"] for each in server.ask("GET", path)[1].get("resources", ())}
         return {(path, plural) for path, plural in served if plural not in left[path]}

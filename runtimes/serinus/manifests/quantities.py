@@ -92,4 +92,3 @@ def _is_whole(name: str) -> bool:
     """Whether a resource is counted in whole devices: an extended one (`nvidia.com/gpu`), no standard one."""
     domain, slash, _ = name.partition("/")
     return bool(slash) and name not in _STANDARD and "kubernetes.io" not in domain
-

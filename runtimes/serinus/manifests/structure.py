@@ -209,7 +209,7 @@ def _empty_item(walk: _Walk, path: FieldPath, schema: Schema) -> None:
     """An item that is null: the schema refuses it, KServe's webhook makes an empty one of it, and its containers then lack everything."""
     mend = "write it, or remove the dash"
     if walk.filled and schema.type not in {"object", "array"}:
-        walk.problems.warn(walk.document, path, "an empty item: it becomes \"\" or 0", mend, rule="structure-empty-item")
+        walk.problems.warn(walk.document, path, 'an empty item: it becomes "" or 0', mend, rule="structure-empty-item")
     else:
         layer: Layer = "controller" if walk.filled else "server"
         walk.error(path, "an empty item", mend, rule="structure-type", layer=layer)

@@ -10,7 +10,8 @@ files, which Envoy watches (file-based xDS) and which are replaced by atomic ren
 
 A request is split once, at the gateway. Every transformer revision calls a listener that leads to one predictor revision.
 REST and gRPC come in at one port (codec AUTO tells HTTP/2 by its preface); `content-type: application/grpc` goes to the
-revision's gRPC port, all else to its HTTP port; where KServe's route leads only inference calls on, the others are refused here. Paths are not rewritten. The answer carries the revision that the gateway chose.
+revision's gRPC port, all else to its HTTP port; where KServe's route leads only inference calls on, the others are
+refused here. Paths are not rewritten. The answer carries the revision that the gateway chose.
 """
 
 from __future__ import annotations

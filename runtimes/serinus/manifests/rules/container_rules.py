@@ -82,7 +82,9 @@ def quantities(block: Block) -> Findings:
     for path, container in (*found, *containers_of((*block.path, "workerSpec"), worker)):
         resources = mapping(container.get("resources"))
         for below, message, mend in check_resources(resources):
-            if parse_quantity(resources[below[0]][below[1]]) is not None:  # what is none is refused earlier, by its form
+            if (
+                parse_quantity(resources[below[0]][below[1]]) is not None
+            ):  # what is none is refused earlier, by its form
                 yield (*path, "resources", *below), message, mend
 
 

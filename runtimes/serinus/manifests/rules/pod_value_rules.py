@@ -20,7 +20,10 @@ __all__ = ["POD_VALUE_RULES"]
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _SELECTOR = ("In", "NotIn", "Exists", "DoesNotExist")
 _SECCOMP = ("Localhost", "RuntimeDefault", "Unconfined")
-_REQUIRED, _PREFERRED = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
+_REQUIRED, _PREFERRED = (
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "preferredDuringSchedulingIgnoredDuringExecution",
+)
 _NODE_TERMS = (
     f"affinity.nodeAffinity.{_REQUIRED}.nodeSelectorTerms[].matchExpressions[]",
     f"affinity.nodeAffinity.{_PREFERRED}[].preference.matchExpressions[]",
@@ -94,7 +97,7 @@ _POD_WRITTEN: Mapping[str, tuple[str, ...]] = {
     "volumes[].projected.sources[].configMap": ("name",),
     **{f"volumes[].{kind}.items[]": ("key", "path") for kind in ("configMap", "secret")},
     "topologySpreadConstraints[]": ("topologyKey",),
-    **{term: ("topologyKey",) for term in _POD_TERMS},
+    **dict.fromkeys(_POD_TERMS, ("topologyKey",)),
 }
 _CONTAINER_WRITTEN: Mapping[str, tuple[str, ...]] = {
     "volumeMounts[]": ("name", "mountPath"),
