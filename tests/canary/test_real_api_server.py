@@ -19,7 +19,7 @@ from kustomize_support import RENDERED, ROOT, render
 from serinus.canary.targets.kserve_target import KServeTarget
 from serinus.canary.targets.kubeconfig import load_access
 from serinus.canary.targets.kubernetes_client import KubernetesClient, Refused
-from serinus.canary.targets.target import TargetChanged
+from serinus.canary.targets.target import Action, TargetChanged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -216,7 +216,8 @@ def test_a_rollback_in_standard_mode_removes_the_canary_alone(standard: ApiServe
 
 def test_a_step_and_a_rollback_in_knative_mode_write_one_field_and_a_promotion_removes_it(knative: ApiServer):
     moved = target(knative)
-    for action, percent, wanted in (("percent", 25, 25), ("rollback", 0, 0)):
+    steps: tuple[tuple[Action, int, int], ...] = (("percent", 25, 25), ("rollback", 0, 0))
+    for action, percent, wanted in steps:
         moved.change(action, percent, moved.state())
         assert spec_of(knative)["predictor"]["canaryTrafficPercent"] == wanted
         assert spec_of(knative)["predictor"]["model"]["storageUri"] == "gs://b/v2"

@@ -66,9 +66,9 @@ def test_standard_mode_leads_inference_alone_to_the_grpc_port_as_kserves_route_d
 
         held = health("fraud.default.localhost")
         assert held.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert "KServe's HTTPRoute leads /inference.GRPCInferenceService/*" in held.details()
+        assert "KServe's HTTPRoute leads /inference.GRPCInferenceService/*" in str(held.details())
         # The tiny server knows no health service and says so itself: the call came to it.
-        assert "HTTPRoute" not in health("other.default.localhost").details()
+        assert "HTTPRoute" not in str(health("other.default.localhost").details())
 
 
 def test_a_transformer_calls_its_predictor_over_rest_and_over_grpc(tmp_path: Path) -> None:
