@@ -214,6 +214,12 @@ class ServerSettings:
             help="seconds between readiness off and listeners closed, for endpoints to propagate; 5 is usual in a cluster"
         ),
     )
+    termination_message_path: str = field(
+        default="/dev/termination-log",
+        metadata=_flags(
+            help="file for the reason of an end that nobody asked for, where there is one: Kubernetes' terminationMessagePath; empty: none"
+        ),
+    )
     revision: str = field(
         default="",
         metadata=_flags(

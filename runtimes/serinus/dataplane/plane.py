@@ -101,6 +101,8 @@ class Plane(Descriptions):
         """Names that were spared at start, and neither loaded nor unloaded since."""
         self.on_load: Callable[[], None] = lambda: None
         """Called when a load request has brought a model, whose own routes may be new."""
+        self.listening = True
+        """False: the ports are not all open yet, so that neither the server nor any model is ready, whatever is loaded."""
         self._started = False
         self._stopping = False
         self._refusing = False
@@ -266,7 +268,7 @@ class Plane(Descriptions):
 
     def ready(self) -> bool:
         """New requests are welcome; see the module's theory of operation."""
-        if self._stopping or (self._missing and (self._strict_readiness or not self.registry.defaults)):
+        if self._stopping or not self.listening or (self._missing and (self._strict_readiness or not self.registry.defaults)):
             return False
         if not self.registry.defaults:
             return self._ready_when_empty and self._started
@@ -279,7 +281,7 @@ class Plane(Descriptions):
             NotFound: no such model or version.
         """
         servable = self.registry.current(name, version)
-        return servable is not None and servable.healthy and not self._stopping
+        return servable is not None and servable.healthy and self.listening and not self._stopping
 
     # The model repository
 
@@ -354,6 +356,19 @@ class Plane(Descriptions):
         self._defaults = {}
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.registry.drain(), timeout_s)
+
+    def abandon(self) -> int:
+        """Refuse new requests, and those in flight, which nobody will answer any more.
+
+        Returns:
+            How many were in flight.
+        """
+        self._stopping = True
+        self._refusing = True
+        self._defaults = {}
+        count = self.registry.unanswered
+        self.registry.abandon(NotReady("the server stopped before the model answered; try another replica"))
+        return count
 
     async def close(self) -> None:
         """Unload every model; requests still in flight are answered NotReady."""

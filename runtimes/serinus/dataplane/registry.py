@@ -22,7 +22,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..bounds import ModelBounds
@@ -37,9 +38,39 @@ from .preparation import Preparation
 from .servables.servable import Servable
 from .telemetry.metrics import Metrics
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "Staged"]
 
 _log = logging.getLogger("serinus.registry")
+
+_LOOK_S = 0.02
+"""Between two looks of a drain."""
+
+
+@dataclass(slots=True, eq=False)
+class Staged:
+    """A change of one name that is ready to happen; see `Registry.stage_load`."""
+
+    name: str
+    loaded: list[tuple[ModelSettings, ModelSettings, Servable, float]] = field(default_factory=list)
+    """Settings as changed by `config`, as they are without, the model that has them, and when its load began."""
+    gone: tuple[str, ...] = ()
+    """Versions to unload."""
+    reason: str = "no longer in the repository"
+    """Why those go."""
+
+
+def _chosen(name: str, found: Sequence[ModelSettings], versions: Collection[str]) -> list[ModelSettings]:
+    """Take the wanted versions.
+
+    Raises:
+        NotFound: one of them is not there.
+    """
+    by_version = {settings.version: settings for settings in found}
+    missing = [version for version in versions if version not in by_version]
+    if missing:
+        there = ", ".join(f"'{version}'" for version in by_version) or "none"
+        raise NotFound(f"model '{name}': version '{missing[0]}' is not there any more; there are {there}")
+    return [by_version[version] for version in versions]
 
 
 class Registry(ModelTable):
@@ -124,6 +155,27 @@ class Registry(ModelTable):
             Conflict: it is loading already.
             SerinusError: it does not load.
         """
+        await self.commit(await self.stage_load(name, parameters))
+
+    async def stage_load(
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        *,
+        versions: Collection[str] | None = None,
+        known: Sequence[ModelSettings] = (),
+    ) -> Staged:
+        """Do all of a load but its effect: every version is loaded and warm, and nobody asks it yet. The name is busy until `commit` or `discard`.
+
+        Args:
+            name: of the model.
+            parameters: see `load`.
+            versions: those that are wanted, all of them; None: those that are there.
+            known: settings of the name for where nobody can be asked for them.
+
+        Raises:
+            SerinusError: as `load`; nothing has changed.
+        """
         for parameter in parameters:
             if parameter != "config":
                 raise InvalidInput(
@@ -132,25 +184,30 @@ class Registry(ModelTable):
         if name in self._busy:
             raise Conflict(f"model '{name}' is loading already; wait until it is ready")
         self._busy.add(name)
+        staged = Staged(name)
         try:
-            found = await self._find(name)
+            found = await self._find(name, known)
+            if versions is not None:
+                found = _chosen(name, found, versions)
             self._forget_broken(name)
             config = parameters.get("config")
             changed = [settings if config is None else self._overridden(settings, config) for settings in found]
             for settings, own in zip(changed, found, strict=True):
-                await self._load(settings, own)
+                started = self.clock()
+                servable = await self._prepare(settings)
+                staged.loaded.append((settings, own, servable, started))
             if self._discover is not None:
-                gone = set(self._entries.get(name, ())) - {settings.version for settings in found}
-                await asyncio.gather(*(self._unload(name, v, "no longer in the repository") for v in gone))
-        finally:
-            self._busy.discard(name)
+                staged.gone = tuple(set(self._entries.get(name, ())) - {settings.version for settings in found})
+        except BaseException as error:
+            await self.discard(staged, str(error))
+            raise
+        return staged
 
-    async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Unload all versions of a name; it takes no request from this moment, and those in flight end.
+    def stage_unload(self, name: str, parameters: Mapping[str, Any]) -> Staged:
+        """Do all of an unload but its effect; see `stage_load`.
 
         Raises:
-            NotFound: no such name.
-            Conflict: it is loading.
+            SerinusError: as `unload`; nothing has changed.
         """
         for parameter, value in parameters.items():
             if parameter != "unload_dependents":
@@ -159,11 +216,44 @@ class Registry(ModelTable):
                 raise InvalidInput(f"unload parameter '{parameter}' is {describe(value)}; true or false was expected")
         if name in self._busy:
             raise Conflict(f"model '{name}' is loading; wait until it is ready")
-        if name not in self._entries:
-            if self._index is not None and name in self._index():
-                return
+        staged = Staged(name, reason="unloaded")
+        if name in self._entries:
+            staged.gone = tuple(self._entries[name])
+        elif self._index is None or name not in self._index():
             self.entry(name)
-        await asyncio.gather(*(self._unload(name, version, "unloaded") for version in self._entries[name]))
+        self._busy.add(name)
+        return staged
+
+    async def commit(self, staged: Staged) -> None:
+        """Have a staged change happen: requests find the new versions and no more those that go, at once."""
+        self._busy.discard(staged.name)
+        for settings, own, servable, started in staged.loaded:
+            self._publish(settings, own, servable, started)
+        await asyncio.gather(*(self._unload(staged.name, version, staged.reason) for version in staged.gone))
+
+    async def discard(self, staged: Staged, reason: str = "another worker could not load it") -> None:
+        """Give up a staged change; what was there before goes on."""
+        self._busy.discard(staged.name)
+        for settings, _, servable, _ in staged.loaded:
+            entry = self._entries[settings.name][settings.version]
+            entry.reason = reason
+            if entry.servable is None:
+                entry.state = "UNAVAILABLE"
+            await self._retire(servable)
+
+    def add_unloaded(self, settings: ModelSettings) -> None:
+        """List a version that was unloaded on purpose, before this process began."""
+        entry = Entry(settings, settings, "UNAVAILABLE", "unloaded", unloaded=True)
+        self._entries.setdefault(settings.name, {}).setdefault(settings.version, entry)
+
+    async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Unload all versions of a name; it takes no request from this moment, and those in flight end.
+
+        Raises:
+            NotFound: no such name.
+            Conflict: it is loading.
+        """
+        await self.commit(self.stage_unload(name, parameters))
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """Describe every version known, and every name in the repository (extension_model_repository.md, "Index").
@@ -187,8 +277,19 @@ class Registry(ModelTable):
         return rows
 
     async def drain(self) -> None:
-        """Wait until no model has a request in flight."""
-        await asyncio.gather(*(servable.drained() for servable in (*self.servables(), *self._retired)))
+        """Wait until nobody waits for an answer of any model."""
+        while self.unanswered:  # noqa: ASYNC110 # a predict that hangs after its requests were answered never tells its end
+            await asyncio.sleep(_LOOK_S)
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that somebody waits for, also of models that were replaced."""
+        return sum(servable.unanswered for servable in (*self.servables(), *self._retired))
+
+    def abandon(self, error: SerinusError) -> None:
+        """Answer all requests that wait or run with an error; the executors stop what they can."""
+        for servable in (*self.servables(), *self._retired):
+            servable.batcher.fail_all(error)
 
     async def close(self) -> None:
         """Unload everything at once; requests still in flight are answered NotReady."""
@@ -209,14 +310,15 @@ class Registry(ModelTable):
         loaded, batched = entry.servable.model, entry.servable.batchable
         return overridden(settings, config, loaded, batched=batched, max_instances=self._bounds.instances)
 
-    async def _find(self, name: str) -> list[ModelSettings]:
+    async def _find(self, name: str, known: Sequence[ModelSettings] = ()) -> list[ModelSettings]:
         if self._discover is not None:
             found = await asyncio.get_running_loop().run_in_executor(None, self._discover, name)
             if found is not None:
                 return [found] if isinstance(found, ModelSettings) else list(found)
             if self._index is not None:
                 raise NotFound(f"model '{name}' is not in the model repository")
-        return [entry.own for _, entry in sorted(self._entries.get(name, {}).items())] or [self.entry(name).own]
+        entries = [entry.own for _, entry in sorted(self._entries.get(name, {}).items())]
+        return entries or list(known) or [self.entry(name).own]
 
     def _forget_broken(self, name: str) -> None:
         """Let the settings that could be read now take the place of the reason why they could not."""
@@ -224,18 +326,23 @@ class Registry(ModelTable):
         if "" in versions and versions[""].broken:
             del versions[""]
 
-    async def _load(self, settings: ModelSettings, own: ModelSettings | None = None) -> None:
+    async def _load(self, settings: ModelSettings) -> None:
+        started = self.clock()
+        self._publish(settings, settings, await self._prepare(settings), started)
+
+    async def _prepare(self, settings: ModelSettings) -> Servable:
+        """Load a version and warm it up; its entry says LOADING where there is none yet, and the reason where it fails."""
         name, version = settings.name, settings.version
         preparation = self._preparation or self._prepared()
         versions = self._entries.setdefault(name, {})
         entry = versions.setdefault(version, Entry(settings, settings))
         if entry.servable is None:
             entry.state, entry.reason = "LOADING", ""
-        started = self.clock()
         try:
             self._check_name(name)
             servable = await preparation.prepare(settings)
             await self._check_behind(servable)
+            await servable.watch()
         except BaseException as error:
             message = str(error) or "it does not load"
             if isinstance(error, NotFound) and entry.servable is None and not entry.loaded:
@@ -248,11 +355,16 @@ class Registry(ModelTable):
                 raise
             _log.exception("model '%s' does not load", name)
             raise ModelFailed(f"model '{name}' does not load: {message}") from error
-        await servable.watch()
+        return servable
+
+    def _publish(self, settings: ModelSettings, own: ModelSettings, servable: Servable, started: float) -> None:
+        """Put a version where requests find it, and end the one that was there."""
+        name, version = settings.name, settings.version
+        entry = self._entries[name][version]
         servable.statistics.load_s = self.clock() - started
         old = entry.servable
         entry.settings, entry.servable, entry.state, entry.reason = settings, servable, "READY", ""
-        entry.own = own or settings
+        entry.own = own
         entry.unloaded = False
         entry.loaded = True
         self.choose_default(name)

@@ -5,17 +5,19 @@ readiness probe (Standard mode) is a bare TCP connect to the first port, so a se
 requests that it must refuse. A repository that starts empty listens at once. A model that does not load ends the
 process with status 1 and its reason, as Kubernetes expects of a container that cannot work. That the ports are free is asked first.
 
-SIGTERM or SIGINT: readiness goes off; after `drain_delay_s` (for endpoints to forget us) the listeners close; requests in
-flight have `drain_timeout_s`; then models are unloaded. A second SIGINT ends at once.
+SIGTERM or SIGINT: readiness goes off; after `drain_delay_s` (for endpoints to forget us) the listeners close; requests in flight have `drain_timeout_s`,
+and what is unanswered then is told so (503, UNAVAILABLE); then models are unloaded. All of it ends within a second after `drain_delay_s` and
+`drain_timeout_s`, whatever a model does, and at once with a second signal: `exit_bound`. A signal while models load ends the process at once.
+
+Ready means that REST and gRPC listen: gRPC's port opens first, since probes look at REST's, and both say "not ready" until the second is open.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
-import os
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -31,12 +33,16 @@ from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
+from .exit_bound import CLOSING_S, ExitBound, ExitStatus
 from .grpc import start_grpc
+from .grpc.grpc_server import GrpcServer
 from .loop_watchdog import LoopWatchdog
 from .port_checks import check_ports
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
-from .rest.rest_server import start_rest
-from .worker_channel import Channel
+from .rest.rest_server import RestServer, start_rest
+from .termination_message import write_reason
+from .workers.worker_channel import Channel
+from .workers.worker_end import WorkerEnd, end_with_parent
 
 __all__ = ["Launch", "run"]
 
@@ -71,6 +77,8 @@ class Launch:
     started: float = field(default_factory=time.monotonic)
 
 
+_FLUSH_S = 0.3
+"""For answers that are given to reach their clients, after the drain."""
 _CONTROL = {
     "off": "off",
     "loopback": "on, for this machine alone",
@@ -80,129 +88,44 @@ _CONTROL = {
 """What the line at start says of loading and unloading by request."""
 
 
-class _Worker:
-    """This process as one of several: answers its supervisor and asks it."""
+class _Stop:
+    """The wish to end this process, whoever has it: a signal, the supervisor, or the server itself. May be told from any thread."""
 
-    def __init__(self, channel: Channel, plane: Plane, metrics: Metrics, stop: asyncio.Event) -> None:
-        self._channel = channel
-        self._plane = plane
-        self._metrics = metrics
-        self._stop = stop
-        self.go = asyncio.Event()
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._next = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(self) -> None:
+        self.asked = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: asyncio.Event | None = None
 
-    def send(self, **message: Any) -> None:
-        """Tell the supervisor."""
-        self._channel.send(**message)
+    def ask(self) -> None:
+        """Have the server stop."""
+        self.asked = True
+        if self._loop is not None and self._event is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped
+                self._loop.call_soon_threadsafe(self._event.set)
 
-    async def listen(self) -> None:
-        """Follow the supervisor until it is gone; then stop."""
-        async for message in self._channel.messages():
-            kind = message["type"]
-            if kind == "go":
-                self.go.set()
-            elif kind == "collect":
-                self.send(type="snapshot", id=message["id"], data=self._metrics.snapshot())
-            elif kind == "do":
-                task = asyncio.ensure_future(self._do(message))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            elif kind in {"merged", "done"}:
-                future = self._waiting.pop(message["id"], None)
-                if future is not None and not future.done():
-                    future.set_result(message)
-        self._stop.set()
-        self.go.set()
-
-    async def _do(self, message: dict[str, Any]) -> None:
-        error = None
-        try:
-            if message["action"] == "load":
-                await self._plane.load(message["name"], message["parameters"])
-            else:
-                await self._plane.unload(message["name"], message["parameters"])
-        except SerinusError as failure:
-            error = [type(failure).__name__, str(failure)]
-        self.send(type="applied", id=message["id"], error=error)
-
-    async def _ask(self, **message: Any) -> dict[str, Any]:
-        self._next += 1
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[self._next] = future
-        self.send(id=self._next, **message)
-        return await future
-
-    async def metrics_page(self) -> bytes:
-        """Render the metrics of all workers together."""
-        answer = await self._ask(type="metrics")
-        return Metrics.render_merged(answer["snapshots"])
-
-    async def statistics(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Add up the statistics of all workers."""
-        answer = await self._ask(type="metrics")
-        return Metrics.merged_statistics(answer["snapshots"])
-
-    async def apply(self, action: str, name: str, parameters: dict[str, Any]) -> None:
-        """Load or unload on every worker.
-
-        Raises:
-            SerinusError: the first worker's refusal.
-        """
-        # No parameter takes bytes, which the channel cannot carry either: its name is what the refusal is about.
-        parameters = {key: "" if isinstance(value, bytes) else value for key, value in parameters.items()}
-        answer = await self._ask(type="apply", action=action, name=name, parameters=parameters)
-        if answer["error"] is not None:
-            kind, text = answer["error"]
-            from .. import errors
-
-            raise getattr(errors, kind, SerinusError)(text)
+    def event(self) -> asyncio.Event:
+        """Give what the running loop waits for."""
+        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+        if self.asked:
+            self._event.set()
+        return self._event
 
 
-async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | None) -> int:
-    loop = asyncio.get_running_loop()
+async def _serve(
+    launch: Launch, announce: Callable[[int, int | None], None] | None, wish: _Stop, bound: ExitBound
+) -> int:
+    bound.listen()  # the loop has signals written elsewhere when it starts
+    stop = wish.event()
     settings = launch.server
-    stop = asyncio.Event()
-    signals = 0
-
-    def on_signal(number: int) -> None:
-        nonlocal signals
-        signals += 1
-        if signals > 1 and number == signal.SIGINT:
-            os._exit(130)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
     if launch.http_socket is None:
         check_ports(settings)
 
-    metrics = Metrics(settings.revision)
-    bounds = ModelBounds(
-        instances=settings.max_instances, tensor_bytes=settings.limits.tensor_bytes, rank=settings.limits.rank
-    )
-    registry = Registry(
-        launch.factory,
-        discover=launch.discover,
-        index=launch.index,
-        metrics=metrics,
-        bounds=bounds,
-        expose_behind=settings.expose_predictor,
-    )
-    plane = Plane(
-        registry,
-        metrics=metrics,
-        limits=settings.limits,
-        ready_when_empty=launch.index is not None or not launch.models,
-        strict_readiness=launch.strict_readiness,
-        access=launch.access,
-        not_finite=settings.json_not_finite,
-    )
-    worker: _Worker | None = None
+    plane = _make_plane(launch)
+    worker: WorkerEnd | None = None
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:
-        worker = _Worker(await Channel.open(launch.control), plane, metrics, stop)
+        end_with_parent()
+        worker = WorkerEnd(await Channel.open(launch.control), plane, bound.begin)
         listener = asyncio.ensure_future(worker.listen())
         plane.workers_statistics = worker.statistics
 
@@ -210,35 +133,18 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     await _first(loading, stop.wait())
     if not loading.done():
         loading.cancel()
-        return 0
+        return ExitStatus.CLEAN
     loading.result()
 
     if worker is not None:
         worker.send(type="ready")
-        await worker.go.wait()
+        await _first(asyncio.ensure_future(worker.go.wait()), stop.wait())
         if stop.is_set():
             await plane.close()
-            return 0
+            return ExitStatus.CLEAN
 
-    rest = await start_rest(
-        plane,
-        settings,
-        metrics=metrics,
-        sock=launch.http_socket,
-        metrics_page=worker.metrics_page if worker else None,
-        repository=worker.apply if worker else None,
-        extra_routes=_routes(plane),
-    )
-    plane.on_load = lambda: rest.add_custom(_routes(plane))
-    grpc = None
-    if settings.enable_grpc:
-        grpc = await start_grpc(
-            plane,
-            settings,
-            metrics=metrics,
-            port=settings.grpc_port if launch.grpc_port is None else launch.grpc_port,
-            repository=worker.apply if worker else None,
-        )
+    servers = await _open(launch, plane, worker)
+    rest, grpc = servers.rest, servers.grpc
     grpc_port = grpc.port if grpc is not None else None
     if worker is not None:
         worker.send(type="listening", http_port=rest.port, grpc_port=grpc_port)
@@ -261,21 +167,98 @@ async def _serve(launch: Launch, announce: Callable[[int, int | None], None] | N
     watchdog = LoopWatchdog()
     await stop.wait()
     watchdog.close()
-    _log.info("stopping: draining for at most %.0f s", settings.drain_timeout_s)
-    plane.stop_ready()
-    if settings.drain_delay_s:
-        await asyncio.sleep(settings.drain_delay_s)
-    servers = [server for server in (rest, grpc) if server is not None]
-    for server in servers:
-        server.stop_accepting()
-    await asyncio.gather(*(server.drain(settings.drain_timeout_s) for server in servers))
-    await plane.drain(settings.drain_timeout_s)
-    await asyncio.gather(*(server.close() for server in servers))
+    status = await _drain(plane, settings, servers)
+    bound.settle(status)
     await plane.close()
     if listener is not None:
         listener.cancel()
     _log.info("stopped")
-    return 0
+    return status
+
+
+def _make_plane(launch: Launch) -> Plane:
+    settings = launch.server
+    metrics = Metrics(settings.revision)
+    registry = Registry(
+        launch.factory,
+        discover=launch.discover,
+        index=launch.index,
+        metrics=metrics,
+        bounds=ModelBounds(
+            instances=settings.max_instances, tensor_bytes=settings.limits.tensor_bytes, rank=settings.limits.rank
+        ),
+        expose_behind=settings.expose_predictor,
+    )
+    return Plane(
+        registry,
+        metrics=metrics,
+        limits=settings.limits,
+        ready_when_empty=launch.index is not None or not launch.models,
+        strict_readiness=launch.strict_readiness,
+        access=launch.access,
+        not_finite=settings.json_not_finite,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    rest: RestServer
+    grpc: GrpcServer | None
+
+    def each(self) -> list[RestServer | GrpcServer]:
+        return [server for server in (self.rest, self.grpc) if server is not None]
+
+
+async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None) -> _Servers:
+    """Open the ports; not ready until all of them are."""
+    settings = launch.server
+    plane.listening = False
+    repository = worker.apply if worker is not None else None
+    grpc = None
+    if settings.enable_grpc:
+        port = settings.grpc_port if launch.grpc_port is None else launch.grpc_port
+        grpc = await start_grpc(plane, settings, metrics=plane.metrics, port=port, repository=repository)
+    try:
+        rest = await start_rest(
+            plane,
+            settings,
+            metrics=plane.metrics,
+            sock=launch.http_socket,
+            metrics_page=worker.metrics_page if worker is not None else None,
+            repository=repository,
+            extra_routes=_routes(plane),
+        )
+    except BaseException:
+        if grpc is not None:
+            await grpc.close()
+        raise
+    plane.on_load = lambda: rest.add_custom(_routes(plane))
+    plane.listening = True
+    return _Servers(rest, grpc)
+
+
+async def _drain(plane: Plane, settings: ServerSettings, servers: _Servers) -> ExitStatus:
+    """Have the requests in flight answered, or refused when their time is over, and close the ports."""
+    _log.info("stopping: draining for at most %.3g s", settings.drain_timeout_s)
+    plane.stop_ready()
+    if settings.drain_delay_s:
+        await asyncio.sleep(settings.drain_delay_s)
+    left = 0
+
+    def give_up() -> None:
+        nonlocal left
+        left = plane.abandon()
+        if left:
+            _log.error("%d requests were not answered in %.3g s, and are refused", left, settings.drain_timeout_s)
+
+    timer = asyncio.get_running_loop().call_later(settings.drain_timeout_s, give_up)
+    for server in servers.each():
+        server.stop_accepting()
+    await asyncio.gather(*(server.drain(settings.drain_timeout_s + _FLUSH_S) for server in servers.each()))
+    await plane.drain(_FLUSH_S)
+    timer.cancel()
+    await asyncio.gather(*(server.close() for server in servers.each()))
+    return ExitStatus.CUT if left else ExitStatus.CLEAN
 
 
 def _routes(plane: Plane) -> list[CustomRoute]:
@@ -305,7 +288,7 @@ def run(launch: Launch, *, announce: Callable[[int, int | None], None] | None = 
         announce: called with the REST and gRPC ports once both are open.
 
     Returns:
-        The exit status: 0 after a clean stop, 1 where a model did not load.
+        The exit status; see `ExitStatus`.
     """
     try:
         import uvloop
@@ -313,12 +296,23 @@ def run(launch: Launch, *, announce: Callable[[int, int | None], None] | None = 
         runner = asyncio.run
     else:
         runner = uvloop.run
+    settings = launch.server
+    wish = _Stop()
+    bound = ExitBound(
+        settings.drain_delay_s + settings.drain_timeout_s + CLOSING_S,
+        wish.ask,
+        insistent=launch.control is None,
+        message_path=settings.termination_message_path,
+    )
     try:
-        return runner(_serve(launch, announce))
+        return runner(_serve(launch, announce, wish, bound))
     except ConfigError as error:
-        for problem in error.problems:
-            _log.error("%s", problem)
-        return 1
+        problems = error.problems
     except SerinusError as error:
-        _log.error("%s", error)
-        return 1
+        problems = [str(error)]
+    finally:
+        bound.close()
+    for problem in problems:
+        _log.error("%s", problem)
+    write_reason("; ".join(problems), settings.termination_message_path)
+    return ExitStatus.FAILED

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `serinus serve` with these words.
 
     Returns:
-        The exit status: 0 after a clean stop, 1 where a model does not load, 2 where the options are wrong.
+        The exit status: see `serinus.server.exit_bound.ExitStatus`; 2 where the options are wrong.
     """
     started_workers = os.environ.get("SERINUS_WORKER") is not None
     try:
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
             if parsed.values["model_repository"] and not access.is_on and server.repository_control == "auto":
                 log.warning("models are not loaded and unloaded by request: %s", access.reason)
         if server.workers > 1 and not started_workers:
-            from ...server.workers import supervise
+            from ...server.workers.supervisor import supervise
 
             return supervise(server, list(argv))
         bound_pools(os.environ, cores=os.cpu_count() or 1)
@@ -95,6 +95,7 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
     """Resolve the models and run this process as a server."""
     from ... import hosts
     from ...hosts.implementations import is_script
+    from ...server.exit_bound import leave_soon
     from ...server.lifecycle import Launch, run
 
     values = parsed.values
@@ -135,7 +136,7 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
         grpc_port=int(grpc_port) if grpc_port else None,
         control=socket.socket(fileno=int(control_fd)) if control_fd else None,
     )
-    return run(launch)
+    return leave_soon(run(launch))
 
 
 def _with_https_port(parsed: Parsed) -> Parsed:

@@ -142,6 +142,11 @@ class Batcher:
         """Nothing waits and nothing runs."""
         return not self.queued and self._free == self._executor.capacity
 
+    @property
+    def under_way(self) -> Sequence[Batch]:
+        """Batches that run now, also those that nobody waits for any more."""
+        return tuple(self._batches)
+
     def add(self, pending: PendingRequest) -> None:
         """Queue a request.
 

@@ -12,9 +12,11 @@ The batcher then tries each request of the batch alone, so only a request that k
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
@@ -120,6 +122,7 @@ class _Worker:
                     f"model '{self._settings.name}' cannot run in a process, since its settings or factory do not travel: {error}"
                 ) from error
             self._process, self._pipe = process, ours
+        atexit.register(self.close)  # before multiprocessing's own, which asks by SIGTERM and then waits without end
         theirs.close()
 
     def await_ready(self) -> dict[str, Any]:
@@ -164,9 +167,11 @@ class _Worker:
             _send(cast("Connection", self._pipe), joined)
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         with self._lock:
             self._closed = True
             process, pipe = self._process, self._pipe
+            self._process = None
         if pipe is not None:
             pipe.close()  # the worker reads the end of the stream and leaves
         if process is not None:
@@ -175,7 +180,6 @@ class _Worker:
                 process.kill()
                 process.join(_STOP_S)
             process.close()
-            self._process = None
 
     def _respawn(self) -> None:
         if self._pipe is not None:
@@ -223,7 +227,9 @@ def _receive(pipe: Connection) -> Any:
 
 def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
     """Be a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to the group or cgroup too; they are the parent's to handle, which closes the pipe
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         model = factory(settings)
         model.load()
@@ -265,6 +271,14 @@ def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
         except (BrokenPipeError, OSError):
             break
     model.unload()
+
+
+def _end_with_parent() -> None:
+    """End when the parent has, however it did: one that was killed closes the pipe, which nobody reads during a long predict."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def _portable(error: BaseException, settings: ModelSettings) -> BaseException:

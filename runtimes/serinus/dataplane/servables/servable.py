@@ -28,7 +28,7 @@ from ...settings import BatchSettings
 from ..awaiting import wait_for_answer
 from ..batching.batcher import Batcher, Executor
 from ..batching.deadlines import Deadlines
-from ..batching.pending_request import Batch, Outcome, PendingRequest
+from ..batching.pending_request import DONE, Batch, Outcome, PendingRequest
 from ..response_stream import ResponseStream
 from ..telemetry.statistics import ModelStatistics
 from .v1_requests import V1Request
@@ -231,6 +231,12 @@ class Servable(ABC):
     def in_flight(self) -> int:
         """Requests that wait or run."""
         return self.batcher.queued + self.batcher.running
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that somebody waits for: those of a predict that hangs are none, once they are answered that it does."""
+        batches = self.batcher.under_way
+        return self.batcher.queued + sum(pending.state != DONE for batch in batches for pending in batch.members)
 
     async def drained(self) -> None:
         """Wait until nothing is in flight."""

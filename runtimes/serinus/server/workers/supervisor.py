@@ -28,10 +28,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..dataplane.telemetry.metrics import Metrics
-from ..errors import ConfigError
-from ..settings import ServerSettings
-from .port_checks import check_ports
+from ...dataplane.telemetry.metrics import Metrics
+from ...errors import ConfigError
+from ...settings import ServerSettings
+from ..port_checks import check_ports
 from .worker_channel import Channel
 
 __all__ = ["Supervisor", "bind", "supervise"]
