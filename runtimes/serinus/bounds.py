@@ -78,6 +78,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("score_column", 0, 65_535),
             # Of the server.
             Bound("workers", 1, 1024),
+            Bound("worker_timeout_s", 0, _WEEK_S),
             Bound("max_instances", 1, 4096),
             Bound("max_classes", 1, 1 << 24),
             Bound("max_body_bytes", 1, _TIB),

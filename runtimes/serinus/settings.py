@@ -135,6 +135,13 @@ class ServerSettings:
         default=1,
         metadata=_flags(env=("SERINUS_WORKERS",), help="processes that share the ports; each loads every model"),
     )
+    worker_timeout_s: float = field(
+        default=30.0,
+        metadata=_flags(
+            help="seconds without a sign of life from the event loop of one of several workers until it is killed and replaced, as "
+            "gunicorn's timeout; 0: never"
+        ),
+    )
     metrics_port: int | None = field(
         default=None,
         metadata=_flags(

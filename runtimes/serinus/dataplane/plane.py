@@ -20,14 +20,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from ..errors import ClientError, ConfigError, InvalidInput, ModelFailed, NotReady, SerinusError
+from ..errors import ClientError, InvalidInput, ModelFailed, NotReady, SerinusError
 from ..model import Call, Cancellable, V1Answer
 from ..protocol.documents.json_values import NotFinite
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
 from ..settings import ModelSettings
 from .awaiting import wait_for_answer
 from .batching.pending_request import DONE, BatchKey, Outcome, PendingRequest
-from .descriptions import Descriptions
+from .model_changes import ModelChanges
 from .registry import Registry
 from .repository_access import RepositoryAccess
 from .response_stream import ResponseStream
@@ -59,7 +59,7 @@ _REPOSITORY: Final = frozenset({"model_repository", "model_repository(unload_dep
 _NO_KEY: Final = BatchKey(None, (), Call())
 
 
-class Plane(Descriptions):
+class Plane(ModelChanges):
     """All models of one process behind one door.
 
     Args:
@@ -95,15 +95,8 @@ class Plane(Descriptions):
         self._not_finite: NotFinite = not_finite
         self._clock = registry.clock
         self._defaults: Mapping[str, Servable] = registry.defaults
-        self._required: set[tuple[str, str]] = set()
-        """Models asked for at start and not unloaded since."""
-        self._missing: set[str] = set()
-        """Names that were spared at start, and neither loaded nor unloaded since."""
-        self.on_load: Callable[[], None] = lambda: None
-        """Called when a load request has brought a model, whose own routes may be new."""
         self.listening = True
         """False: the ports are not all open yet, so that neither the server nor any model is ready, whatever is loaded."""
-        self._started = False
         self._stopping = False
         self._refusing = False
 
@@ -282,29 +275,6 @@ class Plane(Descriptions):
         """
         servable = self.registry.current(name, version)
         return servable is not None and servable.healthy and self.listening and not self._stopping
-
-    # The model repository
-
-    async def load(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
-        """Load or reload a model; see `Registry.load`.
-
-        Raises:
-            InvalidInput: also where the model's settings or files are wrong: who asks for the load put them there.
-        """
-        try:
-            await self.registry.load(name, parameters)
-        except ConfigError as error:
-            raise InvalidInput(f"model '{name}' cannot be loaded: {'; '.join(error.problems)}") from error
-        self._missing.discard(name)
-        self.on_load()
-        # A version that has left the disk was unloaded: readiness no longer waits for it.
-        self._required = {key for key in self._required if key[0] != name or not self.registry.is_unloaded(*key)}
-
-    async def unload(self, name: str, parameters: Mapping[str, Any] = NO_PARAMETERS) -> None:
-        """Unload a model; readiness no longer waits for it. See `Registry.unload`."""
-        await self.registry.unload(name, parameters)
-        self._missing.discard(name)
-        self._required = {key for key in self._required if key[0] != name}
 
     # Life
 

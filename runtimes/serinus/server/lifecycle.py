@@ -125,11 +125,12 @@ async def _serve(
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:
         end_with_parent()
-        worker = WorkerEnd(await Channel.open(launch.control), plane, bound.begin)
+        channel = await Channel.open(launch.control)
+        worker = WorkerEnd(channel, plane, bound.begin, models=launch.models, broken=launch.broken)
         listener = asyncio.ensure_future(worker.listen())
         plane.workers_statistics = worker.statistics
 
-    loading = asyncio.ensure_future(plane.start(launch.models, spared=launch.spared, broken=launch.broken))
+    loading = asyncio.ensure_future(_load(launch, plane, worker))
     await _first(loading, stop.wait())
     if not loading.done():
         loading.cancel()
@@ -137,7 +138,7 @@ async def _serve(
     loading.result()
 
     if worker is not None:
-        worker.send(type="ready")
+        worker.say_ready()
         await _first(asyncio.ensure_future(worker.go.wait()), stop.wait())
         if stop.is_set():
             await plane.close()
@@ -198,6 +199,16 @@ def _make_plane(launch: Launch) -> Plane:
         access=launch.access,
         not_finite=settings.json_not_finite,
     )
+
+
+async def _load(launch: Launch, plane: Plane, worker: WorkerEnd | None) -> None:
+    """Load what the command line names, or what the other workers have."""
+    present = await worker.present() if worker is not None else None
+    if worker is None or present is None:
+        await plane.start(launch.models, spared=launch.spared, broken=launch.broken)
+    else:
+        for problem in await worker.restore(present):
+            _log.error("%s", problem)
 
 
 @dataclass(frozen=True, slots=True)

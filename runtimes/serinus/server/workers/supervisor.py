@@ -1,17 +1,27 @@
-"""`--workers N`: processes that share the ports, one set of metrics, one readiness.
+"""`--workers N`: processes that share the ports, one set of models, one set of metrics, one readiness.
 
 Theory of operation. The supervisor binds the REST socket and hands it to every worker, so that all of them accept from one queue
 and a connection that waits there survives the death of any worker. gRPC servers cannot take a socket: each worker
 binds the port itself with SO_REUSEPORT. A worker is this program again, with its number and a control socket in the environment
 (not a fork: a forked copy of native threads and event loops is undefined). In the first round nobody opens the ports before
-all workers have loaded their models, so the first answered request already has every worker behind it; a worker that
-replaces a dead one opens them as soon as it is ready. A worker that dies loses only the requests that it held and is
-replaced with exponential back-off; one that cannot even start in the first round ends the whole group with its exit status,
-because its mistake is everybody's.
+all workers have loaded their models, so the first answered request already has every worker behind it. A worker that dies loses only the
+requests that it held and is replaced with exponential back-off; one that cannot even start in the first round ends the whole group with its exit
+status, because its mistake is everybody's.
 
-Metrics: whichever worker is asked for /metrics asks the supervisor, which collects a snapshot from each and sends them all
-back. What a dead worker had counted at its last scrape is kept, so that counters never fall. Repository requests (load,
-unload) are applied to every worker.
+*Models.* A load or unload happens on all workers or on none, in two steps: each prepares it (loads the new versions beside the old ones), and only
+when all have done so, with the same versions, each commits, which cannot fail. One that refuses, or dies before the second step, undoes it on all;
+the record of what is present (`present_models`) is changed between the steps, so one that dies in the second comes back with the new
+set. A worker that comes later is told the record, loads that and not what the disk has become, and opens its ports when it has it; one that cannot
+is ended and tried again, rather than having two versions answer. Only where no other worker is left is what it has taken for the set.
+
+*Signs of life.* Each worker's event loop answers a ping every second. One that has not for `worker_timeout_s` (a loop that is held, a deadlock), or that
+was stopped by a signal for three seconds, is killed and replaced. While a worker loads, its loop has nothing to tell: there only a stop counts.
+
+*Metrics.* Whichever worker is asked for /metrics asks the supervisor, which collects a snapshot from each and sends them all
+back. What a dead worker had counted at its last snapshot is kept, so that counters never fall; a snapshot is taken every five seconds without any
+scrape too.
+
+*The end.* SIGTERM or SIGINT goes to all workers, which drain in parallel, each within its own bound (`exit_bound`); a second one kills them.
 """
 
 from __future__ import annotations
@@ -31,7 +41,10 @@ from typing import Any
 from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
+from ..exit_bound import CLOSING_S, ExitStatus, end_with
 from ..port_checks import check_ports
+from .present_models import PresentModels
+from .pulse import Pulse, is_stopped
 from .worker_channel import Channel
 
 __all__ = ["Supervisor", "bind", "supervise"]
@@ -41,7 +54,13 @@ _log = logging.getLogger("serinus.workers")
 _COLLECT_TIMEOUT_S = 2.0
 """A worker that is busy longer than this is left out of one scrape; its last snapshot stands in for it."""
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S, _HEALTHY_S = 0.1, 10.0, 30.0
-_KILL_MARGIN_S = 3.0
+_KILL_MARGIN_S = 0.5
+"""How long after a worker's own bound it is killed: it held the GIL, or its supervisor is late."""
+_BEAT_S = 1.0
+_SNAPSHOT_BEATS = 5
+_STOPPED_S = 3.0
+"""A stopped worker answers nobody, and every second connection may be its: three are longer than a debugger's short stop."""
+_REASONS = ("ended", "silent", "memory", "models")
 
 
 def bind(host: str, port: int, *, share: bool = False) -> socket.socket:
@@ -79,17 +98,22 @@ class _Worker:
     process: asyncio.subprocess.Process
     channel: Channel
     started: float
-    ready: bool = False
+    ready: dict[str, Any] | None = None
+    """Names and versions that it had when it said so first."""
+    admitted: bool = False
+    """It was told to open the ports: it has the present set, and takes part in every change."""
     listening: bool = False
     waiting: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
     last_snapshot: Any = None
+    reason: str = "ended"
+    """Why it ends: "ended" by itself, or what the supervisor ended it for."""
 
 
 class Supervisor:
     """Keeps N workers running until a signal comes.
 
     Args:
-        settings: host, ports, workers and drain times are used.
+        settings: host, ports, workers, drain times and `worker_timeout_s` are used.
         command: what starts one worker.
     """
 
@@ -102,6 +126,9 @@ class Supervisor:
         self._first_round = True
         self._exit_status = 0
         self._lost: Any = None
+        self._ends: dict[str, int] = dict.fromkeys(_REASONS, 0)
+        self._present = PresentModels()
+        self._pulse = Pulse(_BEAT_S)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._applying = asyncio.Lock()
 
@@ -113,26 +140,38 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._signalled, number)
         check_ports(self._settings, only_metrics=True)
         http = bind(self._settings.host, self._settings.http_port)
         # Holding the gRPC port, bound but not listening, fixes its number for all workers when 0 was asked for.
         grpc = bind(self._settings.host, self._settings.grpc_port, share=True) if self._settings.enable_grpc else None
+        beat = asyncio.ensure_future(self._beat())
         try:
             for index in range(self._settings.workers):
                 self._spawn(self._keep(index, http, grpc))
             await self._stopping.wait()
             await self._stop()
         finally:
+            beat.cancel()
             http.close()
             if grpc is not None:
                 grpc.close()
         return self._exit_status
 
+    def _signalled(self, number: int) -> None:
+        if not self._stopping.is_set():
+            self._stopping.set()
+            return
+        for worker in self._workers.values():
+            _kill(worker)
+        end_with(128 + number, f"{signal.Signals(number).name} came again: the workers are killed")
+
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    # One worker's life
 
     async def _keep(self, index: int, http: socket.socket, grpc: socket.socket | None) -> None:
         """Start worker `index`, again and again, until told to stop."""
@@ -143,20 +182,16 @@ class Supervisor:
             listener = asyncio.ensure_future(self._listen(worker))
             status = await worker.process.wait()
             await listener
-            del self._workers[index]
-            for future in worker.waiting.values():
-                if not future.done():
-                    future.set_result(None)
-            if worker.last_snapshot is not None:
-                kept = Metrics.retire(worker.last_snapshot)
-                self._lost = kept if self._lost is None else Metrics.merge([self._lost, kept])
+            self._forget(worker)
             if self._stopping.is_set():
+                self._exit_status = max(self._exit_status, status)
                 return
             if self._first_round:
                 self._exit_status = status if status > 0 else 1
                 self._stopping.set()
                 return
-            if loop.time() - worker.started > _HEALTHY_S:
+            self._ends[worker.reason] += 1
+            if loop.time() - worker.started > _HEALTHY_S or worker.reason == "memory":
                 backoff_s = _BACKOFF_FIRST_S
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             _log.error(
@@ -165,6 +200,18 @@ class Supervisor:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff_s)
             backoff_s = min(backoff_s * 2, _BACKOFF_MOST_S)
+
+    def _forget(self, worker: _Worker) -> None:
+        """Take a worker out that has ended; what it had counted is kept, once."""
+        del self._workers[worker.index]
+        self._pulse.forget(worker.index)
+        snapshot, worker.last_snapshot = worker.last_snapshot, None
+        if snapshot is not None:
+            kept = Metrics.retire(snapshot)
+            self._lost = kept if self._lost is None else Metrics.merge([self._lost, kept])
+        for future in worker.waiting.values():
+            if not future.done():
+                future.set_result(None)
 
     async def _start(self, index: int, http: socket.socket, grpc: socket.socket | None) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -179,25 +226,27 @@ class Supervisor:
             *self._command, env=environment, pass_fds=(theirs.fileno(), http.fileno()), start_new_session=True
         )
         theirs.close()
-        worker = _Worker(index, process, await Channel.open(ours), asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        worker = _Worker(index, process, await Channel.open(ours), now)
         self._workers[index] = worker
+        self._pulse.hear(index, now)
+        worker.channel.send(type="begin", present=None if self._first_round else self._present.document())
+        if self._stopping.is_set():  # while it was being started: `_stop` has not seen it
+            _signal(worker, signal.SIGTERM)
         return worker
 
     async def _listen(self, worker: _Worker) -> None:
         async for message in worker.channel.messages():
             kind = message["type"]
-            if kind == "ready":
-                worker.ready = True
-                if not self._first_round:
-                    worker.channel.send(type="go")
-                elif len(self._workers) == self._settings.workers and all(w.ready for w in self._workers.values()):
-                    self._first_round = False
-                    for each in self._workers.values():
-                        each.channel.send(type="go")
+            if kind == "pong":
+                self._pulse.hear(worker.index, asyncio.get_running_loop().time())
+            elif kind == "ready":
+                worker.ready = message["loaded"]
+                self._spawn(self._admit(worker) if not self._first_round else self._admit_all())
             elif kind == "listening":
                 worker.listening = True
                 _log.info("worker %d (pid %d) listens", worker.index, worker.process.pid)
-            elif kind in {"snapshot", "applied"}:
+            elif kind in {"snapshot", "prepared", "committed", "restored"}:
                 future = worker.waiting.pop(message["id"], None)
                 if future is not None and not future.done():
                     future.set_result(message)
@@ -209,6 +258,8 @@ class Supervisor:
 
     async def _ask(self, worker: _Worker, timeout_s: float | None, **message: Any) -> dict[str, Any] | None:
         """Send one question; None when the worker died or did not answer in time."""
+        if self._workers.get(worker.index) is not worker:  # forgotten, with all that was asked of it
+            return None
         number = next(self._ids)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         worker.waiting[number] = future
@@ -219,31 +270,134 @@ class Supervisor:
             worker.waiting.pop(number, None)
             return None
 
-    async def _answer_metrics(self, asker: _Worker, number: int) -> None:
-        workers = list(self._workers.values())
-        answers = await asyncio.gather(*(self._ask(w, _COLLECT_TIMEOUT_S, type="collect") for w in workers))
-        for worker, answer in zip(workers, answers, strict=True):
-            if answer is not None:
-                worker.last_snapshot = answer["data"]
-        alive = [worker.last_snapshot for worker in workers if worker.last_snapshot is not None]
-        asker.channel.send(type="merged", id=number, snapshots=alive if self._lost is None else [*alive, self._lost])
+    # Signs of life
+
+    async def _beat(self) -> None:
+        """Ask each worker for a sign of life, every second, and end those that give none."""
+        loop = asyncio.get_running_loop()
+        for beat in itertools.count():
+            await asyncio.sleep(_BEAT_S)
+            silent = self._pulse.look(loop.time())
+            for worker in list(self._workers.values()):
+                stopped = is_stopped(worker.process.pid)
+                if not worker.listening and not stopped:
+                    self._pulse.hear(worker.index, loop.time())
+                limit_s = min(_STOPPED_S, self._settings.worker_timeout_s) if stopped else self._settings.worker_timeout_s
+                silent_s = silent.get(worker.index, 0.0)
+                if self._settings.worker_timeout_s and silent_s > limit_s and not self._stopping.is_set():
+                    what = "was stopped by a signal" if stopped else "has given no sign of life"
+                    _log.error(
+                        "worker %d (pid %d) %s for %.0f s: it is killed, and replaced",
+                        worker.index,
+                        worker.process.pid,
+                        what,
+                        silent_s,
+                    )
+                    worker.reason = "silent"
+                    _kill(worker)
+                elif worker.listening:
+                    worker.channel.send(type="ping")
+                    if beat % _SNAPSHOT_BEATS == 0:
+                        self._spawn(self._collect(worker))
+
+    # Models
+
+    async def _admit_all(self) -> None:
+        """Once the first round has loaded, agree on what all of it has, and open the ports."""
+        async with self._applying:
+            workers = list(self._workers.values())
+            loaded = [worker.ready for worker in workers if worker.ready is not None]
+            if not self._first_round or len(loaded) < self._settings.workers:
+                return
+            self._present.settle(loaded)
+            odd = [worker for worker in workers if worker.ready is not None and self._present.differs(worker.ready)]
+            if odd:
+                _log.error("the workers have loaded different models: what one of them lacks is unloaded on all")
+            document = self._present.document()
+            await asyncio.gather(*(self._ask(worker, None, type="restore", present=document) for worker in odd))
+            self._first_round = False
+            for worker in workers:
+                self._let_in(worker)
+
+    async def _admit(self, worker: _Worker) -> None:
+        """Let a worker that came later in, if it has the present set; nothing is changed meanwhile."""
+        async with self._applying:
+            answer = await self._ask(worker, None, type="restore", present=self._present.document())
+            if answer is None:
+                return
+            problems = answer["problems"]
+            if problems and any(other.admitted for other in self._workers.values() if other is not worker):
+                _log.error(
+                    "worker %d (pid %d) cannot have the models of the others, and ends: %s",
+                    worker.index,
+                    worker.process.pid,
+                    "; ".join(problems),
+                )
+                worker.reason = "models"
+                _kill(worker)
+                return
+            if problems:
+                _log.error("no worker has these models any more: %s", "; ".join(problems))
+                self._present.settle([answer["loaded"]])
+            self._let_in(worker)
+
+    def _let_in(self, worker: _Worker) -> None:
+        worker.admitted = True
+        worker.channel.send(type="go")
 
     async def _answer_apply(self, asker: _Worker, message: dict[str, Any]) -> None:
-        """Apply one repository request everywhere, one at a time so that all workers see the same order."""
+        """Apply one repository request on all workers or on none, one at a time so that all see the same order."""
         async with self._applying:
-            request = {key: message[key] for key in ("action", "name", "parameters")}
-            answers = await asyncio.gather(
-                *(self._ask(worker, None, type="do", **request) for worker in list(self._workers.values()))
-            )
-        errors = [answer["error"] for answer in answers if answer is not None and answer["error"] is not None]
-        asker.channel.send(type="done", id=message["id"], error=errors[0] if errors else None)
+            error = await self._agree(message["action"], message["name"], message["parameters"])
+        asker.channel.send(type="done", id=message["id"], error=error)
+
+    async def _agree(self, action: str, name: str, parameters: dict[str, Any]) -> list[str] | None:
+        workers = [worker for worker in self._workers.values() if worker.admitted]
+        question = {"type": "prepare", "action": action, "name": name, "parameters": parameters}
+        answers = await asyncio.gather(*(self._ask(worker, None, **question) for worker in workers))
+        error = _disagreement(name, answers)
+        if error is not None:
+            await asyncio.gather(*(self._ask(worker, None, type="discard") for worker in workers))
+            return error
+        versions = next(answer["versions"] for answer in answers if answer is not None)
+        change = self._present.change(name, versions, parameters)
+        answers = await asyncio.gather(*(self._ask(worker, None, type="commit", change=change) for worker in workers))
+        for worker, answer in zip(workers, answers, strict=True):
+            if answer is not None and answer["error"] is not None:
+                _log.error("worker %d did not take over model '%s': %s", worker.index, name, answer["error"][1])
+                worker.reason = "models"
+                _kill(worker)
+        return None
+
+    # Metrics
+
+    async def _collect(self, worker: _Worker) -> Any:
+        """Ask for a snapshot; the last one stands in for a worker that is busy, and is nobody's when it has ended."""
+        answer = await self._ask(worker, _COLLECT_TIMEOUT_S, type="collect")
+        if answer is not None and self._workers.get(worker.index) is worker:
+            worker.last_snapshot = answer["data"]
+
+    async def _answer_metrics(self, asker: _Worker, number: int) -> None:
+        workers = list(self._workers.values())
+        await asyncio.gather(*(self._collect(worker) for worker in workers if worker.listening))
+        # Looked at after the last answer: one that ended meanwhile is among the lost.
+        snapshots = [worker.last_snapshot for worker in workers if worker.last_snapshot is not None]
+        snapshots += [] if self._lost is None else [self._lost]
+        asker.channel.send(type="merged", id=number, snapshots=[*snapshots, self._own_snapshot()])
+
+    def _own_snapshot(self) -> dict[str, Any]:
+        samples = [[{"reason": reason}, count] for reason, count in self._ends.items()]
+        text = "Workers that were replaced: ended by themselves, silent or stopped, for their memory, or without the others' models."
+        families = [["serinus_worker_restarts_total", text, "counter", samples]]
+        return {"models": [], "errors": [], "families": families, "process": {}, "revision": self._settings.revision}
+
+    # The end
 
     async def _stop(self) -> None:
         workers = list(self._workers.values())
         for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGTERM)
-        limit = self._settings.drain_delay_s + self._settings.drain_timeout_s + _KILL_MARGIN_S
+            _signal(worker, signal.SIGTERM)
+        limit = self._settings.drain_delay_s + self._settings.drain_timeout_s + CLOSING_S + _KILL_MARGIN_S
         waits = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
         if waits:
             _, late = await asyncio.wait(waits, timeout=limit)
@@ -253,10 +407,35 @@ class Supervisor:
                         _log.error(
                             "worker %d (pid %d) did not stop in %.0f s: killed", worker.index, worker.process.pid, limit
                         )
-                        worker.process.kill()
+                        _kill(worker)
+                        self._exit_status = ExitStatus.CUT
                 await asyncio.wait(late)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
+
+
+def _signal(worker: _Worker, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        worker.process.send_signal(number)
+
+
+def _kill(worker: _Worker) -> None:
+    """End a worker whatever it does, and what it has started: it leads a session of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def _disagreement(name: str, answers: Sequence[dict[str, Any] | None]) -> list[str] | None:
+    """Say why a change that workers have prepared must not happen: [kind, message]; None: it may."""
+    told = [answer for answer in answers if answer is not None]
+    for answer in told:
+        if answer["error"] is not None:
+            return answer["error"]
+    if len(told) < len(answers) or not told:
+        return ["NotReady", f"a worker ended while it prepared model '{name}': nothing was changed; try again"]
+    if any(answer["versions"] != told[0]["versions"] for answer in told):
+        return ["Conflict", f"the workers found different versions of model '{name}': nothing was changed; try again"]
+    return None
 
 
 _START = "import sys; sys.path.remove(''); from serinus.cli.main import main; sys.exit(main())"

@@ -3,18 +3,28 @@
 Messages, by their `type`:
 
 worker to supervisor
-    ready       the models are loaded; carries nothing
+    ready       the models are loaded: `loaded` (name to versions)
     listening   the ports are open: `http_port`, `grpc_port` (null where there is none)
+    pong        answer to `ping`, from the worker's event loop
     snapshot    answer to `collect` with the same `id`: `data` is the worker's metrics snapshot
     metrics     please collect from everybody: `id`
     apply       please do this on every worker: `id`, `action` (load, unload), `name`, `parameters`
-    applied     answer to `do` with the same `id`: `error` is null or [kind, message]
+    prepared    answer to `prepare` with the same `id`: `error` is null or [kind, message], `versions` those that the name will have
+    committed   answer to `commit` or `discard` with the same `id`: `error` is null or [kind, message]
+    restored    answer to `restore` with the same `id`: `loaded`, and `problems` (texts)
+    memory      this worker's memory has passed its share: `reason`
 supervisor to worker
-    go          all workers of the first round are ready: open the ports
+    begin       load: `present` is null (what the command line says) or the set that the other workers have
+    go          open the ports
+    ping        answer, if your event loop turns
     collect     send your snapshot: `id`
     merged      answer to `metrics` with the same `id`: `snapshots`
-    do          `id`, `action`, `name`, `parameters`
+    prepare     do all of it but its effect: `id`, `action`, `name`, `parameters`
+    commit      have it happen: `id`, `change`
+    discard     give it up: `id`
+    restore     bring your models to this set: `id`, `present`
     done        answer to `apply` with the same `id`: `error` is null or [kind, message]
+    retire      drain and end, for a clean start
 
 The end of the stream is a message too: a worker whose supervisor is gone drains and stops, so nothing is left behind.
 """
