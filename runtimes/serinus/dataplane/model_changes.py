@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from ..errors import ConfigError, InvalidInput, SerinusError
+from ..errors import ConfigError, Conflict, InvalidInput, SerinusError
 from ..protocol.types import NO_PARAMETERS
 from ..settings import ModelSettings
 from .descriptions import Descriptions
+from .model_files import is_unchanged
 from .registry import Registry, Staged
 from .telemetry.metrics import Metrics
 
-__all__ = ["ModelChanges"]
+__all__ = ["Loaded", "ModelChanges"]
+
+Loaded = dict[str, dict[str, dict[str, str]]]
+"""Name to version to the files that it was loaded from; see `dataplane.model_files`."""
 
 
 class ModelChanges(Descriptions):
@@ -73,14 +77,18 @@ class ModelChanges(Descriptions):
         """Give a staged change up."""
         await self.registry.discard(staged)
 
-    def loaded(self) -> dict[str, list[str]]:
-        """Give the names and versions that answer requests, without those behind others."""
-        names = (name for name in self.registry.names() if name in self.registry.defaults)
-        return {name: list(self.registry.versions(name)) or [""] for name in names}
+    def loaded(self) -> Loaded:
+        """Give what answers requests: name to version to its files, without models behind others."""
+        entries = {name: self.registry.versions(name) or ("",) for name in self.registry.names()}
+        return {
+            name: {version: dict(self.registry.find(name, version).files) for version in versions}
+            for name, versions in entries.items()
+            if name in self.registry.defaults
+        }
 
     async def restore(
         self,
-        present: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]],
+        present: Mapping[str, tuple[Mapping[str, Mapping[str, str]], Mapping[str, Any]]],
         models: Sequence[ModelSettings],
         *,
         changed: Collection[str],
@@ -89,8 +97,8 @@ class ModelChanges(Descriptions):
         """Bring the models to a given set, as others like this one have it: what is missing is loaded, what is too many unloaded.
 
         Args:
-            present: name to versions, and to the parameters of its last load.
-            models: what a start would load, in all versions; those of them that are not present count as unloaded.
+            present: name to versions with their files, and to the parameters of its last load.
+            models: what a start would load, in all versions; those of a name that is present without any are unloaded ones.
             changed: names that are loaded although this plane may have them: they are another's of the same version.
             broken: name to reason of what a start would list as unavailable.
 
@@ -101,24 +109,29 @@ class ModelChanges(Descriptions):
         for name, reason in broken.items():
             if name not in present:
                 self.registry.add_broken(name, reason)
+                self._missing.add(name)
         for settings in models:
-            if settings.version in present.get(settings.name, ((), {}))[0]:
+            versions = present[settings.name][0] if settings.name in present else None
+            if versions is not None and settings.version in versions:
                 self._required.add((settings.name, settings.version))
-            else:
+            elif versions is not None and not versions:
                 self.registry.add_unloaded(settings)
         problems = []
         have = self.loaded()
         for name, (versions, parameters) in present.items():
-            if name not in changed and have.get(name) == list(versions):
+            if not versions or (name not in changed and set(have.get(name, ())) == set(versions)):
                 continue
             known = [settings for settings in models if settings.name == name]
             try:
-                await self.commit(
-                    await self.registry.stage_load(name, parameters, versions=versions, known=known)
-                )
+                staged = await self.registry.stage_load(name, parameters, versions=versions, known=known)
+                for settings, _, servable, _ in staged.loaded:
+                    if not is_unchanged(versions[settings.version], servable.files):
+                        await self.discard(staged)
+                        raise Conflict("its files have changed since the others loaded them; load it by request")
+                await self.commit(staged)
             except SerinusError as error:
                 problems.append(f"model '{name}': {error}")
         for name in self.loaded():
-            if name not in present:
+            if name not in present or not present[name][0]:
                 await self.unload(name)
         return problems

@@ -32,6 +32,7 @@ from ..model import Model
 from ..protocol.json_codec import describe
 from ..settings import ModelSettings
 from .batching.deadlines import Deadlines
+from .model_files import fingerprint
 from .model_table import Entry, ModelTable, all_behind, rank
 from .overrides import overridden
 from .preparation import Preparation
@@ -115,6 +116,8 @@ class Registry(ModelTable):
         self._retired: set[Servable] = set()
         """Replaced or unloaded, with requests still in flight."""
         self._deadlines: Deadlines | None = None
+        self.notes_files = False
+        """Note what a model's files are when it is loaded, for comparing them with those of other processes."""
         self.metrics.observe_gauges(self._gauges)
         self.metrics.add_source(self._families)
 
@@ -340,7 +343,11 @@ class Registry(ModelTable):
             entry.state, entry.reason = "LOADING", ""
         try:
             self._check_name(name)
+            # Before the load: what changes during it must show.
+            loop = asyncio.get_running_loop()
+            files = await loop.run_in_executor(None, fingerprint, settings.model_dir) if self.notes_files else {}
             servable = await preparation.prepare(settings)
+            servable.files = files
             await self._check_behind(servable)
             await servable.watch()
         except BaseException as error:

@@ -126,7 +126,8 @@ async def _serve(
     if launch.control is not None:
         end_with_parent()
         channel = await Channel.open(launch.control)
-        worker = WorkerEnd(channel, plane, bound.begin, models=launch.models, broken=launch.broken)
+        broken = {**dict.fromkeys(launch.spared, "it did not load when the server started"), **launch.broken}
+        worker = WorkerEnd(channel, plane, bound.begin, models=launch.models, broken=broken)
         listener = asyncio.ensure_future(worker.listen())
         plane.workers_statistics = worker.statistics
 

@@ -90,6 +90,8 @@ class Servable(ABC):
         self._score = statistics.count_scores(model.settings.score)
         self.accepting = True
         """False once it was replaced or unloaded: what is in flight ends, nothing new comes."""
+        self.files: Mapping[str, str] = {}
+        """What its files were when it was loaded, where somebody asks; see `dataplane.model_files`."""
         self.behind: list[Servable] = []
         """Models that this one stands in front of; they live as long as it."""
         self._executor = executor

@@ -18,8 +18,8 @@ is ended and tried again, rather than having two versions answer. Only where no 
 was stopped by a signal for three seconds, is killed and replaced. While a worker loads, its loop has nothing to tell: there only a stop counts.
 
 *Metrics.* Whichever worker is asked for /metrics asks the supervisor, which collects a snapshot from each and sends them all
-back. What a dead worker had counted at its last snapshot is kept, so that counters never fall; a snapshot is taken every five seconds without any
-scrape too.
+back. What a dead worker had counted at its last snapshot is kept, so that counters never fall; one comes with its signs of life too, so that a
+killed worker takes the counts of its last second with it, and no more.
 
 *The end.* SIGTERM or SIGINT goes to all workers, which drain in parallel, each within its own bound (`exit_bound`); a second one kills them.
 """
@@ -43,7 +43,7 @@ from ...errors import ConfigError
 from ...settings import ServerSettings
 from ..exit_bound import CLOSING_S, ExitStatus, end_with
 from ..port_checks import check_ports
-from .present_models import PresentModels
+from .present_models import Loaded, PresentModels
 from .pulse import Pulse, is_stopped
 from .worker_channel import Channel
 
@@ -57,7 +57,6 @@ _BACKOFF_FIRST_S, _BACKOFF_MOST_S, _HEALTHY_S = 0.1, 10.0, 30.0
 _KILL_MARGIN_S = 0.5
 """How long after a worker's own bound it is killed: it held the GIL, or its supervisor is late."""
 _BEAT_S = 1.0
-_SNAPSHOT_BEATS = 5
 _STOPPED_S = 3.0
 """A stopped worker answers nobody, and every second connection may be its: three are longer than a debugger's short stop."""
 _REASONS = ("ended", "silent", "memory", "models")
@@ -98,8 +97,8 @@ class _Worker:
     process: asyncio.subprocess.Process
     channel: Channel
     started: float
-    ready: dict[str, Any] | None = None
-    """Names and versions that it had when it said so first."""
+    ready: Loaded | None = None
+    """What it had when it said so first."""
     admitted: bool = False
     """It was told to open the ports: it has the present set, and takes part in every change."""
     listening: bool = False
@@ -240,6 +239,7 @@ class Supervisor:
             kind = message["type"]
             if kind == "pong":
                 self._pulse.hear(worker.index, asyncio.get_running_loop().time())
+                worker.last_snapshot = message["data"] or worker.last_snapshot
             elif kind == "ready":
                 worker.ready = message["loaded"]
                 self._spawn(self._admit(worker) if not self._first_round else self._admit_all())
@@ -275,7 +275,7 @@ class Supervisor:
     async def _beat(self) -> None:
         """Ask each worker for a sign of life, every second, and end those that give none."""
         loop = asyncio.get_running_loop()
-        for beat in itertools.count():
+        while True:
             await asyncio.sleep(_BEAT_S)
             silent = self._pulse.look(loop.time())
             for worker in list(self._workers.values()):
@@ -297,8 +297,6 @@ class Supervisor:
                     _kill(worker)
                 elif worker.listening:
                     worker.channel.send(type="ping")
-                    if beat % _SNAPSHOT_BEATS == 0:
-                        self._spawn(self._collect(worker))
 
     # Models
 
@@ -434,7 +432,7 @@ def _disagreement(name: str, answers: Sequence[dict[str, Any] | None]) -> list[s
     if len(told) < len(answers) or not told:
         return ["NotReady", f"a worker ended while it prepared model '{name}': nothing was changed; try again"]
     if any(answer["versions"] != told[0]["versions"] for answer in told):
-        return ["Conflict", f"the workers found different versions of model '{name}': nothing was changed; try again"]
+        return ["Conflict", f"the workers found different files of model '{name}': nothing was changed; try again"]
     return None
 
 

@@ -3,13 +3,14 @@
 Messages, by their `type`:
 
 worker to supervisor
-    ready       the models are loaded: `loaded` (name to versions)
+    ready       the models are loaded: `loaded` (name to version to its files)
     listening   the ports are open: `http_port`, `grpc_port` (null where there is none)
-    pong        answer to `ping`, from the worker's event loop
+    pong        answer to `ping`, from the worker's event loop: `data` is a metrics snapshot, or null
     snapshot    answer to `collect` with the same `id`: `data` is the worker's metrics snapshot
     metrics     please collect from everybody: `id`
     apply       please do this on every worker: `id`, `action` (load, unload), `name`, `parameters`
-    prepared    answer to `prepare` with the same `id`: `error` is null or [kind, message], `versions` those that the name will have
+    prepared    answer to `prepare` with the same `id`: `error` is null or [kind, message], `versions` those that the name will have, with
+                their files
     committed   answer to `commit` or `discard` with the same `id`: `error` is null or [kind, message]
     restored    answer to `restore` with the same `id`: `loaded`, and `problems` (texts)
     memory      this worker's memory has passed its share: `reason`

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ __all__ = ["WorkerEnd", "end_with_parent"]
 _log = logging.getLogger("serinus.workers")
 
 _PR_SET_PDEATHSIG: Final = 1
+_SNAPSHOT_SHARE: Final = 100
 
 
 def end_with_parent() -> None:
@@ -43,7 +45,7 @@ class WorkerEnd:
         plane: whose models are loaded and unloaded.
         stop: has this process drain and end.
         models: what a start loads, in all versions.
-        broken: name to reason of what it cannot.
+        broken: name to reason of what it cannot, or could not on the others.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class WorkerEnd:
         self._changes: dict[str, int] = {}
         """The number of the change that each name's models come from; see `PresentModels`."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._next_snapshot = 0.0
+        plane.registry.notes_files = True
 
     def send(self, **message: Any) -> None:
         """Tell the supervisor."""
@@ -87,7 +91,7 @@ class WorkerEnd:
         async for message in self._channel.messages():
             kind = message["type"]
             if kind == "ping":
-                self.send(type="pong")
+                self.send(type="pong", data=self._snapshot_in_turn())
             elif kind == "begin":
                 self._present.set_result(message["present"])
             elif kind == "go":
@@ -149,18 +153,27 @@ class WorkerEnd:
             kind, text = answer["error"]
             raise getattr(errors, kind, SerinusError)(text)
 
+    def _snapshot_in_turn(self) -> Any:
+        """Take a snapshot for the case that this worker dies, as often as a hundredth of its time allows; None: not now."""
+        now = time.monotonic()
+        if now < self._next_snapshot:
+            return None
+        data = self._plane.metrics.snapshot()
+        self._next_snapshot = now + _SNAPSHOT_SHARE * (time.monotonic() - now)
+        return data
+
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _prepare(self, message: Mapping[str, Any]) -> None:
-        error, versions = None, []
+        error, versions = None, {}
         try:
             action, name = message["action"], message["name"]
             staged = await self._plane.stage(action, name, message["parameters"])
             self._staged = (name, staged)
-            versions = [settings.version for settings, *_ in staged.loaded]
+            versions = {settings.version: dict(servable.files) for settings, _, servable, _ in staged.loaded}
         except Exception as failure:  # noqa: BLE001 # the edge of a request: whatever it is, the supervisor waits for it
             error = _told(failure)
         self.send(type="prepared", id=message["id"], error=error, versions=versions)
