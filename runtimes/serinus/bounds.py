@@ -73,6 +73,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("max_queue_rows", 0, 1 << 24),
             Bound("max_delay_s", 0, 60),
             Bound("default_timeout_s", 0, _WEEK_S),
+            Bound("hang_timeout_s", 0, _WEEK_S),
             Bound("priority_levels", 1, 256),
             Bound("default_priority", 1, 256),
             Bound("score_column", 0, 65_535),

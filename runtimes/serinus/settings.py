@@ -294,6 +294,9 @@ class BatchSettings:
     """Rows that may wait; beyond it requests are refused with 429 (RESOURCE_EXHAUSTED). 16 full batches."""
     default_timeout_s: float | None = None
     """Deadline of a request that brings none. None: it waits as long as its client does."""
+    hang_timeout_s: float = 300.0
+    """A predict that takes longer hangs: its requests get 504, the model is not ready, its process is restarted. 0: never. Knative's default
+    `timeoutSeconds` of a revision, so that nobody waits for it any more."""
     priority_levels: int = 1
     """Schedule policy extension: 1 is the highest. 1: all are equal."""
     default_priority: int = 1

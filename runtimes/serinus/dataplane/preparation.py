@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, cast
 
 from ..bounds import ModelBounds
@@ -86,11 +87,19 @@ class Preparation:
         try:
             if pool is not None:
                 executor = ThreadExecutor(
-                    f"serinus-{model.name}", pool.predicts, loop=self.loop, clock=self.clock, on_close=pool.close
+                    f"serinus-{model.name}", pool.predicts, loop=self.loop, clock=self.clock, on_close=pool.close_soon
                 )
+                restarts = "serinus_model_process_restarts_total"
+                for reason in ("ended", "hung"):
+                    self.metrics.events.expect(restarts, known_as, model.version, reason)
+                pool.on_restart = partial(self._count, restarts, known_as, model.version)
                 execution = "process"
             else:
-                executor, execution = _local_executor(model, settings, cost, loop=self.loop, clock=self.clock)
+                self.metrics.events.expect("serinus_model_moved_total", known_as, model.version)
+                moved = partial(self._count, "serinus_model_moved_total", known_as, model.version)
+                executor, execution = _local_executor(
+                    model, settings, cost, loop=self.loop, clock=self.clock, count_moved=moved
+                )
         except BaseException:
             if pool is not None:
                 pool.close()
@@ -110,7 +119,11 @@ class Preparation:
             deadlines=self.deadlines,
             loop=self.loop,
             clock=self.clock,
+            processes=pool,
         )
+
+    def _count(self, event: str, *labels: str) -> None:
+        self.metrics.events.count(event, *labels)
 
     async def _of_requests(self, model: RequestModel, settings: ModelSettings, known_as: str) -> Servable:
         behind: list[Servable] = []
@@ -234,12 +247,29 @@ def _local_executor(
     *,
     loop: asyncio.AbstractEventLoop,
     clock: Callable[[], float],
+    count_moved: Callable[[], None],
 ) -> tuple[InlineExecutor | ThreadExecutor, str]:
     """Choose between the loop and threads, and say why in the log."""
     where = settings.execution if settings.execution != "auto" else model.execution
     name = f"serinus-{model.name}"
+
+    def moved(why: str) -> None:
+        model.details["execution"] = "thread"
+        count_moved()
+        _log.warning("model '%s': %s; it now predicts in a thread", model.name, why)
+
+    def slower() -> None:
+        moved("predicts take much longer than at warm-up")
+
+    def held(seconds: float) -> None:
+        moved(f"a predict held the event loop for {seconds:.2g} s, and every probe with it")
+
+    spill = ThreadExecutor(name, (model.predict,), loop=loop, clock=clock)
     if where == "inline":
-        return InlineExecutor(model.predict, clock=clock, cost=cost or Cost(), spill=None), "inline"
+        executor = InlineExecutor(
+            model.predict, clock=clock, cost=cost or Cost(), spill=None, refuge=spill, held=held
+        )
+        return executor, "inline"
     if where == "auto" and settings.instances == 1 and cost is not None and cost.of(1) < INLINE_ROW_S:
         _log.info(
             "model '%s': one row takes %.0f us and each further one %.2f us, so it predicts on the event loop",
@@ -247,17 +277,9 @@ def _local_executor(
             1e6 * cost.of(1),
             1e6 * cost.row_s,
         )
-
-        def moved() -> None:
-            model.details["execution"] = "thread"
-            _log.warning(
-                "model '%s': predicts take much longer than at warm-up; it now predicts in a thread", model.name
-            )
-
-        spill = ThreadExecutor(name, (model.predict,), loop=loop, clock=clock)
         slow = model.slow_outputs
         return InlineExecutor(
-            model.predict, clock=clock, cost=cost, spill=spill, slow_outputs=slow, moved=moved
+            model.predict, clock=clock, cost=cost, spill=spill, slow_outputs=slow, moved=slower, held=held
         ), "inline"
     if where == "auto":
         reason = f"one row takes {1e6 * cost.of(1):.0f} us" if cost is not None else "it was not measured"

@@ -284,19 +284,23 @@ class Registry(ModelTable):
         while self.unanswered:  # noqa: ASYNC110 # a predict that hangs after its requests were answered never tells its end
             await asyncio.sleep(_LOOK_S)
 
+    def in_use(self) -> list[Servable]:
+        """Give every model that answers requests or still has some, also those that were replaced."""
+        return [*self.servables(), *self._retired]
+
     @property
     def unanswered(self) -> int:
         """Requests that somebody waits for, also of models that were replaced."""
-        return sum(servable.unanswered for servable in (*self.servables(), *self._retired))
+        return sum(servable.unanswered for servable in self.in_use())
 
     def abandon(self, error: SerinusError) -> None:
         """Answer all requests that wait or run with an error; the executors stop what they can."""
-        for servable in (*self.servables(), *self._retired):
+        for servable in self.in_use():
             servable.batcher.fail_all(error)
 
     async def close(self) -> None:
         """Unload everything at once; requests still in flight are answered NotReady."""
-        for servable in (*self.servables(), *self._retired):
+        for servable in self.in_use():
             servable.close()
         for name, versions in self._entries.items():
             await asyncio.gather(*(self._unload(name, version, "the server stops") for version in versions))

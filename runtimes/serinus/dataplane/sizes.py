@@ -31,7 +31,7 @@ def check_settings(settings: ModelSettings, bounds: ModelBounds) -> None:
     batch = settings.batch
     numbers: list[tuple[str, float | None, bool]] = [(name, getattr(settings, name), True) for name in _COUNTS]
     numbers += [(name, getattr(batch, name), True) for name in _BATCH_COUNTS]
-    numbers += [(name, getattr(batch, name), False) for name in ("max_delay_s", "default_timeout_s")]
+    numbers += [(name, getattr(batch, name), False) for name in ("max_delay_s", "default_timeout_s", "hang_timeout_s")]
     problems = []
     for name, value, whole in numbers:
         if value is None:

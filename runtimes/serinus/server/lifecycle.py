@@ -26,9 +26,11 @@ from functools import partial
 from typing import Any
 
 from ..bounds import ModelBounds
+from ..dataplane.hang_watch import HangWatch
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
 from ..dataplane.repository_access import RepositoryAccess
+from ..dataplane.telemetry.events import Events
 from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
@@ -166,9 +168,12 @@ async def _serve(
     if announce is not None:
         announce(rest.port, grpc_port)
 
-    watchdog = LoopWatchdog()
+    events = plane.metrics.events
+    watchdog = LoopWatchdog(on_held=partial(_count_held, events))
+    hangs = asyncio.ensure_future(HangWatch(plane.registry.in_use, plane.registry.clock, events).run())
     await stop.wait()
     watchdog.close()
+    hangs.cancel()
     status = await _drain(plane, settings, servers)
     bound.settle(status)
     await plane.close()
@@ -176,6 +181,11 @@ async def _serve(
         listener.cancel()
     _log.info("stopped")
     return status
+
+
+def _count_held(events: Events, seconds: float) -> None:
+    events.count("serinus_loop_held_total")
+    events.count("serinus_loop_held_seconds_total", amount=seconds)
 
 
 def _make_plane(launch: Launch) -> Plane:

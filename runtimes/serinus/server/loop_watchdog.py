@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final
 
 __all__ = ["LoopWatchdog"]
@@ -31,9 +32,17 @@ class LoopWatchdog:
     Args:
         interval_s: between two questions.
         patience_s: how long the loop may take to answer.
+        on_held: told, in the thread, each time that the loop was held, and for how many seconds, when it is over.
     """
 
-    def __init__(self, *, interval_s: float = _INTERVAL_S, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        *,
+        interval_s: float = _INTERVAL_S,
+        patience_s: float = _PATIENCE_S,
+        on_held: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005 # nobody counts
+    ) -> None:
+        self._on_held = on_held
         self._interval_s = interval_s
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
@@ -57,15 +66,17 @@ class LoopWatchdog:
             if self._answered.wait(self._patience_s):
                 continue
             _log.warning(
-                "the event loop is held for more than %.2g s: nothing is answered, no probe either. A model that computes there belongs into "
-                "a thread or process (--execution). It is at: %s",
+                "the event loop is held for more than %.2g s: nothing is answered, no probe either. A model that computes there is moved to a "
+                "thread when it ends; better said at start (--execution). It is at: %s",
                 self._patience_s,
                 self._place(),
             )
             while not self._answered.wait(self._interval_s):
                 if self._closed.is_set():
                     return
-            _log.warning("the event loop goes on, after %.2g s", time.monotonic() - asked)
+            held_s = time.monotonic() - asked
+            self._on_held(held_s)
+            _log.warning("the event loop goes on, after %.2g s", held_s)
 
     def _place(self) -> str:
         """What the loop's thread does, innermost first."""

@@ -233,6 +233,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("max_queue_rows", int | None, None, "rows that may wait before 429 (default 65536)", "Batching"),
     Option("default_timeout_s", float | None, None, "deadline of a request that brings none, seconds", "Batching"),
+    Option(
+        "hang_timeout_s",
+        float | None,
+        None,
+        "seconds after which a predict hangs: 504, not ready, its process is restarted; 0: never (default 300)",
+        "Batching",
+    ),
     Option("priority_levels", int | None, None, "levels of the schedule policy; 1 is highest (default 1)", "Batching"),
     Option("predictor_host", str | None, None, "host[:port] of the predictor behind a transformer", "Predictor"),
     Option("predictor_protocol", Literal["v1", "v2", "grpc-v2"], "v1", "protocol spoken to it", "Predictor"),

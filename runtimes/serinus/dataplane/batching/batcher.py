@@ -189,6 +189,18 @@ class Batcher:
         self._end(pending, error)
         self._idle()
 
+    def give_up(self, waiting: Sequence[PendingRequest], error: SerinusError) -> None:
+        """Answer requests with an error before their result is there; what predicts them is told to stop if it can."""
+        for pending in waiting:
+            if pending.state != DONE:
+                self._end(pending, error)
+        self._idle()
+
+    @property
+    def places(self) -> int:
+        """Batches that may run at a time."""
+        return self._executor.capacity
+
     def join_none(self) -> None:
         """Make each request a batch of its own from now on."""
         self._solo = True

@@ -6,7 +6,8 @@ the tensors of a large batch takes milliseconds, which must be the thread's and 
 
 *Inline* runs on the loop at once. That is the fastest for a predict of microseconds, and would stop every other
 connection for one of milliseconds. So a batch whose estimated time passes `limit_s` goes to a thread instead, and a
-model whose batches keep taking many times the limit, whatever was measured at warm-up, moves there for good.
+model whose batches keep taking many times the limit, whatever was measured at warm-up, moves there for good. One that has held the loop for
+`HELD_S` moves at once, also where the settings say inline: a probe was missed.
 
 *Threads* take batch from one queue (`SimpleQueue`: no future, no lock of ours) and report by `call_soon_threadsafe`.
 They are daemons: a predict that hangs cannot keep the process from ending. Each thread has a predict of its own,
@@ -28,7 +29,7 @@ import numpy as np
 from ...model import Call
 from ..batching.pending_request import Batch
 
-__all__ = ["INLINE_BATCH_S", "Cost", "InlineExecutor", "Predict", "ThreadExecutor"]
+__all__ = ["HELD_S", "INLINE_BATCH_S", "Cost", "InlineExecutor", "Predict", "ThreadExecutor"]
 
 _log = logging.getLogger("serinus.executor")
 
@@ -38,6 +39,8 @@ Clock = Callable[[], float]
 
 INLINE_BATCH_S: Final = 0.001
 """Longest estimated batch that may take the event loop: 1 ms delays a health check less than a scheduler's slice does."""
+HELD_S: Final = 1.0
+"""Kubernetes' default `timeoutSeconds` of a probe: a loop that is held for longer has missed one."""
 _OVERRUN: Final = 5.0
 _OVERRUNS: Final = 3
 """So many batches in a row of so many times the limit mean that warm-up misled us; one alone may be the machine's doing."""
@@ -146,8 +149,10 @@ class InlineExecutor:
     Args:
         cost: measured at warm-up; zeros where nothing was measured.
         spill: takes the long batches; None: everything runs inline, because the settings say so.
+        refuge: takes all batches of a model that has held the loop too long; None: `spill` does.
         slow_outputs: a batch that wants one of them is a long one, however few its rows.
         moved: told once, when the model turned out too slow for the loop and stays in the thread.
+        held: told once in its place, where a single predict held the loop for so many seconds.
     """
 
     capacity = 1
@@ -159,16 +164,20 @@ class InlineExecutor:
         clock: Clock,
         cost: Cost,
         spill: ThreadExecutor | None,
+        refuge: ThreadExecutor | None = None,
         slow_outputs: frozenset[str] = frozenset(),
         limit_s: float = INLINE_BATCH_S,
         moved: Callable[[], None] = lambda: None,
+        held: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005 # nobody asks
     ) -> None:
         self._predict = predict
         self._clock = clock
         self._spill = spill
+        self._refuge = refuge if refuge is not None else spill
         self._slow_outputs = slow_outputs
         self._limit_s = limit_s
         self._moved = moved
+        self._held = held
         self._overruns = 0
         self._max_rows = float("inf")
         if spill is not None and cost.row_s > 0:
@@ -184,14 +193,18 @@ class InlineExecutor:
             if wanted is not None and not self._slow_outputs.isdisjoint(wanted):
                 return spill.run(batch, on_finish)
         compute(batch, self._predict, self._clock)
-        if spill is not None:
-            if batch.infer_to - batch.infer_from <= _OVERRUN * self._limit_s:
-                self._overruns = 0
-            else:
-                self._overruns += 1
-                if self._overruns == _OVERRUNS:
-                    self._max_rows = -1
-                    self._moved()
+        took = batch.infer_to - batch.infer_from
+        if took <= _OVERRUN * self._limit_s:
+            self._overruns = 0
+        elif self._refuge is not None:
+            self._overruns += 1
+            if took > HELD_S:
+                if self._spill is None or self._max_rows >= 0:
+                    self._spill, self._max_rows = self._refuge, -1
+                    self._held(took)
+            elif spill is not None and self._overruns == _OVERRUNS:
+                self._max_rows = -1
+                self._moved()
         on_finish(batch)
         return True
 

@@ -6,8 +6,9 @@ carries that description. One thread of the parent drives each worker: it sends 
 so a worker is never asked two things at a time. Arrays travel as pickle protocol 5 with their buffers out of band:
 one copy into the pipe, one out of it.
 
-A worker that dies fails the batch that it had, and is replaced by that thread before the thread takes another batch.
-The batcher then tries each request of the batch alone, so only a request that kills a worker by itself is failed.
+A worker that dies fails the batch that it had, and is replaced before its thread takes another batch.
+The batcher then tries each request of the batch alone, so only a request that kills a worker by itself is failed. One whose predict takes too long
+is killed by whoever watches (`end_overdue`), which fails its batch as one that came too late.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -27,7 +29,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ...errors import ModelFailed, SerinusError
+from ...errors import ModelFailed, SerinusError, TimedOut
 from ...model import Call, Model
 from ...settings import ModelSettings
 
@@ -38,6 +40,8 @@ _log = logging.getLogger("serinus.process")
 _START_S = 600.0
 """Longest time for a worker to load its model; a large network from a slow disk takes minutes."""
 _STOP_S = 5.0
+_AGAIN_S = 5.0
+"""After a process did not come back: until the next try without a request."""
 
 Factory = Callable[[ModelSettings], Model]
 
@@ -52,7 +56,9 @@ class ProcessPool:
     """
 
     def __init__(self, factory: Factory, settings: ModelSettings, count: int) -> None:
-        self._workers = [_Worker(factory, settings) for _ in range(count)]
+        self.on_restart: Callable[[str], None] = lambda reason: None  # noqa: ARG005 # nobody counts
+        """Told of each process that is replaced, and why: "ended" or "hung"; from any thread."""
+        self._workers = [_Worker(factory, settings, self._restarted) for _ in range(count)]
 
     @property
     def predicts(self) -> Sequence[Callable[[Mapping[str, np.ndarray], Call], Mapping[str, np.ndarray]]]:
@@ -79,10 +85,30 @@ class ProcessPool:
         for worker in self._workers:
             worker.join_rows(joined)
 
+    def end_overdue(self, limit_s: float) -> int:
+        """Kill the processes whose predict has taken longer than this, and start others in their place; also in that of those that failed to start.
+
+        Returns:
+            How many were killed.
+        """
+        return sum(worker.end_overdue(limit_s) for worker in self._workers)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Some process is there, and has loaded the model."""
+        return any(worker.is_at_work for worker in self._workers)
+
+    def close_soon(self) -> None:
+        """Do as `close`, in a thread: a process that does not end is waited for."""
+        threading.Thread(target=self.close, name="process-close", daemon=True).start()
+
     def close(self) -> None:
         """End every process, after the batch that it has."""
         for worker in self._workers:
             worker.close()
+
+    def _restarted(self, reason: str) -> None:
+        self.on_restart(reason)
 
 
 class RemoteError(Exception):
@@ -92,7 +118,7 @@ class RemoteError(Exception):
 class _Worker:
     """One process, from the parent's side."""
 
-    def __init__(self, factory: Factory, settings: ModelSettings) -> None:
+    def __init__(self, factory: Factory, settings: ModelSettings, on_restart: Callable[[str], None]) -> None:
         self._factory = factory
         self._settings = settings
         self._process: Any = None
@@ -100,6 +126,15 @@ class _Worker:
         self._closed = False
         self._joined: bool | None = None
         """What the model was told of its batching; None: nothing."""
+        self._on_restart = on_restart
+        self._busy_since: float | None = None
+        """When the predict began that runs."""
+        self._hung = False
+        """Its predict took too long, and the process was killed for that."""
+        self._return: threading.Thread | None = None
+        """Starts another process in the place of one that has ended."""
+        self._return_failed: tuple[float, str] | None = None
+        """When that last failed, and why."""
         self._lock = threading.Lock()
         """Held while a process is started or ended, so that `close` leaves none behind."""
 
@@ -145,18 +180,17 @@ class _Worker:
         Raises:
             ModelFailed: the process died of it.
         """
-        if self._process is None or not self._process.is_alive():
-            self._respawn()
+        if self._return is not None or self._process is None or not self._process.is_alive():
+            self._await_return()
         pipe = cast("Connection", self._pipe)
         try:
+            self._busy_since = time.monotonic()
             _send(pipe, (dict(inputs), dict(call.parameters), call.outputs))
             kind, value = _receive(pipe)
         except (EOFError, OSError):
-            message = f"model '{self._settings.name}': its process ended while it predicted{self._exit()}"
-            _log.error("%s; another one is started", message)
-            if not self._closed:
-                self._respawn()
-            raise ModelFailed(message) from None
+            raise self._ended() from None
+        finally:
+            self._busy_since = None
         if kind == "error":
             raise value
         return value
@@ -180,6 +214,63 @@ class _Worker:
                 process.kill()
                 process.join(_STOP_S)
             process.close()
+
+    @property
+    def is_at_work(self) -> bool:
+        return self._return is None and self._process is not None and not self._hung
+
+    def end_overdue(self, limit_s: float) -> bool:
+        since = self._busy_since
+        with self._lock:
+            process = self._process
+        if since is not None and time.monotonic() - since > limit_s and process is not None and not self._hung:
+            self._hung = True
+            with contextlib.suppress(ValueError):  # it is being unloaded
+                process.kill()
+            return True
+        failed = self._return_failed
+        if failed is not None and time.monotonic() - failed[0] > _AGAIN_S:
+            self._bring_back()
+        return False
+
+    def _ended(self) -> SerinusError:
+        """Start another process, without waiting for it: the requests of this one are answered first."""
+        name = self._settings.name
+        hung, how = self._hung, self._exit()
+        self._on_restart("hung" if hung else "ended")
+        self._bring_back()
+        if hung:
+            return TimedOut(f"model '{name}' did not answer in time (hang_timeout_s); its process is restarted")
+        message = f"model '{name}': its process ended while it predicted{how}"
+        _log.error("%s; another one is started", message)
+        return ModelFailed(message)
+
+    def _bring_back(self) -> threading.Thread | None:
+        with self._lock:
+            if self._return is None and not self._closed:
+                self._return_failed = None
+                self._return = threading.Thread(target=self._come_back, name="process-return", daemon=True)
+                self._return.start()
+            return self._return
+
+    def _await_return(self) -> None:
+        returning = self._return or self._bring_back()
+        if returning is not None:
+            returning.join()
+        failed = self._return_failed
+        if failed is not None or self._process is None:
+            reason = failed[1] if failed is not None else f"model '{self._settings.name}' is being unloaded"
+            raise ModelFailed(reason)
+
+    def _come_back(self) -> None:
+        try:
+            self._respawn()
+        except Exception as error:  # noqa: BLE001 # whatever it is, the next try or its caller tells
+            _log.error("model '%s': its process did not come back: %s", self._settings.name, error)
+            self._return_failed = (time.monotonic(), str(error))
+        finally:
+            self._hung = False
+            self._return = None
 
     def _respawn(self) -> None:
         if self._pipe is not None:

@@ -13,6 +13,7 @@ from ...settings import BatchSettings
 from ..batching.deadlines import Deadlines
 from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
 from ..execution.executor import InlineExecutor, ThreadExecutor
+from ..execution.process_pool import ProcessPool
 from ..telemetry.statistics import ModelStatistics
 from .checks import AS_SENT, OutputChecks, RequestChecks, RowsDiffer
 from .response_rows import Outputs, cut_rows, select_outputs
@@ -38,7 +39,9 @@ class ArrayServable(Servable):
         deadlines: Deadlines,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
+        processes: ProcessPool | None = None,
     ) -> None:
+        self._processes = processes
         self._checks = checks = RequestChecks(model)
         self._batchable = checks.batchable
         super().__init__(
@@ -67,6 +70,15 @@ class ArrayServable(Servable):
     def batchable(self) -> bool:
         """Requests share batches; see `RequestChecks.batchable`."""
         return self._batchable
+
+    def end_overdue(self, limit_s: float) -> int | None:
+        """See `Servable.end_overdue`."""
+        return self._processes.end_overdue(limit_s) if self._processes is not None else None
+
+    @property
+    def is_at_work(self) -> bool:
+        """See `Servable.is_at_work`."""
+        return self._processes is None or self._processes.is_at_work
 
     def infer_nowait(self, request: InferRequest, on_complete: Outcome, now: float | None = None) -> PendingRequest:
         """See `Servable.infer_nowait`."""

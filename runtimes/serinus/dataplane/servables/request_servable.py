@@ -78,7 +78,13 @@ class RequestServable(Servable):
     @property
     def healthy(self) -> bool:
         """See `Servable.healthy`."""
-        return self._healthy and all(servable.healthy for servable in self.behind)
+        return self.at_work and self._healthy and all(servable.healthy for servable in self.behind)
+
+    def is_open_ended(self, batch: Batch) -> bool:
+        """See `Servable.is_open_ended`: a stream of V2, or an answer to a V1 body that has begun to come in pieces."""
+        task = batch.members[0].task
+        call = getattr(task, "__self__", None)
+        return task is not None and not (isinstance(call, _V1Call) and not call.is_streamed)
 
     @property
     def stream_kind(self) -> StreamKind:
@@ -322,6 +328,11 @@ class _V1Call:
     def cancel(self) -> None:
         """The client has gone."""
         self._current.cancel()
+
+    @property
+    def is_streamed(self) -> bool:
+        """Its answer has begun to come in pieces."""
+        return self._answered
 
     async def _run(self) -> Any:
         answer = await self._ask(self._call.headers)

@@ -99,6 +99,10 @@ class Servable(ABC):
         self._clock = clock
         self._loop = loop
         self._default_timeout_s = settings.default_timeout_s
+        self.hang_timeout_s = settings.hang_timeout_s
+        """Seconds after which a predict counts as one that hangs; 0: none does."""
+        self.at_work = True
+        """False: its predicts hang, as `dataplane.hang_watch` has found; readiness shows it."""
         self._levels = max(1, settings.priority_levels)
         self._default_level = min(max(1, settings.default_priority), self._levels) - 1
         self._logged: tuple[str, float, int] = ("", 0.0, 0)
@@ -178,8 +182,8 @@ class Servable(ABC):
 
     @property
     def healthy(self) -> bool:
-        """What the model last said of itself, and those behind it; readiness shows it, requests are let through all the same."""
-        return True
+        """Its predicts end, and what the model last said of itself, and those behind it; readiness shows it, requests are let through."""
+        return self.at_work
 
     @property
     def batchable(self) -> bool:
@@ -228,6 +232,23 @@ class Servable(ABC):
             model.signatures,
             model.columns.names if model.columns is not None else (),
         )
+
+    def end_overdue(self, limit_s: float) -> int | None:
+        """End the processes in which a predict has taken longer than this, and have others take their place.
+
+        Returns:
+            How many; None: it runs in no process of its own.
+        """
+        return None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Some process of its own can predict."""
+        return True
+
+    def is_open_ended(self, batch: Batch) -> bool:
+        """Whether a batch may go on for as long as it likes: it is a stream."""
+        return False
 
     @property
     def in_flight(self) -> int:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from ...exposition import Page
 from ...model import Family
+from .events import Events
 from .histogram import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram
 from .statistics import ModelStatistics, added
 
@@ -61,6 +62,9 @@ class Metrics:
         self._gauges: list[Gauges] = []
         self._sources: list[Callable[[], Iterable[Family]]] = []
         self._errors: dict[tuple[str, int], int] = {}
+        self.events = Events()
+        """Rare events, counted by whoever sees them."""
+        self._sources.append(self.events.families)
         self._started = time.time()
 
     def statistics(self, name: str, version: str = "") -> ModelStatistics:
