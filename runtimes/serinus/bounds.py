@@ -80,6 +80,8 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             # Of the server.
             Bound("workers", 1, 1024),
             Bound("worker_timeout_s", 0, _WEEK_S),
+            Bound("memory_limit_bytes", 0, _TIB << 10),
+            Bound("gpu_memory_limit_bytes", 0, _TIB << 10),
             Bound("max_instances", 1, 4096),
             Bound("max_classes", 1, 1 << 24),
             Bound("max_body_bytes", 1, _TIB),

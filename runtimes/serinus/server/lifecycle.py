@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -39,6 +40,8 @@ from .exit_bound import CLOSING_S, ExitBound, ExitStatus
 from .grpc import start_grpc
 from .grpc.grpc_server import GrpcServer
 from .loop_watchdog import LoopWatchdog
+from .memory_guard import MemoryGuard, default_limit
+from .memory_readings import container_limit, read_memory
 from .port_checks import check_ports
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import RestServer, start_rest
@@ -171,10 +174,17 @@ async def _serve(
     events = plane.metrics.events
     watchdog = LoopWatchdog(on_held=partial(_count_held, events))
     hangs = asyncio.ensure_future(HangWatch(plane.registry.in_use, plane.registry.clock, events).run())
+    guard = _guard_memory(settings, bound.begin, worker)
+    plane.metrics.add_source(guard.families)
+    memory = asyncio.ensure_future(guard.run())
     await stop.wait()
     watchdog.close()
     hangs.cancel()
+    memory.cancel()
     status = await _drain(plane, settings, servers)
+    if guard.reason and worker is None:
+        write_reason(guard.reason, settings.termination_message_path)
+        status = ExitStatus.MEMORY
     bound.settle(status)
     await plane.close()
     if listener is not None:
@@ -186,6 +196,26 @@ async def _serve(
 def _count_held(events: Events, seconds: float) -> None:
     events.count("serinus_loop_held_total")
     events.count("serinus_loop_held_seconds_total", amount=seconds)
+
+
+def _guard_memory(settings: ServerSettings, stop: Callable[[], None], worker: WorkerEnd | None) -> MemoryGuard:
+    limit = settings.memory_limit_bytes
+    if limit is None:
+        limit = default_limit(container_limit())
+
+    def passed(reason: str) -> None:
+        if worker is None:
+            stop()
+        else:
+            worker.send(type="memory", reason=reason)
+
+    return MemoryGuard(
+        limit // settings.workers,
+        gpu_limit_bytes=settings.gpu_memory_limit_bytes,
+        read=partial(read_memory, os.getpid()),
+        clock=time.monotonic,
+        on_passed=passed,
+    )
 
 
 def _make_plane(launch: Launch) -> Plane:

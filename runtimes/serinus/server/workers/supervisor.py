@@ -130,6 +130,7 @@ class Supervisor:
         self._pulse = Pulse(_BEAT_S)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._applying = asyncio.Lock()
+        self._retiring = asyncio.Lock()
 
     async def run(self) -> int:
         """Start everybody, replace the dead, stop on SIGTERM or SIGINT.
@@ -252,6 +253,8 @@ class Supervisor:
                     future.set_result(message)
             elif kind == "metrics":
                 self._spawn(self._answer_metrics(worker, message["id"]))
+            elif kind == "memory":
+                self._spawn(self._retire(worker, message["reason"]))
             elif kind == "apply":
                 self._spawn(self._answer_apply(worker, message))
         await worker.channel.close()
@@ -297,6 +300,23 @@ class Supervisor:
                     _kill(worker)
                 elif worker.listening:
                     worker.channel.send(type="ping")
+
+    async def _retire(self, worker: _Worker, reason: str) -> None:
+        """Have a worker drain and end, once all others listen, and wait for the one that replaces it."""
+        async with self._retiring:
+            index = worker.index
+            while not self._stopping.is_set() and not self._all_listen():  # noqa: ASYNC110 # rare, and not in a hurry
+                await asyncio.sleep(_BEAT_S)
+            if self._stopping.is_set() or self._workers.get(index) is not worker:
+                return
+            _log.error("worker %d (pid %d): %s", index, worker.process.pid, reason)
+            worker.reason = "memory"
+            worker.channel.send(type="retire")
+            while not self._stopping.is_set() and self._workers.get(index) is worker:  # noqa: ASYNC110 # as above
+                await asyncio.sleep(_BEAT_S)
+
+    def _all_listen(self) -> bool:
+        return len(self._workers) == self._settings.workers and all(one.listening for one in self._workers.values())
 
     # Models
 
