@@ -230,7 +230,9 @@ class ServerSettings:
     )
     gpu_memory_limit_bytes: int = field(
         default=0,
-        metadata=_flags(help="likewise of what PyTorch has reserved on GPUs; 0: none (a GPU is often filled on purpose)"),
+        metadata=_flags(
+            help="likewise of what PyTorch has reserved on GPUs; 0: none (a GPU is often filled on purpose)"
+        ),
     )
     termination_message_path: str = field(
         default="/dev/termination-log",

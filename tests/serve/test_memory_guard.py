@@ -190,7 +190,16 @@ def test_a_model_that_leaks_ends_its_server_with_status_75_and_a_reason_and_no_r
     (tmp_path / "leak_model.py").write_text(LEAK)
     message = tmp_path / "termination-log"
     message.touch()
-    flags = ["--class", "leak_model:Leak", "--model_name", "m", "--warmup", "false", "--memory_limit_bytes", str(500 * MIB)]
+    flags = [
+        "--class",
+        "leak_model:Leak",
+        "--model_name",
+        "m",
+        "--warmup",
+        "false",
+        "--memory_limit_bytes",
+        str(500 * MIB),
+    ]
     flags += ["--termination_message_path", str(message)]
     with serving(tmp_path, *flags, environment={"PYTHONPATH": str(tmp_path)}) as served:
         page = served.ask("GET", "/metrics")[1]

@@ -102,9 +102,7 @@ def replaced(served: Served, old: psutil.Process, *, count: int) -> None:
 @pytest.mark.parametrize(
     ("words", "said"), [("2 fails 1", "it fails here"), ("2 exits 1", "a worker ended")], ids=["refuses", "dies"]
 )
-def test_a_load_that_fails_on_one_worker_happens_on_none(
-    words: str, said: str, repository: Repository, tmp_path: Path
-):
+def test_a_load_that_fails_on_one_worker_happens_on_none(words: str, said: str, repository: Repository, tmp_path: Path):
     repository.put("m", "1")
     with group(tmp_path) as served:
         assert values(served) == {1}

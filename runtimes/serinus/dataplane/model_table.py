@@ -14,6 +14,7 @@ would go past the transformer, unless `expose_behind` opens it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,9 +23,11 @@ from ..errors import NotFound, NotReady
 from ..model import Family
 from ..settings import UNVERSIONED, ModelSettings
 from .servables.servable import Servable
+from .telemetry.cuda_memory import LoadedFramework
 
 __all__ = ["Entry", "ModelTable", "State", "all_behind", "rank"]
 
+_GPU_FAMILY = "serinus_cuda_memory_reserved_bytes"
 _log = logging.getLogger("serinus.registry")
 
 State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
@@ -60,6 +63,8 @@ class ModelTable:
         self.defaults: dict[str, Servable] = {}
         """Name to the served default version; what the hot path reads."""
         self._expose_behind = expose_behind
+        self._framework = LoadedFramework(os.environ.get("SERINUS_WORKER", "0"))
+        """Tells of GPUs where a model uses them and does not tell itself: a class of somebody's with PyTorch."""
         self._entries: dict[str, dict[str, Entry]] = {}
 
     def names(self) -> list[str]:
@@ -211,6 +216,10 @@ class ModelTable:
                 _log.exception("model '%s' cannot tell its metrics", servable.name)
                 continue
             for family in told:
+                samples = found.setdefault(family.name, (family, {}))[1]
+                samples.update({tuple(sorted(labels.items())): value for labels, value in family.samples})
+        if _GPU_FAMILY not in found:
+            for family in self._framework.metrics():
                 samples = found.setdefault(family.name, (family, {}))[1]
                 samples.update({tuple(sorted(labels.items())): value for labels, value in family.samples})
         for family, samples in found.values():

@@ -261,7 +261,11 @@ class Plane(ModelChanges):
 
     def ready(self) -> bool:
         """New requests are welcome; see the module's theory of operation."""
-        if self._stopping or not self.listening or (self._missing and (self._strict_readiness or not self.registry.defaults)):
+        if (
+            self._stopping
+            or not self.listening
+            or (self._missing and (self._strict_readiness or not self.registry.defaults))
+        ):
             return False
         if not self.registry.defaults:
             return self._ready_when_empty and self._started

@@ -266,9 +266,7 @@ def _local_executor(
 
     spill = ThreadExecutor(name, (model.predict,), loop=loop, clock=clock)
     if where == "inline":
-        executor = InlineExecutor(
-            model.predict, clock=clock, cost=cost or Cost(), spill=None, refuge=spill, held=held
-        )
+        executor = InlineExecutor(model.predict, clock=clock, cost=cost or Cost(), spill=None, refuge=spill, held=held)
         return executor, "inline"
     if where == "auto" and settings.instances == 1 and cost is not None and cost.of(1) < INLINE_ROW_S:
         _log.info(

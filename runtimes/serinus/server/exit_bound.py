@@ -162,7 +162,9 @@ class ExitBound:
         places = traceback.extract_stack(frame)[-_FRAMES:] if frame is not None else []
         at = ", called by ".join(f"{place.name} ({place.filename}:{place.lineno})" for place in reversed(places))
         what = (
-            "requests are unanswered" if self._status == ExitStatus.CUT else "the drain is over, and something else hangs"
+            "requests are unanswered"
+            if self._status == ExitStatus.CUT
+            else "the drain is over, and something else hangs"
         )
         return f"the bound of {self._limit_s:.3g} s for the end has come: {what}; the process ends. Its main thread is at: {at or 'unknown'}"
 

@@ -118,9 +118,15 @@ class MemoryGuard:
         last = self._last
         gauges = {
             "serinus_memory_children_bytes": ("Resident memory of the processes of models.", last.children),
-            "serinus_memory_limit_bytes": ("What the server's memory may be until it starts again; 0: no limit.", self._limit),
+            "serinus_memory_limit_bytes": (
+                "What the server's memory may be until it starts again; 0: no limit.",
+                self._limit,
+            ),
             "serinus_memory_growth_bytes_per_hour": ("Growth of memory, processes of models included.", self.growth()),
-            "serinus_memory_restart_pending": ("1 while the server ends because its memory has passed the limit.", bool(self.reason)),
+            "serinus_memory_restart_pending": (
+                "1 while the server ends because its memory has passed the limit.",
+                bool(self.reason),
+            ),
         }
         for name, (text, value) in gauges.items():
             yield Family(name, text, "gauge", [({}, float(value))])

@@ -319,7 +319,14 @@ def _with_options(
                 changes["allow_implementation"] = (*settings.allow_implementation, glob.escape(extra["class"]))
         batch = {
             name: values[name]
-            for name in ("max_batch_rows", "max_delay_s", "max_queue_rows", "default_timeout_s", "hang_timeout_s", "priority_levels")
+            for name in (
+                "max_batch_rows",
+                "max_delay_s",
+                "max_queue_rows",
+                "default_timeout_s",
+                "hang_timeout_s",
+                "priority_levels",
+            )
             if values[name] is not None
         }
         if batch:

@@ -319,7 +319,9 @@ def _receive(pipe: Connection) -> Any:
 def _serve(pipe: Connection, factory: Factory, settings: ModelSettings) -> None:
     """Be a worker process."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to the group or cgroup too; they are the parent's to handle, which closes the pipe
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # sent to the group or cgroup too; they are the parent's to handle, which closes the pipe
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         model = factory(settings)

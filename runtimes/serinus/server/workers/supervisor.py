@@ -285,7 +285,9 @@ class Supervisor:
                 stopped = is_stopped(worker.process.pid)
                 if not worker.listening and not stopped:
                     self._pulse.hear(worker.index, loop.time())
-                limit_s = min(_STOPPED_S, self._settings.worker_timeout_s) if stopped else self._settings.worker_timeout_s
+                limit_s = (
+                    min(_STOPPED_S, self._settings.worker_timeout_s) if stopped else self._settings.worker_timeout_s
+                )
                 silent_s = silent.get(worker.index, 0.0)
                 if self._settings.worker_timeout_s and silent_s > limit_s and not self._stopping.is_set():
                     what = "was stopped by a signal" if stopped else "has given no sign of life"
