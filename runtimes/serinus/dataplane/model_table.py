@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -57,12 +57,14 @@ class ModelTable:
 
     Args:
         expose_behind: clients may call the models behind others.
+        index: names in the model repository, loaded or not; None: there is no repository.
     """
 
-    def __init__(self, *, expose_behind: bool = False) -> None:
+    def __init__(self, *, expose_behind: bool = False, index: Callable[[], Iterable[str]] | None = None) -> None:
         self.defaults: dict[str, Servable] = {}
         """Name to the served default version; what the hot path reads."""
         self._expose_behind = expose_behind
+        self._index = index
         self._framework = LoadedFramework(os.environ.get("SERINUS_WORKER", "0"))
         """Tells of GPUs where a model uses them and does not tell itself: a class of somebody's with PyTorch."""
         self._entries: dict[str, dict[str, Entry]] = {}
@@ -195,6 +197,47 @@ class ModelTable:
         """Whether a version was loaded once, and unloaded on purpose since."""
         entry = self._entries.get(name, {}).get(version)
         return entry is not None and entry.unloaded
+
+    def add_broken(self, name: str, reason: str) -> None:
+        """List a name of which nothing is known but why it cannot be loaded; a load request reads it again."""
+        settings = ModelSettings(name=name)
+        self._entries.setdefault(name, {})[""] = Entry(settings, settings, "UNAVAILABLE", reason, broken=True)
+
+    def add_unloaded(self, settings: ModelSettings) -> None:
+        """List a version that was unloaded on purpose, before this process began."""
+        entry = Entry(settings, settings, "UNAVAILABLE", "unloaded", unloaded=True)
+        self._entries.setdefault(settings.name, {}).setdefault(settings.version, entry)
+
+    def forget_broken(self, name: str) -> None:
+        """Let the settings that could be read now take the place of the reason why they could not."""
+        versions = self._entries.get(name, {})
+        if "" in versions and versions[""].broken:
+            del versions[""]
+
+    async def _load(self, settings: ModelSettings) -> None:
+        started = self.clock()
+        self._publish(settings, settings, await self._prepare(settings), started)
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
+        """Describe every version known, and every name in the repository (extension_model_repository.md, "Index").
+
+        What was unloaded, and is in the repository no more, cannot be loaded again and is not told of.
+        """
+        rows = []
+        there = None if self._index is None or ready_only else set(self._index())
+        for name, versions in self._entries.items():
+            gone = there is not None and name not in there
+            for version, entry in sorted(versions.items(), key=lambda item: rank(item[0])):
+                if gone and entry.unloaded and entry.state == "UNAVAILABLE":
+                    continue
+                if not ready_only or entry.servable is not None:
+                    row = {"name": name, "state": entry.state, "reason": entry.reason}
+                    rows.append({"name": name, "version": version, **row} if version else row)
+        if there is not None:
+            rows += [
+                {"name": name, "state": "UNAVAILABLE", "reason": ""} for name in sorted(there.difference(self._entries))
+            ]
+        return rows
 
     def choose_default(self, name: str) -> None:
         """Find again which version of a name answers requests that name none."""

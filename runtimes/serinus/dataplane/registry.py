@@ -33,7 +33,7 @@ from ..protocol.json_codec import describe
 from ..settings import ModelSettings
 from .batching.deadlines import Deadlines
 from .model_files import fingerprint
-from .model_table import Entry, ModelTable, all_behind, rank
+from .model_table import Entry, ModelTable, all_behind
 from .overrides import overridden
 from .preparation import Preparation
 from .servables.servable import Servable
@@ -101,12 +101,11 @@ class Registry(ModelTable):
         unload_wait_s: float = 30.0,
         expose_behind: bool = False,
     ) -> None:
-        super().__init__(expose_behind=expose_behind)
+        super().__init__(expose_behind=expose_behind, index=index)
         self.metrics = metrics if metrics is not None else Metrics()
         self.clock = clock
         self._factory = factory
         self._discover = discover
-        self._index = index
         self._bounds = bounds
         self._unload_wait_s = unload_wait_s
         self._preparation: Preparation | None = None
@@ -143,11 +142,6 @@ class Registry(ModelTable):
             self._busy.discard(name)
         if problem is not None:
             raise problem
-
-    def add_broken(self, name: str, reason: str) -> None:
-        """List a name of which nothing is known but why it cannot be loaded; a load request reads it again."""
-        settings = ModelSettings(name=name)
-        self._entries.setdefault(name, {})[""] = Entry(settings, settings, "UNAVAILABLE", reason, broken=True)
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a name from the repository, or again from its settings (extension_model_repository.md, "Load").
@@ -192,7 +186,7 @@ class Registry(ModelTable):
             found = await self._find(name, known)
             if versions is not None:
                 found = _chosen(name, found, versions)
-            self._forget_broken(name)
+            self.forget_broken(name)
             config = parameters.get("config")
             changed = [settings if config is None else self._overridden(settings, config) for settings in found]
             for settings, own in zip(changed, found, strict=True):
@@ -244,11 +238,6 @@ class Registry(ModelTable):
                 entry.state = "UNAVAILABLE"
             await self._retire(servable)
 
-    def add_unloaded(self, settings: ModelSettings) -> None:
-        """List a version that was unloaded on purpose, before this process began."""
-        entry = Entry(settings, settings, "UNAVAILABLE", "unloaded", unloaded=True)
-        self._entries.setdefault(settings.name, {}).setdefault(settings.version, entry)
-
     async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Unload all versions of a name; it takes no request from this moment, and those in flight end.
 
@@ -257,27 +246,6 @@ class Registry(ModelTable):
             Conflict: it is loading.
         """
         await self.commit(self.stage_unload(name, parameters))
-
-    def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
-        """Describe every version known, and every name in the repository (extension_model_repository.md, "Index").
-
-        What was unloaded, and is in the repository no more, cannot be loaded again and is not told of.
-        """
-        rows = []
-        there = None if self._index is None or ready_only else set(self._index())
-        for name, versions in self._entries.items():
-            gone = there is not None and name not in there
-            for version, entry in sorted(versions.items(), key=lambda item: rank(item[0])):
-                if gone and entry.unloaded and entry.state == "UNAVAILABLE":
-                    continue
-                if not ready_only or entry.servable is not None:
-                    row = {"name": name, "state": entry.state, "reason": entry.reason}
-                    rows.append({"name": name, "version": version, **row} if version else row)
-        if there is not None:
-            rows += [
-                {"name": name, "state": "UNAVAILABLE", "reason": ""} for name in sorted(there.difference(self._entries))
-            ]
-        return rows
 
     async def drain(self) -> None:
         """Wait until nobody waits for an answer of any model."""
@@ -326,16 +294,6 @@ class Registry(ModelTable):
                 raise NotFound(f"model '{name}' is not in the model repository")
         entries = [entry.own for _, entry in sorted(self._entries.get(name, {}).items())]
         return entries or list(known) or [self.entry(name).own]
-
-    def _forget_broken(self, name: str) -> None:
-        """Let the settings that could be read now take the place of the reason why they could not."""
-        versions = self._entries.get(name, {})
-        if "" in versions and versions[""].broken:
-            del versions[""]
-
-    async def _load(self, settings: ModelSettings) -> None:
-        started = self.clock()
-        self._publish(settings, settings, await self._prepare(settings), started)
 
     async def _prepare(self, settings: ModelSettings) -> Servable:
         """Load a version and warm it up; its entry says LOADING where there is none yet, and the reason where it fails."""
