@@ -439,3 +439,18 @@ async def test_requests_of_one_key_are_handed_over_together_and_answered_by_call
     alone: asyncio.Queue[Batch] = asyncio.Queue()
     assert executor.run(single("alone"), alone.put_nowait) is False
     assert (await alone.get()).outputs == "alone"
+
+
+@pytest.mark.parametrize("spilled", [True, False], ids=["auto", "inline as the settings say"])
+def test_a_single_predict_that_holds_the_loop_for_a_second_moves_the_model(spilled: bool):
+    clock, refuge, held = Clock(), Spill(), []
+    executor = inline(clock, refuge if spilled else None, refuge=refuge, held=held.append)
+    clock.takes, clock.now = 1.0, 0.0
+    executor.run(batch_of(x_of(1)), lambda _: None)
+    assert held == []
+    clock.takes, clock.now = 1.5, 0.0
+    executor.run(batch_of(x_of(1)), lambda _: None)
+    assert held == [1.5]
+    executor.run(batch_of(x_of(1)), lambda _: None)
+    assert refuge.given == [1]
+    assert held == [1.5]

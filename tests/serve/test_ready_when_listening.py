@@ -36,7 +36,7 @@ async def test_a_server_is_not_ready_before_its_second_port_is_open(monkeypatch:
         async def begin(*arguments: Any, **named: Any) -> Any:
             server = await start(*arguments, **named)
             opened.append((name, plane.ready(), plane.model_ready("m")))
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.close()
             return server
 

@@ -214,10 +214,6 @@ class ModelTable:
         if "" in versions and versions[""].broken:
             del versions[""]
 
-    async def _load(self, settings: ModelSettings) -> None:
-        started = self.clock()
-        self._publish(settings, settings, await self._prepare(settings), started)
-
     def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """Describe every version known, and every name in the repository (extension_model_repository.md, "Index").
 

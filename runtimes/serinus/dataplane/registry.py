@@ -295,6 +295,10 @@ class Registry(ModelTable):
         entries = [entry.own for _, entry in sorted(self._entries.get(name, {}).items())]
         return entries or list(known) or [self.entry(name).own]
 
+    async def _load(self, settings: ModelSettings) -> None:
+        started = self.clock()
+        self._publish(settings, settings, await self._prepare(settings), started)
+
     async def _prepare(self, settings: ModelSettings) -> Servable:
         """Load a version and warm it up; its entry says LOADING where there is none yet, and the reason where it fails."""
         name, version = settings.name, settings.version
