@@ -224,7 +224,7 @@ class ServerSettings:
     memory_limit_bytes: int | None = field(
         default=None,
         metadata=_flags(
-            help="resident memory, that of models' processes included, past which the server drains and ends with status 75 for a clean "
+            help="memory (resident, files not counted), that of models' processes included, past which the server drains and ends with status 75 for a clean "
             "start, workers one at a time; 0: none; by default nine tenths of the container's limit, none where that has none"
         ),
     )

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from dataplane_support import Doubler, serving
 from serinus import Family, ModelSettings
 from serinus.dataplane.telemetry.cuda_memory import LoadedFramework, families
 
-READ_BY_ALERTS = {
-    f"serinus_cuda_memory_{name}"
-    for name in (
-        "reserved_bytes",
-        "allocated_bytes",
-        "inactive_split_bytes",
-        "alloc_retries_total",
-        "ooms_total",
-        "device_free_bytes",
-        "device_total_bytes",
-    )
-}
+MONITORING = Path(__file__).resolve().parents[2] / "manifests" / "monitoring"
+READ_BY_ALERTS = set(
+    re.findall(r"serinus_cuda_memory_[a-z_]+", (MONITORING / "alerts" / "prometheusrule.yaml").read_text())
+)
 STATS = {
     "allocated_bytes.all.current": 70,
     "reserved_bytes.all.current": 78,
@@ -58,6 +52,7 @@ class Torch:
 def test_a_framework_that_is_loaded_and_uses_devices_is_told_by_device_and_worker():
     torch = Torch()
     told = LoadedFramework("3", {"torch": torch}).metrics()
+    assert len(READ_BY_ALERTS) > 4
     assert {family.name for family in told} >= READ_BY_ALERTS
     assert {tuple(sorted(labels.items())) for family in told for labels, _ in family.samples} == {
         (("device", "0"), ("worker", "3")),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -150,9 +153,28 @@ def test_the_limit_is_nine_tenths_of_the_containers(name: str, text: str, limit:
 
 
 def test_memory_is_read_of_a_process_and_all_below_it():
-    reading = read_memory(psutil.Process().pid)
-    assert reading.own == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    pid = psutil.Process().pid
+    before = read_memory(pid)
+    kept = np.ones(100 * MIB, np.uint8)
+    code = "kept = bytearray(b'x') * (100 << 20); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        after = read_memory(pid)
+        child.kill()
+    assert after.own - before.own > kept.nbytes * 0.9
+    assert after.own < psutil.Process().memory_info().rss
+    assert after.children - before.children > 90 * MIB
     assert read_memory(1 << 30) == MemoryReading(0)
+
+
+def test_pages_of_files_are_not_memory_that_is_held(tmp_path: Path):
+    file = tmp_path / "weights"
+    file.write_bytes(b"x" * (100 * MIB))
+    before = read_memory(psutil.Process().pid).own
+    mapped = np.memmap(file, np.uint8, "r")
+    assert int(mapped[::4096].sum())
+    assert read_memory(psutil.Process().pid).own - before < 50 * MIB
 
 
 class Cuda:

@@ -1,11 +1,11 @@
 """How much memory this process and those that it started hold, and how much their container may: from /proc and the cgroup.
 
-Resident pages that several processes share count for each. Processes of models are spawned, not forked, so that this is little.
+Memory is what the kernel cannot take back: anonymous and shared pages that are resident (proc(5), status, RssAnon and RssShmem). Pages of files, such as
+weights that are mapped, are the page cache's. What several processes share counts for each; processes of models are spawned, not forked.
 """
 
 from __future__ import annotations
 
-import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class MemoryReading:
     """Bytes at one moment."""
 
     own: int
-    """Resident memory of this process."""
+    """Memory of this process."""
     children: int = 0
     """That of the processes below it: those of models."""
     gpu: int = 0
@@ -72,7 +72,8 @@ def reserved_on_gpus(modules: dict[str, Any] | None = None) -> int:
 
 def _resident(pid: int, root: Path) -> int:
     try:
-        return int((root / str(pid) / "statm").read_text().split()[1]) * resource.getpagesize()
+        lines = (root / str(pid) / "status").read_text().splitlines()
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
     except (OSError, IndexError, ValueError):  # it has ended
         return 0
 
