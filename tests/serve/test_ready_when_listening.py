@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import signal
@@ -71,32 +72,35 @@ class Clients:
         with self._lock:
             self.answered += 1
 
-    def _rest(self, *, fresh: bool = False) -> None:
-        connection = None
-        try:
-            while True:
-                if connection is None or fresh:
-                    connection = http.client.HTTPConnection("127.0.0.1", self._served.http_port, timeout=30)
-                    try:
-                        connection.connect()
-                    except ConnectionError:
-                        return
-                connection.request("POST", "/v2/models/m/infer", BODY, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    self.problems.append(f"REST {answer.status}")
-                    return
-                self._count()
-                if answer.will_close:
-                    return
-        except (OSError, http.client.HTTPException) as error:
-            if not fresh:
+    def _rest(self) -> None:
+        """One connection, kept."""
+        with contextlib.closing(self._connection()) as connection:
+            try:
+                while self._ask(connection):
+                    pass
+            except (OSError, http.client.HTTPException) as error:
                 self.problems.append(f"REST {error!r}")
+
+    def _ask(self, connection: http.client.HTTPConnection) -> bool:
+        """Send a request; whether another may follow."""
+        connection.request("POST", "/v2/models/m/infer", BODY, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status == 200:
+            self._count()
+        else:
+            self.problems.append(f"REST {answer.status}")
+        return answer.status == 200 and not answer.will_close
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self._served.http_port, timeout=30)
 
     def _fresh(self) -> None:
         """A connection a request: one that is still in the kernel's queue when the port closes is reset, and was never taken."""
-        self._rest(fresh=True)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                with contextlib.closing(self._connection()) as connection:
+                    self._ask(connection)
 
     def _grpc(self) -> None:
         tensor = InferInput("x", [1, 1], "FP32")
