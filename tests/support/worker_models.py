@@ -21,6 +21,7 @@ class Told(Model):
     execution = "inline"
 
     def load(self):
+        assert self.settings.model_dir is not None
         folder = Path(self.settings.model_dir)
         self.value, *words = (folder / "value.txt").read_text().split()
         for word, worker in zip(words[::2], words[1::2], strict=True):

@@ -203,6 +203,8 @@ class _Worker:
     def close(self) -> None:
         atexit.unregister(self.close)
         with self._lock:
+            if self._closed:  # by another thread: a descriptor that is closed twice may be somebody else's by then
+                return
             self._closed = True
             process, pipe = self._process, self._pipe
             self._process = None
