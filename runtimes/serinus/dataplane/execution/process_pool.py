@@ -238,6 +238,8 @@ class _Worker:
     def _ended(self) -> SerinusError:
         """Start another process, without waiting for it: the requests of this one are answered first."""
         name = self._settings.name
+        if self._closed:
+            return ModelFailed(f"model '{name}' is being unloaded")
         hung, how = self._hung, self._exit()
         self._on_restart("hung" if hung else "ended")
         self._bring_back()
@@ -268,7 +270,8 @@ class _Worker:
         try:
             self._respawn()
         except Exception as error:  # noqa: BLE001 # whatever it is, the next try or its caller tells
-            _log.error("model '%s': its process did not come back: %s", self._settings.name, error)
+            if not self._closed:
+                _log.error("model '%s': its process did not come back: %s", self._settings.name, error)
             self._return_failed = (time.monotonic(), str(error))
         finally:
             self._hung = False
