@@ -247,7 +247,7 @@ def _local_executor(
     *,
     loop: asyncio.AbstractEventLoop,
     clock: Callable[[], float],
-    count_moved: Callable[[], None],
+    count_moved: Callable[[], None] = lambda: None,
 ) -> tuple[InlineExecutor | ThreadExecutor, str]:
     """Choose between the loop and threads, and say why in the log."""
     where = settings.execution if settings.execution != "auto" else model.execution
