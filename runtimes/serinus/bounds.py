@@ -71,6 +71,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("max_concurrency", 1, 65_536),
             Bound("max_batch_rows", 1, 1 << 20),
             Bound("max_queue_rows", 0, 1 << 24),
+            Bound("max_queue_bytes", 0, _TIB),
             Bound("max_delay_s", 0, 60),
             Bound("default_timeout_s", 0, _WEEK_S),
             Bound("hang_timeout_s", 0, _WEEK_S),

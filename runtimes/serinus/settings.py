@@ -295,6 +295,10 @@ class ServerSettings:
     limits: Limits = field(default=Limits(), metadata=_flags(help=""))
 
 
+QUEUE_ROWS: Final = 65536
+"""Rows that wait at the most where no `max_queue_rows` is set: 16 full batches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
     """How requests of one model are put together; see `serinus.dataplane.batching.batcher`."""
@@ -303,8 +307,12 @@ class BatchSettings:
     """Most rows in one predict. Large, because a continuous batcher only takes what is already waiting."""
     max_delay_s: float = 0.0
     """Longest wait for more rows when a worker is free. 0: none, as Triton's default: idle servers add no delay."""
-    max_queue_rows: int = 65536
-    """Rows that may wait; beyond it requests are refused with 429 (RESOURCE_EXHAUSTED). 16 full batches."""
+    max_queue_rows: int | None = None
+    """Rows that may wait; beyond it requests are refused with 429 (RESOURCE_EXHAUSTED). None: what the model answers soon enough, see
+    `serinus.dataplane.batching.adaptive_limit`, and `QUEUE_ROWS` at the most."""
+    max_queue_bytes: int = 256 * 1024 * 1024
+    """Bytes of the tensors (or V1 bodies) that wait or run; beyond it requests are refused alike. Four of the largest bodies, of the size
+    that a pod of 1 GiB can hold beside its model."""
     default_timeout_s: float | None = None
     """Deadline of a request that brings none. None: it waits as long as its client does."""
     hang_timeout_s: float = 300.0

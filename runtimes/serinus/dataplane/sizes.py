@@ -19,7 +19,7 @@ __all__ = ["check_inputs", "check_settings"]
 _NAME_CHARACTERS: Final = 255
 """Longest name and version of a model: a folder's name (NAME_MAX of Linux's file systems)."""
 _COUNTS: Final = ("instances", "threads", "max_concurrency")
-_BATCH_COUNTS: Final = ("max_batch_rows", "max_queue_rows", "priority_levels", "default_priority")
+_BATCH_COUNTS: Final = ("max_batch_rows", "max_queue_rows", "max_queue_bytes", "priority_levels", "default_priority")
 
 
 def check_settings(settings: ModelSettings, bounds: ModelBounds) -> None:

@@ -323,6 +323,7 @@ def _with_options(
                 "max_batch_rows",
                 "max_delay_s",
                 "max_queue_rows",
+                "max_queue_bytes",
                 "default_timeout_s",
                 "hang_timeout_s",
                 "priority_levels",

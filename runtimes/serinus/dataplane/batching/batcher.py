@@ -10,7 +10,7 @@ looked at by a `call_soon` callback after the turn's I/O. With `max_delay_s` a f
 the batch is full, or the oldest request has waited that long (or half the time to its deadline, if that is sooner).
 What a full batch leaves behind does not wait again.
 
-*Groups.* A batch is homogeneous: `BatchKey.value` holds the inputs' names, shapes beyond the rows, datatypes, parameters
+*Groups.* (`waiting_requests`) A batch is homogeneous: `BatchKey.value` holds the inputs' names, shapes beyond the rows, datatypes, parameters
 and wanted outputs. Each level of priority keeps its groups in order; a batch is of one group, first in, first out. A
 group that was not emptied goes behind the others of its level, so no group starves another.
 
@@ -23,9 +23,11 @@ are empty, so sustained overload by high priorities starves the low ones until t
 extension asks for. Room left in a batch is filled from lower levels of the same group, which costs the high ones
 nothing.
 
-*Bounds.* `max_queue_rows` rows may wait; beyond it a request is refused with Overloaded, whose `retry_after_s` is the
-time that the rows before it will take at the rate measured. A request larger than the whole bound is let in when the
-queue is empty, else it could never be served.
+*Bounds.* A request is refused with Overloaded, whose `retry_after_s` is the time that the rows before it will take: beyond
+`max_queue_rows` rows that wait; where no such number was set, beyond what the model answers soon enough (`adaptive_limit`);
+beyond `max_queue_bytes` of tensors that wait or run; and, with a deadline, where the rows before it take until then. A
+request larger than a whole bound is let in when nothing waits (nothing is present, for the bytes), else it could never be
+served. In the place of a request of a higher level, the last one of the lowest level is refused, though it waits already.
 
 *Deadlines and cancelled requests.* A queued request whose deadline comes, or whose client goes, leaves at once: its
 rows are subtracted, it is marked DONE, and the entry left in the deque is skipped later (and swept when dead entries
@@ -48,16 +50,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from ...errors import Overloaded, SerinusError, TimedOut
-from ...settings import BatchSettings
+from ...settings import QUEUE_ROWS, BatchSettings
+from .adaptive_limit import QUICK_S, AdaptiveLimit
 from .pending_request import DONE, QUEUED, RUNNING, Batch, PendingRequest
+from .waiting_requests import WaitingRequests
 
 __all__ = ["Batcher", "Executor"]
-
-_SLACK: Final = 64
-"""Dead entries that are not worth a sweep."""
 
 
 class Executor(Protocol):
@@ -89,6 +90,7 @@ class Batcher:
         answer: given a predicted batch; returns None once its members are answered, or the error that its outputs deserve.
         reject: tells one request's client an error.
         dropped: told of a request whose client has gone.
+        limit: what bounds the queue where `max_queue_rows` does not; None: one for `executor`'s batches.
         is_of_a_member: whether one member of a failed batch may be the cause, so that each is worth trying alone.
     """
 
@@ -103,10 +105,16 @@ class Batcher:
         dropped: Callable[[PendingRequest], None],
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
+        limit: AdaptiveLimit | None = None,
         is_of_a_member: Callable[[BaseException], bool] = lambda error: True,  # noqa: ARG005 # the plain rule
     ) -> None:
         self._max_rows = settings.max_batch_rows
-        self._max_queue_rows = settings.max_queue_rows
+        most_rows = settings.max_queue_rows
+        self._max_queue_rows = QUEUE_ROWS if most_rows is None else most_rows
+        self._max_bytes = settings.max_queue_bytes
+        if limit is None:
+            limit = AdaptiveLimit("alone" if solo else "joined", is_fixed=most_rows is not None)
+        self._limit = limit
         self._max_delay_s = 0.0 if solo else settings.max_delay_s
         self._executor = executor
         self._solo = solo
@@ -116,9 +124,7 @@ class Batcher:
         self._is_of_a_member = is_of_a_member
         self._loop = loop
         self._clock = clock
-        self._levels: list[dict[object, deque[PendingRequest]]] = [{} for _ in range(max(1, settings.priority_levels))]
-        self._alone: deque[PendingRequest] = deque()
-        """Requests of a failed batch, to be predicted one by one before anything else."""
+        self._waiting = WaitingRequests(max(1, settings.priority_levels))
         self._free = executor.capacity
         self._batches: set[Batch] = set()
         self._scheduled = False
@@ -127,11 +133,13 @@ class Batcher:
         """With `max_delay_s`: when a free place stops waiting for more."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._dead = 0
         self._row_s = 0.0
         """Seconds of predict per row, a moving average; 0: not known yet."""
+        self._running_rows = 0
         self.queued_rows = 0
         self.queued = 0
+        self.present_bytes = 0
+        """Of the tensors of requests that wait or run."""
         self.running = 0
         """Requests in batches that run, those given up included until their batch ends."""
         self.on_idle: Callable[[], None] | None = None
@@ -151,18 +159,32 @@ class Batcher:
         """Queue a request.
 
         Raises:
-            Overloaded: the queue is full; the request is not queued.
+            Overloaded: the queue is full, or the deadline would pass before the answer; the request is not queued.
         """
-        rows = self.queued_rows + pending.rows
-        if self.queued and (rows > self._max_queue_rows or self.queued >= self._max_queue_rows):
-            raise Overloaded(
-                f"the queue is full: {self.queued_rows} rows wait, {pending.rows} more would pass the limit of "
-                f"{self._max_queue_rows}; come back in {self.retry_after_s():.2g} s or send to more replicas",
-                self.retry_after_s(),
-            )
-        self.queued_rows = rows
+        own = pending.rows
+        present = self.queued_rows + self._running_rows + own
+        limit, waiting, level = self._limit, self._waiting, pending.level
+        pending.ahead = present
+        if len(waiting.rows) > 1:
+            pending.ahead -= sum(waiting.rows[level + 1 :])
+        if (
+            present > limit.room
+            or self.queued_rows + own > self._max_queue_rows
+            or self.queued >= self._max_queue_rows
+            or self.present_bytes + pending.size > self._max_bytes
+            or (pending.deadline is not None and present > own)
+        ):
+            self._admit(pending)
+        else:
+            limit.drained_at = pending.arrived
+        self.queued_rows += own
         self.queued += 1
-        groups = self._levels[pending.level]
+        self.present_bytes += pending.size
+        waiting.rows[level] += own
+        waiting.added[level] += own
+        if level:
+            pending.ahead -= sum(waiting.added[:level])
+        groups = waiting.levels[level]
         key = pending.key.value
         queue = groups.get(key)
         if queue is None:
@@ -174,6 +196,60 @@ class Batcher:
         if self._free and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+
+    def _admit(self, pending: PendingRequest) -> None:
+        """Look closely at a request that may be one too many, or late; lower ones make room for it.
+
+        Raises:
+            Overloaded: it is refused.
+        """
+        limit, now, deadline = self._limit, pending.arrived, pending.deadline
+        if deadline is not None and pending.ahead > pending.rows and not limit.meets(now, pending.ahead, deadline):
+            raise self._overloaded(
+                f"the request's deadline is too near: what is before it is answered in about {limit.predicted_s(pending.ahead):.2g} s, "
+                f"and it has {max(0.0, deadline - now):.2g} s"
+            )
+        while (reason := self._reason_to_refuse(pending)) is not None:
+            lower = self._waiting.last_below(pending.level)
+            if lower is None:
+                raise self._overloaded(reason)
+            self._count_out(lower)
+            self._fail(lower, self._overloaded(f"requests of higher priority came, and {reason}"))
+            lower.release()
+
+    def _reason_to_refuse(self, pending: PendingRequest) -> str | None:
+        rows, own = self.queued_rows, pending.rows
+        if self.queued and (rows + own > self._max_queue_rows or self.queued >= self._max_queue_rows):
+            return f"the queue is full: {rows} rows wait, {own} more would pass the limit of {self._max_queue_rows}"
+        if not self.queued and not self._batches:
+            self._limit.drained_at = pending.arrived
+            return None
+        held = self.present_bytes
+        if held + pending.size > self._max_bytes:
+            return f"the queue is full: {held} bytes wait or run, {pending.size} more would pass the limit of {self._max_bytes}"
+        present = rows + self._running_rows + own
+        if present <= self._limit.room:
+            self._limit.drained_at = pending.arrived
+        elif not self._limit.admits(pending.arrived, present):
+            return (
+                f"the model is overloaded: {present - own} rows are before this request, and would keep it waiting for "
+                f"{self._limit.predicted_s(present):.2g} s"
+            )
+        return None
+
+    def _overloaded(self, reason: str) -> Overloaded:
+        seconds = self.retry_after_s()
+        return Overloaded(f"{reason}; come back in {seconds:.2g} s or send to more replicas", seconds)
+
+    def _count_out(self, pending: PendingRequest) -> None:
+        """Subtract a queued request, whose entry stays where it is, dead."""
+        self.queued -= 1
+        self.queued_rows -= pending.rows
+        self.present_bytes -= pending.size
+        self._waiting.rows[pending.level] -= pending.rows
+        self._waiting.dead += 1
+        if not self.queued:
+            self._due = float("inf")
 
     def cancel(self, pending: PendingRequest) -> None:
         """Take out a request whose client has gone."""
@@ -205,16 +281,17 @@ class Batcher:
         """Make each request a batch of its own from now on."""
         self._solo = True
         self._max_delay_s = 0.0
+        self._limit.joining = "alone"
 
     def retry_after_s(self) -> float:
         """Estimate how long what is queued will take; 1 s while nothing has been measured."""
-        return self.queued_rows * self._row_s / self._executor.capacity or 1.0
+        measured = self._limit.clears_in_s(self.queued_rows + self._running_rows)
+        return measured or self.queued_rows * self._row_s / self._executor.capacity or 1.0
 
     def fail_all(self, error: SerinusError) -> None:
         """Answer everything that waits or runs with an error; the executor is told to stop what it can."""
-        waiting = [pending for groups in self._levels for queue in groups.values() for pending in queue]
         running = [pending for batch in self._batches for pending in batch.members]
-        for pending in (*self._alone, *waiting, *running):
+        for pending in (*self._waiting, *running):
             if pending.state != DONE:
                 self._end(pending, error)
         self._idle()
@@ -223,14 +300,9 @@ class Batcher:
         """Take a request out before its result is there; None: its client has gone, and is told nothing."""
         batch = pending.batch
         if pending.state == QUEUED:
-            self.queued -= 1
-            self.queued_rows -= pending.rows
-            self._dead += 1
-            if not self.queued:
-                self._due = float("inf")
+            self._count_out(pending)
         pending.state = DONE
-        if self._dead > _SLACK + self.queued:
-            self._sweep()
+        self._waiting.sweep(self.queued)
         if error is None:
             self._dropped(pending)
         else:
@@ -241,17 +313,6 @@ class Batcher:
             pending.batch = None
             if all(other.state == DONE for other in batch.members):
                 self._executor.abandon(batch)
-
-    def _sweep(self) -> None:
-        for groups in self._levels:
-            for key, queue in list(groups.items()):
-                living = deque(pending for pending in queue if pending.state == QUEUED)
-                if living:
-                    groups[key] = living
-                else:
-                    del groups[key]
-        self._alone = deque(pending for pending in self._alone if pending.state == QUEUED)
-        self._dead = 0
 
     def _wait(self, pending: PendingRequest) -> None:
         delay = self._max_delay_s
@@ -267,7 +328,7 @@ class Batcher:
     def _dispatch(self) -> None:
         while self._free and self.queued:
             now = self._clock()
-            if self._max_delay_s and not self._alone and self.queued_rows < self._max_rows and now < self._due:
+            if self._max_delay_s and not self._waiting.alone and self.queued_rows < self._max_rows and now < self._due:
                 self._wake_at(self._due)
                 return
             batch = self._take(now)
@@ -275,6 +336,7 @@ class Batcher:
                 continue
             self._free -= 1
             self.running += len(batch.members)
+            self._running_rows += batch.rows
             self._batches.add(batch)
             self._dispatching = True
             inline = self._executor.run(batch, self._finished)
@@ -300,7 +362,8 @@ class Batcher:
     def _take(self, now: float) -> Batch | None:
         """Make the next batch; None where every request looked at was dead or late."""
         late: list[PendingRequest] = []
-        members = self._take_alone(now, late) if self._alone else self._take_group(now, late)
+        waiting = self._waiting
+        members = waiting.take(now, self._max_rows, solo=self._solo, late=late)
         batch = None
         if members:
             rows = 0
@@ -309,78 +372,33 @@ class Batcher:
                 pending.state = RUNNING
                 pending.batch = batch
                 rows += pending.rows
+                waiting.rows[pending.level] -= pending.rows
             batch.rows = rows
             self.queued -= len(members)
             self.queued_rows -= rows
+            if not self.queued and self._limit.joining == "joined":
+                self._limit.drained_at = now
         if self._max_delay_s:
             self._due = now if self.queued else float("inf")
         # Answered last: what `reject` calls may submit and cancel, and so change the queues.
         for pending in late:
             if pending.state == QUEUED:
-                self.queued -= 1
-                self.queued_rows -= pending.rows
+                self._count_out(pending)
+                waiting.dead -= 1
                 self._fail(pending, TimedOut("the deadline passed while the request waited in the queue"))
         return batch
-
-    def _take_alone(self, now: float, late: list[PendingRequest]) -> list[PendingRequest]:
-        pending = self._alone.popleft()
-        if pending.state != QUEUED:
-            self._dead -= 1
-            return []
-        if pending.deadline is not None and pending.deadline <= now:
-            late.append(pending)
-            return []
-        return [pending]
-
-    def _take_group(self, now: float, late: list[PendingRequest]) -> list[PendingRequest]:
-        members: list[PendingRequest] = []
-        rows = 0
-        limit = self._max_rows
-        chosen: object = None
-        full = False
-        for groups in self._levels:
-            if full:
-                break
-            if members:
-                key, queue = chosen, groups.get(chosen)
-                if queue is None:
-                    continue
-            elif groups:
-                key, queue = next(iter(groups.items()))
-            else:
-                continue
-            while queue and not full:
-                pending = queue[0]
-                if pending.state != QUEUED:
-                    queue.popleft()
-                    self._dead -= 1
-                    continue
-                size = pending.rows
-                if members and (rows + size > limit or not size):
-                    full = True
-                    break
-                queue.popleft()
-                if pending.deadline is not None and pending.deadline <= now:
-                    late.append(pending)
-                    continue
-                members.append(pending)
-                rows += size
-                chosen = key
-                full = rows >= limit or self._solo or not size
-            if not queue:
-                del groups[key]
-            elif len(groups) > 1:
-                del groups[key]
-                groups[key] = queue
-        return members
 
     def _finished(self, batch: Batch) -> None:
         """Take back a batch, on the loop's thread; the next one is started before this one's answers are made."""
         members = batch.members
         self._free += 1
+        self._running_rows -= batch.rows
         self._batches.discard(batch)
-        seconds = (batch.infer_to - batch.started) / (batch.rows or 1)
+        service_s = batch.infer_to - batch.started
+        seconds = service_s / (batch.rows or 1)
         self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
+        if batch.infer_to - members[0].arrived > QUICK_S and batch.error is None and not members[0].is_stream:
+            self._measure(members[0], batch.infer_to, service_s)
         if not self._dispatching:
             self._dispatch()
         error = batch.error
@@ -394,9 +412,20 @@ class Batcher:
                     self._fail(pending, error)
         self.running -= len(members)
         for pending in members:
+            if pending.state == DONE:
+                self.present_bytes -= pending.size
             if pending.deadline is not None and pending.state == DONE:
                 pending.release()  # it stays in the heap of deadlines for a while
         self._idle()
+
+    def _measure(self, first: PendingRequest, now: float, service_s: float) -> None:
+        """Tell the limit of the request of a batch that has waited longest."""
+        present = first.ahead
+        if first.level:
+            present += sum(self._waiting.added[: first.level])
+        self._limit.answered(
+            now, present=present, rows=first.rows, delay_s=now - first.arrived, service_s=service_s
+        )
 
     def _again(self, members: Sequence[PendingRequest]) -> None:
         for pending in members:
@@ -405,8 +434,9 @@ class Batcher:
                 pending.batch = None
                 self.queued += 1
                 self.queued_rows += pending.rows
-                self._alone.append(pending)
-        if self._free and self._alone and not self._scheduled:
+                self._waiting.rows[pending.level] += pending.rows
+                self._waiting.alone.append(pending)
+        if self._free and self._waiting.alone and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...model import Call
 from ...protocol.types import InferRequest
 
-__all__ = ["DONE", "QUEUED", "RUNNING", "Batch", "BatchKey", "Outcome", "PendingRequest", "Queue"]
+__all__ = ["DONE", "QUEUED", "RUNNING", "Batch", "BatchKey", "Outcome", "PendingRequest", "Queue", "held_bytes"]
 
 Outcome = Callable[[Any], None]
 """Told the answer of a request or the `SerinusError` in its place, once, on the loop's thread; never from within the call that began
@@ -19,6 +19,16 @@ it, never after a cancel."""
 QUEUED: Final = 0
 RUNNING: Final = 1
 DONE: Final = 2
+
+_OBJECT_BYTES: Final = 41
+"""Of a value of BYTES beside its bytes: its head (33, CPython 3.11 on 64 bits) and the array's pointer to it."""
+
+
+def held_bytes(array: np.ndarray) -> int:
+    """Bytes that a tensor holds in memory; of BYTES, those of the values and of the objects that they are."""
+    if not array.dtype.hasobject:
+        return array.nbytes
+    return sum(map(len, array.flat)) + _OBJECT_BYTES * array.size
 
 
 class BatchKey:
@@ -47,17 +57,20 @@ class PendingRequest:
     """A request in flight. Transports know one method: `cancel`."""
 
     __slots__ = (
+        "ahead",
         "arrays",
         "arrived",
         "batch",
         "deadline",
         "due",
+        "is_stream",
         "key",
         "level",
         "on_complete",
         "queue",
         "request",
         "rows",
+        "size",
         "state",
         "task",
     )
@@ -74,6 +87,7 @@ class PendingRequest:
         rows: int,
         level: int,
         task: Callable[[], Awaitable[Any]] | None = None,
+        size: int = 0,
     ) -> None:
         self.request = request
         self.on_complete = on_complete
@@ -88,6 +102,12 @@ class PendingRequest:
         self.rows = rows
         self.level = level
         """Priority level, 0 the highest."""
+        self.size = size
+        """Bytes that it holds until it is answered: its tensors, or its body."""
+        self.ahead = rows
+        """Rows that are answered with it or before it, its own too; of a lower level, less what had ever come above it."""
+        self.is_stream = False
+        """It takes as long as its client reads, and says nothing of how busy the model is."""
         self.state = QUEUED
         self.batch: Batch | None = None
         self.due = arrived

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from ...errors import NotSupported, SerinusError
 from ...model import Cancellable, Model, V1Answer
 from ...protocol.types import InferRequest, InferResponse, Tensor
 from ...settings import BatchSettings
 from ..batching.deadlines import Deadlines
-from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
+from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest, held_bytes
 from ..execution.executor import InlineExecutor, ThreadExecutor
 from ..execution.process_pool import ProcessPool
 from ..telemetry.statistics import ModelStatistics
@@ -23,6 +25,9 @@ from .v1_requests import V1Request, ask_in_v2
 __all__ = ["ArrayServable"]
 
 _log = logging.getLogger("serinus.model")
+
+_FLOAT32 = np.dtype(np.float32)
+"""What most models take; its bytes are asked for without a call."""
 
 
 class ArrayServable(Servable):
@@ -91,7 +96,12 @@ class ArrayServable(Servable):
         key, arrays, rows = self._checks.admit(request)
         if deadline is None and self._default_timeout_s is not None:
             deadline = now + self._default_timeout_s
-        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, key, arrays, rows, level)
+        size = 0
+        for array in arrays:
+            size += array.nbytes if array.dtype is _FLOAT32 else held_bytes(array)
+        pending = PendingRequest(
+            request, on_complete, now, deadline, self.batcher, key, arrays, rows, level, None, size
+        )
         self.batcher.add(pending)
         if deadline is not None:
             self._deadlines.add(pending, deadline)
@@ -113,7 +123,8 @@ class ArrayServable(Servable):
         deadline, level = self._policy(request, now)
         if deadline is None and self._default_timeout_s is not None:
             deadline = now + self._default_timeout_s
-        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, *admitted, level)
+        size = sum(map(held_bytes, admitted[1]))
+        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, *admitted, level, None, size)
         self.batcher.add(pending)
         if deadline is not None:
             self._deadlines.add(pending, deadline)

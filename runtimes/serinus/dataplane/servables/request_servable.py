@@ -18,8 +18,9 @@ from ...errors import InvalidInput, ModelFailed, NotSupported, SerinusError
 from ...model import Call, Cancellable, RequestModel, V1Answer
 from ...protocol.types import InferRequest, InferResponse
 from ...settings import BatchSettings
+from ..batching.adaptive_limit import AdaptiveLimit
 from ..batching.deadlines import Deadlines
-from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest
+from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest, held_bytes
 from ..execution.request_executor import RequestExecutor
 from ..large_bodies import LARGE_BODY_BYTES, read_aside
 from ..response_stream import ResponseStream, closing
@@ -68,6 +69,8 @@ class RequestServable(Servable):
             deadlines=deadlines,
             loop=loop,
             clock=clock,
+            # How long a stream takes is its client's and its engine's business, and says nothing of a queue.
+            limit=AdaptiveLimit("inside", is_fixed=settings.max_queue_rows is not None or model.streams),
             is_of_a_member=batching.is_of_a_member if batching is not None else lambda error: True,  # noqa: ARG005
         )
         self._checks = RequestChecks(model)
@@ -134,7 +137,7 @@ class RequestServable(Servable):
         return _V1Call(self, call, on_complete, read_and_ask)
 
     def begin_task(
-        self, request: InferRequest, on_complete: Outcome, task: Callable[[], Awaitable[Any]]
+        self, request: InferRequest, on_complete: Outcome, task: Callable[[], Awaitable[Any]], size: int = 0
     ) -> PendingRequest:
         """Queue work that is no inference request; `on_complete` is told what it returns.
 
@@ -142,8 +145,9 @@ class RequestServable(Servable):
             request: its headers, deadline and priority.
             on_complete: as `infer_nowait`'s.
             task: makes the coroutine when its turn comes.
+            size: bytes that the work holds until it is done.
         """
-        return self._add(request, on_complete, self._key_alone(), 1, task=task)
+        return self._add(request, on_complete, self._key_alone(), 1, task=task, size=size)
 
     def read_loosely(self, body: bytes, headers: Mapping[str, str], version: str) -> InferRequest | None:
         """See `Servable.read_loosely`."""
@@ -176,6 +180,7 @@ class RequestServable(Servable):
         *,
         now: float | None = None,
         task: Callable[[], Awaitable[Any]] | None = None,
+        size: int = 0,
     ) -> PendingRequest:
         if now is None:
             now = self._clock()
@@ -185,7 +190,9 @@ class RequestServable(Servable):
             deadline, level = self._policy(request, now)
         if deadline is None and self._default_timeout_s is not None:
             deadline = now + self._default_timeout_s
-        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, key, (), rows, level, task)
+        for tensor in request.inputs:
+            size += held_bytes(tensor.data)
+        pending = PendingRequest(request, on_complete, now, deadline, self.batcher, key, (), rows, level, task, size)
         self.batcher.add(pending)
         if deadline is not None:
             self._deadlines.add(pending, deadline)
@@ -306,7 +313,7 @@ class _V1Call:
     None is asked in V2.
     """
 
-    __slots__ = ("_answered", "_ask", "_call", "_current", "_on_complete", "_servable", "_stream")
+    __slots__ = ("_answered", "_ask", "_begun", "_call", "_current", "_on_complete", "_servable", "_stream")
 
     def __init__(
         self,
@@ -322,8 +329,10 @@ class _V1Call:
         self._answered = False
         self._stream: ResponseStream[bytes] = ResponseStream()
         request = InferRequest(servable.name, (), call.version, headers=call.headers, deadline=call.deadline)
-        self._current: Cancellable = servable.begin_task(request, self._complete, self._run)
-        self._stream.source = self._current
+        begun = servable.begin_task(request, self._complete, self._run, len(call.body))
+        self._begun = begun
+        self._current: Cancellable = begun
+        self._stream.source = begun
 
     def cancel(self) -> None:
         """The client has gone."""
@@ -337,7 +346,7 @@ class _V1Call:
     async def _run(self) -> Any:
         answer = await self._ask(self._call.headers)
         if is_streamed(answer):
-            self._answered = True
+            self._answered = self._begun.is_stream = True
             self._on_complete(replace(answer, document=self._stream))
             await self._stream.fill(answer.document)
         return answer

@@ -26,6 +26,7 @@ from ...protocol.json_codec import describe
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
 from ...settings import BatchSettings
 from ..awaiting import wait_for_answer
+from ..batching.adaptive_limit import AdaptiveLimit
 from ..batching.batcher import Batcher, Executor
 from ..batching.deadlines import Deadlines
 from ..batching.pending_request import DONE, Batch, Outcome, PendingRequest
@@ -64,6 +65,7 @@ class Servable(ABC):
         solo: each request is a batch of its own.
         statistics: outlives this object where the model is reloaded.
         clock: seconds, monotonic.
+        limit: see `Batcher`.
         is_of_a_member: see `Batcher`.
     """
 
@@ -79,6 +81,7 @@ class Servable(ABC):
         deadlines: Deadlines,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
+        limit: AdaptiveLimit | None = None,
         is_of_a_member: Callable[[BaseException], bool] = lambda error: True,  # noqa: ARG005 # the plain rule
     ) -> None:
         self.model = model
@@ -117,6 +120,7 @@ class Servable(ABC):
             dropped=self._drop,
             loop=loop,
             clock=clock,
+            limit=limit,
             is_of_a_member=is_of_a_member,
         )
 
