@@ -114,6 +114,7 @@ class Preparation:
             model,
             executor,
             execution=execution,
+            cost=cost,
             settings=settings.batch,
             statistics=statistics,
             deadlines=self.deadlines,

@@ -54,7 +54,7 @@ from typing import Protocol
 
 from ...errors import Overloaded, SerinusError, TimedOut
 from ...settings import QUEUE_ROWS, BatchSettings
-from .adaptive_limit import QUICK_S, AdaptiveLimit
+from .adaptive_limit import LOWEST_SHARE, QUICK_S, AdaptiveLimit
 from .pending_request import DONE, QUEUED, RUNNING, Batch, PendingRequest
 from .waiting_requests import WaitingRequests
 
@@ -113,7 +113,9 @@ class Batcher:
         self._max_queue_rows = QUEUE_ROWS if most_rows is None else most_rows
         self._max_bytes = settings.max_queue_bytes
         if limit is None:
-            limit = AdaptiveLimit("alone" if solo else "joined", is_fixed=most_rows is not None)
+            limit = AdaptiveLimit(
+                "alone" if solo else "joined", places=executor.capacity, is_fixed=most_rows is not None
+            )
         self._limit = limit
         self._max_delay_s = 0.0 if solo else settings.max_delay_s
         self._executor = executor
@@ -124,7 +126,9 @@ class Batcher:
         self._is_of_a_member = is_of_a_member
         self._loop = loop
         self._clock = clock
-        self._waiting = WaitingRequests(max(1, settings.priority_levels))
+        levels = max(1, settings.priority_levels)
+        self._waiting = WaitingRequests(levels)
+        self._shares = [1.0 - (1.0 - LOWEST_SHARE) * level / max(1, levels - 1) for level in range(levels)]
         self._free = executor.capacity
         self._batches: set[Batch] = set()
         self._scheduled = False
@@ -230,7 +234,7 @@ class Batcher:
         present = rows + self._running_rows + own
         if present <= self._limit.room:
             self._limit.drained_at = pending.arrived
-        elif not self._limit.admits(pending.arrived, present):
+        elif not self._limit.admits(pending.arrived, present, self._shares[pending.level]):
             return (
                 f"the model is overloaded: {present - own} rows are before this request, and would keep it waiting for "
                 f"{self._limit.predicted_s(present):.2g} s"
@@ -398,7 +402,7 @@ class Batcher:
         seconds = service_s / (batch.rows or 1)
         self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
         if batch.infer_to - members[0].arrived > QUICK_S and batch.error is None and not members[0].is_stream:
-            self._measure(members[0], batch.infer_to, service_s)
+            self._measure(batch, service_s)
         if not self._dispatching:
             self._dispatch()
         error = batch.error
@@ -418,14 +422,13 @@ class Batcher:
                 pending.release()  # it stays in the heap of deadlines for a while
         self._idle()
 
-    def _measure(self, first: PendingRequest, now: float, service_s: float) -> None:
+    def _measure(self, batch: Batch, service_s: float) -> None:
         """Tell the limit of the request of a batch that has waited longest."""
-        present = first.ahead
+        first, now = batch.members[0], batch.infer_to
+        present = first.ahead - first.rows + batch.rows
         if first.level:
             present += sum(self._waiting.added[: first.level])
-        self._limit.answered(
-            now, present=present, rows=first.rows, delay_s=now - first.arrived, service_s=service_s
-        )
+        self._limit.answered(now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=service_s)
 
     def _again(self, members: Sequence[PendingRequest]) -> None:
         for pending in members:

@@ -12,9 +12,10 @@ from ...errors import NotSupported, SerinusError
 from ...model import Cancellable, Model, V1Answer
 from ...protocol.types import InferRequest, InferResponse, Tensor
 from ...settings import BatchSettings
+from ..batching.adaptive_limit import AdaptiveLimit
 from ..batching.deadlines import Deadlines
 from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, PendingRequest, held_bytes
-from ..execution.executor import InlineExecutor, ThreadExecutor
+from ..execution.executor import Cost, InlineExecutor, ThreadExecutor
 from ..execution.process_pool import ProcessPool
 from ..telemetry.statistics import ModelStatistics
 from .checks import AS_SENT, OutputChecks, RequestChecks, RowsDiffer
@@ -31,7 +32,11 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 class ArrayServable(Servable):
-    """A `Model` that takes requests; see `Servable` for the arguments."""
+    """A `Model` that takes requests; see `Servable` for the arguments.
+
+    Args:
+        cost: of its predicts, as measured at warm-up; None: it was not.
+    """
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class ArrayServable(Servable):
         executor: InlineExecutor | ThreadExecutor,
         *,
         execution: str,
+        cost: Cost | None = None,
         settings: BatchSettings,
         statistics: ModelStatistics,
         deadlines: Deadlines,
@@ -49,6 +55,13 @@ class ArrayServable(Servable):
         self._processes = processes
         self._checks = checks = RequestChecks(model)
         self._batchable = checks.batchable
+        limit = AdaptiveLimit(
+            "joined" if checks.batchable else "alone",
+            places=executor.capacity,
+            is_fixed=settings.max_queue_rows is not None,
+        )
+        if cost is not None:
+            limit.expect(cost.of(1), cost.row_s)
         super().__init__(
             model,
             executor,
@@ -59,6 +72,7 @@ class ArrayServable(Servable):
             deadlines=deadlines,
             loop=loop,
             clock=clock,
+            limit=limit,
         )
         self._output_checks = OutputChecks(model, batchable=checks.batchable)
         self._signature_checks = {

@@ -1,0 +1,263 @@
+"""`python -m benchmarks.overload`: what a server gives under 1.5, 3 and 10 times the load that its model can take.
+
+One server and one load generator on the same machine. The model's capacity is measured first (eight connections, each with one request at
+a time), and all goodput is a part of it: so the figures of one run compare, whatever else the machine does. An open loop sends at a
+steady rate, whatever comes back. Patient clients wait, and what comes after a second is no goodput; impatient ones close their
+connection after a quarter of a second. `--limit 65536` measures a queue that holds all, `--limit 20` one of a fixed length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .measure import resident_bytes
+
+__all__ = ["main"]
+
+BODY = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
+REQUEST = (
+    b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(BODY), BODY)
+)
+PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+DEADLINE_S = {"patient": 1.0, "impatient": 0.25}
+MODELS = ("Sleeping", "Computing", "SleepingRequests", "ComputingRequests")
+
+
+class Client(asyncio.Protocol):
+    """A connection with one request at a time."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.told: asyncio.Future[int] | None = None
+        self._head = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Read the status; answers are small enough for one read, or end in a later one."""
+        self._head += data
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if not end:
+            return
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
+        if len(rest) >= length:
+            self._head = b""
+            if self.told is not None and not self.told.done():
+                self.told.set_result(int(head[9:12]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who waits."""
+        if self.told is not None and not self.told.done():
+            self.told.set_result(0)
+
+    async def ask(self, request: bytes, timeout_s: float | None) -> int:
+        """Send, and give the status; 0: the connection is gone, or was closed after `timeout_s`."""
+        self.told = told = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        timer = None if timeout_s is None else asyncio.get_running_loop().call_later(timeout_s, self.transport.close)
+        try:
+            return await told
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+@dataclass
+class Outcome:
+    """What came of one stretch of load."""
+
+    sent: int = 0
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    probes: list[float] = field(default_factory=list)
+    failed: int = 0
+    memory: int = 0
+
+
+class Load:
+    """Connections to one port."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[Client] = []
+
+    async def ask(self, outcome: Outcome, patience_s: float | None) -> None:
+        """Send one request on an idle connection, or on a new one."""
+        start = time.perf_counter()
+        client = await self._client()
+        status = await client.ask(REQUEST, patience_s)
+        elapsed = time.perf_counter() - start
+        if status == 200:
+            outcome.answered.append(elapsed)
+        elif status in (429, 503, 504):
+            outcome.refused.append(elapsed)
+        else:
+            outcome.failed += 1
+        if status:
+            self._idle.append(client)
+
+    async def capacity(self, seconds: float) -> float:
+        """Answers a second of eight connections that never rest."""
+        outcome, end = Outcome(), time.perf_counter() + seconds
+
+        async def one() -> None:
+            while time.perf_counter() < end:
+                await self.ask(outcome, None)
+
+        await asyncio.gather(*(one() for _ in range(8)))
+        return len(outcome.answered) / seconds
+
+    async def open_loop(self, rate: float, seconds: float, patience_s: float | None, pid: int) -> Outcome:
+        """Send at a steady rate."""
+        outcome, tasks = Outcome(), set()
+        start = time.perf_counter()
+        probing = asyncio.ensure_future(self._probe(outcome))
+        while (elapsed := time.perf_counter() - start) < seconds:
+            while outcome.sent < rate * elapsed:
+                outcome.sent += 1
+                task = asyncio.ensure_future(self.ask(outcome, patience_s))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            await asyncio.sleep(0.001)
+        outcome.memory = resident_bytes(pid)
+        await asyncio.wait(tasks or {probing}, timeout=60)
+        probing.cancel()
+        return outcome
+
+    async def _probe(self, outcome: Outcome) -> None:
+        client = await self._client()
+        while True:
+            start = time.perf_counter()
+            await client.ask(PROBE, None)
+            outcome.probes.append(time.perf_counter() - start)
+            await asyncio.sleep(0.1)
+
+    async def _client(self) -> Client:
+        while self._idle:
+            client = self._idle.pop()
+            if not client.transport.is_closing():
+                return client
+        _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", self._port)
+        return client
+
+
+def _port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def _start(
+    model: str, predict_s: float, limit: int | None, execution: str, folder: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    name = f"benchmarks.overload_models.{model}"
+    (folder / "model-settings.json").write_bytes(orjson.dumps({"name": "m", "implementation": name}))
+    port = _port()
+    command = [
+        sys.executable,
+        "-m",
+        "serinus.cli",
+        "serve",
+        "--model_dir",
+        str(folder),
+        "--http_port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
+    command += [
+        "--enable_grpc",
+        "false",
+        "--allow_implementation",
+        name,
+        "--log_level",
+        "ERROR",
+        "--execution",
+        execution,
+    ]
+    command += [] if limit is None else ["--max_queue_rows", str(limit)]
+    return subprocess.Popen(command, env={**os.environ, "OVERLOAD_PREDICT_S": str(predict_s)}), port
+
+
+def _at(values: list[float], part: float) -> str:
+    return f"{sorted(values)[min(len(values) - 1, int(part * len(values)))] * 1e3:.0f}" if values else "-"
+
+
+async def _measure(arguments: argparse.Namespace, model: str, predict_ms: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        process, port = _start(model, predict_ms / 1e3, arguments.limit, arguments.execution, Path(folder))
+        try:
+            load = Load(port)
+            for _ in range(200):
+                try:
+                    await load.ask(Outcome(), None)
+                    break
+                except OSError:
+                    await asyncio.sleep(0.1)
+            capacity = await load.capacity(3)
+            for clients in arguments.clients:
+                deadline_s = DEADLINE_S[clients]
+                for times in arguments.times:
+                    patience_s = deadline_s if clients == "impatient" else None
+                    out = await load.open_loop(times * capacity, arguments.seconds, patience_s, process.pid)
+                    good = sum(elapsed <= deadline_s for elapsed in out.answered) / arguments.seconds / capacity
+                    start = time.perf_counter()
+                    after = Outcome()
+                    while time.perf_counter() - start < 10:  # recovered: five in a row within twice the time of one
+                        await load.ask(after, None)
+                        last = after.answered[-5:]
+                        if len(last) == 5 and max(last) < 2 * predict_ms / 1e3 + 0.02:
+                            break
+                    recovery_s = time.perf_counter() - start
+                    print(
+                        f"| {model} {predict_ms:g} ms | {clients} | {times:g}x | {good:.0%} | {_at(out.answered, 0.5)} | {_at(out.answered, 0.99)} | "
+                        f"{_at(out.refused, 0.5)} / {_at(out.refused, 0.99)} | {_at(out.probes, 0.99)} | {out.memory / 1e6:.0f} | {recovery_s:.1f} |",
+                        flush=True,
+                    )
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def main() -> None:
+    """Print one row of the table for each load."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--predict-ms", nargs="+", type=float, default=[5.0, 20.0])
+    parser.add_argument("--times", nargs="+", type=float, default=[1.5, 3.0, 10.0])
+    parser.add_argument("--clients", nargs="+", default=["patient", "impatient"], choices=list(DEADLINE_S))
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument(
+        "--limit", type=int, default=None, help="max_queue_rows; the server's default where it is left out"
+    )
+    parser.add_argument("--execution", default="auto")
+    arguments = parser.parse_args()
+    print(
+        f"limit {arguments.limit or 'default'}, load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
+    )
+    print(
+        "| model | clients | load | goodput | p50 ms | p99 ms | refused after p50 / p99 ms | probe p99 ms | MB | recovery s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for model in arguments.models:
+        for predict_ms in arguments.predict_ms:
+            asyncio.run(_measure(arguments, model, predict_ms))
+
+
+if __name__ == "__main__":
+    main()
