@@ -109,13 +109,11 @@ class Batcher:
         is_of_a_member: Callable[[BaseException], bool] = lambda error: True,  # noqa: ARG005 # the plain rule
     ) -> None:
         self._max_rows = settings.max_batch_rows
-        most_rows = settings.max_queue_rows
-        self._max_queue_rows = QUEUE_ROWS if most_rows is None else most_rows
+        most = settings.max_queue_rows
+        self._max_queue_rows = QUEUE_ROWS if most is None else most
         self._max_bytes = settings.max_queue_bytes
         if limit is None:
-            limit = AdaptiveLimit(
-                "alone" if solo else "joined", places=executor.capacity, is_fixed=most_rows is not None
-            )
+            limit = AdaptiveLimit("alone" if solo else "joined", places=executor.capacity, is_fixed=most is not None)
         self._limit = limit
         self._max_delay_s = 0.0 if solo else settings.max_delay_s
         self._executor = executor
@@ -128,6 +126,7 @@ class Batcher:
         self._clock = clock
         levels = max(1, settings.priority_levels)
         self._waiting = WaitingRequests(levels)
+        self._has_levels = levels > 1
         self._shares = [1.0 - (1.0 - LOWEST_SHARE) * level / max(1, levels - 1) for level in range(levels)]
         self._free = executor.capacity
         self._batches: set[Batch] = set()
@@ -166,28 +165,30 @@ class Batcher:
             Overloaded: the queue is full, or the deadline would pass before the answer; the request is not queued.
         """
         own = pending.rows
-        present = self.queued_rows + self._running_rows + own
-        limit, waiting, level = self._limit, self._waiting, pending.level
-        pending.ahead = present
-        if len(waiting.rows) > 1:
-            pending.ahead -= sum(waiting.rows[level + 1 :])
-        if (
-            present > limit.room
-            or self.queued_rows + own > self._max_queue_rows
-            or self.queued >= self._max_queue_rows
-            or self.present_bytes + pending.size > self._max_bytes
-            or (pending.deadline is not None and present > own)
-        ):
-            self._admit(pending)
+        waiting, level = self._waiting, pending.level
+        limit = self._limit
+        if self._batches or self.queued:
+            pending.ahead = present = self.queued_rows + self._running_rows + own
+            if self._has_levels:
+                pending.ahead -= sum(waiting.rows[level + 1 :])
+            if (
+                present > limit.room
+                or pending.deadline is not None
+                or self.queued_rows + own > self._max_queue_rows
+                or self.queued >= self._max_queue_rows
+                or self.present_bytes + pending.size > self._max_bytes
+            ):
+                self._admit(pending)
+            else:
+                limit.drained_at = pending.arrived
         else:
+            pending.ahead = own
             limit.drained_at = pending.arrived
         self.queued_rows += own
         self.queued += 1
         self.present_bytes += pending.size
-        waiting.rows[level] += own
-        waiting.added[level] += own
-        if level:
-            pending.ahead -= sum(waiting.added[:level])
+        if self._has_levels:
+            waiting.count_in(pending)
         groups = waiting.levels[level]
         key = pending.key.value
         queue = groups.get(key)
@@ -226,7 +227,6 @@ class Batcher:
         if self.queued and (rows + own > self._max_queue_rows or self.queued >= self._max_queue_rows):
             return f"the queue is full: {rows} rows wait, {own} more would pass the limit of {self._max_queue_rows}"
         if not self.queued and not self._batches:
-            self._limit.drained_at = pending.arrived
             return None
         held = self.present_bytes
         if held + pending.size > self._max_bytes:
@@ -250,8 +250,9 @@ class Batcher:
         self.queued -= 1
         self.queued_rows -= pending.rows
         self.present_bytes -= pending.size
-        self._waiting.rows[pending.level] -= pending.rows
         self._waiting.dead += 1
+        if self._has_levels:
+            self._waiting.count_out((pending,))
         if not self.queued:
             self._due = float("inf")
 
@@ -262,11 +263,8 @@ class Batcher:
 
     def expire(self, pending: PendingRequest) -> None:
         """Answer a request whose deadline has come."""
-        if pending.state == RUNNING:
-            error = TimedOut("the deadline passed while the model was predicting")
-        else:
-            error = TimedOut("the deadline passed while the request waited in the queue")
-        self._end(pending, error)
+        where = "the model was predicting" if pending.state == RUNNING else "the request waited in the queue"
+        self._end(pending, TimedOut(f"the deadline passed while {where}"))
         self._idle()
 
     def give_up(self, waiting: Sequence[PendingRequest], error: SerinusError) -> None:
@@ -376,8 +374,9 @@ class Batcher:
                 pending.state = RUNNING
                 pending.batch = batch
                 rows += pending.rows
-                waiting.rows[pending.level] -= pending.rows
             batch.rows = rows
+            if self._has_levels:
+                waiting.count_out(members)
             self.queued -= len(members)
             self.queued_rows -= rows
             if not self.queued and self._limit.joining == "joined":
@@ -398,11 +397,8 @@ class Batcher:
         self._free += 1
         self._running_rows -= batch.rows
         self._batches.discard(batch)
-        service_s = batch.infer_to - batch.started
-        seconds = service_s / (batch.rows or 1)
-        self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
         if batch.infer_to - members[0].arrived > QUICK_S and batch.error is None and not members[0].is_stream:
-            self._measure(batch, service_s)
+            self._measure(batch)
         if not self._dispatching:
             self._dispatch()
         error = batch.error
@@ -416,19 +412,23 @@ class Batcher:
                     self._fail(pending, error)
         self.running -= len(members)
         for pending in members:
-            if pending.state == DONE:
-                self.present_bytes -= pending.size
-            if pending.deadline is not None and pending.state == DONE:
+            if pending.state != DONE:
+                continue
+            self.present_bytes -= pending.size
+            if pending.deadline is not None:
                 pending.release()  # it stays in the heap of deadlines for a while
-        self._idle()
+        if self.on_idle is not None:
+            self._idle()
 
-    def _measure(self, batch: Batch, service_s: float) -> None:
+    def _measure(self, batch: Batch) -> None:
         """Tell the limit of the request of a batch that has waited longest."""
         first, now = batch.members[0], batch.infer_to
+        seconds = (now - batch.started) / (batch.rows or 1)
+        self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
         present = first.ahead - first.rows + batch.rows
         if first.level:
             present += sum(self._waiting.added[: first.level])
-        self._limit.answered(now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=service_s)
+        self._limit.answered(now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=now - batch.started)
 
     def _again(self, members: Sequence[PendingRequest]) -> None:
         for pending in members:
@@ -437,7 +437,8 @@ class Batcher:
                 pending.batch = None
                 self.queued += 1
                 self.queued_rows += pending.rows
-                self._waiting.rows[pending.level] += pending.rows
+                if self._has_levels:
+                    self._waiting.rows[pending.level] += pending.rows
                 self._waiting.alone.append(pending)
         if self._free and self._waiting.alone and not self._scheduled:
             self._scheduled = True

@@ -104,8 +104,8 @@ class PendingRequest:
         """Priority level, 0 the highest."""
         self.size = size
         """Bytes that it holds until it is answered: its tensors, or its body."""
-        self.ahead = rows
-        """Rows that are answered with it or before it, its own too; of a lower level, less what had ever come above it."""
+        self.ahead: int
+        """Set when it is queued: the rows that are before it and its own, less, for a lower level, what had ever come above it."""
         self.is_stream = False
         """It takes as long as its client reads, and says nothing of how busy the model is."""
         self.state = QUEUED

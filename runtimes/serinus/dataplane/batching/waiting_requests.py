@@ -8,7 +8,7 @@ counts of rows; they are plain lists because a call for each would be felt.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from .pending_request import QUEUED, PendingRequest
@@ -32,9 +32,9 @@ class WaitingRequests:
         self.levels: list[dict[object, deque[PendingRequest]]] = [{} for _ in range(levels)]
         """Of each level, the highest first: the groups by `BatchKey.value`."""
         self.rows = [0] * levels
-        """Rows that wait, of each level."""
+        """Rows that wait, of each level, where there are several."""
         self.added = [0] * levels
-        """Rows that ever came, of each level."""
+        """Rows that ever came, of each level, where there are several."""
         self.alone: deque[PendingRequest] = deque()
         """Requests of a failed batch, to be predicted one by one before anything else."""
         self.dead = 0
@@ -96,6 +96,18 @@ class WaitingRequests:
                 del groups[key]
                 groups[key] = queue
         return members
+
+    def count_in(self, pending: PendingRequest) -> None:
+        """Note the rows of a request that is put in, and how many had come above it until then."""
+        level = pending.level
+        self.rows[level] += pending.rows
+        self.added[level] += pending.rows
+        pending.ahead -= sum(self.added[:level])
+
+    def count_out(self, members: Sequence[PendingRequest]) -> None:
+        """Note the rows of requests that wait no more."""
+        for pending in members:
+            self.rows[pending.level] -= pending.rows
 
     def last_below(self, level: int) -> PendingRequest | None:
         """Find the last request of the lowest level below this one; None: there is none."""
