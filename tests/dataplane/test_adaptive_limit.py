@@ -121,9 +121,7 @@ class Queue:
         now = self.loop.time()
         deadline = None if timeout_s is None else now + timeout_s
         request, key = InferRequest("m", (), id=label), BatchKey(None, ("x",), Call())
-        pending = PendingRequest(
-            request, lambda _: None, now, deadline, self.batcher, key, (), rows, level, None, size
-        )
+        pending = PendingRequest(request, lambda _: None, now, deadline, self.batcher, key, (), rows, level, None, size)
         self.batcher.add(pending)
         self.begun[label] = now
         if deadline is not None:
@@ -152,7 +150,9 @@ class Queue:
     def delays(self) -> list[float]:
         """Of what was answered, ascending."""
         told = self.told
-        return sorted(told[label][0] - at for label, at in self.begun.items() if told.get(label, (0, ""))[1] == "answered")
+        return sorted(
+            told[label][0] - at for label, at in self.begun.items() if told.get(label, (0, ""))[1] == "answered"
+        )
 
     def _answer(self, batch: Batch) -> None:
         for pending in batch.members:
@@ -382,7 +382,9 @@ def test_a_high_request_takes_the_place_of_the_last_low_one(settings: dict[str, 
             taken = number
     now, told = queue.loop.time(), set(queue.told)
     queue.submit("high", level=0, size=100)
-    assert {label: queue.told[label] for label in queue.told.keys() - told} == {taken: (now, "Overloaded")} or not settings
+    assert {label: queue.told[label] for label in queue.told.keys() - told} == {
+        taken: (now, "Overloaded")
+    } or not settings
     queue.loop.run()
     assert queue.told["high"][1] == "answered"
     assert queue.told["high"][0] <= now + 2

@@ -239,7 +239,11 @@ OPTIONS: tuple[Option, ...] = (
         "Batching",
     ),
     Option(
-        "max_queue_bytes", int | None, None, "bytes of tensors that wait or run before 429 (default 256 MiB)", "Batching"
+        "max_queue_bytes",
+        int | None,
+        None,
+        "bytes of tensors that wait or run before 429 (default 256 MiB)",
+        "Batching",
     ),
     Option("default_timeout_s", float | None, None, "deadline of a request that brings none, seconds", "Batching"),
     Option(

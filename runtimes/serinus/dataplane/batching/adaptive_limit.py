@@ -6,10 +6,10 @@ and running before it, and its own):
 
     own time, or two of it where requests are joined  +  slope x (rows present - rows of a request alone)
 
-A model that predicts one request after the other has a slope of its own time (by the places that it has). One that gains by batching has next to none: a request
-that comes while a batch runs waits for that batch and is answered with the next, so two of the own time are no queue, however many
-share it. One that works on many requests at a time and slows none of them has none at all, and is never limited. The line is measured
-where the traffic is: its far end is the mean of the requests that were answered in a crowd.
+A model that predicts one request after the other has a slope of its own time (by the places that it has). One that gains by
+batching has next to none: a request that comes while a batch runs waits for that batch and is answered with the next, so two of the own
+time are no queue, however many share it. One that works on many requests at a time and slows none of them has none at all, and is
+never limited. The line is measured where the traffic is: its far end is the mean of the requests that were answered in a crowd.
 
 *At the door.* Since the line says how long a newcomer would wait, it is refused when it comes, and no place is taken by one that will
 leave. TCP Vegas (Brakmo and Peterson, SIGCOMM 1994) and Netflix's concurrency-limits hold a sender to such an estimate of what stands in
@@ -30,7 +30,16 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-__all__ = ["BURST_S", "INTERVAL_S", "QUICK_S", "STANDING_S", "UNMEASURED_ROWS", "AdaptiveLimit", "Joining"]
+__all__ = [
+    "BURST_S",
+    "INTERVAL_S",
+    "QUICK_S",
+    "STANDING_S",
+    "UNMEASURED_ROWS",
+    "AdaptiveLimit",
+    "Joining",
+    "shares_of_levels",
+]
 
 Joining = Literal["alone", "joined", "inside"]
 """How the model is given requests: one by one; together; or each when it comes, and what becomes of them is inside the model."""
@@ -208,3 +217,8 @@ class AdaptiveLimit:
             slope_s = self.slope_s
             alone = self._own_rows * self._places
             self.room = alone + self.standing_s / 2 / slope_s if slope_s else alone + UNMEASURED_ROWS
+
+
+def shares_of_levels(levels: int) -> list[float]:
+    """Give the part of the delay that each level of priority may cause, the highest first."""
+    return [1.0 - (1.0 - LOWEST_SHARE) * level / max(1, levels - 1) for level in range(levels)]

@@ -54,7 +54,7 @@ from typing import Protocol
 
 from ...errors import Overloaded, SerinusError, TimedOut
 from ...settings import QUEUE_ROWS, BatchSettings
-from .adaptive_limit import LOWEST_SHARE, QUICK_S, AdaptiveLimit
+from .adaptive_limit import QUICK_S, AdaptiveLimit, shares_of_levels
 from .pending_request import DONE, QUEUED, RUNNING, Batch, PendingRequest
 from .waiting_requests import WaitingRequests
 
@@ -84,7 +84,7 @@ class Batcher:
     """The queue of one model.
 
     Args:
-        settings: bounds, delay and levels.
+        settings: bounds, delay, levels.
         executor: where batches run.
         solo: one request a batch (the model is not batchable).
         answer: given a predicted batch; returns None once its members are answered, or the error that its outputs deserve.
@@ -124,10 +124,9 @@ class Batcher:
         self._is_of_a_member = is_of_a_member
         self._loop = loop
         self._clock = clock
-        levels = max(1, settings.priority_levels)
-        self._waiting = WaitingRequests(levels)
+        self._waiting = WaitingRequests(levels := max(1, settings.priority_levels))
         self._has_levels = levels > 1
-        self._shares = [1.0 - (1.0 - LOWEST_SHARE) * level / max(1, levels - 1) for level in range(levels)]
+        self._shares = shares_of_levels(levels)
         self._free = executor.capacity
         self._batches: set[Batch] = set()
         self._scheduled = False
@@ -150,7 +149,7 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing runs."""
+        """Nothing waits or runs."""
         return not self.queued and self._free == self._executor.capacity
 
     @property
@@ -165,8 +164,7 @@ class Batcher:
             Overloaded: the queue is full, or the deadline would pass before the answer; the request is not queued.
         """
         own = pending.rows
-        waiting, level = self._waiting, pending.level
-        limit = self._limit
+        waiting, level, limit = self._waiting, pending.level, self._limit
         if self._batches or self.queued:
             pending.ahead = present = self.queued_rows + self._running_rows + own
             if self._has_levels:
@@ -208,10 +206,10 @@ class Batcher:
         Raises:
             Overloaded: it is refused.
         """
-        limit, now, deadline = self._limit, pending.arrived, pending.deadline
-        if deadline is not None and pending.ahead > pending.rows and not limit.meets(now, pending.ahead, deadline):
+        limit, now, deadline, ahead = self._limit, pending.arrived, pending.deadline, pending.ahead
+        if deadline is not None and ahead > pending.rows and not limit.meets(now, ahead, deadline):
             raise self._overloaded(
-                f"the request's deadline is too near: what is before it is answered in about {limit.predicted_s(pending.ahead):.2g} s, "
+                f"the request's deadline is too near: after what is before it, it is answered in about {limit.predicted_s(ahead):.2g} s, "
                 f"and it has {max(0.0, deadline - now):.2g} s"
             )
         while (reason := self._reason_to_refuse(pending)) is not None:
@@ -242,8 +240,7 @@ class Batcher:
         return None
 
     def _overloaded(self, reason: str) -> Overloaded:
-        seconds = self.retry_after_s()
-        return Overloaded(f"{reason}; come back in {seconds:.2g} s or send to more replicas", seconds)
+        return Overloaded(f"{reason}; come back in {(s := self.retry_after_s()):.2g} s or send to more replicas", s)
 
     def _count_out(self, pending: PendingRequest) -> None:
         """Subtract a queued request, whose entry stays where it is, dead."""
@@ -292,8 +289,7 @@ class Batcher:
 
     def fail_all(self, error: SerinusError) -> None:
         """Answer everything that waits or runs with an error; the executor is told to stop what it can."""
-        running = [pending for batch in self._batches for pending in batch.members]
-        for pending in (*self._waiting, *running):
+        for pending in (*self._waiting, *(pending for batch in self._batches for pending in batch.members)):
             if pending.state != DONE:
                 self._end(pending, error)
         self._idle()
@@ -428,7 +424,9 @@ class Batcher:
         present = first.ahead - first.rows + batch.rows
         if first.level:
             present += sum(self._waiting.added[: first.level])
-        self._limit.answered(now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=now - batch.started)
+        self._limit.answered(
+            now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=now - batch.started
+        )
 
     def _again(self, members: Sequence[PendingRequest]) -> None:
         for pending in members:
