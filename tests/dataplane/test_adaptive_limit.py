@@ -382,9 +382,8 @@ def test_a_high_request_takes_the_place_of_the_last_low_one(settings: dict[str, 
             taken = number
     now, told = queue.loop.time(), set(queue.told)
     queue.submit("high", level=0, size=100)
-    assert {label: queue.told[label] for label in queue.told.keys() - told} == {
-        taken: (now, "Overloaded")
-    } or not settings
+    evicted = {label: what for label, what in queue.told.items() if label not in told}
+    assert evicted == {taken: (now, "Overloaded")}
     queue.loop.run()
     assert queue.told["high"][1] == "answered"
     assert queue.told["high"][0] <= now + 2
@@ -449,6 +448,6 @@ def test_simulated_time_calls_in_order_and_not_what_was_cancelled():
     loop.call_at(1.5, seen.append, "cancelled").cancel()
     loop.call_later(1, seen.append, "second of a moment")
     loop.run(1.7)
-    assert (seen, loop.time()) == (["second of a moment", "soon"], 1.7) or seen == ["soon", "second of a moment"]
+    assert (seen, loop.time()) == (["soon", "second of a moment"], 1.7)
     loop.run()
     assert (seen[-1], loop.time()) == ("later", 2)

@@ -362,9 +362,8 @@ class Batcher:
         late: list[PendingRequest] = []
         waiting = self._waiting
         members = waiting.take(now, self._max_rows, solo=self._solo, late=late)
-        batch = None
+        batch, rows = None, 0
         if members:
-            rows = 0
             batch = Batch(members, 0, now)
             for pending in members:
                 pending.state = RUNNING
@@ -418,15 +417,12 @@ class Batcher:
 
     def _measure(self, batch: Batch) -> None:
         """Tell the limit of the request of a batch that has waited longest."""
-        first, now = batch.members[0], batch.infer_to
-        seconds = (now - batch.started) / (batch.rows or 1)
-        self._row_s += (seconds - self._row_s) * (0.2 if self._row_s else 1.0)
+        first, now, service_s = batch.members[0], batch.infer_to, batch.infer_to - batch.started
+        self._row_s += (service_s / (batch.rows or 1) - self._row_s) * (0.2 if self._row_s else 1.0)
         present = first.ahead - first.rows + batch.rows
         if first.level:
             present += sum(self._waiting.added[: first.level])
-        self._limit.answered(
-            now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=now - batch.started
-        )
+        self._limit.answered(now, present=present, rows=batch.rows, delay_s=now - first.arrived, service_s=service_s)
 
     def _again(self, members: Sequence[PendingRequest]) -> None:
         for pending in members:
