@@ -365,29 +365,33 @@ def test_of_an_overload_the_low_levels_are_refused_first(kind: str):
     assert len(queue.delays()) * 0.02 >= 0.9 * 10
 
 
-@pytest.mark.parametrize(
-    "settings", [{"max_queue_rows": 3}, {"max_queue_bytes": 400}, {}], ids=["rows", "bytes", "adaptive"]
-)
+@pytest.mark.parametrize("settings", [{"max_queue_rows": 3}, {"max_queue_bytes": 400}], ids=["rows", "bytes"])
 def test_a_high_request_takes_the_place_of_the_last_low_one(settings: dict[str, int]):
     queue = serial("array", 1.0, priority_levels=3, **settings)
-    if not settings:  # it is known: a request takes a second, and four may be before another
-        queue.batcher._limit.expect(1.0, 0.0)
-        queue.load(1.6, 8, level=2)
-        queue.loop.run(8)
-    taken = 0
+    for number in range(4):  # one runs, three wait
+        queue.submit(number, level=2 if number > 1 else 1, size=100)
+        queue.loop.run(0)
     with pytest.raises(Overloaded):
-        for number in range(100):  # the first runs, the others wait
-            queue.submit(number, level=2 if number > 1 else 1, size=100)
-            queue.loop.run(queue.loop.time())
-            taken = number
-    now, told = queue.loop.time(), set(queue.told)
+        queue.submit("low", level=2, size=100)
     queue.submit("high", level=0, size=100)
-    evicted = {label: what for label, what in queue.told.items() if label not in told}
-    assert evicted == {taken: (now, "Overloaded")}
+    assert queue.told == {3: (0.0, "Overloaded")}
     queue.loop.run()
-    assert queue.told["high"][1] == "answered"
-    assert queue.told["high"][0] <= now + 2
+    assert queue.told["high"] == (2.0, "answered")
     assert queue.batcher.present_bytes == 0
+
+
+def test_no_high_request_is_refused_while_a_low_one_waits():
+    queue = serial("array", 1.0, priority_levels=2)
+    low = range(100)
+    with pytest.raises(Overloaded):
+        for number in low:
+            queue.submit(number, level=1)
+            queue.loop.run(0)
+    waiting = {label for label in queue.begun if label != 0}
+    with pytest.raises(Overloaded):
+        for number in low:
+            queue.submit(("high", number))
+    assert {label for label, (_, what) in queue.told.items() if what == "Overloaded"} == waiting
 
 
 def test_what_waits_and_runs_is_bounded_in_bytes():
