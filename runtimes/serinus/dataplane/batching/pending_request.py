@@ -28,7 +28,10 @@ def held_bytes(array: np.ndarray) -> int:
     """Bytes that a tensor holds in memory; of BYTES, those of the values and of the objects that they are."""
     if not array.dtype.hasobject:
         return array.nbytes
-    return sum(map(len, array.flat)) + _OBJECT_BYTES * array.size
+    try:
+        return sum(map(len, array.flat)) + _OBJECT_BYTES * array.size
+    except TypeError:  # numbers and nulls, which KServe's classes are given as they were sent
+        return sum(len(value) for value in array.flat if isinstance(value, bytes)) + _OBJECT_BYTES * array.size
 
 
 class BatchKey:
