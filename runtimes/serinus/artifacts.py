@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from .errors import ConfigError
 from .model_content import Content, content_of
+from .pickles import mend_in, mend_of
 from .protocol.types import TensorSpec
 from .settings import ModelSettings
 from .small_file import read_text
@@ -189,7 +190,7 @@ def find_file(
         # What says nothing of itself, and pickles, are the runtime's own reader's to refuse, or (a state dict) to read with care.
         if found in contents or (found in (Content.UNKNOWN, Content.PICKLE) and root.suffix in suffixes):
             return root
-        raise ConfigError(f"{root}: not a file of this runtime, which takes {accepted}; {_said_of(found)}")
+        raise ConfigError(f"{root}: not a file of this runtime, which takes {accepted}; {mend_of(root) or _said_of(found)}")
     if not root.is_dir():
         raise ConfigError(f"{root}: no such file or directory")
     for name in preferred:
@@ -207,7 +208,7 @@ def find_file(
         better = preferred[0] if preferred else f"model{suffixes[0]}"
         raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {better}")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
-    raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}")
+    raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}{mend_in(root)}")
 
 
 def is_saved_model(folder: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Sources: XGBoost, doc/model.schema (the document's member "learner") and src/learner.cc of 2.1 (the old binary format); LightGBM,
 src/boosting/gbdt_model_text.cpp (the first line "tree"); ONNX, onnx.proto (ModelProto); TensorFlow, saved_model.proto; PyTorch,
-caffe2/serialize and torch/export/pt2_archive/constants.py (names of a zip archive's entries).
+caffe2/serialize and torch/export/pt2_archive/constants.py (names of a zip archive's entries); skops, skops/io/_persist.py (an archive with
+`schema.json`); CatBoost, catboost/libs/model/model.cpp ("CBM1") and json_model_helpers.cpp.
 
 Heads of a few kilobytes and the directory of an archive are read, never a whole file. A file that is damaged may be recognised all the
 same: its runtime then says what is wrong with it.
@@ -18,6 +19,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from .pickles import is_pickle
+
 __all__ = ["Content", "content_of"]
 
 _HEAD_BYTES: Final = 4096
@@ -29,6 +32,8 @@ _MOST_ENTRIES: Final = 100_000
 _ONNX_FIELDS: Final[dict[int, int]] = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """ModelProto's fields and their wire types (0 a number, 2 of a length); 7 is the graph, 8 the versions of the operators."""
 _LEARNER: Final = re.compile(rb'"learner"\s*:')
+_CATBOOST: Final = re.compile(rb'^\{\s*"(features_info|oblivious_trees|trees|ctr_data|model_info|scale_and_bias)"\s*:')
+"""CatBoost's JSON begins with one of its members, in the order of the alphabet."""
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -39,6 +44,9 @@ class Content(Enum):
     XGBOOST_UBJSON = "an XGBoost model (UBJSON)"
     XGBOOST_BINARY = "an XGBoost model (the old binary format)"
     LIGHTGBM_TEXT = "a LightGBM model (text)"
+    SKOPS = "a scikit-learn model (skops)"
+    CATBOOST_CBM = "a CatBoost model (.cbm)"
+    CATBOOST_JSON = "a CatBoost model (JSON)"
     ONNX = "an ONNX model"
     TORCHSCRIPT = "a TorchScript archive"
     TORCH_EXPORT = "an exported PyTorch program (.pt2)"
@@ -58,6 +66,9 @@ _PACKAGES: Final = {
     Content.XGBOOST_UBJSON: "xgboost_server",
     Content.XGBOOST_BINARY: "xgboost_server",
     Content.LIGHTGBM_TEXT: "lightgbm_server",
+    Content.SKOPS: "sklearn_server",
+    Content.CATBOOST_CBM: "catboost_server",
+    Content.CATBOOST_JSON: "catboost_server",
     Content.ONNX: "onnx_server",
     Content.TORCHSCRIPT: "torch_server",
     Content.TORCH_EXPORT: "torch_server",
@@ -75,6 +86,8 @@ def content_of(path: Path) -> Content:
             head = file.read(_HEAD_BYTES)
         if head.startswith(b"PK"):
             return _archive(path)
+        if head.startswith(b"CBM1"):
+            return Content.CATBOOST_CBM
         return _text(head) or _xgboost_binary(head) or _message(path) or _pickled(head)
     except (OSError, ValueError):
         return Content.UNKNOWN
@@ -87,6 +100,8 @@ def _text(head: bytes) -> Content | None:
     if not head.startswith(b"{"):
         return None
     if head[1:].lstrip()[:1] == b'"':  # UBJSON puts a length before a member's name
+        if _CATBOOST.match(head):
+            return Content.CATBOOST_JSON
         return Content.XGBOOST_JSON if _LEARNER.search(head) else None
     return Content.XGBOOST_UBJSON if b"learner" in head else None
 
@@ -167,10 +182,10 @@ def _archive(path: Path) -> Content:
         return Content.TORCH_EXPORT
     if "constants.pkl" in names:
         return Content.TORCHSCRIPT
+    if "schema.json" in listed:
+        return Content.SKOPS
     return Content.TORCH_STATE if "data.pkl" in names else Content.UNKNOWN
 
 
 def _pickled(head: bytes) -> Content:
-    return (
-        Content.PICKLE if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") else Content.UNKNOWN
-    )
+    return Content.PICKLE if is_pickle(head) else Content.UNKNOWN

@@ -30,6 +30,7 @@ from serinus.engines import load_trial
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
 from serinus.protocol.types import Signature
+from serinus.pickles import mend_in
 from serinus.settings import ModelSettings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its banner of CPU features is no warning
@@ -219,7 +220,9 @@ class TensorflowModel(Model):
         )
         if numbered:
             return max(numbered, key=lambda path: int(path.name))
-        raise ConfigError(f"{root}: no saved_model.pb here and none in a numbered folder (TensorFlow Serving's layout)")
+        raise ConfigError(
+            f"{root}: no saved_model.pb here and none in a numbered folder (TensorFlow Serving's layout){mend_in(root)}"
+        )
 
 
 def _placement(wanted: str) -> str:

@@ -19,6 +19,8 @@ from serinus.errors import ConfigError
 from serinus.feature_columns import Category
 from serinus.mistaken_content import describe_mistake
 from serinus.model_content import content_of
+from serinus.pickles import SUFFIXES as PICKLES
+from serinus.pickles import is_pickle, mend_in, mend_of
 
 from . import categories, legacy, soundness, ubjson
 
@@ -28,7 +30,6 @@ FORMATS: Final = (".ubj", ".json", ".bst", ".bin", ".model", ".deprecated", ".xg
 """Suffixes of model files, by which a folder's one is found first; `.bst` is KServe's. The content decides on the format."""
 _NOT_MODELS: Final = ("model-settings.json", "settings.json", "metadata.json", "config.json")
 _PACKAGE: Final = "xgboost_server"
-_CODE: Final = (".pkl", ".pickle", ".joblib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,9 @@ def find(location: Path) -> Path:
     if models:
         names = ", ".join(path.name for path in models)
         raise ConfigError(f"{location}: several model files ({names}); keep one, or name it in parameters.uri")
-    if any(path.suffix.lower() in _CODE for path in files):
-        raise ConfigError(
-            f"{location}: pickled models are not loaded, since unpickling runs code; save with Booster.save_model('model.ubj')"
-        )
+    if any(path.suffix.lower() in PICKLES for path in files):
+        mend = mend_in(location) or "; save with Booster.save_model('model.ubj')"
+        raise ConfigError(f"{location}: pickled models are not loaded, since unpickling runs code{mend}")
     held = ", ".join(path.name for path in files[:8]) or "nothing"
     raise ConfigError(f"{location}: no XGBoost model ({', '.join('*' + suffix for suffix in FORMATS)}) among: {held}")
 
@@ -119,6 +119,9 @@ def read(path: Path) -> ModelFile:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except MemoryError:
         raise ConfigError(f"{path}: its {path.stat().st_size} bytes do not fit into memory") from None
+    if is_pickle(data[:4096]):
+        mend = mend_of(path) or "save with Booster.save_model('model.ubj')"
+        raise ConfigError(f"{path}: pickled models are not loaded, since unpickling runs code; {mend}")
     try:
         form, document = _decode(data)
         return _model_file(path, hashlib.sha256(data).hexdigest(), form, document)

@@ -21,7 +21,7 @@ from ..native.trees.walker import Walker
 from .tree_adapter import FrameworkPredictor, TreeAdapter
 from .tree_predictions import CompiledPredictions
 
-__all__ = ["TOLERANCE", "Verification", "find", "largest_difference", "save", "verify"]
+__all__ = ["TOLERANCE", "Verification", "find", "largest_difference", "make_rows", "save", "verify"]
 
 TOLERANCE: Final = 1e-6
 """Largest difference taken for agreement: absolute up to 1 (a probability), relative above (a regression's value)."""
@@ -54,7 +54,7 @@ class Verification:
 
 def verify(adapter: TreeAdapter, forest: Walker, predictor: FrameworkPredictor) -> Verification:
     """Compare the walk with the framework's predictor."""
-    rows = _make_rows(adapter, forest.columns)
+    rows = make_rows(adapter.input_dtype, forest.columns, adapter.split_values(), adapter.special_values())
     compiled = CompiledPredictions(adapter, forest)
     margins, outputs = compiled.scores(rows)
     expected = predictor.predict(rows)
@@ -151,9 +151,20 @@ def _parse(adapter: TreeAdapter, wanted: Mapping[str, Any], body: Mapping[str, A
     return _verification(adapter, holds_for, body["rows"], *(float(body[name]) for name in outcome[1:]))
 
 
-def _make_rows(adapter: TreeAdapter, columns: int) -> np.ndarray:
-    """Make rows on, beside and far from what the model's splits compare with: of `input_dtype`, [rows, columns]."""
-    dtype = adapter.input_dtype
+def make_rows(
+    dtype: np.dtype, columns: int, splits: Mapping[int, np.ndarray], special: Sequence[float] = ()
+) -> np.ndarray:
+    """Make rows on, beside and far from what a model's splits compare with.
+
+    Args:
+        dtype: of the rows.
+        columns: of a row.
+        splits: the values that are compared with, by column.
+        special: further values that the framework treats in a way of its own.
+
+    Returns:
+        [rows, columns], the same each time.
+    """
     random = np.random.default_rng(_SEED)
     # Wide models get fewer rows, so that verification stays within a few hundred MB and a second.
     wide = max(1, columns)
@@ -161,12 +172,12 @@ def _make_rows(adapter: TreeAdapter, columns: int) -> np.ndarray:
     rows = (random.standard_normal((count, columns)) * random.choice([0.1, 1.0, 100.0], (count, 1))).astype(dtype)
     quarter = count // 4
     with np.errstate(over="ignore"):
-        for column, values in adapter.split_values().items():
+        for column, values in splits.items():
             picked = random.choice(values, count - quarter).astype(dtype)
             beside = random.integers(-1, 2, len(picked))
             stepped = np.nextafter(picked, np.where(beside > 0, np.inf, -np.inf).astype(dtype))
             rows[quarter:, column] = np.where(beside == 0, picked, stepped)
-        special = np.array(_special_values(dtype, adapter.special_values()), np.float64).astype(dtype)
+        special = np.array(_special_values(dtype, special), np.float64).astype(dtype)
     mask = random.random((count, columns)) < random.choice([0.0, 0.05, 0.5], (count, 1))
     rows[mask] = random.choice(special, int(mask.sum()))
     rows[0], rows[1] = np.nan, 0.0

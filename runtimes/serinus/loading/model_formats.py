@@ -15,6 +15,8 @@ from ..artifacts import is_saved_model
 from ..errors import ConfigError
 from ..mistaken_content import describe_mistake
 from ..model_content import Content, content_of
+from ..pickles import SUFFIXES as PICKLES
+from ..pickles import mend_of
 from .model_folders import why_unreadable
 
 __all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "installed", "is_runtime"]
@@ -49,6 +51,16 @@ def _holds(package: str, *suffixes: str) -> Callable[[Path], bool]:
     return matches
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle and is called so."""
+    return path.suffix in PICKLES and content_of(path) is Content.PICKLE
+
+
+def _is_none(_path: Path) -> bool:
+    """Say no: what serves several formats is asked for by name alone."""
+    return False
+
+
 def _is_saved_model(path: Path) -> bool:
     """Whether this is a SavedModel folder, or a folder of numbered ones (TensorFlow Serving's layout)."""
     if not path.is_dir() or why_unreadable(path) is not None:  # a volume's lost+found is nobody's to read
@@ -68,6 +80,8 @@ RUNTIMES: tuple[Runtime, ...] = (
         _holds("xgboost_server", ".ubj", ".bst", ".xgb"),
     ),
     Runtime("lightgbm_server", "LightGBMModel", "LightGBM text .txt .bst", _holds("lightgbm_server")),
+    Runtime("sklearn_server", "SklearnModel", "scikit-learn .skops", _holds("sklearn_server", ".skops")),
+    Runtime("catboost_server", "CatBoostModel", "CatBoost .cbm .json", _holds("catboost_server", ".cbm")),
     Runtime("onnx_server", "OnnxModel", ".onnx", _holds("onnx_server", ".onnx")),
     Runtime(
         "torch_server",
@@ -75,12 +89,15 @@ RUNTIMES: tuple[Runtime, ...] = (
         "TorchScript .pt .pth, exported .pt2",
         _holds("torch_server", ".pt", ".pth", ".pt2"),
     ),
+    Runtime("classic_server", "ClassicModel", "XGBoost, LightGBM, scikit-learn, CatBoost, ONNX: when named", _is_none),
 )
 """In order of precedence: an ensemble's directory also holds its members' files."""
 
 MLSERVER_IMPLEMENTATIONS: dict[str, str] = {
     "mlserver_xgboost.XGBoostModel": "xgboost_server",
     "mlserver_lightgbm.LightGBMModel": "lightgbm_server",
+    "mlserver_sklearn.SKLearnModel": "sklearn_server",
+    "mlserver_catboost.CatboostModel": "catboost_server",
 }
 """MLServer's runtimes for which there is one here, used where MLServer's own is not installed."""
 
@@ -136,6 +153,8 @@ def infer_implementation(model_dir: Path | None) -> str:
         for runtime in RUNTIMES[2:]:
             if runtime.matches(path):
                 found.setdefault(runtime.package, []).append(path.name)
+    if not found:  # only then: a scaler or an encoder is often pickled beside the model
+        found = _pickled(model_dir)
     if len(found) == 1:
         return next(iter(found))
     if found:
@@ -147,8 +166,21 @@ def infer_implementation(model_dir: Path | None) -> str:
     told = next((f" ({path.name}: {what})" for path in _candidates(model_dir) if (what := describe_mistake(path))), "")
     raise ConfigError(
         f"{model_dir}: no model is recognised here; seen: {', '.join(seen) or 'nothing'}{told}. Accepted: {accepted}; "
-        "or a model-settings.json, or a class of your own (--class package:Class). Pickles are never loaded"
+        "or a model-settings.json, or a class of your own (--class package:Class). Pickles are never loaded unless somebody allows it"
     )
+
+
+def _pickled(model_dir: Path) -> dict[str, list[str]]:
+    """Find scikit-learn's pickles, which its runtime loads where that is allowed.
+
+    Raises:
+        ConfigError: the one pickle is of a framework whose own format is served.
+    """
+    pickled = [path for path in _candidates(model_dir) if _is_pickle(path)]
+    mends = [mend for path in pickled if (mend := mend_of(path)) and not mend.endswith("sklearn_server serves")]
+    if mends:
+        raise ConfigError(f"{model_dir}: {'; '.join(mends)}")
+    return {"sklearn_server": [path.name for path in pickled]} if len(pickled) == 1 else {}
 
 
 def _listing(folder: Path, most: int = 12) -> list[str]:

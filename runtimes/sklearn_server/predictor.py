@@ -1,0 +1,181 @@
+"""scikit-learn itself: what verifies the compiled program, and serves what that does not cover.
+
+scikit-learn, skops, joblib and pandas are imported when the first of these is wanted, and not before: they cost 1 to 2 s and over 100 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from serinus.errors import ConfigError, InvalidInput
+from serinus.settings import ModelSettings
+
+from .columns import Columns, columns_of
+from .estimator import Estimator, describe
+from .heads import labels_of
+from .modelfile import ModelFile, check_types, checked
+
+__all__ = ["METHODS", "Predictor", "installed_version"]
+
+_log = logging.getLogger("serinus.sklearn")
+
+METHODS: Final = ("predict", "predict_proba", "decision_function", "transform")
+"""What a model may be asked, in the order of the outputs."""
+
+
+def installed_version() -> str:
+    """Version of the installed scikit-learn, found without importing it; empty: it is not installed."""
+    try:
+        return importlib.metadata.version("scikit-learn")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+class Predictor:
+    """A loaded model, asked with the rows that the compiled program takes.
+
+    Args:
+        file: may be loaded: a pickle was allowed.
+        settings: `allow_implementation` says what a skops file may name.
+
+    Raises:
+        ConfigError: scikit-learn is not installed or refuses the file, or the file names what nobody trusts.
+    """
+
+    def __init__(self, file: ModelFile, settings: ModelSettings) -> None:
+        try:
+            import sklearn
+        except ImportError:
+            raise ConfigError(
+                f"{file.path}: serving this model takes scikit-learn, which is not installed; pip install 'serinus[sklearn_server]'"
+            ) from None
+        self.version: str = sklearn.__version__
+        with _quiet():
+            self._live = _load(file, settings, self.version)
+        # Again, of what was made: two readers of one file may take different things from it.
+        self.model: Estimator = checked(describe(self._live), file.path)
+        self.outputs: tuple[str, ...] = tuple(method for method in METHODS if _has(self._live, method))
+        self.columns: Columns = columns_of(self.model)
+        columns = self.columns
+        self._frame: Sequence[str] = columns.names if columns.is_frame or columns.selects_by_name else ()
+        """Names of the columns, where rows are handed over as a DataFrame."""
+        if not self.outputs:
+            raise ConfigError(f"{file.path}: {type(self._live).__name__} has none of the methods {', '.join(METHODS)}")
+
+    def run(self, rows: np.ndarray, wanted: frozenset[str]) -> dict[str, np.ndarray]:
+        """Answer methods, as the protocol carries them.
+
+        Raises:
+            InvalidInput: scikit-learn does not take the rows, in its words.
+        """
+        given = self._given(rows)
+        made: dict[str, np.ndarray] = {}
+        for method in self.outputs:
+            if method in wanted:
+                try:
+                    made[method] = _carried(getattr(self._live, method)(given))
+                except (ValueError, TypeError, KeyError) as error:
+                    raise InvalidInput(f"the model does not take these rows: {_first_line(error)}") from None
+        return made
+
+    def _given(self, rows: np.ndarray) -> Any:
+        if self.columns.is_text:
+            return [_text(value) for value in rows.reshape(-1)]
+        if not self._frame:
+            if rows.dtype == object:
+                made = np.empty(rows.shape, object)
+                for column in range(rows.shape[1]):
+                    made[:, column] = self._column(rows, column)
+                return made
+            return rows
+        import pandas as pd
+
+        if rows.dtype != object:
+            return pd.DataFrame(rows, columns=list(self._frame), copy=False)
+        return pd.DataFrame({name: self._column(rows, place) for place, name in enumerate(self._frame)})
+
+    def _column(self, rows: np.ndarray, place: int) -> Any:
+        values = rows[:, place].tolist()
+        if place in self.columns.texts or any(isinstance(value, bytes | str) for value in values):
+            absent = None if place in self.columns.nones else np.nan
+            made = np.empty(len(values), object)
+            made[:] = [absent if value is None else _text(value) for value in values]
+            return made
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _load(file: ModelFile, settings: ModelSettings, version: str) -> Any:
+    try:
+        if file.is_pickle:
+            import joblib
+
+            _log.warning(
+                "%s: is loaded by unpickling, which runs code of the file: --allow_implementation pickle", file.path
+            )
+            return joblib.load(file.path)
+        try:
+            import skops.io
+        except ImportError:
+            raise ConfigError(
+                f"{file.path}: loading this model takes skops, which is not installed; pip install 'serinus[sklearn_server]'"
+            ) from None
+        trusted = check_types(skops.io.get_untrusted_types(file=file.path), file.path, settings)
+        return skops.io.load(file.path, trusted=trusted)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 # a file's code, classes of any version and damage raise whatever they like
+        raise ConfigError(
+            f"{file.path}: scikit-learn {version} cannot load it: {type(error).__name__}: {_first_line(error)}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out warnings of other versions, of which one line of ours tells."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _has(live: Any, method: str) -> bool:
+    try:
+        return callable(getattr(live, method, None))
+    except Exception:  # noqa: BLE001 # a property that decides whether a method is there may raise anything
+        return False
+
+
+def _carried(answer: Any) -> np.ndarray:
+    """Give an answer as the protocol carries it.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if hasattr(answer, "toarray"):  # a sparse matrix
+        answer = answer.toarray()
+    if isinstance(answer, list):
+        raise TypeError("a model of several outputs answers probabilities as a list, which has no one tensor")
+    array = np.asarray(answer)
+    if array.dtype.kind == "f":
+        return np.ascontiguousarray(array, np.float64)
+    made = labels_of(array)
+    if made is None:
+        try:
+            return np.asarray(array, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"the model answers {array.dtype}, which the protocol cannot carry") from None
+    return made
+
+
+def _text(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -1,0 +1,123 @@
+"""A `.skops` file as an `Estimator`, without skops and without scikit-learn: nothing of it is constructed, imported or run.
+
+Source: skops 0.16, `skops/io/_persist.py`, `_general.py`, `_numpy.py`, `_sklearn.py`: a zip archive with `schema.json`, a tree of nodes that say
+their class, their kind (`__loader__`) and their content, and an `.npy` file for each array of numbers. A node whose `__id__` came before is
+the one that came first, as skops takes it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from serinus.errors import ConfigError
+
+from .estimator import TREE, Estimator
+
+__all__ = ["read", "types_of"]
+
+_DAMAGE: Final = (
+    *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, EOFError),
+    *(RecursionError, NotImplementedError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What a damaged archive, schema or array raises in zipfile, orjson and NumPy."""
+
+
+def read(path: Path) -> Estimator:
+    """Read a model.
+
+    Raises:
+        ConfigError: it is no skops file, or a damaged one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            schema = orjson.loads(archive.read("schema.json"))
+            found = _Reader(archive).value(schema)
+    except _DAMAGE as error:
+        raise ConfigError(f"{path}: no skops file that can be read: {type(error).__name__}: {error}") from None
+    if not isinstance(found, Estimator):
+        raise ConfigError(f"{path}: holds no scikit-learn model, but {type(found).__name__}")
+    return found
+
+
+def types_of(model: Estimator) -> list[str]:
+    """Name the classes of all objects within a model."""
+    return sorted({part.kind for part in model.parts()})
+
+
+class _Reader:
+    """Reads nodes; each `__id__` once."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._known: dict[Any, Any] = {}
+        self._kinds: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "ObjectNode": self._object,
+            "DictNode": self._dict,
+            "ListNode": lambda node: [self.value(one) for one in node["content"]],
+            "TupleNode": lambda node: tuple(self.value(one) for one in node["content"]),
+            "JsonNode": lambda node: json.loads(node["content"]),
+            "NdArrayNode": self._array,
+            "TreeNode": self._tree,
+            "LossNode": self._object,
+        }
+
+    def value(self, node: Any) -> Any:
+        identity = node.get("__id__")
+        if identity in self._known:
+            return self._known[identity]
+        kind = f"{node['__module__']}.{node['__class__']}"
+        read = self._kinds.get(node["__loader__"])
+        if node["__loader__"] in ("ObjectNode", "TreeNode", "LossNode") or read is None:
+            made: Any = Estimator(kind, {})
+            if identity is not None:
+                self._known[identity] = made  # before what is in it, which may name it again
+            if read is not None:
+                made.state = read(node)
+            return made
+        made = read(node)
+        if identity is not None:
+            self._known[identity] = made
+        return made
+
+    def _object(self, node: dict[str, Any]) -> dict[str, Any]:
+        content = self.value(node["content"]) if node.get("content") is not None else {}
+        return content if isinstance(content, dict) else {}
+
+    def _dict(self, node: dict[str, Any]) -> dict[Any, Any]:
+        kinds = [one["__class__"] for one in node["key_types"]["content"]]
+        made = {}
+        for kind, (key, value) in zip(kinds, node["content"].items(), strict=True):
+            made[int(key) if kind.startswith(("int", "uint")) else key] = self.value(value)
+        return made
+
+    def _array(self, node: dict[str, Any]) -> Any:
+        if node["type"] == "numpy":
+            array = np.load(io.BytesIO(self._archive.read(node["file"])), allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise TypeError("an array's file holds something else")
+            return array if node["__class__"] == "ndarray" or array.ndim else array.item()
+        items = [self.value(one) for one in node["content"]]
+        shape = self.value(node["shape"])
+        made = np.empty(len(items) if len(shape) == 1 else shape, object)
+        if len(shape) == 1:
+            made[:] = items
+        else:
+            made[...] = np.array(items, object)
+        return made
+
+    def _tree(self, node: dict[str, Any]) -> dict[str, Any]:
+        state = self._object(node)
+        features, _, outputs = self.value(node["__reduce__"]["args"])
+        if f"{node['__module__']}.{node['__class__']}" == TREE:
+            state = {**state, "n_features": features, "n_outputs": outputs}
+        return state
