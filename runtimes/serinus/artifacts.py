@@ -190,7 +190,9 @@ def find_file(
         # What says nothing of itself, and pickles, are the runtime's own reader's to refuse, or (a state dict) to read with care.
         if found in contents or (found in (Content.UNKNOWN, Content.PICKLE) and root.suffix in suffixes):
             return root
-        raise ConfigError(f"{root}: not a file of this runtime, which takes {accepted}; {mend_of(root) or _said_of(found)}")
+        raise ConfigError(
+            f"{root}: not a file of this runtime, which takes {accepted}; {mend_of(root) or _said_of(found)}"
+        )
     if not root.is_dir():
         raise ConfigError(f"{root}: no such file or directory")
     for name in preferred:

@@ -29,8 +29,8 @@ from serinus.artifacts import (
 from serinus.engines import load_trial
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
-from serinus.protocol.types import Signature
 from serinus.pickles import mend_in
+from serinus.protocol.types import Signature
 from serinus.settings import ModelSettings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its banner of CPU features is no warning

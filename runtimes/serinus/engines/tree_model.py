@@ -167,13 +167,16 @@ class CompiledTreeModel(Model):
         loaded = self._loaded
         if loaded is None:
             raise ConfigError(f"model {self.name!r} is not loaded")
-        adapter = loaded.adapter
-        rows = as_rows(inputs, loaded.columns, loaded.names, adapter.input_dtype)
+        rows = self._rows(inputs, loaded)
         if loaded.codes is not None:
             loaded.codes.check_codes(rows)
         if not call.outputs:
             return {self.options.output_name: loaded.predictions.predict(rows)}
         return self._predict_named(rows, call.outputs, loaded)
+
+    def _rows(self, inputs: Mapping[str, np.ndarray], loaded: _Loaded) -> np.ndarray:
+        """Bring a batch into the matrix that both engines take."""
+        return as_rows(inputs, loaded.columns, loaded.names, loaded.adapter.input_dtype)
 
     def _choose(self, adapter: TreeAdapter) -> tuple[Walker | None, FrameworkPredictor | None, str]:
         """Choose the engine: the forest, or the framework's predictor where there is no forest; and why."""

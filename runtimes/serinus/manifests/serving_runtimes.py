@@ -24,7 +24,10 @@ __all__ = [
 ]
 
 BUILT_IN = {
-    "xgboost_server": ("xgboost", "lightgbm"),
+    "xgboost_server": ("xgboost",),
+    "lightgbm_server": ("lightgbm",),
+    "sklearn_server": ("sklearn",),
+    "catboost_server": ("catboost",),
     "torch_server": ("pytorch",),
     "onnx_server": ("onnx",),
     "tensorflow_server": ("tensorflow",),
@@ -34,7 +37,7 @@ BUILT_IN = {
 
 KSERVE_RUNTIMES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "kserve-lgbserver": (("v1", "v2"), "lightgbm:4:1"),
-    "kserve-mlserver": (("v2",), "xgboost:1:2 xgboost:2:2 lightgbm:3:2 lightgbm:4:2"),
+    "kserve-mlserver": (("v2",), "sklearn:0:2 sklearn:1:2 xgboost:1:2 xgboost:2:2 lightgbm:3:2 lightgbm:4:2"),
     "kserve-openvino": (("v1", "v2", "grpc-v2"), "onnx:1:2 tensorflow:1:3"),
     "kserve-predictiveserver": (("v1", "v2"), "xgboost:2: lightgbm:4:"),
     "kserve-tensorflow-serving": (("v1", "grpc-v1"), "tensorflow:1:2 tensorflow:2:2"),
