@@ -299,20 +299,27 @@ def test_each_image_of_ours_stands_for_a_runtime_of_its_formats_and_others_for_n
 def test_kserves_own_runtimes_come_once_for_each_image_of_ours_that_serves_some_of_their_formats():
     found = {
         (runtime.name, runtime.containers[0]["image"]): runtime
-        for runtime in kserve_runtimes(["xgboost_server", "onnx_server"])
+        for runtime in kserve_runtimes(["xgboost_server", "lightgbm_server", "sklearn_server", "onnx_server"])
     }
-    assert {image for _, image in found} == {"xgboost_server", "onnx_server"}
+    assert {image for _, image in found} == {"xgboost_server", "lightgbm_server", "sklearn_server", "onnx_server"}
     triton = found["kserve-tritonserver", "onnx_server"]
     assert ("kserve-tritonserver", "xgboost_server") not in found
     assert (triton.protocols, triton.namespace) == (("v2", "grpc-v2"), "")
     assert [(each.name, each.version, each.auto_select, each.priority) for each in triton.formats] == [
         ("onnx", "1", True, 1)
     ]
-    predictive = found["kserve-predictiveserver", "xgboost_server"]
-    assert [(each.name, each.version, each.auto_select, each.priority) for each in predictive.formats] == [
-        ("xgboost", "2", False, None),
-        ("lightgbm", "4", False, None),
-    ]
+    predictive = {
+        image: [(each.name, each.version, each.auto_select, each.priority) for each in runtime.formats]
+        for (name, image), runtime in found.items()
+        if name == "kserve-predictiveserver"
+    }
+    assert predictive == {
+        "xgboost_server": [("xgboost", "2", False, None)],
+        "lightgbm_server": [("lightgbm", "4", False, None)],
+        "sklearn_server": [("sklearn", "1", False, None)],
+    }
+    (alone,) = found["kserve-sklearnserver", "sklearn_server"].formats
+    assert (alone.name, alone.version, alone.auto_select, alone.priority) == ("sklearn", "1", True, 1)
     assert triton.containers[0]["args"] == ["--model_name={{.Name}}", "--model_dir=/mnt/models"]
     assert triton.document.file == "(KServe's kserve-tritonserver by onnx_server)"
     assert kserve_runtimes([]) == kserve_runtimes(["ensemble_server"]) == []

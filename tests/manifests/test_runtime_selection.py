@@ -372,7 +372,7 @@ def test_the_services_transformer_is_merged_over_the_runtimes_and_comes_after_th
 
 
 @pytest.mark.parametrize(
-    ("kind", "runtime"), [("sklearn", "kserve-sklearnserver"), ("huggingface", "kserve-huggingfaceserver"), ("pmml", "kserve-pmmlserver")]
+    ("kind", "runtime"), [("paddle", "kserve-paddleserver"), ("huggingface", "kserve-huggingfaceserver"), ("pmml", "kserve-pmmlserver")]
 )  # fmt: skip
 def test_a_format_that_only_kserve_s_servers_serve_is_refused_with_their_name_and_a_way_out(kind: str, runtime: str):
     _, (problem,) = selected(f"{{modelFormat: {{name: {kind}}}}}", [])

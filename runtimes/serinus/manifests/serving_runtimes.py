@@ -39,7 +39,8 @@ KSERVE_RUNTIMES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "kserve-lgbserver": (("v1", "v2"), "lightgbm:4:1"),
     "kserve-mlserver": (("v2",), "sklearn:0:2 sklearn:1:2 xgboost:1:2 xgboost:2:2 lightgbm:3:2 lightgbm:4:2"),
     "kserve-openvino": (("v1", "v2", "grpc-v2"), "onnx:1:2 tensorflow:1:3"),
-    "kserve-predictiveserver": (("v1", "v2"), "xgboost:2: lightgbm:4:"),
+    "kserve-predictiveserver": (("v1", "v2"), "sklearn:1: xgboost:2: lightgbm:4:"),
+    "kserve-sklearnserver": (("v1", "v2"), "sklearn:1:1"),
     "kserve-tensorflow-serving": (("v1", "grpc-v1"), "tensorflow:1:2 tensorflow:2:2"),
     "kserve-torchserve": (("v1", "v2", "grpc-v2"), "pytorch:1:2"),
     "kserve-tritonserver": (("v2", "grpc-v2"), "tensorflow:1:1 tensorflow:2:1 onnx:1:1 pytorch:1:"),
@@ -54,7 +55,6 @@ KSERVE_ONLY_FORMATS: Mapping[str, str] = {
     "mlflow": "kserve-mlserver",
     "paddle": "kserve-paddleserver",
     "pmml": "kserve-pmmlserver",
-    "sklearn": "kserve-sklearnserver",
     "tensorrt": "kserve-tritonserver",
     "triton": "kserve-tritonserver",
 }
