@@ -56,6 +56,8 @@ class Predictor:
             raise ConfigError(
                 f"{file.path}: serving this model takes scikit-learn, which is not installed; pip install 'serinus[sklearn_server]'"
             ) from None
+        # Rows without names and unknown categories are the clients', and would fill the log.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"sklearn\.")
         self.version: str = sklearn.__version__
         with _quiet():
             self._live = _load(file, settings, self.version)
@@ -80,7 +82,8 @@ class Predictor:
         for method in self.outputs:
             if method in wanted:
                 try:
-                    made[method] = _carried(getattr(self._live, method)(given))
+                    with np.errstate(all="ignore"):  # rounding to float32 and scaling may overflow, as they should
+                        made[method] = _carried(getattr(self._live, method)(given))
                 except (ValueError, TypeError, KeyError) as error:
                     raise InvalidInput(f"the model does not take these rows: {_first_line(error)}") from None
         return made

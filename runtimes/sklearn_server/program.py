@@ -58,14 +58,14 @@ class Program:
             InvalidInput: a value that the model does not take.
         """
         head = self.head
-        if self.before is not None:
-            rows = self.before.apply(rows)
-        rows = as_numbers(rows)
-        if head.rounds:
-            with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):  # rounding and scaling may overflow; what comes of it is refused below
+            if self.before is not None:
+                rows = self.before.apply(rows)
+            rows = as_numbers(rows)
+            if head.rounds:
                 rows = rows.astype(np.float32).astype(np.float64)
-        refuse_odd(rows, head.accepts, self.who, rounds=head.rounds)
-        return head.run(np.ascontiguousarray(rows), wanted)
+            refuse_odd(rows, head.accepts, self.who, rounds=head.rounds)
+            return head.run(np.ascontiguousarray(rows), wanted)
 
     def splits(self) -> Mapping[int, np.ndarray]:
         """Values that the estimator compares with, as they are in the rows, by column."""

@@ -157,7 +157,9 @@ def test_kserves_switch_answers_with_probabilities(tmp_path: Path, monkeypatch: 
 
 def test_a_method_that_the_model_does_not_have_is_refused(tmp_path: Path):
     save(fitted(CASES["svc"][0]), tmp_path)
-    with pytest.raises(ConfigError, match="asks for predict_proba, which the model does not have; it has predict, decision"):
+    with pytest.raises(
+        ConfigError, match="asks for predict_proba, which the model does not have; it has predict, decision"
+    ):
         load(tmp_path, method="predict_proba")
 
 

@@ -134,7 +134,12 @@ async def test_rows_with_names_are_answered_as_the_data_frame_is(name: str, tmp_
             assert (await _v1(plane, {"instances": _rows(some)[at : at + 1]}))["predictions"] == expected[at : at + 1]
         full = some.dropna()
         tensors = [
-            Tensor.of(column, np.array([one.encode() for one in full[column]], object) if full[column].dtype == object else full[column].to_numpy())
+            Tensor.of(
+                column,
+                np.array([one.encode() for one in full[column]], object)
+                if full[column].dtype == object
+                else full[column].to_numpy(),
+            )
             for column in reversed(frame.columns)
         ]
         response = await plane.infer(InferRequest("m", tensors))
@@ -167,7 +172,9 @@ async def test_a_category_that_training_did_not_see_is_refused_where_the_encoder
     save(live, tmp_path)
     async with serving(SklearnModel, ModelSettings(name="m", model_dir=tmp_path)) as plane:
         assert plane.model_metadata("m").parameters["engine"] == "compiled"
-        with pytest.raises(InvalidInput, match="row 0: 'paris' is none of the 3 categories .* 'bergen', 'bodø', 'oslo'"):
+        with pytest.raises(
+            InvalidInput, match="row 0: 'paris' is none of the 3 categories .* 'bergen', 'bodø', 'oslo'"
+        ):
             await _v1(plane, {"instances": [{"age": 3.0, "city": "paris"}]})
         with pytest.raises(InvalidInput, match="'paris' is none"):
             await _v1(plane, {"instances": [{"age": 3, "city": "oslo"}, {"age": 3, "city": "paris"}][::-1]})
