@@ -173,7 +173,7 @@ async def test_a_category_that_training_did_not_see_is_refused_where_the_encoder
     async with serving(SklearnModel, ModelSettings(name="m", model_dir=tmp_path)) as plane:
         assert plane.model_metadata("m").parameters["engine"] == "compiled"
         with pytest.raises(
-            InvalidInput, match="row 0: 'paris' is none of the 3 categories .* 'bergen', 'bodø', 'oslo'"
+            InvalidInput, match=r"row 0: 'paris' is none of the 3 categories .* 'bergen', 'bodø', 'oslo'"
         ):
             await _v1(plane, {"instances": [{"age": 3.0, "city": "paris"}]})
         with pytest.raises(InvalidInput, match="'paris' is none"):

@@ -153,7 +153,7 @@ def test_a_tree_that_leads_out_of_its_arrays_is_refused_before_anybody_walks_it(
                     held[name] = made.getvalue()
 
     _rewrite(path, change)
-    with pytest.raises(ConfigError, match="the model is damaged: a (child|node)"):
+    with pytest.raises(ConfigError, match=r"the model is damaged: a (child|node)"):
         load(tmp_path, engine=engine)
 
 

@@ -164,6 +164,37 @@ def _saved_model(folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=module.serve)
 
 
+def _sklearn_rows() -> tuple[np.ndarray, np.ndarray]:
+    data = np.random.default_rng(0).normal(size=(80, 3))
+    return data, (data[:, 0] > 0).astype(int) + (data[:, 1] > 0)
+
+
+def _skops(folder: Path) -> None:
+    import skops.io
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    made = make_pipeline(StandardScaler(), GradientBoostingClassifier(n_estimators=2, max_depth=2))
+    skops.io.dump(made.fit(*_sklearn_rows()), folder / "model.skops")
+
+
+def _skops_other(folder: Path) -> None:
+    """A model that scikit-learn itself serves, by LIBSVM."""
+    import skops.io
+    from sklearn.svm import SVC
+
+    skops.io.dump(SVC().fit(*_sklearn_rows()), folder / "model.skops")
+
+
+def _catboost(folder: Path, form: str) -> None:
+    import catboost
+
+    settings = {"iterations": 3, "depth": 3, "loss_function": "MultiClass", "verbose": False}
+    made = catboost.CatBoost({**settings, "allow_writing_files": False, "thread_count": 1}).fit(*_sklearn_rows())
+    made.save_model(str(folder / f"model.{form}"), format=form)
+
+
 @dataclass(frozen=True)
 class _Format:
     make: Callable[[Path], None]
@@ -187,6 +218,10 @@ _OTHER_FORMATS = (
 
 FORMATS: dict[str, _Format] = {
     "onnx": _Format(_onnx, "onnx_server", "onnxruntime", ("model.onnx",), message="onnx:ModelProto"),
+    "skops": _Format(_skops, "sklearn_server", "sklearn", ("model.skops",), zipped=True),
+    "skops_svc": _Format(_skops_other, "sklearn_server", "sklearn", ("model.skops",), zipped=True),
+    "cbm": _Format(lambda folder: _catboost(folder, "cbm"), "catboost_server", "catboost", ("model.cbm",)),
+    "cbm_json": _Format(lambda folder: _catboost(folder, "json"), "catboost_server", "catboost", ("model.json",)),
     "torchscript": _Format(_script, "torch_server", "torch", ("model.pt",), zipped=True),
     "pt2": _Format(_program, "torch_server", "torch", ("model.pt2",), zipped=True),
     "saved_model": _Format(
