@@ -11,7 +11,16 @@ import pytest
 
 SUPPORT = Path(__file__).parents[1] / "support" / "damaged_files.py"
 
-COUNTS = {"onnx": 150, "torchscript": 15, "pt2": 10, "saved_model": 25}
+COUNTS = {
+    "onnx": 150,
+    "torchscript": 15,
+    "pt2": 10,
+    "saved_model": 25,
+    "skops": 60,
+    "skops_svc": 40,
+    "cbm": 60,
+    "cbm_json": 40,
+}
 """Mutations of each format, so that each takes half a minute on an idle CPU; `damaged_files.py` has the command for more."""
 
 

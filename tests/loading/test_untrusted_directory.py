@@ -399,6 +399,8 @@ def load_error(folder: Path, package: str, **extra: Any) -> str:
     [
         ("xgboost_server", "model.ubj"),
         ("lightgbm_server", "model.txt"),
+        ("sklearn_server", "model.skops"),
+        ("catboost_server", "model.cbm"),
         ("onnx_server", "model.onnx"),
         pytest.param("torch_server", "model.pt", marks=pytest.mark.slow),  # importing PyTorch takes ~3 s
     ],

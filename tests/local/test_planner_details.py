@@ -374,3 +374,28 @@ def test_the_canarys_policy_is_the_services_annotation():
     told = manifest(annotations="  annotations: {serinus.dev/canary-policy: steps=5/100}\n")
     assert plan_of(told).canary_policy == "steps=5/100"
     assert plan_of(manifest()).canary_policy == ""
+
+
+IRIS = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: sklearn-iris}
+spec:
+  predictor:
+    model:
+      modelFormat: {name: sklearn}
+      storageUri: gs://kfserving-examples/models/sklearn/1.0/model
+      env: [{name: SERINUS_ALLOW_IMPLEMENTATION, value: pickle}]
+"""
+"""KServe's first example (its docs, "Deploy your first predictive inference service"), and the word that lets its joblib file be loaded."""
+
+
+def test_kserves_first_example_is_served_by_sklearn_server():
+    problems = Problems()
+    known = kserve_runtimes(["xgboost_server", "lightgbm_server", "sklearn_server", "onnx_server"])
+    document = load_text(IRIS, "isvc.yaml")[0]
+    plan = Planner(known, [], config_data([]), PlanOptions(), problems).plan(parse_inference_service(document))
+    assert plan is not None, problems.all
+    (found,) = plan.stable.predictor.containers
+    assert found.env["SERINUS_CLASS"] == "sklearn_server"
+    assert found.env["SERINUS_ALLOW_IMPLEMENTATION"] == "pickle"

@@ -278,6 +278,8 @@ def test_settings_beside_the_models_are_read_as_mlserver_reads_them(tmp_path: Pa
 RUNTIMES_OF_HELP = {
     "xgboost_server": ("--extra iteration_range=...", "--extra missing=...", "--extra engine=..."),
     "lightgbm_server": ("--extra num_iteration_predict=...", "--extra input_form=..."),
+    "sklearn_server": ("--extra method=...", "--extra engine=..."),
+    "catboost_server": ("--extra engine=...", "--extra input_form=..."),
     "onnx_server": ("--extra providers=...", "--extra optimization=..."),
     "torch_server": ("--extra device=...", "--extra class=..."),
 }

@@ -108,6 +108,9 @@ def probabilities(answer: Any) -> np.ndarray:
 IMAGES = (
     "xgboost_server",
     "lightgbm_server",
+    "sklearn_server",
+    "catboost_server",
+    "classic_server",
     "onnx_server",
     "torch_server",
     "tensorflow_server",

@@ -88,7 +88,7 @@ def test_a_pickled_booster_is_refused_with_how_to_save_it_in_every_runtimes_fold
     else:
         live, save_it = (
             lightgbm.LGBMClassifier(n_estimators=2, n_jobs=1, verbose=-1),
-            r"model\.booster_\.save_model\('model\.txt'\)",
+            r"save it with model\.booster_\.save_model\('model\.txt'\)",
         )
     live.fit(rows(), classes(rows(), 2))
     joblib.dump(live, tmp_path / "model.joblib")
