@@ -75,7 +75,9 @@ class Predictor:
                 self._given(rows), cat_features=sorted(self._file.categorical) or None, thread_count=1
             )
             return np.asarray(
-                self._model.get_feature_importance(pool, type="ShapValues", thread_count=self.threads.of(len(rows))),
+                self._model.get_feature_importance(
+                    pool, type=self._catboost.EFstrType.ShapValues, thread_count=self.threads.of(len(rows))
+                ),
                 np.float64,
             )
         except self._error as error:

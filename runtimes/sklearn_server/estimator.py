@@ -142,9 +142,10 @@ def _value(value: Any, seen: dict[int, tuple[Any, Any]], depth: int) -> Any:
     state: dict[str, Any] = {}
     made = Estimator(kind, state)
     seen[id(value)] = value, made
-    held = value.__getstate__() if kind == TREE else getattr(value, "__dict__", {})
+    held: Any = getattr(value, "__dict__", {})
     if kind == TREE:
-        held = {**held, "n_features": value.n_features, "n_outputs": value.n_outputs}
+        live: Any = value
+        held = {**live.__getstate__(), "n_features": live.n_features, "n_outputs": live.n_outputs}
     state.update({name: _value(one, seen, depth + 1) for name, one in held.items() if isinstance(name, str)})
     return made
 

@@ -126,7 +126,8 @@ class RegressorHead:
         splits: Mapping[int, np.ndarray] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        self.columns, self.accepts, self.rounds = columns, accepts, rounds
+        self.columns, self.rounds = columns, rounds
+        self.accepts: Accepts = accepts
         self.splits: Mapping[int, np.ndarray] = splits or {}
         self.classes: np.ndarray | None = None
         self.outputs: tuple[str, ...] = ("predict",)
@@ -158,7 +159,8 @@ class ClassifierHead:
         splits: Mapping[int, np.ndarray] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        self.columns, self.accepts, self.rounds = columns, accepts, rounds
+        self.columns, self.rounds = columns, rounds
+        self.accepts: Accepts = accepts
         self.splits: Mapping[int, np.ndarray] = splits or {}
         self.classes: np.ndarray | None = classes
         self.close = closing or _nothing

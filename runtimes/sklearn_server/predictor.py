@@ -101,7 +101,7 @@ class Predictor:
         import pandas as pd
 
         if rows.dtype != object:
-            return pd.DataFrame(rows, columns=list(self._frame), copy=False)
+            return pd.DataFrame(rows, columns=pd.Index(self._frame), copy=False)
         return pd.DataFrame({name: self._column(rows, place) for place, name in enumerate(self._frame)})
 
     def _column(self, rows: np.ndarray, place: int) -> Any:

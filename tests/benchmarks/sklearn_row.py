@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,10 +135,23 @@ def main() -> None:
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     row, forest, booster = _train(folder)
-    serve: Callable[[str, int], list[str]] = lambda kind, port: [
-        *(sys.executable, "-m", "serinus.cli", "serve", str(folder / kind), "--model_name", "model", "--nthread", "1"),
-        *("--host", "127.0.0.1", "--http_port", str(port), "--enable_grpc", "false", "--log_level", "WARNING"),
-    ]
+
+    def serve(kind: str, port: int) -> list[str]:
+        return [
+            *(
+                sys.executable,
+                "-m",
+                "serinus.cli",
+                "serve",
+                str(folder / kind),
+                "--model_name",
+                "model",
+                "--nthread",
+                "1",
+            ),
+            *("--host", "127.0.0.1", "--http_port", str(port), "--enable_grpc", "false", "--log_level", "WARNING"),
+        ]
+
     ports = [_port() for _ in range(3)]
     kserve = [
         *(sys.executable, str(HERE / "servers" / "kserve_sklearn_server.py"), "--model_name", "model"),

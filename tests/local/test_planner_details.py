@@ -397,5 +397,5 @@ def test_kserves_first_example_is_served_by_sklearn_server():
     plan = Planner(known, [], config_data([]), PlanOptions(), problems).plan(parse_inference_service(document))
     assert plan is not None, problems.all
     (found,) = plan.stable.predictor.containers
-    assert found.env["SERINUS_CLASS"] == "sklearn_server"
+    assert found.command.env["SERINUS_CLASS"] == "sklearn_server"
     assert found.env["SERINUS_ALLOW_IMPLEMENTATION"] == "pickle"

@@ -177,9 +177,9 @@ def make_rows(
             beside = random.integers(-1, 2, len(picked))
             stepped = np.nextafter(picked, np.where(beside > 0, np.inf, -np.inf).astype(dtype))
             rows[quarter:, column] = np.where(beside == 0, picked, stepped)
-        special = np.array(_special_values(dtype, special), np.float64).astype(dtype)
+        odd = np.array(_special_values(dtype, special), np.float64).astype(dtype)
     mask = random.random((count, columns)) < random.choice([0.0, 0.05, 0.5], (count, 1))
-    rows[mask] = random.choice(special, int(mask.sum()))
+    rows[mask] = random.choice(odd, int(mask.sum()))
     rows[0], rows[1] = np.nan, 0.0
     return rows
 
