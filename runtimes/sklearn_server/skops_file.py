@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -27,7 +28,16 @@ __all__ = ["read", "types_of"]
 
 _DAMAGE: Final = (
     *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, EOFError),
-    *(RecursionError, NotImplementedError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(
+        RecursionError,
+        NotImplementedError,
+        SyntaxError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        tokenize.TokenError,
+    ),
 )
 """What a damaged archive, schema or array raises in zipfile, orjson and NumPy."""
 

@@ -18,8 +18,8 @@ COUNTS = {
     "saved_model": 25,
     "skops": 60,
     "skops_svc": 40,
-    "cbm": 60,
-    "cbm_json": 40,
+    "cbm": 30,
+    "cbm_json": 20,
 }
 """Mutations of each format, so that each takes half a minute on an idle CPU; `damaged_files.py` has the command for more."""
 

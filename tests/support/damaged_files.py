@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import io
 import os
@@ -203,6 +204,8 @@ class _Format:
     files: tuple[str, ...]
     """Of the folder, to damage."""
     zipped: bool = False
+    is_tried: bool = False
+    """Loaded as `serinus serve` does, in a process of its own first: the framework ends over some files, and only that process with it."""
     message: str = ""
     """Class of the first file's protocol buffer."""
 
@@ -220,8 +223,12 @@ FORMATS: dict[str, _Format] = {
     "onnx": _Format(_onnx, "onnx_server", "onnxruntime", ("model.onnx",), message="onnx:ModelProto"),
     "skops": _Format(_skops, "sklearn_server", "sklearn", ("model.skops",), zipped=True),
     "skops_svc": _Format(_skops_other, "sklearn_server", "sklearn", ("model.skops",), zipped=True),
-    "cbm": _Format(lambda folder: _catboost(folder, "cbm"), "catboost_server", "catboost", ("model.cbm",)),
-    "cbm_json": _Format(lambda folder: _catboost(folder, "json"), "catboost_server", "catboost", ("model.json",)),
+    "cbm": _Format(
+        lambda folder: _catboost(folder, "cbm"), "catboost_server", "catboost", ("model.cbm",), is_tried=True
+    ),
+    "cbm_json": _Format(
+        lambda folder: _catboost(folder, "json"), "catboost_server", "catboost", ("model.json",), is_tried=True
+    ),
     "torchscript": _Format(_script, "torch_server", "torch", ("model.pt",), zipped=True),
     "pt2": _Format(_program, "torch_server", "torch", ("model.pt2",), zipped=True),
     "saved_model": _Format(
@@ -421,7 +428,7 @@ def _other(value: Any, field: Any, draw: random.Random) -> Any:
 # What becomes of it
 
 
-def _load(folder: Path, package: str) -> None:
+def _load(folder: Path, package: str, *, is_tried: bool) -> None:
     """Load the model as a server does, and predict what it is warmed up with."""
     from serinus.dataplane.execution.warmup import sample_inputs
     from serinus.errors import ConfigError
@@ -430,7 +437,7 @@ def _load(folder: Path, package: str) -> None:
     from serinus.model import Call
 
     (settings,) = settings_from_directory(folder, implementation=package)
-    model = build_model(settings)
+    model = build_model(dataclasses.replace(settings, trial=is_tried))
     model.load()
     inputs = sample_inputs(model)
     if inputs is None:
@@ -439,7 +446,7 @@ def _load(folder: Path, package: str) -> None:
     model.predict({name: np.repeat(array, 3, axis=0) for name, array in inputs.items()}, Call())
 
 
-def _child(folder: Path, package: str, said: int) -> int:
+def _child(folder: Path, package: str, said: int, *, is_tried: bool) -> int:
     from serinus.errors import ConfigError
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -450,7 +457,7 @@ def _child(folder: Path, package: str, said: int) -> int:
     os.dup2(null, 2)
     warnings.simplefilter("ignore")
     try:
-        _load(folder, package)
+        _load(folder, package, is_tried=is_tried)
     except ConfigError as error:
         os.write(said, str(error).encode()[:2000])
         return 3
@@ -470,7 +477,7 @@ def _imported_by(folder: Path, package: str) -> list[str]:
         status = 1
         try:
             with os.fdopen(os.dup(writer), "w") as told:
-                status = _child(folder, package, writer)
+                status = _child(folder, package, writer, is_tried=False)
                 told.write("\n".join(name for name in list(sys.modules) if name not in before))
         finally:
             os._exit(status)
@@ -518,7 +525,7 @@ def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterat
             os.close(reader)
             status = 99
             try:
-                status = _child(place, form.package, writer)
+                status = _child(place, form.package, writer, is_tried=form.is_tried)
             finally:
                 os._exit(status)
         os.close(writer)
