@@ -85,3 +85,9 @@ def test_serinus_serve_tries_unless_it_is_told_not_to(tmp_path: Path):
     for words, wanted in (([], True), (["--trial", "false"], False)):
         (settings,) = find_models(parse([str(tmp_path), *words], {}), None).models
         assert settings.trial is wanted
+
+
+def test_a_trial_that_was_stopped_says_nothing_of_the_file(tmp_path: Path):
+    _model(tmp_path, "stopped once").load()
+    _model(tmp_path, "stopped once").load()
+    assert [pid == os.getpid() for pid in _loads(tmp_path)] == [False, True, False, True], "it was tried again"

@@ -42,6 +42,8 @@ _log = logging.getLogger("serinus.model")
 _LONGEST_S: Final = 600.0
 """As long as a worker process may take to load its model (`dataplane.execution.process_pool`)."""
 _ABOUT: Final = "trial"
+_OF_OTHERS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals by which a server and all its children are stopped: they say nothing of a file."""
 _SAID_BYTES: Final = 300
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -131,6 +133,8 @@ def _run(model: Model) -> tuple[str | None, str]:
         return None, ""
     if ran.returncode >= 0:
         return "", ""
+    if -ran.returncode in _OF_OTHERS:
+        return None, ""
     lines = [line.strip() for line in ran.stderr.decode(errors="replace").splitlines() if line.strip()]
     # What a framework aborts over stands on a line of its own; the last lines are often a trace.
     said = next((line for line in lines if "Check failed" in line or "FATAL" in line), "")
