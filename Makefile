@@ -176,10 +176,13 @@ GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
 DOCKER ?= docker
 # The layers of each folder's extra (runtimes/images), of those that an image may have. A test holds both to pyproject.toml.
-LAYERS := torch tensorflow onnxruntime lightgbm xgboost kserve pillow redis
+LAYERS := torch tensorflow onnxruntime lightgbm xgboost sklearn catboost kserve pillow redis
 layers_serinus_base :=
 layers_xgboost_server := xgboost
 layers_lightgbm_server := lightgbm
+layers_sklearn_server := sklearn
+layers_catboost_server := catboost
+layers_classic_server := xgboost lightgbm sklearn catboost onnxruntime
 layers_onnx_server := onnxruntime
 layers_torch_server := torch
 layers_tensorflow_server := tensorflow
