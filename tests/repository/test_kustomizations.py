@@ -81,7 +81,7 @@ def _images(value: Any) -> set[str]:
 
 def test_every_image_that_a_manifest_names_is_built_by_make():
     done = subprocess.run(["make", "-n", "images", "images-gpu"], cwd=ROOT, capture_output=True, text=True, check=True)
-    built = set(re.findall(r'^name="([^"]+)"', done.stdout, re.MULTILINE))
+    built = set(re.findall(r' -t "([^":]+):', done.stdout))
     named = set().union(*(_images(render(ROOT / folder)) for folder in RENDERED))
     assert {"tensorflow_server-image_pixels", "torch_server-recommender_features"} <= named
     assert named <= built

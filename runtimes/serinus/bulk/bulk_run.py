@@ -146,7 +146,7 @@ class _Runner:
         plane = Plane(registry, limits=_LIMITS, access=OPEN)
         # The queue holds what is under way: nobody is refused here.
         batch = dataclasses.replace(
-            run.settings.batch, max_queue_rows=max(run.settings.batch.max_queue_rows, run.rows * run.in_flight)
+            run.settings.batch, max_queue_rows=max(run.settings.batch.max_queue_rows or 0, run.rows * run.in_flight)
         )
         settings = dataclasses.replace(run.settings, batch=batch)
         try:

@@ -17,10 +17,10 @@ from .published_schemas import published
 from .rules.canary_rules import CANARY_RULES
 from .rules.component_pitfalls import COMPONENT_PITFALLS, PORT_PITFALLS
 from .rules.component_rules import COMPONENT_RULES
-from .rules.container_rules import CONTAINER_RULES
 from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
-from .rules.pod_rules import METADATA_RULES, POD_RULES
-from .rules.pod_value_rules import POD_VALUE_RULES
+from .rules.pods.container_rules import CONTAINER_RULES
+from .rules.pods.pod_rules import METADATA_RULES, POD_RULES
+from .rules.pods.pod_value_rules import POD_VALUE_RULES
 from .rules.rule import Block, ServiceView, judge
 from .rules.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
 from .rules.scaling_rules import SCALING_RULES

@@ -44,6 +44,9 @@ _AGAIN_S: Final = 5.0
 _MISSED_LOOKS: Final = 4
 """A holder that has not renewed the record for so many intervals is gone."""
 
+_ACTIONS: Final[Mapping[str, Action]] = {"advance": "percent", "promote": "promote", "rollback": "rollback"}
+"""What a decision asks of the target."""
+
 
 class Busy(TargetFailed):
     """Another controller drives this service now."""
@@ -307,10 +310,7 @@ class Controller:
         return Ending("undecided", self._looker.decision, f"{words}{missing}; traffic stays at {seen.percent} %")
 
     def _verdict(self, decision: Decision, seen: TargetState) -> Ending:
-        action: Action = (
-            "percent" if decision.decision == "advance" else "promote" if decision.decision == "promote" else "rollback"
-        )
-        change = self._target.planned(action, int(decision.next_percent or 0), seen)
+        change = self._target.planned(_ACTIONS[decision.decision], int(decision.next_percent or 0), seen)
         for note in change.notes:
             self._tell("note", note)
         return Ending(

@@ -57,6 +57,7 @@ from ...settings import QUEUE_ROWS, BatchSettings
 from .adaptive_limit import QUICK_S, AdaptiveLimit, shares_of_levels
 from .pending_request import DONE, QUEUED, RUNNING, Batch, PendingRequest
 from .waiting_requests import WaitingRequests
+from .wake_timer import WakeTimer
 
 __all__ = ["Batcher", "Executor"]
 
@@ -133,8 +134,7 @@ class Batcher:
         self._dispatching = False
         self._due = float("inf")
         """With `max_delay_s`: when a free place stops waiting for more."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = WakeTimer(loop, clock, self._dispatch)
         self._row_s = 0.0
         """Seconds of predict per row, a moving average; 0: not known yet."""
         self._running_rows = 0
@@ -289,10 +289,7 @@ class Batcher:
 
     def fail_all(self, error: SerinusError) -> None:
         """Answer everything that waits or runs with an error; the executor is told to stop what it can."""
-        for pending in (*self._waiting, *(pending for batch in self._batches for pending in batch.members)):
-            if pending.state != DONE:
-                self._end(pending, error)
-        self._idle()
+        self.give_up([*self._waiting, *(one for batch in self._batches for one in batch.members)], error)
 
     def _end(self, pending: PendingRequest, error: SerinusError | None) -> None:
         """Take a request out before its result is there; None: its client has gone, and is told nothing."""
@@ -327,7 +324,7 @@ class Batcher:
         while self._free and self.queued:
             now = self._clock()
             if self._max_delay_s and not self._waiting.alone and self.queued_rows < self._max_rows and now < self._due:
-                self._wake_at(self._due)
+                self._timer.wake_at(self._due)
                 return
             batch = self._take(now)
             if batch is None:
@@ -344,18 +341,6 @@ class Batcher:
                     self._scheduled = True
                     self._loop.call_soon(self._flush)
                 return
-
-    def _wake_at(self, due: float) -> None:
-        if self._timer is not None:
-            if self._timer_at <= due:
-                return
-            self._timer.cancel()
-        self._timer_at = due
-        self._timer = self._loop.call_later(max(0.0, due - self._clock()), self._woken)
-
-    def _woken(self) -> None:
-        self._timer = None
-        self._dispatch()
 
     def _take(self, now: float) -> Batch | None:
         """Make the next batch; None where every request looked at was dead or late."""

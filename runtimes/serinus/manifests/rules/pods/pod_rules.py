@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..conventions import implementations
-from ..documents import Document, FieldPath
-from ..fields import containers_of, listed, mapping, variables_of
-from .rule import Block, Findings, Rule
+from ...conventions import implementations
+from ...documents import Document, FieldPath
+from ...fields import containers_of, listed, mapping, variables_of
+from ..rule import Block, Findings, Rule
 
 __all__ = ["METADATA_RULES", "POD_RULES"]
 

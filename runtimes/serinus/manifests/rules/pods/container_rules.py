@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..conventions import KSERVE_CONTAINER, TRANSFORMER_CONTAINER, implementations
-from ..documents import FieldPath
-from ..fields import containers_of, mapping, variables_of
-from ..quantities import check_resources, parse_quantity
-from .rule import Block, Findings, Rule
+from ...conventions import KSERVE_CONTAINER, TRANSFORMER_CONTAINER, implementations
+from ...documents import FieldPath
+from ...fields import containers_of, mapping, variables_of
+from ...quantities import check_resources, parse_quantity
+from ..rule import Block, Findings, Rule
 
 __all__ = ["CONTAINER_RULES"]
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..documents import FieldPath
-from ..fields import containers_of, listed, mapping
-from .rule import Block, Findings, Rule
+from ...documents import FieldPath
+from ...fields import containers_of, listed, mapping
+from ..rule import Block, Findings, Rule
 
 __all__ = ["POD_VALUE_RULES"]
 

@@ -1,0 +1,1 @@
+"""Rules of containers and pods, which every component and runtime has."""
