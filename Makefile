@@ -25,7 +25,7 @@ UV_BUILD = $(UV) build -q --python $(BIN)/python --build-constraints constraints
 
 SERVICE ?= fraud
 RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
-TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,sklearn_server,catboost_server,classic_server,onnx_server,torch_server,tensorflow_server,image_pixels,recommender_features,tuning,predict
+TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,sklearn_server,catboost_server,classic_server,onnx_server,torch_server,tensorflow_server,image_pixels,recommender_features,tuning,predict,otel
 # The fraud service needs no framework but XGBoost and PyTorch; the others' demos take the whole environment.
 SERVICE_ENVIRONMENT = $(VENV)/$(if $(filter fraud,$(SERVICE)),.run,.test)
 

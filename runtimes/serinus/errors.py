@@ -86,6 +86,8 @@ class SerinusError(Exception):
     grpc_status: ClassVar[int] = GrpcStatus.INTERNAL
     reason: ClassVar[str] = "other"
     """Label of the failure in metrics: rejected, cancelled, invalid, timeout, failed or other."""
+    request_id: str = ""
+    """Of the request that ended with it, where the log has a line of it; the client is told it too."""
 
     def with_status(self, http_status: int, grpc_status: int | None = None) -> SerinusError:
         """Give this one error, not its class, the statuses that somebody else chose; returns it."""

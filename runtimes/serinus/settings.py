@@ -248,7 +248,16 @@ class ServerSettings:
             "X-Serinus-Revision; Knative says it itself, serinus up too",
         ),
     )
-    access_log: bool = field(default=False, metadata=_flags(help="one log line per request (costs ~20 us each)"))
+    access_log: bool = field(
+        default=False,
+        metadata=_flags(
+            help="one log line per request: ids, model, rows, batch, times, status, bytes; with --log_format json a field each"
+        ),
+    )
+    slow_request_s: float = field(
+        default=0.0,
+        metadata=_flags(help="log each request that takes so many seconds, with where its time went; 0: none"),
+    )
     log_level: str = field(default="INFO", metadata=_flags(help="DEBUG, INFO, WARNING or ERROR"))
     log_format: Literal["text", "json"] = field(default="text", metadata=_flags(help="text or json, to standard error"))
     expose_predictor: bool = field(

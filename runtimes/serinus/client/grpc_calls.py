@@ -19,7 +19,7 @@ __all__ = ["GrpcCalls", "Metadata"]
 
 Metadata = tuple[tuple[str, str], ...]
 
-_SERVICE: Final = "/inference.GRPCInferenceService/"
+_SERVICE: Final = "inference.GRPCInferenceService"
 
 
 class GrpcCalls:
@@ -95,7 +95,7 @@ class GrpcCalls:
             if self._channel is None:
                 self._channel = self._open()
             # No serializers: the codec reads and writes the messages' bytes itself.
-            call = self._methods[method] = self._channel.unary_unary(_SERVICE + method)
+            call = self._methods[method] = self._channel.unary_unary(f"/{_SERVICE}/{method}")
         return call
 
     def _open(self) -> grpc.aio.Channel:
@@ -127,8 +127,9 @@ def _refusal(error: grpc.aio.AioRpcError, options: CallOptions) -> Exception:
     number = int(code.value[0])
     message = details if code == grpc.StatusCode.INVALID_ARGUMENT else f"{options.peer} answered {code.name}: {details}"
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return Refused(error_of_credentials(401 if code == grpc.StatusCode.UNAUTHENTICATED else 403, message), None)
+        refused = error_of_credentials(401 if code == grpc.StatusCode.UNAUTHENTICATED else 403, message)
+        return Refused(refused, None, number)
     if code == grpc.StatusCode.NOT_FOUND and options.for_itself:
-        return Refused(NotFound(details), None)
+        return Refused(NotFound(details), None, number)
     retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-    return Refused(error_of_grpc(number, message, after_s), after_s if retry else None)
+    return Refused(error_of_grpc(number, message, after_s), after_s if retry else None, number)

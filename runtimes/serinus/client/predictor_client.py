@@ -23,6 +23,8 @@ from ..protocol import proto_codec
 from ..protocol.rest_codec import RestCodec
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
 from ..settings import PredictorSettings
+from ..tracing.hops import Hop
+from ..tracing.tracer import current_tracer
 from .call_options import CallOptions
 from .http_client import HttpClient, HttpResponse, Unreachable
 from .predictor_errors import Refused, error_of_credentials, error_of_status, retry_seconds
@@ -58,6 +60,8 @@ _LIMITS: Final = Limits(body_bytes=1 << 31, tensor_bytes=1 << 34)
 """The predictor is ours: its answers are bounded by what gRPC can carry."""
 _METADATA: Final = re.compile(r"[ -~]*")
 """What gRPC's metadata can carry (gRPC over HTTP/2, "ASCII-Value"); HTTP allows more, which is left behind."""
+_MODEL_IN_PATH: Final = re.compile(r"(/models/)[^/:]+")
+_SERVICE: Final = "inference.GRPCInferenceService"
 _PAUSE_S: Final = 0.1
 """Before the first retry; KServe's first back-off. It doubles up to 1 s, as there."""
 
@@ -105,6 +109,7 @@ class PredictorClient:
         self.settings = settings
         self.options = options
         self._host, self._port = split_host(settings.host, settings.use_ssl)
+        self._scheme = "https" if settings.use_ssl else "http"
         self._codec = RestCodec(_LIMITS)
         self._http: HttpClient | None = None
         self._grpc_calls: GrpcCalls | None = None
@@ -268,9 +273,30 @@ class PredictorClient:
             SerinusError: as `infer`.
         """
         client = self._http_client()
+        tracer = current_tracer()
+
+        async def send() -> HttpResponse:
+            if tracer is None:
+                return await client.request(method, path, fields, chunks, length, timeout_s=until - time.monotonic())
+            template = _MODEL_IN_PATH.sub(r"\1{model}", path)
+            place = {
+                "server.address": self._host,
+                "server.port": self._port,
+                "url.full": f"{self._scheme}://{self.settings.host}{path}",
+            }
+            hop = Hop(tracer, f"{method} {template}", fields, place)
+            try:
+                response = await client.request(
+                    method, path, hop.headers(fields), chunks, length, timeout_s=until - time.monotonic()
+                )
+            except BaseException as error:
+                hop.end_without_answer(error)
+                raise
+            hop.end_http(method, response.status, template)
+            return response
 
         async def attempt() -> HttpResponse:
-            response = await client.request(method, path, fields, chunks, length, timeout_s=until - time.monotonic())
+            response = await send()
             if 200 <= response.status < 300:
                 return response
             raise Refused(_status_error(response, self.options), _retry_after(response))
@@ -323,9 +349,24 @@ class PredictorClient:
         """
         metadata = self._metadata(headers)
         calls = self._calls()
+        tracer = current_tracer()
 
         async def attempt() -> bytes:
-            return await calls.call(method, message, metadata, until - time.monotonic())
+            if tracer is None:
+                return await calls.call(method, message, metadata, until - time.monotonic())
+            path = f"{_SERVICE}/{method}"
+            hop = Hop(tracer, path, headers, {"server.address": self._host, "server.port": self._port})
+            traced = tuple(hop.headers(dict(metadata)).items())
+            try:
+                answer = await calls.call(method, message, traced, until - time.monotonic())
+            except Refused as refused:
+                hop.end_rpc(path, refused.grpc_code)
+                raise
+            except BaseException as error:
+                hop.end_without_answer(error)
+                raise
+            hop.end_rpc(path, 0)
+            return answer
 
         return await self._with_retries(attempt, until)
 

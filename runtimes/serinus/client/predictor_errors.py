@@ -27,8 +27,10 @@ _DIGITS: Final = 18
 class Refused(Exception):
     """The predictor answered an error; `retry_after_s` is set only where it had not begun and said when to come back."""
 
-    def __init__(self, error: SerinusError, retry_after_s: float | None) -> None:
+    def __init__(self, error: SerinusError, retry_after_s: float | None, grpc_code: int = GrpcStatus.UNKNOWN) -> None:
         super().__init__(str(error))
+        self.grpc_code = grpc_code
+        """As it was answered, over gRPC."""
         self.error = error
         self.retry_after_s = retry_after_s
 

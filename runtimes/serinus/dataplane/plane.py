@@ -34,6 +34,7 @@ from .response_stream import ResponseStream
 from .servables.servable import Servable
 from .servables.v1_requests import V1Request
 from .telemetry.metrics import Metrics
+from .telemetry.request_records import error_ids
 
 __all__ = ["EXTENSIONS", "Plane"]
 
@@ -121,7 +122,7 @@ class Plane(ModelChanges):
         except SerinusError as error:
             return self._refuse(request, on_complete, now, servable, error)
         except Exception:  # noqa: BLE001 # the edge of a request
-            return self._refuse(request, on_complete, now, servable, _unforeseen())
+            return self._refuse(request, on_complete, now, servable, _unforeseen(request.headers))
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request; cancelling the task that awaits cancels the request.
@@ -151,7 +152,7 @@ class Plane(ModelChanges):
         except SerinusError as error:
             refusal = error
         except Exception:  # noqa: BLE001 # the edge of a request
-            refusal = _unforeseen()
+            refusal = _unforeseen(request.headers)
         stream: ResponseStream[InferResponse] = ResponseStream()
         stream.source = self._refuse(request, stream.end_with_only, now, servable, refusal)
         return stream
@@ -195,7 +196,7 @@ class Plane(ModelChanges):
         except SerinusError as error:
             refusal = error
         except Exception:  # noqa: BLE001 # the edge of a request
-            refusal = _unforeseen()
+            refusal = _unforeseen(headers)
         # Refused before it was a request: no model's statistics have it, and the transport counts it.
         return self._refuse(InferRequest(name, (), version, headers=headers), on_complete, now, None, refusal)
 
@@ -382,10 +383,13 @@ def _document(answer: V1Answer) -> Any:
     return answer if answer.headers or not isinstance(answer.document, bytes | dict) else answer.document
 
 
-def _unforeseen() -> ModelFailed:
+def _unforeseen(headers: Mapping[str, str]) -> ModelFailed:
     """Log the exception at hand, and give what the client reads of it."""
-    _log.exception("a request could not be begun")
-    return ModelFailed("the request could not be processed; the server's log has the details")
+    ids = error_ids(headers)
+    _log.exception("a request could not be begun", extra={"ids": ids})
+    error = ModelFailed("the request could not be processed; the server's log has the details")
+    error.request_id = ids["request_id"]
+    return error
 
 
 def _tell(pending: PendingRequest, error: SerinusError) -> None:

@@ -355,9 +355,9 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def error_json(message: str) -> bytes:
-    """Write the error object of every failed request: `{"error": message}`."""
-    return orjson.dumps({"error": message.encode(errors="replace").decode()})
+def error_json(message: str, more: Mapping[str, str] = NO_PARAMETERS) -> bytes:
+    """Write the error object of every failed request: `{"error": message}`, and what else there is to say."""
+    return orjson.dumps({"error": message.encode(errors="replace").decode(), **more})
 
 
 def index_json(models: Iterable[Mapping[str, Any]]) -> bytes:

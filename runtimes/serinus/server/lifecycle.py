@@ -36,6 +36,7 @@ from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
+from ..tracing.tracer import Tracer, start_tracing
 from .exit_bound import CLOSING_S, ExitBound, ExitStatus
 from .grpc import start_grpc
 from .grpc.grpc_server import GrpcServer
@@ -126,6 +127,7 @@ async def _serve(
         check_ports(settings)
 
     plane = _make_plane(launch)
+    tracer = start_tracing(os.environ, service=os.environ.get("INFERENCE_SERVICE_NAME") or "serinus")
     worker: WorkerEnd | None = None
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:
@@ -150,7 +152,7 @@ async def _serve(
             await plane.close()
             return ExitStatus.CLEAN
 
-    servers = await _open(launch, plane, worker)
+    servers = await _open(launch, plane, worker, tracer)
     rest, grpc = servers.rest, servers.grpc
     grpc_port = grpc.port if grpc is not None else None
     if worker is not None:
@@ -187,6 +189,8 @@ async def _serve(
         status = ExitStatus.MEMORY
     bound.settle(status)
     await plane.close()
+    if tracer is not None:
+        await loop.run_in_executor(None, tracer.close)
     if listener is not None:
         listener.cancel()
     _log.info("stopped")
@@ -261,7 +265,7 @@ class _Servers:
         return [server for server in (self.rest, self.grpc) if server is not None]
 
 
-async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None) -> _Servers:
+async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None, tracer: Tracer | None) -> _Servers:
     """Open the ports; not ready until all of them are."""
     settings = launch.server
     plane.listening = False
@@ -269,7 +273,7 @@ async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None) -> _Serv
     grpc = None
     if settings.enable_grpc:
         port = settings.grpc_port if launch.grpc_port is None else launch.grpc_port
-        grpc = await start_grpc(plane, settings, metrics=plane.metrics, port=port, repository=repository)
+        grpc = await start_grpc(plane, settings, metrics=plane.metrics, port=port, repository=repository, tracer=tracer)
     try:
         rest = await start_rest(
             plane,
@@ -279,6 +283,7 @@ async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None) -> _Serv
             metrics_page=worker.metrics_page if worker is not None else None,
             repository=repository,
             extra_routes=_routes(plane),
+            tracer=tracer,
         )
     except BaseException:
         if grpc is not None:

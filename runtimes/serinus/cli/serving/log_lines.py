@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 __all__ = ["JsonLines", "TextLines", "escape"]
 
@@ -27,8 +30,9 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
-        """Render a record without its traceback: one line."""
-        return escape(super().formatMessage(record))
+        """Render a record without its traceback: one line, with the ids of the request that it is of."""
+        ids: Mapping[str, str] = getattr(record, "ids", {})
+        return escape(super().formatMessage(record) + "".join(f" {name} {value}" for name, value in ids.items()))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 # logging's name
         """Render a traceback."""
@@ -36,7 +40,10 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, times in seconds since 1970."""
+    """One JSON object a line, times in seconds since 1970.
+
+    A record's `ids` (of the request that it is of) are fields, and those of what it was given as `structured`, whose `fields()` has them.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -44,9 +51,14 @@ class JsonLines(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
         }
+        structured = getattr(record, "structured", None)
+        entry |= {"message": record.getMessage()} if structured is None else structured.fields()
+        entry |= getattr(record, "ids", {})
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(entry, ensure_ascii=False)
+        try:
+            text = orjson.dumps(entry).decode()
+        except TypeError:  # halves of surrogate pairs
+            return json.dumps(entry)
         return text if text.isprintable() else json.dumps(entry)

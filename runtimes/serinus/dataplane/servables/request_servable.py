@@ -24,6 +24,7 @@ from ..batching.pending_request import DONE, RUNNING, Batch, BatchKey, Outcome, 
 from ..execution.request_executor import RequestExecutor
 from ..large_bodies import LARGE_BODY_BYTES, read_aside
 from ..response_stream import ResponseStream, closing
+from ..telemetry.request_records import error_ids
 from ..telemetry.statistics import ModelStatistics
 from .checks import RequestChecks
 from .response_rows import select_outputs
@@ -371,5 +372,8 @@ class _V1Call:
         except SerinusError as error:
             self._on_complete(error)
         except Exception:  # noqa: BLE001 # the edge of a request
-            _log.exception("model '%s': a V1 body could not be asked in V2", servable.name)
-            self._on_complete(ModelFailed("the request could not be processed; the server's log has the details"))
+            ids = error_ids(call.headers)
+            _log.exception("model '%s': a V1 body could not be asked in V2", servable.name, extra={"ids": ids})
+            failure = ModelFailed("the request could not be processed; the server's log has the details")
+            failure.request_id = ids["request_id"]
+            self._on_complete(failure)

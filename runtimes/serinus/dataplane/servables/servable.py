@@ -15,6 +15,7 @@ Not safe for other threads; everything runs on the loop's.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -31,6 +32,7 @@ from ..batching.batcher import Batcher, Executor
 from ..batching.deadlines import Deadlines
 from ..batching.pending_request import DONE, Batch, Outcome, PendingRequest
 from ..response_stream import ResponseStream
+from ..telemetry.request_records import error_ids
 from ..telemetry.statistics import ModelStatistics
 from .v1_requests import V1Request
 
@@ -322,25 +324,36 @@ class Servable(ABC):
         if pending.rows == 0 and not isinstance(error, SerinusError):
             return InvalidInput(f"model '{self.name}' cannot predict a request of 0 rows; send at least one")
         if isinstance(error, SerinusError):
-            if isinstance(error, ModelFailed):
-                self._log_failure(error, traceback=error.__cause__ is not None)
-            return error
+            if not isinstance(error, ModelFailed):
+                return error
+            request_id = self._log_failure(error, pending, traceback=error.__cause__ is not None)
+            if not request_id or error.request_id == request_id:
+                return error
+            # Of its own: the members of a batch that has failed as a whole were all given the same error.
+            answer = copy.copy(error)
+            answer.__cause__ = error.__cause__
+            answer.request_id = request_id
+            return answer
         if isinstance(error, asyncio.CancelledError):
             return NotReady(f"model '{self.name}' stopped before the request was answered; try again")
-        self._log_failure(error, traceback=True)
-        return ModelFailed(f"model '{self.name}' failed to predict; the server's log has the details")
+        answer = ModelFailed(f"model '{self.name}' failed to predict; the server's log has the details")
+        answer.request_id = self._log_failure(error, pending, traceback=True)
+        return answer
 
-    def _log_failure(self, error: BaseException, *, traceback: bool) -> None:
+    def _log_failure(self, error: BaseException, pending: PendingRequest, *, traceback: bool) -> str:
+        """Log a failure; gives the id that its line has, empty where it is only counted."""
         text = f"{type(error).__name__}: {error}"
         last, when, repeats = self._logged
         now = self._clock()
         if text == last and now - when < _SAME_FAILURE_S:
             self._logged = (last, when, repeats + 1)
-            return
+            return ""
         if repeats:
             _log.error("model '%s': %d more failures of the same kind: %s", self.name, repeats, last)
         self._logged = (text, now, 0)
-        _log.error("model '%s' failed: %s", self.name, text, exc_info=error if traceback else None)
+        ids = error_ids(pending.request.headers)
+        _log.error("model '%s' failed: %s", self.name, text, exc_info=error if traceback else None, extra={"ids": ids})
+        return ids["request_id"]
 
     def _tell(self, on_complete: Outcome, answer: Any) -> None:
         try:

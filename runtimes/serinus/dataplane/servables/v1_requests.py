@@ -16,6 +16,7 @@ from ...protocol.json_codec import load_object, load_value
 from ...protocol.peers import example_codec
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
 from ..large_bodies import LARGE_BODY_BYTES, begin_aside
+from ..telemetry.request_records import error_ids
 
 __all__ = ["V1Request", "ask_in_v2", "convert", "is_streamed", "read_document"]
 
@@ -107,8 +108,10 @@ def ask_in_v2(
 
     def failed(error: BaseException) -> None:
         if not isinstance(error, SerinusError):
-            _log.error("model '%s': a V1 body could not be read", metadata.name, exc_info=error)
+            ids = error_ids(call.headers)
+            _log.error("model '%s': a V1 body could not be read", metadata.name, exc_info=error, extra={"ids": ids})
             error = ModelFailed("the request could not be processed; the server's log has the details")
+            error.request_id = ids["request_id"]
         on_complete(error)
 
     def answer(write: Callable[[InferResponse], bytes], outcome: InferResponse | SerinusError) -> None:

@@ -22,6 +22,7 @@ from ...exposition import Page
 from ...model import Family
 from .events import Events
 from .histogram import LATENCY_BUCKETS_S, ROW_BUCKETS, Histogram
+from .request_records import RequestRecorder
 from .statistics import ModelStatistics, added
 
 __all__ = ["CONTENT_TYPE", "Family", "Metrics", "Snapshot"]
@@ -66,13 +67,21 @@ class Metrics:
         """Rare events, counted by whoever sees them."""
         self._sources.append(self.events.families)
         self._started = time.time()
+        self._recorder: RequestRecorder | None = None
 
     def statistics(self, name: str, version: str = "") -> ModelStatistics:
         """Give the statistics of a model version; the same object each time, so that a reload goes on counting."""
         found = self._models.get((name, version))
         if found is None:
             found = self._models[name, version] = ModelStatistics(name, version)
+            found.recorder = self._recorder
         return found
+
+    def record_requests(self, recorder: RequestRecorder) -> None:
+        """Have a recorder told of each request from now on, of models that are there and that will be."""
+        self._recorder = recorder
+        for statistics in self._models.values():
+            statistics.recorder = recorder
 
     def observe_gauges(self, read: Gauges) -> None:
         """Register what reads the models' gauges at a scrape: model, version, and values by name."""

@@ -17,6 +17,7 @@ from ...errors import SerinusError
 from ...settings import UNVERSIONED, ScoreSettings
 from ..batching.pending_request import DONE, Batch, PendingRequest
 from .histogram import ROW_BUCKETS, Histogram
+from .request_records import RequestRecorder
 from .scores import Scores
 
 __all__ = ["ModelStatistics", "added"]
@@ -42,6 +43,7 @@ class ModelStatistics:
         "load_s",
         "name",
         "queue",
+        "recorder",
         "request",
         "rows",
         "score",
@@ -77,6 +79,8 @@ class ModelStatistics:
         """Set where the model's settings declare a score."""
         self.load_s = 0.0
         """How long the last load took, warm-up included."""
+        self.recorder: RequestRecorder | None = None
+        """Told of each request; None: nothing is logged or traced."""
 
     def answered(self, batch: Batch, finished: float) -> None:
         """Observe a batch that was answered; requests given up meanwhile were counted when they were.
@@ -85,6 +89,8 @@ class ModelStatistics:
             batch: the batch, with its times.
             finished: when its responses were ready.
         """
+        if self.recorder is not None:
+            self.recorder.answered(self.name, self.version, batch, finished)
         started = batch.started
         queue, request = self.queue, self.request
         queue_counts, request_counts, bounds = queue.counts, request.counts, queue.bounds
@@ -128,6 +134,8 @@ class ModelStatistics:
         self.fail_count += 1
         if pending is not None:
             self.fail_ns += int((now - pending.arrived) * 1e9)
+            if self.recorder is not None:
+                self.recorder.failed(self.name, self.version, pending, error, now)
         reason = error.reason
         self.failures[reason] = self.failures.get(reason, 0) + 1
 

@@ -23,10 +23,12 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from ...dataplane.servables.checks import SERVER_PARAMETERS
+from ...dataplane.telemetry.request_records import join_headers
 from ...errors import Cancelled, ModelFailed, NotReady, Overloaded, SerinusError, TimedOut
 from ...model import Behind, Cancellable
 from ...protocol.datatypes import datatype_of
-from ...protocol.types import InferRequest, InferResponse, Tensor
+from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Tensor
+from ...tracing.tracer import current_tracer
 from .kserve_errors import translate
 
 __all__ = ["RowBatching", "RowTransformer", "row_transformer"]
@@ -151,6 +153,7 @@ class RowBatching:
         rows = InferRequest(
             self._name,
             [Tensor(name, datatype_of(array.dtype), array.shape, array) for name, array in inputs.items()],
+            headers=join_headers(requests) if current_tracer() is not None else NO_PARAMETERS,
         )
         asked = time.perf_counter()
         for _ in requests:

@@ -13,12 +13,16 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import orjson
 
 from ...errors import ConfigError
 from ...protocol.types import Limits
+from ...tracing.spans import Span, http_attributes
+from ...tracing.trace_context import TRACEPARENT, read_trace_context
+from ...tracing.tracer import Tracer, current_tracer, start_tracing
 from .graph_execution import GraphExecution, GraphFailed, StepAnswer
 from .header_propagation import HeaderFilter
 from .router_metrics import RouterMetrics
@@ -45,6 +49,7 @@ class GraphRouter:
         self, settings: RouterSettings, gateway: tuple[str, int], *, body_bytes: int = Limits().body_bytes
     ) -> None:
         self.ready = True
+        self._name = settings.graph
         self._headers = HeaderFilter(settings.propagate)
         self._metrics = RouterMetrics(settings.graph)
         self._steps = StepClient(settings, gateway, most_bytes=body_bytes)
@@ -91,7 +96,38 @@ class GraphRouter:
             if path == "/metrics":
                 return HttpAnswer(200, self._metrics.page(), "text/plain; version=0.0.4; charset=utf-8")
         headers = self._headers.select(request.headers)
+        tracer = current_tracer()
+        return await (self._route(request, headers) if tracer is None else self._traced(tracer, request, headers))
 
+    async def _traced(self, tracer: Tracer, request: HttpRequest, headers: dict[str, str]) -> HttpAnswer:
+        """Answer with a server span around it, which the steps' spans are below."""
+        parent = read_trace_context(headers.get(TRACEPARENT))
+        context = tracer.begin(request.method, parent, {"http.request.method": request.method})
+        came_s = time.monotonic()
+        status = 499  # the client has left
+        try:
+            answer = await self._route(request, {**headers, TRACEPARENT: context.header()})
+            status = answer.status
+            return answer
+        finally:
+            path, _, _ = request.target.partition("?")
+            more = {"url.path": path, "url.scheme": "http", "serinus.graph": self._name}
+            attributes = http_attributes(request.method, status, is_server=True, more=more)
+            error = str(attributes.get("error.type", ""))
+            tracer.emit(
+                Span(
+                    f"{request.method} {self._name}",
+                    context,
+                    parent,
+                    "server",
+                    came_s,
+                    time.monotonic(),
+                    attributes,
+                    error,
+                )
+            )
+
+    async def _route(self, request: HttpRequest, headers: dict[str, str]) -> HttpAnswer:
         async def call(url: str, body: bytes) -> StepAnswer:
             return await self._steps.call(url, body, headers)
 
@@ -100,12 +136,19 @@ class GraphRouter:
         except GraphFailed as error:
             status, cause = error.status, str(error)
         except Exception as error:  # noqa: BLE001 (edge of a request: it is answered, the log has the traceback)
-            _log.exception("request")
+            _log.exception("request%s", _ids(headers))
             status, cause = 500, f"an error of the router ({type(error).__name__}); its log has more"
         else:
             return HttpAnswer(answer.status, answer.body, _content_type(answer.body))
-        _log.warning("%d: %s", status, cause)
+        _log.warning("%d: %s%s", status, cause, _ids(headers))
         return HttpAnswer(status, error_body("Failed to process request", cause), "application/json")
+
+
+def _ids(headers: Mapping[str, str]) -> str:
+    """The ids of a request for its line in the log, where it has any."""
+    context = read_trace_context(headers.get(TRACEPARENT))
+    told = {"request_id": headers.get("x-request-id", "")[:200], "trace_id": context.trace_id if context else ""}
+    return "".join(f" {name} {value}" for name, value in told.items() if value)
 
 
 def _content_type(body: bytes) -> str:
@@ -148,7 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = RouterSettings.decode(os.environ.get(SETTINGS_VARIABLE, ""))
         gateway = _address(os.environ.get(GATEWAY_VARIABLE, ""))
+        tracer = start_tracing(os.environ, service=settings.graph.rpartition("/")[2])
         asyncio.run(_run(settings, gateway, options.http_port))
+        if tracer is not None:
+            tracer.close()
     except (ConfigError, ValueError, OSError) as error:
         raise SystemExit(f"serinus: router: {error}") from None
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ssl
 import urllib.parse
 
-from ...client.http_client import HttpClient
+from ...client.http_client import HttpClient, HttpResponse
 from ...errors import TimedOut, UpstreamFailed
 from ...protocol.types import Limits
+from ...tracing.hops import Hop
+from ...tracing.tracer import current_tracer
 from .graph_execution import GraphFailed, StepAnswer
 from .router_settings import RouterSettings
 
@@ -85,12 +87,27 @@ class StepClient:
         """
         try:
             target = target_of(url, self._settings, self._gateway)
-            answer = await self._client(target).request(
-                "POST", target.path, headers, (body,), len(body), timeout_s=self._settings.timeouts.service_client_s
-            )
+            answer = await self._post(target, url, body, headers)
         except (UpstreamFailed, TimedOut, ValueError) as error:
             raise GraphFailed(500, f"Post {url}: {error}") from None
         return StepAnswer(answer.status, answer.body)
+
+    async def _post(self, target: Target, url: str, body: bytes, headers: dict[str, str]) -> HttpResponse:
+        client, timeout_s = self._client(target), self._settings.timeouts.service_client_s
+        tracer = current_tracer()
+        if tracer is None:
+            return await client.request("POST", target.path, headers, (body,), len(body), timeout_s=timeout_s)
+        place = {"server.address": target.host_field or target.host, "url.full": url}
+        hop = Hop(tracer, "POST", headers, place)
+        try:
+            answer = await client.request(
+                "POST", target.path, hop.headers(headers), (body,), len(body), timeout_s=timeout_s
+            )
+        except BaseException as error:
+            hop.end_without_answer(error)
+            raise
+        hop.end_http("POST", answer.status, "")
+        return answer
 
     def _client(self, target: Target) -> HttpClient:
         key = (target.host, target.port, target.tls, target.host_field)

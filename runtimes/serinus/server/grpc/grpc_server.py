@@ -11,6 +11,7 @@ from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
+from ...tracing.tracer import Tracer
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service
 
@@ -55,6 +56,7 @@ async def start_grpc(
     metrics: Metrics,
     port: int | None = None,
     repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+    tracer: Tracer | None = None,
 ) -> GrpcServer:
     """Start serving gRPC on the running loop.
 
@@ -64,11 +66,12 @@ async def start_grpc(
         metrics: counts the errors that no model's statistics hold; all else the plane observes.
         port: overrides `settings.grpc_port`; 0 picks a free one.
         repository: applies ("load" or "unload", name, parameters) to every worker; None: to this plane.
+        tracer: takes the spans of requests; None: they are not traced.
 
     Raises:
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
     """
-    service = Service(plane, settings, metrics=metrics, repository=repository)
+    service = Service(plane, settings, metrics=metrics, repository=repository, tracer=tracer)
     port = settings.grpc_port if port is None else port
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine

@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, cast
@@ -22,6 +21,7 @@ from google.protobuf.message import DecodeError
 from ...dataplane.plane import Plane
 from ...dataplane.response_stream import ResponseStream
 from ...dataplane.telemetry.metrics import Metrics
+from ...dataplane.telemetry.request_records import REQUEST_ID, RequestRecord
 from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, NotSupported, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
@@ -34,10 +34,14 @@ from ...protocol.proto_codec import (
     metadata_message,
     statistics_message,
 )
-from ...protocol.types import InferRequest, InferResponse
+from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
 from ...settings import ServerSettings
-from ..access_log import REVISION_FIELD, AccessRecord, ModelServed, served_model, write_access
+from ...tracing.spans import rpc_attributes
+from ...tracing.trace_context import TRACEPARENT
+from ...tracing.tracer import Tracer
+from ..access_log import REVISION_FIELD
 from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
+from ..request_observer import RequestObserver, observe_requests
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 
@@ -60,6 +64,10 @@ _log = logging.getLogger("serinus.grpc")
 SERVICE = "inference.GRPCInferenceService"
 INFER = f"/{SERVICE}/ModelInfer"
 INFER_STREAM = f"/{SERVICE}/ModelStreamInfer"
+_UNTRACED = frozenset(
+    {"/grpc.health.v1.Health/Check", *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))}
+)
+"""Probes: they come from nobody's trace, all day."""
 
 Metadata = Sequence[tuple[str, str]]
 """Names in lower case, values of printable ASCII (gRPC over HTTP/2, "Custom-Metadata")."""
@@ -152,21 +160,30 @@ class Responses:
             on_end(status, self._sent)
 
 
-def failure_of(error: BaseException) -> Failure:
+def failure_of(error: BaseException, headers: Mapping[str, str] = NO_PARAMETERS) -> Failure:
     """Map an error to a status; one that is not ours is logged with its traceback and told to nobody else.
 
     Args:
         error: what a call raised, or the plane answered.
+        headers: the call's metadata.
 
     Returns:
-        The failure; `retry-after` (seconds) trails where the server says when to come back.
+        The failure; `retry-after` (seconds) trails where the server says when to come back, and `x-request-id` where its log has a line of it.
     """
-    refusal = refuse(error, lambda: "a gRPC call", log=_log)
+    refusal = refuse(error, lambda: "a gRPC call", log=_log, headers=headers)
     message = refusal.message
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."
     trailing = (("retry-after", str(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
+    request_id = refusal.ids.get("request_id", "")
+    if request_id and _can_be_metadata(request_id):
+        trailing = (*trailing, (REQUEST_ID, request_id))
     return Failure(refusal.grpc_status, message, trailing)
+
+
+def _can_be_metadata(value: str) -> bool:
+    """Whether gRPC can carry it (gRPC over HTTP/2, "ASCII-Value")."""
+    return value.isascii() and value.isprintable()
 
 
 def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
@@ -189,21 +206,21 @@ def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, s
     return headers
 
 
-def initial_metadata(response: InferResponse, headers: Mapping[str, str]) -> Metadata | None:
+def initial_metadata(response: InferResponse | None, headers: Mapping[str, str]) -> Metadata | None:
     """Metadata to send before the response: the model's own headers, and the request's x-request-id.
 
     What gRPC reserves or cannot carry is left out: names of the transport or starting with `grpc-` or `:`, and values outside
     printable ASCII.
 
     Args:
-        response: its `headers` were set by the model.
+        response: its `headers` were set by the model; None: no model has answered.
         headers: the request's.
 
     Returns:
         None where there is nothing to send.
     """
     request_id = headers.get("x-request-id")
-    if not response.headers:
+    if response is None or not response.headers:
         return None if request_id is None else (("x-request-id", request_id),)
     metadata: dict[str, str] = {} if request_id is None else {"x-request-id": request_id}
     for name, value in response.headers.items():
@@ -215,29 +232,71 @@ def initial_metadata(response: InferResponse, headers: Mapping[str, str]) -> Met
     return tuple(metadata.items())
 
 
-class _Logged:
-    """An `Answer` that also writes the access log's line."""
+class _RecordedMetadata(dict[str, str]):
+    """A call's metadata that carries the record of its request."""
 
-    def __init__(self, answer: Answer, path: str, served: ModelServed) -> None:
-        self.served = served
+    __slots__ = ("record",)
+
+    def __init__(self, headers: Mapping[str, str], record: RequestRecord) -> None:
+        super().__init__(headers)
+        self.record = record
+        self.update(RequestObserver.fields(record))
+
+
+class _Observed:
+    """An `Answer` that also tells log and traces, and the client its request's id."""
+
+    def __init__(self, answer: Answer, path: str, record: RequestRecord, observer: RequestObserver) -> None:
+        self.model = self.version = ""
+        """Asked for; empty: the call is about no model, or was not read so far."""
         self._answer = answer
         self._path = path
-        self._came = time.monotonic()
+        self._record = record
+        self._observer = observer
+        self._over = False
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
+        context = self._record.context
+        if context is not None:
+            metadata = (*(metadata or ()), (TRACEPARENT, context.header()))
         self._answer.respond(payload, metadata)
-        self._write(GrpcStatus.OK, len(payload))
+        self.end(GrpcStatus.OK, len(payload))
 
     def fail(self, failure: Failure) -> None:
+        request_id = self._record.request_id
+        if _can_be_metadata(request_id) and all(name != REQUEST_ID for name, _ in failure.trailing):
+            failure = failure._replace(trailing=(*failure.trailing, (REQUEST_ID, request_id)))
         self._answer.fail(failure)
-        self._write(failure.code, 0)
+        self.end(failure.code, 0)
 
     def begin(self, responses: Responses) -> None:
-        responses.on_end = self._write
+        responses.on_end = self.end
         cast("StreamAnswer", self._answer).begin(responses)
 
-    def _write(self, code: int, length: int) -> None:
-        write_access(AccessRecord("grpc", self._path, code, length, time.monotonic() - self._came, self.served))
+    def end(self, code: int, length: int) -> None:
+        """Tell of the call's end, once."""
+        if self._over:
+            return
+        self._over = True
+        record, observer = self._record, self._observer
+        observer.end(record, "grpc", self._path, code, length, model=self.model, version=self.version)
+        if record.context is not None and self._path not in _UNTRACED:
+            method = self._path[1:]
+            observer.emit(record, method, rpc_attributes(method, code, is_server=True))
+
+
+class _Leaving:
+    """Cancels a request whose client has gone, and tells log and traces of that."""
+
+    __slots__ = ("_answer", "_pending")
+
+    def __init__(self, pending: Cancellable, answer: _Observed) -> None:
+        self._pending = pending
+        self._answer = answer
+
+    def cancel(self) -> None:
+        self._pending.cancel()
+        self._answer.end(GrpcStatus.CANCELLED, 0)
 
 
 class Service:
@@ -248,6 +307,7 @@ class Service:
         settings: the size limits.
         metrics: counts the errors that no model's statistics hold.
         repository: where several workers share the port: applies "load" or "unload" to all of them; None: to this plane.
+        tracer: takes the spans of requests; None: they are not traced.
     """
 
     def __init__(
@@ -257,6 +317,7 @@ class Service:
         *,
         metrics: Metrics,
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._plane = plane
         self._infer_nowait = plane.infer_nowait
@@ -269,8 +330,7 @@ class Service:
         self._beside_mlserver = importlib.util.find_spec("mlserver") is not None
         form = settings.grpc_metadata_form
         self._mlservers_metadata = form == "mlserver" or (form == "auto" and self._beside_mlserver)
-        self._access_log = settings.access_log
-        self._revision = settings.revision
+        self._observer = observe_requests(plane, settings, metrics, tracer)
         self._revision_pair = ((REVISION_FIELD.lower(), settings.revision),) if settings.revision else None
         self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
@@ -344,18 +404,20 @@ class Service:
         Returns:
             What to cancel when the client goes away; None where the request never reached the plane.
         """
-        if self._access_log:
-            answer = _Logged(answer, INFER_STREAM if stream else INFER, ModelServed(self._revision))
+        observed = None
+        if self._observer is not None:
+            observed, headers = self._observe(answer, INFER_STREAM if stream else INFER, headers)
+            answer = observed
         try:
             request, final_wanted = self._decode(message, headers, deadline, stream=stream)
-            if isinstance(answer, _Logged):
-                answer.served = served_model(self._plane, self._revision, request.model_name, request.model_version)
+            if observed is not None:
+                observed.model, observed.version = request.model_name, request.model_version
             if stream and self._plane.stream_kind(request.model_name, request.model_version):
                 responses = self._responses(request, None, final_wanted=final_wanted)
                 cast("StreamAnswer", answer).begin(responses)
                 return responses
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(self._uncounted(self._model_first(message, error)))
+            answer.fail(self._uncounted(self._model_first(message, error), headers))
             return None
 
         revision = self._revision_pair
@@ -365,21 +427,28 @@ class Service:
                 try:
                     payload = encode_response(result, request)
                     if len(payload) > self._send_limit:
-                        answer.fail(self._failure_of(_too_long(len(payload), self._send_limit)))
+                        answer.fail(self._failure_of(_too_long(len(payload), self._send_limit), headers))
                         return
                     metadata = initial_metadata(result, headers)
                     if revision is not None:
                         metadata = revision if metadata is None else (*metadata, *revision)
                 except Exception as error:  # noqa: BLE001 # as above
-                    answer.fail(self._failure_of(error))
+                    answer.fail(self._failure_of(error, headers))
                 else:
                     answer.respond(payload, metadata)
             elif isinstance(result, NotFound):
-                answer.fail(self._uncounted(result))
+                answer.fail(self._uncounted(result, headers))
             else:
-                answer.fail(self._failure_of(result))
+                answer.fail(self._failure_of(result, headers))
 
-        return self._infer_nowait(request, on_complete)
+        pending = self._infer_nowait(request, on_complete)
+        return pending if observed is None else _Leaving(pending, observed)
+
+    def _observe(self, answer: Answer, path: str, headers: Mapping[str, str]) -> tuple[_Observed, Mapping[str, str]]:
+        """Give a call its record: an answer that tells of it, and metadata that carries it."""
+        assert self._observer is not None  # noqa: S101 # callers have looked
+        record = self._observer.begin(headers, path[1:], {"rpc.method": path[1:]})
+        return _Observed(answer, path, record, self._observer), _RecordedMetadata(headers, record)
 
     def whole_stream(
         self, first: bytes, further: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
@@ -459,28 +528,29 @@ class Service:
             headers: the call's metadata.
             answer: told the outcome.
         """
-        if self._access_log:
-            answer = _Logged(answer, path, ModelServed(self._revision))
+        if self._observer is not None:
+            answer, headers = self._observe(answer, path, headers)
         if message == self.too_large_marker:
-            answer.fail(self._uncounted(self._too_large()))
+            answer.fail(self._uncounted(self._too_large(), headers))
             return
         try:
             if path in self._changes:
                 self._plane.access.check(headers.get("authorization"))
             response = await self.unary[path](self.plain(message))
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
-            answer.fail(self._uncounted(error))
+            answer.fail(self._uncounted(error, headers))
         else:
-            answer.respond(response, None)
+            metadata = initial_metadata(None, headers) if self._observer is not None else None
+            answer.respond(response, metadata)
 
-    def _failure_of(self, error: BaseException) -> Failure:
-        failure = failure_of(error)
+    def _failure_of(self, error: BaseException, headers: Mapping[str, str]) -> Failure:
+        failure = failure_of(error, headers)
         pair = self._revision_pair
         return failure if pair is None else failure._replace(trailing=(*failure.trailing, *pair))
 
-    def _uncounted(self, error: Exception) -> Failure:
+    def _uncounted(self, error: Exception, headers: Mapping[str, str]) -> Failure:
         """Make a failure of an error that the plane has not counted."""
-        failure = self._failure_of(error)
+        failure = self._failure_of(error, headers)
         self._metrics.observe_error("grpc", failure.code)
         return failure
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
 from .exchange import (
+    CLIENT_LEFT,
     LINGER_S,
     App,
     BadRequest,
@@ -131,6 +132,8 @@ class AsgiApp:
             if exchange.reply is None:
                 await self._wait(exchange, receive)
         if exchange.reply is None:
+            if self._observer is not None:
+                self._observer(exchange, CLIENT_LEFT, 0)
             return
         if exchange.pieces is not None:
             await self._send_pieces(exchange, exchange.reply, exchange.pieces, receive, send)

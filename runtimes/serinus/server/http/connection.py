@@ -83,6 +83,7 @@ from .connection_state import (
     Writing,
 )
 from .exchange import (
+    CLIENT_LEFT,
     LINGER_S,
     App,
     BadRequest,
@@ -145,7 +146,6 @@ class _Exchange(Exchange):
         self.body = body
         self.pending = None
         self.gone = False
-        self.started = 0.0
         self.connection = connection
         self.keep_alive = keep_alive
         self.say_keep_alive = False
@@ -343,8 +343,11 @@ class Connection(asyncio.Protocol):
         queue = list(self.queue)
         self.queue.clear()
         self._waiting.clear()
+        observer = self.server.observer
         for exchange in queue:
             exchange.leave()
+            if observer is not None and exchange.reply is None:
+                observer(exchange, CLIENT_LEFT, 0 if exchange.pieces is None else exchange.sent)
         self._wake_senders()
         if self._probe_timer is not None:
             self._probe_timer.cancel()

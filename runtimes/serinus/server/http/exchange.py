@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from ...errors import NotSupported, SerinusError
+from ...errors import Cancelled, NotSupported, SerinusError
 from ...model import Cancellable
 from ...protocol.raw import Buffer
 
 __all__ = [
     "App",
     "BadRequest",
+    "CLIENT_LEFT",
     "Exchange",
     "HeaderFieldsTooLarge",
     "Headers",
@@ -48,6 +49,9 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 LINGER_S: Final = 2.0
 """Seconds to read and drop after a refusal; nginx's lingering_timeout is 5, Apache's 2."""
+
+CLIENT_LEFT: Final = Cancelled.http_status
+"""What an observer is told in a status's place where the client has gone before there was one."""
 
 _OWN_HEADERS: Final = frozenset(
     (
@@ -228,7 +232,7 @@ class Headers(Mapping[str, str]):
 class Exchange:
     """A complete request, and the way to answer it. Transports subclass it."""
 
-    __slots__ = ("body", "gone", "headers", "method", "pending", "started", "target")
+    __slots__ = ("body", "gone", "headers", "method", "pending", "target")
 
     def __init__(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> None:
         self.method = method
@@ -241,8 +245,6 @@ class Exchange:
         """Set by the application: cancelled when the client goes away."""
         self.gone = False
         """The client has gone away; `respond` does nothing."""
-        self.started = 0.0
-        """`time.monotonic()` at which the application got it; set only for the access log."""
 
     def respond(
         self,

@@ -7,7 +7,6 @@ cancelled when its client goes. Errors have one form everywhere, `{"error": mess
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
@@ -16,13 +15,14 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import MethodNotAllowed, NotFound, SerinusError
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
-from ..access_log import AccessRecord, ModelServed, served_model, write_access
 from ..http.exchange import Exchange
+from ..request_observer import RequestObserver
 from .about import AboutApi
 from .cloudevents import CloudEventSettings
 from .custom import CustomApi, CustomRoute
 from .generation import GenerateApi
 from .repository import RepositoryApi
+from .request_headers import ExchangeObserver
 from .responder import Responder
 from .router import Match, Router
 from .v1 import VERBS, V1Api
@@ -44,15 +44,11 @@ class RestApp:
         body_bytes: int,
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
         cloud_events: CloudEventSettings | None = None,
-        access_log: bool = False,
-        revision: str = "",
+        observer: RequestObserver | None = None,
         not_finite: NotFinite = "null",
         compress: Literal["json", "all", "off"] = "json",
         compress_min_bytes: int = 0,
     ) -> None:
-        self._access_log = access_log
-        self._plane = plane
-        self._revision = revision
         self._responder = responder = Responder(
             metrics=metrics,
             body_bytes=body_bytes,
@@ -61,6 +57,7 @@ class RestApp:
             compress_min_bytes=compress_min_bytes,
         )
         self.router = Router()
+        self._observer = ExchangeObserver(observer, self.router) if observer is not None else None
         AboutApi(plane, responder, render_metrics).add_to(self.router)
         inference = V2Api(plane, responder, codec)
         inference.add_to(self.router)
@@ -85,8 +82,8 @@ class RestApp:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer a complete request; see `serinus.server.http.exchange.App`."""
-        if self._access_log:
-            exchange.started = time.monotonic()
+        if self._observer is not None:
+            self._observer.begin(exchange)
         try:
             match = self.router.resolve(exchange.target)
             handler = match.handlers.get(exchange.method)
@@ -103,14 +100,9 @@ class RestApp:
         return error_json(str(error))
 
     def observe(self, exchange: Exchange, status: int, length: int) -> None:
-        """Write the access log's line."""
-        method, target = exchange.method.decode("ascii", "replace"), exchange.target.decode("ascii", "backslashreplace")
-        seconds = time.monotonic() - exchange.started if exchange.started else 0.0
-        match = self.router.resolve(exchange.target)
-        served = ModelServed(self._revision)
-        if "{model}" in match.template:
-            served = served_model(self._plane, self._revision, *match.parameters[:2])
-        write_access(AccessRecord("rest", f"{method} {target}", status, length, seconds, served))
+        """Tell log and traces of an answer."""
+        if self._observer is not None:
+            self._observer.end(exchange, status, length)
 
     def close(self) -> None:
         """Stop what is still running; its clients are gone."""

@@ -15,6 +15,7 @@ import orjson
 
 from ...dataplane.response_stream import closing
 from ...dataplane.telemetry.metrics import Metrics
+from ...dataplane.telemetry.request_records import error_ids
 from ...errors import NotReady, SerinusError, Unauthenticated, UnsupportedMedia
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import error_json
@@ -130,7 +131,7 @@ class Responder:
 
         `count`: it is in no model's statistics.
         """
-        refusal = refuse(error, lambda: _name(exchange), log=_log)
+        refusal = refuse(error, lambda: _name(exchange), log=_log, headers=exchange.headers)
         if count:
             self.count(refusal.http_status)
         extra: list[tuple[bytes, bytes]] = []
@@ -142,7 +143,7 @@ class Responder:
             extra.append((b"WWW-Authenticate", b'Bearer realm="repository"'))  # RFC 9110, 15.5.2
         if isinstance(error, UnsupportedMedia):
             extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
-        self.reply(exchange, refusal.http_status, JSON, [error_json(refusal.message)], extra)
+        self.reply(exchange, refusal.http_status, JSON, [error_json(refusal.message, refusal.ids)], extra)
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, Reply | Stream]) -> None:
         """Answer from a coroutine; it is cancelled when the client goes."""
@@ -187,9 +188,9 @@ class Responder:
         """End an answer in pieces that cannot be completed: its status has been sent, so only the log can say why."""
         what = f"{_name(exchange)} broke off"
         if isinstance(error, SerinusError):
-            _log.error("%s: %s", what, error)
+            _log.error("%s: %s", what, error, extra={"ids": error_ids(exchange.headers)})
         else:
-            _log.error("%s", what, exc_info=error)
+            _log.error("%s", what, exc_info=error, extra={"ids": error_ids(exchange.headers)})
         exchange.finish(whole=False)
 
     def offload(

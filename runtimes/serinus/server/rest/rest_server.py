@@ -17,10 +17,12 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...protocol.rest_codec import RestCodec
 from ...settings import ServerSettings
+from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits, header_pairs
 from ..http.thin import ThinServer
+from ..request_observer import RequestObserver, observe_requests
 from .app import RestApp
 from .cloudevents import CloudEventSettings
 from .custom import CustomRoute
@@ -77,6 +79,7 @@ async def start_rest(
     metrics_page: Callable[[], Awaitable[bytes]] | None = None,
     repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
     extra_routes: Iterable[CustomRoute] = (),
+    tracer: Tracer | None = None,
 ) -> RestServer:
     """Start serving REST on the running loop.
 
@@ -88,6 +91,7 @@ async def start_rest(
         metrics_page: renders `/metrics` instead of `metrics`, for all worker processes together.
         repository: loads and unloads (`action`, model, parameters) instead of the plane, on all worker processes.
         extra_routes: further routes: method, path template, and an async handler of a `CustomRequest`.
+        tracer: takes the spans of requests; None: they are not traced.
 
     Raises:
         ConfigError: the port is taken, TLS files cannot be read, or the transport's package is missing.
@@ -98,7 +102,9 @@ async def start_rest(
         keep_alive_s=settings.timeout_keep_alive_s,
     )
 
-    def make_app() -> RestApp:
+    observer = observe_requests(plane, settings, metrics, tracer)
+
+    def make_app(observer: RequestObserver | None) -> RestApp:
         return RestApp(
             plane,
             metrics=metrics,
@@ -109,14 +115,13 @@ async def start_rest(
             body_bytes=settings.max_body_bytes,
             repository=repository,
             cloud_events=CloudEventSettings.from_environ(os.environ),
-            access_log=settings.access_log,
+            observer=observer,
             not_finite=settings.json_not_finite,
             compress=settings.compress,
             compress_min_bytes=settings.compress_min_bytes,
-            revision=settings.revision,
         )
 
-    app = make_app()
+    app = make_app(observer)
     app.add_custom(extra_routes)
     document, as_json = openapi_document(app.router.templates, changes=plane.access.is_on)
     app.add_page("/openapi.json", "application/json", as_json)
@@ -124,7 +129,7 @@ async def start_rest(
         app.add_page("/docs", "text/html; charset=utf-8", openapi_page(document))
     transport = ThinServer if settings.http == "thin" else UvicornServer
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
-    server = transport(app, limits, observer=app.observe if settings.access_log else None, fields=fields)
+    server = transport(app, limits, observer=app.observe if observer is not None else None, fields=fields)
     tls = _tls(settings)
     listener = sock or _bind(settings.host, settings.http_port)
     try:
@@ -135,7 +140,7 @@ async def start_rest(
     port = listener.getsockname()[1]
     if settings.metrics_port is None or settings.metrics_port == port:
         return RestServer(server, app, port)
-    metrics_app = make_app()
+    metrics_app = make_app(None)
     metrics_app.router.keep_only("/metrics")
     try:
         metrics_server, metrics_port = await _listen_for_metrics(settings, metrics_app, limits, share=sock is not None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from ...errors import InvalidInput, NotFound, NotSupported
+from ...errors import InvalidInput, NotFound, NotSupported, SerinusError
 from ..http.exchange import Exchange
 
 __all__ = ["Handler", "Match", "Router"]
@@ -108,6 +108,13 @@ class Router:
     def templates(self) -> Iterable[str]:
         """Every path there is."""
         return sorted(template.text for template in self._templates)
+
+    def find(self, target: bytes) -> Match | None:
+        """As `resolve`; None: it leads nowhere."""
+        try:
+            return self.resolve(target)
+        except SerinusError:
+            return None
 
     def resolve(self, target: bytes) -> Match:
         """Find what a request target leads to.
