@@ -28,6 +28,7 @@ from .commands.optimize import optimize
 from .commands.predict import predict
 from .commands.restart import restart
 from .commands.status import status
+from .commands.top import top
 from .commands.tune import tune
 from .commands.up import up
 
@@ -61,6 +62,7 @@ def serinus(
 app.command()(up)
 app.command()(down)
 app.command()(status)
+app.command()(top)
 app.command()(logs)
 app.command()(restart)
 app.command()(infer)

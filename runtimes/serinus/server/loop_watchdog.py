@@ -13,8 +13,11 @@ import sys
 import threading
 import time
 import traceback
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
+
+from ..model import Family
 
 __all__ = ["LoopWatchdog"]
 
@@ -24,6 +27,8 @@ _INTERVAL_S: Final = 0.5
 _PATIENCE_S: Final = 1.0
 """Kubernetes' default `timeoutSeconds` of a probe: a loop that is held for longer has missed one."""
 _FRAMES: Final = 4
+_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds: from a turn of the loop to a probe's patience."""
 
 
 class LoopWatchdog:
@@ -47,9 +52,26 @@ class LoopWatchdog:
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
         self._thread_of_loop = threading.get_ident()
+        self._counts = [0] * (len(_BUCKETS_S) + 1)
+        self._total_s = 0.0
         self._closed = threading.Event()
         self._answered = threading.Event()
         threading.Thread(target=self._watch, name="loop-watchdog", daemon=True).start()
+
+    def families(self) -> list[Family]:
+        """Tell how late the loop was at each question, as a histogram."""
+        name = "serinus_event_loop_lag_seconds"
+        counts, total_s = list(self._counts), self._total_s
+        samples: list[tuple[dict[str, str], float]] = []
+        upto = 0
+        for bound, count in zip((*_BUCKETS_S, float("inf")), counts, strict=True):
+            upto += count
+            samples.append(
+                ({"__name__": f"{name}_bucket", "le": "+Inf" if bound == float("inf") else f"{bound:g}"}, upto)
+            )
+        samples += [({"__name__": f"{name}_sum"}, total_s), ({"__name__": f"{name}_count"}, upto)]
+        text = f"How late the event loop was when it was looked at, each {self._interval_s:g} s."
+        return [Family(name, text, "histogram", samples)]
 
     def close(self) -> None:
         """Watch no more."""
@@ -58,11 +80,11 @@ class LoopWatchdog:
     def _watch(self) -> None:
         while not self._closed.wait(self._interval_s):
             self._answered.clear()
+            asked = time.monotonic()
             try:
-                self._loop.call_soon_threadsafe(self._answered.set)
+                self._loop.call_soon_threadsafe(self._answer, asked)
             except RuntimeError:  # the loop is closed
                 return
-            asked = time.monotonic()
             if self._answered.wait(self._patience_s):
                 continue
             _log.warning(
@@ -77,6 +99,13 @@ class LoopWatchdog:
             held_s = time.monotonic() - asked
             self._on_held(held_s)
             _log.warning("the event loop goes on, after %.2g s", held_s)
+
+    def _answer(self, asked: float) -> None:
+        """Say, on the loop's thread, that it goes on, and count how late."""
+        late_s = time.monotonic() - asked
+        self._counts[bisect_left(_BUCKETS_S, late_s)] += 1
+        self._total_s += late_s
+        self._answered.set()
 
     def _place(self) -> str:
         """What the loop's thread does, innermost first."""

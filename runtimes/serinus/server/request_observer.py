@@ -76,12 +76,24 @@ class RequestObserver:
         model: str = "",
         version: str = "",
     ) -> None:
-        """Write what became of a request."""
+        """Write what became of a request.
+
+        Args:
+            record: its; None: the transport refused it.
+            transport: which.
+            request: its method and target, or path.
+            status: HTTP's, or gRPC's.
+            response_bytes: of all pieces.
+            model: that was asked for, where no model has told of it; empty: none was.
+            version: likewise.
+        """
         seconds = 0.0 if record is None else time.monotonic() - record.came
         is_slow = bool(self._slow_s) and seconds >= self._slow_s
         if not (self._access_log or is_slow):
             return
-        if model:
+        if record is not None and record.model:
+            served = ModelServed(self._revision, record.model, record.version)
+        elif model:
             served = served_model(self._plane, self._revision, model, version)
         else:
             served = ModelServed(self._revision)

@@ -61,12 +61,11 @@ class ExchangeObserver:
         target = exchange.target.decode("ascii", "backslashreplace")
         match = self._router.find(exchange.target)
         template = "" if match is None else match.template
-        named = match.parameters[:2] if match is not None and "{model}" in template else ()
+        model = match.parameters[0] if match is not None and "{model}" in template else ""
+        version = match.parameters[1] if match is not None and "{version}" in template else ""
         headers = exchange.headers
         record = headers.record if isinstance(headers, RecordedHeaders) else None
-        self._observer.end(
-            record, "rest", f"{method} {target}", status, length, **dict(zip(("model", "version"), named))
-        )  # noqa: B905
+        self._observer.end(record, "rest", f"{method} {target}", status, length, model=model, version=version)
         if record is None or record.context is None or _is_probe(method, template):
             return
         path, _, query = target.partition("?")
