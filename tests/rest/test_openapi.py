@@ -11,7 +11,7 @@ import pytest
 from http_support import Raw
 from rest_support import X, rest, rest_in_thread
 from serinus.dataplane.repository_access import RepositoryAccess
-from serinus.server.rest.openapi import openapi_document, openapi_page
+from serinus.server.rest.pages.openapi import openapi_document, openapi_page
 
 
 async def test_the_document_describes_every_path_that_is_served():

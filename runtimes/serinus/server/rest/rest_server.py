@@ -26,7 +26,7 @@ from ..request_observer import RequestObserver, observe_requests
 from .app import RestApp
 from .cloudevents import CloudEventSettings
 from .custom import CustomRoute
-from .openapi import openapi_document, openapi_page
+from .pages.openapi import openapi_document, openapi_page
 
 __all__ = ["RestServer", "start_rest"]
 

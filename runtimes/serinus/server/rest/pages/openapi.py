@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import orjson
 
-from ... import __version__
-from ...protocol.datatypes import DATATYPES
+from .... import __version__
+from ....protocol.datatypes import DATATYPES
 
 __all__ = ["openapi_document", "openapi_page"]
 

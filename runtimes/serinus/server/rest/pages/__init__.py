@@ -1,0 +1,1 @@
+"""Pages about the server: its OpenAPI document, and `/docs` for people."""
