@@ -14,6 +14,7 @@ The command line and the environment are parsed in `serinus.cli.serving.serve`; 
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
 import itertools
 import math
 import os
@@ -37,6 +38,7 @@ __all__ = [
     "ScoreSettings",
     "ServerSettings",
     "cpu_limit",
+    "is_loopback",
     "is_service_link",
 ]
 
@@ -55,6 +57,16 @@ perf_analyzer a number). It is found under it too; its metadata and responses na
 
 _LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_.*)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?$")
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_service_link(variable: str, value: str, known: Collection[str] = ()) -> bool:
@@ -300,7 +312,12 @@ class ServerSettings:
             "Python and TensorFlow Serving write), or refuse (null for NaN, an error for infinities)"
         ),
     )
-    enable_docs_url: bool = field(default=False, metadata=_flags(help="serve the OpenAPI page at /docs"))
+    enable_docs_url: bool | None = field(
+        default=None,
+        metadata=_flags(
+            help="serve /docs, the models with examples and a place to ask them; default: where --host is this machine's own address"
+        ),
+    )
     limits: Limits = field(default=Limits(), metadata=_flags(help=""))
 
 

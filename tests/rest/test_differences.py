@@ -129,7 +129,7 @@ async def test_only_an_event_is_answered_by_an_event(server: Rest):
 async def test_paths_are_told_apart_by_case_and_the_document_has_one_place(server: Rest):
     assert (await server.ask("POST", "/V1/models/row:PREDICT", {"instances": [[0, 0, 0]]})).status == 404
     assert (await server.ask("GET", "/openapi.json")).status == 200
-    for path in ("/v2/docs", "/v2/docs/dataplane.json", "/v2/models/row/docs", "/docs"):
+    for path in ("/v2/docs", "/v2/docs/dataplane.json", "/v2/models/row/docs"):
         assert (await server.ask("GET", path)).status == 404
 
 

@@ -369,6 +369,11 @@ def _kinds(kind: Any) -> tuple[tuple[Any, ...], bool]:
     return (kind,), False
 
 
+def _is_switch(option: Option) -> bool:
+    """Whether its flag alone means true."""
+    return _kinds(option.kind)[0] == (bool,)
+
+
 def _convert(option: Option, text: Any, where: str) -> Any:
     """Turn text (or a JSON value) into the option's kind.
 
@@ -459,13 +464,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
             continue
         negated = name.startswith("no-") and name not in by_flag
         option = by_flag.get(name[3:] if negated else name)
-        if option is None or (negated and option.kind is not bool):
+        if option is None or (negated and not _is_switch(option)):
             near = _suggest(name, by_flag, prefix="--")
             problems.append(f"--{flag} is not a flag of serinus serve{near} (serinus serve --help lists them)")
             if not equals and words and not words[0].startswith("-"):
                 words.pop(0)
             continue
-        if option.kind is bool and not equals:
+        if _is_switch(option) and not equals:
             truth = words and words[0].lower() in {"true", "false", "yes", "no", "on", "off", "0", "1"}
             text: Any = words.pop(0) if truth and not negated else not negated
         elif equals:

@@ -11,13 +11,13 @@ does not count: what lies beside models must not open the server that serves the
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from ...dataplane.repository_access import RepositoryAccess
 from ...errors import ConfigError
+from ...settings import is_loopback
 from .options import Parsed
 
 __all__ = ["TOKEN_VARIABLE", "repository_access"]
@@ -55,7 +55,7 @@ def repository_access(parsed: Parsed, environment: Mapping[str, str]) -> Reposit
         return RepositoryAccess()
     if token:
         return RepositoryAccess(mode="token", token=token)
-    if _is_loopback(host):
+    if is_loopback(host):
         return RepositoryAccess(mode="loopback")
     empty = not values["load_models_at_startup"]
     if chosen == "auto" and empty and parsed.sources["load_models_at_startup"].startswith("MLSERVER_"):
@@ -101,13 +101,3 @@ def _token(file: str | None, environment: Mapping[str, str]) -> str:
             f"{where}: holds {len(token)} characters; a token is one line of at least {_LEAST_TOKEN} ASCII characters without spaces"
         )
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

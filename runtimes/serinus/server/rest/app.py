@@ -21,6 +21,7 @@ from .about import AboutApi
 from .cloudevents import CloudEventSettings
 from .custom import CustomApi, CustomRoute
 from .generation import GenerateApi
+from .pages.docs_page import DocsPage
 from .repository import RepositoryApi
 from .request_headers import ExchangeObserver
 from .responder import Responder
@@ -73,6 +74,17 @@ class RestApp:
             self._responder.reply(exchange, 200, content_type, [body])
 
         self.router.add("GET", path, handler)
+
+    def add_docs(self, page: DocsPage) -> None:
+        """Serve the page for people."""
+
+        def handler(exchange: Exchange, parameters: tuple[str, ...]) -> None:  # noqa: ARG001
+            headers = exchange.headers
+            body = page.render(headers.get("host", ""))
+            fields = ((b"Cache-Control", b"no-store"), (b"X-Content-Type-Options", b"nosniff"))
+            self._responder.reply(exchange, 200, "text/html; charset=utf-8", [body], fields)
+
+        self.router.add("GET", "/docs", handler)
 
     def add_custom(self, routes: Iterable[CustomRoute]) -> None:
         """Serve routes that a host brings (MLServer's `@custom_handler`)."""

@@ -26,7 +26,8 @@ from ..request_observer import RequestObserver, observe_requests
 from .app import RestApp
 from .cloudevents import CloudEventSettings
 from .custom import CustomRoute
-from .pages.openapi import openapi_document, openapi_page
+from .pages.docs_page import DocsPage, offers_docs
+from .pages.openapi import openapi_document
 
 __all__ = ["RestServer", "start_rest"]
 
@@ -125,8 +126,9 @@ async def start_rest(
     app.add_custom(extra_routes)
     document, as_json = openapi_document(app.router.templates, changes=plane.access.is_on)
     app.add_page("/openapi.json", "application/json", as_json)
-    if settings.enable_docs_url:
-        app.add_page("/docs", "text/html; charset=utf-8", openapi_page(document))
+    if offers_docs(settings):
+        over_tls = settings.ssl_certfile is not None
+        app.add_docs(DocsPage(plane, document, revision=settings.revision, over_tls=over_tls))
     transport = ThinServer if settings.http == "thin" else UvicornServer
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
     server = transport(app, limits, observer=app.observe if observer is not None else None, fields=fields)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the REST endpoints, and a page that shows it without any network.
+"""The OpenAPI 3.1 document of the REST endpoints, and its operations as HTML.
 
 Every operation says what it takes, what it answers and that errors are `{"error": string}`. The schemas are those of Open Inference
 Protocol, inference_rest.md; extensions as in the documents that `serinus.server.rest.app` names.
@@ -7,7 +7,7 @@ Protocol, inference_rest.md; extensions as in the documents that `serinus.server
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -15,7 +15,7 @@ import orjson
 from .... import __version__
 from ....protocol.datatypes import DATATYPES
 
-__all__ = ["openapi_document", "openapi_page"]
+__all__ = ["openapi_document", "operations_html"]
 
 _Json = dict[str, Any]
 
@@ -420,16 +420,8 @@ def openapi_document(served: Iterable[str] = (), *, changes: bool = True) -> tup
     return document, orjson.dumps(document)
 
 
-_STYLE: Final = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
-summary{cursor:pointer;padding:.4em 0;border-top:1px solid #ddd}code,pre{font:13px/1.4 ui-monospace,monospace}
-pre{background:#f5f5f3;padding:.8em;overflow:auto}b{display:inline-block;width:3.5em;color:#a60}h2{text-transform:capitalize}
-"""
-
-
-def openapi_page(document: _Json) -> bytes:
-    """Render the document as one HTML page that loads nothing from anywhere."""
-    info = document["info"]
+def operations_html(document: Mapping[str, Any]) -> str:
+    """Write every path of the document as HTML, by its tags, and the schemas."""
     groups: dict[str, list[str]] = {}
     for path, item in document["paths"].items():
         for method in ("get", "post"):
@@ -444,12 +436,6 @@ def openapi_page(document: _Json) -> bytes:
             )
         if not any(method in item for method in ("get", "post")):
             groups.setdefault("custom", []).append(f"<p><code>{html.escape(path)}</code></p>")
-    sections = "".join(f"<h2>{html.escape(tag)}</h2>{''.join(rows)}" for tag, rows in groups.items())
+    sections = "".join(f"<h3>{html.escape(tag)}</h3>{''.join(rows)}" for tag, rows in groups.items())
     schemas = html.escape(orjson.dumps(document["components"]["schemas"], option=orjson.OPT_INDENT_2).decode())
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(info["title"])}</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(info['title'])} {html.escape(info['version'])}</h1>"
-        f'<p>{html.escape(info["summary"])}. The document: <a href="openapi.json">openapi.json</a></p>{sections}'
-        f"<h2>Schemas</h2><details><summary>All</summary><pre>{schemas}</pre></details></html>"
-    )
-    return page.encode()
+    return f"{sections}<h3>schemas</h3><details><summary>All</summary><pre>{schemas}</pre></details>"

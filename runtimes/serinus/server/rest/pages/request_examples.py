@@ -1,0 +1,107 @@
+"""Requests that a model would take, as people write them: JSON, curl, Python. Pure.
+
+Free dimensions are 1; numbers are 0. A model of many values has an example without them, which says how to make them.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+
+from ....protocol.types import ModelMetadata, TensorSpec
+
+__all__ = ["curl_example", "example_request", "fits_a_page", "infer_path", "python_example"]
+
+_MOST_VALUES: Final = 256
+"""Of an input that is written out: more fill a screen."""
+_NUMPY: Final = {
+    "BOOL": "bool",
+    "FP16": "np.float16",
+    "FP32": "np.float32",
+    "FP64": "np.float64",
+    "BF16": "np.float32",
+    **{f"{sign}INT{bits}": f"np.{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}
+"""Datatype to what NumPy calls it; NumPy has no bfloat16, which the client makes of float32."""
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    return [max(size, 1) for size in spec.shape]
+
+
+def _value(spec: TensorSpec) -> Any:
+    return "text" if spec.datatype == "BYTES" else False if spec.datatype == "BOOL" else 0
+
+
+def _inputs(metadata: ModelMetadata) -> list[TensorSpec]:
+    return [spec for spec in metadata.inputs if not spec.optional]
+
+
+def _is_small(spec: TensorSpec) -> bool:
+    return math.prod(_shape(spec)) <= _MOST_VALUES
+
+
+def fits_a_page(metadata: ModelMetadata) -> bool:
+    """Whether the values of an example are written out."""
+    return all(_is_small(spec) for spec in _inputs(metadata))
+
+
+def example_request(metadata: ModelMetadata) -> dict[str, Any]:
+    """Make a V2 request; an input of many values is without `data`."""
+    inputs = []
+    for spec in _inputs(metadata):
+        shape = _shape(spec)
+        entry: dict[str, Any] = {"name": spec.name, "shape": shape, "datatype": spec.datatype}
+        if _is_small(spec):
+            entry["data"] = [_value(spec)] * math.prod(shape)
+        inputs.append(entry)
+    return {"inputs": inputs}
+
+
+def infer_path(metadata: ModelMetadata) -> str:
+    """The path of a model's inference."""
+    return f"/v2/models/{quote(metadata.name, safe='')}/infer"
+
+
+def curl_example(metadata: ModelMetadata, base: str) -> str:
+    """Write a line for a shell; of many values a program makes the request.
+
+    Args:
+        metadata: of the model.
+        base: `http://host:port`.
+    """
+    url = shlex.quote(base + infer_path(metadata))
+    if fits_a_page(metadata):
+        body = orjson.dumps(example_request(metadata)).decode()
+        return f"curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}"
+    inputs = ", ".join(
+        f'{{"name": {spec.name!r}, "shape": {_shape(spec)}, "datatype": {spec.datatype!r}, '
+        f'"data": [{_value(spec)!r}] * {math.prod(_shape(spec))}}}'
+        for spec in _inputs(metadata)
+    )
+    program = f'import json; print(json.dumps({{"inputs": [{inputs}]}}))'
+    return f"python3 -c {shlex.quote(program)} |\n  curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d @-"
+
+
+def python_example(metadata: ModelMetadata, base: str) -> str:
+    """Write a program for `serinus.client`; the arguments are those of `curl_example`."""
+    inputs = "".join(f"    {spec.name!r}: {_array(spec)},\n" for spec in _inputs(metadata))
+    outputs: Sequence[str] = [spec.name for spec in metadata.outputs if not spec.optional]
+    shown = f"answer[{outputs[0]!r}]" if outputs else "dict(answer)"
+    return (
+        f"import numpy as np\nfrom serinus.client import Client\n\ninputs = {{\n{inputs}}}\n"
+        f"with Client({base!r}) as client:\n    answer = client.infer({metadata.name!r}, inputs)\n    print({shown})\n"
+    )
+
+
+def _array(spec: TensorSpec) -> str:
+    shape = _shape(spec)
+    if spec.datatype == "BYTES":
+        return f"np.full({tuple(shape)}, 'text', dtype=object)"
+    dtype = _NUMPY.get(spec.datatype, "np.float32")
+    return f"np.zeros({tuple(shape)}, dtype={dtype})"
