@@ -106,7 +106,7 @@ async def test_names_from_models_and_clients_are_escaped():
 
 
 def examples(page: str, title: str) -> list[str]:
-    return [unescape(text) for text in re.findall(rf"<h3>{title}</h3><pre>(.*?)</pre>", page, re.DOTALL)]
+    return [unescape(text) for text in re.findall(rf"<h3>{title}</h3><pre[^>]*>(.*?)</pre>", page, re.DOTALL)]
 
 
 async def run(*words: str) -> tuple[int, str]:
