@@ -191,7 +191,7 @@ async def _serve(
     bound.settle(status)
     await plane.close()
     if tracer is not None:
-        await loop.run_in_executor(None, tracer.close)
+        await asyncio.to_thread(tracer.close)
     if listener is not None:
         listener.cancel()
     _log.info("stopped")

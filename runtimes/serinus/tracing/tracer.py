@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import random
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -32,8 +33,9 @@ __all__ = ["Tracer", "current_tracer", "install", "start_tracing"]
 _log = logging.getLogger("serinus.tracing")
 
 _SCOPE: Final = "serinus"
-_FLUSH_MS: Final = 3000
-"""Longest that the end of a process waits for a collector that does not answer."""
+_FLUSH_S: Final = 0.7
+"""Longest that the end of a process waits for a collector that does not answer: less than the second that it has after its drain
+(`server.exit_bound`)."""
 _EXPORTERS: Final = ("console", "none", "otlp")
 _PROTOCOLS: Final = ("grpc", "http/protobuf")
 
@@ -106,9 +108,15 @@ class Tracer:
             processor.on_end(readable)
 
     def close(self) -> None:
-        """Send what is left, within some seconds; blocks."""
-        for processor in self._processors:
-            processor.force_flush(_FLUSH_MS)
+        """Send what is left, for at most `_FLUSH_S`; blocks, in a thread that does not keep the process from ending."""
+
+        def flush() -> None:
+            for processor in self._processors:
+                processor.force_flush()
+
+        thread = threading.Thread(target=flush, name="serinus-spans", daemon=True)
+        thread.start()
+        thread.join(_FLUSH_S)
 
     def _span_context(self, context: TraceContext, *, is_remote: bool) -> Any:
         return self._trace.SpanContext(

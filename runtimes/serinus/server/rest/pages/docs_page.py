@@ -127,7 +127,7 @@ def _model(number: int, model: _Loaded, base: str) -> str:
         return f"{head}<p>This model does not say what it takes.</p>{outputs}{_try(metadata, example=False)}</section>"
     return (
         f'{head}{inputs}{outputs}<div class="examples">'
-        f"<div><h3>curl</h3><pre class="wrap">{escape(curl_example(metadata, base))}</pre></div>"
+        f"<div><h3>curl</h3><pre class='wrap'>{escape(curl_example(metadata, base))}</pre></div>"
         f"<div><h3>Python</h3><pre>{escape(python_example(metadata, base))}</pre></div></div>"
         f"{_try(metadata, example=True)}</section>"
     )
