@@ -96,6 +96,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("request_timeout_s", 0, _WEEK_S),
             Bound("drain_timeout_s", 0, _WEEK_S),
             Bound("drain_delay_s", 0, _WEEK_S),
+            Bound("slow_request_s", 0, _WEEK_S),
             Bound("predictor_request_timeout_seconds", 0, _WEEK_S),
             Bound("predictor_request_retries", 0, 100),
         )

@@ -182,8 +182,6 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     ]
     if chosen["ssl_certfile"] and chosen["grpc"] == "native":
         problems.append("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
-    if not 0 <= chosen["slow_request_s"] < float("inf"):
-        problems.append(f"--slow_request_s {chosen['slow_request_s']}: seconds, 0 or more, were expected; 0 logs none")
     if chosen["workers"] < 1:
         problems.append(f"--workers {chosen['workers']}: at least 1")
     if chosen["log_level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
