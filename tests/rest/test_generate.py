@@ -173,7 +173,8 @@ async def test_an_error_of_the_model_is_an_event_whose_status_is_the_first_ones(
 
 async def test_an_error_of_the_model_is_an_error_of_generate(server: Rest):
     answer = await generate(server, {**ASKED, "REPETITION": 0, "FAIL_LAST": True})
-    assert (answer.status, answer.json) == (500, {"error": "An Error Occurred"})
+    assert (answer.status, answer.json["error"]) == (500, "An Error Occurred")
+    assert answer.json.keys() == {"error", "request_id"}
     answer = await generate(server, {"x": 1}, "broken")
     assert answer.status == 500
     assert "secret" not in answer.json["error"]

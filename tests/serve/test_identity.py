@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_a_process_tells_its_revision_everywhere(tmp_path: Path):
         assert [line for line in samples if 'revision="m-predictor-00002"' not in line] == []
         log = server.log.read_text()
     lines = [line for line in log.splitlines() if "/infer status" in line or "ModelInfer status" in line]
-    told = [line.rpartition(" ms ")[2] for line in lines]
+    told = [re.findall(r"^.*? ms (.*?)(?: rows .*)? request_id \S+$", line)[0] for line in lines]
     whole, unknown = "model m version 3 revision m-predictor-00002", "revision m-predictor-00002"
     assert told == [whole, unknown, whole, whole, unknown]
 
