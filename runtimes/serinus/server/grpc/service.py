@@ -14,15 +14,14 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 
 from ...dataplane.plane import Plane
-from ...dataplane.response_stream import ResponseStream
 from ...dataplane.telemetry.metrics import Metrics
-from ...dataplane.telemetry.request_records import REQUEST_ID, RequestRecord
-from ...errors import ClientError, GrpcStatus, InvalidInput, NotFound, NotReady, NotSupported, SerinusError, TooLarge
+from ...dataplane.telemetry.request_records import REQUEST_ID
+from ...errors import ClientError, InvalidInput, NotFound, NotReady, NotSupported, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_codec import (
@@ -36,14 +35,14 @@ from ...protocol.proto_codec import (
 )
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
 from ...settings import ServerSettings
-from ...tracing.spans import rpc_attributes
-from ...tracing.trace_context import TRACEPARENT
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
 from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
-from ..request_observer import RequestObserver, observe_requests
+from ..request_observer import observe_requests
+from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
+from .observed_calls import LeavingCall, ObservedAnswer, RecordedMetadata
 
 __all__ = [
     "INFER",
@@ -64,13 +63,6 @@ _log = logging.getLogger("serinus.grpc")
 SERVICE = "inference.GRPCInferenceService"
 INFER = f"/{SERVICE}/ModelInfer"
 INFER_STREAM = f"/{SERVICE}/ModelStreamInfer"
-_UNTRACED = frozenset(
-    {"/grpc.health.v1.Health/Check", *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))}
-)
-"""Probes: they come from nobody's trace, all day."""
-
-Metadata = Sequence[tuple[str, str]]
-"""Names in lower case, values of printable ASCII (gRPC over HTTP/2, "Custom-Metadata")."""
 
 _MESSAGE_CHARACTERS = 4096
 """Longest status message: a client's header limit is 8 KiB in grpc-core, and percent-encoding may triple what is not ASCII."""
@@ -86,78 +78,6 @@ _TRANSPORT_HEADERS = frozenset(
         "host",
     }
 )
-
-
-class Failure(NamedTuple):
-    """How a call ends that does not end well."""
-
-    code: int
-    """A `GrpcStatus`, never OK."""
-    message: str
-    trailing: Metadata = ()
-
-
-class Answer(Protocol):
-    """What `infer` answers to. Exactly one of the two is called, once, on the loop's thread, perhaps before `infer` returns."""
-
-    def respond(self, payload: bytes, metadata: Metadata | None) -> None:
-        """Send the response and OK; `metadata` is initial metadata."""
-
-    def fail(self, failure: Failure) -> None:
-        """End the call with a status."""
-
-
-class StreamAnswer(Answer, Protocol):
-    """What a request on a ModelStreamInfer answers to: one of the three is called."""
-
-    def begin(self, responses: Responses) -> None:
-        """Send any number of responses."""
-
-
-class Responses:
-    """What a model answers to one request of a stream, serialized as ModelInferResponse.
-
-    Iterating raises the `SerinusError` that ends it. Read to the end, or `cancel`.
-    """
-
-    def __init__(
-        self, stream: ResponseStream[InferResponse], request: InferRequest, limit: int, *, final_wanted: bool
-    ) -> None:
-        self._stream = stream
-        self.request = request
-        self.final_wanted = final_wanted
-        """The client asks to be told when the last response has come."""
-        self.on_end: Callable[[int, int], None] | None = None
-        """Told the status and the bytes of all responses when the stream has ended."""
-        self._limit = limit
-        self._sent = 0
-
-    def __aiter__(self) -> Responses:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            payload = encode_response(await anext(self._stream), self.request)
-            if len(payload) > self._limit:
-                raise _too_long(len(payload), self._limit)
-        except StopAsyncIteration:
-            self._end(GrpcStatus.OK)
-            raise
-        except SerinusError as error:
-            self._end(error.grpc_status)
-            raise
-        self._sent += len(payload)
-        return payload
-
-    def cancel(self) -> None:
-        """Stop the model: nobody reads on."""
-        self._stream.cancel()
-        self._end(GrpcStatus.CANCELLED)
-
-    def _end(self, status: int) -> None:
-        on_end, self.on_end = self.on_end, None
-        if on_end is not None:
-            on_end(status, self._sent)
 
 
 def failure_of(error: BaseException, headers: Mapping[str, str] = NO_PARAMETERS) -> Failure:
@@ -176,14 +96,9 @@ def failure_of(error: BaseException, headers: Mapping[str, str] = NO_PARAMETERS)
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."
     trailing = (("retry-after", str(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
     request_id = refusal.ids.get("request_id", "")
-    if request_id and _can_be_metadata(request_id):
+    if request_id and can_be_metadata(request_id):
         trailing = (*trailing, (REQUEST_ID, request_id))
     return Failure(refusal.grpc_status, message, trailing)
-
-
-def _can_be_metadata(value: str) -> bool:
-    """Whether gRPC can carry it (gRPC over HTTP/2, "ASCII-Value")."""
-    return value.isascii() and value.isprintable()
 
 
 def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
@@ -230,73 +145,6 @@ def initial_metadata(response: InferResponse | None, headers: Mapping[str, str])
         if not known and legal and value.isascii() and value.isprintable():
             metadata[name] = value
     return tuple(metadata.items())
-
-
-class _RecordedMetadata(dict[str, str]):
-    """A call's metadata that carries the record of its request."""
-
-    __slots__ = ("record",)
-
-    def __init__(self, headers: Mapping[str, str], record: RequestRecord) -> None:
-        super().__init__(headers)
-        self.record = record
-        self.update(RequestObserver.fields(record))
-
-
-class _Observed:
-    """An `Answer` that also tells log and traces, and the client its request's id."""
-
-    def __init__(self, answer: Answer, path: str, record: RequestRecord, observer: RequestObserver) -> None:
-        self.model = self.version = ""
-        """Asked for; empty: the call is about no model, or was not read so far."""
-        self._answer = answer
-        self._path = path
-        self._record = record
-        self._observer = observer
-        self._over = False
-
-    def respond(self, payload: bytes, metadata: Metadata | None) -> None:
-        context = self._record.context
-        if context is not None:
-            metadata = (*(metadata or ()), (TRACEPARENT, context.header()))
-        self._answer.respond(payload, metadata)
-        self.end(GrpcStatus.OK, len(payload))
-
-    def fail(self, failure: Failure) -> None:
-        request_id = self._record.request_id
-        if _can_be_metadata(request_id) and all(name != REQUEST_ID for name, _ in failure.trailing):
-            failure = failure._replace(trailing=(*failure.trailing, (REQUEST_ID, request_id)))
-        self._answer.fail(failure)
-        self.end(failure.code, 0)
-
-    def begin(self, responses: Responses) -> None:
-        responses.on_end = self.end
-        cast("StreamAnswer", self._answer).begin(responses)
-
-    def end(self, code: int, length: int) -> None:
-        """Tell of the call's end, once."""
-        if self._over:
-            return
-        self._over = True
-        record, observer = self._record, self._observer
-        observer.end(record, "grpc", self._path, code, length, model=self.model, version=self.version)
-        if record.context is not None and self._path not in _UNTRACED:
-            method = self._path[1:]
-            observer.emit(record, method, rpc_attributes(method, code, is_server=True))
-
-
-class _Leaving:
-    """Cancels a request whose client has gone, and tells log and traces of that."""
-
-    __slots__ = ("_answer", "_pending")
-
-    def __init__(self, pending: Cancellable, answer: _Observed) -> None:
-        self._pending = pending
-        self._answer = answer
-
-    def cancel(self) -> None:
-        self._pending.cancel()
-        self._answer.end(GrpcStatus.CANCELLED, 0)
 
 
 class Service:
@@ -427,7 +275,7 @@ class Service:
                 try:
                     payload = encode_response(result, request)
                     if len(payload) > self._send_limit:
-                        answer.fail(self._failure_of(_too_long(len(payload), self._send_limit), headers))
+                        answer.fail(self._failure_of(too_long(len(payload), self._send_limit), headers))
                         return
                     metadata = initial_metadata(result, headers)
                     if revision is not None:
@@ -442,13 +290,15 @@ class Service:
                 answer.fail(self._failure_of(result, headers))
 
         pending = self._infer_nowait(request, on_complete)
-        return pending if observed is None else _Leaving(pending, observed)
+        return pending if observed is None else LeavingCall(pending, observed)
 
-    def _observe(self, answer: Answer, path: str, headers: Mapping[str, str]) -> tuple[_Observed, Mapping[str, str]]:
+    def _observe(
+        self, answer: Answer, path: str, headers: Mapping[str, str]
+    ) -> tuple[ObservedAnswer, Mapping[str, str]]:
         """Give a call its record: an answer that tells of it, and metadata that carries it."""
         assert self._observer is not None  # noqa: S101 # callers have looked
         record = self._observer.begin(headers, path[1:], {"rpc.method": path[1:]})
-        return _Observed(answer, path, record, self._observer), _RecordedMetadata(headers, record)
+        return ObservedAnswer(answer, path, record, self._observer), RecordedMetadata(headers, record)
 
     def whole_stream(
         self, first: bytes, further: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
@@ -657,13 +507,6 @@ def _refusing(why: str) -> Callable[[bytes], Awaitable[bytes]]:
         raise NotSupported(why)
 
     return method
-
-
-def _too_long(size: int, limit: int) -> TooLarge:
-    return TooLarge(
-        f"the response message has {size} bytes, the limit is {limit} (grpc_max_send_message_length);"
-        " ask for fewer rows or outputs"
-    )
 
 
 def _parse(kind: Any, message: bytes) -> Any:
