@@ -292,6 +292,17 @@ class ServerSettings:
         ),
     )
     enable_docs_url: bool = field(default=False, metadata=_flags(help="serve the OpenAPI page at /docs"))
+    verify_models: str | None = field(
+        default=None,
+        metadata=_flags(
+            help="PEM file of the public key, or of the certificates, by which every model must be signed (OpenSSF model signing); "
+            "one that is not, or that was changed since, is not loaded"
+        ),
+    )
+    model_signature: str = field(
+        default="model.sig",
+        metadata=_flags(help="name of the signature in a model's folder; beside a model of one file it is the file's name and .sig"),
+    )
     limits: Limits = field(default=Limits(), metadata=_flags(help=""))
 
 
@@ -385,6 +396,10 @@ class ModelSettings:
     `allows`."""
     allow_uri: tuple[Path, ...] = DATA_FOLDERS
     """`--allow_uri`: folders beside the model's own that its settings and links may lead to."""
+    digest: str = ""
+    """Of a model whose signature was checked: `sha256:` and the digest of what is signed. Empty: none was asked for."""
+    files: object = None
+    """What `model_dir` lasts as long as: a private copy of the files that were checked. None: they are the owner's own."""
 
     def allows(self, name: str) -> bool:
         """Tell whether the model's own files may choose this code.

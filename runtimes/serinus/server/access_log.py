@@ -27,9 +27,11 @@ class ModelServed:
     model: str = ""
     version: str = ""
     """Of the model that is loaded under the name; empty: it is not versioned."""
+    digest: str = ""
+    """Of what the model's signature signs; empty: none was asked for."""
 
     def __str__(self) -> str:
-        told = {"model": self.model, "version": self.version, "revision": self.revision}
+        told = {"model": self.model, "version": self.version, "revision": self.revision, "digest": self.digest}
         return "".join(f" {name} {value}" for name, value in told.items() if value)
 
 
@@ -54,11 +56,13 @@ def served_model(plane: Plane, revision: str, model: str = "", version: str = ""
         servable = plane.registry.current(model, version)
     except SerinusError:
         return ModelServed(revision)
-    return ModelServed(revision, model, version if servable is None else servable.version)
+    if servable is None:
+        return ModelServed(revision, model, version)
+    return ModelServed(revision, model, servable.version, servable.model.settings.digest)
 
 
 def write_access(record: AccessRecord) -> None:
-    """Write a record as the log's line: transport, request, status, bytes, milliseconds; model, version and revision where known."""
+    """Write a record as the log's line: transport, request, status, bytes, milliseconds; model, version, revision and digest where known."""
     _log.info(
         "%s %s status %d %d bytes %.3f ms%s",
         record.transport,

@@ -329,7 +329,18 @@ _NO_BATCHING = "only requests that wait already are predicted together; --max_ba
 """What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
 
 BY_THE_OPERATOR: frozenset[str] = frozenset(
-    {"class", "transformer", "extra", "allow_implementation", "allow_uri", "model_dir", "settings", "trial"}
+    {
+        "class",
+        "transformer",
+        "extra",
+        "allow_implementation",
+        "allow_uri",
+        "model_dir",
+        "settings",
+        "trial",
+        "verify_models",
+        "model_signature",
+    }
 )
 """Options that choose code, what may be read, or how it is guarded: never taken from a settings.json that was found beside the models."""
 
