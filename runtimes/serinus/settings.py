@@ -152,6 +152,21 @@ class ServerSettings:
         default=None, metadata=_flags(env=("KSERVE_TLS_CERT_FILE",), help="TLS certificate chain, PEM")
     )
     ssl_keyfile: str | None = field(default=None, metadata=_flags(env=("KSERVE_TLS_KEY_FILE",), help="TLS key, PEM"))
+    ssl_ca_certs: str | None = field(
+        default=None,
+        metadata=_flags(help="PEM of the CAs of clients: each must then bring a certificate of one of them, over REST and gRPC"),
+    )
+    token_file: str | None = field(
+        default=None,
+        metadata=_flags(
+            help="file of tokens, one a line, of which requests need one as 'Authorization: Bearer'; read again when it changes; "
+            "or the variable SERINUS_TOKEN"
+        ),
+    )
+    token_routes: str = field(
+        default="inference,metadata,control,metrics,docs",
+        metadata=_flags(help="which requests need a token, separated by commas; health never does"),
+    )
     max_body_bytes: int = field(
         default=Limits().body_bytes,
         metadata=_flags(help="largest HTTP body; 413 above it. 64 MiB holds 100 FP32 224x224x3 images"),

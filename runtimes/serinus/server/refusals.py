@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError
+from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError, Unauthenticated
 
 __all__ = ["GRPC_METHODS", "NOT_OFFERED", "REST_PATHS", "Refusal", "refuse"]
 
@@ -55,6 +55,8 @@ class Refusal:
     """Whole seconds, rounded up (RFC 9110, 10.2.3), at least 1; None: waiting does not help."""
     allow: tuple[str, ...] = ()
     """HTTP methods that the path has (RFC 9110, 15.5.6)."""
+    challenge: str = ""
+    """What credentials are wanted: WWW-Authenticate (RFC 9110, 11.6.1); empty: none."""
 
 
 def refuse(error: BaseException, what: Callable[[], str], *, log: logging.Logger) -> Refusal:
@@ -73,4 +75,6 @@ def refuse(error: BaseException, what: Callable[[], str], *, log: logging.Logger
         wanted_s = error.retry_after_s
         retry_after_s = _NOT_READY_S if wanted_s is None else max(1, math.ceil(wanted_s))
     allow = error.allow if isinstance(error, MethodNotAllowed) else ()
-    return Refusal(error.http_status, error.grpc_status or GrpcStatus.INTERNAL, str(error), retry_after_s, allow)
+    challenge = error.challenge if isinstance(error, Unauthenticated) else ""
+    status = error.grpc_status or GrpcStatus.INTERNAL
+    return Refusal(error.http_status, status, str(error), retry_after_s, allow, challenge)

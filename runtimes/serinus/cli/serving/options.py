@@ -340,6 +340,9 @@ BY_THE_OPERATOR: frozenset[str] = frozenset(
         "trial",
         "verify_models",
         "model_signature",
+        "ssl_ca_certs",
+        "token_file",
+        "token_routes",
     }
 )
 """Options that choose code, what may be read, or how it is guarded: never taken from a settings.json that was found beside the models."""
@@ -350,6 +353,7 @@ OTHER_ENVIRONMENT: frozenset[str] = frozenset(
         "SERINUS_CACHE_DIR",
         "SERINUS_PURE",
         "SERINUS_REPOSITORY_TOKEN",
+        "SERINUS_TOKEN",
         "SERINUS_WORKER",
         "SERINUS_CONTROL_FD",
         "SERINUS_HTTP_FD",

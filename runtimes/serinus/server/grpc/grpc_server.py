@@ -11,6 +11,8 @@ from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
+from ..certificates import Certificates
+from ..request_access import RequestAccess
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service
 
@@ -55,6 +57,8 @@ async def start_grpc(
     metrics: Metrics,
     port: int | None = None,
     repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+    request_access: RequestAccess | None = None,
+    certificates: Certificates | None = None,
 ) -> GrpcServer:
     """Start serving gRPC on the running loop.
 
@@ -64,11 +68,13 @@ async def start_grpc(
         metrics: counts the errors that no model's statistics hold; all else the plane observes.
         port: overrides `settings.grpc_port`; 0 picks a free one.
         repository: applies ("load" or "unload", name, parameters) to every worker; None: to this plane.
+        request_access: which calls need a token; None: none does.
+        certificates: for TLS, exchanged with them; None: those of the settings, for good.
 
     Raises:
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
     """
-    service = Service(plane, settings, metrics=metrics, repository=repository)
+    service = Service(plane, settings, metrics=metrics, repository=repository, request_access=request_access)
     port = settings.grpc_port if port is None else port
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine
@@ -85,7 +91,7 @@ async def start_grpc(
         else:
             return GrpcServer(native)
     engine = GrpcioEngine(service, settings)
-    await engine.start(address(settings.host, port), credentials=credentials_of(settings))
+    await engine.start(address(settings.host, port), credentials=credentials_of(certificates or Certificates.of(settings)))
     return GrpcServer(engine)
 
 

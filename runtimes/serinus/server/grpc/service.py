@@ -38,6 +38,7 @@ from ...protocol.types import InferRequest, InferResponse
 from ...settings import ServerSettings
 from ..access_log import REVISION_FIELD, AccessRecord, ModelServed, served_model, write_access
 from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
+from ..request_access import RequestAccess, grpc_kind
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 
@@ -159,14 +160,18 @@ def failure_of(error: BaseException) -> Failure:
         error: what a call raised, or the plane answered.
 
     Returns:
-        The failure; `retry-after` (seconds) trails where the server says when to come back.
+        The failure; `retry-after` (seconds) trails where the server says when to come back, `www-authenticate` where it wants a token.
     """
     refusal = refuse(error, lambda: "a gRPC call", log=_log)
     message = refusal.message
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."
-    trailing = (("retry-after", str(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
-    return Failure(refusal.grpc_status, message, trailing)
+    trailing: list[tuple[str, str]] = []
+    if refusal.retry_after_s is not None:
+        trailing.append(("retry-after", str(refusal.retry_after_s)))
+    if refusal.challenge:
+        trailing.append(("www-authenticate", refusal.challenge))
+    return Failure(refusal.grpc_status, message, tuple(trailing))
 
 
 def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
@@ -248,6 +253,7 @@ class Service:
         settings: the size limits.
         metrics: counts the errors that no model's statistics hold.
         repository: where several workers share the port: applies "load" or "unload" to all of them; None: to this plane.
+        request_access: which calls need a token; None: none does.
     """
 
     def __init__(
@@ -257,8 +263,10 @@ class Service:
         *,
         metrics: Metrics,
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
+        request_access: RequestAccess | None = None,
     ) -> None:
         self._plane = plane
+        self._request_access = request_access
         self._infer_nowait = plane.infer_nowait
         self._metrics = metrics
         self._receive_limit = settings.grpc_max_receive_message_length
@@ -346,6 +354,12 @@ class Service:
         """
         if self._access_log:
             answer = _Logged(answer, INFER_STREAM if stream else INFER, ModelServed(self._revision))
+        if self._request_access is not None:
+            try:
+                self.authenticate(INFER, headers)
+            except SerinusError as error:
+                answer.fail(self._uncounted(error))
+                return None
         try:
             request, final_wanted = self._decode(message, headers, deadline, stream=stream)
             if isinstance(answer, _Logged):
@@ -441,6 +455,15 @@ class Service:
             request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
         return request, final_wanted
 
+    def authenticate(self, path: str, headers: Mapping[str, str]) -> None:
+        """Ask a call for its token, where its kind needs one.
+
+        Raises:
+            Unauthenticated: it has none, or another.
+        """
+        if self._request_access is not None:
+            self._request_access.check(grpc_kind(path), headers.get("authorization"))
+
     def plain(self, message: bytes) -> bytes:
         """Undo a coding that the native front does not know, which the size filter has left to be undone here; see deflate.py.
 
@@ -465,6 +488,7 @@ class Service:
             answer.fail(self._uncounted(self._too_large()))
             return
         try:
+            self.authenticate(path, headers)
             if path in self._changes:
                 self._plane.access.check(headers.get("authorization"))
             response = await self.unary[path](self.plain(message))
