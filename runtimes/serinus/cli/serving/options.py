@@ -518,7 +518,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
             problems.append(f"{variable} is not a setting of serinus{_suggest(variable, by_env)}")
 
     chosen = [Path(values["settings"])] if values.get("settings") else _beside_models(paths, values)
-    if len(chosen) > 1:
+    if chosen and values.get("verify_models") and not values.get("settings"):
+        # It is read before the model's signature is, or lies where none reaches, as at a repository's root.
+        problems += [
+            f"{path}: not taken with --verify_models, since it may be unsigned; to trust it, start with --settings {path}"
+            for path in chosen
+        ]
+    elif len(chosen) > 1:
         problems.append(f"several settings.json: {', '.join(map(str, chosen))}; choose one with --settings")
     elif chosen:
         own = () if values.get("settings") else BY_THE_OPERATOR
