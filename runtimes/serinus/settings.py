@@ -154,7 +154,9 @@ class ServerSettings:
     ssl_keyfile: str | None = field(default=None, metadata=_flags(env=("KSERVE_TLS_KEY_FILE",), help="TLS key, PEM"))
     ssl_ca_certs: str | None = field(
         default=None,
-        metadata=_flags(help="PEM of the CAs of clients: each must then bring a certificate of one of them, over REST and gRPC"),
+        metadata=_flags(
+            help="PEM of the CAs of clients: each must then bring a certificate of one of them, over REST and gRPC"
+        ),
     )
     token_file: str | None = field(
         default=None,
@@ -316,7 +318,9 @@ class ServerSettings:
     )
     model_signature: str = field(
         default="model.sig",
-        metadata=_flags(help="name of the signature in a model's folder; beside a model of one file it is the file's name and .sig"),
+        metadata=_flags(
+            help="name of the signature in a model's folder; beside a model of one file it is the file's name and .sig"
+        ),
     )
     limits: Limits = field(default=Limits(), metadata=_flags(help=""))
 

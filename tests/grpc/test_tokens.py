@@ -86,7 +86,6 @@ def test_a_token_that_is_taken_back_ends_the_next_request_of_a_stream(engine: st
     access = RequestAccess(Tokens([TOKEN]))
     message = pb.ModelInferRequest(model_name="nobody").SerializeToString()
     with serving(engine, request_access=access) as server, grpc.insecure_channel(server.address) as channel:
-
         answered = threading.Event()
 
         def requests() -> Iterator[bytes]:

@@ -17,8 +17,7 @@ import pytest
 
 from deferred import Deferred
 from serinus.errors import ConfigError
-from serinus.loading.model_signature import Trust, verified_copy
-
+from serinus.loading.model_signature import Signers, verified_copy
 
 model_signing = Deferred("model_signing._cli", "main")
 serialization = Deferred("cryptography.hazmat.primitives.serialization")
@@ -68,9 +67,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_is_loaded_is_a_private_copy_of_what_was_signed(model: Path, keys: tuple[Path, Path]):
     before = contents(model)
     signature = sign(model, keys[0])
-    signed = verified_copy(model, Trust(keys[1]))
+    signed = verified_copy(model, Signers(keys[1]))
     assert contents(signed.path) == before
-    assert signed.path.name == "fraud" and model not in signed.path.parents
+    assert signed.path.name == "fraud"
+    assert model not in signed.path.parents
+    assert (signed.path / "model.json").stat().st_mtime_ns == (model / "model.json").stat().st_mtime_ns
     assert (Path(signed.files.folder).stat().st_mode & 0o777) == 0o700
     payload = json.loads(base64.b64decode(json.loads(signature.read_text())["dsseEnvelope"]["payload"]))
     assert signed.digest == "sha256:" + payload["subject"][0]["digest"]["sha256"]
@@ -82,7 +83,7 @@ def test_the_copy_goes_with_the_last_that_holds_it_and_not_with_a_copy_in_anothe
     model: Path, keys: tuple[Path, Path]
 ):
     sign(model, keys[0])
-    signed = verified_copy(model, Trust(keys[1]))
+    signed = verified_copy(model, Signers(keys[1]))
     folder = Path(signed.files.folder)
     travelled = pickle.loads(pickle.dumps(signed.files))
     assert travelled.folder == str(folder)
@@ -232,7 +233,7 @@ def test_a_model_that_is_not_what_was_signed_is_refused_by_name(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     with pytest.raises(ConfigError, match=expected) as caught:
-        verified_copy(model, Trust(keys[1]))
+        verified_copy(model, Signers(keys[1]))
     assert "Traceback" not in str(caught.value)
     del caught
     gc.collect()
@@ -246,11 +247,11 @@ def test_the_signature_of_another_folder_or_of_another_signer_is_refused(model: 
     (other / "model.json").write_bytes(b"other weights")
     (other / "model.sig").write_bytes(signature.read_bytes())
     with pytest.raises(ConfigError, match="missing: the signature names it"):
-        verified_copy(other, Trust(keys[1]))
+        verified_copy(other, Signers(keys[1]))
     stranger, _ = key_pair(model.parent, "stranger")
     sign(model, stranger)
     with pytest.raises(ConfigError, match=r"not a signature of this model by the key of --verify_models .*signer\.pub"):
-        verified_copy(model, Trust(keys[1]))
+        verified_copy(model, Signers(keys[1]))
 
 
 @pytest.mark.parametrize(
@@ -273,8 +274,8 @@ def test_a_name_that_leads_out_is_refused_even_where_the_signer_wrote_it(
         {"sig": base64.b64encode(private.sign(signed, ec.ECDSA(hashes.SHA256()))).decode(), "keyid": ""}
     ]
     (model / "model.sig").write_text(json.dumps(bundle))
-    with pytest.raises(ConfigError, match="no file below the model's folder|added since|missing"):
-        verified_copy(model, Trust(keys[1]))
+    with pytest.raises(ConfigError, match=r"no file below the model's folder|added since|missing"):
+        verified_copy(model, Signers(keys[1]))
 
 
 def test_what_the_signer_left_out_may_be_there_and_is_not_loaded(model: Path, keys: tuple[Path, Path]):
@@ -283,35 +284,33 @@ def test_what_the_signer_left_out_may_be_there_and_is_not_loaded(model: Path, ke
     sign(model, keys[0], None, "--ignore-paths", str(model / "notes"))
     (model / "notes" / "b.pkl").write_text("added later")
     (model / ".gitattributes").write_text("*.bin filter=lfs")
-    signed = verified_copy(model, Trust(keys[1]))
+    signed = verified_copy(model, Signers(keys[1]))
     assert set(contents(signed.path)) == {"model.json", "deep/er/labels.txt", "empty.txt"}
     (model / "notes.pkl").write_text("beside it")
     with pytest.raises(ConfigError, match=r"notes\.pkl: added"):
-        verified_copy(model, Trust(keys[1]))
+        verified_copy(model, Signers(keys[1]))
 
 
-def test_links_that_the_signer_allowed_are_followed_to_the_bytes_that_were_signed(
-    model: Path, keys: tuple[Path, Path]
-):
+def test_links_that_the_signer_allowed_are_followed_to_the_bytes_that_were_signed(model: Path, keys: tuple[Path, Path]):
     (model / "model.json").rename(model.parent / "blob")
     (model / "model.json").symlink_to("../blob")
     sign(model, keys[0], None, "--allow_symlinks")
-    signed = verified_copy(model, Trust(keys[1]))
+    signed = verified_copy(model, Signers(keys[1]))
     assert (signed.path / "model.json").read_bytes() == (model.parent / "blob").read_bytes()
     assert not (signed.path / "model.json").is_symlink()
     (model.parent / "blob").write_bytes(b"other")
     with pytest.raises(ConfigError, match=r"altered .*model\.json"):
-        verified_copy(model, Trust(keys[1]))
+        verified_copy(model, Signers(keys[1]))
 
 
 def test_a_model_of_one_file_has_its_signature_beside_it(tmp_path: Path, keys: tuple[Path, Path]):
     file = tmp_path / "iris.json"
     file.write_bytes(b"weights")
     sign(file, keys[0], tmp_path / "iris.json.sig")
-    assert verified_copy(file, Trust(keys[1])).path.read_bytes() == b"weights"
+    assert verified_copy(file, Signers(keys[1])).path.read_bytes() == b"weights"
     file.write_bytes(b"weightz")
     with pytest.raises(ConfigError, match="altered since it was signed"):
-        verified_copy(file, Trust(keys[1]))
+        verified_copy(file, Signers(keys[1]))
 
 
 def test_a_signature_over_pieces_of_files_is_refused_in_words(model: Path, keys: tuple[Path, Path]):
@@ -321,7 +320,7 @@ def test_a_signature_over_pieces_of_files_is_refused_in_words(model: Path, keys:
     signing = library.signing.Config().use_elliptic_key_signer(private_key=keys[0])
     signing.set_hashing_config(hashing).sign(model, model / "model.sig")
     with pytest.raises(ConfigError, match=r"signs 'shards' of files; whole files were expected"):
-        verified_copy(model, Trust(keys[1]))
+        verified_copy(model, Signers(keys[1]))
 
 
 @pytest.mark.parametrize("body", [b"", b"no key", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
@@ -329,7 +328,7 @@ def test_a_key_that_is_none_is_refused_by_the_flag(body: bytes, model: Path, key
     sign(model, keys[0])
     (tmp_path / "bad.pub").write_bytes(body)
     with pytest.raises(ConfigError, match=r"--verify_models .*bad\.pub"):
-        verified_copy(model, Trust(tmp_path / "bad.pub"))
+        verified_copy(model, Signers(tmp_path / "bad.pub"))
 
 
 def test_a_chain_of_certificates_is_trusted_by_its_root(model: Path, tmp_path: Path):
@@ -355,9 +354,9 @@ def test_a_chain_of_certificates_is_trusted_by_its_root(model: Path, tmp_path: P
         "--signature", str(model / "model.sig"),
     ]  # fmt: skip
     model_signing(command, standalone_mode=False)
-    assert verified_copy(model, Trust(tmp_path / "root.pem")).digest.startswith("sha256:")
+    assert verified_copy(model, Signers(tmp_path / "root.pem")).digest.startswith("sha256:")
     with pytest.raises(ConfigError, match="not a signature of this model by the key"):
-        verified_copy(model, Trust(tmp_path / "other.pem"))
+        verified_copy(model, Signers(tmp_path / "other.pem"))
 
 
 @pytest.mark.slow
@@ -387,7 +386,7 @@ def test_files_that_are_exchanged_while_they_are_checked_never_get_into_a_copy(m
     try:
         for _ in range(60):
             try:
-                signed = verified_copy(model, Trust(keys[1]))
+                signed = verified_copy(model, Signers(keys[1]))
             except ConfigError:
                 outcomes["refused"] += 1
             else:

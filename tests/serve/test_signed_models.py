@@ -54,7 +54,9 @@ def request(server: Any, name: str) -> tuple[int, Any]:
     assert status == 200
     (spec,) = metadata["inputs"]
     columns = spec["shape"][-1]
-    body = {"inputs": [{"name": spec["name"], "shape": [1, columns], "datatype": spec["datatype"], "data": [0] * columns}]}
+    body = {
+        "inputs": [{"name": spec["name"], "shape": [1, columns], "datatype": spec["datatype"], "data": [0] * columns}]
+    }
     return server.ask("POST", f"/v2/models/{name}/infer", body)
 
 
@@ -77,7 +79,7 @@ def test_a_model_directory_may_not_lead_out_of_what_is_signed(tmp_path: Path, ke
     (tmp_path / "other.txt").write_bytes((model / "model.txt").read_bytes())
     (model / "model-settings.json").write_text(json.dumps({"parameters": {"uri": "../other.txt"}}))
     sign(model, keys[0])
-    with pytest.raises(ConfigError, match="leads out|no such"):
+    with pytest.raises(ConfigError, match=r"leads out|no such"):
         find_models(parse(arguments(model, keys, "--allow_uri", str(tmp_path)), {}), None)
 
 
@@ -168,7 +170,9 @@ def test_workers_agree_on_the_digest_and_a_load_of_an_altered_model_leaves_the_o
         status, refused = server.ask("POST", "/v2/repository/models/fraud/load", {})
         assert request(server, "fraud")[0] == 200
         server.stop()
-    assert len(re.findall(r"serinus_model_digest_info\{.*\} 1(?:\.0)?\n", page)) == 1, re.findall(r"serinus_model_digest_info.*", page)
+    assert len(re.findall(r"serinus_model_digest_info\{.*\} 1(?:\.0)?\n", page)) == 1, re.findall(
+        r"serinus_model_digest_info.*", page
+    )
     assert status >= 400
     assert "altered since it was signed" in refused["error"]
 

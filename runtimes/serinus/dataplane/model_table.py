@@ -269,7 +269,12 @@ class ModelTable:
             if one.model.settings.digest
         ]
         if digests:
-            yield Family("serinus_model_digest_info", "1: the model whose signature was checked, and what it signs.", "gauge", digests)
+            yield Family(
+                "serinus_model_digest_info",
+                "1: the model whose signature was checked, and what it signs.",
+                "gauge",
+                digests,
+            )
 
     def _gauges(self) -> Iterable[tuple[str, str, dict[str, float]]]:
         for name, versions in self._entries.items():

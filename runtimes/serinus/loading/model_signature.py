@@ -30,7 +30,7 @@ from typing import Any, Final
 from ..errors import ConfigError
 from ..small_file import read_bytes
 
-__all__ = ["PrivateFiles", "SignedModel", "Trust", "verified_copy"]
+__all__ = ["PrivateFiles", "SignedModel", "Signers", "verified_copy"]
 
 _log = logging.getLogger("serinus.integrity")
 
@@ -43,7 +43,7 @@ _INSTALL: Final = "pip install 'serinus[model_signing]'"
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class Signers:
     """Whose signatures are good."""
 
     key: Path
@@ -98,18 +98,18 @@ class _Manifest:
     follow_links: bool
 
 
-def verified_copy(path: Path, trust: Trust) -> SignedModel:
+def verified_copy(path: Path, signers: Signers) -> SignedModel:
     """Check a model's signature and give the copy that may be loaded.
 
     Args:
         path: a model's file or folder.
-        trust: whose signature is good.
+        signers: whose signature is good.
 
     Raises:
         ConfigError: there is no signature, it is another's, or a file was altered, added or taken away; each is named.
     """
     whole = Path(os.path.realpath(path))
-    signature = whole / trust.signature if whole.is_dir() else whole.with_name(f"{whole.name}.sig")
+    signature = whole / signers.signature if whole.is_dir() else whole.with_name(f"{whole.name}.sig")
     try:
         signed = read_bytes(signature, most_bytes=_SIGNATURE_BYTES)
     except FileNotFoundError:
@@ -129,11 +129,11 @@ def verified_copy(path: Path, trust: Trust) -> SignedModel:
     files = PrivateFiles(folder)
     own_signature = Path(folder) / "signature"
     own_signature.write_bytes(signed)
-    manifest = _manifest_of(own_signature, trust, signature)
+    manifest = _manifest_of(own_signature, signers, signature)
     copy = Path(folder) / "files" / (whole.name or "model")
     try:
         if whole.is_dir():
-            _copy_folder(whole, copy, manifest, trust.signature)
+            _copy_folder(whole, copy, manifest, signers.signature)
         else:
             if manifest.names != {"."}:
                 raise ConfigError(f"{signature}: signs a folder, and {path} is a file")
@@ -148,12 +148,12 @@ def verified_copy(path: Path, trust: Trust) -> SignedModel:
             f"{path}: cannot be copied for its check: {error.filename}: {error.strerror}; "
             "the copy needs the model's size in TMPDIR"
         ) from None
-    _check_copy(copy, own_signature, trust, path)
-    _log.info("%s: the signature is good for %s, digest %s", path, trust.key, manifest.digest)
+    _check_copy(copy, own_signature, signers, path)
+    _log.info("%s: the signature is good for %s, digest %s", path, signers.key, manifest.digest)
     return SignedModel(copy, manifest.digest, files)
 
 
-def _config(trust: Trust, where: object) -> Any:
+def _config(signers: Signers, where: object) -> Any:
     """Make the library's verifier of the operator's key.
 
     Raises:
@@ -164,25 +164,25 @@ def _config(trust: Trust, where: object) -> Any:
     except ImportError:
         raise ConfigError(f"{where}: --verify_models needs the package model-signing; {_INSTALL}") from None
     try:
-        is_certificate = b"-----BEGIN CERTIFICATE-----" in read_bytes(trust.key)
+        is_certificate = b"-----BEGIN CERTIFICATE-----" in read_bytes(signers.key)
         if is_certificate:
-            return verifying.Config().use_certificate_verifier(certificate_chain=[trust.key])
-        return verifying.Config().use_elliptic_key_verifier(public_key=trust.key)
+            return verifying.Config().use_certificate_verifier(certificate_chain=[signers.key])
+        return verifying.Config().use_elliptic_key_verifier(public_key=signers.key)
     except OSError as error:
-        raise ConfigError(f"--verify_models {trust.key}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"--verify_models {signers.key}: cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001 # whatever the library says of a file that is none of these
         raise ConfigError(
-            f"--verify_models {trust.key}: neither a PEM public key on a NIST curve nor PEM certificates: {_said(error)}"
+            f"--verify_models {signers.key}: neither a PEM public key on a NIST curve nor PEM certificates: {_said(error)}"
         ) from None
 
 
-def _manifest_of(own: Path, trust: Trust, signature: Path) -> _Manifest:
+def _manifest_of(own: Path, signers: Signers, signature: Path) -> _Manifest:
     """Read what is signed, once it is known by whom.
 
     Raises:
         ConfigError: it is no signature of a model, or another's.
     """
-    config = _config(trust, signature)
+    config = _config(signers, signature)
     try:
         from model_signing._signing import sign_sigstore_pb
 
@@ -196,7 +196,7 @@ def _manifest_of(own: Path, trust: Trust, signature: Path) -> _Manifest:
         follow_links = how.get("allow_symlinks") is True
     except Exception as error:  # noqa: BLE001 # the bytes are anybody's, and the library's parsers raise what they like
         raise ConfigError(
-            f"{signature}: not a signature of this model by the key of --verify_models {trust.key}: {_said(error)}"
+            f"{signature}: not a signature of this model by the key of --verify_models {signers.key}: {_said(error)}"
         ) from None
     if how.get("method") != "files":
         raise ConfigError(
@@ -209,10 +209,10 @@ def _manifest_of(own: Path, trust: Trust, signature: Path) -> _Manifest:
     return _Manifest(names, f"sha256:{root}", ignored, follow_links)
 
 
-def _check_copy(copy: Path, own: Path, trust: Trust, shown: Path) -> None:
+def _check_copy(copy: Path, own: Path, signers: Signers, shown: Path) -> None:
     """Have the library compare the copy with what is signed."""
     try:
-        _config(trust, shown).verify(copy, own)
+        _config(signers, shown).verify(copy, own)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # as above
@@ -310,6 +310,8 @@ def _copy_file(folder: int, name: str, target: Path, *, follow_links: bool, show
         with os.fdopen(own, "wb", buffering=0) as written:
             while left > 0 and (piece := source.read(min(left, _PIECE))):
                 left -= written.write(piece)
+        # Several workers have a copy each, and tell large files from others by their times (`dataplane.model_files`).
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _is_ignored(name: str, ignored: Sequence[PurePosixPath]) -> bool:

@@ -95,7 +95,9 @@ class Certificates:
         """
         if not settings.ssl_certfile and not settings.ssl_keyfile:
             if settings.ssl_ca_certs:
-                raise ConfigError("--ssl_ca_certs asks clients for certificates; that needs --ssl_certfile and --ssl_keyfile")
+                raise ConfigError(
+                    "--ssl_ca_certs asks clients for certificates; that needs --ssl_certfile and --ssl_keyfile"
+                )
             return None
         if not settings.ssl_certfile or not settings.ssl_keyfile:
             raise ConfigError("ssl_certfile and ssl_keyfile belong together; only one of them is set")

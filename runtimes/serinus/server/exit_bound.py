@@ -98,7 +98,9 @@ class ExitBound:
         self._closed = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        taken = (signal.SIGTERM, signal.SIGINT) if on_hang_up is None else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        taken = (
+            (signal.SIGTERM, signal.SIGINT) if on_hang_up is None else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        )
         self._before = [(number, signal.signal(number, _nothing)) for number in taken]
         self.listen()
         self._thread = threading.Thread(target=self._watch, name="exit-bound", daemon=True)

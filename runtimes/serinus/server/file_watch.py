@@ -95,7 +95,7 @@ class FileWatch:
             watched.reload()
         except ConfigError as error:
             _log.error("%s: not taken, what was read before stays: %s", watched.what, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 # the thread must go on looking
             _log.exception("%s: not taken, what was read before stays", watched.what)
         else:
             _log.info("%s: read again", watched.what)

@@ -281,9 +281,7 @@ class _Servers:
         return [server for server in (self.rest, self.grpc) if server is not None]
 
 
-async def _open(
-    launch: Launch, plane: Plane, worker: WorkerEnd | None, certificates: Certificates | None
-) -> _Servers:
+async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None, certificates: Certificates | None) -> _Servers:
     """Open the ports; not ready until all of them are."""
     settings = launch.server
     plane.listening = False

@@ -54,7 +54,11 @@ def repository_access(parsed: Parsed, environment: Mapping[str, str]) -> Reposit
     every_request = request_access(parsed, environment)
     if not token and every_request is not None and "control" in every_request.kinds:
         token = every_request.tokens
-    asked = chosen == "on" or bool(values["repository_token_file"] or environment.get(TOKEN_VARIABLE)) or bool(values["model_repository"])
+    asked = (
+        chosen == "on"
+        or bool(values["repository_token_file"] or environment.get(TOKEN_VARIABLE))
+        or bool(values["model_repository"])
+    )
     if not asked:
         return RepositoryAccess()
     if token:
@@ -99,11 +103,13 @@ def request_access(parsed: Parsed, environment: Mapping[str, str]) -> RequestAcc
     tokens = _tokens(values["token_file"], "token_file", REQUEST_TOKEN_VARIABLE, environment)
     kinds = frozenset(word.strip() for word in values["token_routes"].split(",") if word.strip())
     if wrong := sorted(kinds.difference(KINDS)):
-        raise ConfigError(f"--token_routes: {wrong[0][:40]!r} is none of {', '.join(KINDS)}; health never needs a token")
+        raise ConfigError(
+            f"--token_routes: {wrong[0][:40]!r} is none of {', '.join(KINDS)}; health never needs a token"
+        )
     if not kinds:
         raise ConfigError(f"--token_routes names nothing; some of {', '.join(KINDS)} were expected")
     if not tokens:
-        if parsed.sources["token_routes"] != "default":
+        if parsed.sources["token_routes"] != "default":  # noqa: S105 # where it came from
             raise ConfigError("--token_routes: which tokens? name their file with --token_file")
         return None
     own = values["repository_token_file"] or environment.get(TOKEN_VARIABLE, "").strip()

@@ -93,9 +93,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
 
 
-def _serve(
-    parsed: Parsed, server: ServerSettings, access: RepositoryAccess, requests: RequestAccess | None
-) -> int:
+def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess, requests: RequestAccess | None) -> int:
     """Resolve the models and run this process as a server."""
     from ... import hosts
     from ...hosts.implementations import is_script

@@ -26,7 +26,7 @@ from ...errors import ConfigError
 from ...loading.directory import folder_name, settings_from_directory
 from ...loading.model_folders import Folders, model_folders, why_unreadable
 from ...loading.model_formats import installed
-from ...loading.model_signature import Trust, verified_copy
+from ...loading.model_signature import Signers, verified_copy
 from ...settings import ModelSettings, ScoreSettings
 from ...small_file import read_text
 from .options import Parsed
@@ -273,7 +273,7 @@ def _read_path(path: Path, parsed: Parsed, **options: Any) -> Sequence[ModelSett
         return settings_from_directory(path, **options)
     if not path.exists():
         raise ConfigError(f"{path}: no such file or directory")
-    signed = verified_copy(path, Trust(Path(key), parsed.values["model_signature"]))
+    signed = verified_copy(path, Signers(Path(key), parsed.values["model_signature"]))
     found = settings_from_directory(signed.path, **{**options, "allow_uri": ()})
     # The name was read before the check, to find the folder by; it must be the one that is signed.
     if own_name(signed.path) not in (signed.path.name, own_name(path)):

@@ -91,7 +91,9 @@ async def start_grpc(
         else:
             return GrpcServer(native)
     engine = GrpcioEngine(service, settings)
-    await engine.start(address(settings.host, port), credentials=credentials_of(certificates or Certificates.of(settings)))
+    await engine.start(
+        address(settings.host, port), credentials=credentials_of(certificates or Certificates.of(settings))
+    )
     return GrpcServer(engine)
 
 
