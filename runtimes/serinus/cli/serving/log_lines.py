@@ -1,7 +1,7 @@
 """The lines of the server's log, in text or JSON.
 
 Names, paths and frameworks' messages come from model directories and clients. In a log they must not begin a line that another process
-would take for the server's own, nor move a terminal's cursor: what cannot be printed is written as an escape.
+would take for the server's own, nor move a terminal's cursor: what cannot be printed is written as an escape. Credentials in them are hidden.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from typing import Any
+
+from ...secrecy import hide
 
 __all__ = ["JsonLines", "TextLines", "escape"]
 
@@ -28,11 +30,11 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
         """Render a record without its traceback: one line."""
-        return escape(super().formatMessage(record))
+        return hide(escape(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 # logging's name
         """Render a traceback."""
-        return "\n".join(f"    {escape(line)}" for line in super().formatException(ei).split("\n"))
+        return "\n".join(f"    {escape(line)}" for line in hide(super().formatException(ei)).split("\n"))
 
 
 class JsonLines(logging.Formatter):
@@ -44,9 +46,9 @@ class JsonLines(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hide(record.getMessage()),
         }
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+            entry["traceback"] = hide(self.formatException(record.exc_info))
         text = json.dumps(entry, ensure_ascii=False)
         return text if text.isprintable() else json.dumps(entry)

@@ -22,6 +22,7 @@ from ...bounds import BOUNDS
 from ...dataplane.repository_access import RepositoryAccess
 from ...errors import ConfigError
 from ...protocol.types import Limits
+from ...secrecy import hide, hide_named
 from ...server.port_checks import port_problems
 from ...server.request_access import RequestAccess
 from ...settings import PredictorSettings, ServerSettings
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         return _serve(parsed, server, access, requests)
     except ConfigError as error:
         for problem in error.problems:
-            print(f"serinus serve: {escape(problem)}", file=sys.stderr)
+            print(f"serinus serve: {hide(escape(problem))}", file=sys.stderr)
         return 2
 
 
@@ -278,4 +279,10 @@ def _show(parsed: Parsed) -> None:
     """Print every setting with its value and source."""
     for option in OPTIONS:
         value = parsed.values[option.name]
+        if option.name == "extra":  # KEY=VALUE
+            value = [
+                f"{key}{equals}{hide_named(key, text)}" for key, equals, text in (pair.partition("=") for pair in value)
+            ]
+        else:
+            value = hide_named(option.name, value)
         print(f"{option.name:<36} {json.dumps(value, default=str):<28} {parsed.sources[option.name]}")
