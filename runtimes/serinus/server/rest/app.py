@@ -115,9 +115,12 @@ class RestApp:
         """Write the access log's line."""
         method, target = exchange.method.decode("ascii", "replace"), exchange.target.decode("ascii", "backslashreplace")
         seconds = time.monotonic() - exchange.started if exchange.started else 0.0
-        match = self.router.resolve(exchange.target)
         served = ModelServed(self._revision)
-        if "{model}" in match.template:
+        try:
+            match = self.router.resolve(exchange.target)
+        except SerinusError:  # a path that is not there has a line too
+            match = None
+        if match is not None and "{model}" in match.template:
             served = served_model(self._plane, self._revision, *match.parameters[:2])
         write_access(AccessRecord("rest", f"{method} {target}", status, length, seconds, served))
 
