@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,10 +72,10 @@ def test_no_secret_is_in_anything_that_a_server_writes(http: str, tmp_path: Path
                     said.append(f"{call.exception()} {call.trailing_metadata()}")
         (tmp_path / "wrong").write_text(OTHER)
         url = f"http://127.0.0.1:{server.http_port}"
-        for name in ("tokens", "wrong"):
-            said.append(serinus("infer", "m", "x=1", "--url", url, "--token", str(tmp_path / name)))
+        asked = ("infer", "m", "x=1", "--url", url, "--token")
+        said.extend(serinus(*asked, str(tmp_path / name)) for name in ("tokens", "wrong"))
         (tmp_path / "tokens").write_text(f"{OTHER}\nhalf a token\n")
-        server.process.send_signal(1)
+        server.process.send_signal(signal.SIGHUP)
         server.stop()
     log = server.log.read_text()
     said.append(log)

@@ -267,7 +267,9 @@ def credentials_of(certificates: Certificates | None) -> grpc.ServerCredentials 
         return configuration(loaded)
 
     return grpc.dynamic_ssl_server_credentials(
-        configuration(told), newest, require_client_authentication=told.client_ca is not None
+        configuration(told),
+        newest,  # type: ignore[arg-type] # None: as it was; grpc's own documentation says so, its types do not
+        require_client_authentication=told.client_ca is not None,
     )
 
 
