@@ -72,8 +72,7 @@ def licence_of(component: dict[str, Any], packages: dict[str, importlib.metadata
         licence = entry.get("license", {})
         names.add(entry.get("expression") or licence.get("id") or licence.get("name") or "")
     if not names - {""}:
-        metadata = packages[normalise(component["name"])].metadata
-        names = {metadata["License"] if "License" in metadata else ""}
+        names = {*(packages[normalise(component["name"])].metadata.get_all("License") or ())}
     lines = {name.rpartition(" :: ")[2].strip().partition("\n")[0][:80] for name in names}
     return " AND ".join(sorted(lines - {""})) or "see the package"
 

@@ -16,6 +16,7 @@ from .errors import ConfigError
 from .model_content import Content, content_of
 from .pickles import mend_in, mend_of
 from .protocol.types import TensorSpec
+from .secrecy import hide_named
 from .settings import ModelSettings
 from .small_file import read_text
 
@@ -61,7 +62,9 @@ class Extra:
         """One of several words; the first is the default."""
         value = self._values.get(key, accepted[0])
         if value not in accepted:
-            self._problems.append(f"extra setting {key!r} is {value!r}; accepted are {', '.join(accepted)}")
+            self._problems.append(
+                f"extra setting {key!r} is {hide_named(key, value)!r}; accepted are {', '.join(accepted)}"
+            )
             return accepted[0]
         return value
 
@@ -69,7 +72,7 @@ class Extra:
         """A string."""
         value = self._values.get(key, default)
         if not isinstance(value, str):
-            self._problems.append(f"extra setting {key!r} is {value!r}; text was expected")
+            self._problems.append(f"extra setting {key!r} is {hide_named(key, value)!r}; text was expected")
             return default
         return value
 
@@ -77,7 +80,7 @@ class Extra:
         """True or false."""
         value = self._values.get(key, default)
         if not isinstance(value, bool):
-            self._problems.append(f"extra setting {key!r} is {value!r}; true or false was expected")
+            self._problems.append(f"extra setting {key!r} is {hide_named(key, value)!r}; true or false was expected")
             return default
         return value
 
@@ -87,7 +90,7 @@ class Extra:
         if isinstance(value, str):
             value = [value]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self._problems.append(f"extra setting {key!r} is {value!r}; a list of texts was expected")
+            self._problems.append(f"extra setting {key!r} is {hide_named(key, value)!r}; a list of texts was expected")
             return tuple(default)
         return tuple(value)
 
@@ -95,7 +98,9 @@ class Extra:
         """A list of whole numbers of at least 1."""
         value = self._values.get(key, list(default))
         if not isinstance(value, list) or not all(type(item) is int and item >= 1 for item in value):
-            self._problems.append(f"extra setting {key!r} is {value!r}; a list of whole numbers was expected")
+            self._problems.append(
+                f"extra setting {key!r} is {hide_named(key, value)!r}; a list of whole numbers was expected"
+            )
             return tuple(default)
         return tuple(value)
 
@@ -103,7 +108,7 @@ class Extra:
         """An object."""
         value = self._values.get(key, {})
         if not isinstance(value, dict):
-            self._problems.append(f"extra setting {key!r} is {value!r}; an object was expected")
+            self._problems.append(f"extra setting {key!r} is {hide_named(key, value)!r}; an object was expected")
             return {}
         return value
 
@@ -114,7 +119,7 @@ class Extra:
         try:
             return parser(self._values[key])
         except (ValueError, TypeError) as error:
-            self._problems.append(f"extra setting {key!r} is {self._values[key]!r}; {error}")
+            self._problems.append(f"extra setting {key!r} is {hide_named(key, self._values[key])!r}; {error}")
             return default
 
     def close(self) -> None:

@@ -110,10 +110,21 @@ class InvalidInput(ClientError):
 
 
 class Unauthenticated(ClientError):
-    """The request has no credentials, or wrong ones (RFC 9110, 15.5.2); the answer carries WWW-Authenticate."""
+    """The request has no credentials, or wrong ones (RFC 9110, 15.5.2); the answer carries WWW-Authenticate.
+
+    Args:
+        message: what the client reads.
+        realm: what the credentials are for.
+        invalid: some came, and they are not good (RFC 6750, 3.1).
+    """
 
     http_status = 401
     grpc_status = GrpcStatus.UNAUTHENTICATED
+
+    def __init__(self, message: str, *, realm: str = "serinus", invalid: bool = False) -> None:
+        super().__init__(message)
+        self.challenge = f'Bearer realm="{realm}"' + (', error="invalid_token"' if invalid else "")
+        """Value of WWW-Authenticate."""
 
 
 class Forbidden(ClientError):

@@ -164,6 +164,23 @@ class ServerSettings:
         default=None, metadata=_flags(env=("KSERVE_TLS_CERT_FILE",), help="TLS certificate chain, PEM")
     )
     ssl_keyfile: str | None = field(default=None, metadata=_flags(env=("KSERVE_TLS_KEY_FILE",), help="TLS key, PEM"))
+    ssl_ca_certs: str | None = field(
+        default=None,
+        metadata=_flags(
+            help="PEM of the CAs of clients: each must then bring a certificate of one of them, over REST and gRPC"
+        ),
+    )
+    token_file: str | None = field(
+        default=None,
+        metadata=_flags(
+            help="file of tokens, one a line, of which requests need one as 'Authorization: Bearer'; read again when it changes; "
+            "or the variable SERINUS_TOKEN"
+        ),
+    )
+    token_routes: str = field(
+        default="inference,metadata,control,metrics,docs",
+        metadata=_flags(help="which requests need a token, separated by commas; health never does"),
+    )
     max_body_bytes: int = field(
         default=Limits().body_bytes,
         metadata=_flags(help="largest HTTP body; 413 above it. 64 MiB holds 100 FP32 224x224x3 images"),
@@ -318,6 +335,19 @@ class ServerSettings:
             help="serve /docs, the models with examples and a place to ask them; default: where --host is this machine's own address"
         ),
     )
+    verify_models: str | None = field(
+        default=None,
+        metadata=_flags(
+            help="PEM file of the public key, or of the certificates, by which every model must be signed (OpenSSF model signing); "
+            "one that is not, or that was changed since, is not loaded"
+        ),
+    )
+    model_signature: str = field(
+        default="model.sig",
+        metadata=_flags(
+            help="name of the signature in a model's folder; beside a model of one file it is the file's name and .sig"
+        ),
+    )
     limits: Limits = field(default=Limits(), metadata=_flags(help=""))
 
 
@@ -411,6 +441,10 @@ class ModelSettings:
     `allows`."""
     allow_uri: tuple[Path, ...] = DATA_FOLDERS
     """`--allow_uri`: folders beside the model's own that its settings and links may lead to."""
+    digest: str = ""
+    """Of a model whose signature was checked: `sha256:` and the digest of what is signed. Empty: none was asked for."""
+    files: object = None
+    """What `model_dir` lasts as long as: a private copy of the files that were checked. None: they are the owner's own."""
 
     def allows(self, name: str) -> bool:
         """Tell whether the model's own files may choose this code.

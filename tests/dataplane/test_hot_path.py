@@ -15,11 +15,14 @@ import serinus
 from serinus import Call, Model, ModelSettings, TensorSpec
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
+from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol.rest_codec import RestCodec
+from serinus.server.grpc.service import Service
 from serinus.server.http.connection import Connection
 from serinus.server.http.exchange import HttpLimits
 from serinus.server.http.thin import ThinServer
 from serinus.server.rest.app import RestApp
+from serinus.settings import ServerSettings
 
 MOST_CALLS = 55
 """Of functions of the library; the model's own predict is not one."""
@@ -103,6 +106,51 @@ async def test_a_warm_request_passes_through_no_more_calls_than_it_did():
             await ask(None)
         await ask(count)
         assert calls.total() <= MOST_CALLS, dict(calls)
+        assert not [name for name in calls if "access" in name or "authenticate" in name], "nobody asks for a token"
     finally:
         connection.connection_lost(None)
+        await plane.close()
+
+
+class Told:
+    """Takes the answer of a gRPC call."""
+
+    def __init__(self) -> None:
+        self.payload = b""
+
+    def respond(self, payload: bytes, metadata: Any) -> None:
+        self.payload = payload
+
+    def fail(self, failure: Any) -> None:
+        raise AssertionError(failure)
+
+
+async def test_a_warm_grpc_call_asks_for_no_token_where_none_is_wanted():
+    plane = Plane(Registry(Doubler))
+    await plane.start([ModelSettings(name="m")])
+    service = Service(plane, ServerSettings(), metrics=plane.metrics)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", shape=[1, 2], datatype="FP32")
+    tensor.contents.fp32_contents.extend([1, 2])
+    message = pb.ModelInferRequest(model_name="m", inputs=[tensor]).SerializeToString()
+    names: list[str] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            names.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+
+    try:
+        for profile in (None, note):
+            answer = Told()
+            sys.setprofile(profile)
+            try:
+                service.infer(message, {}, None, answer)
+                while not answer.payload:
+                    await asyncio.sleep(0)
+            finally:
+                sys.setprofile(None)
+        assert any("proto_codec" in name for name in names)
+        assert not [
+            name for name in names if "request_access" in name or "access_tokens" in name or "authenticate" in name
+        ]
+    finally:
         await plane.close()

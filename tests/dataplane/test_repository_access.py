@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from serinus.dataplane.access_tokens import Tokens
 from serinus.dataplane.repository_access import OPEN, RepositoryAccess
 from serinus.errors import Forbidden, Unauthenticated
 
-TOKEN = RepositoryAccess(mode="token", token="s3cret", reason="none")
+TOKEN = RepositoryAccess(mode="token", tokens=Tokens(["s3cret"]), reason="none")
 RIGHT = ["Bearer s3cret", "bearer s3cret", "BEARER   s3cret ", "Bearer s3cret\t"]
 WRONG = [
     (None, "none"),
@@ -49,12 +50,12 @@ def test_the_other_modes_look_at_no_token(authorization: str | None):
         OPEN,
         RepositoryAccess(mode="open"),
         RepositoryAccess(mode="loopback"),
-        RepositoryAccess(mode="open", token="s3cret"),
+        RepositoryAccess(mode="open", tokens=Tokens(["s3cret"])),
     ):
         access.check(authorization)
     for off in (
         RepositoryAccess(),
-        RepositoryAccess(mode="off", token="s3cret", reason="give --repository_control on"),
+        RepositoryAccess(mode="off", tokens=Tokens(["s3cret"]), reason="give --repository_control on"),
     ):
         with pytest.raises(Forbidden) as caught:
             off.check(authorization)
@@ -65,7 +66,7 @@ def test_the_other_modes_look_at_no_token(authorization: str | None):
 
 def test_it_is_off_unless_it_is_switched_on_and_says_how():
     access = RepositoryAccess()
-    assert (access.mode, access.token, access.is_on) == ("off", "", False)
+    assert (access.mode, bool(access.tokens), access.is_on) == ("off", False, False)
     assert access.reason == "start the server with --model_repository DIR or --repository_control on"
     modes = ("off", "loopback", "token", "open")
     assert [RepositoryAccess(mode=mode).is_on for mode in modes] == [False, True, True, True]

@@ -46,6 +46,14 @@ async def test_each_request_has_a_line_with_its_status_and_size(http: str, caplo
     assert [length for _, _, length, _ in lines[:2]] == [len(whole.body), len(refused.body)]
 
 
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+async def test_a_path_that_is_not_there_has_a_line_and_an_answer(http: str, caplog: Any):
+    caplog.set_level(logging.INFO, "serinus.access")
+    async with rest("row", http=http, access_log=True) as server:
+        assert (await server.ask("GET", "/nowhere")).status == 404
+    assert [(request, status) for request, status, _, _ in written(caplog)] == [("GET /nowhere", 404)]
+
+
 class Clock:
     """Stands in for `time`: a quarter of a second passes between two looks."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from http_support import TRANSPORTS, Raw
 from rest_support import Rest, rest, wire
 from serinus.cli.serving.options import parse
 from serinus.cli.serving.repository_control import repository_access
+from serinus.dataplane.access_tokens import Tokens
 from serinus.dataplane.repository_access import OPEN, RepositoryAccess
 from serinus.errors import ConfigError
 from serinus.protocol import _open_inference_pb2 as pb
@@ -26,7 +26,7 @@ from serve_support import serving
 TOKEN = "0123456789abcdef0123456789abcdef"
 OFF = RepositoryAccess()
 LOOPBACK = RepositoryAccess(mode="loopback")
-WITH_TOKEN = RepositoryAccess(mode="token", token=TOKEN)
+WITH_TOKEN = RepositoryAccess(mode="token", tokens=Tokens([TOKEN]))
 LOAD, UNLOAD = "/v2/repository/models/row/load", "/v2/repository/models/row/unload"
 
 both_transports = pytest.mark.parametrize("http", TRANSPORTS)
@@ -302,8 +302,9 @@ def test_the_token_is_read_from_a_file_and_shown_nowhere(tmp_path: Path):
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
     access = repository_access(parse(["./m", "--repository_token_file", str(file)], {}), {})
-    assert dataclasses.replace(access, token="") == RepositoryAccess(mode="token")
-    assert access.token == TOKEN
+    assert access.mode == "token"
+    assert access.tokens.accept(f"Bearer {TOKEN}")
+    assert not access.tokens.accept(f"Bearer {TOKEN[:-1]}")
     assert TOKEN not in repr(access)
 
 

@@ -122,7 +122,12 @@ async def test_errors_nothing_and_heads_are_not_coded(status: int, chunks: list[
         (Overloaded("full", retry_after_s=2.1), None, {b"Retry-After": b"3"}),
         (Overloaded("full", retry_after_s=0.01), None, {b"Retry-After": b"1"}),
         (MethodNotAllowed("no", allow=("GET", "HEAD")), 405, {b"Allow": b"GET, HEAD"}),
-        (Unauthenticated("who"), 401, {b"WWW-Authenticate": b'Bearer realm="repository"'}),
+        (Unauthenticated("who"), 401, {b"WWW-Authenticate": b'Bearer realm="serinus"'}),
+        (
+            Unauthenticated("who", realm="repository", invalid=True),
+            401,
+            {b"WWW-Authenticate": b'Bearer realm="repository", error="invalid_token"'},
+        ),
         (UnsupportedMedia("what"), 415, {b"Accept-Encoding": b"gzip, deflate"}),
     ],
     ids=lambda value: type(value).__name__,

@@ -107,9 +107,13 @@ def test_a_load_that_fails_on_one_worker_happens_on_none(words: str, said: str, 
     with group(tmp_path) as served:
         assert values(served) == {1}
         repository.put("m", words)
-        status, answer = served.ask("POST", "/v2/repository/models/m/load", {})
-        assert status in {500, 503}
-        assert said in answer["error"]
+        try:
+            status, answer = served.ask("POST", "/v2/repository/models/m/load", {})
+        except (ConnectionError, http.client.HTTPException):
+            assert said == "a worker ended"  # and it was the one that was asked
+        else:
+            assert status in {500, 503}
+            assert said in answer["error"]
         assert values(served) == {1}
         repository.put("m", "3")
         wait_until(lambda: len(processes(served)) == 2)

@@ -21,6 +21,7 @@ from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.model import Call, Model, RequestModel
 from serinus.protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
 from serinus.server.grpc import GrpcServer, start_grpc
+from serinus.server.request_access import RequestAccess
 from serinus.settings import ModelSettings, ServerSettings
 from waiting import until
 
@@ -175,7 +176,11 @@ class Running:
 
 
 async def started(
-    engine: str, names: tuple[str, ...] = tuple(MODELS), access: RepositoryAccess = OPEN, **settings: Any
+    engine: str,
+    names: tuple[str, ...] = tuple(MODELS),
+    access: RepositoryAccess = OPEN,
+    request_access: RequestAccess | None = None,
+    **settings: Any,
 ) -> tuple[GrpcServer, Plane, Metrics]:
     """Start a plane with the test models, and a server, on the running loop."""
     metrics = Metrics()
@@ -183,7 +188,8 @@ async def started(
     plane = Plane(registry, metrics=metrics, access=access)
     await plane.start([ModelSettings(name=name, warmup=name not in {"broken", "gate"}) for name in names])
     chosen = ServerSettings(host="127.0.0.1", grpc=engine, **settings)  # type: ignore[arg-type] # one of ENGINES
-    return await start_grpc(plane, chosen, metrics=metrics, port=0), plane, metrics
+    server = await start_grpc(plane, chosen, metrics=metrics, port=0, request_access=request_access)
+    return server, plane, metrics
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from serinus.dataplane.registry import Registry
 from serinus.dataplane.repository_access import OPEN, RepositoryAccess
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import InvalidInput, NotFound
+from serinus.server.request_access import RequestAccess
 from serinus.server.rest.rest_server import RestServer, start_rest
 from serinus.settings import BatchSettings, ServerSettings
 
@@ -219,6 +220,7 @@ async def rest(
     extra_routes: Iterable[Any] = (),
     discover: bool = True,
     access: RepositoryAccess = OPEN,
+    request_access: RequestAccess | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rest]:
     """Serve the named models."""
@@ -228,7 +230,9 @@ async def rest(
     plane = Plane(registry, metrics=metrics, access=access)
     server_settings = ServerSettings(host="127.0.0.1", **{"http_port": 0, "http": http, **settings})  # type: ignore[arg-type]
     await plane.start([one for name in models for one in settings_of(name)])
-    server = await start_rest(plane, server_settings, metrics=metrics, extra_routes=extra_routes)
+    server = await start_rest(
+        plane, server_settings, metrics=metrics, extra_routes=extra_routes, request_access=request_access
+    )
     try:
         yield Rest(plane, server, metrics)
     finally:

@@ -263,6 +263,18 @@ class ModelTable:
                 samples.update({tuple(sorted(labels.items())): value for labels, value in family.samples})
         for family, samples in found.values():
             yield replace(family, samples=[(dict(labels), value) for labels, value in samples.items()])
+        digests = [
+            ({"model": one.known_as, "version": one.version, "digest": one.model.settings.digest}, 1.0)
+            for one in self.servables()
+            if one.model.settings.digest
+        ]
+        if digests:
+            yield Family(
+                "serinus_model_digest_info",
+                "1: the model whose signature was checked, and what it signs.",
+                "gauge",
+                digests,
+            )
 
     def _gauges(self) -> Iterable[tuple[str, str, dict[str, float]]]:
         for name, versions in self._entries.items():

@@ -7,11 +7,11 @@ loopback peer would trust the whole cluster. What may be trusted is the address 
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import Forbidden, Unauthenticated
+from .access_tokens import Tokens, has_credentials
 
 __all__ = ["OPEN", "RepositoryAccess"]
 
@@ -22,8 +22,8 @@ class RepositoryAccess:
 
     mode: Literal["off", "loopback", "token", "open"] = "off"
     """`loopback`: no token, because only this machine reaches the server. `open`: no token, because the owner says so."""
-    token: str = field(default="", repr=False)
-    """What `Authorization: Bearer` must carry in mode `token`."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """Of which `Authorization: Bearer` must carry one in mode `token`."""
     reason: str = "start the server with --model_repository DIR or --repository_control on"
     """How to switch it on, or why it is off all the same; ends the refusal."""
 
@@ -48,13 +48,12 @@ class RepositoryAccess:
             )
         if self.mode != "token":
             return
-        scheme, _, given = (authorization or "").partition(" ")
-        # Compared even where there is none, so that no answer comes sooner than another.
-        same = hmac.compare_digest(given.strip().encode("utf-8", "surrogatepass"), self.token.encode())
-        if not (same and scheme.lower() == "bearer"):
-            came = "another" if given else "none"
+        if not self.tokens.accept(authorization):
+            came = "another" if has_credentials(authorization) else "none"
             raise Unauthenticated(
-                f"loading and unloading needs the token of --repository_token_file as 'Authorization: Bearer TOKEN'; {came} came"
+                f"loading and unloading needs the token of --repository_token_file as 'Authorization: Bearer TOKEN'; {came} came",
+                realm="repository",
+                invalid=has_credentials(authorization),
             )
 
 

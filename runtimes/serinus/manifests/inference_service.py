@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .conventions import deployment_mode
@@ -28,7 +28,7 @@ class StorageUri:
     uri: str
     mount_path: str
     source: Source
-    settings: tuple[tuple[str, str], ...] = ()
+    settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Variables of the fetch alone: of `model.storage`, what the secret and `parameters` say. They may hold credentials."""
 
 

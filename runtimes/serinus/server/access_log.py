@@ -29,9 +29,11 @@ class ModelServed:
     model: str = ""
     version: str = ""
     """Of the model that is loaded under the name; empty: it is not versioned."""
+    digest: str = ""
+    """Of what the model's signature signs; empty: none was asked for."""
 
     def __str__(self) -> str:
-        told = {"model": self.model, "version": self.version, "revision": self.revision}
+        told = {"model": self.model, "version": self.version, "revision": self.revision, "digest": self.digest}
         return "".join(f" {name} {value}" for name, value in told.items() if value)
 
 
@@ -73,6 +75,8 @@ class AccessRecord:
             "version": served.version,
             "revision": served.revision,
         }
+        if served.digest:
+            fields["digest"] = served.digest
         if record is not None and record.arrived:
             fields["rows"] = record.rows
             fields["queue_ms"] = _ms(record.started - record.arrived)
@@ -109,7 +113,9 @@ def served_model(plane: Plane, revision: str, model: str = "", version: str = ""
         servable = plane.registry.current(model, version)
     except SerinusError:
         return ModelServed(revision)
-    return ModelServed(revision, model, version if servable is None else servable.version)
+    if servable is None:
+        return ModelServed(revision, model, version)
+    return ModelServed(revision, model, servable.version, servable.model.settings.digest)
 
 
 def write_access(record: AccessRecord) -> None:

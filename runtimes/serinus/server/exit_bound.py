@@ -71,6 +71,7 @@ class ExitBound:
         insistent: a second signal ends the process at once; false for one whose supervisor does that.
         message_path: where the reason of an end that is none of the operator's goes; see `termination_message`.
         leave: ends the process; tests give another.
+        on_hang_up: told of each SIGHUP, in a thread; None: that signal does what it did.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class ExitBound:
         insistent: bool = True,
         message_path: str = "",
         leave: Callable[[int], None] = os._exit,
+        on_hang_up: Callable[[], None] | None = None,
     ) -> None:
+        self._on_hang_up = on_hang_up
         self._limit_s = limit_s
         self._on_stop = on_stop
         self._insistent = insistent
@@ -95,7 +98,10 @@ class ExitBound:
         self._closed = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._before = [(number, signal.signal(number, _nothing)) for number in (signal.SIGTERM, signal.SIGINT)]
+        taken = (
+            (signal.SIGTERM, signal.SIGINT) if on_hang_up is None else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        )
+        self._before = [(number, signal.signal(number, _nothing)) for number in taken]
         self.listen()
         self._thread = threading.Thread(target=self._watch, name="exit-bound", daemon=True)
         self._thread.start()
@@ -147,6 +153,8 @@ class ExitBound:
             for number in os.read(self._reader, 64):
                 if number in (signal.SIGTERM, signal.SIGINT) and self._signalled(number):
                     return
+                if number == signal.SIGHUP and self._on_hang_up is not None:
+                    self._on_hang_up()
 
     def _signalled(self, number: int) -> bool:
         """Take a signal; whether the process is over."""

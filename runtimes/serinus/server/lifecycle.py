@@ -9,6 +9,9 @@ SIGTERM or SIGINT: readiness goes off; after `drain_delay_s` (for endpoints to f
 and what is unanswered then is told so (503, UNAVAILABLE); then models are unloaded. All of it ends within a second after `drain_delay_s` and
 `drain_timeout_s`, whatever a model does, and at once with a second signal: `exit_bound`. A signal while models load ends the process at once.
 
+SIGHUP has certificates and tokens read again (`file_watch`). Where the server was started from a terminal that is gone, the signal is that terminal's
+end, and stops it.
+
 Ready means that REST and gRPC listen: gRPC's port opens first, since probes look at REST's, and both say "not ready" until the second is open.
 """
 
@@ -27,6 +30,7 @@ from functools import partial
 from typing import Any
 
 from ..bounds import ModelBounds
+from ..dataplane.access_tokens import Tokens
 from ..dataplane.hang_watch import HangWatch
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
@@ -37,13 +41,16 @@ from ..errors import ConfigError, NotReady, SerinusError
 from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from ..tracing.tracer import Tracer, start_tracing
+from .certificates import Certificates
 from .exit_bound import CLOSING_S, ExitBound, ExitStatus
+from .file_watch import FileWatch, has_terminal
 from .grpc import start_grpc
 from .grpc.grpc_server import GrpcServer
 from .loop_watchdog import LoopWatchdog
 from .memory_guard import MemoryGuard, default_limit
 from .memory_readings import container_limit, read_memory
 from .port_checks import check_ports
+from .request_access import RequestAccess
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import RestServer, start_rest
 from .termination_message import write_reason
@@ -75,6 +82,8 @@ class Launch:
     """Names in the repository, loaded or not; None: there is no repository."""
     access: RepositoryAccess = field(default_factory=RepositoryAccess)
     """Who may load and unload models by request."""
+    request_access: RequestAccess | None = None
+    """Which requests need a token; None: none does."""
     http_socket: socket.socket | None = None
     """Bound already, by the supervisor of several workers."""
     grpc_port: int | None = None
@@ -118,7 +127,11 @@ class _Stop:
 
 
 async def _serve(
-    launch: Launch, announce: Callable[[int, int | None], None] | None, wish: _Stop, bound: ExitBound
+    launch: Launch,
+    announce: Callable[[int, int | None], None] | None,
+    wish: _Stop,
+    bound: ExitBound,
+    watch: FileWatch,
 ) -> int:
     bound.listen()  # the loop has signals written elsewhere when it starts
     stop = wish.event()
@@ -128,6 +141,10 @@ async def _serve(
 
     plane = _make_plane(launch)
     tracer = start_tracing(os.environ, service=os.environ.get("INFERENCE_SERVICE_NAME") or "serinus")
+    certificates = Certificates.of(settings)
+    if certificates is not None:
+        plane.metrics.add_source(certificates.families)
+    _watch_keys(watch, certificates, launch)
     worker: WorkerEnd | None = None
     listener: asyncio.Task[None] | None = None
     if launch.control is not None:
@@ -152,7 +169,7 @@ async def _serve(
             await plane.close()
             return ExitStatus.CLEAN
 
-    servers = await _open(launch, plane, worker, tracer)
+    servers = await _open(launch, plane, worker, certificates, tracer)
     rest, grpc = servers.rest, servers.grpc
     grpc_port = grpc.port if grpc is not None else None
     if worker is not None:
@@ -162,13 +179,15 @@ async def _serve(
     gc.freeze()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     _log.info(
-        "ready in %.2f s: REST on %s:%d%s%s; repository control: %s",
+        "ready in %.2f s: REST on %s:%d%s%s; repository control: %s%s%s",
         time.monotonic() - launch.started,
         host,
         rest.port,
         f", gRPC on {host}:{grpc_port} ({grpc.engine})" if grpc is not None else "",
         f", metrics on {host}:{rest.metrics_port}" if rest.metrics_port is not None else "",
         _CONTROL[launch.access.mode],
+        _told_of_tls(certificates),
+        _told_of_tokens(launch.request_access),
     )
     if announce is not None:
         announce(rest.port, grpc_port)
@@ -182,6 +201,7 @@ async def _serve(
     memory = asyncio.ensure_future(guard.run())
     await stop.wait()
     watchdog.close()
+    watch.close()
     hangs.cancel()
     memory.cancel()
     status = await _drain(plane, settings, servers)
@@ -266,7 +286,13 @@ class _Servers:
         return [server for server in (self.rest, self.grpc) if server is not None]
 
 
-async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None, tracer: Tracer | None) -> _Servers:
+async def _open(
+    launch: Launch,
+    plane: Plane,
+    worker: WorkerEnd | None,
+    certificates: Certificates | None,
+    tracer: Tracer | None,
+) -> _Servers:
     """Open the ports; not ready until all of them are."""
     settings = launch.server
     plane.listening = False
@@ -274,7 +300,16 @@ async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None, tracer: 
     grpc = None
     if settings.enable_grpc:
         port = settings.grpc_port if launch.grpc_port is None else launch.grpc_port
-        grpc = await start_grpc(plane, settings, metrics=plane.metrics, port=port, repository=repository, tracer=tracer)
+        grpc = await start_grpc(
+            plane,
+            settings,
+            metrics=plane.metrics,
+            port=port,
+            repository=repository,
+            request_access=launch.request_access,
+            certificates=certificates,
+            tracer=tracer,
+        )
     try:
         rest = await start_rest(
             plane,
@@ -285,6 +320,8 @@ async def _open(launch: Launch, plane: Plane, worker: WorkerEnd | None, tracer: 
             repository=repository,
             extra_routes=_routes(plane),
             tracer=tracer,
+            request_access=launch.request_access,
+            certificates=certificates,
         )
     except BaseException:
         if grpc is not None:
@@ -317,6 +354,27 @@ async def _drain(plane: Plane, settings: ServerSettings, servers: _Servers) -> E
     timer.cancel()
     await asyncio.gather(*(server.close() for server in servers.each()))
     return ExitStatus.CUT if left else ExitStatus.CLEAN
+
+
+def _watch_keys(watch: FileWatch, certificates: Certificates | None, launch: Launch) -> None:
+    """Have certificates and tokens read again when their files change."""
+    if certificates is not None:
+        watch.add("TLS certificate", certificates.files, certificates.reload)
+    asked = () if launch.request_access is None else (launch.request_access.tokens,)
+    sets: dict[int, Tokens] = {id(tokens): tokens for tokens in (launch.access.tokens, *asked)}
+    for tokens in sets.values():
+        if tokens.file is not None:
+            watch.add(tokens.where, (tokens.file,), tokens.reload)
+
+
+def _told_of_tls(certificates: Certificates | None) -> str:
+    if certificates is None:
+        return ""
+    return "; TLS, for clients with certificates" if certificates.loaded.client_ca is not None else "; TLS"
+
+
+def _told_of_tokens(access: RequestAccess | None) -> str:
+    return "" if access is None else f"; a token is needed for {', '.join(sorted(access.kinds))}"
 
 
 def _routes(plane: Plane) -> list[CustomRoute]:
@@ -355,20 +413,30 @@ def run(launch: Launch, *, announce: Callable[[int, int | None], None] | None = 
     else:
         runner = uvloop.run
     settings = launch.server
-    wish = _Stop()
+    wish, watch = _Stop(), FileWatch()
+    had_terminal = has_terminal()
+
+    def hang_up() -> None:
+        if had_terminal and not has_terminal():
+            bound.begin()
+        else:
+            watch.reload_all()
+
     bound = ExitBound(
         settings.drain_delay_s + settings.drain_timeout_s + CLOSING_S,
         wish.ask,
         insistent=launch.control is None,
         message_path=settings.termination_message_path,
+        on_hang_up=hang_up,
     )
     try:
-        return runner(_serve(launch, announce, wish, bound))
+        return runner(_serve(launch, announce, wish, bound, watch))
     except ConfigError as error:
         problems = error.problems
     except SerinusError as error:
         problems = [str(error)]
     finally:
+        watch.close()
         bound.close()
     for problem in problems:
         _log.error("%s", problem)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..dataplane.telemetry.request_records import error_ids, record_of
-from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError
+from ..errors import GrpcStatus, MethodNotAllowed, ModelFailed, NotReady, Overloaded, SerinusError, Unauthenticated
 from ..protocol.types import NO_PARAMETERS
 
 __all__ = ["GRPC_METHODS", "NOT_OFFERED", "REST_PATHS", "Refusal", "refuse"]
@@ -57,6 +57,8 @@ class Refusal:
     """Whole seconds, rounded up (RFC 9110, 10.2.3), at least 1; None: waiting does not help."""
     allow: tuple[str, ...] = ()
     """HTTP methods that the path has (RFC 9110, 15.5.6)."""
+    challenge: str = ""
+    """What credentials are wanted: WWW-Authenticate (RFC 9110, 11.6.1); empty: none."""
     ids: Mapping[str, str] = field(default_factory=dict)
     """Of an error of ours: `request_id` and `trace_id` by which the log has more of it, where there are such."""
 
@@ -83,7 +85,9 @@ def refuse(
         retry_after_s = _NOT_READY_S if wanted_s is None else max(1, math.ceil(wanted_s))
     allow = error.allow if isinstance(error, MethodNotAllowed) else ()
     ids = _ids_told(error, headers) if error.http_status >= 500 else {}
-    return Refusal(error.http_status, error.grpc_status or GrpcStatus.INTERNAL, str(error), retry_after_s, allow, ids)
+    challenge = error.challenge if isinstance(error, Unauthenticated) else ""
+    status = error.grpc_status or GrpcStatus.INTERNAL
+    return Refusal(error.http_status, status, str(error), retry_after_s, allow, challenge, ids)
 
 
 def _ids_told(error: SerinusError, headers: Mapping[str, str]) -> dict[str, str]:

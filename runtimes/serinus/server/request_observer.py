@@ -92,11 +92,8 @@ class RequestObserver:
         if not (self._access_log or is_slow):
             return
         if record is not None and record.model:
-            served = ModelServed(self._revision, record.model, record.version)
-        elif model:
-            served = served_model(self._plane, self._revision, model, version)
-        else:
-            served = ModelServed(self._revision)
+            model, version = record.model, record.version
+        served = served_model(self._plane, self._revision, model, version) if model else ModelServed(self._revision)
         access = AccessRecord(transport, request, status, response_bytes, seconds, served, record)
         if self._access_log:
             write_access(access)

@@ -1,7 +1,7 @@
 """The lines of the server's log, in text or JSON.
 
 Names, paths and frameworks' messages come from model directories and clients. In a log they must not begin a line that another process
-would take for the server's own, nor move a terminal's cursor: what cannot be printed is written as an escape.
+would take for the server's own, nor move a terminal's cursor: what cannot be printed is written as an escape. Credentials in them are hidden.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+
+from ...secrecy import hide
 
 __all__ = ["JsonLines", "TextLines", "escape"]
 
@@ -32,11 +34,11 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
         """Render a record without its traceback: one line, with the ids of the request that it is of."""
         ids: Mapping[str, str] = getattr(record, "ids", {})
-        return escape(super().formatMessage(record) + "".join(f" {name} {value}" for name, value in ids.items()))
+        return hide(escape(super().formatMessage(record) + "".join(f" {name} {value}" for name, value in ids.items())))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 # logging's name
         """Render a traceback."""
-        return "\n".join(f"    {escape(line)}" for line in super().formatException(ei).split("\n"))
+        return "\n".join(f"    {escape(line)}" for line in hide(super().formatException(ei)).split("\n"))
 
 
 class JsonLines(logging.Formatter):
@@ -53,12 +55,17 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
         }
         structured = getattr(record, "structured", None)
-        entry |= {"message": record.getMessage()} if structured is None else structured.fields()
+        entry |= {"message": hide(record.getMessage())} if structured is None else _hidden(structured.fields())
         entry |= getattr(record, "ids", {})
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+            entry["traceback"] = hide(self.formatException(record.exc_info))
         try:
             text = orjson.dumps(entry).decode()
         except TypeError:  # halves of surrogate pairs
             return json.dumps(entry)
         return text if text.isprintable() else json.dumps(entry)
+
+
+def _hidden(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Hide what is secret in each text."""
+    return {name: hide(value) if isinstance(value, str) else value for name, value in fields.items()}

@@ -329,7 +329,21 @@ _NO_BATCHING = "only requests that wait already are predicted together; --max_ba
 """What is told where MLServer's adaptive batching is switched off, which would have requests wait for one another."""
 
 BY_THE_OPERATOR: frozenset[str] = frozenset(
-    {"class", "transformer", "extra", "allow_implementation", "allow_uri", "model_dir", "settings", "trial"}
+    {
+        "class",
+        "transformer",
+        "extra",
+        "allow_implementation",
+        "allow_uri",
+        "model_dir",
+        "settings",
+        "trial",
+        "verify_models",
+        "model_signature",
+        "ssl_ca_certs",
+        "token_file",
+        "token_routes",
+    }
 )
 """Options that choose code, what may be read, or how it is guarded: never taken from a settings.json that was found beside the models."""
 
@@ -339,6 +353,7 @@ OTHER_ENVIRONMENT: frozenset[str] = frozenset(
         "SERINUS_CACHE_DIR",
         "SERINUS_PURE",
         "SERINUS_REPOSITORY_TOKEN",
+        "SERINUS_TOKEN",
         "SERINUS_WORKER",
         "SERINUS_CONTROL_FD",
         "SERINUS_HTTP_FD",
@@ -508,7 +523,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
             problems.append(f"{variable} is not a setting of serinus{_suggest(variable, by_env)}")
 
     chosen = [Path(values["settings"])] if values.get("settings") else _beside_models(paths, values)
-    if len(chosen) > 1:
+    if chosen and values.get("verify_models") and not values.get("settings"):
+        # It is read before the model's signature is, or lies where none reaches, as at a repository's root.
+        problems += [
+            f"{path}: not taken with --verify_models, since it may be unsigned; to trust it, start with --settings {path}"
+            for path in chosen
+        ]
+    elif len(chosen) > 1:
         problems.append(f"several settings.json: {', '.join(map(str, chosen))}; choose one with --settings")
     elif chosen:
         own = () if values.get("settings") else BY_THE_OPERATOR

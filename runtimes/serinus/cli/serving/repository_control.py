@@ -15,16 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ...dataplane.access_tokens import Tokens, check_token, read_tokens
 from ...dataplane.repository_access import RepositoryAccess
 from ...errors import ConfigError
+from ...server.request_access import KINDS, RequestAccess
 from ...settings import is_loopback
 from .options import Parsed
 
-__all__ = ["TOKEN_VARIABLE", "repository_access"]
+__all__ = ["TOKEN_VARIABLE", "repository_access", "request_access"]
 
 TOKEN_VARIABLE: Final = "SERINUS_REPOSITORY_TOKEN"  # noqa: S105 # a name
-_LEAST_TOKEN: Final = 16
-"""Characters; `openssl rand -hex 16` gives 32."""
+REQUEST_TOKEN_VARIABLE: Final = "SERINUS_TOKEN"  # noqa: S105 # a name
 _OWNERS: Final = ("repository_control", "repository_token_file")
 
 
@@ -43,18 +44,25 @@ def repository_access(parsed: Parsed, environment: Mapping[str, str]) -> Reposit
     _check_sources(parsed)
     if chosen == "off":
         return RepositoryAccess(reason="it was switched off with --repository_control off")
-    token = _token(values["repository_token_file"], environment)
+    token = _tokens(values["repository_token_file"], "repository_token_file", TOKEN_VARIABLE, environment)
     if chosen == "open":
         if token:
             raise ConfigError(
                 "--repository_control open takes no token; use --repository_control on to ask for the one that is set"
             )
         return RepositoryAccess(mode="open")
-    asked = chosen == "on" or bool(token) or bool(values["model_repository"])
+    every_request = request_access(parsed, environment)
+    if not token and every_request is not None and "control" in every_request.kinds:
+        token = every_request.tokens
+    asked = (
+        chosen == "on"
+        or bool(values["repository_token_file"] or environment.get(TOKEN_VARIABLE))
+        or bool(values["model_repository"])
+    )
     if not asked:
         return RepositoryAccess()
     if token:
-        return RepositoryAccess(mode="token", token=token)
+        return RepositoryAccess(mode="token", tokens=token)
     if is_loopback(host):
         return RepositoryAccess(mode="loopback")
     empty = not values["load_models_at_startup"]
@@ -83,21 +91,40 @@ def _check_sources(parsed: Parsed) -> None:
             )
 
 
-def _token(file: str | None, environment: Mapping[str, str]) -> str:
-    """Read the token; empty where there is none."""
-    if file is not None:
-        where = f"--repository_token_file {file}"
-        try:
-            token = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    else:
-        where = TOKEN_VARIABLE
-        token = environment.get(TOKEN_VARIABLE, "").strip()
-        if not token:
-            return ""
-    if len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+def request_access(parsed: Parsed, environment: Mapping[str, str]) -> RequestAccess | None:
+    """Settle which requests need a token; None: none does.
+
+    Load and unload ask for their own token alone where they have one, and for none where they are open by the owner's word.
+
+    Raises:
+        ConfigError: the token cannot be read, or there is no such kind of request.
+    """
+    values = parsed.values
+    tokens = _tokens(values["token_file"], "token_file", REQUEST_TOKEN_VARIABLE, environment)
+    kinds = frozenset(word.strip() for word in values["token_routes"].split(",") if word.strip())
+    if wrong := sorted(kinds.difference(KINDS)):
         raise ConfigError(
-            f"{where}: holds {len(token)} characters; a token is one line of at least {_LEAST_TOKEN} ASCII characters without spaces"
+            f"--token_routes: {wrong[0][:40]!r} is none of {', '.join(KINDS)}; health never needs a token"
         )
-    return token
+    if not kinds:
+        raise ConfigError(f"--token_routes names nothing; some of {', '.join(KINDS)} were expected")
+    if not tokens:
+        if parsed.sources["token_routes"] != "default":  # noqa: S105 # where it came from
+            raise ConfigError("--token_routes: which tokens? name their file with --token_file")
+        return None
+    own = values["repository_token_file"] or environment.get(TOKEN_VARIABLE, "").strip()
+    if own or values["repository_control"] == "open":
+        kinds -= {"control"}
+    return RequestAccess(tokens, kinds)
+
+
+def _tokens(file: str | None, name: str, variable: str, environment: Mapping[str, str]) -> Tokens:
+    """Read tokens from a file or else a variable; none where neither is there."""
+    if file is not None:
+        where = f"--{name} {file}"
+        return Tokens(read_tokens(Path(file), where), file=Path(file), where=where)
+    token = environment.get(variable, "").strip()
+    if not token:
+        return Tokens()
+    check_token(token, variable)
+    return Tokens([token], where=variable)

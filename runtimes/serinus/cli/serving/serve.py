@@ -22,13 +22,15 @@ from ...bounds import BOUNDS
 from ...dataplane.repository_access import RepositoryAccess
 from ...errors import ConfigError
 from ...protocol.types import Limits
+from ...secrecy import hide, hide_named
 from ...server.port_checks import port_problems
+from ...server.request_access import RequestAccess
 from ...settings import PredictorSettings, ServerSettings
 from .extra_settings import describe_extra
 from .log_lines import JsonLines, TextLines, escape
 from .native_pools import bound_pools
 from .options import OPTIONS, Option, Parsed, parse
-from .repository_control import repository_access
+from .repository_control import repository_access, request_access
 from .startup_models import discover, find_models, repository_names
 
 __all__ = ["main"]
@@ -69,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         parsed = _with_https_port(parsed)
         server = _server_settings(parsed.values)
         access = repository_access(parsed, os.environ)
+        requests = request_access(parsed, os.environ)
         _set_up_logging(server)
         if parsed.values["show_settings"]:
             _show(parsed)
@@ -84,14 +87,14 @@ def main(argv: Sequence[str]) -> int:
 
             return supervise(server, list(argv))
         bound_pools(os.environ, cores=os.cpu_count() or 1)
-        return _serve(parsed, server, access)
+        return _serve(parsed, server, access, requests)
     except ConfigError as error:
         for problem in error.problems:
-            print(f"serinus serve: {escape(problem)}", file=sys.stderr)
+            print(f"serinus serve: {hide(escape(problem))}", file=sys.stderr)
         return 2
 
 
-def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> int:
+def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess, requests: RequestAccess | None) -> int:
     """Resolve the models and run this process as a server."""
     from ... import hosts
     from ...hosts.implementations import is_script
@@ -132,6 +135,7 @@ def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess) -> 
         discover=again,
         index=functools.partial(repository_names, repository) if repository else None,
         access=access,
+        request_access=requests,
         http_socket=socket.socket(fileno=int(http_fd)) if http_fd else None,
         grpc_port=int(grpc_port) if grpc_port else None,
         control=socket.socket(fileno=int(control_fd)) if control_fd else None,
@@ -177,9 +181,14 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
         problems.append("TLS needs both --ssl_certfile and --ssl_keyfile")
     problems += [
         f"--{name} {chosen[name]}: no such file"
-        for name in ("ssl_certfile", "ssl_keyfile")
+        for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs", "verify_models")
         if chosen[name] and not Path(chosen[name]).is_file()
     ]
+    if chosen["ssl_ca_certs"] and not chosen["ssl_certfile"]:
+        problems.append("--ssl_ca_certs asks clients for certificates; that needs --ssl_certfile and --ssl_keyfile")
+    name = chosen["model_signature"]
+    if not name or "/" in name or name in {".", ".."}:
+        problems.append(f"--model_signature {name[:80]!r}: the name of a file in the model's folder was expected")
     if chosen["ssl_certfile"] and chosen["grpc"] == "native":
         problems.append("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
     if chosen["workers"] < 1:
@@ -279,4 +288,10 @@ def _show(parsed: Parsed) -> None:
     """Print every setting with its value and source."""
     for option in OPTIONS:
         value = parsed.values[option.name]
+        if option.name == "extra":  # KEY=VALUE
+            value = [
+                f"{key}{equals}{hide_named(key, text)}" for key, equals, text in (pair.partition("=") for pair in value)
+            ]
+        else:
+            value = hide_named(option.name, value)
         print(f"{option.name:<36} {json.dumps(value, default=str):<28} {parsed.sources[option.name]}")

@@ -26,6 +26,7 @@ from ...errors import ConfigError
 from ...loading.directory import folder_name, settings_from_directory
 from ...loading.model_folders import Folders, model_folders, why_unreadable
 from ...loading.model_formats import installed
+from ...loading.model_signature import Signers, verified_copy
 from ...settings import ModelSettings, ScoreSettings
 from ...small_file import read_text
 from .options import Parsed
@@ -240,8 +241,9 @@ def _of_paths(
             )
             continue
         try:
-            of_path = settings_from_directory(
+            of_path = _read_path(
                 path,
+                parsed,
                 implementation=named,
                 extra=extra,
                 allow_implementation=allow_implementation,
@@ -258,6 +260,25 @@ def _of_paths(
     if problems:
         raise ConfigError(problems)
     return _with_options(found, fallback, parsed, extra, alone=alone)
+
+
+def _read_path(path: Path, parsed: Parsed, **options: Any) -> Sequence[ModelSettings]:
+    """Read one path: where signatures are wanted, from the copy that was checked, and nothing beside it.
+
+    Raises:
+        ConfigError: the signature is missing or not good, or the files are wrong.
+    """
+    key = parsed.values["verify_models"]
+    if key is None:
+        return settings_from_directory(path, **options)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or directory")
+    signed = verified_copy(path, Signers(Path(key), parsed.values["model_signature"]))
+    found = settings_from_directory(signed.path, **{**options, "allow_uri": ()})
+    # The name was read before the check, to find the folder by; it must be the one that is signed.
+    if own_name(signed.path) not in (signed.path.name, own_name(path)):
+        raise ConfigError(f"{path}: changed while its signature was checked")
+    return [dataclasses.replace(settings, digest=signed.digest, files=signed.files) for settings in found]
 
 
 def _score_settings(values: Mapping[str, Any]) -> ScoreSettings | None:

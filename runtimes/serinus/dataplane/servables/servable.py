@@ -218,6 +218,8 @@ class Servable(ABC):
         """
         model = self.model
         details = dict(model.details)
+        if model.settings.digest:
+            details["digest"] = model.settings.digest
         outputs = tuple(spec for spec in model.outputs if not spec.optional)
         if outputs and len(outputs) < len(model.outputs):
             # "outputs" are those of a request that names none (inference_rest.md, "Inference Request JSON Object").

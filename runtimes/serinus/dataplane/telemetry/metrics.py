@@ -11,6 +11,7 @@ model_name), and on every series the revision, where the server knows it. What o
 
 from __future__ import annotations
 
+import operator
 import os
 import resource
 import time
@@ -39,6 +40,8 @@ _HISTOGRAMS: Final = {
     "compute_infer": "Time of the predict that answered the request.",
     "compute_output": "Time to check the outputs and cut them into responses.",
 }
+_SAME_EVERYWHERE: Final = frozenset({"serinus_model_digest_info", "serinus_tls_certificate_expiry_timestamp_seconds"})
+"""Families whose values say one thing of the whole server: of several workers the least is told, and nothing is added up."""
 _TRITON_REASONS: Final = {"rejected": "REJECTED", "timeout": "REJECTED", "cancelled": "CANCELED", "failed": "BACKEND"}
 _STAGES: Final = {
     "preprocess": "compute_input",
@@ -147,7 +150,7 @@ class Metrics:
                 errors[transport, status] = errors.get((transport, status), 0) + count
             for name, text, kind, samples in snapshot["families"]:
                 known = families.setdefault(name, [name, text, kind, []])
-                known[3] = _add_samples(known[3], samples)
+                known[3] = _add_samples(known[3], samples, add=min if name in _SAME_EVERYWHERE else operator.add)
             for name, value in snapshot["process"].items():
                 first = min(process.get(name, value), value) if name in ("started_s", "max_fds") else None
                 process[name] = process.get(name, 0.0) + value if first is None else first
@@ -250,11 +253,11 @@ def _add_scores(a: list[Any] | None, b: list[Any] | None) -> list[Any] | None:
     return [*a[:2], *_add(a[2:], b[2:])]
 
 
-def _add_samples(known: list[Any], more: list[Any]) -> list[Any]:
+def _add_samples(known: list[Any], more: list[Any], *, add: Callable[[float, float], float]) -> list[Any]:
     values = {tuple(sorted(labels.items())): value for labels, value in known}
     for labels, value in more:
         key = tuple(sorted(labels.items()))
-        values[key] = values.get(key, 0.0) + value
+        values[key] = add(values[key], value) if key in values else value
     return [[dict(key), value] for key, value in values.items()]
 
 

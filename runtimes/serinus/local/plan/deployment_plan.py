@@ -48,7 +48,7 @@ class PlanOptions:
     domains: tuple[str, ...] = DOMAINS
     max_replicas: int = 1
     """minReplicas above it is lowered: a laptop is no cluster."""
-    storage_config: Mapping[str, str] = field(default_factory=dict)
+    storage_config: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Entries of a file that stands for the Secret storage-config: JSON texts by key."""
     propagate: tuple[str, ...] = ()
     """Regular expressions of headers that routers of InferenceGraphs pass on, beside those of the manifests' inferenceservice-config."""
@@ -64,7 +64,8 @@ class ContainerPlan:
     command: Command
     words: tuple[str, ...]
     """The command's words and the args, `$(VAR)` not yet replaced."""
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
+    """Values of Secrets are among them."""
     working_dir: str
     http_port: int
     grpc_port: int

@@ -8,6 +8,7 @@ A fetch is complete or absent: files go to a temporary folder that is renamed at
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import json
 import os
@@ -27,6 +28,7 @@ import yaml
 
 from ...errors import ConfigError
 from ...manifests.documents import Document
+from ...secrecy import HIDDEN, hide, is_secret_name
 from ..plan.container_environment import config_data
 
 __all__ = ["cache_folder", "fetch", "parse_mounts", "read_storage_config"]
@@ -73,7 +75,7 @@ def read_storage_config(file: Path) -> dict[str, str]:
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--storage-config {file}: cannot be read: {error}") from None
+        raise ValueError(f"--storage-config {file}: cannot be read: {_without_content(error)}") from None
     if not isinstance(value, dict):
         raise ValueError(  # noqa: TRY004 (a file's content, as every other option's)
             f'--storage-config {file}: expected a mapping such as {{"default": {{"type": "s3", "bucket": "b"}}}}'
@@ -82,6 +84,31 @@ def read_storage_config(file: Path) -> dict[str, str]:
         (entries,) = config_data([Document(value, {}, str(file))]).entries.values()
         return dict(entries)
     return {str(key): each if isinstance(each, str) else json.dumps(each) for key, each in value.items()}
+
+
+def _without_content(error: Exception) -> str:
+    """Say where a file of secrets is damaged and nothing of what is there."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"not YAML: line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '') or 'damaged'}"
+    return getattr(error, "strerror", None) or (
+        "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else "not YAML"
+    )
+
+
+def _secrets_of(settings: Mapping[str, str]) -> list[str]:
+    """Give the values of a storage spec that no message may tell."""
+    found = []
+    for text in settings.values():
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(fields, dict):
+            found += [
+                value for name, value in fields.items() if is_secret_name(name) and isinstance(value, str) and value
+            ]
+    return sorted(found, key=len, reverse=True)
 
 
 def fetch(
@@ -132,7 +159,7 @@ def fetch(
             _download(uri, partial / "files")
         else:
             _kserve_storage(uri, scheme, partial / "files", settings)
-        (partial / ".complete").write_text(uri + "\n", encoding="utf-8")
+        (partial / ".complete").write_text(hide(uri) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         try:
             partial.rename(target)
@@ -158,9 +185,16 @@ def _download(uri: str, folder: Path) -> None:
         with urllib.request.urlopen(uri, timeout=TIMEOUT_S) as answer, file.open("wb") as out:  # noqa: S310 (http and https only, see fetch)
             shutil.copyfileobj(answer, out, 1 << 20)
     except urllib.error.HTTPError as error:
-        raise ConfigError(f"{uri}: the server answered {error.code} {error.reason}") from None
+        raise ConfigError(f"{hide(uri)}: the server answered {error.code} {error.reason}") from None
     except (urllib.error.URLError, OSError) as error:
-        raise ConfigError(f"{uri}: cannot be fetched: {getattr(error, 'reason', error)}") from None
+        raise ConfigError(f"{hide(uri)}: cannot be fetched: {getattr(error, 'reason', error)}") from None
+    except (
+        http.client.HTTPException,
+        ValueError,
+    ):  # of a host with a password, which urllib takes for a port and tells
+        raise ConfigError(
+            f"{hide(uri)}: cannot be fetched: not an address that is taken; leave out user and password"
+        ) from None
     try:
         if name.endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2")):
             with tarfile.open(file) as archive:
@@ -171,7 +205,7 @@ def _download(uri: str, folder: Path) -> None:
                 archive.extractall(folder)  # noqa: S202 (members are checked by zipfile, see above)
             file.unlink()
     except (tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{uri}: not a readable archive: {error}") from None
+        raise ConfigError(f"{hide(uri)}: not a readable archive: {error}") from None
 
 
 def _extract(archive: tarfile.TarFile, folder: Path) -> None:
@@ -201,7 +235,7 @@ def _kserve_storage(uri: str, scheme: str, folder: Path, settings: Mapping[str, 
     """Fetch in a process of its own: the package writes credentials into its environment, which are one service's."""
     if importlib.util.find_spec("kserve_storage") is None:
         raise ConfigError(
-            f"{uri}: {scheme}:// is fetched by the package kserve-storage, which is not installed: pip install kserve-storage"
+            f"{hide(uri)}: {scheme}:// is fetched by the package kserve-storage, which is not installed: pip install kserve-storage"
         ) from None
     done = subprocess.run(
         [sys.executable, "-c", _FETCH, uri, str(folder)],
@@ -213,6 +247,7 @@ def _kserve_storage(uri: str, scheme: str, folder: Path, settings: Mapping[str, 
     )
     if done.returncode:
         lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        raise ConfigError(
-            f"{uri}: kserve-storage could not fetch it: {lines[-1] if lines else f'exit code {done.returncode}'}"
-        )
+        said = hide(lines[-1]) if lines else f"exit code {done.returncode}"
+        for value in _secrets_of(settings):
+            said = said.replace(value, HIDDEN)
+        raise ConfigError(f"{hide(uri)}: kserve-storage could not fetch it: {said}")

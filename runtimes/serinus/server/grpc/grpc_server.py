@@ -12,6 +12,8 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
+from ..certificates import Certificates
+from ..request_access import RequestAccess
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service
 
@@ -57,6 +59,8 @@ async def start_grpc(
     port: int | None = None,
     repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
     tracer: Tracer | None = None,
+    request_access: RequestAccess | None = None,
+    certificates: Certificates | None = None,
 ) -> GrpcServer:
     """Start serving gRPC on the running loop.
 
@@ -67,11 +71,15 @@ async def start_grpc(
         port: overrides `settings.grpc_port`; 0 picks a free one.
         repository: applies ("load" or "unload", name, parameters) to every worker; None: to this plane.
         tracer: takes the spans of requests; None: they are not traced.
+        request_access: which calls need a token; None: none does.
+        certificates: for TLS, exchanged with them; None: those of the settings, for good.
 
     Raises:
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
     """
-    service = Service(plane, settings, metrics=metrics, repository=repository, tracer=tracer)
+    service = Service(
+        plane, settings, metrics=metrics, repository=repository, request_access=request_access, tracer=tracer
+    )
     port = settings.grpc_port if port is None else port
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine
@@ -88,7 +96,9 @@ async def start_grpc(
         else:
             return GrpcServer(native)
     engine = GrpcioEngine(service, settings)
-    await engine.start(address(settings.host, port), credentials=credentials_of(settings))
+    await engine.start(
+        address(settings.host, port), credentials=credentials_of(certificates or Certificates.of(settings))
+    )
     return GrpcServer(engine)
 
 

@@ -18,16 +18,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
-from ...errors import ConfigError
+from ...errors import ConfigError, SerinusError
 from ...protocol import _open_inference_pb2 as pb
 from ...settings import ServerSettings
+from ..certificates import Certificates, Loaded
 from .reflection import REFLECTION_PATHS, Reflection
 from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
 from .streams import infer_stream
@@ -167,6 +167,7 @@ class GrpcioEngine:
         reflect = Reflection(_SERVICES, pb.POOL)
 
         async def reflection(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            await self._authenticate(REFLECTION_PATHS[0], context)
             async for response in _ending_well(reflect.stream(messages), context):
                 yield response
 
@@ -175,7 +176,7 @@ class GrpcioEngine:
                 yield response
 
         async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            headers = plain_headers(context.invocation_metadata() or ())
+            headers = await self._authenticate(INFER_STREAM, context)
             responses = infer_stream(self._service, messages, headers, _deadline(context))
             async for response in _ending_well(responses, context):
                 yield response
@@ -190,6 +191,15 @@ class GrpcioEngine:
         for path in REFLECTION_PATHS:
             handlers[path] = grpc.stream_stream_rpc_method_handler(reflection)  # type: ignore[arg-type] # as above
         return handlers
+
+    async def _authenticate(self, path: str, context: Any) -> Mapping[str, str]:
+        """Ask a stream for its token before anything of it is read; gives its metadata as headers."""
+        headers = plain_headers(context.invocation_metadata() or ())
+        try:
+            self._service.authenticate(path, headers)
+        except SerinusError as error:
+            await _end(context, failure_of(error))
+        return headers
 
     async def _infer(self, message: bytes, context: Any) -> bytes:
         pending = _Pending(self._loop)
@@ -239,19 +249,28 @@ class GrpcioEngine:
             await self._watcher
 
 
-def credentials_of(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Read the TLS files; None where none are set.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
+def credentials_of(certificates: Certificates | None) -> grpc.ServerCredentials | None:
+    """Make gRPC's credentials, which each handshake asks for what is loaded now; None where TLS is off."""
+    if certificates is None:
         return None
-    try:
-        key, chain = Path(settings.ssl_keyfile).read_bytes(), Path(settings.ssl_certfile).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"TLS file {error.filename}: {error.strerror}") from None
-    return grpc.ssl_server_credentials([(key, chain)])
+    told = certificates.loaded
+
+    def configuration(loaded: Loaded) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.chain)], loaded.client_ca)
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal told
+        loaded = certificates.loaded
+        if loaded is told:
+            return None
+        told = loaded
+        return configuration(loaded)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(told),
+        newest,  # type: ignore[arg-type] # None: as it was; grpc's own documentation says so, its types do not
+        require_client_authentication=told.client_ca is not None,
+    )
 
 
 def _deadline(context: Any) -> float | None:

@@ -38,6 +38,7 @@ from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
 from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
+from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
 from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
@@ -88,17 +89,22 @@ def failure_of(error: BaseException, headers: Mapping[str, str] = NO_PARAMETERS)
         headers: the call's metadata.
 
     Returns:
-        The failure; `retry-after` (seconds) trails where the server says when to come back, and `x-request-id` where its log has a line of it.
+        The failure; `retry-after` (seconds) trails where the server says when to come back, `www-authenticate` where it wants a token, and
+        `x-request-id` where its log has a line of it.
     """
     refusal = refuse(error, lambda: "a gRPC call", log=_log, headers=headers)
     message = refusal.message
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."
-    trailing = (("retry-after", str(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
+    trailing: list[tuple[str, str]] = []
+    if refusal.retry_after_s is not None:
+        trailing.append(("retry-after", str(refusal.retry_after_s)))
+    if refusal.challenge:
+        trailing.append(("www-authenticate", refusal.challenge))
     request_id = refusal.ids.get("request_id", "")
     if request_id and can_be_metadata(request_id):
-        trailing = (*trailing, (REQUEST_ID, request_id))
-    return Failure(refusal.grpc_status, message, trailing)
+        trailing.append((REQUEST_ID, request_id))
+    return Failure(refusal.grpc_status, message, tuple(trailing))
 
 
 def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
@@ -156,6 +162,7 @@ class Service:
         metrics: counts the errors that no model's statistics hold.
         repository: where several workers share the port: applies "load" or "unload" to all of them; None: to this plane.
         tracer: takes the spans of requests; None: they are not traced.
+        request_access: which calls need a token; None: none does.
     """
 
     def __init__(
@@ -166,8 +173,10 @@ class Service:
         metrics: Metrics,
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
         tracer: Tracer | None = None,
+        request_access: RequestAccess | None = None,
     ) -> None:
         self._plane = plane
+        self._request_access = request_access
         self._infer_nowait = plane.infer_nowait
         self._metrics = metrics
         self._receive_limit = settings.grpc_max_receive_message_length
@@ -256,6 +265,12 @@ class Service:
         if self._observer is not None:
             observed, headers = self._observe(answer, INFER_STREAM if stream else INFER, headers)
             answer = observed
+        if self._request_access is not None:
+            try:
+                self.authenticate(INFER, headers)
+            except SerinusError as error:
+                answer.fail(self._uncounted(error, headers))
+                return None
         try:
             request, final_wanted = self._decode(message, headers, deadline, stream=stream)
             if observed is not None:
@@ -360,6 +375,15 @@ class Service:
             request.parameters = {k: v for k, v in request.parameters.items() if k != _FINAL_RESPONSE_WANTED}
         return request, final_wanted
 
+    def authenticate(self, path: str, headers: Mapping[str, str]) -> None:
+        """Ask a call for its token, where its kind needs one.
+
+        Raises:
+            Unauthenticated: it has none, or another.
+        """
+        if self._request_access is not None:
+            self._request_access.check(grpc_kind(path), headers.get("authorization"))
+
     def plain(self, message: bytes) -> bytes:
         """Undo a coding that the native front does not know, which the size filter has left to be undone here; see deflate.py.
 
@@ -384,6 +408,7 @@ class Service:
             answer.fail(self._uncounted(self._too_large(), headers))
             return
         try:
+            self.authenticate(path, headers)
             if path in self._changes:
                 self._plane.access.check(headers.get("authorization"))
             response = await self.unary[path](self.plain(message))

@@ -294,6 +294,7 @@ class UvicornServer:
         self._limits = limits
         self._app = AsgiApp(app, limits, observer=observer, fields=fields)
         self._server: Any = None
+        self._sock: socket.socket
         self._task: asyncio.Task[None] | None = None
 
     async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
@@ -319,6 +320,7 @@ class UvicornServer:
                 yield  # signals belong to `serinus.server.lifecycle`
 
         sock.setblocking(False)
+        self._sock = sock
         self._server = Server(config)
         self._task = task = asyncio.ensure_future(self._server.serve(sockets=[sock]))
         while not self._server.started:
@@ -326,6 +328,26 @@ class UvicornServer:
                 task.result()
                 raise ConfigError("uvicorn stopped while starting; see its log")
             await asyncio.sleep(0.005)
+
+    async def change_certificate(self, ssl: Any) -> None:
+        """Accept from the same queue of connections with another TLS context; connections that are open go on as they are."""
+        if self._app.closing or self._server is None:
+            return
+        server, config = self._server, self._server.config
+        config.ssl = ssl
+
+        def make(_loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Protocol:  # as uvicorn.Server.startup
+            return self._protocol(
+                config=config, server_state=server.server_state, app_state=server.lifespan.state, _loop=_loop
+            )
+
+        sock = self._sock.dup()
+        sock.setblocking(False)
+        new = await asyncio.get_running_loop().create_server(make, sock=sock, ssl=ssl, backlog=config.backlog)
+        self._sock = sock
+        old, server.servers = server.servers, [new]
+        for one in (*old, *((new,) if self._app.closing else ())):
+            one.close()
 
     def stop_accepting(self) -> None:
         """Close the listening socket; each answer from now on carries `Connection: close`."""

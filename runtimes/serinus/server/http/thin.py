@@ -47,6 +47,8 @@ class ThinServer:
         self._connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._server: asyncio.AbstractServer | None = None
+        self._sock: socket.socket = cast("socket.socket", None)
+        self._backlog = 0
         self._empty = asyncio.Event()
 
     async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
@@ -56,7 +58,25 @@ class ThinServer:
         the kernel drops SYNs, and a client's retry comes a second later.
         """
         self.loop = asyncio.get_running_loop()
-        self._server = await self.loop.create_server(partial(Connection, self), sock=sock, ssl=ssl, backlog=backlog)
+        self._backlog = backlog
+        self._sock = sock
+        self._server = await self._accept(sock, ssl)
+
+    async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.AbstractServer:
+        return await self.loop.create_server(partial(Connection, self), sock=sock, ssl=ssl, backlog=self._backlog)
+
+    async def change_certificate(self, ssl: Any) -> None:
+        """Accept from the same queue of connections with another TLS context; connections that are open go on as they are."""
+        if self.closing or self._server is None:
+            return
+        sock = self._sock.dup()
+        sock.setblocking(False)
+        new = await self._accept(sock, ssl)
+        self._sock = sock
+        old, self._server = self._server, new
+        old.close()
+        if self.closing:
+            new.close()
 
     # Connections and clock
 

@@ -16,6 +16,7 @@ from ...errors import MethodNotAllowed, NotFound, SerinusError
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
 from ..http.exchange import Exchange
+from ..request_access import INFERENCE, RequestAccess, rest_kind
 from ..request_observer import RequestObserver
 from .about import AboutApi
 from .cloudevents import CloudEventSettings
@@ -49,7 +50,10 @@ class RestApp:
         not_finite: NotFinite = "null",
         compress: Literal["json", "all", "off"] = "json",
         compress_min_bytes: int = 0,
+        request_access: RequestAccess | None = None,
     ) -> None:
+        self._request_access = request_access
+        self._plane = plane
         self._responder = responder = Responder(
             metrics=metrics,
             body_bytes=body_bytes,
@@ -66,6 +70,8 @@ class RestApp:
         V1Api(plane, responder, not_finite).add_to(self.router)
         RepositoryApi(plane, responder, codec.limits, repository).add_to(self.router)
         self._custom = CustomApi(responder, self.router)
+        self._of_models: set[str] = set()
+        """Templates of models' own routes; one of them may stand where a route of ours was, and is not asked less for that."""
 
     def add_page(self, path: str, content_type: str, body: bytes) -> None:
         """Serve a fixed document."""
@@ -88,6 +94,8 @@ class RestApp:
 
     def add_custom(self, routes: Iterable[CustomRoute]) -> None:
         """Serve routes that a host brings (MLServer's `@custom_handler`)."""
+        routes = list(routes)
+        self._of_models.update(template for _, template, _ in routes)
         self._custom.add(routes)
 
     # What transports call
@@ -97,6 +105,8 @@ class RestApp:
         if self._observer is not None:
             self._observer.begin(exchange)
         try:
+            if self._request_access is not None:
+                self._authenticate(exchange, self._request_access)
             match = self.router.resolve(exchange.target)
             handler = match.handlers.get(exchange.method)
             if handler is None:
@@ -119,6 +129,22 @@ class RestApp:
     def close(self) -> None:
         """Stop what is still running; its clients are gone."""
         self._responder.close()
+
+    def _authenticate(self, exchange: Exchange, access: RequestAccess) -> None:
+        """Ask a request for its token, whatever its method is.
+
+        Raises:
+            Unauthenticated: it has none, or another; so has one for a path that is not there, whose refusal names those that are.
+        """
+        authorization = exchange.headers.get("authorization")
+        try:
+            template = self.router.resolve(exchange.target).template
+        except SerinusError:
+            access.check(INFERENCE, authorization)
+            return
+        access.check(rest_kind(template), authorization)
+        if template in self._of_models:
+            access.check(INFERENCE, authorization)
 
     def _other_method(self, exchange: Exchange, match: Match) -> None:
         method, allow = exchange.method, match.allow

@@ -16,7 +16,7 @@ import orjson
 from ...dataplane.response_stream import closing
 from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.telemetry.request_records import error_ids
-from ...errors import NotReady, SerinusError, Unauthenticated, UnsupportedMedia
+from ...errors import NotReady, SerinusError, UnsupportedMedia
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import error_json
 from ..http.exchange import Exchange, RawHeaders
@@ -139,8 +139,8 @@ class Responder:
             extra.append((b"Allow", ", ".join(refusal.allow).encode()))
         if refusal.retry_after_s is not None:
             extra.append((b"Retry-After", b"%d" % refusal.retry_after_s))
-        if isinstance(error, Unauthenticated):
-            extra.append((b"WWW-Authenticate", b'Bearer realm="repository"'))  # RFC 9110, 15.5.2
+        if refusal.challenge:
+            extra.append((b"WWW-Authenticate", refusal.challenge.encode()))  # RFC 9110, 15.5.2
         if isinstance(error, UnsupportedMedia):
             extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
         self.reply(exchange, refusal.http_status, JSON, [error_json(refusal.message, refusal.ids)], extra)

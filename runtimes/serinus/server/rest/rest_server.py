@@ -5,9 +5,9 @@ Which transport carries it is a setting: `thin` (llhttp on uvloop) or `uvicorn`;
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,9 +19,11 @@ from ...protocol.rest_codec import RestCodec
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
+from ..certificates import Certificates, Loaded
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits, header_pairs
 from ..http.thin import ThinServer
+from ..request_access import RequestAccess
 from ..request_observer import RequestObserver, observe_requests
 from .app import RestApp
 from .cloudevents import CloudEventSettings
@@ -81,6 +83,8 @@ async def start_rest(
     repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
     extra_routes: Iterable[CustomRoute] = (),
     tracer: Tracer | None = None,
+    request_access: RequestAccess | None = None,
+    certificates: Certificates | None = None,
 ) -> RestServer:
     """Start serving REST on the running loop.
 
@@ -93,6 +97,8 @@ async def start_rest(
         repository: loads and unloads (`action`, model, parameters) instead of the plane, on all worker processes.
         extra_routes: further routes: method, path template, and an async handler of a `CustomRequest`.
         tracer: takes the spans of requests; None: they are not traced.
+        request_access: which requests need a token; None: none does.
+        certificates: for TLS, exchanged with them; None: those of the settings, for good.
 
     Raises:
         ConfigError: the port is taken, TLS files cannot be read, or the transport's package is missing.
@@ -120,6 +126,7 @@ async def start_rest(
             not_finite=settings.json_not_finite,
             compress=settings.compress,
             compress_min_bytes=settings.compress_min_bytes,
+            request_access=request_access,
         )
 
     app = make_app(observer)
@@ -132,14 +139,17 @@ async def start_rest(
     transport = ThinServer if settings.http == "thin" else UvicornServer
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
     server = transport(app, limits, observer=app.observe if observer is not None else None, fields=fields)
-    tls = _tls(settings)
+    certificates = certificates or Certificates.of(settings)
     listener = sock or _bind(settings.host, settings.http_port)
     try:
-        await server.listen(sock=listener, ssl=tls)
+        await server.listen(sock=listener, ssl=certificates.context() if certificates is not None else None)
     except BaseException:
         listener.close()
         raise
     port = listener.getsockname()[1]
+    if certificates is not None:
+        loop = asyncio.get_running_loop()
+        certificates.on_change(lambda loaded: _change(loop, server, loaded))
     if settings.metrics_port is None or settings.metrics_port == port:
         return RestServer(server, app, port)
     metrics_app = make_app(None)
@@ -150,6 +160,15 @@ async def start_rest(
         await server.close()
         raise
     return RestServer(server, app, port, (metrics_server, metrics_app, metrics_port))
+
+
+def _change(loop: asyncio.AbstractEventLoop, server: ThinServer | UvicornServer, loaded: Loaded) -> None:
+    """Have a server speak with another certificate; called on the thread that has read it."""
+    change = server.change_certificate(loaded.context())
+    try:
+        asyncio.run_coroutine_threadsafe(change, loop)
+    except RuntimeError:  # the loop has closed
+        change.close()
 
 
 async def _listen_for_metrics(
@@ -185,18 +204,3 @@ def _bind(host: str, port: int, setting: str = "http_port", *, share: bool = Fal
             f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another, or 0"
         ) from error
     return sock
-
-
-def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
-    if not settings.ssl_certfile and not settings.ssl_keyfile:
-        return None
-    if not settings.ssl_certfile or not settings.ssl_keyfile:
-        raise ConfigError("ssl_certfile and ssl_keyfile belong together; only one of them is set")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"ssl_certfile, ssl_keyfile: cannot be read: {error}") from error
-    return context

@@ -42,6 +42,7 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from ..exit_bound import CLOSING_S, ExitStatus, end_with
+from ..file_watch import has_terminal
 from ..port_checks import check_ports
 from .present_models import Loaded, PresentModels
 from .pulse import Pulse, is_stopped
@@ -141,6 +142,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        had_terminal = has_terminal()
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._hang_up(had_terminal))
         check_ports(self._settings, only_metrics=True)
         http = bind(self._settings.host, self._settings.http_port)
         # Holding the gRPC port, bound but not listening, fixes its number for all workers when 0 was asked for.
@@ -165,6 +168,16 @@ class Supervisor:
         for worker in self._workers.values():
             _kill(worker)
         end_with(128 + number, f"{signal.Signals(number).name} came again: the workers are killed")
+
+    def _hang_up(self, had_terminal: bool) -> None:
+        """Pass SIGHUP on, for each worker to read its certificates and tokens again; the end of our terminal is a wish to stop."""
+        if had_terminal and not has_terminal():
+            self._stopping.set()
+            return
+        for worker in self._workers.values():
+            if worker.ready is not None:  # one that is not may take no signal yet, and reads what is new anyway
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.send_signal(signal.SIGHUP)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
