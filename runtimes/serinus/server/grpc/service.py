@@ -7,7 +7,6 @@ Errors leave here as `Failure`, made from errors.py alone, so that no engine map
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import logging
@@ -41,6 +40,7 @@ from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
 from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
+from .calls_in_flight import CallsInFlight
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 from .observed_calls import LeavingCall, ObservedAnswer, RecordedMetadata
@@ -153,7 +153,7 @@ def initial_metadata(response: InferResponse | None, headers: Mapping[str, str])
     return tuple(metadata.items())
 
 
-class Service:
+class Service(CallsInFlight):
     """The calls of `inference.GRPCInferenceService` and `grpc.health.v1.Health` over one plane.
 
     Args:
@@ -192,12 +192,7 @@ class Service:
         self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
-        self.draining = False
-        """The server takes no more calls: new ones are refused with UNAVAILABLE."""
-        self.pending = 0
-        """Requests that have come and are not answered. The engines count them by `began` and `ended`."""
-        self.idle = asyncio.Event()
-        """Set when the server is draining and nothing is pending."""
+        super().__init__()
         self.health = Health(self)
         self.unary: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
             f"/{SERVICE}/{name}": method
@@ -218,27 +213,6 @@ class Service:
         self._changes = frozenset(f"/{SERVICE}/{name}" for name in ("RepositoryModelLoad", "RepositoryModelUnload"))
         self.unary["/grpc.health.v1.Health/Check"] = self.health.check
         """Path to coroutine, for every call with one request and one response but ModelInfer."""
-
-    def began(self) -> None:
-        """Count a request that has come."""
-        self.pending += 1
-
-    def ended(self) -> None:
-        """Count a request that has been answered, or given up by its client."""
-        self.pending -= 1
-        if self.draining and not self.pending:
-            self.idle.set()
-
-    def drain(self) -> None:
-        """Refuse new calls from now on."""
-        self.draining = True
-        if not self.pending:
-            self.idle.set()
-
-    async def wait_idle(self, timeout_s: float) -> None:
-        """Wait, once draining, until nothing is pending or the time is over."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.idle.wait(), timeout_s)
 
     def infer(
         self,
