@@ -154,6 +154,9 @@ class Model:
         self.observe_stage: Callable[[str, float], None] = _unobserved
         """Call with "preprocess", "predict", "postprocess" or "explain" and seconds, on the event loop's thread, to show a stage
         of the model's own in the metrics `request_<stage>_seconds`."""
+        self.ask: Callable[[InferRequest], Awaitable[InferResponse]] | None = None
+        """Set by the plane once the model is served: answers a request as one that came over the wire, with the model's queue, checks and
+        statistics. For routes of the model's own."""
         self.bounds = ModelBounds()
         """What the server allows a model to size; for one that loads another."""
 

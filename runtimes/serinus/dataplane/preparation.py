@@ -110,7 +110,7 @@ class Preparation:
             model.details["predict_row_us"] = round(1e6 * cost.row_s, 3)
         if settings.instances > 1 and execution in ("thread", "process"):
             model.details["instances"] = settings.instances
-        return ArrayServable(
+        servable = ArrayServable(
             model,
             executor,
             execution=execution,
@@ -122,6 +122,8 @@ class Preparation:
             clock=self.clock,
             processes=pool,
         )
+        model.ask = servable.infer
+        return servable
 
     def _count(self, event: str, *labels: str) -> None:
         self.metrics.events.count(event, *labels)
@@ -156,6 +158,7 @@ class Preparation:
             clock=self.clock,
         )
         servable.behind = behind
+        model.ask = servable.infer
         return servable
 
 

@@ -44,6 +44,7 @@ _EXTRAS = {
     "torch": "torch_server",
     "onnxruntime": "onnx_server",
     "tensorflow": "tensorflow_server",
+    "mlflow": "mlflow_server",
     "redis": "fraud_features",
 }
 """Top-level module to the extra that installs it."""

@@ -72,6 +72,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     Runtime(
         "ensemble_server", "Ensemble", "ensemble.yaml", lambda path: path.is_file() and path.name == "ensemble.yaml"
     ),
+    Runtime("mlflow_server", "MlflowModel", "MLflow's folders (MLmodel)", lambda path: path.is_file() and path.name == "MLmodel"),
     Runtime("tensorflow_server", "TensorflowModel", "saved_model.pb (or numbered folders of it)", _is_saved_model),
     Runtime(
         "xgboost_server",
@@ -98,6 +99,7 @@ MLSERVER_IMPLEMENTATIONS: dict[str, str] = {
     "mlserver_lightgbm.LightGBMModel": "lightgbm_server",
     "mlserver_sklearn.SKLearnModel": "sklearn_server",
     "mlserver_catboost.CatboostModel": "catboost_server",
+    "mlserver_mlflow.MLflowRuntime": "mlflow_server",
 }
 """MLServer's runtimes for which there is one here, used where MLServer's own is not installed."""
 
@@ -145,12 +147,12 @@ def infer_implementation(model_dir: Path | None) -> str:
         raise ConfigError("no class and no model directory: name one (--class package:Class, or --model_dir DIR)")
     if not model_dir.exists():
         raise ConfigError(f"{model_dir}: no such file or directory")
-    for runtime in RUNTIMES[:2]:
+    for runtime in RUNTIMES[:3]:
         if any(runtime.matches(path) for path in _candidates(model_dir)):
             return runtime.package
     found: dict[str, list[str]] = {}
     for path in _candidates(model_dir):
-        for runtime in RUNTIMES[2:]:
+        for runtime in RUNTIMES[3:]:
             if runtime.matches(path):
                 found.setdefault(runtime.package, []).append(path.name)
     if not found:  # only then: a scaler or an encoder is often pickled beside the model
