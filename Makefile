@@ -25,7 +25,7 @@ UV_BUILD = $(UV) build -q --python $(BIN)/python --build-constraints constraints
 
 SERVICE ?= fraud
 RUN_EXTRAS := fraud,xgboost_server,local,grpc_native,uvicorn
-TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,sklearn_server,catboost_server,classic_server,onnx_server,torch_server,tensorflow_server,image_pixels,recommender_features,tuning,predict,otel
+TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,sklearn_server,catboost_server,classic_server,mlflow_server,onnx_server,torch_server,tensorflow_server,image_pixels,recommender_features,tuning,predict,otel
 # The fraud service needs no framework but XGBoost and PyTorch; the others' demos take the whole environment.
 SERVICE_ENVIRONMENT = $(VENV)/$(if $(filter fraud,$(SERVICE)),.run,.test)
 
@@ -168,7 +168,7 @@ bench: $(VENV)/.bench ## Measure against KServe, MLServer, Triton and others (~2
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 # A dash joins a model's image and the transformer in front of it in one process; serinus_base has no runtime.
-IMAGES := serinus_base xgboost_server lightgbm_server sklearn_server catboost_server classic_server onnx_server torch_server tensorflow_server \
+IMAGES := serinus_base xgboost_server lightgbm_server sklearn_server catboost_server classic_server mlflow_server onnx_server torch_server tensorflow_server \
   ensemble_server ensemble_server-trees \
   fraud_features image_pixels recommender_features \
   ensemble_server-fraud_features ensemble_server-trees-fraud_features tensorflow_server-image_pixels torch_server-recommender_features
@@ -176,13 +176,14 @@ GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
 DOCKER ?= docker
 # The layers of each folder's extra (runtimes/images), of those that an image may have. A test holds both to pyproject.toml.
-LAYERS := torch tensorflow onnxruntime lightgbm xgboost sklearn catboost kserve pillow redis
+LAYERS := torch tensorflow onnxruntime lightgbm xgboost sklearn catboost mlflow kserve pillow redis
 layers_serinus_base :=
 layers_xgboost_server := xgboost
 layers_lightgbm_server := lightgbm
 layers_sklearn_server := sklearn
 layers_catboost_server := catboost
 layers_classic_server := xgboost lightgbm sklearn catboost onnxruntime
+layers_mlflow_server := xgboost lightgbm sklearn catboost onnxruntime mlflow
 layers_onnx_server := onnxruntime
 layers_torch_server := torch
 layers_tensorflow_server := tensorflow

@@ -7,7 +7,7 @@ it does here. What none serves is the pyfunc's, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -48,6 +48,8 @@ class Choice:
     answer: Answer = "array"
     labels: bool = False
     """Probabilities become labels."""
+    is_untold: bool = False
+    """The file does not say its inputs and outputs."""
     reason: str = ""
 
 
@@ -74,7 +76,7 @@ def choose(model: MlModel, settings: ModelSettings) -> Choice:
         resolved = resolve(found.package)
     except ConfigError as error:
         return Choice(flavour, reason=f"{found.package} cannot be used here: {error}")
-    return Choice(flavour, found.package, resolved.target, found.file, found.extra, found.answer, found.labels)
+    return replace(found, target=resolved.target)
 
 
 def _shown(pyfunc: Mapping[str, Any] | None) -> str:
@@ -131,7 +133,8 @@ def _pytorch(model: MlModel, settings: ModelSettings, flavour: Mapping[str, Any]
     content = content_of(file)
     if content not in (Content.TORCHSCRIPT, Content.TORCH_EXPORT):
         return Choice("pytorch", reason=f"{name} is {content.value}, which only code can load")
-    return Choice("pytorch", "torch_server", file=file, answer="torch")
+    is_untold = content is Content.TORCHSCRIPT
+    return Choice("pytorch", "torch_server", file=file, answer="torch", is_untold=is_untold)
 
 
 _READERS: Final[dict[str, Callable[[MlModel, ModelSettings, Mapping[str, Any]], Choice]]] = {

@@ -80,7 +80,11 @@ def read_body(body: bytes, content_type: str, limits: Limits = Limits()) -> Aske
 
 
 def _split(data: object) -> Asked:
-    if not isinstance(data, dict) or not isinstance(data.get("data"), list) or data.keys() - {"data", "columns", "index"}:
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("data"), list)
+        or data.keys() - {"data", "columns", "index"}
+    ):
         raise InvalidInput("dataframe_split: an object with 'data', and perhaps 'columns' and 'index', was expected")
     rows, names = data["data"], data.get("columns")
     if names is None:
@@ -142,7 +146,9 @@ def to_request(asked: Asked, model: Model, signature: MlSignature) -> InferReque
     if columns is not None and model.columns is not None:
         names = model.columns.names
         chosen = _chosen(columns, names, ())
-        return InferRequest(model.name, [Tensor.of(name, _array(values, name, None)) for name, values in chosen.items()])
+        return InferRequest(
+            model.name, [Tensor.of(name, _array(values, name, None)) for name, values in chosen.items()]
+        )
     if columns is not None and len(model.inputs) > 1:
         optional = tuple(spec.name for spec in model.inputs if spec.optional)
         chosen = _chosen(columns, tuple(spec.name for spec in model.inputs), optional)
@@ -163,15 +169,15 @@ def to_request(asked: Asked, model: Model, signature: MlSignature) -> InferReque
     if signature.is_frame and signature.input_names:
         chosen = _chosen(columns, signature.input_names, ())
     made = [_array(values, name, None) for name, values in chosen.items()]
-    odd = next((name for name, array in zip(chosen, made, strict=True) if array.ndim != 1 or array.dtype == object), None)
+    odd = next(
+        (name for name, array in zip(chosen, made, strict=True) if array.ndim != 1 or array.dtype == object), None
+    )
     if odd is not None:
         raise InvalidInput(f"column {odd!r}: one number a row was expected")
     return InferRequest(model.name, [_tensor(np.column_stack(made), spec)])
 
 
-def _chosen(
-    columns: Mapping[str, list[Any]], names: Sequence[str], optional: Sequence[str]
-) -> dict[str, list[Any]]:
+def _chosen(columns: Mapping[str, list[Any]], names: Sequence[str], optional: Sequence[str]) -> dict[str, list[Any]]:
     missing = [name for name in names if name not in columns and name not in optional]
     if missing:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
@@ -202,7 +208,9 @@ def _array(values: Any, name: str, spec: TensorSpec | None) -> np.ndarray:
     if array.dtype.kind in "biuf" and (spec is None or spec.datatype != BYTES):
         return array
     made = np.empty(array.shape, object)
-    flat = np.array(values, object).reshape(-1) if array.shape == np.shape(np.array(values, object)) else array.reshape(-1)
+    flat = (
+        np.array(values, object).reshape(-1) if array.shape == np.shape(np.array(values, object)) else array.reshape(-1)
+    )
     for place, value in enumerate(flat.tolist()):
         if value is not None and not isinstance(value, str):
             raise InvalidInput(f"{name!r}: texts and {value!r} are mixed, or the value is neither a number nor a text")
@@ -246,9 +254,13 @@ def predictions(response: InferResponse, answer: Answer, *, is_frame: bool) -> A
         if not is_frame:
             return outputs
         flat = [(tensor.name, _listed(tensor, flat=True)) for tensor in response.outputs]
-        return [dict(zip([name for name, _ in flat], row, strict=True)) for row in zip(*(v for _, v in flat), strict=True)]
+        return [
+            dict(zip([name for name, _ in flat], row, strict=True)) for row in zip(*(v for _, v in flat), strict=True)
+        ]
     if answer == "torch" and is_frame and only is not None:
-        return [{str(place): value for place, value in enumerate(row if isinstance(row, list) else [row])} for row in only]
+        return [
+            {str(place): value for place, value in enumerate(row if isinstance(row, list) else [row])} for row in only
+        ]
     return only if only is not None else outputs
 
 

@@ -5,7 +5,7 @@ Source: MLflow, "MLmodel file format" (mlflow.org/docs/latest/ml/model/), and `m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,8 @@ __all__ = ["FILE", "PYFUNC", "MlModel", "read"]
 FILE: Final = "MLmodel"
 PYFUNC: Final = "python_function"
 """The flavour that every model has which MLflow itself can serve."""
+_MOST_DEPTH: Final = 64
+"""Levels of the file; MLflow writes 6, and a user's metadata a few more."""
 _MOST_BYTES: Final = 4 << 20
 """Of the file; a signature of 10,000 columns takes a fourth of it."""
 
@@ -46,7 +48,9 @@ class MlModel:
             ConfigError: it is no name, is not there, or leads out of the folder.
         """
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"{self.folder / FILE}: a flavour names its data as {name!r}; a path in the folder was expected")
+            raise ConfigError(
+                f"{self.folder / FILE}: a flavour names its data as {name!r}; a path in the folder was expected"
+            )
         path = self.folder / name
         if leads_out(path, self.folder, settings.allow_uri):
             raise ConfigError(
@@ -78,7 +82,9 @@ def read(settings: ModelSettings) -> MlModel:
     try:
         text = read_bytes(path, most_bytes=_MOST_BYTES).decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: there is no file {FILE}; the folder that mlflow's save_model wrote was expected") from None
+        raise ConfigError(
+            f"{folder}: there is no file {FILE}; the folder that mlflow's save_model wrote was expected"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     document = _parse(path, text)
@@ -98,10 +104,12 @@ def read(settings: ModelSettings) -> MlModel:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 # either is a safe one
+        _check_form(path, yaml.parse(text, Loader=loader))
+        document = yaml.load(text, Loader=loader)  # noqa: S506 # either is a safe one
     except RecursionError:
-        raise ConfigError(f"{path}: nested too deep to be a description of a model") from None
+        raise ConfigError(f"{path}: nested too deep; at most {_MOST_DEPTH} levels are read") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from None
@@ -110,3 +118,21 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: is no mapping; a file that mlflow's save_model wrote was expected")
     return document
+
+
+def _check_form(path: Path, events: Iterable[yaml.Event]) -> None:
+    """Refuse what would cost more to construct than its text is long: libyaml's composer ends the process over deep nesting.
+
+    Raises:
+        ConfigError: nested too deep, or with merge keys, which multiply what they name.
+    """
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise ConfigError(f"{path}: has a merge key ('<<'), which MLflow does not write")
+        if depth > _MOST_DEPTH:
+            raise ConfigError(f"{path}: nested too deep; at most {_MOST_DEPTH} levels are read")

@@ -1,9 +1,10 @@
 """`MlflowModel`: a folder that MLflow saved, served by whichever runtime serves its flavour, else as MLflow's pyfunc.
 
-Theory of operation. `MLmodel` says what the model is (`mlmodel`), its file what can serve it (`flavours`). Where that is one of our runtimes its class, found by
-name, is derived from here and now, with what is MLflow's beside it: the labels of a classifier, the scoring server's paths, the signature in
-the metadata. Nothing stands between such a model and the data plane. The others are the pyfunc's (`pyfunc`), which runs code of the folder, and so only where the
-operator says so. `/invocations` asks the model as every other request does: with its queue, its batches and its statistics.
+Theory of operation. `MLmodel` says what the model is (`mlmodel`), its file what can serve it (`flavours`). Where that is one of our runtimes
+its class, found by name, is derived from here and now, with what is MLflow's beside it: the labels of a classifier, the scoring server's paths,
+the signature in the metadata. Nothing stands between such a model and the data plane. The others are the pyfunc's (`pyfunc`), which runs code of
+the folder, and so only where the operator says so. `/invocations` asks the model as every other request does: with its queue, its batches and
+its statistics.
 """
 
 from __future__ import annotations
@@ -64,12 +65,22 @@ class MlflowModel(Model):
             choice = Choice(choice.flavour, reason="asked for by the setting served_by")
         if not choice.package:
             if wanted == "runtime":
-                raise ConfigError(f"{model.folder}: the setting served_by is 'runtime', and none serves it: {choice.reason}")
+                raise ConfigError(
+                    f"{model.folder}: the setting served_by is 'runtime', and none serves it: {choice.reason}"
+                )
             if own:
                 raise ConfigError(f"{model.folder}: MLflow's pyfunc has no setting {min(own)!r}; there is {_SERVED_BY}")
             return PyfuncModel(settings, model, choice)  # type: ignore[return-value] # as the docstring says
         kind = type(f"Mlflow{choice.target.__name__}", (_Flavour, choice.target), {})
         inner = dataclasses.replace(settings, model_dir=choice.file, extra={**choice.extra, **own})
+        if (
+            choice.is_untold and not settings.inputs
+        ):  # a TorchScript archive does not say what it takes; the signature does
+            inner = dataclasses.replace(
+                inner,
+                inputs=tuple(column.spec for column in model.signature.inputs if column.kind == "tensor"),
+                outputs=settings.outputs or tuple(c.spec for c in model.signature.outputs if c.kind == "tensor"),
+            )
         made = kind(inner)
         made.tell_flavour(model, choice)
         return made

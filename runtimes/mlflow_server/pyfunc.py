@@ -89,7 +89,7 @@ class PyfuncModel(Model):
             ) from None
         try:
             self._pyfunc = pyfunc.load_model(str(folder.resolve()))
-        except Exception as error:  # a folder's code raises whatever it likes
+        except Exception as error:  # noqa: BLE001 # a folder's code raises whatever it likes
             _log.exception("model %s: MLflow does not load %s", self.name, folder)
             raise ConfigError(f"{folder}: MLflow {installed_version()} does not load it: {error}") from None
         signature = self._described.signature
@@ -143,7 +143,7 @@ class PyfuncModel(Model):
                 continue
             if known[name].is_list and isinstance(value, str):
                 try:
-                    value = json.loads(value)  # noqa: PLW2901 # its own meaning
+                    value = json.loads(value)
                 except ValueError:
                     raise InvalidInput(f"parameter {name!r} is a list; its JSON text was expected") from None
             found[name] = value
@@ -203,5 +203,7 @@ def _refusal(error: Any) -> InvalidInput | ModelFailed:
     text = str(error.message).strip()
     if error.get_http_status_code() < 500 and not text.startswith(_UNEXPECTED):
         return InvalidInput(text[:2000])
-    _log.error("the model failed: %s\n%s", text[:500], (getattr(error, "json_kwargs", None) or {}).get("stack_trace", ""))
+    _log.error(
+        "the model failed: %s\n%s", text[:500], (getattr(error, "json_kwargs", None) or {}).get("stack_trace", "")
+    )
     return ModelFailed("the model failed to predict; the server's log has the details")

@@ -14,7 +14,12 @@ __all__ = ["Answered", "routes"]
 Answered = tuple[int, str, bytes]
 """Status, content type, body."""
 
-_CODES = {400: "BAD_REQUEST", 404: "RESOURCE_DOES_NOT_EXIST", 429: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE"}
+_CODES = {
+    400: "BAD_REQUEST",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
 """MLflow's words for statuses (databricks.proto); all others of the client's are BAD_REQUEST, of ours INTERNAL_ERROR."""
 
 

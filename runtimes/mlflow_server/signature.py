@@ -81,7 +81,11 @@ class MlSignature:
         optional = [column.spec.name for column in self.inputs if column.spec.optional]
         if optional:
             found["optional_inputs"] = optional
-        kinds = {c.spec.name: c.kind for c in self.inputs if c.kind not in ("tensor", *_DATATYPES) or c.kind in ("binary", "datetime")}
+        kinds = {
+            c.spec.name: c.kind
+            for c in self.inputs
+            if c.kind not in ("tensor", *_DATATYPES) or c.kind in ("binary", "datetime")
+        }
         if kinds:
             found["input_kinds"] = kinds
         if self.parameters:
@@ -181,4 +185,6 @@ def _parameter(entry: object, where: str) -> Parameter:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise ConfigError(f"{where}: signature.params: an entry without a name")
     kind = entry.get("type", entry.get("dtype"))
-    return Parameter(entry["name"], kind if isinstance(kind, str) else "any", entry.get("default"), bool(entry.get("shape")))
+    return Parameter(
+        entry["name"], kind if isinstance(kind, str) else "any", entry.get("default"), bool(entry.get("shape"))
+    )

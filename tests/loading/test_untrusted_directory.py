@@ -78,7 +78,7 @@ def write(folder: Path, text: str | None = None, **document: Any) -> Path:
         "os:system",
         "subprocess.Popen",
         "antigravity",
-        "mlserver_mlflow.MLflowRuntime",
+        "mlserver_huggingface.HuggingFaceRuntime",
         "xgboost_server.legacy",
         "xgboost_server.model:np.load",
         "xgboost_server:",

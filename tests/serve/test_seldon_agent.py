@@ -111,6 +111,7 @@ IMAGES = (
     "sklearn_server",
     "catboost_server",
     "classic_server",
+    "mlflow_server",
     "onnx_server",
     "torch_server",
     "tensorflow_server",

@@ -72,7 +72,12 @@ RUNTIMES: tuple[Runtime, ...] = (
     Runtime(
         "ensemble_server", "Ensemble", "ensemble.yaml", lambda path: path.is_file() and path.name == "ensemble.yaml"
     ),
-    Runtime("mlflow_server", "MlflowModel", "MLflow's folders (MLmodel)", lambda path: path.is_file() and path.name == "MLmodel"),
+    Runtime(
+        "mlflow_server",
+        "MlflowModel",
+        "MLflow's folders (MLmodel)",
+        lambda path: path.is_file() and path.name == "MLmodel",
+    ),
     Runtime("tensorflow_server", "TensorflowModel", "saved_model.pb (or numbered folders of it)", _is_saved_model),
     Runtime(
         "xgboost_server",
