@@ -113,7 +113,7 @@ def as_arrays(answer: Any, signature: MlSignature) -> dict[str, np.ndarray]:
     if isinstance(answer, dict):
         return {str(name): _array(value) for name, value in answer.items()}
     if hasattr(answer, "to_numpy"):
-        answer = answer.to_numpy()
+        answer = np.asarray(answer)
     return {names[0] if len(names) == 1 else "output-0": _array(answer)}
 
 

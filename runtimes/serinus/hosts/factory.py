@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..loading.construction import construct, kserve_arguments
 from ..loading.directory import DirectorySettings
-from ..loading.model_formats import infer_implementation
+from ..loading.model_formats import TORCHSERVE, infer_implementation
 from ..model import Model
 from ..settings import ModelSettings, PredictorSettings
 from .implementations import Implementation, implementation_of, kind_of, resolve
@@ -40,6 +40,10 @@ def build_model(
     if isinstance(settings, ScriptSettings):
         return _host(settings.take(predictor), settings, predictor)
     name = settings.implementation or infer_implementation(settings.model_dir)
+    if name == TORCHSERVE:
+        from .torchserve.torchserve_host import build_torchserve
+
+        return build_torchserve(settings)
     beside = settings.source.parent if isinstance(settings, DirectorySettings) else None
     found = resolve(name, kserve_arguments(settings, predictor), beside)
     if isinstance(settings, DirectorySettings) and settings.is_own_choice:
@@ -88,6 +92,10 @@ def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSe
         raise ConfigError(
             f"{found.name!r} is a model of its own and calls no predictor; --predictor_host is for transformers"
         )
+    if found.kind == "torchserve":
+        from .torchserve.torchserve_host import build_torchserve
+
+        return build_torchserve(settings, found.target)
     if found.kind == "mlserver":
         from .mlserver.mlmodel_host import build_mlserver
 

@@ -30,7 +30,7 @@ __all__ = ["Implementation", "Kind", "ScriptServer", "implementation_of", "is_sc
 
 _log = logging.getLogger("serinus.hosts")
 
-Kind = Literal["serinus", "kserve", "mlserver", "function"]
+Kind = Literal["serinus", "kserve", "mlserver", "torchserve", "function"]
 
 _EXTRAS = {
     "kserve": "kserve",
@@ -109,7 +109,7 @@ def implementation_of(target: Any, name: str = "") -> Implementation:
     if inspect.isroutine(target):
         return Implementation(name, "function", target)
     raise ConfigError(
-        f"{name!r} is {_describe(target)}; expected a subclass of serinus.model.Model, kserve.Model or mlserver.MLModel, "
+        f"{name!r} is {_describe(target)}; expected a subclass of serinus.model.Model, kserve.Model, mlserver.MLModel or TorchServe's BaseHandler, "
         "a function that returns one, or an instance"
     )
 
@@ -165,7 +165,15 @@ def _import_file(path: Path, name: str) -> Any:
     sys.modules[module_name] = module
     try:
         with _beside(path), _reported(name):
-            loader.exec_module(module)
+            try:
+                loader.exec_module(module)
+            except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] != "ts":
+                    raise
+                from .torchserve.stand_in import register
+
+                register()  # a handler of TorchServe's, which is not installed
+                loader.exec_module(module)
     except BaseException as error:
         del sys.modules[module_name]
         if isinstance(error, ModuleNotFoundError):
@@ -331,6 +339,7 @@ def _kind(target: Any) -> Kind | None:
     for kind, module, base in (
         ("kserve", "kserve.model", "BaseKServeModel"),
         ("mlserver", "mlserver.model", "MLModel"),
+        ("torchserve", "ts.torch_handler.base_handler", "BaseHandler"),
     ):
         loaded = sys.modules.get(module)
         if loaded is not None and issubclass(cls, getattr(loaded, base)):

@@ -7,6 +7,7 @@ whose bytes say nothing, so that its runtime tells what is wrong with it.
 from __future__ import annotations
 
 import importlib.util
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,17 @@ from ..pickles import SUFFIXES as PICKLES
 from ..pickles import mend_of
 from .model_folders import why_unreadable
 
-__all__ = ["MLSERVER_IMPLEMENTATIONS", "RUNTIMES", "Runtime", "infer_implementation", "installed", "is_runtime"]
+__all__ = [
+    "MAR_MANIFEST",
+    "MLSERVER_IMPLEMENTATIONS",
+    "RUNTIMES",
+    "TORCHSERVE",
+    "Runtime",
+    "infer_implementation",
+    "installed",
+    "is_mar",
+    "is_runtime",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,24 @@ MLSERVER_IMPLEMENTATIONS: dict[str, str] = {
 """MLServer's runtimes for which there is one here, used where MLServer's own is not installed."""
 
 
+TORCHSERVE = "torchserve"
+"""The name of the host of TorchServe's archives, as an implementation and for `--allow_implementation`."""
+MAR_MANIFEST = "MAR-INF/MANIFEST.json"
+
+
+def is_mar(path: Path) -> bool:
+    """Tell an archive of TorchServe's, or a folder of its form."""
+    try:
+        if path.is_dir():
+            return (path / MAR_MANIFEST).is_file()
+        if path.suffix != ".mar" and path.name != "model":  # what KServe's storage may call a single file
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return MAR_MANIFEST in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return path.suffix == ".mar" and path.is_file()  # its host tells what is wrong with it
+
+
 def is_runtime(name: str) -> bool:
     """Tell the name of an installed runtime, in any spelling; known as data: nothing is imported to find out.
 
@@ -155,6 +184,8 @@ def infer_implementation(model_dir: Path | None) -> str:
     for runtime in RUNTIMES[:3]:
         if any(runtime.matches(path) for path in _candidates(model_dir)):
             return runtime.package
+    if any(is_mar(path) for path in _candidates(model_dir)):
+        return TORCHSERVE
     found: dict[str, list[str]] = {}
     for path in _candidates(model_dir):
         for runtime in RUNTIMES[3:]:

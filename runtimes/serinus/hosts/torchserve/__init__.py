@@ -1,0 +1,1 @@
+"""TorchServe's handlers and archives as models of this library."""
