@@ -71,7 +71,7 @@ class MlflowModel(Model):
             if own:
                 raise ConfigError(f"{model.folder}: MLflow's pyfunc has no setting {min(own)!r}; there is {_SERVED_BY}")
             return PyfuncModel(settings, model, choice)  # type: ignore[return-value] # as the docstring says
-        kind = type(f"Mlflow{choice.target.__name__}", (_Flavour, choice.target), {})
+        kind = type(f"Mlflow{choice.target.__name__}", (_Labelled if choice.labels else _Flavour, choice.target), {})
         inner = dataclasses.replace(settings, model_dir=choice.file, extra={**choice.extra, **own})
         if (
             choice.is_untold and not settings.inputs
@@ -97,19 +97,37 @@ class _Flavour(Model):
         self._mlmodel, self._flavour_choice = model, choice
 
     def load(self) -> None:
-        """Load as the runtime does, then add what the signature says.
-
-        Raises:
-            ConfigError: as the runtime's; or its probabilities cannot be made the labels that the pyfunc answers.
-        """
+        """Load as the runtime does, then add what the signature says."""
         super().load()
         choice, signature = self._flavour_choice, self._mlmodel.signature
         self.details |= {"flavour": choice.flavour, "served_by": choice.package, **signature.told}
         if self._mlmodel.mlflow_version:
             self.details["mlflow_version"] = self._mlmodel.mlflow_version
-        if choice.labels:
-            self._expect_labels()
         _log.info("model %s: the flavour %s is served by %s", self.name, choice.flavour, choice.package)
+
+    def extra_routes(self) -> list[Any]:
+        """Give MLflow's paths."""
+        return [*super().extra_routes(), *routes(self._invoke, self._mlmodel.mlflow_version)]
+
+    async def _invoke(self, body: bytes, content_type: str) -> Answered:
+        assert self.ask is not None  # noqa: S101 # routes are asked of what is served
+        asked = read_body(body, content_type)
+        response = await self.ask(to_request(asked, self, self._mlmodel.signature))
+        document = {"predictions": predictions(response, self._flavour_choice.answer, is_frame=asked.is_frame)}
+        return 200, "application/json", dump_document(document, "null")
+
+
+class _Labelled(_Flavour):
+    """A classifier whose pyfunc answers labels, served by a runtime that answers probabilities."""
+
+    def load(self) -> None:
+        """Load as the runtime does.
+
+        Raises:
+            ConfigError: as the runtime's; or its probabilities cannot be made the labels that the pyfunc answers.
+        """
+        super().load()
+        self._expect_labels()
 
     def _expect_labels(self) -> None:
         objective = str(self.details.get("objective", ""))
@@ -124,22 +142,9 @@ class _Flavour(Model):
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Predict as the runtime does; a classifier's probabilities become labels, as XGBoost's own class makes them."""
         made = super().predict(inputs, call)
-        if not self._flavour_choice.labels:
-            return made
         name = self.outputs[0].name
         if name not in made:
             return made
         scores = made[name]
         labels = scores.argmax(axis=1) if scores.ndim == 2 and scores.shape[1] > 1 else scores.reshape(-1) > 0.5
         return {**made, name: labels.astype(np.int64)}
-
-    def extra_routes(self) -> list[Any]:
-        """Give MLflow's paths."""
-        return [*super().extra_routes(), *routes(self._invoke, self._mlmodel.mlflow_version)]
-
-    async def _invoke(self, body: bytes, content_type: str) -> Answered:
-        assert self.ask is not None  # noqa: S101 # routes are asked of what is served
-        asked = read_body(body, content_type)
-        response = await self.ask(to_request(asked, self, self._mlmodel.signature))
-        document = {"predictions": predictions(response, self._flavour_choice.answer, is_frame=asked.is_frame)}
-        return 200, "application/json", dump_document(document, "null")
