@@ -404,7 +404,10 @@ def test_kserves_first_example_is_served_by_sklearn_server():
 def test_a_model_of_mlflows_is_served_by_mlflow_server_for_kserves_mlserver():
     problems = Problems()
     known = kserve_runtimes(["xgboost_server", "sklearn_server", "mlflow_server"])
-    document = load_text(IRIS.replace("name: sklearn", "name: mlflow"), "isvc.yaml")[0]
+    document = load_text(
+        IRIS.replace("modelFormat: {name: sklearn}", "modelFormat: {name: mlflow}\n      protocolVersion: v2"),
+        "isvc.yaml",
+    )[0]
     plan = Planner(known, [], config_data([]), PlanOptions(), problems).plan(parse_inference_service(document))
     assert plan is not None, problems.all
     (found,) = plan.stable.predictor.containers
