@@ -38,7 +38,10 @@ BUILT_IN = {
 
 KSERVE_RUNTIMES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "kserve-lgbserver": (("v1", "v2"), "lightgbm:4:1"),
-    "kserve-mlserver": (("v2",), "sklearn:0:2 sklearn:1:2 xgboost:1:2 xgboost:2:2 lightgbm:3:2 lightgbm:4:2 mlflow:1:1 mlflow:2:1"),
+    "kserve-mlserver": (
+        ("v2",),
+        "sklearn:0:2 sklearn:1:2 xgboost:1:2 xgboost:2:2 lightgbm:3:2 lightgbm:4:2 mlflow:1:1 mlflow:2:1",
+    ),
     "kserve-openvino": (("v1", "v2", "grpc-v2"), "onnx:1:2 tensorflow:1:3"),
     "kserve-predictiveserver": (("v1", "v2"), "sklearn:1: xgboost:2: lightgbm:4:"),
     "kserve-sklearnserver": (("v1", "v2"), "sklearn:1:1"),

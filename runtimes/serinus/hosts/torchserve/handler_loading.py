@@ -59,7 +59,7 @@ def entry_of_archive(archive: Archive, context: Context) -> Entry:
 
 def entry_of_class(handler: Any, context: Context) -> Entry:
     """Make a handler of its class, or take an instance, and initialise it."""
-    made = handler() if inspect.isclass(handler) else handler
+    made: Any = handler() if inspect.isclass(handler) else handler
     made.initialize(context)
     return made.handle
 
