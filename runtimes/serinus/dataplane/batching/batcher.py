@@ -116,6 +116,7 @@ class Batcher:
         if limit is None:
             limit = AdaptiveLimit("alone" if solo else "joined", places=executor.capacity, is_fixed=most is not None)
         self._limit = limit
+        self._is_joined = limit.joining == "joined"
         self._max_delay_s = 0.0 if solo else settings.max_delay_s
         self._executor = executor
         self._solo = solo
@@ -280,6 +281,7 @@ class Batcher:
         """Make each request a batch of its own from now on."""
         self._solo = True
         self._max_delay_s = 0.0
+        self._is_joined = False
         self._limit.joining = "alone"
 
     def retry_after_s(self) -> float:
@@ -346,7 +348,7 @@ class Batcher:
         """Make the next batch; None where every request looked at was dead or late."""
         late: list[PendingRequest] = []
         waiting = self._waiting
-        members = waiting.take(now, self._max_rows, solo=self._solo, late=late)
+        members = waiting.take(now, self._max_rows, self._solo, late)
         batch, rows = None, 0
         if members:
             batch = Batch(members, 0, now)
@@ -359,7 +361,7 @@ class Batcher:
                 waiting.count_out(members)
             self.queued -= len(members)
             self.queued_rows -= rows
-            if not self.queued and self._limit.joining == "joined":
+            if self._is_joined and not self.queued:
                 self._limit.drained_at = now
         if self._max_delay_s:
             self._due = now if self.queued else float("inf")
@@ -377,7 +379,8 @@ class Batcher:
         self._free += 1
         self._running_rows -= batch.rows
         self._batches.discard(batch)
-        if batch.infer_to - members[0].arrived > QUICK_S and batch.error is None and not members[0].is_stream:
+        first = members[0]
+        if batch.infer_to - first.arrived > QUICK_S and batch.error is None and not first.is_stream:
             self._measure(batch)
         if not self._dispatching:
             self._dispatch()

@@ -37,13 +37,15 @@ def held_bytes(array: np.ndarray) -> int:
 class BatchKey:
     """What must be equal for two requests to share a batch: names, shapes beyond the rows, datatypes, parameters, outputs."""
 
-    __slots__ = ("call", "names", "value")
+    __slots__ = ("call", "names", "row_bytes", "value")
 
-    def __init__(self, value: Any, names: tuple[str, ...], call: Call) -> None:
+    def __init__(self, value: Any, names: tuple[str, ...], call: Call, row_bytes: int = 0) -> None:
         self.value = value
         self.names = names
         """Inputs present, in the order of `PendingRequest.arrays`."""
         self.call = call
+        self.row_bytes = row_bytes
+        """Of all inputs together, where it is the same for every request; 0: it is not, and the arrays are asked."""
 
 
 class Queue(Protocol):

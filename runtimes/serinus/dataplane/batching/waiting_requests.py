@@ -46,7 +46,7 @@ class WaitingRequests:
             for queue in groups.values():
                 yield from queue
 
-    def take(self, now: float, limit: int, *, solo: bool, late: list[PendingRequest]) -> list[PendingRequest]:
+    def take(self, now: float, limit: int, solo: bool, late: list[PendingRequest]) -> list[PendingRequest]:
         """Take the members of the next batch; none where every request looked at was dead or late.
 
         Args:

@@ -175,7 +175,7 @@ class InlineExecutor:
         self._spill = spill
         self._refuge = refuge if refuge is not None else spill
         self._slow_outputs = slow_outputs
-        self._limit_s = limit_s
+        self._overrun_s = _OVERRUN * limit_s
         self._moved = moved
         self._held = held
         self._overruns = 0
@@ -194,8 +194,9 @@ class InlineExecutor:
                 return spill.run(batch, on_finish)
         compute(batch, self._predict, self._clock)
         took = batch.infer_to - batch.infer_from
-        if took <= _OVERRUN * self._limit_s:
-            self._overruns = 0
+        if took <= self._overrun_s:
+            if self._overruns:
+                self._overruns = 0
         elif self._refuge is not None:
             self._overruns += 1
             if took > HELD_S:

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ...errors import NotSupported, SerinusError
 from ...model import Cancellable, Model, V1Answer
 from ...protocol.types import InferRequest, InferResponse, Tensor
@@ -26,9 +24,6 @@ from .v1_requests import V1Request, ask_in_v2
 __all__ = ["ArrayServable"]
 
 _log = logging.getLogger("serinus.model")
-
-_FLOAT32 = np.dtype(np.float32)
-"""What most models take; its bytes are asked for without a call."""
 
 
 class ArrayServable(Servable):
@@ -110,9 +105,7 @@ class ArrayServable(Servable):
         key, arrays, rows = self._checks.admit(request)
         if deadline is None and self._default_timeout_s is not None:
             deadline = now + self._default_timeout_s
-        size = 0
-        for array in arrays:
-            size += array.nbytes if array.dtype is _FLOAT32 else held_bytes(array)
+        size = rows * key.row_bytes or sum(map(held_bytes, arrays))
         pending = PendingRequest(
             request, on_complete, now, deadline, self.batcher, key, arrays, rows, level, None, size
         )

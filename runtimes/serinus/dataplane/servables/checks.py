@@ -14,7 +14,8 @@ forms share batches. A model with signatures has checks for each, chosen by the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -74,9 +75,9 @@ class RequestChecks:
         self._outputs = {spec.name: spec for spec in outputs} if model.checks_requests else {}
         self._alone = 0
         names = tuple(spec.name for spec in self._specs)
-        self._plain = BatchKey(None, names, Call())
-        """For requests that send every input and ask for nothing special, where no dimension but the rows may vary."""
         self._fixed = bool(self._specs) and all(-1 not in spec.shape[1:] for spec in self._specs)
+        self._plain = BatchKey(None, names, Call(), _row_bytes(self._specs) if self._fixed and self._batchable else 0)
+        """For requests that send every input and ask for nothing special, where no dimension but the rows may vary."""
         self._single: TensorSpec | None = None
         self._single_rank = 0
         self._single_tail: tuple[int, ...] = ()
@@ -437,3 +438,11 @@ def _list(names: Any) -> str:
     if len(names) > 16:
         shown.append(f"and {len(names) - 16} more")
     return ", ".join(shown) or "none"
+
+
+def _row_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Bytes of a row of these inputs; 0 where that depends on the values."""
+    dtypes = [np.dtype(NUMPY_DTYPES[spec.datatype]) for spec in specs]
+    if any(dtype.hasobject for dtype in dtypes):
+        return 0
+    return sum(dtype.itemsize * prod(spec.shape[1:]) for dtype, spec in zip(dtypes, specs, strict=True))
