@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
+from .stand_in import StandIn
 
 __all__ = ["ThinServer"]
 
@@ -50,6 +52,8 @@ class ThinServer:
         self._sock: socket.socket = cast("socket.socket", None)
         self._backlog = 0
         self._empty = asyncio.Event()
+        self._ssl: Any = None
+        self._adopting: set[asyncio.Task[Any]] = set()
 
     async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
         """Accept connections on a bound socket.
@@ -60,6 +64,7 @@ class ThinServer:
         self.loop = asyncio.get_running_loop()
         self._backlog = backlog
         self._sock = sock
+        self._ssl = ssl
         self._server = await self._accept(sock, ssl)
 
     async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.AbstractServer:
@@ -77,6 +82,33 @@ class ThinServer:
         old.close()
         if self.closing:
             new.close()
+
+    def stand_in(self, answers: Mapping[bytes, bytes]) -> StandIn | None:
+        """Give who answers these paths while the loop is held, and hands everything else to it; None: TLS is spoken here."""
+        if self._ssl is not None:
+            return None
+        return StandIn(self._sock, answers, self._adopt)
+
+    def _adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another thread has accepted; from any thread."""
+
+        def take() -> None:
+            if self.closing:
+                connection.close()
+                return
+            connecting = self.loop.create_task(self.loop.connect_accepted_socket(partial(Connection, self), connection))
+            self._adopting.add(connecting)
+            connecting.add_done_callback(self._adopted)
+
+        try:
+            self.loop.call_soon_threadsafe(take)
+        except RuntimeError:  # the loop is closed
+            connection.close()
+
+    def _adopted(self, connecting: asyncio.Task[Any]) -> None:
+        self._adopting.discard(connecting)
+        if not connecting.cancelled():
+            connecting.exception()  # the client has gone meanwhile: looked at, so that nobody is warned of it
 
     # Connections and clock
 

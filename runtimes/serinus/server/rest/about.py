@@ -19,7 +19,10 @@ from ..http.exchange import Exchange
 from .responder import JSON, Reply, Responder
 from .router import Router
 
-__all__ = ["AboutApi"]
+__all__ = ["LIVENESS", "AboutApi"]
+
+LIVENESS: Final[Mapping[bytes, bytes]] = {b"/": b'{"status":"alive"}', b"/v2/health/live": b'{"live":true}'}
+"""What says that the process works at all, and its answer; KServe's and the protocol's."""
 
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -64,7 +67,7 @@ class AboutApi:
     def _alive(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         if exchange.target == b"*":
             raise InvalidInput("the target '*' is for OPTIONS alone (RFC 9112, 3.2.4)")
-        self._responder.reply(exchange, 200, JSON, [b'{"status":"alive"}'])  # as KServe's
+        self._responder.reply(exchange, 200, JSON, [LIVENESS[b"/"]])
 
     def _live(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         live = self._plane.live()

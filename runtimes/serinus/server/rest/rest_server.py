@@ -22,9 +22,11 @@ from ..access_log import REVISION_FIELD
 from ..certificates import Certificates, Loaded
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits, header_pairs
+from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
 from ..request_access import RequestAccess
 from ..request_observer import RequestObserver, observe_requests
+from .about import LIVENESS
 from .app import RestApp
 from .cloudevents import CloudEventSettings
 from .custom import CustomRoute
@@ -55,6 +57,10 @@ class RestServer:
     def add_custom(self, routes: Iterable[CustomRoute]) -> None:
         """Serve further routes; one that is there already is replaced."""
         self._app.add_custom(routes)
+
+    def stand_in(self) -> StandIn | None:
+        """Give who answers liveness while the loop is held; None: this transport has nobody (uvicorn, TLS)."""
+        return self._server.stand_in(LIVENESS) if isinstance(self._server, ThinServer) else None
 
     def stop_accepting(self) -> None:
         """Refuse new connections; answers on those that there are carry `Connection: close`. Metrics can be read to the end."""
