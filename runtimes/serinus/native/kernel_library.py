@@ -21,6 +21,7 @@ SYMBOLS = (
     "serinus_json_census",
     "serinus_json_take",
     "serinus_mlp_predict",
+    "serinus_proto_census",
 )
 """What the Python side calls: a library that lacks one is stale, and not used at all."""
 

@@ -14,6 +14,7 @@ What the specification leaves to the server, and what is done here:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from math import prod
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from .datatypes import BYTES, NUMPY_DTYPES
 from .documents.json_values import property_text
 from .documents.model_config import ModelConfig
 from .json_codec import check_datatype, check_empty, check_name, describe
+from .proto_census import check_message
 from .raw import Buffer, decode, encode
 from .types import (
     NO_PARAMETERS,
@@ -75,6 +77,11 @@ _PACKED = {"BOOL": b"\x0a", "FP32": b"\x32", "FP64": b"\x3a"}
 """Datatypes whose packed field has the raw form of the tensor behind this tag and a length (protobuf, "Packed Repeated Fields"):
 serialized, such a field is the tensor, with no Python object per element."""
 
+_LOOKED_AT_BYTES: Final = 64 * 1024
+"""A message with less cannot hold so much that it is worth a look."""
+_CHUNK: Final = 1 << 16
+"""Elements that are taken in one call, which no other thread interrupts: some milliseconds."""
+
 _NO_LIMITS = Limits()
 
 
@@ -97,8 +104,11 @@ def decode_request(
     """
     if len(message) > limits.body_bytes:
         raise TooLarge(f"the message has {len(message)} bytes, the limit is {limits.body_bytes}")
+    message = bytes(message)
+    if len(message) > _LOOKED_AT_BYTES:
+        check_message(message)
     try:
-        request = pb.ModelInferRequest.FromString(bytes(message))
+        request = pb.ModelInferRequest.FromString(message)
     except DecodeError:
         raise InvalidInput("the message is no ModelInferRequest: its bytes do not decode as protobuf") from None
     if not request.model_name:
@@ -179,9 +189,9 @@ def _in_shared_memory(what: str) -> InvalidInput:
 
 
 def _shape(value: Sequence[int], what: str, limits: Limits) -> tuple[int, ...]:
+    if len(value) > limits.rank:
+        raise InvalidInput(f"{what}: 'shape' has {len(value)} dimensions, the limit is {limits.rank} (max_rank)")
     shape = tuple(value)
-    if len(shape) > limits.rank:
-        raise InvalidInput(f"{what}: 'shape' has {len(shape)} dimensions, the limit is {limits.rank} (max_rank)")
     if shape and min(shape) < 0:
         raise InvalidInput(f"{what}: shape {list(shape)} has a negative dimension; a request says each one's true size")
     if 0 in shape:
@@ -209,7 +219,8 @@ def _decode_contents(what: str, datatype: str, shape: tuple[int, ...], contents:
         )
     if datatype == BYTES:
         array = np.empty(count, dtype=object)
-        array[:] = values
+        for start in range(0, count, _CHUNK):
+            array[start : start + _CHUNK] = values[start : start + _CHUNK]
         return array.reshape(shape)
     if datatype in _PACKED and count:
         packed = contents.SerializeToString()
@@ -218,13 +229,24 @@ def _decode_contents(what: str, datatype: str, shape: tuple[int, ...], contents:
         # unknown fields follow
     wide = _WIDE.get(datatype)
     if wide is None:
-        return np.fromiter(values, dtype, count).reshape(shape)
-    array = np.fromiter(values, wide, count)
+        return _numbers(values, dtype, count).reshape(shape)
+    array = _numbers(values, np.dtype(wide), count)
     limit = np.iinfo(dtype)
     if count and (int(array.min()) < limit.min or int(array.max()) > limit.max):
         index = int(np.argmax((array < limit.min) | (array > limit.max)))
         raise InvalidInput(f"{what}: {field}[{index}] is {array[index]}, {datatype} holds {limit.min} to {limit.max}")
     return array.astype(dtype).reshape(shape)
+
+
+def _numbers(values: Iterable[Any], dtype: np.dtype, count: int) -> np.ndarray:
+    """Read numbers, a chunk at a time."""
+    if count <= _CHUNK:
+        return np.fromiter(values, dtype, count)
+    array, remaining = np.empty(count, dtype), iter(values)
+    for start in range(0, count, _CHUNK):
+        size = min(_CHUNK, count - start)
+        array[start : start + size] = np.fromiter(islice(remaining, size), dtype, size)
+    return array
 
 
 def _decode_parameters(parameters: Mapping[str, Any], what: str, limits: Limits) -> Mapping[str, Any]:

@@ -13,16 +13,19 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 
+from ...dataplane.large_bodies import LARGE_BODY_BYTES, begin_aside, read_aside
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.telemetry.request_records import REQUEST_ID
 from ...errors import ClientError, InvalidInput, NotFound, NotReady, NotSupported, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
+from ...protocol.proto_census import check_few_fields, check_message, is_laborious
 from ...protocol.proto_codec import (
     config_message,
     decode_repository_parameters,
@@ -235,18 +238,44 @@ class Service(CallsInFlight):
         Returns:
             What to cancel when the client goes away; None where the request never reached the plane.
         """
-        observed = None
         if self._observer is not None:
-            observed, headers = self._observe(answer, INFER_STREAM if stream else INFER, headers)
-            answer = observed
+            answer, headers = self._observe(answer, INFER_STREAM if stream else INFER, headers)
         if self._request_access is not None:
             try:
                 self.authenticate(INFER, headers)
             except SerinusError as error:
                 answer.fail(self._uncounted(error, headers))
                 return None
+        if self.is_laborious(message):
+
+            def decode() -> tuple[InferRequest, bool]:
+                try:
+                    return self._decode(message, headers, deadline, stream=stream)
+                except Exception as error:  # noqa: BLE001 # as below
+                    raise self._model_first(message, error) from error
+
+            return begin_aside(
+                decode,
+                lambda decoded: cast("Cancellable", self._begin(message, *decoded, answer, stream=stream)),
+                lambda error: answer.fail(self._uncounted(cast("Exception", error), headers)),
+            )
         try:
             request, final_wanted = self._decode(message, headers, deadline, stream=stream)
+        except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
+            answer.fail(self._uncounted(self._model_first(message, error), headers))
+            return None
+        return self._begin(message, request, final_wanted, answer, stream=stream)
+
+    def is_laborious(self, message: bytes) -> bool:
+        """Whether a message is decoded in a thread: it takes a millisecond or more."""
+        return message.startswith(DEFLATED) or (len(message) > LARGE_BODY_BYTES and is_laborious(message))
+
+    def _begin(
+        self, message: bytes, request: InferRequest, final_wanted: bool, answer: Answer, *, stream: bool
+    ) -> Cancellable | None:
+        headers = request.headers
+        observed = answer if isinstance(answer, ObservedAnswer) else None
+        try:
             if observed is not None:
                 observed.model, observed.version = request.model_name, request.model_version
             if stream and self._plane.stream_kind(request.model_name, request.model_version):
@@ -289,7 +318,7 @@ class Service(CallsInFlight):
         record = self._observer.begin(headers, path[1:], {"rpc.method": path[1:]})
         return ObservedAnswer(answer, path, record, self._observer), RecordedMetadata(headers, record)
 
-    def whole_stream(
+    async def whole_stream(
         self, first: bytes, further: AsyncIterator[bytes], headers: Mapping[str, str], deadline: float | None
     ) -> Responses | None:
         """Begin a stream that goes to its model as a whole; None: each request is for `infer`.
@@ -310,7 +339,7 @@ class Service(CallsInFlight):
         if self._stream_form != "auto":
             return None
         try:
-            request, final_wanted = self._decode(first, headers, deadline, stream=True)
+            request, final_wanted = await self._decode_aside(first, headers, deadline)
         except Exception:  # noqa: BLE001 # `infer` finds it again, and says so
             return None
         if self._beside_mlserver and not final_wanted:
@@ -320,7 +349,7 @@ class Service(CallsInFlight):
 
         async def requests() -> AsyncIterator[InferRequest]:
             async for message in further:
-                following, _ = self._decode(message, headers, deadline, stream=True)
+                following, _ = await self._decode_aside(message, headers, deadline)
                 if (following.model_name, following.model_version) != (request.model_name, request.model_version):
                     raise InvalidInput(
                         f"a request for model '{following.model_name}' came on a stream of model '{request.model_name}', "
@@ -335,6 +364,13 @@ class Service(CallsInFlight):
     ) -> Responses:
         stream = self._plane.infer_stream(request, further)
         return Responses(stream, request, self._send_limit, final_wanted=final_wanted)
+
+    async def _decode_aside(
+        self, message: bytes, headers: Mapping[str, str], deadline: float | None
+    ) -> tuple[InferRequest, bool]:
+        """As `_decode` of a request of a stream, in a thread where it takes long."""
+        decode = partial(self._decode, message, headers, deadline, stream=True)
+        return await read_aside(LARGE_BODY_BYTES + 1, decode) if self.is_laborious(message) else decode()
 
     def _decode(
         self, message: bytes, headers: Mapping[str, str], deadline: float | None, *, stream: bool
@@ -357,6 +393,17 @@ class Service(CallsInFlight):
         """
         if self._request_access is not None:
             self._request_access.check(grpc_kind(path), headers.get("authorization"))
+
+    def parsed(self, message: bytes) -> Any:
+        """Parse a ModelInferRequest for what it says of itself, whatever else is wrong with it.
+
+        Raises:
+            DecodeError: it is none.
+            ClientError: it is damaged, or more than a server reads.
+        """
+        message = self.plain(message)
+        check_message(message)
+        return pb.ModelInferRequest.FromString(message)
 
     def plain(self, message: bytes) -> bytes:
         """Undo a coding that the native front does not know, which the size filter has left to be undone here; see deflate.py.
@@ -385,6 +432,9 @@ class Service(CallsInFlight):
             self.authenticate(path, headers)
             if path in self._changes:
                 self._plane.access.check(headers.get("authorization"))
+            if self.is_laborious(message):
+                message = await read_aside(LARGE_BODY_BYTES + 1, lambda: self.plain(message))
+                check_few_fields(message)
             response = await self.unary[path](self.plain(message))
         except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's fault
             answer.fail(self._uncounted(error, headers))
@@ -409,7 +459,7 @@ class Service(CallsInFlight):
             return self._too_large()
         if isinstance(error, ClientError):
             with contextlib.suppress(DecodeError, TooLarge, InvalidInput):
-                request = pb.ModelInferRequest.FromString(self.plain(message))
+                request = self.parsed(message)
                 if request.model_name:
                     try:
                         self._plane.check_served(request.model_name, request.model_version)

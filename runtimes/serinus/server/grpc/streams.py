@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from google.protobuf.message import DecodeError
 
+from ...dataplane.large_bodies import LARGE_BODY_BYTES, read_aside
 from ...dataplane.response_stream import closing
 from ...errors import ClientError, GrpcStatus, TimedOut
 from ...model import Cancellable
@@ -88,7 +89,7 @@ class _Place:
         if isinstance(outcome, bytes):
             yield _response(outcome + _FINAL)
         elif isinstance(outcome, Failure):
-            yield self._error(_in_time(outcome, deadline))
+            yield await self._error(_in_time(outcome, deadline))
         else:
             failure = None
             try:
@@ -97,17 +98,19 @@ class _Place:
             except Exception as error:  # noqa: BLE001 # the edge of a request; failure_of logs what is not the client's
                 failure = failure_of(error)
             if failure is not None:
-                yield self._error(_in_time(failure, deadline))
+                yield await self._error(_in_time(failure, deadline))
             elif outcome.final_wanted:
                 request = outcome.request
                 last = pb.ModelInferResponse(model_name=request.model_name, id=request.id or "")
                 yield _response(last.SerializeToString() + _FINAL)
             self._settle(b"")
 
-    def _error(self, failure: Failure) -> bytes:
+    async def _error(self, failure: Failure) -> bytes:
         response = pb.ModelStreamInferResponse(error_message=failure.message)
         try:
-            request = pb.ModelInferRequest.FromString(self.service.plain(self.message))
+            service, message = self.service, self.message
+            size = LARGE_BODY_BYTES + 1 if service.is_laborious(message) else 0
+            request = await read_aside(size, lambda: service.parsed(message))
         except (DecodeError, ClientError):
             pass
         else:
@@ -150,7 +153,7 @@ async def infer_stream(
     first = await anext(messages, None)
     if first is None:
         return
-    responses = service.whole_stream(first, messages, headers, deadline)
+    responses = await service.whole_stream(first, messages, headers, deadline)
     if responses is None:
         answers = _in_places(service, first, messages, headers, deadline)
     else:

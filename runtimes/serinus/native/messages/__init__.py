@@ -1,0 +1,1 @@
+"""What protobuf messages hold, before they are parsed."""
