@@ -39,16 +39,16 @@ def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     ids=["nested", "strings", "empty", "open string", "open escape", "open arrays"],
 )
 def test_what_stands_in_strings_is_not_counted(text: bytes, counted: tuple[int, int]):
-    assert json_census._counter()(text) == counted
+    assert json_census._counter()(text)[:2] == counted
     if not text.startswith(b'"'):  # an open string is no JSON, which the parser says
-        assert json_census._count(text) == counted
+        assert json_census._count(text)[:2] == counted
 
 
 def test_both_counters_agree():
     random.seed(5)
     for _ in range(300):
         text = b"".join(random.choices([b"[", b"]", b"{", b"}", b",", b'"a"', rb'"\""', rb'"\\"', b'"[,"', b"1"], k=60))
-        assert json_census._counter()(text) == json_census._count(text)
+        assert json_census._counter()(text)[:2] == json_census._count(text)[:2]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_more_than_can_be_looked_at_in_a_second_is_refused(text: bytes, word: st
 @pytest.mark.parametrize(
     "text",
     [
-        b"[" * MOST_CONTAINERS + PADDING,
+        b"[" * MOST_CONTAINERS + 4 * PADDING,  # a body of 5 MB may take 100
         b"," * MOST_VALUES + PADDING,
         b'"' + b"[," * (MOST_VALUES + 1) + b'"' + PADDING,
         b"[" * 1000,

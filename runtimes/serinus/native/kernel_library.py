@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["ABI", "SYMBOLS", "Library", "library", "library_path"]
 
-ABI = 4
+ABI = 5
 """Number that `serinus_abi()` of the library must return: raised whenever a signature or a structure in the C files changes."""
 
 SYMBOLS = (
