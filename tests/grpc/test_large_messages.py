@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
+import grpc
 from grpc_support import ENGINES, Running, serving
 from serinus.errors import TooLarge
 from serinus.protocol import _open_inference_pb2 as pb
@@ -64,7 +64,15 @@ def test_a_message_of_millions_of_nothings_is_refused_before_it_is_parsed(kind: 
 
 @pytest.mark.parametrize("datatype", ["INT8", "INT32", "INT64", "UINT64", "BYTES", "FP32", "BOOL"])
 def test_typed_values_of_many_chunks_arrive_as_they_were_sent(datatype: str):
-    names = {"INT8": "int", "INT32": "int", "INT64": "int64", "UINT64": "uint64", "BYTES": "bytes", "FP32": "fp32", "BOOL": "bool"}
+    names = {
+        "INT8": "int",
+        "INT32": "int",
+        "INT64": "int64",
+        "UINT64": "uint64",
+        "BYTES": "bytes",
+        "FP32": "fp32",
+        "BOOL": "bool",
+    }
     sent: list[Any] = [number % 100 for number in range(200_001)]
     if datatype == "BYTES":
         sent = [b"%d" % number for number in sent]
@@ -106,7 +114,11 @@ def test_a_health_check_is_answered_while_a_message_is_read(
     request.inputs.add(name="x", datatype="FP32", shape=[100_000, 3], contents={"fp32_contents": [1.0] * 300_000})
     with grpc.insecure_channel(server.address) as channel:
         kind = channel.stream_stream if streamed else channel.unary_unary
-        call = kind("/inference.GRPCInferenceService/ModelStreamInfer" if streamed else "/inference.GRPCInferenceService/ModelInfer")
+        call = kind(
+            "/inference.GRPCInferenceService/ModelStreamInfer"
+            if streamed
+            else "/inference.GRPCInferenceService/ModelInfer"
+        )
         if streamed:
             answers = call(iter([request.SerializeToString()]))
         else:

@@ -103,8 +103,7 @@ async def test_liveness_is_answered_while_the_loop_is_held_and_all_else_when_it_
                 waiting.extend([pool.submit(other, what) for what in others])
                 waiting.append(pool.submit(half, "half"))
                 silent = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-                for _ in range(3):
-                    live.append(pool.submit(_ask, server.port, PROBE % path).result(20))
+                live.extend(pool.submit(_ask, server.port, PROBE % path).result(20) for _ in range(3))
                 silent.close()
                 order.append("free")
                 let_others_come.set()

@@ -251,7 +251,7 @@ class Service(CallsInFlight):
             def decode() -> tuple[InferRequest, bool]:
                 try:
                     return self._decode(message, headers, deadline, stream=stream)
-                except Exception as error:  # noqa: BLE001 # as below
+                except Exception as error:  # as below
                     raise self._model_first(message, error) from error
 
             return begin_aside(
