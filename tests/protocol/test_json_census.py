@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
 from representative import every
@@ -80,3 +82,60 @@ def test_more_than_can_be_looked_at_in_a_second_is_refused(text: bytes, word: st
 @pytest.mark.usefixtures("counter")
 def test_what_is_within_the_limits_is_taken(text: bytes):
     check_census(text, "the request body")
+
+
+TINY = {
+    "objects of one number": b'{"x":1},',
+    "empty arrays": b"[],",
+    "empty objects": b"{},",
+    "rows of a digit": b"[1],",
+    "deep arrays": b"[" * 60 + b"]" * 60 + b",",
+    "objects in objects": b'{"a":[{"b":"cd"}]},',
+}
+ORDINARY = {
+    "rows of a number": b"[0.25],",
+    "rows of numbers": b"[0.25,0.5,0.75],",
+    "objects of three numbers": b'{"a":1.5,"b":2.5,"c":3},',
+    "letters": b'"a",',
+    "empty texts": b'"",',
+    "escapes": rb'"\u0416\n",',
+    "numbers": b"300,",
+    "thousands of digits": b"0." + b"1" * 4000 + b",",
+    "a wide text": b'"' + b"a" * 5000 + "\N{GRINNING FACE}".encode() + b'",',
+    "customers": b'{"amount":12.5,"country":"DE","age":31,"merchant":"m-12345"},',
+}
+
+
+def repeated(unit: bytes) -> bytes:
+    return b"[" + unit * (2 * len(PADDING) // len(unit)) + b"0]"
+
+
+def taken(value: object) -> int:
+    """What a parsed document takes in memory, by CPython's own word."""
+    seen: dict[int, object] = {}
+    left, total = [value], 0
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen[id(one)] = one
+            total += -(-sys.getsizeof(one) // 16) * 16
+            if isinstance(one, dict):
+                left += [*one, *one.values()]
+            elif isinstance(one, list):
+                left += one
+    return total
+
+
+@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.usefixtures("counter")
+def test_a_text_that_would_take_more_than_twenty_times_its_size_is_refused(kind: str):
+    with pytest.raises(TooLarge, match=r"20 times its size|arrays, or half as many objects"):
+        check_census(repeated(TINY[kind]), "the request body")
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+@pytest.mark.usefixtures("counter")
+def test_what_people_send_is_taken_and_takes_no_more_than_twenty_times_its_size(kind: str):
+    text = repeated(ORDINARY[kind])
+    check_census(text, "the request body")
+    assert taken(orjson.loads(text)) <= 20.5 * len(text)

@@ -1,8 +1,9 @@
 """A look at a large JSON text before it is parsed: whether what it holds would cost more than a body of its size should.
 
-Theory of operation. A parsed number takes 24 bytes, a string 56 and its text, an array 80 and an object 216, whose text may be of two bytes;
+Theory of operation. A parsed number takes 32 bytes, a string 56 and its text, an array 80 and an object 216, whose text may be of two bytes;
 keys that repeat, numbers of two digits and empty strings are kept once. The bytes of a body are bounded, and this bounds what they
-become: memory (`MOST_TIMES`), and the second or so that Python takes to look at millions of values, in calls that hold the interpreter. Numbers that the compiled kernel takes (`json_kernel`) become no Python objects, and are not counted.
+become: memory (`MOST_TIMES`), and the second or so that Python takes to look at millions of values, in calls that hold the interpreter.
+Numbers that the compiled kernel takes (`json_kernel`) become no Python objects, and are not counted.
 The kernel counts at a gigabyte a second without the interpreter's lock; without it, a pattern finds the strings.
 """
 
@@ -28,7 +29,7 @@ MOST_TIMES: Final = 20
 
 _FLOOR_BYTES: Final = 1 << 25
 """What may always be taken: nothing that is not looked at takes more."""
-_ARRAY, _OBJECT, _PLACE, _PAIR, _NUMBER, _STRING = 80, 216, 8, 16, 24, 56
+_ARRAY, _OBJECT, _PLACE, _PAIR, _NUMBER, _STRING = 80, 216, 8, 16, 32, 56
 """As in the kernel: bytes of CPython 3.11's objects, measured with `sys.getsizeof`, and the collector's 16."""
 _SMALL_BYTES: Final = 1 << 20
 """A body with less is not looked at: it cannot hold that many."""

@@ -5,7 +5,7 @@
 #include "../kernels.h"
 
 /* Bytes of CPython 3.11's objects, each with its place in the array or object that holds it; see json_census.py. */
-enum { ARRAY = 80, OBJECT = 216, PLACE = 8, PAIR = 16, NUMBER = 24, STRING = 56 };
+enum { ARRAY = 80, OBJECT = 216, PLACE = 8, PAIR = 16, NUMBER = 32, STRING = 56 };
 
 /* The parser keeps the keys that it has seen, and so does this, in places by their last and first bytes and length. */
 #define KEYS 256
