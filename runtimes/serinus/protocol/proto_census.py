@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from ..errors import TooLarge
 from ..native import library
@@ -22,10 +22,10 @@ MOST_FIELDS: Final = 1 << 20
 MOST_NUMBERS: Final = 1 << 22
 """Typed integers, which are looked at one by one; as many as `json_census` lets values be."""
 
-_QUICK: Final = (1 << 10, 1 << 14, 1 << 18)
+_QUICK: Final[_Most] = (1 << 10, 1 << 14, 1 << 18)
 """Fields, numbers, and bytes outside of raw tensors, that are read in a millisecond."""
-_LIMITS: Final = (MOST_FIELDS, MOST_NUMBERS, 1 << 62)
-_FEW: Final = (1 << 10, 1 << 14, 1 << 62)
+_LIMITS: Final[_Most] = (MOST_FIELDS, MOST_NUMBERS, 1 << 62)
+_FEW: Final[_Most] = (1 << 10, 1 << 14, 1 << 62)
 _ENTRY, _INPUT, _OUTPUT, _VALUE, _CONTENTS, _REQUEST = range(1, 7)
 _WITHIN: Final = {
     (_REQUEST, 4): _ENTRY,
@@ -80,7 +80,7 @@ def _counter() -> Callable[[bytes, _Most], bool]:
     census = native.long.serinus_proto_census
     census.argtypes = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64 * 3, ctypes.c_int64 * 3)
     census.restype = ctypes.c_int32
-    bounds = {most: (ctypes.c_int64 * 3)(*most) for most in (_QUICK, _FEW, _LIMITS)}
+    bounds: dict[_Most, Any] = {most: (ctypes.c_int64 * 3)(*most) for most in (_QUICK, _FEW, _LIMITS)}
 
     def count(message: bytes, most: _Most) -> bool:
         return bool(census(message, len(message), bounds[most], (ctypes.c_int64 * 3)()))
