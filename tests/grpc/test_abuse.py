@@ -6,8 +6,6 @@ Sources: RFC 9113 (sections at each case); gRPC over HTTP/2; CVE-2023-44487 (rap
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 import socket
 import struct
 
@@ -40,6 +38,7 @@ from grpc_support import (
     message,
     serving,
 )
+from seeded import seeded
 
 MIB = 1024 * 1024
 
@@ -199,7 +198,7 @@ def test_a_client_that_does_not_read_its_answers_holds_only_its_own(server):
 @pytest.mark.alone
 @pytest.mark.slow
 def test_random_damage_to_a_right_conversation_is_survived(server):
-    chance = random.Random(7)
+    chance = seeded(7)
     right = (
         PREFACE
         + frame(SETTINGS, 0, 0)
@@ -216,7 +215,7 @@ def test_random_damage_to_a_right_conversation_is_survived(server):
                 case 1:
                     del damaged[at : at + chance.randrange(1, 30)]
                 case _:
-                    damaged[at:at] = os.urandom(chance.randrange(1, 30))
+                    damaged[at:at] = chance.randbytes(chance.randrange(1, 30))
         with (
             contextlib.suppress(ConnectionError),
             socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
@@ -238,6 +237,17 @@ def test_GOAWAY_tells_clients_to_go_when_the_server_stops():
             kinds = [kind for kind, *_ in wire.frames()]
             assert GOAWAY in kinds
             assert wire.closed
+
+
+@pytest.mark.timeout(60)
+def test_a_path_that_is_no_text_ends_nothing_while_its_client_stays(server):
+    """grpc.aio tells of its end when its last call has ended: whoever kills it and stays would keep it dead."""
+    bad = call_headers().replace(INFER.encode(), b"\xb9" * len(INFER))
+    with Wire(server.port) as neighbour, Wire(server.port) as wire:
+        neighbour.send(opening() + frame(DATA, 0, 1, message(infer_message("slow"))))
+        wire.send(frame(HEADERS, END_HEADERS, 1, bad))
+        for _ in range(3):
+            assert serves_again(server)
 
 
 def test_a_path_that_is_no_text_ends_nothing(server):

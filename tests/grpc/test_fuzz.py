@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 from conformance_support import infer_message
 from fuzz_support import MANY_OR_FEW, PAIR, SCORES, TEXT, fuzzed, mutate, tenths
+from seeded import seeded
 from serinus.protocol import _open_inference_pb2 as pb
 
 WINDOW = 32
@@ -37,7 +37,7 @@ def seeds() -> list[tuple[str, bytes]]:
 
 @MANY_OR_FEW
 def test_mutated_messages(many: bool, tmp_path: Path):
-    chance, total, good = random.Random(13), tenths(3, many), seeds()
+    chance, total, good = seeded(13), tenths(3, many), seeds()
     fine = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     with fuzzed(many, tmp_path) as watch:
         channel = watch.server.channel

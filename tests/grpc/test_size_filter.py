@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import struct
 import zlib
 
@@ -15,6 +15,8 @@ from serinus.server.grpc.deflate import DEFLATED, inflate
 from serinus.server.grpc.size_filter import FrameGuard
 
 LIMIT = 100_000
+NOISE = random.Random(1)
+"""Bytes that do not shrink."""
 MARKER = b"\xffmarker"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -72,7 +74,7 @@ REFUSED = (message(MARKER), True)
     pack=st.booleans(),
 )
 def test_what_is_within_the_limit_passes_unchanged_however_it_is_cut(sizes, most, cuts, pack):
-    body = b"".join(message(squeezed(os.urandom(n)), 1) if pack else message(os.urandom(n)) for n in sizes)
+    body = b"".join(message(squeezed(NOISE.randbytes(n)), 1) if pack else message(NOISE.randbytes(n)) for n in sizes)
     sent = b"".join(data_frames(1, body, most=max(most, len(body) // 200 + 1)))
     checked, got, position, turn = guard(), [], 0, 0
     while position < len(sent):
@@ -110,7 +112,7 @@ def test_a_gzip_message_that_inflates_over_the_limit_is_replaced_by_the_marker(s
 def test_a_gzip_message_too_large_to_hold_is_cut_short_where_it_passes_the_limit():
     checked = FrameGuard(5_000_000, MARKER)
     checked.feed(PREFACE)
-    noise = os.urandom(3_000_000)  # more than is held, and then a bomb
+    noise = NOISE.randbytes(3_000_000)  # more than is held, and then a bomb
     got = b"".join(checked.feed(piece) for piece in data_frames(1, message(squeezed(noise + bytes(10_000_000)), 1)))
     body, ended = messages_of(got)[1]
     assert ended

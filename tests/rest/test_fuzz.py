@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import socket
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from conformance_support import raw_bytes
 from fuzz_support import MANY_OR_FEW, PAIR, SCORES, TEXT, fuzzed, mutate, tenths
+from seeded import seeded
 from serinus.server.http.connection import Connection
 
 
@@ -62,7 +62,7 @@ def statuses(answers: bytes) -> list[int]:
 
 @MANY_OR_FEW
 def test_mutated_bodies(many: bool, tmp_path: Path):
-    chance, seeds, total = random.Random(11), rest_seeds(), tenths(6, many)
+    chance, seeds, total = seeded(11), rest_seeds(), tenths(6, many)
     with fuzzed(many, tmp_path) as watch:
         while watch.asked < total:
             method, path, body, headers = chance.choice(seeds)
@@ -82,7 +82,7 @@ def test_mutated_bodies(many: bool, tmp_path: Path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @MANY_OR_FEW
 def test_mutated_heads(many: bool, tmp_path: Path):
-    chance, seeds, total = random.Random(12), rest_seeds(), tenths(1, many)
+    chance, seeds, total = seeded(12), rest_seeds(), tenths(1, many)
     with fuzzed(many, tmp_path) as watch:
         while watch.asked < total:
             sent = mutate(framed(*chance.choice(seeds)), chance, ())

@@ -7,7 +7,9 @@ them into our own private messages.
 
 grpc.aio's serving loop dies of one request whose path is not UTF-8, and takes the whole server with it (seen in grpcio
 1.85.1; KServe's and MLServer's servers are open to it as well). It cannot be kept from that request, so a server
-that has died is replaced at once; the calls in flight are lost. The native engine refuses such a request.
+that has died is replaced at once; the calls in flight are lost. The native engine refuses such a request. grpc.aio tells of its
+death when its last call has ended, and the call that killed it ends when its client likes: so the task of the loop itself is
+watched, and what is left of the old server is cancelled.
 
 Draining is ours: while calls are in flight new ones are refused with UNAVAILABLE, and only then grpc-core's shutdown
 begins, with GOAWAY. Begun at once, it would end every call that crosses its GOAWAY with CANCELLED, which nobody retries.
@@ -18,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Generator, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -52,9 +54,10 @@ _METADATA_BYTES = 64 * 1024
 is the same, because grpc-core refuses at random between the two."""
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 """A silent client is asked for a sign of life after a minute, and given up 20 s later: its calls hold queue places."""
-_PENDING_CALLS = 65_536
-"""Calls that may wait for Python to look at them. From 1 000 on grpc-core ends some at random with CANCELLED; the plane's
-queue is bounded too, and refuses in words."""
+_PENDING_CALLS = 8192
+"""Calls that may wait for Python to look at them: all of two connections. grpc-core takes them in whatever Python does, at some 17 KB each, and
+keeps them when their clients have gone: with 65 536 a server whose loop was held took 1.1 GB of well-formed calls. By default it ends some at
+random with CANCELLED from 1 000 on; the plane's queue is bounded too, and refuses in words."""
 _CLIENT_PING_MS = 10_000
 """Clients may ping this often; grpc-core's 5 minutes answers usual client settings with GOAWAY too_many_pings."""
 _FLUSH_S = 1.0
@@ -83,6 +86,29 @@ class _Pending:
             self.future.set_result(failure)
 
 
+class _Started:
+    """Awaits grpc.aio's start, and finds the task that it makes of its serving loop: it tells nobody of it."""
+
+    def __init__(self, starting: Coroutine[Any, Any, None]) -> None:
+        self._starting = starting
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        steps, before = self._starting.__await__(), asyncio.all_tasks()
+        try:
+            value = next(steps)  # to its first wait: nothing else runs on the loop meanwhile
+            self.tasks = asyncio.all_tasks() - before
+            while True:
+                try:
+                    sent = yield value
+                except BaseException as error:  # noqa: BLE001 # a cancellation is for the one who waits there
+                    value = steps.throw(error)
+                else:
+                    value = steps.send(sent)
+        except StopIteration:
+            return
+
+
 class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a path; None is UNIMPLEMENTED."""
 
@@ -106,6 +132,8 @@ class GrpcioEngine:
         self._target = ""
         self._credentials: grpc.ServerCredentials | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._serving: set[asyncio.Task[Any]] = set()
+        """grpc.aio's serving loop."""
         self.port = 0
 
     async def start(self, target: str, *, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -145,13 +173,19 @@ class GrpcioEngine:
                 self.port = self._server.add_secure_port(self._target, self._credentials)
         except RuntimeError:
             raise ConfigError(f"cannot listen on {self._target} for gRPC; is another server running?") from None
-        await self._server.start()
+        started = _Started(self._server.start())
+        await started
+        self._serving = started.tasks
 
     async def _watch(self) -> None:
         """Put a new server in the place of one that has crashed: see the module's theory of operation."""
         while True:
+            termination = asyncio.ensure_future(self._server.wait_for_termination())
             try:
-                await self._server.wait_for_termination()
+                done, _ = await asyncio.wait({termination, *self._serving}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {termination}:
+                    task.result()
+                await termination
             except Exception as error:  # noqa: BLE001 # whatever ended grpc.aio's loop, the port must be served again
                 if self._service.draining:
                     return
@@ -159,9 +193,12 @@ class GrpcioEngine:
                     "grpc.aio has stopped serving: %s; the calls in flight are lost, and it is started again", error
                 )
                 await self._server.stop(None)
+                await asyncio.gather(termination, return_exceptions=True)
                 await self._listen()
             else:
                 return
+            finally:
+                termination.cancel()
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         reflect = Reflection(_SERVICES, pb.POOL)

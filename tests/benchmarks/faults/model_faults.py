@@ -1,0 +1,152 @@
+"""Rows of models that fail: each fault in a thread and in a process of the model's own, and what its neighbour notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from benchmarks.faults.rows import Observed, infer, row
+from benchmarks.faults.servers import ILL, children, clock, server, workers
+from fault_models import EXITS, HANGS, LEAKS, NAN, NO_OUTPUT, RAISES, SEGMENTATION, WELL, WRONG_SHAPE
+from waiting import wait_until
+
+__all__: list[str] = []
+
+GUARD_MIB = 700
+
+
+def _asked(folder: Path, class_name: str, value: float, *flags: str) -> Observed:
+    """Ask the ill model for one fault, and then whether it is well again."""
+    with server(folder, class_name, *flags) as (served, observed, watch), watch.during():
+        began = clock()
+        observed.client[infer(served.http_port, ILL, value)] += 1
+        watch.heal(lambda: infer(served.http_port, ILL, WELL, timeout_s=5) == "200", began)
+    return observed
+
+
+@row("raises-thread", "predict raises, in a thread", "500")
+def _raises_thread(folder: Path) -> Observed:
+    return _asked(folder, "IllInThread", RAISES)
+
+
+@row("raises-process", "predict raises, in the model's process", "500")
+def _raises_process(folder: Path) -> Observed:
+    return _asked(folder, "IllInProcess", RAISES)
+
+
+@row("hangs-thread", "predict hangs for 4 s in a thread, hang_timeout_s 1", "504", turns_unready=True)
+def _hangs_thread(folder: Path) -> Observed:
+    return _asked(folder, "IllInThread", HANGS, "--hang_timeout_s", "1")
+
+
+@row("hangs-process", "predict hangs in the model's process, hang_timeout_s 1", "504", turns_unready=None)
+def _hangs_process(folder: Path) -> Observed:
+    return _asked(folder, "IllInProcess", HANGS, "--hang_timeout_s", "1")
+
+
+@row("nan-thread", "predict answers NaN", "200")
+def _nan(folder: Path) -> Observed:
+    return _asked(folder, "IllInThread", NAN)
+
+
+@row("shape-thread", "predict answers a wrong shape, in a thread", "500")
+def _shape_thread(folder: Path) -> Observed:
+    return _asked(folder, "IllInThread", WRONG_SHAPE)
+
+
+@row("shape-process", "predict answers a wrong shape, in the model's process", "500")
+def _shape_process(folder: Path) -> Observed:
+    return _asked(folder, "IllInProcess", WRONG_SHAPE)
+
+
+@row("output-missing", "predict leaves its output out", "500")
+def _no_output(folder: Path) -> Observed:
+    return _asked(folder, "IllInThread", NO_OUTPUT)
+
+
+@row("exits-process", "predict calls os._exit in the model's process", "500", turns_unready=None)
+def _exits_process(folder: Path) -> Observed:
+    return _asked(folder, "IllInProcess", EXITS)
+
+
+@row("crashes-process", "predict dies of SIGSEGV in the model's process", "500", turns_unready=None)
+def _crashes_process(folder: Path) -> Observed:
+    return _asked(folder, "IllInProcess", SEGMENTATION)
+
+
+@row("killed-process", "the model's process is killed with -9 while it predicts", "500", turns_unready=None)
+def _killed_process(folder: Path) -> Observed:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with (
+        server(folder, "IllInProcess") as (served, observed, watch),
+        ThreadPoolExecutor(1) as pool,
+        watch.during(),
+    ):
+        before = {child.pid: child.cpu_times() for child in children(served)}
+        hanging = pool.submit(infer, served.http_port, ILL, HANGS)
+        wait_until(lambda: _predicts(served.http_port))
+        began = clock()
+        for pid in before:
+            with_suppressed_kill(pid)
+        observed.client[hanging.result()] += 1
+        watch.heal(lambda: infer(served.http_port, ILL, WELL, timeout_s=5) == "200", began)
+    return observed
+
+
+def _predicts(port: int) -> bool:
+    """Whether a request of the ill model is in its process."""
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read().decode()
+    connection.close()
+    lines = [line for line in page.splitlines() if line.startswith("serinus_requests_in_flight") or "inflight" in line]
+    return any(ILL in line and not line.endswith((" 0", " 0.0")) for line in lines) if lines else True
+
+
+def with_suppressed_kill(pid: int) -> None:
+    """Kill with -9 what may be gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@row("exits-worker", "predict calls os._exit in one of two workers", "reset", neighbour_loses=True, turns_unready=None)
+def _exits_worker(folder: Path) -> Observed:
+    with server(folder, "IllInThread", "--workers", "2") as (served, observed, watch), watch.during():
+        wait_until(lambda: len(workers(served)) == 2)
+        began, before = clock(), {worker.pid for worker in workers(served)}
+        observed.client[infer(served.http_port, ILL, EXITS)] += 1
+        watch.heal(lambda: _replaced(served, before, 1), began)
+    return observed
+
+
+def _replaced(served: object, before: set[int], count: int) -> bool:
+    now = {worker.pid for worker in workers(served)}  # type: ignore[arg-type] # Served
+    text = served.log.read_text()  # type: ignore[attr-defined] # Served
+    return len(now) == 2 and len(now - before) >= count and text.count(" listens") >= 2 + count
+
+
+@row(
+    "leaks",
+    f"predict keeps 32 MiB each time, two workers, memory limit {GUARD_MIB} MiB",
+    "200|503|reset",
+    neighbour_loses=True,
+    turns_unready=None,
+)
+def _leaks(folder: Path) -> Observed:
+    flags = ("--workers", "2", "--memory_limit_bytes", str(GUARD_MIB << 20))
+    with server(folder, "IllInThread", *flags) as (served, observed, watch), watch.during():
+        wait_until(lambda: len(workers(served)) == 2)
+        before = {worker.pid for worker in workers(served)}
+        for _ in range(60):
+            observed.client[infer(served.http_port, ILL, LEAKS)] += 1
+            if "memory_limit_bytes" in served.log.read_text():
+                break
+        began = clock()
+        watch.heal(lambda: _replaced(served, before, 1), began)
+    return observed
