@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from benchmarks.faults.rows import Observed, infer, row
+from benchmarks.faults.rows import Observed, ask, infer, row
 from benchmarks.faults.servers import ILL, children, clock, server, workers
 from fault_models import EXITS, HANGS, LEAKS, NAN, NO_OUTPUT, RAISES, SEGMENTATION, WELL, WRONG_SHAPE
 from waiting import wait_until
@@ -21,8 +21,13 @@ def _asked(folder: Path, class_name: str, value: float, *flags: str) -> Observed
     with server(folder, class_name, *flags) as (served, observed, watch), watch.during():
         began = clock()
         observed.client[infer(served.http_port, ILL, value)] += 1
-        watch.heal(lambda: infer(served.http_port, ILL, WELL, timeout_s=5) == "200", began)
+        watch.heal(lambda: _is_well(served.http_port), began)
     return observed
+
+
+def _is_well(port: int) -> bool:
+    """Whether the ill model answers again, and readiness says so."""
+    return infer(port, ILL, WELL, timeout_s=5) == "200" and ask(port, "/v2/health/ready") == "200"
 
 
 @row("raises-thread", "predict raises, in a thread", "500")
@@ -91,7 +96,7 @@ def _killed_process(folder: Path) -> Observed:
         for pid in before:
             with_suppressed_kill(pid)
         observed.client[hanging.result()] += 1
-        watch.heal(lambda: infer(served.http_port, ILL, WELL, timeout_s=5) == "200", began)
+        watch.heal(lambda: _is_well(served.http_port), began)
     return observed
 
 

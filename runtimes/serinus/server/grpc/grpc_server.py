@@ -20,6 +20,7 @@ from .service import Service
 __all__ = ["GrpcServer", "start_grpc"]
 
 _log = logging.getLogger("serinus.grpc")
+_TRUSTED = "a client that floods it with frames slows this server's other clients; keep strangers behind a gateway"
 
 
 class GrpcServer:
@@ -118,10 +119,9 @@ def choose_engine(settings: ServerSettings) -> str:
         if tls:
             raise ConfigError("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
         return "native"
-    if settings.grpc == "grpcio":
-        return "grpcio"
-    if tls or not installed:
-        _log.info("gRPC engine: grpcio (%s)", "TLS is on" if tls else "pygrpc-native is not installed")
+    if settings.grpc == "grpcio" or tls or not installed:
+        reason = "TLS is on" if tls else "asked for" if installed else "pygrpc-native is not installed"
+        _log.info("gRPC engine: grpcio (%s); for trusted networks: %s", reason, _TRUSTED)
         return "grpcio"
     _log.info("gRPC engine: native")
     return "native"

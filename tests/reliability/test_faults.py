@@ -1,0 +1,35 @@
+"""The fault table, row by row: what the client is told, what neighbours and probes notice, and that it heals. Times are for `python -m benchmarks.faults`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deferred import Deferred
+
+table = Deferred("benchmarks.faults.table")
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
+
+NAMES = (
+    *("raises-thread", "raises-process", "hangs-thread", "hangs-process", "nan-thread", "shape-thread"),
+    *("shape-process", "output-missing", "exits-process", "crashes-process", "killed-process", "exits-worker"),
+    *("leaks", "kill-server", "kill-worker", "stop-worker", "kill-group", "kill-predictor", "kill-transformer"),
+    *("kill-envoy", "kill-up", "kill-redis", "cache-full", "log-full", "corrupt-load", "corrupt-start"),
+    *("stalled-storage", "slow-reader", "slow-sender", "clock-forward", "clock-back"),
+)
+
+
+def test_every_fault_has_a_test() -> None:
+    assert set(table.ROWS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fault_is_told_to_its_client_alone_and_heals(name: str, tmp_path: Path) -> None:
+    row = table.ROWS[name]
+    if missing := table.can_run(row):
+        pytest.skip(missing)
+    observed = row.run(tmp_path)
+    print(table.shown(row, observed))
+    assert table.broken(row, observed) == []
