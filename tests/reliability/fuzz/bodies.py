@@ -66,7 +66,12 @@ def _messages() -> list[bytes]:
 
 def _responses() -> list[bytes]:
     output = {**TENSOR, "name": "y"}
-    return [orjson.dumps({"model_name": "m", "outputs": [output]}), orjson.dumps({"model_name": "m", "outputs": []})]
+    return [orjson.dumps({"model_name": "m", "outputs": outputs}) for outputs in ([output], [output, TEXTS])]
+
+
+def _message_responses() -> list[bytes]:
+    request = REST.decode_request(_json()[0], model_name="m")
+    return [proto_codec.encode_response(REST.decode_response(body), request) for body in _responses()]
 
 
 def _generate(data: bytes) -> object:
@@ -115,7 +120,7 @@ target(
     ],
 )
 target("protobuf", _protobuf, _messages)
-target("protobuf_response", lambda data: proto_codec.decode_response(data, limits=LIMITS), _messages)
+target("protobuf_response", lambda data: proto_codec.decode_response(data, limits=LIMITS), _message_responses)
 target(
     "generate",
     _generate,
