@@ -189,7 +189,9 @@ def test_calls_that_come_while_the_loop_is_held_take_bounded_memory(server):
     calls = b"".join(opening(s) + frame(DATA, END_STREAM, s, GOOD) for s in range(1, 21, 2))
     server.loop.call_soon_threadsafe(go.wait, 30)
     try:
-        with contextlib.suppress(TimeoutError):  # native: whose loop is held accepts no more than a few hundred connections
+        with contextlib.suppress(
+            TimeoutError
+        ):  # native: whose loop is held accepts no more than a few hundred connections
             for _ in range(3000):
                 with contextlib.suppress(ConnectionError), Wire(server.port) as wire:
                     wire.send(calls)
