@@ -120,7 +120,8 @@ def _run(name: str, seconds: int, seed: int) -> int:
         flush=True,
     )
     if done.returncode:
-        print(done.stdout[-2000:] + done.stderr[-4000:], flush=True)
+        told = [line for line in done.stderr.splitlines() if not line.startswith("INFO: Instrumenting")]
+        print(done.stdout[-2000:] + "\n".join(told)[-6000:], flush=True)
     return int(done.returncode != 0)
 
 
