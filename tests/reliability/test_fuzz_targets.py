@@ -16,18 +16,20 @@ NAMES = (
     *("rest_json", "rest_binary", "rest_response", "v1", "protobuf", "protobuf_response", "generate", "examples"),
     *("event_structured", "event_binary", "deflate", "http", "http2_frames"),
     *("manifests", "kustomization", "policy", "policy_annotation", "looks", "gjson"),
-    *("model_settings", "skops", "cbm", "xgboost_json", "xgboost_ubjson", "lightgbm"),
+    "model_settings",
 )
+FRAMEWORKS = ("skops", "cbm", "xgboost_json", "xgboost_ubjson", "lightgbm")
+"""Their good files are written by the frameworks, which take seconds to import."""
 MOST_S = 1.0
 """For each: how many mutations that are is printed, and none of it is asserted."""
 MOST = 2000
 
 
 def test_these_are_all_targets() -> None:
-    assert set(run.load_targets()) == set(NAMES)
+    assert set(run.load_targets()) == {*NAMES, *FRAMEWORKS}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in FRAMEWORKS)])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers of a damaged model overflow
 def test_damaged_bytes_are_read_or_refused_in_words(name: str) -> None:
     target, chance = run.load_targets()[name], seeded(1)
