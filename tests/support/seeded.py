@@ -9,11 +9,11 @@ __all__ = ["seeded"]
 
 
 def seeded(default: int) -> random.Random:
-    """Draw from the seed that SERINUS_SEED names, or from the test's own.
+    """Draw from the seed that FUZZ_SEED names, or from the test's own.
 
     Args:
         default: the seed of a run that nobody chose one for; the same each time, so that a failure is not a matter of luck.
     """
-    seed = int(os.environ.get("SERINUS_SEED", default))
-    print(f"seed {seed} (SERINUS_SEED={seed} makes it again)")
+    seed = int(os.environ.get("FUZZ_SEED", default))
+    print(f"seed {seed} (FUZZ_SEED={seed} makes it again)")
     return random.Random(seed)
