@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 
 import pytest
+import uvloop
 
 from http_support import TRANSPORTS, Answer, Probe, Raw, exchange_bytes, serving
 from waiting import turns, until
@@ -619,6 +621,27 @@ async def test_draining_gives_a_request_on_its_way_its_answer():
         assert await client.ended()
         await drained
         await client.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_draining_answers_a_request_that_came_while_the_loop_was_held(run):
+    """Also on a connection whose grace is over by the time that the loop is free: uvloop looks at its timers before its sockets."""
+
+    async def hold_while_draining() -> None:
+        async with serving("thin", Probe()) as (server, port):
+            client = await Raw.open(port)
+            await client.send(GET)
+            await client.answer()
+            drained = asyncio.ensure_future(server.drain(10))
+            await asyncio.sleep(0)
+            await client.send(GET)
+            time.sleep(0.7)  # as a predict on the loop does; the grace is half a second
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            await drained
+            await client.close()
+
+    run(hold_while_draining())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -15,6 +15,8 @@ import numpy as np
 from serinus import InferRequest, InferResponse, Model, RequestModel, Tensor, TensorSpec
 
 FOREVER_S = 600
+HOLD_S = 1.5
+"""Longer than the half second in which a drain waits for what idle connections may have on their way."""
 
 
 def begun(name: str = "begun") -> None:
@@ -91,3 +93,17 @@ class Streams(RequestModel):
         yield InferResponse("", [Tensor.of("n", np.ones(1))])
         begun()
         await asyncio.sleep(FOREVER_S)
+
+
+class HoldsLoop(Model):
+    """Holds the event loop for a moment where a number is positive."""
+
+    inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 1)),)
+    execution = "inline"
+
+    def predict(self, inputs, call):
+        if (inputs["x"] > 0).any():
+            begun()
+            time.sleep(HOLD_S)  # what is tested
+        return {"y": inputs["x"]}

@@ -347,6 +347,9 @@ async def _drain(plane: Plane, settings: ServerSettings, servers: _Servers) -> E
             _log.error("%d requests were not answered in %.3g s, and are refused", left, settings.drain_timeout_s)
 
     timer = asyncio.get_running_loop().call_later(settings.drain_timeout_s, give_up)
+    if servers.grpc is not None:
+        await servers.grpc.take_waiting()
+    await servers.rest.take_waiting()  # last: nothing may come between it and the end of accepting
     for server in servers.each():
         server.stop_accepting()
     await asyncio.gather(*(server.drain(settings.drain_timeout_s + _FLUSH_S) for server in servers.each()))

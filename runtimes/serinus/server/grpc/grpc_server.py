@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
+from ..arrivals import accept_waiting
 from ..certificates import Certificates
 from ..request_access import RequestAccess
 from .grpcio_engine import GrpcioEngine, address, credentials_of
@@ -21,6 +23,9 @@ __all__ = ["GrpcServer", "start_grpc"]
 
 _log = logging.getLogger("serinus.grpc")
 _TRUSTED = "a client that floods it with frames slows this server's other clients; keep strangers behind a gateway"
+
+_LOOKS, _LOOK_S = 10, 0.01
+"""How often the loop looks for calls that an engine's own threads have read: a call takes one look, of a loop that a predict holds too."""
 
 
 class GrpcServer:
@@ -38,6 +43,12 @@ class GrpcServer:
     def port(self) -> int:
         """The TCP port that it listens on."""
         return self._engine.port
+
+    async def take_waiting(self) -> None:
+        """Take the calls that were sent before now, before `stop_accepting` refuses what comes."""
+        await accept_waiting(self._engine.listeners)
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_S)
 
     def stop_accepting(self) -> None:
         """Refuse new calls with UNAVAILABLE; calls in flight go on."""

@@ -266,6 +266,11 @@ class GrpcioEngine:
 
         return handle
 
+    @property
+    def listeners(self) -> tuple[()]:
+        """None of the loop's: grpc-core accepts in threads of its own."""
+        return ()
+
     def stop_accepting(self) -> None:
         """Refuse new calls with UNAVAILABLE; those in flight go on."""
         self._service.drain()

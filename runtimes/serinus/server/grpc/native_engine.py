@@ -204,6 +204,11 @@ class NativeEngine:
             except Exception as error:  # noqa: BLE001 # the edge of a request: the rest of the batch must not suffer
                 call.fail(failure_of(error))
 
+    @property
+    def listeners(self) -> Sequence[Any]:
+        """The sockets at which connections wait for the loop."""
+        return self._listener.sockets if self._listener is not None else ()
+
     def stop_accepting(self) -> None:
         """Close the port and refuse new calls with UNAVAILABLE; those in flight go on."""
         self.service.drain()

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from ..arrivals import accept_waiting, unread_bytes
 from .exchange import (
     CLIENT_LEFT,
     LINGER_S,
@@ -349,6 +350,11 @@ class UvicornServer:
         for one in (*old, *((new,) if self._app.closing else ())):
             one.close()
 
+    async def take_waiting(self) -> None:
+        """Accept the connections that the kernel has: closing the listening socket would reset them."""
+        if self._server is not None:
+            await accept_waiting(sock for server in self._server.servers for sock in server.sockets)
+
     def stop_accepting(self) -> None:
         """Close the listening socket; each answer from now on carries `Connection: close`."""
         self._app.closing = True
@@ -358,7 +364,18 @@ class UvicornServer:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for what is in flight, and close what is idle."""
-        await self._stop(timeout_s)
+        until = asyncio.get_running_loop().time() + timeout_s
+        if self._task is not None:
+            # uvicorn closes each connection that has no request, also where one waits to be read.
+            while self._has_unread() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 # the kernel tells nobody that all is read
+                await asyncio.sleep(0)
+        await self._stop(max(0.05, until - asyncio.get_running_loop().time()))
+
+    def _has_unread(self) -> bool:
+        connections = self._server.server_state.connections
+        return any(
+            unread_bytes(each.transport) for each in connections if each.cycle is None or each.cycle.response_complete
+        )
 
     async def close(self) -> None:
         """Close everything now."""

@@ -47,6 +47,7 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from ..arrivals import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,
     AWAITED,
@@ -750,8 +751,8 @@ class Connection(asyncio.Protocol):
             transport.resume_reading()
 
     def finish(self) -> None:
-        """Close if nothing is in flight (draining)."""
-        if not self.queue and not self._waiting and self.reading is IDLE:
+        """Close if nothing is in flight, nor sent and not read yet (draining)."""
+        if not self.queue and not self._waiting and self.reading is IDLE and not unread_bytes(self._transport):
             self._transport.close()
 
     def abort(self) -> None:

@@ -13,6 +13,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
+from ..arrivals import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
 from .stand_in import StandIn
@@ -187,6 +188,11 @@ class ThinServer:
         return b"".join(lines)
 
     # The end
+
+    async def take_waiting(self) -> None:
+        """Accept the connections that the kernel has: closing the listening socket would reset them."""
+        if self._server is not None:
+            await accept_waiting(self._server.sockets)
 
     def stop_accepting(self) -> None:
         """Close the listening socket; each answer from now on carries `Connection: close`."""

@@ -62,6 +62,10 @@ class RestServer:
         """Give who answers liveness while the loop is held; None: this transport has nobody (uvicorn, TLS)."""
         return self._server.stand_in(LIVENESS) if isinstance(self._server, ThinServer) else None
 
+    async def take_waiting(self) -> None:
+        """Accept the connections that wait in the kernel, before `stop_accepting`."""
+        await self._server.take_waiting()
+
     def stop_accepting(self) -> None:
         """Refuse new connections; answers on those that there are carry `Connection: close`. Metrics can be read to the end."""
         self._server.stop_accepting()
