@@ -14,17 +14,28 @@ import sys
 import threading
 from collections.abc import Sequence
 
-__all__ = ["is_command"]
+__all__ = ["command_words", "is_command"]
 
 
 def is_command(words: Sequence[str]) -> bool:
     """Whether a process with these words (`sys.orig_argv` without the interpreter) is the command, by its script or by `-m`."""
+    return _place(words) is not None
+
+
+def command_words(words: Sequence[str]) -> list[str]:
+    """What follows the command's name in the words of its process; nothing where it is another."""
+    place = _place(words)
+    return [] if place is None else list(words[place + 1 :])
+
+
+def _place(words: Sequence[str]) -> int | None:
+    """The index of the command's name."""
     for index, word in enumerate(words):
         if word == "-m":
-            return list(words[index + 1 : index + 2]) == ["serinus.cli"]
+            return index + 1 if list(words[index + 1 : index + 2]) == ["serinus.cli"] else None
         if not word.startswith("-"):
-            return os.path.basename(word) == "serinus"
-    return False
+            return index if os.path.basename(word) == "serinus" else None
+    return None
 
 
 if (

@@ -17,7 +17,6 @@ import fnmatch
 import ipaddress
 import itertools
 import math
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .bounds import BOUNDS, INSTANCES
+from .native_pools import cpu_limit
 from .protocol.documents.json_values import NotFinite
 from .protocol.types import Limits, TensorSpec
 
@@ -83,32 +83,6 @@ def is_service_link(variable: str, value: str, known: Collection[str] = ()) -> b
     if variable in known:
         return variable.endswith("_PORT") and _LINK_VALUE.fullmatch(value.strip()) is not None
     return _LINK_NAME.search(variable) is not None
-
-
-def cpu_limit() -> float:
-    """CPUs that this process may use: the cgroup's quota where there is one, else the affinity mask.
-
-    Returns:
-        Cores, a fraction where the container's limit is one (`cpu: 500m` gives 0.5).
-    """
-    available = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]  # cgroup v2
-        if quota != "max":
-            return min(available, int(quota) / int(period))
-    except (OSError, ValueError):
-        pass
-    try:
-        root = Path("/sys/fs/cgroup/cpu")  # cgroup v1
-        quota_us, period_us = (
-            int((root / "cpu.cfs_quota_us").read_text()),
-            int((root / "cpu.cfs_period_us").read_text()),
-        )
-        if quota_us > 0 and period_us > 0:
-            return min(available, quota_us / period_us)
-    except (OSError, ValueError):
-        pass
-    return available
 
 
 def _flags(*names: str, env: Sequence[str] = (), help: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from ...bounds import BOUNDS
 from ...dataplane.repository_access import RepositoryAccess
 from ...errors import ConfigError
+from ...native_pools import bound_pools, cpu_limit, describe_limit
 from ...protocol.types import Limits
 from ...secrecy import hide, hide_named
 from ...server.port_checks import port_problems
@@ -28,7 +29,6 @@ from ...server.request_access import RequestAccess
 from ...settings import PredictorSettings, ServerSettings
 from .extra_settings import describe_extra
 from .log_lines import JsonLines, TextLines, escape
-from .native_pools import bound_pools
 from .options import OPTIONS, Option, Parsed, parse
 from .repository_control import repository_access, request_access
 from .startup_models import discover, find_models, repository_names
@@ -86,7 +86,9 @@ def main(argv: Sequence[str]) -> int:
             from ...server.workers.supervisor import supervise
 
             return supervise(server, list(argv))
+        # Once more, for whoever calls this from a process of another name.
         bound_pools(os.environ, cores=os.cpu_count() or 1)
+        log.info("%s", describe_limit(cpu_limit()))
         return _serve(parsed, server, access, requests)
     except ConfigError as error:
         for problem in error.problems:
