@@ -52,17 +52,16 @@ def missing(extras: list[str], packages: dict[str, importlib.metadata.Distributi
 
 
 def system_components() -> list[dict[str, Any]]:
-    """Debian's packages as components of a CycloneDX document; none on a system without dpkg."""
-    if not DPKG_STATUS.is_file():
-        return []
-    found = []
-    for paragraph in DPKG_STATUS.read_text().split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.*)$", paragraph, re.MULTILINE))
-        if fields.get("Status", "").endswith(" installed"):
-            name, version = fields["Package"], fields["Version"]
-            purl = f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"
-            found.append({"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl})
-    return found
+    """Debian's packages as components of a CycloneDX document, those too of which a layer has one library; none on a system without dpkg."""
+    found = {}
+    for file in [DPKG_STATUS, *sorted(ENVIRONMENT.glob("share/dpkg/*"))]:
+        for paragraph in file.read_text().split("\n\n") if file.is_file() else ():
+            fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.*)$", paragraph, re.MULTILINE))
+            if fields.get("Status", "").endswith(" installed"):
+                name, version = fields["Package"], fields["Version"]
+                purl = f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"
+                found[purl] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    return list(found.values())
 
 
 def licence_of(component: dict[str, Any], packages: dict[str, importlib.metadata.Distribution]) -> str:
