@@ -56,7 +56,9 @@ pathlib.Path.read_text = with_quota
 
 
 @pytest.fixture
-def half_a_cpu(tmp_path: Path) -> dict[str, str]:
+def half_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    for variable in POOLS:  # the suite sets one of them
+        monkeypatch.delenv(variable, raising=False)
     (tmp_path / "sitecustomize.py").write_text(QUOTA)
     return {"PYTHONPATH": f"{tmp_path}:{SUPPORT}"}
 
