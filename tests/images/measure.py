@@ -9,6 +9,7 @@ a CPU; memory is that of the second run, after one request.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -63,14 +64,16 @@ def main(names: list[str]) -> None:
     chosen = names or list(EXAMPLES)
     for name in chosen:
         build(name)
-    rows = []
+    rows, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen:
             (Path(folder) / name).mkdir()
             rows.append(row(name, chosen, Path(folder) / name))
+            loads.append(os.getloadavg()[0])
             print(rows[-1], flush=True)
     head = "| image | size over the base | of it shared with another image | ready, 2 cores | ready, 0.5 CPU | resident memory |\n"
     table = head + "| --- | ---: | ---: | ---: | ---: | ---: |\n" + "".join(f"{line}\n" for line in rows)
+    table += f"\nOn {os.cpu_count()} cores with a load of {min(loads):.0f} to {max(loads):.0f} meanwhile, these containers included.\n"
     text = README.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

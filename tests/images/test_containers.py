@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +19,7 @@ from conformance_support import infer_message
 from image_support import (
     EXAMPLES,
     ROOT,
+    SUPPORT,
     Container,
     build,
     container,
@@ -82,6 +84,17 @@ def test_half_a_cpu_means_one_thread_of_a_predict(running: tuple[str, Container]
     assert "0.5 CPUs: 1 thread" in started.logs(), started.logs()
     told = started.ask("/v2/models/model").get("properties", {}).get("threads", "1")
     assert told.split()[0].strip(",:;") == "1", (name, told)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores, of which the limit is less")
+def test_half_a_cpu_means_one_thread_of_numpys_own_pool_too(tmp_path: Path):
+    """NumPy is loaded before the command line is read. See tests/serve/test_native_pools.py."""
+    shutil.copy(SUPPORT / "pool_models.py", tmp_path)
+    environment = {"PYTHONPATH": "/models", "SERINUS_CLASS": "pool_models:Pools"}
+    mounts = {tmp_path: "/models"}
+    with container(build("serinus_base"), "--model_name", "pools", mounts=mounts, environment=environment) as started:
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0]}]}
+        assert started.ask("/v2/models/pools/infer", body)["outputs"][0]["data"] == [1]
 
 
 @pytest.mark.parametrize("name", IMAGES)
