@@ -5,6 +5,7 @@ Sources: inference_rest.md and inference_grpc.md, "Tensor Data" and "Tensor Data
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from conformance_support import (
     json_tensor,
     raw_bytes,
     server_here,
+    server_process,
     values_of,
 )
 from representative import every
@@ -55,8 +57,10 @@ WAYS = ("json", "json-nested", "binary", "binary-in", "binary-out", "typed", "ra
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with server_here() as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """In this process, or a container of the image that SERVE_IMAGE names (tests/images)."""
+    contained = "SERVE_IMAGE" in os.environ
+    with server_process(tmp_path_factory.mktemp("served")) if contained else server_here() as running:
         yield running
 
 
