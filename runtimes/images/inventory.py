@@ -73,7 +73,21 @@ def licence_of(component: dict[str, Any], packages: dict[str, importlib.metadata
     if not names - {""}:
         names = {*(packages[normalise(component["name"])].metadata.get_all("License") or ())}
     lines = {name.rpartition(" :: ")[2].strip().partition("\n")[0][:80] for name in names}
-    return " AND ".join(sorted(lines - {""})) or "see the package"
+    return (
+        " AND ".join(sorted(lines - {""}))
+        or title_of_licence(packages[normalise(component["name"])])
+        or "see the package"
+    )
+
+
+def title_of_licence(package: importlib.metadata.Distribution) -> str:
+    """The first line of a package's licence that names one: all that a package says which declares none. Empty where it has no such file."""
+    for file in package.files or ():
+        if re.search(r"\.dist-info/(licenses/)?(LICEN[CS]E|COPYING)[^/]*$", str(file), re.IGNORECASE):
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            named = [line for line in lines if re.search(r"\blicen[cs]e\b", line, re.IGNORECASE)]
+            return next(iter(named + lines), "")[:80]
+    return ""
 
 
 def main(folder: Path, extras: list[str]) -> None:

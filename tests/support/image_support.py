@@ -327,7 +327,7 @@ def example(name: str, folder: Path, *, cpus: float | None = 0.5) -> Iterator[Co
         if chosen.predictor is not None:
             predictor = ("--class", chosen.predictor, "--model_dir", str(model), "--model_name", "model")
             served = stack.enter_context(serving(folder, *predictor, timeout_s=180))
-            arguments += ["--predictor_host", f"127.0.0.1:{served.http_port}"]
+            arguments += ["--predictor_host", f"127.0.0.1:{served.http_port}", "--predictor_protocol", "v2"]
         mounts = {model: "/mnt/models"}
         yield stack.enter_context(
             container(
