@@ -225,6 +225,24 @@ def _lightgbm(folder: Path) -> None:
     lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 5).save_model(folder / "model.txt")
 
 
+def _sklearn(folder: Path) -> None:
+    import numpy as np
+    import skops.io
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    skops.io.dump(RandomForestClassifier(5, random_state=0).fit(rows, rows[:, 0] > 0), folder / "model.skops")
+
+
+def _catboost(folder: Path) -> None:
+    import catboost
+    import numpy as np
+
+    rows = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    model = catboost.CatBoostClassifier(5, thread_count=1, logging_level="Silent", allow_writing_files=False)
+    model.fit(rows, (rows[:, 0] > 0).astype(int)).save_model(str(folder / "model.cbm"))
+
+
 def _onnx(folder: Path) -> None:
     from damaged_files import FORMATS
 
@@ -294,6 +312,9 @@ EXAMPLES: dict[str, Example] = {
     ),
     "xgboost_server": Example(_xgboost),
     "lightgbm_server": Example(_lightgbm),
+    "sklearn_server": Example(_sklearn),
+    "catboost_server": Example(_catboost),
+    "classic_server": Example(_lightgbm),
     "onnx_server": Example(_onnx),
     "torch_server": Example(_torch),
     "tensorflow_server": Example(_tensorflow),
