@@ -5,7 +5,8 @@ readiness probe (Standard mode) is a bare TCP connect to the first port, so a se
 requests that it must refuse. A repository that starts empty listens at once. A model that does not load ends the
 process with status 1 and its reason, as Kubernetes expects of a container that cannot work. That the ports are free is asked first.
 
-SIGTERM or SIGINT: readiness goes off; after `drain_delay_s` (for endpoints to forget us) the listeners close; requests in flight have `drain_timeout_s`,
+SIGTERM or SIGINT: readiness goes off; after `drain_delay_s` (for endpoints to forget us) what clients have sent and nobody has read is taken
+(`arrivals`), and the listeners close; requests in flight have `drain_timeout_s`,
 and what is unanswered then is told so (503, UNAVAILABLE); then models are unloaded. All of it ends within a second after `drain_delay_s` and
 `drain_timeout_s`, whatever a model does, and at once with a second signal: `exit_bound`. A signal while models load ends the process at once.
 
