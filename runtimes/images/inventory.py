@@ -71,7 +71,7 @@ def licence_of(component: dict[str, Any], packages: dict[str, importlib.metadata
         licence = entry.get("license", {})
         names.add(entry.get("expression") or licence.get("id") or licence.get("name") or "")
     if not names - {""}:
-        names = {*(packages[normalise(component["name"])].metadata.get_all("License") or ())}
+        names = {str(packages[normalise(component["name"])].metadata.json.get("license") or "")}
     lines = {name.rpartition(" :: ")[2].strip().partition("\n")[0][:80] for name in names}
     return (
         " AND ".join(sorted(lines - {""}))
