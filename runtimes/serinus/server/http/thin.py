@@ -49,7 +49,7 @@ class ThinServer:
         self._second = 0
         self._connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.Server | None = None
         self._sock: socket.socket = cast("socket.socket", None)
         self._backlog = 0
         self._empty = asyncio.Event()
@@ -68,7 +68,7 @@ class ThinServer:
         self._ssl = ssl
         self._server = await self._accept(sock, ssl)
 
-    async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.AbstractServer:
+    async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.Server:
         return await self.loop.create_server(partial(Connection, self), sock=sock, ssl=ssl, backlog=self._backlog)
 
     async def change_certificate(self, ssl: Any) -> None:
