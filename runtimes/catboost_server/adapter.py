@@ -10,10 +10,10 @@ import numpy as np
 
 from serinus.artifacts import find_file
 from serinus.bounds import COLUMNS
+from serinus.content.model_content import Content
 from serinus.engines.tree_adapter import NotCovered, Task, TreeAdapter, TreeFacts
 from serinus.engines.tree_options import TreeOptions
 from serinus.errors import ConfigError
-from serinus.model_content import Content
 from serinus.native.trees.forest64 import Forest64
 from serinus.native.trees.walker import KernelsMissing, Link, Trees
 from serinus.settings import ModelSettings

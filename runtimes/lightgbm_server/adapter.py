@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from serinus.artifacts import find_file
+from serinus.content.model_content import Content
 from serinus.engines.tree_adapter import TreeAdapter, TreeFacts
 from serinus.errors import ConfigError
-from serinus.model_content import Content
 from serinus.native.trees.forest64 import Forest64
 from serinus.settings import ModelSettings
 

@@ -22,9 +22,9 @@ from typing import Final
 
 import numpy as np
 
+from serinus.content.mistaken_content import describe_mistake
 from serinus.errors import ConfigError
 from serinus.feature_columns import Category
-from serinus.mistaken_content import describe_mistake
 
 from . import pandas_categories
 

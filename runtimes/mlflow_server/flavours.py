@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from serinus.content.model_content import Content, content_of
 from serinus.errors import ConfigError
 from serinus.hosts.implementations import resolve
-from serinus.model_content import Content, content_of
 from serinus.settings import ModelSettings
 
 from .mlmodel import PYFUNC, MlModel

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from serinus.artifacts import find_file
-from serinus.model_content import Content
+from serinus.content.model_content import Content
 from serinus.settings import ModelSettings
 from serinus.tuning.forms.model_forms import Form, Skipped, copy_file, write_settings
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from serinus import Call, Model, TensorSpec
 from serinus.artifacts import Extra, find_file, override_specs, read_labels
+from serinus.content.model_content import Content
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
-from serinus.model_content import Content
 from serinus.protocol.datatypes import NUMPY_DTYPES
 
 try:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .content.model_content import Content, content_of
+from .content.pickles import mend_in, mend_of
 from .errors import ConfigError
-from .model_content import Content, content_of
-from .pickles import mend_in, mend_of
 from .protocol.types import TensorSpec
 from .secrecy import hide_named
 from .settings import ModelSettings

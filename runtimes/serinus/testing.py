@@ -27,9 +27,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .dataplane.access.repository_access import OPEN
 from .dataplane.plane import Plane
 from .dataplane.registry import Registry
-from .dataplane.repository_access import OPEN
 from .dataplane.response_stream import ResponseStream
 from .errors import SerinusError
 from .hosts import build_model, build_model_of

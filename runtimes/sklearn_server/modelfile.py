@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from serinus.artifacts import find_file
+from serinus.content.model_content import Content, content_of
+from serinus.content.pickles import SUFFIXES as PICKLES
+from serinus.content.pickles import mend_of, pickled_class
 from serinus.errors import ConfigError
-from serinus.model_content import Content, content_of
-from serinus.pickles import SUFFIXES as PICKLES
-from serinus.pickles import mend_of, pickled_class
 from serinus.settings import ModelSettings
 
 from . import skops_file

@@ -26,10 +26,10 @@ from serinus.artifacts import (
     read_labels,
     saved_model_file,
 )
+from serinus.content.pickles import mend_in
 from serinus.engines import load_trial
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
-from serinus.pickles import mend_in
 from serinus.protocol.types import Signature
 from serinus.settings import ModelSettings
 

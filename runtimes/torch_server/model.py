@@ -19,10 +19,10 @@ import numpy as np
 
 from serinus import Call, Family, Model, ModelSettings
 from serinus.artifacts import Extra, override_specs, read_labels
+from serinus.content.model_content import Content, content_of
 from serinus.engines import mlp_records
 from serinus.engines.mlp_records import MLPRecord
 from serinus.errors import ConfigError
-from serinus.model_content import Content, content_of
 from serinus.protocol.datatypes import datatype_of
 
 from .module_tensors import (

@@ -11,9 +11,9 @@ import numpy as np
 
 from serinus import ModelSettings, TensorSpec
 from serinus.artifacts import find_file
+from serinus.content.model_content import Content, content_of
 from serinus.errors import InvalidInput
 from serinus.model import Provenance
-from serinus.model_content import Content, content_of
 
 __all__ = [
     "KNOWN",

@@ -15,12 +15,12 @@ import numpy as np
 import orjson
 
 from serinus import verification_records
+from serinus.content.mistaken_content import describe_mistake
+from serinus.content.model_content import content_of
+from serinus.content.pickles import SUFFIXES as PICKLES
+from serinus.content.pickles import is_pickle, mend_in, mend_of
 from serinus.errors import ConfigError
 from serinus.feature_columns import Category
-from serinus.mistaken_content import describe_mistake
-from serinus.model_content import content_of
-from serinus.pickles import SUFFIXES as PICKLES
-from serinus.pickles import is_pickle, mend_in, mend_of
 
 from . import categories, legacy, soundness, ubjson
 

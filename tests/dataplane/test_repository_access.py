@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serinus.dataplane.access_tokens import Tokens
-from serinus.dataplane.repository_access import OPEN, RepositoryAccess
+from serinus.dataplane.access.access_tokens import Tokens
+from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess
 from serinus.errors import Forbidden, Unauthenticated
 
 TOKEN = RepositoryAccess(mode="token", tokens=Tokens(["s3cret"]), reason="none")

@@ -9,7 +9,7 @@ import pytest
 
 import grpc
 from grpc_support import ENGINES, serving
-from serinus.dataplane.access_tokens import Tokens
+from serinus.dataplane.access.access_tokens import Tokens
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.server.grpc.reflection import REFLECTION_PATHS
 from serinus.server.grpc.service import INFER, INFER_STREAM, SERVICE

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from deferred import Deferred
+from serinus.content.mistaken_content import describe_mistake
 from serinus.errors import ConfigError
 from serinus.loading.model_formats import infer_implementation
-from serinus.mistaken_content import describe_mistake
 
 xgboost = Deferred("xgboost")
 lightgbm = Deferred("lightgbm")

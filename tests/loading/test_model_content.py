@@ -14,10 +14,10 @@ import xgboost_support
 from deferred import Deferred
 from serinus.cli.serving import startup_models
 from serinus.cli.serving.options import parse
+from serinus.content.model_content import Content, content_of
 from serinus.errors import ConfigError
 from serinus.hosts import build_model
 from serinus.loading import infer_implementation
-from serinus.model_content import Content, content_of
 from serinus.settings import ModelSettings
 
 lightgbm = Deferred("lightgbm")

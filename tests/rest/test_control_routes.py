@@ -17,8 +17,8 @@ from http_support import TRANSPORTS, Raw
 from rest_support import Rest, rest, wire
 from serinus.cli.serving.options import parse
 from serinus.cli.serving.repository_control import repository_access
-from serinus.dataplane.access_tokens import Tokens
-from serinus.dataplane.repository_access import OPEN, RepositoryAccess
+from serinus.dataplane.access.access_tokens import Tokens
+from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess
 from serinus.errors import ConfigError
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import serving

@@ -10,7 +10,7 @@ import pytest
 
 from http_support import Raw
 from rest_support import X, rest, rest_in_thread
-from serinus.dataplane.repository_access import RepositoryAccess
+from serinus.dataplane.access.repository_access import RepositoryAccess
 from serinus.server.rest.pages.openapi import openapi_document, operations_html
 
 

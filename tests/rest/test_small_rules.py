@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from serinus.dataplane.repository_access import RepositoryAccess
+from serinus.dataplane.access.repository_access import RepositoryAccess
 from serinus.errors import Forbidden, InvalidInput, NotFound, UnsupportedMedia
 from serinus.server.http.exchange import Exchange, Headers
 from serinus.server.rest import router as router_module

@@ -11,8 +11,8 @@ from http_support import TRANSPORTS, Raw
 from rest_support import X, rest, wire
 from serinus.cli.serving.options import parse
 from serinus.cli.serving.repository_control import repository_access, request_access
-from serinus.dataplane.access_tokens import Tokens, read_tokens
-from serinus.dataplane.repository_access import RepositoryAccess
+from serinus.dataplane.access.access_tokens import Tokens, read_tokens
+from serinus.dataplane.access.repository_access import RepositoryAccess
 from serinus.errors import ConfigError
 from serinus.server.request_access import HEALTH, KINDS, RequestAccess, rest_kind
 from serinus.server.rest.custom import CustomAnswer, CustomRequest

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from deferred import Deferred
+from serinus.content.pickles import pickled_class
 from serinus.errors import ConfigError
 from serinus.hosts import build_model
 from serinus.loading import infer_implementation
 from serinus.model import Call
-from serinus.pickles import pickled_class
 from serinus.settings import ModelSettings
 from sklearn_support import classes, load, rows, save
 

@@ -20,9 +20,9 @@ import grpc
 from deferred import Deferred
 from grpc_support import SERVERS, run_on_server_loop
 from http_support import hurry
+from serinus.dataplane.access.repository_access import OPEN
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
-from serinus.dataplane.repository_access import OPEN
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.hosts import build_model
 from serinus.protocol import _open_inference_pb2 as pb

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
-from serinus.dataplane.repository_access import OPEN, RepositoryAccess
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.model import Call, Model, RequestModel
 from serinus.protocol.types import InferRequest, InferResponse, Tensor, TensorSpec

@@ -14,9 +14,9 @@ import orjson
 
 from http_support import Answer, Raw, hurry
 from serinus import Call, InferRequest, InferResponse, Model, ModelSettings, RequestModel, Tensor, TensorSpec
+from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
-from serinus.dataplane.repository_access import OPEN, RepositoryAccess
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import InvalidInput, NotFound
 from serinus.server.request_access import RequestAccess

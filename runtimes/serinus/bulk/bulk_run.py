@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from ..dataplane.access.repository_access import OPEN
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
-from ..dataplane.repository_access import OPEN
 from ..errors import ConfigError, SerinusError
 from ..hosts import build_model
 from ..protocol.types import InferRequest, InferResponse, Limits, RequestedOutput, no_parameters

@@ -25,11 +25,11 @@ from ..model import Call, Cancellable, V1Answer
 from ..protocol.documents.json_values import NotFinite
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
 from ..settings import ModelSettings
+from .access.repository_access import RepositoryAccess
 from .awaiting import wait_for_answer
 from .batching.pending_request import DONE, BatchKey, Outcome, PendingRequest
 from .model_changes import ModelChanges
 from .registry import Registry
-from .repository_access import RepositoryAccess
 from .response_stream import ResponseStream
 from .servables.servable import Servable
 from .servables.v1_requests import V1Request

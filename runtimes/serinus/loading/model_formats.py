@@ -1,6 +1,6 @@
 """Which runtime serves which files, as data: the library names images and imports none of them.
 
-A runtime is recognised by what its files are, not by what they are called (`serinus.model_content`); a suffix speaks only for a file
+A runtime is recognised by what its files are, not by what they are called (`serinus.content.model_content`); a suffix speaks only for a file
 whose bytes say nothing, so that its runtime tells what is wrong with it.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts import is_saved_model
+from ..content.mistaken_content import describe_mistake
+from ..content.model_content import Content, content_of
+from ..content.pickles import SUFFIXES as PICKLES
+from ..content.pickles import mend_of
 from ..errors import ConfigError
-from ..mistaken_content import describe_mistake
-from ..model_content import Content, content_of
-from ..pickles import SUFFIXES as PICKLES
-from ..pickles import mend_of
 from .model_folders import why_unreadable
 
 __all__ = [

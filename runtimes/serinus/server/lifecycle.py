@@ -31,11 +31,11 @@ from functools import partial
 from typing import Any
 
 from ..bounds import ModelBounds
-from ..dataplane.access_tokens import Tokens
+from ..dataplane.access.access_tokens import Tokens
+from ..dataplane.access.repository_access import RepositoryAccess
 from ..dataplane.hang_watch import HangWatch
 from ..dataplane.plane import Plane
 from ..dataplane.registry import Registry
-from ..dataplane.repository_access import RepositoryAccess
 from ..dataplane.telemetry.events import Events
 from ..dataplane.telemetry.metrics import Metrics
 from ..errors import ConfigError, NotReady, SerinusError

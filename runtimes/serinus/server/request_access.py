@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..dataplane.access_tokens import Tokens, has_credentials
+from ..dataplane.access.access_tokens import Tokens, has_credentials
 from ..errors import Unauthenticated
 
 __all__ = ["HEALTH", "INFERENCE", "KINDS", "RequestAccess", "grpc_kind", "rest_kind"]

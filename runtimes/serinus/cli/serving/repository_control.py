@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ...dataplane.access_tokens import Tokens, check_token, read_tokens
-from ...dataplane.repository_access import RepositoryAccess
+from ...dataplane.access.access_tokens import Tokens, check_token, read_tokens
+from ...dataplane.access.repository_access import RepositoryAccess
 from ...errors import ConfigError
 from ...server.request_access import KINDS, RequestAccess
 from ...settings import is_loopback

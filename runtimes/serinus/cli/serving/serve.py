@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...bounds import BOUNDS
-from ...dataplane.repository_access import RepositoryAccess
+from ...dataplane.access.repository_access import RepositoryAccess
 from ...errors import ConfigError
 from ...native_pools import bound_pools, cpu_limit, describe_limit
 from ...protocol.types import Limits

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ...dataplane.repository_access import RepositoryAccess
+from ...dataplane.access.repository_access import RepositoryAccess
 from ...errors import Forbidden, UnsupportedMedia
 from ..http.exchange import Headers
 

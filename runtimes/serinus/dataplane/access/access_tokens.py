@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError
-from ..small_file import read_text
+from ...errors import ConfigError
+from ...small_file import read_text
 
 __all__ = ["Tokens", "check_token", "has_credentials", "read_tokens"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..errors import Forbidden, Unauthenticated
+from ...errors import Forbidden, Unauthenticated
 from .access_tokens import Tokens, has_credentials
 
 __all__ = ["OPEN", "RepositoryAccess"]
