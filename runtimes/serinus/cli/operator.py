@@ -20,6 +20,7 @@ from .canary.canary_judge import judge
 from .canary.canary_route import route
 from .canary.canary_run import run as canary_run
 from .commands.bench import bench
+from .commands.build import build
 from .commands.down import down
 from .commands.infer import infer
 from .commands.lint import lint
@@ -68,6 +69,7 @@ app.command()(restart)
 app.command()(infer)
 app.command()(bench)
 app.command()(predict)
+app.command()(build)
 app.command()(lint)
 app.command()(optimize)
 app.command()(tune)
