@@ -23,6 +23,7 @@ from .commands.bench import bench
 from .commands.build import build
 from .commands.down import down
 from .commands.infer import infer
+from .commands.init import init
 from .commands.lint import lint
 from .commands.logs import logs
 from .commands.optimize import optimize
@@ -69,6 +70,7 @@ app.command()(restart)
 app.command()(infer)
 app.command()(bench)
 app.command()(predict)
+app.command()(init)
 app.command()(build)
 app.command()(lint)
 app.command()(optimize)

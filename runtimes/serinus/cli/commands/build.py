@@ -118,7 +118,7 @@ def build(
         folder = context if context is not None else Path(scratch) / "context"
         dockerfile = write_context(recipe, folder, found)
         if chosen is None:
-            console.print(f"{dockerfile}: docker build -t {tag} {folder}", markup=False)
+            console.print(f"{dockerfile}: docker build -t {tag} {folder}", markup=False, emoji=False)
             return
         with _Progress(console, verbose=verbose) as progress:
             chosen.build(folder, tag, arguments, progress.line)
@@ -164,7 +164,7 @@ class _Progress:
     def line(self, line: str) -> None:
         """Take a line of the engine's."""
         if self._verbose or line.upper().startswith("STEP ") or (line.startswith("#") and "] " in line and "[" in line):
-            self._console.print(line, markup=False, style="" if self._verbose else "dim")
+            self._console.print(line, markup=False, emoji=False, style="" if self._verbose else "dim")
         if line.strip():
             self._update(line)
 
@@ -172,23 +172,29 @@ class _Progress:
 def _show_size(console: Console, engine: ContainerEngine, tag: str, below: str) -> None:
     whole, under = engine.size_bytes(tag), engine.size_bytes(below)
     over = f", {(whole - under) / _MEGABYTE:.0f} MB of it over {below}" if under else ""
-    console.print(f"built {tag}: {whole / _MEGABYTE:.0f} MB{over}", markup=False)
+    console.print(f"built {tag}: {whole / _MEGABYTE:.0f} MB{over}", markup=False, emoji=False)
 
 
 def _show_answer(console: Console, answer: FirstAnswer) -> None:
     console.print(
-        f"ready in {answer.ready_s:.1f} s as user 1000, without capabilities, on a read-only file system", markup=False
+        f"ready in {answer.ready_s:.1f} s as user 1000, without capabilities, on a read-only file system",
+        markup=False,
+        emoji=False,
     )
     if not answer.asked:
-        console.print("not asked: the model declares no inputs; put a request.json beside it", markup=False)
+        console.print(
+            "not asked: the model declares no inputs; put a request.json beside it", markup=False, emoji=False
+        )
         return
     outputs: Any = answer.answer.get("outputs")
     if not isinstance(outputs, list):
-        console.print(f"{answer.asked}: {str(dict(answer.answer))[:400]}", markup=False)
+        console.print(f"{answer.asked}: {str(dict(answer.answer))[:400]}", markup=False, emoji=False)
         return
     for output in outputs:
         data = output.get("data") or []
         shown = ", ".join(map(str, data[:_MOST_VALUES])) + (", ..." if len(data) > _MOST_VALUES else "")
         console.print(
-            f"{answer.asked}: {output['name']} {output['datatype']} {output['shape']} = {shown}", markup=False
+            f"{answer.asked}: {output['name']} {output['datatype']} {output['shape']} = {shown}",
+            markup=False,
+            emoji=False,
         )

@@ -1,21 +1,29 @@
 """Which command an image stands for on a machine without containers.
 
 An image whose last path component is the name of one of our app folders runs from that folder; `A-B` is the fused image: model A
-with transformer B around it. A container's `command` is run as it is. Anything else is mapped by `--image NAME=COMMAND`.
+with transformer B around it. A container's `command` is run as it is. An image of a class of one's own is that class, where the service's annotation names its file. Anything
+else is mapped by `--image NAME=COMMAND`.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...manifests.containers import Container
+from ...manifests.inference_service import InferenceService
 from ...manifests.problems import Problems
 from ...manifests.serving_runtimes import app_class, image_name
 
-__all__ = ["Command", "parse_image_options", "resolve_image"]
+__all__ = ["LOCAL_CLASS", "Command", "local_class", "parse_image_options", "resolve_image"]
+
+LOCAL_CLASS = "serinus.dev/local-class"
+"""Annotation of an InferenceService: what `serinus up` serves in the place of its predictor's image, `file.py:Class` relative to the
+manifest, or `package:Class`."""
+_SERVE = (sys.executable, "-m", "serinus.cli", "serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,18 @@ def parse_image_options(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"--image {option}: expected NAME=COMMAND, such as kserve/xgbserver='python -m xgbserver'")
         table[name] = words
     return table
+
+
+def local_class(service: InferenceService) -> Command | None:
+    """The command for the class that a service's annotation names; None: it names none."""
+    named = service.annotations.get(LOCAL_CLASS)
+    if not named:
+        return None
+    path = named
+    if named.partition(":")[0].endswith(".py"):
+        place = service.document.place(("metadata", "annotations", LOCAL_CLASS))
+        path = os.path.join(os.path.dirname(place.file), named)
+    return Command(_SERVE, {"SERINUS_CLASS": path}, ours=True)
 
 
 def resolve_image(
@@ -73,11 +93,10 @@ def resolve_image(
         ours = len(words) > 1 and words[0] == "serinus" and words[1] == "serve"
         return Command((sys.executable, "-m", "serinus.cli", *words[1:]) if ours else words, {}, ours=ours)
     model, dash, transformer = name.partition("-")
-    serve = (sys.executable, "-m", "serinus.cli", "serve")
     if find_app(name):
-        return Command(serve, {"SERINUS_CLASS": name}, ours=True)
+        return Command(_SERVE, {"SERINUS_CLASS": name}, ours=True)
     if dash and find_app(model) and find_app(transformer):
-        return Command(serve, {"SERINUS_CLASS": model, "SERINUS_TRANSFORMER": transformer}, ours=True)
+        return Command(_SERVE, {"SERINUS_CLASS": model, "SERINUS_TRANSFORMER": transformer}, ours=True)
     if not image:
         problems.error_at(container.source, ("image",), f"container {container.name} has no image", "add image")
     else:
@@ -85,6 +104,7 @@ def resolve_image(
             container.source,
             ("image",),
             f"{image} is no image of this project ({name} is no installed app folder), and serinus up runs no containers",
-            f"give its command with --image {untagged}='COMMAND', or set command: in the container",
+            f"give its command with --image {untagged}='COMMAND', set command: in the container, or name the class that it serves in the "
+            f"service's annotation {LOCAL_CLASS}: file.py:Class",
         )
     return None

@@ -21,7 +21,7 @@ from ...manifests.serving_runtimes import ServingRuntime
 from .arm_choice import affinity_of
 from .container_environment import ConfigData, resolve_environment
 from .deployment_plan import GRACE_S, ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
-from .image_commands import Command, resolve_image
+from .image_commands import Command, local_class, resolve_image
 from .server_defaults import with_server_defaults
 from .storage_spec import local_storage, with_storage_spec
 
@@ -153,7 +153,8 @@ class Planner:
         """
         planned = []
         for container in containers:
-            command = resolve_image(container, self._options.images, self._problems)
+            own = local_class(service) if component.kind == "predictor" and container.name == KSERVE_CONTAINER else None
+            command = own or resolve_image(container, self._options.images, self._problems)
             if command is None:
                 continue
             env = resolve_environment(service, container, self._data, self._problems)
