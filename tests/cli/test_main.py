@@ -67,6 +67,7 @@ def test_help_version_and_lint_work_without_any_extra(tmp_path: Path):
     [
         (("up", "inferenceservices/fraud/fused"), "serinus[local]"),
         (("predict", "runtimes", "a.csv", "b.csv"), "serinus[predict]"),
+        (("serve", "--class", "tests/support/kserve_classes.py"), "serinus[kserve]"),
     ],
 )
 def test_a_command_that_needs_an_extra_names_it(words: tuple[str, ...], says: str, tmp_path: Path):

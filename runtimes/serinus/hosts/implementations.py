@@ -206,7 +206,13 @@ def run_script(name: str, argv: Sequence[str] = ()) -> ScriptServer:
 
 
 def _run(path: Path, name: str) -> ScriptServer:
-    import kserve
+    try:
+        import kserve
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{name!r} names no class, so it is a script that starts KServe's server, and KServe's SDK is not installed "
+            f"(pip install 'serinus[kserve]'); a class is named behind a colon: {name}:Class"
+        ) from None
 
     from .earlier_kserve import accept_earlier_classes
 

@@ -24,7 +24,7 @@ def init(
 ) -> None:
     """Write a model of your own to start from: a class with its test, a sample request, manifests, a canary policy.
 
-        serinus init ./churn && cd churn && serinus serve --class churn.py ./model
+    serinus init ./churn && cd churn && serinus serve --class churn.py:Churn ./model
     """
     written = write_project(path, name)
     console = make_console()
