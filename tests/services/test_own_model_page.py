@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from container_support import engine_answers
+from container_support import UV, build_wheel, engine_answers
 from kubernetes_server import KubernetesServer, kubernetes
 from page_player import blocks_of, playing
 
@@ -21,33 +19,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "inferenceservices" / "README.md"
-UV = ROOT / ".venv" / "bin" / "uv"
 EXTRAS = "[serve,local,xgboost_server]"
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of programs of an environment into which the page's first command has installed the wheel of this tree."""
-    if not UV.exists():
-        pytest.skip("needs the environment that `make setup` makes")
     folder = tmp_path_factory.mktemp("stranger")
-    environment = {**os.environ, "SERINUS_WHEEL_MACHINE": platform.machine()}
-    build = [
-        str(UV),
-        "build",
-        "-q",
-        "--python",
-        sys.executable,
-        "--build-constraints",
-        str(ROOT / "constraints.txt"),
-        "--wheel",
-        "-o",
-    ]
-    built = subprocess.run(
-        [*build, str(folder / "dist")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = (folder / "dist").glob("serinus-*.whl")
+    wheel = build_wheel(folder / "dist")
     python = folder / "environment" / "bin" / "python"
     subprocess.run([str(UV), "venv", "-q", "--python", sys.executable, str(python.parents[1])], check=True)
     first = blocks_of(PAGE.read_text())[0]

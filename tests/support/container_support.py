@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-__all__ = ["engine_answers", "write_engine"]
+import pytest
+
+__all__ = ["build_wheel", "engine_answers", "write_engine"]
+
+ROOT = Path(__file__).resolve().parents[2]
+UV = ROOT / ".venv" / "bin" / "uv"
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this tree for this machine, as `make wheel` makes it."""
+    if not UV.exists():
+        pytest.skip("needs the environment that `make setup` makes")
+    environment = {**os.environ, "SERINUS_WHEEL_MACHINE": platform.machine()}
+    constraints = str(ROOT / "constraints.txt")
+    built = subprocess.run(
+        [
+            str(UV),
+            "build",
+            "-q",
+            "--python",
+            sys.executable,
+            "--build-constraints",
+            constraints,
+            "--wheel",
+            "-o",
+            str(folder),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("serinus-*.whl")
+    return wheel
 
 
 def engine_answers() -> bool:

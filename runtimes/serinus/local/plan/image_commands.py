@@ -1,8 +1,8 @@
 """Which command an image stands for on a machine without containers.
 
 An image whose last path component is the name of one of our app folders runs from that folder; `A-B` is the fused image: model A
-with transformer B around it. A container's `command` is run as it is. An image of a class of one's own is that class, where the service's annotation names its file. Anything
-else is mapped by `--image NAME=COMMAND`.
+with transformer B around it. A container's `command` is run as it is. An image of a class of one's own is that class, where the
+service's annotation names its file. Anything else is mapped by `--image NAME=COMMAND`.
 """
 
 from __future__ import annotations
