@@ -144,6 +144,10 @@ fuzz: $(VENV)/.fuzz ## Fuzz what reads untrusted bytes: make fuzz SECONDS=60 (ea
 mutants: $(VENV)/.mutants ## See whether a room's tests notice changes of a module: make mutants MODULE=serinus.dataplane.plane [SAMPLE=40] [SEED=1]
 	@PYTHONPATH=tests $(BIN)/python -m mutants $(MODULE) --sample $(or $(SAMPLE),40) --seed $(or $(SEED),1) $(ARGS)
 
+.PHONY: metrics-table
+metrics-table: $(VENV)/.test ## Write the table of all metrics again (runtimes/serinus/METRICS.md)
+	@PYTHONPATH=tests/support $(BIN)/python -m metrics_table
+
 .PHONY: dashboards
 dashboards: $(VENV)/.test ## Write Grafana's dashboards again (manifests/monitoring/dashboards)
 	@$(BIN)/python manifests/monitoring/dashboards/generate.py
