@@ -133,6 +133,10 @@ wheel: $(BIN)/uv ## Build the sdist and wheels: manylinux2014 for x86_64 and aar
 	SERINUS_PURE=1 $(UV_BUILD) --wheel "$(DIST)"/serinus-*.tar.gz
 	ls -1 "$(DIST)"/serinus-*
 
+.PHONY: release
+release: $(VENV)/.test ## Make a release: make release VERSION=0.2.0 [ARGS=--dry-run]: version, changelog, images' tags, wheels, a commit, a git tag
+	@$(BIN)/python .ci/release.py "$(VERSION)" $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(VENV)/.fuzz ## Fuzz what reads untrusted bytes: make fuzz SECONDS=60 (each of the targets; clang and gcc for the kernels)
 	@status=0

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...deprecations import DEPRECATIONS, Deprecation, tell_deprecation
 from ...errors import ConfigError
 from ...settings import ServerSettings, is_service_link
 from ...small_file import read_text
@@ -423,13 +424,20 @@ def _suggest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Sequence[Option] = OPTIONS) -> Parsed:
+def parse(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    options: Sequence[Option] = OPTIONS,
+    deprecations: Sequence[Deprecation] = DEPRECATIONS,
+) -> Parsed:
     """Read flags, environment and settings file into one set of values.
 
     Args:
         argv: the words after `serinus serve`.
         environment: usually `os.environ`.
         options: the table.
+        deprecations: names whose use is warned of.
 
     Raises:
         ConfigError: every problem found, together.
@@ -453,6 +461,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, options: Seque
         else:
             values[option.name] = value
         sources[option.name] = where
+        if (warning := tell_deprecation(where, deprecations)) is not None:
+            warnings.append(warning)
 
     words = list(argv)
     while words:
