@@ -81,3 +81,30 @@ def test_a_command_that_needs_an_extra_names_it(words: tuple[str, ...], says: st
 def test_a_shell_completes_commands():
     done = plain(_SERINUS_COMPLETE="complete_bash", COMP_WORDS="serinus ca", COMP_CWORD="1")
     assert done.stdout.split() == ["canary"]
+
+
+@pytest.mark.parametrize(
+    ("words", "without"),
+    [
+        (
+            ["--version"],
+            {
+                "serinus.local",
+                "serinus.canary",
+                "serinus.tuning",
+                "serinus.client",
+                "serinus.manifests",
+                "serinus.images",
+                "asyncio",
+            },
+        ),
+        (["init", "--help"], {"serinus.local", "serinus.canary", "serinus.tuning", "serinus.client"}),
+        (["infer", "--help"], {"serinus.local.plan", "serinus.canary", "serinus.tuning"}),
+        (["canary", "--help"], {"serinus.local.plan", "serinus.tuning", "serinus.images"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_imports_what_it_needs_alone(words: list[str], without: set[str]):
+    code = f"import sys; from serinus.cli import main; main({words}); print('', *sorted(sys.modules), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert without & set(done.stdout.splitlines()) == set()

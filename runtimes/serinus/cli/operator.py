@@ -1,43 +1,69 @@
-"""The commands for people: typer's table of them, and how an error is shown."""
+"""The commands for people: typer's table of them, each imported when it is asked for, and how an error is shown."""
 
 from __future__ import annotations
 
+import importlib
 import platform
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import ConfigError
 from ..native import library
-from .canary.canary import canary
-from .canary.canary_by_hand import promote, report, rollback
-from .canary.canary_by_hand import status as canary_status
-from .canary.canary_judge import judge
-from .canary.canary_route import route
-from .canary.canary_run import run as canary_run
-from .commands.bench import bench
-from .commands.build import build
-from .commands.down import down
-from .commands.infer import infer
-from .commands.init import init
-from .commands.lint import lint
-from .commands.logs import logs
-from .commands.optimize import optimize
-from .commands.predict import predict
-from .commands.restart import restart
-from .commands.status import status
-from .commands.top import top
-from .commands.tune import tune
-from .commands.up import up
 
-__all__ = ["app", "run"]
+__all__ = ["COMMANDS", "app", "run"]
+
+COMMANDS: Final = {
+    "up": ".commands.up:up",
+    "down": ".commands.down:down",
+    "status": ".commands.status:status",
+    "top": ".commands.top:top",
+    "logs": ".commands.logs:logs",
+    "restart": ".commands.restart:restart",
+    "infer": ".commands.infer:infer",
+    "bench": ".commands.bench:bench",
+    "predict": ".commands.predict:predict",
+    "init": ".commands.init:init",
+    "build": ".commands.build:build",
+    "lint": ".commands.lint:lint",
+    "optimize": ".commands.optimize:optimize",
+    "tune": ".commands.tune:tune",
+    "canary": ".canary.canary_commands:canary",
+}
+"""Name to module and function (or table of commands), in the order of the help. A command pays for its own imports, not for everybody's."""
+
+
+class _Commands(TyperGroup):
+    """The table, and what is registered with typer beside it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name all commands."""
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command; None where there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module, __package__), name)
+        if isinstance(found, typer.Typer):
+            command: Any = typer.main.get_group(found)
+        else:
+            alone = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+            alone.command(cmd_name)(found)
+            command = typer.main.get_command(alone)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="serinus",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -59,30 +85,6 @@ def serinus(
     ] = False,
 ) -> None:
     """Serve models behind the Open Inference Protocol, the same YAML on this machine and in the cluster, canaries judged on evidence."""
-
-
-app.command()(up)
-app.command()(down)
-app.command()(status)
-app.command()(top)
-app.command()(logs)
-app.command()(restart)
-app.command()(infer)
-app.command()(bench)
-app.command()(predict)
-app.command()(init)
-app.command()(build)
-app.command()(lint)
-app.command()(optimize)
-app.command()(tune)
-canary.command("run")(canary_run)
-canary.command("status")(canary_status)
-canary.command()(promote)
-canary.command()(rollback)
-canary.command()(report)
-canary.command()(judge)
-canary.command()(route)
-app.add_typer(canary)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -23,8 +23,8 @@ from ...tuning.load.request_messages import MOST_MESSAGES, request_messages
 from ...tuning.load.server_under_test import run_job
 from ...tuning.slo import Slo, parse_duration, parse_rate
 from ..asked_service import AskedService, Headers, Model, Token, Url, find_service, parse_headers
+from ..state_option import STATE_DIR, StateDir
 from ..tables import make_console
-from .up import STATE_DIR, StateDir
 
 __all__ = ["bench"]
 

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
 from ...local.run.processes.process_record import RecordedProcess
 from ...local.run.state_folder import lock_holder, recover_state
-from .up import STATE_DIR, StateDir
+from ..state_option import STATE_DIR, StateDir
 
 __all__ = ["down"]
 

@@ -18,9 +18,9 @@ from ...errors import ConfigError, SerinusError
 from ...protocol.rest_codec import RestCodec
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
 from ..asked_service import Headers, Model, Token, Url, find_service, parse_headers
+from ..state_option import STATE_DIR, StateDir
 from ..tables import make_console
 from ..typed_inputs import example_inputs, fit_rows, parse_inputs, read_request
-from .up import STATE_DIR, StateDir
 
 __all__ = ["infer"]
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ...errors import ConfigError
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
+from ..state_option import STATE_DIR, StateDir
 from ..tables import COLOURS, make_console, tail
-from .up import STATE_DIR, StateDir
 
 __all__ = ["logs"]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...local.run.control_socket import Client
-from .up import STATE_DIR, StateDir
+from ..state_option import STATE_DIR, StateDir
 
 __all__ = ["restart"]
 

@@ -9,8 +9,8 @@ import typer
 
 from ...local.run.control_socket import Client, NotRunning
 from ...local.run.state_folder import tell_absence
+from ..state_option import STATE_DIR, StateDir
 from ..tables import curl_line, make_console, show_refused, show_services, show_trouble
-from .up import STATE_DIR, StateDir
 
 __all__ = ["status"]
 

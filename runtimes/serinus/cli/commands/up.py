@@ -24,15 +24,13 @@ from ...local.run.daemon import Daemon, DaemonOptions
 from ...local.run.reconciler import RunOptions
 from ...local.run.state_folder import StateBusy, lock_holder
 from ...local.run.storage import cache_folder, parse_mounts, read_storage_config
+from ..state_option import STATE_DIR, StateDir
 from ..tables import COLOURS, curl_line, make_console, show_services, show_trouble
 
-__all__ = ["STATE_DIR", "up"]
+__all__ = ["BUSY_S", "up"]
 
-STATE_DIR = Path(".serinus")
 BUSY_S = 30.0
 """Longest wait for a supervisor that starts or ends in the same folder."""
-
-StateDir = Annotated[Path, typer.Option("--state-dir", help="Folder of logs, gateway files and the control socket.")]
 
 
 def up(
