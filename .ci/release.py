@@ -23,7 +23,7 @@ WITH_TAGS = (
     "manifests/**/*.yaml",
     "runtimes/README.md",
     "inferenceservices/README.md",
-    "runtimes/serinus/cli/commands/build.py",
+    "runtimes/serinus/cli/commands/build_image.py",
 )
 """Files that name the images' tag or the wheel's version."""
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
@@ -71,7 +71,7 @@ def find_problems(root: Path, old: str, new: str) -> list[str]:
         found.append(
             f"{CHANGELOG}: something is added, removed or to be done by users, so a patch version will not do: raise MINOR"
         )
-    from serinus.deprecations import DEPRECATIONS
+    from serinus.cli.serving.deprecations import DEPRECATIONS
 
     found += [
         f"{each.name} was to go with {each.goes}: remove it"

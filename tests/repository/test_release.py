@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from serinus import __version__
-from serinus.deprecations import Deprecation
+from serinus.cli.serving.deprecations import Deprecation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +121,6 @@ def test_what_was_to_go_by_then_keeps_a_release_back(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     entry = Deprecation("--old_flag", __version__, later(), "--new_flag")
-    monkeypatch.setattr("serinus.deprecations.DEPRECATIONS", (entry,))
+    monkeypatch.setattr("serinus.cli.serving.deprecations.DEPRECATIONS", (entry,))
     assert run(tree, later()) == 1
     assert "--old_flag was to go" in capsys.readouterr().err

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from serinus.cli.serving.deprecations import Deprecation, tell_deprecation
 from serinus.cli.serving.options import parse
-from serinus.deprecations import Deprecation, tell_deprecation
 
 TABLE = (
     Deprecation("--http_port", "0.2.0", "0.3.0", "--rest_port"),

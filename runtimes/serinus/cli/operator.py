@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "bench": ".commands.bench:bench",
     "predict": ".commands.predict:predict",
     "init": ".commands.init:init",
-    "build": ".commands.build:build",
+    "build": ".commands.build_image:build",
     "lint": ".commands.lint:lint",
     "optimize": ".commands.optimize:optimize",
     "tune": ".commands.tune:tune",

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...deprecations import DEPRECATIONS, Deprecation, tell_deprecation
 from ...errors import ConfigError
 from ...settings import ServerSettings, is_service_link
 from ...small_file import read_text
+from .deprecations import DEPRECATIONS, Deprecation, tell_deprecation
 from .numbers import number_of
 
 __all__ = [
