@@ -1,11 +1,12 @@
 """The table of all metrics in METRICS.md, read off a real server's page: `make metrics-table` writes it, a test holds it.
 
 A server of two workers with a score, a revision and models in processes exports every family but those of CUDA's memory, which are taken from the
-function that writes them.
+function that writes them, and those that need a certificate or a signed model, which are found in the source.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import tempfile
 import urllib.request
@@ -30,6 +31,11 @@ class Served(Model):
     def predict(self, inputs, call):
         return inputs
 """
+_LABELS = {
+    "serinus_tls_certificate_expiry_timestamp_seconds": ["certificate"],
+    "serinus_model_digest_info": ["model", "version", "digest"],
+}
+"""Of families that this server has no reason to export."""
 _UNITS = (
     (r"_seconds(_total)?$|_secs$", "seconds"),
     (r"_us$", "microseconds"),
@@ -57,7 +63,7 @@ def make_table() -> str:
             assert served.ask("POST", "/v2/models/m/infer", b"{")[0] == 400
             with urllib.request.urlopen(f"http://127.0.0.1:{served.http_port}/metrics", timeout=30) as answer:
                 page = answer.read().decode()
-    rows = [*_families(page), *_events(page), *_cuda()]
+    rows = [*_families(page), *_events(page), *_conditional(page), *_cuda()]
     head = ["| metric | type | labels | unit | means |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
 
@@ -75,6 +81,16 @@ def _events(page: str) -> Iterator[str]:
     for name, (text, labels) in EVENTS.items():
         assert labels or f"# HELP {name} {text}\n" in page
         yield _row(name, "counter", list(labels), text)
+
+
+def _conditional(page: str) -> Iterator[str]:
+    for path in sorted((PAGE.parent).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id != "Family":
+                continue
+            told = [part.value for part in node.args[:3] if isinstance(part, ast.Constant)]
+            if len(told) == 3 and told[0].startswith("serinus_") and f"# HELP {told[0]} " not in page:
+                yield _row(told[0], told[2], _LABELS[told[0]], told[1])
 
 
 def _cuda() -> Iterator[str]:
