@@ -170,7 +170,7 @@ def _import_file(path: Path, name: str) -> Any:
             except ModuleNotFoundError as error:
                 if (error.name or "").partition(".")[0] != "ts":
                     raise
-                from .torchserve.stand_in import register
+                from .torchserve.ts_modules import register
 
                 register()  # a handler of TorchServe's, which is not installed
                 loader.exec_module(module)

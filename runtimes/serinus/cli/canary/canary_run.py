@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -201,7 +202,9 @@ def run(
     controller = Controller(target, source, judged, files, options, tell=show, model=model)
     view.start()
     # A pod that is evicted, or a service manager, ends a run as Ctrl-C does: the record is released, and copies of requests end.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = None
+    with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         ending = controller.run()
         page.wait_for_readers()
@@ -212,7 +215,8 @@ def run(
         typer.echo(f"serinus canary: {error}", err=True)
         raise typer.Exit(EXIT_STATUS["busy" if isinstance(error, Busy) else "cannot"]) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         view.stop()
         page.close()
     if patch is not None:

@@ -129,7 +129,7 @@ class Batcher:
         self._waiting = WaitingRequests(levels := max(1, settings.priority_levels))
         self._has_levels = levels > 1
         self._shares = shares_of_levels(levels)
-        self._free = executor.capacity
+        self._free = self.places = executor.capacity
         self._batches: set[Batch] = set()
         self._scheduled = False
         self._dispatching = False
@@ -271,11 +271,6 @@ class Batcher:
             if pending.state != DONE:
                 self._end(pending, error)
         self._idle()
-
-    @property
-    def places(self) -> int:
-        """Batches that may run at a time."""
-        return self._executor.capacity
 
     def join_none(self) -> None:
         """Make each request a batch of its own from now on."""

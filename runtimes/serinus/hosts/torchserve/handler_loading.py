@@ -19,7 +19,7 @@ from ...errors import ConfigError
 from .base_handler import list_classes_from_module
 from .handler_context import Context
 from .mar_archive import Archive
-from .stand_in import register
+from .ts_modules import register
 
 __all__ = ["Entry", "entry_of_archive", "entry_of_class"]
 

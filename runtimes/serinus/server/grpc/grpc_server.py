@@ -13,9 +13,9 @@ from ...dataplane.telemetry.metrics import Metrics
 from ...errors import ConfigError
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
-from ..arrivals import accept_waiting
 from ..certificates import Certificates
 from ..request_access import RequestAccess
+from ..waiting_connections import accept_waiting
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service
 

@@ -22,24 +22,19 @@ from ...dataplane.large_bodies import LARGE_BODY_BYTES, begin_aside, read_aside
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.telemetry.request_records import REQUEST_ID
-from ...errors import ClientError, InvalidInput, NotFound, NotReady, NotSupported, SerinusError, TooLarge
+from ...errors import ClientError, InvalidInput, NotFound, NotReady, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_census import check_few_fields, check_message, is_laborious
 from ...protocol.proto_codec import (
-    config_message,
-    decode_repository_parameters,
     decode_request,
     encode_response,
-    index_message,
-    metadata_message,
-    statistics_message,
 )
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
-from ..refusals import GRPC_METHODS, NOT_OFFERED, refuse
+from ..refusals import refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
 from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
@@ -47,6 +42,7 @@ from .calls_in_flight import CallsInFlight
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
 from .observed_calls import LeavingCall, ObservedAnswer, RecordedMetadata
+from .unary_calls import SERVICE, UnaryCalls
 
 __all__ = [
     "INFER",
@@ -64,7 +60,6 @@ __all__ = [
 
 _log = logging.getLogger("serinus.grpc")
 
-SERVICE = "inference.GRPCInferenceService"
 INFER = f"/{SERVICE}/ModelInfer"
 INFER_STREAM = f"/{SERVICE}/ModelStreamInfer"
 
@@ -192,30 +187,14 @@ class Service(CallsInFlight):
         self._mlservers_metadata = form == "mlserver" or (form == "auto" and self._beside_mlserver)
         self._observer = observe_requests(plane, settings, metrics, tracer)
         self._revision_pair = ((REVISION_FIELD.lower(), settings.revision),) if settings.revision else None
-        self._repository = repository
         self.too_large_marker = b"\xff" + os.urandom(11)
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
         super().__init__()
         self.health = Health(self)
-        self.unary: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
-            f"/{SERVICE}/{name}": method
-            for name, method in {
-                "ServerLive": self._server_live,
-                "ServerReady": self._server_ready,
-                "ModelReady": self._model_ready,
-                "ServerMetadata": self._server_metadata,
-                "ModelMetadata": self._model_metadata,
-                "ModelConfig": self._model_config,
-                "ModelStatistics": self._model_statistics,
-                "RepositoryIndex": self._repository_index,
-                "RepositoryModelLoad": self._repository_load,
-                "RepositoryModelUnload": self._repository_unload,
-            }.items()
-        }
-        self.unary |= {f"/{SERVICE}/{name}": _refusing(NOT_OFFERED[why]) for name, why in GRPC_METHODS.items()}
-        self._changes = frozenset(f"/{SERVICE}/{name}" for name in ("RepositoryModelLoad", "RepositoryModelUnload"))
-        self.unary["/grpc.health.v1.Health/Check"] = self.health.check
+        calls = UnaryCalls(plane, self, repository, mlservers_metadata=self._mlservers_metadata)
+        self.unary = {**calls.by_path(), "/grpc.health.v1.Health/Check": self.health.check}
         """Path to coroutine, for every call with one request and one response but ModelInfer."""
+        self._changes = frozenset(f"/{SERVICE}/{name}" for name in ("RepositoryModelLoad", "RepositoryModelUnload"))
 
     def infer(
         self,
@@ -493,75 +472,6 @@ class Service(CallsInFlight):
         """
         return not self.draining and self._plane.model_ready(name, version)
 
-    async def _server_live(self, message: bytes) -> bytes:
-        _parse(pb.ServerLiveRequest, message)
-        return pb.ServerLiveResponse(live=self.server_live()).SerializeToString()
-
-    async def _server_ready(self, message: bytes) -> bytes:
-        _parse(pb.ServerReadyRequest, message)
-        return pb.ServerReadyResponse(ready=self.server_ready()).SerializeToString()
-
-    async def _model_ready(self, message: bytes) -> bytes:
-        request = _parse(pb.ModelReadyRequest, message)
-        ready = self.model_ready(request.name, request.version)
-        return pb.ModelReadyResponse(ready=ready).SerializeToString()
-
-    async def _server_metadata(self, message: bytes) -> bytes:
-        _parse(pb.ServerMetadataRequest, message)
-        return metadata_message(self._plane.server_metadata()).SerializeToString()
-
-    async def _model_metadata(self, message: bytes) -> bytes:
-        request = _parse(pb.ModelMetadataRequest, message)
-        metadata = self._plane.model_metadata(request.name, request.version)
-        return metadata_message(metadata, mlservers=self._mlservers_metadata).SerializeToString()
-
-    async def _model_config(self, message: bytes) -> bytes:
-        request = _parse(pb.ModelConfigRequest, message)
-        return config_message(self._plane.model_config(request.name, request.version)).SerializeToString()
-
-    async def _model_statistics(self, message: bytes) -> bytes:
-        request = _parse(pb.ModelStatisticsRequest, message)
-        statistics = await self._plane.statistics_of_all(request.name, request.version)
-        return statistics_message(statistics).SerializeToString()
-
-    async def _repository_index(self, message: bytes) -> bytes:
-        request = _parse(pb.RepositoryIndexRequest, message)
-        return index_message(self._plane.repository_index(ready_only=request.ready)).SerializeToString()
-
-    async def _repository_load(self, message: bytes) -> bytes:
-        name, parameters = decode_repository_parameters(_parse(pb.RepositoryModelLoadRequest, message))
-        await self._apply("load", name, parameters)
-        return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True).SerializeToString()
-
-    async def _repository_unload(self, message: bytes) -> bytes:
-        name, parameters = decode_repository_parameters(_parse(pb.RepositoryModelUnloadRequest, message))
-        await self._apply("unload", name, parameters)
-        return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True).SerializeToString()
-
-    async def _apply(self, action: str, name: str, parameters: dict[str, Any]) -> None:
-        if self._repository is not None:
-            await self._repository(action, name, parameters)
-        elif action == "load":
-            await self._plane.load(name, parameters)
-        else:
-            await self._plane.unload(name, parameters)
-
 
 _FINAL_RESPONSE_WANTED = "triton_enable_empty_final_response"
 """Set by tritonclient's stream on request (Triton, extension_parameters.md and decoupled_models.md)."""
-
-
-def _refusing(why: str) -> Callable[[bytes], Awaitable[bytes]]:
-    async def method(message: bytes) -> bytes:  # noqa: ARG001 # whatever it is
-        raise NotSupported(why)
-
-    return method
-
-
-def _parse(kind: Any, message: bytes) -> Any:
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise InvalidInput(
-            f"the message is not a {kind.DESCRIPTOR.full_name}: {len(message)} bytes do not decode"
-        ) from None

@@ -47,7 +47,7 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from ..arrivals import unread_bytes
+from ..waiting_connections import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,
     AWAITED,

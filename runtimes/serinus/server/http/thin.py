@@ -13,7 +13,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
-from ..arrivals import accept_waiting
+from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
 from .stand_in import StandIn
