@@ -286,7 +286,7 @@ LOOPBACK = RepositoryAccess(mode="loopback")
         *((LOOPBACK, {"host": host}) for host in (
             "localhost", "LOCALHOST:8080", "localhost.", "a.b-c.localhost", "127.0.0.1:80", "127.255.1.9", "[::1]:8080", "[::1]", "")),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "mode", None) or str(value),
 )  # fmt: skip
 def test_a_change_from_here_is_taken(access: RepositoryAccess, fields: dict[str, str]):
     check_change(headers_of(fields), access)
@@ -304,7 +304,7 @@ def test_a_change_from_here_is_taken(access: RepositoryAccess, fields: dict[str,
         *((LOOPBACK, {"host": host}, f"the header Host is '{host}'") for host in (
             "a.example", "localhost.example", "127.0.0.1.example", "128.0.0.1", "localhost:80x", "xlocalhost", "127.0.0", "[::2]")),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=lambda value: getattr(value, "mode", None) or str(value)[:50],
 )  # fmt: skip
 def test_a_change_from_elsewhere_is_refused(access: RepositoryAccess, fields: dict[str, str], said: str):
     with pytest.raises(Forbidden) as caught:
