@@ -16,6 +16,8 @@ import numpy as np
 from serinus import Family, InferRequest, InferResponse, Model, RequestModel, TensorSpec
 
 SLOW_S = 0.02
+SLOW_ROW = 7.0
+"""A value that takes much longer than others."""
 LEAKED = b"x" * 50_000
 GIB = 1 << 30
 SEGMENTS = [
@@ -49,7 +51,7 @@ class Faulty(Model):
         self._kept: list[bytes] = []
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: object) -> dict[str, np.ndarray]:
-        time.sleep(SLOW_S)  # a fault
+        time.sleep(0.3 if (inputs["x"] == SLOW_ROW).any() else SLOW_S)  # a fault
         self._kept.append(LEAKED + str(len(self._kept)).encode())  # another
         if (inputs["x"] < 0).any():
             raise RuntimeError("no negative numbers")

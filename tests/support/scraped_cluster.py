@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from faulty_model import SLOW_ROW
 from prometheus_server import ask_prometheus, prometheus_server
 from promtool import MONITORING
 from serve_support import Served, serving
@@ -144,7 +145,9 @@ def _load(served: Served, kind: str, stop: threading.Event) -> None:
     elif kind == "invalid":
         tensor["name"] = "z"
     elif kind == "hurried":
-        body["parameters"] = {"timeout": 1000}  # microseconds
+        # Taken, since the model is usually quicker than that, and too slow for this one.
+        tensor["data"] = [SLOW_ROW, 2.0]
+        body["parameters"] = {"timeout": 250_000}  # microseconds
     elif kind == "unknown":
         path = "/v2/models/nobody/infer"
     connection = http.client.HTTPConnection("127.0.0.1", served.http_port, timeout=30)
