@@ -264,7 +264,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
     write("in.parquet", matrix)
     command = [sys.executable, "-m", "serinus.cli", "predict", "model", "in.parquet", "out.parquet"]
     command += ["--class", "sums_of_rows:Sums", "--rows", "10", "--in-flight", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SUMS_SLEEP": "0.02"}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SUMS_SLEEP": "0.2"}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:

@@ -46,7 +46,6 @@ def _safetensors() -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer", "git lfs pull"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "an HDF5 file", "model.export"),
         (gzip.compress(b"x"), "a gzip archive", "unpack it"),
-        (b"CBM1" + bytes(8), "a CatBoost model", "a class of your own"),
         (pickle.dumps({"a": 1}), "a pickle", "save the model"),
         (_safetensors(), "safetensors: weights without a network", "ONNX"),
         (b'{"a": 1}', "JSON that is no model", "save_model"),

@@ -127,8 +127,10 @@ def test_whoever_names_the_host_wins_over_the_image(words: list[str], environmen
 
 
 def test_the_image_says_that_it_listens_everywhere():
-    last = (ROOT / "runtimes" / "Dockerfile").read_text().rpartition("\nFROM ")[2]
-    assert "\nENV MLSERVER_HOST=0.0.0.0\n" in last
+    stages = re.split(r"^FROM ", (ROOT / "runtimes" / "Dockerfile").read_text(), flags=re.MULTILINE)
+    (system,) = [stage for stage in stages if stage.split("\n")[0].endswith(" AS system")]
+    assert "    MLSERVER_HOST=0.0.0.0\n" in system
+    assert "FROM system AS assembled\n" in (ROOT / "runtimes" / "Dockerfile").read_text()
 
 
 def containers() -> dict[str, dict]:

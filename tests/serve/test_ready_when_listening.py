@@ -45,7 +45,7 @@ async def test_a_server_is_not_ready_before_its_second_port_is_open(monkeypatch:
 
     monkeypatch.setattr(lifecycle, "start_rest", watched("rest", lifecycle.start_rest))
     monkeypatch.setattr(lifecycle, "start_grpc", watched("grpc", lifecycle.start_grpc))
-    servers = await lifecycle._open(launch, plane, None)
+    servers = await lifecycle._open(launch, plane, None, None, None)
     try:
         assert opened == [("grpc", False, False), ("rest", False, False)]
         assert plane.ready()

@@ -67,7 +67,10 @@ class Answer:
     def error(self) -> str:
         """The message of an error; the body is nothing but that."""
         document = self.json
-        assert list(document) == ["error"], document
+        assert document.keys() <= {"error", "request_id", "trace_id"}, document
+        assert self.status == 500 or list(document) == ["error"], (
+            document
+        )  # the ids that the log has are of our own faults
         assert isinstance(document["error"], str)
         assert document["error"]
         return document["error"]
