@@ -269,10 +269,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
         wait_until(lambda: (tmp_path / "out.parquet.parts" / "run.json").is_file(), limit_s=30)
-        if number == signal.SIGKILL:
-            wait_until(lambda: (tmp_path / "out.parquet.parts" / "000000.parquet").is_file(), limit_s=60)
-        else:
-            wait_until(lambda: child.poll() is not None or _cpu(child.pid) > 1.0, limit_s=60)
+        wait_until(lambda: (tmp_path / "out.parquet.parts" / "000000.parquet").is_file(), limit_s=60)
         child.send_signal(number)
         said, _ = child.communicate(timeout=30)
     if number != signal.SIGKILL:
@@ -283,11 +280,6 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
     environment["SUMS_SLEEP"] = "0"
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
     np.testing.assert_allclose(parquet.read_table("out.parquet").column("sum").to_numpy(), matrix.sum(1), rtol=1e-5)
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_the_reader_gives_so_many_rows_at_a_time_from_any_place_on():
