@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -243,6 +244,10 @@ def test_one_row_is_taken_for_a_batch_of_one(values: object, spec: TensorSpec | 
 def test_an_example_is_one_that_can_be_typed_back():
     specs = [ROWS, TensorSpec("t", "BYTES", (-1,)), TensorSpec("o", "INT8", (-1,), optional=True)]
     assert example_inputs(specs) == """--input 'x=[[0,0]]' --input 't=["text"]'"""
+    wide, pixels = TensorSpec("w", "INT32", (-1, 30)), TensorSpec("p", "FP32", (-1, 224, 224, 3))
+    (word,) = shlex.split(example_inputs([wide]))[1:]
+    assert parse_inputs([word]) == {"w": [[0] * 30]}
+    assert example_inputs([pixels]) == "--input 'p=@rows.npy'"
     assert parse_inputs(["x=[[0,0]]", 't=["text"]']) == {"x": [[0, 0]], "t": ["text"]}
 
 

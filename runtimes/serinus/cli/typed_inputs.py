@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from ..errors import ConfigError, SerinusError
+from ..protocol.documents.example_values import example_shape, example_value, is_written_out
 from ..protocol.rest_codec import RestCodec
 from ..protocol.types import InferRequest, TensorSpec
 
@@ -95,14 +96,15 @@ def read_request(path: Path, model: str) -> InferRequest:
 
 
 def example_inputs(specs: Sequence[TensorSpec]) -> str:
-    """Words that would ask a model of these inputs: one row, free dimensions of 1."""
+    """Words that would ask a model of these inputs: one row, free dimensions of 1; many values come from a file."""
     words = []
     for spec in specs:
         if spec.optional:
             continue
-        value: Any = "text" if spec.datatype == "BYTES" else False if spec.datatype == "BOOL" else 0
-        for size in reversed(spec.shape):
-            value = [value] * min(max(size, 1), 8) if size != -1 else [value]
-        short = json.dumps(value, separators=(",", ":"))
-        words.append(f"--input '{spec.name}={short if len(short) < 200 else '@rows.npy'}'")
+        value, text = example_value(spec), "@rows.npy"
+        if is_written_out(spec):
+            for size in reversed(example_shape(spec)):
+                value = [value] * size
+            text = json.dumps(value, separators=(",", ":"))
+        words.append(f"--input '{spec.name}={text}'")
     return " ".join(words)

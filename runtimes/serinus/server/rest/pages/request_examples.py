@@ -13,12 +13,11 @@ from urllib.parse import quote
 
 import orjson
 
+from ....protocol.documents.example_values import example_shape, example_value, is_written_out
 from ....protocol.types import ModelMetadata, TensorSpec
 
 __all__ = ["curl_example", "example_request", "fits_a_page", "infer_path", "python_example"]
 
-_MOST_VALUES: Final = 256
-"""Of an input that is written out: more fill a screen."""
 _NUMPY: Final = {
     "BOOL": "bool",
     "FP16": "np.float16",
@@ -30,35 +29,23 @@ _NUMPY: Final = {
 """Datatype to what NumPy calls it; NumPy has no bfloat16, which the client makes of float32."""
 
 
-def _shape(spec: TensorSpec) -> list[int]:
-    return [max(size, 1) for size in spec.shape]
-
-
-def _value(spec: TensorSpec) -> Any:
-    return "text" if spec.datatype == "BYTES" else False if spec.datatype == "BOOL" else 0
-
-
 def _inputs(metadata: ModelMetadata) -> list[TensorSpec]:
     return [spec for spec in metadata.inputs if not spec.optional]
 
 
-def _is_small(spec: TensorSpec) -> bool:
-    return math.prod(_shape(spec)) <= _MOST_VALUES
-
-
 def fits_a_page(metadata: ModelMetadata) -> bool:
     """Whether the values of an example are written out."""
-    return all(_is_small(spec) for spec in _inputs(metadata))
+    return all(is_written_out(spec) for spec in _inputs(metadata))
 
 
 def example_request(metadata: ModelMetadata) -> dict[str, Any]:
     """Make a V2 request; an input of many values is without `data`."""
     inputs = []
     for spec in _inputs(metadata):
-        shape = _shape(spec)
+        shape = example_shape(spec)
         entry: dict[str, Any] = {"name": spec.name, "shape": shape, "datatype": spec.datatype}
-        if _is_small(spec):
-            entry["data"] = [_value(spec)] * math.prod(shape)
+        if is_written_out(spec):
+            entry["data"] = [example_value(spec)] * math.prod(shape)
         inputs.append(entry)
     return {"inputs": inputs}
 
@@ -80,8 +67,8 @@ def curl_example(metadata: ModelMetadata, base: str) -> str:
         body = orjson.dumps(example_request(metadata)).decode()
         return f"curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}"
     inputs = ", ".join(
-        f'{{"name": {spec.name!r}, "shape": {_shape(spec)}, "datatype": {spec.datatype!r}, '
-        f'"data": [{_value(spec)!r}] * {math.prod(_shape(spec))}}}'
+        f'{{"name": {spec.name!r}, "shape": {example_shape(spec)}, "datatype": {spec.datatype!r}, '
+        f'"data": [{example_value(spec)!r}] * {math.prod(example_shape(spec))}}}'
         for spec in _inputs(metadata)
     )
     program = f'import json; print(json.dumps({{"inputs": [{inputs}]}}))'
@@ -100,7 +87,7 @@ def python_example(metadata: ModelMetadata, base: str) -> str:
 
 
 def _array(spec: TensorSpec) -> str:
-    shape = _shape(spec)
+    shape = example_shape(spec)
     if spec.datatype == "BYTES":
         return f"np.full({tuple(shape)}, 'text', dtype=object)"
     dtype = _NUMPY.get(spec.datatype, "np.float32")
