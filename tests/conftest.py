@@ -127,6 +127,13 @@ LONGEST = (
 """Files of the whole run that take more than half a minute of CPU; begun last, one of them would keep a core busy while the others have ended."""
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their count where they are long or no text: an archive holds its date, and the processes of a run must agree."""
+    if isinstance(val, bytes) and (len(val) > 80 or not val.isascii() or not val.decode("ascii").isprintable()):
+        return f"{argname}-{len(val)}-bytes"
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, where `make test` runs files side by side; all others keep their order."""
