@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ...model import RequestModel
 from ...protocol.types import InferResponse
 from ..batching.pending_request import Batch
+from .loop_share import LoopShare
 
 __all__ = ["RequestExecutor"]
 
@@ -30,6 +31,7 @@ class RequestExecutor:
         self._batching = model.request_batching
         self._loop = loop
         self._clock = clock
+        self._share = LoopShare(loop, clock)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self, batch: Batch, on_finish: OnFinish) -> bool:
@@ -72,7 +74,8 @@ class RequestExecutor:
     async def _answer(self, batch: Batch) -> None:
         batch.infer_from = self._clock()
         pending = batch.members[0]
-        batch.outputs = await (pending.task() if pending.task is not None else self._model.infer(pending.request))
+        work = pending.task() if pending.task is not None else self._model.infer(pending.request)
+        batch.outputs = await (work if len(self._tasks) == 1 else self._share.steps(work))
 
     def _run_together(self, batch: Batch, on_finish: OnFinish) -> None:
         def completed(answers: Sequence[InferResponse] | BaseException) -> None:
