@@ -214,6 +214,19 @@ class ServerSettings:
     request_timeout_s: float = field(
         default=60.0, metadata=_flags(help="seconds a client may take to send one whole request; 408 after that")
     )
+    send_timeout_s: float = field(
+        default=60.0,
+        metadata=_flags(
+            help="seconds in which a client may take nothing of an answer that waits for it, until it is closed; nginx's send_timeout"
+        ),
+    )
+    max_unsent_bytes: int = field(
+        default=256 * 1024 * 1024,
+        metadata=_flags(
+            help="bytes of large answers that may wait for slow clients of all connections; past it the slowest are closed, else a new large "
+            "answer is 429"
+        ),
+    )
     drain_timeout_s: float = field(
         default=25.0,
         metadata=_flags(help="seconds after SIGTERM for requests in flight; Kubernetes kills after 30 by default"),

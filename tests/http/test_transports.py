@@ -575,7 +575,7 @@ async def test_an_idle_connection_is_closed_and_one_at_work_is_not():
 
 async def test_a_client_that_never_reads_its_answer_is_dropped():
     probe = Probe()
-    async with serving("thin", probe, request_timeout_s=0.05) as (server, port):
+    async with serving("thin", probe, send_timeout_s=0.05) as (server, port):
         client = await Raw.open(port, limit=1024)
         client.writer.transport.pause_reading()
         await client.send((b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n") * 20)

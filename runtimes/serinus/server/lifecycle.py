@@ -56,6 +56,7 @@ from .request_access import RequestAccess
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import RestServer, start_rest
 from .termination_message import write_reason
+from .unsent_answers import UnsentAnswers
 from .workers.worker_channel import Channel
 from .workers.worker_end import WorkerEnd, end_with_parent
 
@@ -302,6 +303,8 @@ async def _open(
     settings = launch.server
     plane.listening = False
     repository = worker.apply if worker is not None else None
+    unsent = UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
+    plane.metrics.add_source(unsent.families)
     grpc = None
     if settings.enable_grpc:
         port = settings.grpc_port if launch.grpc_port is None else launch.grpc_port
@@ -314,6 +317,7 @@ async def _open(
             request_access=launch.request_access,
             certificates=certificates,
             tracer=tracer,
+            unsent=unsent,
         )
     try:
         rest = await start_rest(
@@ -327,6 +331,7 @@ async def _open(
             tracer=tracer,
             request_access=launch.request_access,
             certificates=certificates,
+            unsent=unsent,
         )
     except BaseException:
         if grpc is not None:

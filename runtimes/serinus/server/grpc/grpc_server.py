@@ -15,6 +15,7 @@ from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..certificates import Certificates
 from ..request_access import RequestAccess
+from ..unsent_answers import UnsentAnswers
 from ..waiting_connections import accept_waiting
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service
@@ -73,6 +74,7 @@ async def start_grpc(
     tracer: Tracer | None = None,
     request_access: RequestAccess | None = None,
     certificates: Certificates | None = None,
+    unsent: UnsentAnswers | None = None,
 ) -> GrpcServer:
     """Start serving gRPC on the running loop.
 
@@ -85,12 +87,19 @@ async def start_grpc(
         tracer: takes the spans of requests; None: they are not traced.
         request_access: which calls need a token; None: none does.
         certificates: for TLS, exchanged with them; None: those of the settings, for good.
+        unsent: what waits for slow clients, of REST too; None: an account of its own.
 
     Raises:
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
     """
     service = Service(
-        plane, settings, metrics=metrics, repository=repository, request_access=request_access, tracer=tracer
+        plane,
+        settings,
+        metrics=metrics,
+        repository=repository,
+        request_access=request_access,
+        tracer=tracer,
+        unsent=unsent,
     )
     port = settings.grpc_port if port is None else port
     if choose_engine(settings) == "native":

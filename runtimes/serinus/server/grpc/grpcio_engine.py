@@ -30,6 +30,7 @@ from ...errors import ConfigError, SerinusError
 from ...protocol import _open_inference_pb2 as pb
 from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
+from ..unsent_answers import UnsentAnswers
 from .reflection import REFLECTION_PATHS, Reflection
 from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
 from .streams import infer_stream
@@ -58,6 +59,8 @@ _PENDING_CALLS = 8192
 """Calls that may wait for Python to look at them: all of two connections. grpc-core takes them in whatever Python does, at some 17 KB each, and
 keeps them when their clients have gone: with 65 536 a server whose loop was held took 1.1 GB of well-formed calls. By default it ends some at
 random with CANCELLED from 1 000 on; the plane's queue is bounded too, and refuses in words."""
+_COUNTED_BYTES = 4096
+"""Answers of less are not counted as unsent: the streams of one connection hold 16 MiB of them at the most."""
 _CLIENT_PING_MS = 10_000
 """Clients may ping this often; grpc-core's 5 minutes answers usual client settings with GOAWAY too_many_pings."""
 _FLUSH_S = 1.0
@@ -84,6 +87,38 @@ class _Pending:
     def fail(self, failure: Failure) -> None:
         if not self.future.done():
             self.future.set_result(failure)
+
+
+class _Reading:
+    """An answer that grpc-core has and its client has not: a `Reader`. grpc-core tells nothing between its beginning and its end."""
+
+    tells_pace = False
+
+    def __init__(self, unsent: UnsentAnswers, size: int) -> None:
+        self._unsent = unsent
+        self._size = size
+        self._task: asyncio.Task[Any] | None = None
+
+    def follow(self, context: Any) -> None:
+        """Count the answer until its call is over; called in the call's own task."""
+        self._task = asyncio.current_task()
+        self._unsent.add(self, self._size)
+        context.add_done_callback(self._ended)
+
+    def unsent(self) -> int:
+        """See `Reader.unsent`."""
+        return self._size
+
+    def give_up(self) -> bool:
+        """See `Reader.give_up`: the call ends with CANCELLED."""
+        if self._task is not None:
+            self._task.cancel()
+        self._ended(None)
+        return True
+
+    def _ended(self, context: Any) -> None:  # noqa: ARG002 # gRPC gives it
+        self._size = 0
+        self._unsent.drop(self)
 
 
 class _Started:
@@ -252,6 +287,8 @@ class GrpcioEngine:
                 raise
         finally:
             self._service.ended()
+        if not isinstance(outcome, Failure) and len(outcome[0]) > _COUNTED_BYTES:
+            _Reading(self._service.unsent, len(outcome[0])).follow(context)
         return await _finish(context, outcome)
 
     def _unary(self, path: str) -> Any:

@@ -42,6 +42,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...model import Cancellable
 from ...settings import ServerSettings
+from ..unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
 from .size_filter import FrameGuard, Relay
@@ -63,6 +64,8 @@ _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 # The reasons for these two are beside their twins in grpcio_engine.
 _FLUSH_S = 1.0
 _LOOK_S = 0.01
+_PROGRESS_S = 0.5
+"""Between two looks at which connections something goes to, while large answers wait."""
 
 
 class _Call:
@@ -79,6 +82,7 @@ class _Call:
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
         engine = self.engine
         if engine.calls.pop(self.number, None) is not None:
+            engine.given.add(len(payload))
             engine.front.respond(self.number, payload, metadata)
             engine.service.ended()
 
@@ -94,6 +98,54 @@ class _Call:
         if self.task is not None:
             self.task.cancel()
         self.engine.service.ended()
+
+
+class _Given:
+    """Answers that the front has and clients have not: a `Reader`, for the front tells of all its calls together.
+
+    A client that reads nothing holds its relay up, which is closed after `patience_s`; one that reads and lets HTTP/2's window stay shut shows
+    nowhere, so where too much waits, connections to which nothing has gone for that long are closed.
+    """
+
+    tells_pace = False
+
+    def __init__(self, engine: NativeEngine, unsent: UnsentAnswers, patience_s: float) -> None:
+        self._engine = engine
+        self._unsent = unsent
+        self._patience_s = patience_s
+        self._bytes = 0
+        """Of answers given, less what was known to be sent."""
+        self._largest = 0
+        self._looked = float("-inf")
+
+    def add(self, size: int) -> None:
+        """Count an answer."""
+        self._bytes += size
+        if size > LARGE_BYTES:
+            self._largest = max(self._largest, size)
+            self._unsent.add(self, size)
+
+    def unsent(self) -> int:
+        """See `Reader.unsent`; at the most: the front counts an answer when it is out, and one whose client has left as it was."""
+        engine = self._engine
+        now = time.monotonic()
+        if now - self._looked > _PROGRESS_S:
+            self._looked = now
+            for relay in engine.relays:
+                relay.note_progress(now)
+        waiting = max(0, engine.unsent_calls() - len(engine.calls))
+        if not waiting:
+            self._bytes = self._largest = 0
+        self._bytes = min(self._bytes, waiting * self._largest)
+        return self._bytes
+
+    def give_up(self) -> bool:
+        """See `Reader.give_up`."""
+        now = time.monotonic()
+        stale = [relay for relay in self._engine.relays if now - relay.moved_at > self._patience_s]
+        for relay in stale:
+            relay.abort()
+        return bool(stale)
 
 
 class NativeEngine:
@@ -112,7 +164,8 @@ class NativeEngine:
         self._look_again = threading.Semaphore(0)
         """Released by the loop when it has found nothing, for the thread to wait again."""
         self._listener: asyncio.Server | None = None
-        self._relays: set[Relay] = set()
+        self.relays: set[Relay] = set()
+        self.given = _Given(self, service.unsent, settings.send_timeout_s)
         self.front: Any = None
         self.calls: dict[int, _Call] = {}
         """Calls that have come and are not answered, by the front's number."""
@@ -148,7 +201,9 @@ class NativeEngine:
         limit, marker = self._settings.grpc_max_receive_message_length, self.service.too_large_marker
         try:
             self._listener = await self._loop.create_server(
-                lambda: Relay(str(front), FrameGuard(limit, marker), self._relays),
+                lambda: Relay(
+                    str(front), FrameGuard(limit, marker), self.relays, self._settings.send_timeout_s, self._closed_slow
+                ),
                 host,
                 port,
                 reuse_port=self._settings.workers > 1 or None,
@@ -220,10 +275,13 @@ class NativeEngine:
         self.stop_accepting()
         until = self._loop.time() + timeout_s
         await self.service.wait_idle(timeout_s)
-        while self._unsent() and self._loop.time() < until:  # noqa: ASYNC110 # the front tells nobody when all is sent
+        while self.unsent_calls() and self._loop.time() < until:  # noqa: ASYNC110 # the front tells nobody when all is sent
             await asyncio.sleep(_LOOK_S)
 
-    def _unsent(self) -> int:
+    def _closed_slow(self) -> None:
+        self.service.unsent.closed += 1
+
+    def unsent_calls(self) -> int:
         """Calls whose status is not on its way yet, as the front counts."""
         methods = self.front.metrics()["methods"].values()
         return sum(m["started"] - sum(status["count"] for status in m["status"].values()) for m in methods)
@@ -241,9 +299,9 @@ class NativeEngine:
             await self._loop.run_in_executor(None, self._thread.join)
             self._thread = None
         until = self._loop.time() + _FLUSH_S
-        while self._relays and self._loop.time() < until:  # noqa: ASYNC110 # once, at the end, and short
+        while self.relays and self._loop.time() < until:  # noqa: ASYNC110 # once, at the end, and short
             await asyncio.sleep(_LOOK_S)
-        for relay in list(self._relays):
+        for relay in list(self.relays):
             relay.abort()
         for call in list(self.calls.values()):
             call.cancel()

@@ -37,6 +37,7 @@ from ..access_log import REVISION_FIELD
 from ..refusals import refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
+from ..unsent_answers import LARGE_BYTES, UnsentAnswers
 from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
 from .calls_in_flight import CallsInFlight
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
@@ -161,6 +162,7 @@ class Service(CallsInFlight):
         repository: where several workers share the port: applies "load" or "unload" to all of them; None: to this plane.
         tracer: takes the spans of requests; None: they are not traced.
         request_access: which calls need a token; None: none does.
+        unsent: what waits for slow clients, of REST too; None: an account of its own.
     """
 
     def __init__(
@@ -172,7 +174,10 @@ class Service(CallsInFlight):
         repository: Callable[[str, str, dict[str, Any]], Awaitable[None]] | None = None,
         tracer: Tracer | None = None,
         request_access: RequestAccess | None = None,
+        unsent: UnsentAnswers | None = None,
     ) -> None:
+        self.unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
+        """What waits for slow clients: asked here, told by the engines."""
         self._plane = plane
         self._request_access = request_access
         self._infer_nowait = plane.infer_nowait
@@ -271,6 +276,8 @@ class Service(CallsInFlight):
             if isinstance(result, InferResponse):
                 try:
                     payload = encode_response(result, request)
+                    if len(payload) > LARGE_BYTES:
+                        self.unsent.check(len(payload))
                     if len(payload) > self._send_limit:
                         answer.fail(self._failure_of(too_long(len(payload), self._send_limit), headers))
                         return

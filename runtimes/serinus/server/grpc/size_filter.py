@@ -26,9 +26,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
+from ..unsent_answers import SEND_TIMEOUT_S
 from .deflate import DEFLATED, HIDDEN, NAMED, begins_deflated
 
 __all__ = ["FrameGuard", "Relay"]
@@ -259,9 +262,26 @@ class Relay(asyncio.Protocol):
         path: the front's Unix socket.
         guard: filters what the client sends.
         relays: the set of all open ones; this adds and removes itself.
+        send_timeout_s: how long the client may take nothing of what waits for it.
+        on_stalled: told when it is closed for that.
     """
 
-    def __init__(self, path: str, guard: FrameGuard, relays: set[Relay]) -> None:
+    def __init__(
+        self,
+        path: str,
+        guard: FrameGuard,
+        relays: set[Relay],
+        send_timeout_s: float = SEND_TIMEOUT_S,
+        on_stalled: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._send_timeout_s = send_timeout_s
+        self._on_stalled = on_stalled
+        self._stalled: asyncio.TimerHandle | None = None
+        """Waits for the client to take something."""
+        self._sent = self._seen = 0
+        """Bytes that the front has sent to the client; as of the last look."""
+        self.moved_at = time.monotonic()
+        """When that was last seen to grow."""
         self._path = path
         self._guard = guard
         self._relays = relays
@@ -323,15 +343,40 @@ class Relay(asyncio.Protocol):
         """Stop reading from the front while the client does not read."""
         if self._front is not None:
             self._front.pause_reading()
+        self._await_reading(self._client.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """Read from the front again."""
         if self._front is not None:
             self._front.resume_reading()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _await_reading(self, before: int) -> None:
+        """Close in `send_timeout_s` if the client has taken nothing by then."""
+
+        def look() -> None:
+            left = self._client.get_write_buffer_size()
+            if left < before:
+                self._await_reading(left)
+            else:
+                self._on_stalled()
+                self.abort()
+
+        self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, look)
+
+    def note_progress(self, now: float) -> None:
+        """Note whether anything has gone to the client since the last look."""
+        if self._sent != self._seen:
+            self._seen = self._sent
+            self.moved_at = now
 
     def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
         """Leave the front too, which cancels the calls."""
         self._relays.discard(self)
+        if self._stalled is not None:
+            self._stalled.cancel()
         if self._joining is not None:
             self._joining.cancel()
         if self._front is not None:
@@ -339,6 +384,7 @@ class Relay(asyncio.Protocol):
 
     def from_front(self, data: bytes) -> None:
         """Pass on what the front answers."""
+        self._sent += len(data)
         self._client.write(data)
 
     def hold_client(self, held: bool) -> None:

@@ -14,7 +14,8 @@ system call (~10 us), so pipelined answers that are there in the same turn of th
 
 *Ends.* A connection ends (a) after the answer to a request that asked for it, or while draining; (b) after an error that leaves
 the framing unsound; (c) idle for `keep_alive_s`; (d) with 408 when a request takes longer than `request_timeout_s` to
-arrive; (e) when its client takes nothing of a waiting answer for that long; (f) when the client is gone. In (b) and (d)
+arrive; (e) when its client takes nothing of a waiting answer for `send_timeout_s`, or too little of it where
+answers of all connections take too much memory (`unsent_answers`); (f) when the client is gone. In (b) and (d)
 the client may still be sending, and closing would reset the connection and destroy the answer on its way: we shut down
 our side, and read and drop until the client closes or `LINGER_S` has passed (RFC 9112, 9.6).
 
@@ -38,6 +39,7 @@ paid by every request.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -45,8 +47,9 @@ from typing import Any, Final, Protocol, cast
 
 import httptools
 
-from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
+from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from ..unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..waiting_connections import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,
@@ -102,7 +105,7 @@ from .transport_refusals import ExpectationFailed, VersionNotSupported, refuse_c
 __all__ = ["Connection", "Listener"]
 
 _PROBE_S: Final = 0.25
-_JOIN_BYTES: Final = 64 * 1024
+_JOIN_BYTES: Final = LARGE_BYTES
 """Answers up to this size are copied into one buffer; beyond it the pieces go out as they are."""
 _GATHERED: Final = 16
 """Small answers that are written together at most: 1 MiB."""
@@ -187,12 +190,30 @@ class _Exchange(Exchange):
         elif length <= _JOIN_BYTES:
             self.reply = b"".join((head, *chunks))
         else:
+            try:
+                server.unsent.check(length)
+            except Overloaded as error:
+                self._refuse_large(error)
+                return
+            server.unsent.add(connection, length)
             self.reply = [head]
             self.reply += [chunk if type(chunk) is bytes else memoryview(chunk).cast("B") for chunk in chunks if chunk]
         if server.observer is not None:
             server.observer(self, status, length)
         if connection.queue[0] is self:
             connection.send_ready()
+
+    def _refuse_large(self, error: Overloaded) -> None:
+        """Answer that there is no room for the answer."""
+        extra = [*self.headers.request_id_back(), (b"Retry-After", b"%d" % math.ceil(error.retry_after_s or 1))]
+        self.respond(error.http_status, _JSON, [self.connection.server.app.error_body(error)], extra)
+
+    def unsent(self) -> int:
+        """Bytes of it that its connection has not been given yet."""
+        reply = self.reply
+        if reply is None:
+            return 0
+        return len(reply) if isinstance(reply, bytes) else sum(map(len, reply))
 
     def begin(self, status: int, content_type: str, headers: RawHeaders = ()) -> None:
         """See `Exchange.begin`."""
@@ -250,6 +271,8 @@ class Listener(Protocol):
     now: float
     """Loop time of the last tick, seconds."""
     tick_s: float
+    unsent: UnsentAnswers
+    """Of all connections together."""
     closing: bool
     """Each answer says `Connection: close`."""
     prefixes: dict[str, bytes]
@@ -283,7 +306,9 @@ class Listener(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection; the parser's callbacks are the methods named `on_*`."""
+    """One client's connection; the parser's callbacks are the methods named `on_*`. To `UnsentAnswers` it is a `Reader`."""
+
+    tells_pace = True
 
     def __init__(self, server: Listener) -> None:
         self.server = server
@@ -341,6 +366,7 @@ class Connection(asyncio.Protocol):
         self.reading = READING_LOST[self.reading]
         self.writing = WRITING_LOST[self.writing]
         self.server.discard(self)
+        self.server.unsent.drop(self)
         queue = list(self.queue)
         self.queue.clear()
         self._waiting.clear()
@@ -394,6 +420,7 @@ class Connection(asyncio.Protocol):
         self.writing = PAUSE_WRITING[self.writing]
         self._stuck_bytes = self._transport.get_write_buffer_size()
         self._stuck_since = self.server.now
+        self.server.unsent.add(self, 0)
         self._balance()
 
     def resume_writing(self) -> None:
@@ -759,6 +786,18 @@ class Connection(asyncio.Protocol):
         """Close now, whatever is in flight."""
         self._transport.abort()
 
+    # What waits for a slow client
+
+    def unsent(self) -> int:
+        """See `Reader.unsent`."""
+        return self._transport.get_write_buffer_size() + sum(exchange.unsent() for exchange in self.queue)
+
+    def give_up(self) -> bool:
+        """See `Reader.give_up`."""
+        self._transport.abort()
+        self.server.unsent.drop(self)
+        return True
+
     # The clock's side
 
     def tick(self, now: float) -> None:
@@ -789,7 +828,8 @@ class Connection(asyncio.Protocol):
         if left != self._stuck_bytes:
             self._stuck_bytes = left
             self._stuck_since = now
-        elif now - self._stuck_since - self.server.tick_s > self.server.limits.request_timeout_s:
+        elif now - self._stuck_since - self.server.tick_s > self.server.limits.send_timeout_s:
+            self.server.unsent.closed += not self._transport.is_closing()
             self._transport.abort()
 
     def _probe(self) -> None:

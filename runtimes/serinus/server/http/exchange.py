@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from ...errors import Cancelled, NotSupported, SerinusError
 from ...model import Cancellable
 from ...protocol.raw import Buffer
+from ..unsent_answers import SEND_TIMEOUT_S
 
 __all__ = [
     "App",
@@ -103,7 +104,9 @@ class HttpLimits:
     pipeline: int = 64
     """Requests of one connection that are worked on at a time; further ones wait, and reading stops."""
     request_timeout_s: float = 60.0
-    """Seconds to send one whole request (408), and to take any of an answer that waits to be read."""
+    """Seconds to send one whole request (408)."""
+    send_timeout_s: float = SEND_TIMEOUT_S
+    """Seconds in which a client takes nothing of an answer that waits to be read, until it is closed."""
     keep_alive_s: float = 65.0
     """Seconds that an idle connection is kept."""
 

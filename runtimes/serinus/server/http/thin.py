@@ -13,6 +13,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
+from ..unsent_answers import UnsentAnswers
 from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
@@ -29,18 +30,26 @@ class ThinServer:
         limits: of heads, bodies and times.
         observer: told of each answer.
         fields: that every answer carries.
+        unsent: what waits for slow clients, of other servers of this process too; None: of this one alone.
     """
 
     def __init__(
-        self, app: App, limits: HttpLimits, *, observer: Observer | None = None, fields: RawHeaders = ()
+        self,
+        app: App,
+        limits: HttpLimits,
+        *,
+        observer: Observer | None = None,
+        fields: RawHeaders = (),
+        unsent: UnsentAnswers | None = None,
     ) -> None:
+        self.unsent = UnsentAnswers(patience_s=limits.send_timeout_s) if unsent is None else unsent
         self.app = app
         self.limits = limits
         self.observer = observer
         self.loop: asyncio.AbstractEventLoop = cast("asyncio.AbstractEventLoop", None)
         self.now = 0.0
         """Loop time of the last tick, seconds."""
-        self.tick_s = min(1.0, max(0.01, min(limits.request_timeout_s, limits.keep_alive_s) / 8))
+        self.tick_s = min(1.0, max(0.01, min(limits.request_timeout_s, limits.keep_alive_s, limits.send_timeout_s) / 8))
         self.closing = False
         self._fields = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.prefixes: dict[str, bytes] = {}
@@ -144,6 +153,7 @@ class ThinServer:
         now = self.now
         for connection in list(self._connections):
             connection.tick(now)
+        self.unsent.look()
         self._timer = self.loop.call_later(self.tick_s, self._tick) if self._connections else None
 
     # Heads

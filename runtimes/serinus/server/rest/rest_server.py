@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...dataplane.plane import Plane
@@ -26,6 +27,7 @@ from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
 from ..request_access import RequestAccess
 from ..request_observer import RequestObserver, observe_requests
+from ..unsent_answers import UnsentAnswers
 from .about import LIVENESS
 from .app import RestApp
 from .cloudevents import CloudEventSettings
@@ -95,6 +97,7 @@ async def start_rest(
     tracer: Tracer | None = None,
     request_access: RequestAccess | None = None,
     certificates: Certificates | None = None,
+    unsent: UnsentAnswers | None = None,
 ) -> RestServer:
     """Start serving REST on the running loop.
 
@@ -109,6 +112,7 @@ async def start_rest(
         tracer: takes the spans of requests; None: they are not traced.
         request_access: which requests need a token; None: none does.
         certificates: for TLS, exchanged with them; None: those of the settings, for good.
+        unsent: what waits for slow clients, of gRPC too; None: an account of its own.
 
     Raises:
         ConfigError: the port is taken, TLS files cannot be read, or the transport's package is missing.
@@ -117,6 +121,7 @@ async def start_rest(
         body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,
         keep_alive_s=settings.timeout_keep_alive_s,
+        send_timeout_s=settings.send_timeout_s,
     )
 
     observer = observe_requests(plane, settings, metrics, tracer)
@@ -146,7 +151,8 @@ async def start_rest(
     if offers_docs(settings):
         over_tls = settings.ssl_certfile is not None
         app.add_docs(DocsPage(plane, document, revision=settings.revision, over_tls=over_tls))
-    transport = ThinServer if settings.http == "thin" else UvicornServer
+    unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
+    transport = partial(ThinServer, unsent=unsent) if settings.http == "thin" else UvicornServer
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
     server = transport(app, limits, observer=app.observe if observer is not None else None, fields=fields)
     certificates = certificates or Certificates.of(settings)

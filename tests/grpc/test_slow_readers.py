@@ -1,0 +1,81 @@
+"""gRPC clients that do not take their answers, over real sockets on both engines: what waits for them is bounded, and ends."""
+
+from __future__ import annotations
+
+import socket
+
+import numpy as np
+import pytest
+
+import grpc
+from grpc_support import DATA, END_HEADERS, END_STREAM, ENGINES, HEADERS, INFER, Running, Wire, call_headers, frame, message, serving
+from serinus.protocol import _open_inference_pb2 as pb
+from waiting import wait_until
+
+MIB = 1 << 20
+
+
+def asks_for(count: int) -> pb.ModelInferRequest:
+    """A request for so many bytes."""
+    entry = pb.ModelInferRequest.InferInputTensor(name="x", datatype="INT64", shape=[1])
+    return pb.ModelInferRequest(model_name="big", inputs=[entry], raw_input_contents=[np.array([count]).tobytes()])
+
+
+def ask(server: Running, count: int) -> bytes:
+    """Have a client ask, and read."""
+    options = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(server.address, options) as channel:
+        return channel.unary_unary(INFER)(asks_for(count).SerializeToString(), timeout=30)
+
+
+def ask_and_read_nothing(wire: Wire, calls: int, count: int) -> None:
+    """Begin so many calls; HTTP/2's window of 64 KiB stays shut."""
+    body = message(asks_for(count).SerializeToString())
+    for stream in range(1, 2 * calls, 2):
+        wire.send(frame(HEADERS, END_HEADERS, stream, call_headers()) + frame(DATA, END_STREAM, stream, body))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_answers_that_nobody_takes_stay_within_the_bound_until_their_clients_are_given_up(engine: str):
+    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, Wire(server.port) as wire:
+        account = server.server._engine.service.unsent if engine == "native" else server.server._engine._service.unsent
+        ask_and_read_nothing(wire, 20, 4 * MIB)
+        wait_until(lambda: account.refused >= 15)
+        assert account.waiting_bytes <= 16 * MIB
+        assert len(ask(server, 1000)) > 1000, "small answers go out"
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(server, 16 * MIB)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_unsent_bytes" in caught.value.details()
+        assert ("retry-after", "1") in [tuple(pair) for pair in caught.value.trailing_metadata()]
+
+        def is_served() -> bool:
+            try:
+                return len(ask(server, 16 * MIB)) > 16 * MIB
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                return False
+
+        wait_until(is_served)
+        assert account.closed > 0
+        for _ in range(20):
+            ask(server, MIB)
+
+        def is_empty() -> bool:
+            account.look()
+            return not account.waiting_bytes
+
+        wait_until(is_empty)
+
+
+def test_a_client_whose_socket_is_full_is_closed_after_the_send_timeout():
+    """The window is open wide, and nothing is read: TCP holds the answer up."""
+    with serving("native", send_timeout_s=1) as server, Wire(server.port) as wire:
+        account = server.server._engine.service.unsent
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened = frame(4, 0, 0, b"\x00\x04\x7f\xff\xff\xff") + frame(8, 0, 0, (2**31 - 1 - 65535).to_bytes(4, "big"))
+        wire.send(opened)  # SETTINGS_INITIAL_WINDOW_SIZE, and WINDOW_UPDATE of the connection
+        ask_and_read_nothing(wire, 1, 32 * MIB)
+        wait_until(lambda: account.closed == 1)
+        wait_until(lambda: not server.server._engine.relays)
+        assert len(ask(server, 32 * MIB)) > 32 * MIB, "who reads is served"

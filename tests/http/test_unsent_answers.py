@@ -1,0 +1,245 @@
+"""What waits for slow clients is bounded over all connections: who is closed, whose answer is refused, and who notices nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from http_support import Answer, Probe, Raw
+from serinus.errors import Overloaded
+from serinus.server.http.exchange import Exchange, HttpLimits
+from serinus.server.http.thin import ThinServer
+from serinus.server.unsent_answers import LARGE_BYTES, UnsentAnswers
+from waiting import until
+
+MB = 1_000_000
+
+
+class Reads:
+    """A client, as the account sees it."""
+
+    def __init__(self, account: UnsentAnswers, *, tells_pace: bool = True) -> None:
+        self.account = account
+        self.tells_pace = tells_pace
+        self.left = 0
+        self.gone = False
+
+    def is_given(self, size: int) -> None:
+        """Have an answer wait for it, if there is room."""
+        self.account.check(size)
+        self.left += size
+        self.account.add(self, size)
+
+    def unsent(self) -> int:
+        return self.left
+
+    def give_up(self) -> bool:
+        self.gone, self.left = True, 0
+        self.account.drop(self)
+        return True
+
+
+class Account(UnsentAnswers):
+    """With a clock that the test moves."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.now = 1000.0
+        super().__init__(most_bytes, patience_s=60, clock=lambda: self.now)
+
+    def readers(self, count: int, **how: bool) -> list[Reads]:
+        """So many clients."""
+        return [Reads(self, **how) for _ in range(count)]
+
+
+def test_the_slowest_of_those_that_would_need_too_long_is_closed_for_a_new_answer():
+    account = Account(4 * MB)
+    quick, slow, slower, new = account.readers(4)
+    for reader in (quick, slow, slower):
+        reader.is_given(MB)
+    account.look()
+    account.now += 10
+    quick.left, slow.left, slower.left = MB // 2, 9 * MB // 10, MB - 1000  # 10 s, 90 s, 10 000 s to go
+    new.is_given(3 * MB // 2)
+    assert not any(reader.gone for reader in (quick, slow, slower, new)), "there is room for all"
+    account.now += 0.1
+    new.is_given(MB)
+    assert [reader.gone for reader in (quick, slow, slower, new)] == [False, False, True, False]
+    assert account.waiting_bytes == quick.left + slow.left + new.left
+    assert (account.closed, account.refused) == (1, 0)
+
+
+@pytest.mark.parametrize("after_s", [0.5, 10.0], ids=["nobody can be told slow yet", "nobody is slow"])
+def test_where_nobody_is_slow_the_new_answer_is_refused_and_told_why(after_s: float):
+    account = Account(2 * MB)
+    reading, new = account.readers(2)
+    reading.is_given(2 * MB)
+    account.look()
+    account.now += after_s
+    reading.left -= MB // 2 if after_s > 1 else 0
+    with pytest.raises(Overloaded, match=r"this one of 1000000 bytes would pass the limit of 2000000 \(max_unsent_bytes\)"):
+        new.is_given(MB)
+    assert not reading.gone
+    assert account.refused == 1
+    reading.left = 0
+    account.now += 1
+    new.is_given(2 * MB)
+    assert account.waiting_bytes == 2 * MB
+
+
+def test_an_answer_larger_than_the_bound_goes_out_when_nothing_waits():
+    account = Account(MB)
+    first, second = account.readers(2)
+    first.is_given(5 * MB)
+    with pytest.raises(Overloaded):
+        second.is_given(LARGE_BYTES + 1)
+    first.left = 0
+    account.now += 1
+    second.is_given(LARGE_BYTES + 1)
+
+
+def test_who_does_not_tell_its_pace_is_given_up_only_after_the_whole_patience():
+    account = Account(MB)
+    (blind,), (new,) = account.readers(1, tells_pace=False), account.readers(1)
+    blind.is_given(MB)
+    account.now += 59
+    with pytest.raises(Overloaded):
+        new.is_given(MB)
+    account.now += 1
+    new.is_given(MB)
+    assert blind.gone
+
+
+def test_who_goes_leaves_nothing_in_the_account():
+    account = Account(4 * MB)
+    readers = account.readers(3)
+    for reader in readers:
+        reader.is_given(MB)
+    account.drop(readers[0])
+    account.drop(readers[0])
+    readers[1].left = 0
+    account.look()
+    assert account.waiting_bytes == MB
+    values = {family.name: family.samples[0][1] for family in account.families()}
+    assert values["serinus_unsent_answer_bytes"] == MB
+
+
+def test_refusals_in_a_crowd_do_not_look_at_everybody_each_time():
+    account = Account(100 * MB)
+    looks = 0
+
+    class Watched(Reads):
+        def unsent(self) -> int:
+            nonlocal looks
+            looks += 1
+            return self.left
+
+    crowd = [Watched(account) for _ in range(100)]
+    for reader in crowd:
+        reader.is_given(MB)
+    for _ in range(1000):
+        with pytest.raises(Overloaded):
+            crowd[0].is_given(MB)
+    assert looks == 100
+
+
+# Real sockets
+
+
+class Answers(Probe):
+    """`/huge` is 8 MB."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.target == b"/huge":
+            self.seen += 1
+            exchange.respond(200, "application/octet-stream", [bytes(8 * MB)])
+        else:
+            super().__call__(exchange)
+
+
+HUGE = b"GET /huge HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextlib.asynccontextmanager
+async def serving(account: UnsentAnswers, **limits: float) -> AsyncIterator[tuple[ThinServer, int, Answers]]:
+    app = Answers()
+    server = ThinServer(app, HttpLimits(**limits), unsent=account)  # type: ignore[arg-type]
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.bind(("127.0.0.1", 0))
+    await server.listen(sock=sock)
+    try:
+        yield server, sock.getsockname()[1], app
+    finally:
+        await server.close()
+
+
+async def ask(client: Raw, request: bytes) -> Answer:
+    await client.send(request)
+    return await client.answer()
+
+
+async def never_reads(port: int) -> Raw:
+    client = await Raw.open(port, limit=1024)
+    client.writer.transport.pause_reading()
+    return client
+
+
+async def test_answers_for_clients_that_never_read_stay_within_the_bound_and_others_are_served():
+    account = UnsentAnswers(30 * MB)
+    async with serving(account) as (server, port, app):
+        clients = [await never_reads(port) for _ in range(20)]
+        for client in clients:
+            await client.send(HUGE)
+        await until(lambda: app.seen == 20)
+        held = sum(connection._transport.get_write_buffer_size() for connection in server._connections)
+        assert held <= 30 * MB
+        assert account.refused > 0
+        other = await Raw.open(port)
+        await other.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await other.answer()).status == 200
+        await other.send(HUGE)
+        refused = await other.answer()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        assert "max_unsent_bytes" in refused.json["error"]
+        assert "connection" not in refused.headers, "it lives on"
+        while (again := await ask(other, HUGE)).status == 429:
+            await asyncio.sleep(0.1)  # until the others can be told slow
+        assert len(again.body) == 8 * MB
+        assert account.closed > 0
+        for client in clients:
+            client.writer.transport.abort()
+        await until(lambda: server.connection_count == 1)
+        assert len([reader for reader in account._readers if reader.unsent()]) == 0
+        await other.close()
+
+
+async def test_answers_that_wait_for_one_before_them_are_counted():
+    account = UnsentAnswers(20 * MB)
+    async with serving(account) as (_, port, app):
+        client = await Raw.open(port)
+        await client.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n" + HUGE * 10)
+        await until(lambda: app.seen == 11)
+        assert account.waiting_bytes <= 20 * MB
+        app.release()
+        statuses = [(await client.answer()).status for _ in range(11)]
+        assert statuses == [200, 200, 200, *[429] * 8]
+        await until(lambda: not (account.look() or account.waiting_bytes))
+        await client.close()
+
+
+async def test_a_client_that_takes_nothing_for_the_send_timeout_is_closed_and_counted():
+    account = UnsentAnswers(1000 * MB)
+    async with serving(account, send_timeout_s=0.2) as (server, port, _):
+        client, reading = await never_reads(port), await Raw.open(port)
+        await client.send(HUGE)
+        await reading.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reading.answer()).status == 200
+        await until(lambda: server.connection_count == 1)
+        assert account.closed == 1
+        await reading.send(HUGE)
+        assert len((await reading.answer()).body) == 8 * MB
+        client.writer.transport.abort()
+        await reading.close()
