@@ -360,3 +360,22 @@ def test_a_damaged_certificate_is_refused_and_not_misread(whole: bytes):
     for length in range(200):
         with pytest.raises((ValueError, IndexError)):
             validity(whole[:length])
+
+
+HELLO = bytes.fromhex("1603010200010001fc0303")
+"""The beginning of a ClientHello of 512 bytes: the rest never comes."""
+
+
+@pytest.mark.slow
+def test_a_handshake_that_is_half_done_holds_no_end(tmp_path: Path, secret: Path):
+    with serving(tmp_path, *arguments(tmp_path, secret, "--drain_timeout_s", "20", mutual=False)) as server:
+        halves = [socket.create_connection(("127.0.0.1", port), 10) for port in (server.http_port, server.grpc_port)]
+        halves += [socket.create_connection(("127.0.0.1", port), 10) for port in (server.http_port, server.grpc_port)]
+        for half in halves[:2]:
+            half.sendall(HELLO)
+        assert shown_by(server.http_port, secret / "ca.crt", None), "so the server has taken those before, too"
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 15, "it waited for handshakes that never end"
+        for half in halves:
+            half.close()

@@ -30,6 +30,7 @@ from ...errors import ConfigError, SerinusError
 from ...protocol import _open_inference_pb2 as pb
 from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
+from ..http.tls_listener import HANDSHAKE_S
 from ..unsent_answers import UnsentAnswers
 from .reflection import REFLECTION_PATHS, Reflection
 from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
@@ -197,6 +198,7 @@ class GrpcioEngine:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
             ("grpc.server.max_pending_requests", _PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
+            ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_S * 1000)),
             ("grpc.so_reuseport", int(settings.workers > 1)),
         ]
         self._server = aio.server(options=options)

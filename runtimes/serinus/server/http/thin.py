@@ -18,6 +18,7 @@ from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
 from .stand_in import StandIn
+from .tls_listener import TlsListener
 
 __all__ = ["ThinServer"]
 
@@ -58,7 +59,7 @@ class ThinServer:
         self._second = 0
         self._connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsListener | None = None
         self._sock: socket.socket = cast("socket.socket", None)
         self._backlog = 0
         self._empty = asyncio.Event()
@@ -77,21 +78,15 @@ class ThinServer:
         self._ssl = ssl
         self._server = await self._accept(sock, ssl)
 
-    async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.Server:
-        return await self.loop.create_server(partial(Connection, self), sock=sock, ssl=ssl, backlog=self._backlog)
+    async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.Server | TlsListener:
+        if ssl is not None:
+            return TlsListener(sock, ssl, partial(Connection, self), backlog=self._backlog)
+        return await self.loop.create_server(partial(Connection, self), sock=sock, backlog=self._backlog)
 
     async def change_certificate(self, ssl: Any) -> None:
-        """Accept from the same queue of connections with another TLS context; connections that are open go on as they are."""
-        if self.closing or self._server is None:
-            return
-        sock = self._sock.dup()
-        sock.setblocking(False)
-        new = await self._accept(sock, ssl)
-        self._sock = sock
-        old, self._server = self._server, new
-        old.close()
-        if self.closing:
-            new.close()
+        """Begin connections with another TLS context; those that are open go on as they are."""
+        if isinstance(self._server, TlsListener):
+            self._server.context = ssl
 
     def stand_in(self, answers: Mapping[bytes, bytes]) -> StandIn | None:
         """Give who answers these paths while the loop is held, and hands everything else to it; None: TLS is spoken here."""
@@ -139,6 +134,11 @@ class ThinServer:
     def connection_count(self) -> int:
         """Connections that are open now."""
         return len(self._connections)
+
+    @property
+    def handshakes(self) -> int:
+        """TLS handshakes under way."""
+        return self._server.handshakes if isinstance(self._server, TlsListener) else 0
 
     def _read_clock(self) -> None:
         self.now = self.loop.time()
@@ -214,12 +214,12 @@ class ThinServer:
         """Wait for what is in flight, and close what is idle.
 
         A connection that has just been idle may have a request on its way, which closing would destroy; such a client gets
-        half a second to send it and to see `Connection: close`.
+        half a second to send it and to see `Connection: close`; so has one that is at its TLS handshake.
         """
         self.stop_accepting()
         deadline = self.loop.time() + timeout_s
         grace = self.loop.time() + min(0.5, timeout_s / 4)
-        while self._connections and (left := deadline - self.loop.time()) > 0:
+        while (self._connections or (self.handshakes and self.loop.time() < grace)) and (left := deadline - self.loop.time()) > 0:
             if self.loop.time() >= grace:
                 for connection in list(self._connections):
                     connection.finish()
