@@ -11,8 +11,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 import grpc
 from conformance_support import Server, server_here
-from grpc_support import ENGINES
+from grpc_support import ENGINES, Running, serving
 from serinus.protocol import _open_inference_pb2 as pb
+from serinus.server.grpc.service import Service
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -96,3 +97,82 @@ def test_reflection_speaks_v1_too(channel: grpc.Channel):
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
     answer = reflection_pb2.ServerReflectionResponse.FromString(next(call(iter([ask.SerializeToString()]), timeout=10)))
     assert SERVICE in {service.name for service in answer.list_services_response.service}
+
+
+WATCH = f"/{HEALTH}/Watch"
+REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\x0a\x80\x80\x40" + b"x" * (1 << 20), b"\x08\x01" * 2500, b"\x0a\x00" * 100_000],
+    ids=["a name of a MiB", "2500 unknown fields", "100000 empty names"],
+)
+@pytest.mark.parametrize("path", [WATCH, REFLECT])
+def test_streams_that_take_a_name_refuse_what_is_larger_before_it_is_decoded(
+    channel: grpc.Channel, path: str, message: bytes
+):
+    with pytest.raises(grpc.RpcError) as caught:
+        if path == WATCH:
+            next(channel.unary_stream(path)(message, timeout=20))
+        else:
+            next(channel.stream_stream(path)(iter([message]), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 4096 are taken" in caught.value.details()
+
+
+@pytest.mark.parametrize("message", [b"\x0a\xff", b"\x0a\x02\xff\xfe"], ids=["cut off", "no UTF-8"])
+@pytest.mark.parametrize("path", [WATCH, REFLECT])
+def test_streams_refuse_what_does_not_decode(channel: grpc.Channel, path: str, message: bytes):
+    if path == REFLECT:
+        message = message.replace(b"\x0a", b"\x1a")  # file_by_filename
+    with pytest.raises(grpc.RpcError) as caught:
+        if path == WATCH:
+            next(channel.unary_stream(path)(message, timeout=20))
+        else:
+            next(channel.stream_stream(path)(iter([message]), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "is not a" in caught.value.details()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_watchers_are_bounded_share_one_look_and_give_their_places_back(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+):
+    with serving(engine) as running, grpc.insecure_channel(running.address) as client:
+        service = service_of(running)
+        monkeypatch.setattr(service.idle_streams, "_most", 30)
+        watch = client.unary_stream(WATCH)
+        watchers = [watch(b"", timeout=60) for _ in range(30)]
+        for watcher in watchers:
+            assert next(watcher) == health_pb2.HealthCheckResponse(status=1).SerializeToString()
+        running.until(lambda: len(service.health._watched) == 1)
+        assert len(service.health._watched["", 1]) == 30
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(b"", timeout=20))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert ("retry-after", "10") in [tuple(pair) for pair in caught.value.trailing_metadata()]
+        with pytest.raises(grpc.RpcError):
+            next(client.stream_stream(REFLECT)(iter([b"\x3a\x00"]), timeout=20))
+        for watcher in watchers[:15]:
+            watcher.cancel()
+        running.until(lambda: service.idle_streams.open == 15)
+        assert next(client.stream_stream(REFLECT)(iter([b"\x3a\x00"]), timeout=20))
+        running.run(stop_ready(running))
+        for watcher in watchers[15:]:
+            assert next(watcher) == health_pb2.HealthCheckResponse(status=2).SerializeToString()
+        for watcher in watchers[15:]:
+            watcher.cancel()
+        running.until(lambda: not service.idle_streams.open and service.health._looking is None)
+        assert not service.health._watched
+
+
+def service_of(running: Running) -> Service:
+    """What both engines call."""
+    engine = running.server._engine
+    return engine._service if engine.name == "grpcio" else engine.service
+
+
+async def stop_ready(running: Running) -> None:
+    """Have the plane say that it is not ready, on its loop."""
+    running.plane.stop_ready()

@@ -13,7 +13,7 @@ from http_support import Answer, Probe, Raw
 from serinus.errors import Overloaded
 from serinus.server.http.exchange import Exchange, HttpLimits
 from serinus.server.http.thin import ThinServer
-from serinus.server.unsent_answers import LARGE_BYTES, UnsentAnswers
+from serinus.server.http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from waiting import until
 
 MB = 1_000_000

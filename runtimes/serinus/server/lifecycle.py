@@ -56,7 +56,7 @@ from .request_access import RequestAccess
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import RestServer, start_rest
 from .termination_message import write_reason
-from .unsent_answers import UnsentAnswers
+from .http.unsent_answers import UnsentAnswers
 from .workers.worker_channel import Channel
 from .workers.worker_end import WorkerEnd, end_with_parent
 

@@ -15,7 +15,7 @@ from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..certificates import Certificates
 from ..request_access import RequestAccess
-from ..unsent_answers import UnsentAnswers
+from ..http.unsent_answers import UnsentAnswers
 from ..waiting_connections import accept_waiting
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service

@@ -21,6 +21,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Generator, Mapping
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -31,7 +32,7 @@ from ...protocol import _open_inference_pb2 as pb
 from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
 from ..http.tls_listener import HANDSHAKE_S
-from ..unsent_answers import UnsentAnswers
+from ..http.unsent_answers import UnsentAnswers
 from .reflection import REFLECTION_PATHS, Reflection
 from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
 from .streams import infer_stream
@@ -242,11 +243,11 @@ class GrpcioEngine:
 
         async def reflection(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             await self._authenticate(REFLECTION_PATHS[0], context)
-            async for response in _ending_well(reflect.stream(messages), context):
+            async for response in _ending_well(self._in_place(reflect.stream(messages)), context):
                 yield response
 
         async def watch(message: bytes, context: Any) -> AsyncIterator[bytes]:
-            async for response in _ending_well(self._service.health.watch(message), context):
+            async for response in _ending_well(self._in_place(self._service.health.watch(message)), context):
                 yield response
 
         async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -265,6 +266,13 @@ class GrpcioEngine:
         for path in REFLECTION_PATHS:
             handlers[path] = grpc.stream_stream_rpc_method_handler(reflection)  # type: ignore[arg-type] # as above
         return handlers
+
+    async def _in_place(self, responses: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Pass a stream on that waits most of the time, if there is a place for it."""
+        async with aclosing(responses):  # type: ignore[type-var] # as in `_ending_well`
+            with self._service.idle_streams.place():
+                async for response in responses:
+                    yield response
 
     async def _authenticate(self, path: str, context: Any) -> Mapping[str, str]:
         """Ask a stream for its token before anything of it is read; gives its metadata as headers."""

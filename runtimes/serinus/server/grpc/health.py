@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from ...errors import InvalidInput, NotFound
+from .calls_in_flight import check_small
 
 __all__ = ["Health"]
 
@@ -25,6 +26,9 @@ _POLL_S = 0.25
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+_Seen = tuple[str, health_pb2.HealthCheckResponse.ServingStatus]
 
 
 class Watched(Protocol):
@@ -52,6 +56,9 @@ class Health:
 
     def __init__(self, service: Watched) -> None:
         self._service = service
+        self._watched: dict[_Seen, list[asyncio.Future[None]]] = {}
+        """Whoever waits for another status of a name than the one that it was told last."""
+        self._looking: asyncio.Task[None] | None = None
 
     async def check(self, message: bytes) -> bytes:
         """Answer a HealthCheckRequest.
@@ -63,16 +70,46 @@ class Health:
 
     async def watch(self, message: bytes) -> AsyncIterator[bytes]:
         """Yield the status now and then each time it changes; an unknown name is watched too, as SERVICE_UNKNOWN (health.proto)."""
+        check_small(message, "HealthCheckRequest")
         name, last = _name(message), None
         while True:
-            try:
-                status = self._status(name)
-            except NotFound:
-                status = _SERVICE_UNKNOWN
+            status = self._status_or_unknown(name)
             if status != last:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status).SerializeToString()
+            await self._next(name, last)
+
+    async def _next(self, name: str, last: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        """Wait until a name's status may be another; one task looks for all who wait."""
+        waiting = self._watched.setdefault((name, last), [])
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())
+        try:
+            await turn
+        finally:
+            if turn in waiting:
+                waiting.remove(turn)
+                if not waiting and self._watched.get((name, last)) is waiting:
+                    del self._watched[name, last]
+
+    async def _look(self) -> None:
+        """Look at every name that is watched, and wake whom a change concerns; ends with the last of them."""
+        while self._watched:
             await asyncio.sleep(_POLL_S)
+            for name, last in list(self._watched):
+                if self._status_or_unknown(name) != last:
+                    for turn in self._watched.pop((name, last)):
+                        if not turn.done():
+                            turn.set_result(None)
+        self._looking = None
+
+    def _status_or_unknown(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus:
+        try:
+            return self._status(name)
+        except NotFound:
+            return _SERVICE_UNKNOWN
 
     def _status(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus:
         if name in _SERVER_NAMES:

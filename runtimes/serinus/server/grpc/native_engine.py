@@ -42,7 +42,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...model import Cancellable
 from ...settings import ServerSettings
-from ..unsent_answers import LARGE_BYTES, UnsentAnswers
+from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
 from .size_filter import FrameGuard, Relay

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2  # noqa: F401 # puts grpc.health.v1 into t
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ...errors import InvalidInput
+from .calls_in_flight import check_small
 
 __all__ = ["REFLECTION_PATHS", "Reflection"]
 
@@ -104,6 +105,7 @@ class Reflection:
 
         async def requests() -> AsyncIterator[Any]:
             async for message in messages:
+                check_small(message, "ServerReflectionRequest")
                 try:
                     yield reflection_pb2.ServerReflectionRequest.FromString(message)
                 except DecodeError:

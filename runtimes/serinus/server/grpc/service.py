@@ -37,11 +37,11 @@ from ..access_log import REVISION_FIELD
 from ..refusals import refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
-from ..unsent_answers import LARGE_BYTES, UnsentAnswers
+from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
-from .calls_in_flight import CallsInFlight
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
+from .calls_in_flight import CallsInFlight, IdleStreams
 from .observed_calls import LeavingCall, ObservedAnswer, RecordedMetadata
 from .unary_calls import SERVICE, UnaryCalls
 
@@ -196,6 +196,7 @@ class Service(CallsInFlight):
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
         super().__init__()
         self.health = Health(self)
+        self.idle_streams = IdleStreams()
         calls = UnaryCalls(plane, self, repository, mlservers_metadata=self._mlservers_metadata)
         self.unary = {**calls.by_path(), "/grpc.health.v1.Health/Check": self.health.check}
         """Path to coroutine, for every call with one request and one response but ModelInfer."""

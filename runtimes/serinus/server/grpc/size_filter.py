@@ -31,7 +31,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from ..unsent_answers import SEND_TIMEOUT_S
+from ..http.unsent_answers import SEND_TIMEOUT_S
 from .deflate import DEFLATED, HIDDEN, NAMED, begins_deflated
 
 __all__ = ["FrameGuard", "Relay"]

@@ -49,7 +49,7 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from ..unsent_answers import LARGE_BYTES, UnsentAnswers
+from .unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..waiting_connections import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,

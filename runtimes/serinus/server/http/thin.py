@@ -13,7 +13,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
-from ..unsent_answers import UnsentAnswers
+from .unsent_answers import UnsentAnswers
 from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders

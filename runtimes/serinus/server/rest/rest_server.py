@@ -27,7 +27,7 @@ from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
 from ..request_access import RequestAccess
 from ..request_observer import RequestObserver, observe_requests
-from ..unsent_answers import UnsentAnswers
+from ..http.unsent_answers import UnsentAnswers
 from .about import LIVENESS
 from .app import RestApp
 from .cloudevents import CloudEventSettings

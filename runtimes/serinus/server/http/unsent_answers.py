@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
-from ..errors import Overloaded
-from ..model import Family
+from ...errors import Overloaded
+from ...model import Family
 
 __all__ = ["LARGE_BYTES", "SEND_TIMEOUT_S", "UNSENT_BYTES", "Reader", "UnsentAnswers"]
 
