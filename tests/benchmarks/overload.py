@@ -4,12 +4,15 @@ One server and one load generator on the same machine. The model's capacity is m
 a time), and all goodput is a part of it: so the figures of one run compare, whatever else the machine does. An open loop sends at a
 steady rate, whatever comes back. Patient clients wait, and what comes after a second is no goodput; impatient ones close their
 connection after a quarter of a second. `--limit 65536` measures a queue that holds all, `--limit 20` one of a fixed length.
+
+The clients speak bytes over sockets, and what they and the server use of the cores is told beside each row.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -22,6 +25,8 @@ from typing import Any
 
 import orjson
 
+from serinus.protocol import _open_inference_pb2 as pb
+
 from .measure import resident_bytes
 
 __all__ = ["main"]
@@ -31,9 +36,39 @@ REQUEST = (
     b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
     % (len(BODY), BODY)
 )
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
+END_STREAM, END_HEADERS = 1, 4
 PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One HTTP/2 frame (RFC 9113, 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def call_headers(**more: str) -> bytes:
+    """The head of a ModelInfer, its fields literal (RFC 7541, 6.2.2); underscores become hyphens."""
+    fields = {":method": "POST", ":scheme": "http", ":path": "/inference.GRPCInferenceService/ModelInfer", ":authority": "a"}
+    fields |= {"content-type": "application/grpc", "te": "trailers"}
+    fields |= {name.replace("_", "-"): value for name, value in more.items()}
+    return b"".join(b"\0%c%b%c%b" % (len(name), name.encode(), len(value), value.encode()) for name, value in fields.items())
+
+
+def _message() -> bytes:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])
+    tensor.contents.fp32_contents.extend([1, 2])
+    message = pb.ModelInferRequest(model_name="m", inputs=[tensor]).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+MESSAGE = _message()
 DEADLINE_S = {"patient": 1.0, "impatient": 0.25}
 MODELS = ("Sleeping", "Computing", "SleepingRequests", "ComputingRequests")
+_of_kserve = ("KServeSleeping", "KServeComputing", "KServeAsyncSleeping", "KServeAsyncComputing")
+_of_mlserver = ("MLServerSleeping", "MLServerComputing", "MLServerAsyncSleeping")
+OTHERS = ("Sleeping/thread", "Computing/process", "Pipeline", *_of_kserve)
+"""What `--models all` adds to `MODELS`; those of MLServer want `--mlserver-python`."""
 
 
 class Client(asyncio.Protocol):
@@ -77,6 +112,48 @@ class Client(asyncio.Protocol):
                 timer.cancel()
 
 
+class GrpcClient(Client):
+    """The same over HTTP/2, spoken by hand: a client library costs several times what the server does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = -1
+        self._answered = False
+        self._rest = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Open the windows for good."""
+        super().connection_made(transport)
+        transport.write(PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, (2**31 - 65536).to_bytes(4, "big")))
+
+    def data_received(self, data: bytes) -> None:
+        """Look for the end of the stream: after a message it ended well, else with a status."""
+        data = self._rest + data
+        while len(data) >= 9 and len(data) >= 9 + (size := int.from_bytes(data[:3], "big")):
+            kind, flags, stream = data[3], data[4], int.from_bytes(data[5:9], "big")
+            if kind == SETTINGS and not flags & 1:
+                self.transport.write(frame(SETTINGS, 1, 0))
+            elif kind == PING and not flags & 1:
+                self.transport.write(frame(PING, 1, 0, data[9:17]))
+            elif kind == DATA and size:
+                self._answered = True
+            if stream == self._stream and (kind == RST_STREAM or flags & END_STREAM and kind in (DATA, HEADERS)):
+                if self.told is not None and not self.told.done():
+                    self.told.set_result(200 if self._answered else 429)
+            data = data[9 + size :]
+        self._rest = data
+
+    async def ask(self, request: bytes, timeout_s: float | None) -> int:
+        """Send; an impatient client says so, as gRPC's do."""
+        self._stream += 2
+        self._answered = False
+        self.told = told = asyncio.get_running_loop().create_future()
+        more = {} if timeout_s is None else {"grpc_timeout": f"{round(timeout_s * 1000)}m"}
+        head = frame(HEADERS, END_HEADERS, self._stream, call_headers(**more))
+        self.transport.write(head + frame(DATA, END_STREAM, self._stream, MESSAGE))
+        return await told
+
+
 @dataclass
 class Outcome:
     """What came of one stretch of load."""
@@ -92,8 +169,10 @@ class Outcome:
 class Load:
     """Connections to one port."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, make: type[Client] = Client, probe_port: int = 0) -> None:
         self._port = port
+        self._make = make
+        self._probe_port = probe_port or port
         self._idle: list[Client] = []
 
     async def ask(self, outcome: Outcome, patience_s: float | None) -> None:
@@ -140,7 +219,7 @@ class Load:
         return outcome
 
     async def _probe(self, outcome: Outcome) -> None:
-        client = await self._client()
+        _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", self._probe_port)
         while True:
             start = time.perf_counter()
             await client.ask(PROBE, None)
@@ -152,7 +231,7 @@ class Load:
             client = self._idle.pop()
             if not client.transport.is_closing():
                 return client
-        _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", self._port)
+        _, client = await asyncio.get_running_loop().create_connection(self._make, "127.0.0.1", self._port)
         return client
 
 
@@ -162,36 +241,44 @@ def _port() -> int:
         return sock.getsockname()[1]
 
 
-def _start(
-    model: str, predict_s: float, limit: int | None, execution: str, folder: Path
-) -> tuple[subprocess.Popen[bytes], int]:
-    name = f"benchmarks.overload_models.{model}"
-    (folder / "model-settings.json").write_bytes(orjson.dumps({"name": "m", "implementation": name}))
-    port = _port()
-    command = [
-        sys.executable,
-        "-m",
-        "serinus.cli",
-        "serve",
-        "--model_dir",
-        str(folder),
-        "--http_port",
-        str(port),
-        "--host",
-        "127.0.0.1",
-    ]
-    command += [
-        "--enable_grpc",
-        "false",
-        "--allow_implementation",
-        name,
-        "--log_level",
-        "ERROR",
-        "--execution",
-        execution,
-    ]
-    command += [] if limit is None else ["--max_queue_rows", str(limit)]
-    return subprocess.Popen(command, env={**os.environ, "OVERLOAD_PREDICT_S": str(predict_s)}), port
+def _start(arguments: argparse.Namespace, model: str, predict_s: float, folder: Path) -> tuple[subprocess.Popen[bytes], Load]:
+    """Serve a model; `Pipeline` is `Sleeping` behind a transformer, `NAME/thread` and `NAME/process` run there."""
+    kind, _, execution = model.partition("/")
+    transport = arguments.transport
+    here = Path(__file__).parent
+    port, other = _port(), _port()
+    rest, grpc = (port, other) if transport == "rest" else (other, port)
+    command = [sys.executable, "-m", "serinus.cli", "serve", "--http_port", str(rest), "--host", "127.0.0.1", "--log_level", "ERROR"]
+    command += ["--model_name", "m"]
+    if kind in _of_kserve:
+        command += ["--class", f"benchmarks.overload_hosted:{kind}"]
+    elif kind.startswith("MLServer"):
+        command[0] = arguments.mlserver_python
+        command += ["--class", f"benchmarks.overload_hosted:{kind}"]
+    else:
+        name = "Sleeping" if kind == "Pipeline" else kind
+        command += ["--class", f"benchmarks.overload_models:{name}"]
+        if kind == "Pipeline":
+            command += ["--transformer", "benchmarks.overload_hosted:Transformer"]
+    if transport == "rest":
+        command += ["--enable_grpc", "false"]
+    else:
+        command += ["--grpc_port", str(grpc), "--grpc", "grpcio" if transport == "grpcio" else "native"]
+    if execution or arguments.execution != "auto":
+        command += ["--execution", execution or arguments.execution]
+    command += [] if arguments.limit is None else ["--max_queue_rows", str(arguments.limit)]
+    environment = {**os.environ, "OVERLOAD_PREDICT_S": str(predict_s), "PYTHONPATH": str(here.parent)}
+    process = subprocess.Popen(command, env=environment, cwd=folder)
+    return process, Load(port, GrpcClient if transport != "rest" else Client, rest)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU that a process and those below it have used, seconds."""
+    import psutil
+
+    parent = psutil.Process(pid)
+    times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+    return sum(spent.user + spent.system for spent in times)
 
 
 def _at(values: list[float], part: float) -> str:
@@ -200,21 +287,23 @@ def _at(values: list[float], part: float) -> str:
 
 async def _measure(arguments: argparse.Namespace, model: str, predict_ms: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        process, port = _start(model, predict_ms / 1e3, arguments.limit, arguments.execution, Path(folder))
+        process, load = _start(arguments, model, predict_ms / 1e3, Path(folder))
         try:
-            load = Load(port)
-            for _ in range(200):
-                try:
-                    await load.ask(Outcome(), None)
-                    break
-                except OSError:
-                    await asyncio.sleep(0.1)
+            for _ in range(300):
+                with contextlib.suppress(OSError):
+                    first = Outcome()
+                    await load.ask(first, None)
+                    if first.answered:
+                        break
+                await asyncio.sleep(0.1)
             capacity = await load.capacity(3)
             for clients in arguments.clients:
                 deadline_s = DEADLINE_S[clients]
                 for times in arguments.times:
                     patience_s = deadline_s if clients == "impatient" else None
+                    began, used = time.process_time(), _cpu_s(process.pid)
                     out = await load.open_loop(times * capacity, arguments.seconds, patience_s, process.pid)
+                    mine, its = time.process_time() - began, _cpu_s(process.pid) - used
                     good = sum(elapsed <= deadline_s for elapsed in out.answered) / arguments.seconds / capacity
                     start = time.perf_counter()
                     after = Outcome()
@@ -225,8 +314,9 @@ async def _measure(arguments: argparse.Namespace, model: str, predict_ms: float)
                             break
                     recovery_s = time.perf_counter() - start
                     print(
-                        f"| {model} {predict_ms:g} ms | {clients} | {times:g}x | {good:.0%} | {_at(out.answered, 0.5)} | {_at(out.answered, 0.99)} | "
-                        f"{_at(out.refused, 0.5)} / {_at(out.refused, 0.99)} | {_at(out.probes, 0.99)} | {out.memory / 1e6:.0f} | {recovery_s:.1f} |",
+                        f"| {model} {predict_ms:g} ms, {arguments.transport} | {clients} | {times:g}x | {good:.0%} | {_at(out.answered, 0.5)} | {_at(out.answered, 0.99)} | "
+                        f"{_at(out.refused, 0.5)} / {_at(out.refused, 0.99)} | {_at(out.probes, 0.99)} | {out.memory / 1e6:.0f} | {recovery_s:.1f} | "
+                        f"{its / arguments.seconds:.2f} / {mine / arguments.seconds:.2f} | {os.getloadavg()[0]:.0f} |",
                         flush=True,
                     )
         finally:
@@ -237,7 +327,9 @@ async def _measure(arguments: argparse.Namespace, model: str, predict_ms: float)
 def main() -> None:
     """Print one row of the table for each load."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help=f"or all, which adds {', '.join(OTHERS)}")
+    parser.add_argument("--transport", default="rest", choices=["rest", "native", "grpcio"], help="the last two are gRPC's")
+    parser.add_argument("--mlserver-python", default="", help="of the environment that has MLServer, for its rows")
     parser.add_argument("--predict-ms", nargs="+", type=float, default=[5.0, 20.0])
     parser.add_argument("--times", nargs="+", type=float, default=[1.5, 3.0, 10.0])
     parser.add_argument("--clients", nargs="+", default=["patient", "impatient"], choices=list(DEADLINE_S))
@@ -247,13 +339,15 @@ def main() -> None:
     )
     parser.add_argument("--execution", default="auto")
     arguments = parser.parse_args()
+    if arguments.models == ["all"]:
+        arguments.models = [*MODELS, *OTHERS, *(_of_mlserver if arguments.mlserver_python else ())]
     print(
         f"limit {arguments.limit or 'default'}, load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
     )
     print(
-        "| model | clients | load | goodput | p50 ms | p99 ms | refused after p50 / p99 ms | probe p99 ms | MB | recovery s |"
+        "| model | clients | load | goodput | p50 ms | p99 ms | refused after p50 / p99 ms | probe p99 ms | MB | recovery s | cores: server / clients | load average |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for model in arguments.models:
         for predict_ms in arguments.predict_ms:
             asyncio.run(_measure(arguments, model, predict_ms))

@@ -11,12 +11,12 @@ import numpy as np
 
 from serinus import Call, InferRequest, InferResponse, Model, RequestModel, Tensor, TensorSpec
 
-__all__ = ["Computing", "ComputingRequests", "Sleeping", "SleepingRequests"]
+__all__ = ["PREDICT_S", "Computing", "ComputingRequests", "Sleeping", "SleepingRequests", "compute"]
 
 PREDICT_S = float(os.environ.get("OVERLOAD_PREDICT_S", "0.005"))
 
 
-def _compute(seconds: float) -> None:
+def compute(seconds: float) -> None:
     """Use the CPU, with the interpreter's lock, as a model in Python does."""
     end = time.thread_time() + seconds
     while time.thread_time() < end:
@@ -41,7 +41,7 @@ class Computing(Sleeping):
 
     def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
         """Echo, later."""
-        _compute(PREDICT_S)
+        compute(PREDICT_S)
         return {"y": inputs["x"]}
 
 
@@ -64,5 +64,5 @@ class ComputingRequests(RequestModel):
     async def infer(self, request: InferRequest) -> InferResponse:
         """Echo, later."""
         await asyncio.sleep(0)
-        _compute(PREDICT_S)
+        compute(PREDICT_S)
         return InferResponse(request.model_name, [Tensor.of("y", request.inputs[0].data)])
