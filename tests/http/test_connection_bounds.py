@@ -261,3 +261,15 @@ async def test_a_refusal_waits_for_its_turn_and_ends_the_connection(joined: Join
     assert joined.wire.asked == ["eof"], "gently: the client may still be sending"
     joined.feed(GET)
     assert joined.app.held == []
+
+
+async def test_while_the_loop_is_late_a_client_that_sends_no_more_is_asked_at_once():
+    joined = Joined()
+    joined.server.loop = later = Later(joined.server.loop)  # type: ignore[assignment]
+    joined.server.arrivals.note(1.0)
+    joined.feed(GET)
+    joined.connection.eof_received()
+    assert later.due() == 0.0
+    assert joined.wire.text == b"HTTP/1.1 100 Continue\r\n\r\n"
+    joined.answer(b"late")
+    joined.close()

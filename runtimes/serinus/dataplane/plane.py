@@ -254,6 +254,11 @@ class Plane(ModelChanges):
             raise error
         return loose
 
+    def has_priorities(self, name: str) -> bool:
+        """Whether some requests of this model go before others; a model that is not there has none."""
+        servable = self._defaults.get(name)
+        return servable is not None and servable.has_priorities
+
     # Health and metadata
 
     def live(self) -> bool:

@@ -199,7 +199,7 @@ async def _serve(
         announce(rest.port, grpc_port)
 
     events = plane.metrics.events
-    watchdog = LoopWatchdog(stand_in=rest.stand_in(), on_held=partial(_count_held, events))
+    watchdog = LoopWatchdog(stand_in=rest.stand_in(), on_look=rest.arrivals.note, on_held=partial(_count_held, events))
     plane.metrics.add_source(watchdog.families)
     hangs = asyncio.ensure_future(HangWatch(plane.registry.in_use, plane.registry.clock, events).run())
     guard = _guard_memory(settings, bound.begin, worker)

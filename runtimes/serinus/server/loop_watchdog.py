@@ -45,6 +45,7 @@ class LoopWatchdog:
         patience_s: how long the loop may take to answer.
         stand_in_after_s: how long it may take before liveness is answered here.
         stand_in: answers it; None: nobody does.
+        on_look: told, on the loop's thread, how late it was each time that it was looked at, seconds.
         on_held: told, in the thread, each time that the loop was held, and for how many seconds, when it is over.
     """
 
@@ -55,8 +56,10 @@ class LoopWatchdog:
         patience_s: float = _PATIENCE_S,
         stand_in_after_s: float = _STAND_IN_AFTER_S,
         stand_in: StandIn | None = None,
+        on_look: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005 # nobody asks
         on_held: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005 # nobody counts
     ) -> None:
+        self._on_look = on_look
         self._on_held = on_held
         self._interval_s = interval_s
         self._patience_s = patience_s
@@ -128,6 +131,7 @@ class LoopWatchdog:
         late_s = time.monotonic() - asked
         self._counts[bisect_left(_BUCKETS_S, late_s)] += 1
         self._total_s += late_s
+        self._on_look(late_s)
         self._answered.set()
 
     def _place(self) -> str:

@@ -109,6 +109,7 @@ class Servable(ABC):
         self.at_work = True
         """False: its predicts hang, as `dataplane.hang_watch` has found; readiness shows it."""
         self._levels = max(1, settings.priority_levels)
+        self.has_priorities = self._levels > 1
         self._default_level = min(max(1, settings.default_priority), self._levels) - 1
         self._logged: tuple[str, float, int] = ("", 0.0, 0)
         self._idle: asyncio.Future[None] | None = None

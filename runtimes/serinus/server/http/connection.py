@@ -41,6 +41,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
@@ -49,6 +50,7 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from .late_arrivals import LateArrivals
 from .unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..waiting_connections import unread_bytes
 from .connection_state import (
@@ -114,6 +116,7 @@ _SMALL_PART: Final = 4096
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON: Final = "application/json"
 _TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
+_LAST_DATA_RECV: Final = 52  # of struct tcp_info, linux/include/uapi/linux/tcp.h: tcpi_last_data_recv
 
 
 _NO_HEADERS: Final = Headers(())
@@ -208,6 +211,11 @@ class _Exchange(Exchange):
         extra = [*self.headers.request_id_back(), (b"Retry-After", b"%d" % math.ceil(error.retry_after_s or 1))]
         self.respond(error.http_status, _JSON, [self.connection.server.app.error_body(error)], extra)
 
+    def waited_s(self) -> float:
+        """See `Exchange.waited_s`: Linux tells it of a TCP socket (tcp(7), TCP_INFO), in milliseconds."""
+        info = _tcp_info(self.connection.transport, _LAST_DATA_RECV + 4)
+        return int.from_bytes(info[_LAST_DATA_RECV:], sys.byteorder) / 1000 if len(info) == _LAST_DATA_RECV + 4 else 0.0
+
     def unsent(self) -> int:
         """Bytes of it that its connection has not been given yet."""
         reply = self.reply
@@ -257,6 +265,17 @@ class _Exchange(Exchange):
             connection.send_ready()
 
 
+def _tcp_info(transport: asyncio.BaseTransport, size: int) -> bytes:
+    """Give the first bytes of what the kernel tells of a connection; none where it tells nothing."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None) or not hasattr(socket, "TCP_INFO"):
+        return b""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    except OSError:
+        return b""
+
+
 def _byte_length(chunk: Buffer) -> int:
     return len(chunk) if type(chunk) is bytes else memoryview(chunk).nbytes
 
@@ -273,6 +292,8 @@ class Listener(Protocol):
     tick_s: float
     unsent: UnsentAnswers
     """Of all connections together."""
+    arrivals: LateArrivals
+    """Whether the loop is late."""
     closing: bool
     """Each answer says `Connection: close`."""
     prefixes: dict[str, bytes]
@@ -412,7 +433,9 @@ class Connection(asyncio.Protocol):
         if self._tls or not (self.queue or self._waiting):
             return False  # asyncio closes the transport
         self._since = self.server.now
-        self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)
+        # While the loop is late a client that left looks like this before its request is begun, which is then work for nobody.
+        probe_s = 0.0 if self.server.arrivals.is_late else _PROBE_S
+        self._probe_timer = self.server.loop.call_later(probe_s, self._probe)
         return True
 
     def pause_writing(self) -> None:
@@ -792,6 +815,11 @@ class Connection(asyncio.Protocol):
         """See `Reader.unsent`."""
         return self._transport.get_write_buffer_size() + sum(exchange.unsent() for exchange in self.queue)
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """To the client."""
+        return self._transport
+
     def give_up(self) -> bool:
         """See `Reader.give_up`."""
         self._transport.abort()
@@ -841,10 +869,8 @@ class Connection(asyncio.Protocol):
             if self.queue[0].keep_alive and not self.queue[0].say_keep_alive:  # HTTP/1.0 knows no 1xx
                 self._transport.write(_CONTINUE)
         else:
-            sock = self._transport.get_extra_info("socket")
-            if sock is not None and sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_INFO"):
-                state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-                if state == _TCP_CLOSE:
-                    self._transport.abort()
-                    return
+            info = _tcp_info(self._transport, 1)
+            if info and info[0] == _TCP_CLOSE:
+                self._transport.abort()
+                return
         self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)

@@ -270,6 +270,10 @@ class Exchange:
         """Answer in pieces, in place of `respond`; the arguments are the same. The head leaves at once."""
         raise NotImplementedError
 
+    def waited_s(self) -> float:
+        """How long its last bytes had waited before this is asked, seconds; 0: nobody knows."""
+        return 0.0
+
     async def send(self, piece: bytes) -> None:
         """Send a piece, not empty; waits while the client takes nothing, or the requests before this one are not answered."""
         raise NotImplementedError

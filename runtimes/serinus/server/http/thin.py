@@ -17,6 +17,7 @@ from .unsent_answers import UnsentAnswers
 from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
+from .late_arrivals import LateArrivals
 from .stand_in import StandIn
 from .tls_listener import TlsListener
 
@@ -32,6 +33,7 @@ class ThinServer:
         observer: told of each answer.
         fields: that every answer carries.
         unsent: what waits for slow clients, of other servers of this process too; None: of this one alone.
+        arrivals: told how late the loop is; None: nobody tells.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class ThinServer:
         observer: Observer | None = None,
         fields: RawHeaders = (),
         unsent: UnsentAnswers | None = None,
+        arrivals: LateArrivals | None = None,
     ) -> None:
+        self.arrivals = arrivals or LateArrivals()
         self.unsent = UnsentAnswers(patience_s=limits.send_timeout_s) if unsent is None else unsent
         self.app = app
         self.limits = limits

@@ -16,6 +16,7 @@ from ...errors import MethodNotAllowed, NotFound, SerinusError
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
 from ..http.exchange import Exchange
+from ..http.late_arrivals import LateArrivals
 from ..request_access import INFERENCE, RequestAccess, rest_kind
 from ..request_observer import RequestObserver
 from .about import AboutApi
@@ -51,7 +52,9 @@ class RestApp:
         compress: Literal["json", "all", "off"] = "json",
         compress_min_bytes: int = 0,
         request_access: RequestAccess | None = None,
+        arrivals: LateArrivals | None = None,
     ) -> None:
+        self._arrivals = arrivals or LateArrivals()
         self._request_access = request_access
         self._plane = plane
         self._responder = responder = Responder(
@@ -108,6 +111,8 @@ class RestApp:
             if self._request_access is not None:
                 self._authenticate(exchange, self._request_access)
             match = self.router.resolve(exchange.target)
+            if self._arrivals.is_late:
+                self._check_arrival(exchange, match)
             handler = match.handlers.get(exchange.method)
             if handler is None:
                 self._other_method(exchange, match)
@@ -145,6 +150,19 @@ class RestApp:
         access.check(rest_kind(template), authorization)
         if template in self._of_models:
             access.check(INFERENCE, authorization)
+
+    def _check_arrival(self, exchange: Exchange, match: Match) -> None:
+        """Refuse an inference request that has waited too long before it was read; its priority is not known yet, so none is refused of a model with levels.
+
+        Raises:
+            Overloaded: so it has.
+        """
+        template = match.template
+        if exchange.method != b"POST" or not (rest_kind(template) == INFERENCE or template.startswith("/v1/models/")):
+            return
+        name = match.parameters[0].partition(":")[0] if match.parameters else ""
+        if not self._plane.has_priorities(name):
+            self._arrivals.check(exchange.waited_s())
 
     def _other_method(self, exchange: Exchange, match: Match) -> None:
         method, allow = exchange.method, match.allow

@@ -23,6 +23,7 @@ from ..access_log import REVISION_FIELD
 from ..certificates import Certificates, Loaded
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits, header_pairs
+from ..http.late_arrivals import LateArrivals
 from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
 from ..request_access import RequestAccess
@@ -46,8 +47,11 @@ class RestServer:
         server: ThinServer | UvicornServer,
         app: RestApp,
         port: int,
+        arrivals: LateArrivals,
         metrics: tuple[ThinServer, RestApp, int] | None = None,
     ) -> None:
+        self.arrivals = arrivals
+        """To be told how late the loop is."""
         self._server = server
         self._app = app
         self._metrics = metrics
@@ -124,6 +128,7 @@ async def start_rest(
         send_timeout_s=settings.send_timeout_s,
     )
 
+    arrivals = LateArrivals()
     observer = observe_requests(plane, settings, metrics, tracer)
 
     def make_app(observer: RequestObserver | None) -> RestApp:
@@ -142,6 +147,7 @@ async def start_rest(
             compress=settings.compress,
             compress_min_bytes=settings.compress_min_bytes,
             request_access=request_access,
+            arrivals=arrivals,
         )
 
     app = make_app(observer)
@@ -152,7 +158,7 @@ async def start_rest(
         over_tls = settings.ssl_certfile is not None
         app.add_docs(DocsPage(plane, document, revision=settings.revision, over_tls=over_tls))
     unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
-    transport = partial(ThinServer, unsent=unsent) if settings.http == "thin" else UvicornServer
+    transport = partial(ThinServer, unsent=unsent, arrivals=arrivals) if settings.http == "thin" else UvicornServer
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
     server = transport(app, limits, observer=app.observe if observer is not None else None, fields=fields)
     certificates = certificates or Certificates.of(settings)
@@ -167,7 +173,7 @@ async def start_rest(
         loop = asyncio.get_running_loop()
         certificates.on_change(lambda loaded: _change(loop, server, loaded))
     if settings.metrics_port is None or settings.metrics_port == port:
-        return RestServer(server, app, port)
+        return RestServer(server, app, port, arrivals)
     metrics_app = make_app(None)
     metrics_app.router.keep_only("/metrics")
     try:
@@ -175,7 +181,7 @@ async def start_rest(
     except BaseException:
         await server.close()
         raise
-    return RestServer(server, app, port, (metrics_server, metrics_app, metrics_port))
+    return RestServer(server, app, port, arrivals, (metrics_server, metrics_app, metrics_port))
 
 
 def _change(loop: asyncio.AbstractEventLoop, server: ThinServer | UvicornServer, loaded: Loaded) -> None:

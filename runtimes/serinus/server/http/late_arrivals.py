@@ -1,0 +1,69 @@
+"""Requests that have waited for the event loop so long that nobody waits for their answers any more.
+
+Theory of operation. A process that gets less of the machine than its clients ask of it reads late: requests wait in the kernel, where no queue of ours
+sees them, and each is old when it is read. First come, first served then serves nobody. So while the loop is late (`LoopWatchdog` tells), each
+request for inference is asked how long its last bytes have waited, which the kernel knows, and that wait is held to the two times of every other queue
+here (CoDel, RFC 8289; `adaptive_limit`): one that has waited for more than `BURST_S` is refused before its body is decoded, once
+such waits have stood for `INTERVAL_S`. A pause, after which all that waited is read within a few milliseconds, refuses nothing; nor does a model that is idle
+lose a request, since one that is young ends the standing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ...dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S
+from ...errors import Overloaded
+
+__all__ = ["LATE_S", "LateArrivals"]
+
+LATE_S: Final = 0.02
+"""The loop's lateness from which requests are asked: to ask costs 2 us, and nothing shorter can add up to `STANDING_S`."""
+_RETRY_S: Final = 1.0
+
+
+class LateArrivals:
+    """Judges the requests of one server.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.is_late = False
+        """Requests are to be asked how long they have waited."""
+        self._since: float | None = None
+        """When the first of those was read that had waited too long, since one that had not; None: the last one had not."""
+        self.refused = 0
+
+    def note(self, late_s: float) -> None:
+        """Learn how late the loop is."""
+        self.is_late = late_s > LATE_S
+        if not self.is_late:
+            self._since = None
+
+    def check(self, waited_s: float) -> None:
+        """Judge a request that is read now.
+
+        Args:
+            waited_s: since its last bytes came.
+
+        Raises:
+            Overloaded: it is too old, and so have others been for a while.
+        """
+        if waited_s < STANDING_S:
+            self._since = None
+            return
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        elif now - self._since > INTERVAL_S and waited_s > BURST_S:
+            self.refused += 1
+            raise Overloaded(
+                f"the server is overloaded: this request had waited for {waited_s:.2g} s before it could be read; come back in {_RETRY_S:g} s or send to "
+                "more replicas",
+                _RETRY_S,
+            )
