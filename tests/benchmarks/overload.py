@@ -49,10 +49,17 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def call_headers(**more: str) -> bytes:
     """The head of a ModelInfer, its fields literal (RFC 7541, 6.2.2); underscores become hyphens."""
-    fields = {":method": "POST", ":scheme": "http", ":path": "/inference.GRPCInferenceService/ModelInfer", ":authority": "a"}
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": "/inference.GRPCInferenceService/ModelInfer",
+        ":authority": "a",
+    }
     fields |= {"content-type": "application/grpc", "te": "trailers"}
     fields |= {name.replace("_", "-"): value for name, value in more.items()}
-    return b"".join(b"\0%c%b%c%b" % (len(name), name.encode(), len(value), value.encode()) for name, value in fields.items())
+    return b"".join(
+        b"\0%c%b%c%b" % (len(name), name.encode(), len(value), value.encode()) for name, value in fields.items()
+    )
 
 
 def _message() -> bytes:
@@ -124,7 +131,9 @@ class GrpcClient(Client):
     def connection_made(self, transport: Any) -> None:
         """Open the windows for good."""
         super().connection_made(transport)
-        transport.write(PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, (2**31 - 65536).to_bytes(4, "big")))
+        transport.write(
+            PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, (2**31 - 65536).to_bytes(4, "big"))
+        )
 
     def data_received(self, data: bytes) -> None:
         """Look for the end of the stream: after a message it ended well, else with a status."""
@@ -137,9 +146,9 @@ class GrpcClient(Client):
                 self.transport.write(frame(PING, 1, 0, data[9:17]))
             elif kind == DATA and size:
                 self._answered = True
-            if stream == self._stream and (kind == RST_STREAM or flags & END_STREAM and kind in (DATA, HEADERS)):
-                if self.told is not None and not self.told.done():
-                    self.told.set_result(200 if self._answered else 429)
+            is_end = kind == RST_STREAM or (flags & END_STREAM and kind in (DATA, HEADERS))
+            if stream == self._stream and is_end and self.told is not None and not self.told.done():
+                self.told.set_result(200 if self._answered else 429)
             data = data[9 + size :]
         self._rest = data
 
@@ -241,14 +250,27 @@ def _port() -> int:
         return sock.getsockname()[1]
 
 
-def _start(arguments: argparse.Namespace, model: str, predict_s: float, folder: Path) -> tuple[subprocess.Popen[bytes], Load]:
+def _start(
+    arguments: argparse.Namespace, model: str, predict_s: float, folder: Path
+) -> tuple[subprocess.Popen[bytes], Load]:
     """Serve a model; `Pipeline` is `Sleeping` behind a transformer, `NAME/thread` and `NAME/process` run there."""
     kind, _, execution = model.partition("/")
     transport = arguments.transport
     here = Path(__file__).parent
     port, other = _port(), _port()
     rest, grpc = (port, other) if transport == "rest" else (other, port)
-    command = [sys.executable, "-m", "serinus.cli", "serve", "--http_port", str(rest), "--host", "127.0.0.1", "--log_level", "ERROR"]
+    command = [
+        sys.executable,
+        "-m",
+        "serinus.cli",
+        "serve",
+        "--http_port",
+        str(rest),
+        "--host",
+        "127.0.0.1",
+        "--log_level",
+        "ERROR",
+    ]
     command += ["--model_name", "m"]
     if kind in _of_kserve:
         command += ["--class", f"benchmarks.overload_hosted:{kind}"]
@@ -313,12 +335,21 @@ async def _measure(arguments: argparse.Namespace, model: str, predict_ms: float)
                         if len(last) == 5 and max(last) < 2 * predict_ms / 1e3 + 0.02:
                             break
                     recovery_s = time.perf_counter() - start
-                    print(
-                        f"| {model} {predict_ms:g} ms, {arguments.transport} | {clients} | {times:g}x | {good:.0%} | {_at(out.answered, 0.5)} | {_at(out.answered, 0.99)} | "
-                        f"{_at(out.refused, 0.5)} / {_at(out.refused, 0.99)} | {_at(out.probes, 0.99)} | {out.memory / 1e6:.0f} | {recovery_s:.1f} | "
-                        f"{its / arguments.seconds:.2f} / {mine / arguments.seconds:.2f} | {os.getloadavg()[0]:.0f} |",
-                        flush=True,
-                    )
+                    cells = [
+                        f"{model} {predict_ms:g} ms, {arguments.transport}",
+                        clients,
+                        f"{times:g}x",
+                        f"{good:.0%}",
+                        _at(out.answered, 0.5),
+                        _at(out.answered, 0.99),
+                        f"{_at(out.refused, 0.5)} / {_at(out.refused, 0.99)}",
+                        _at(out.probes, 0.99),
+                        f"{out.memory / 1e6:.0f}",
+                        f"{recovery_s:.1f}",
+                        f"{its / arguments.seconds:.2f} / {mine / arguments.seconds:.2f}",
+                        f"{os.getloadavg()[0]:.0f}",
+                    ]
+                    print(f"| {' | '.join(cells)} |", flush=True)
         finally:
             process.terminate()
             process.wait(30)
@@ -328,7 +359,9 @@ def main() -> None:
     """Print one row of the table for each load."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help=f"or all, which adds {', '.join(OTHERS)}")
-    parser.add_argument("--transport", default="rest", choices=["rest", "native", "grpcio"], help="the last two are gRPC's")
+    parser.add_argument(
+        "--transport", default="rest", choices=["rest", "native", "grpcio"], help="the last two are gRPC's"
+    )
     parser.add_argument("--mlserver-python", default="", help="of the environment that has MLServer, for its rows")
     parser.add_argument("--predict-ms", nargs="+", type=float, default=[5.0, 20.0])
     parser.add_argument("--times", nargs="+", type=float, default=[1.5, 3.0, 10.0])
@@ -344,10 +377,19 @@ def main() -> None:
     print(
         f"limit {arguments.limit or 'default'}, load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
     )
-    print(
-        "| model | clients | load | goodput | p50 ms | p99 ms | refused after p50 / p99 ms | probe p99 ms | MB | recovery s | cores: server / clients | load average |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    heads = [
+        "model",
+        "clients",
+        "load",
+        "goodput",
+        "p50 ms",
+        "p99 ms",
+        "refused after p50 / p99 ms",
+        "probe p99 ms",
+        "MB",
+    ]
+    heads += ["recovery s", "cores: server / clients", "load average"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for model in arguments.models:
         for predict_ms in arguments.predict_ms:
             asyncio.run(_measure(arguments, model, predict_ms))

@@ -1,4 +1,4 @@
-"""Classes of other frameworks, of a known time, for the overload benchmark: kserve.Model (also as a transformer) and MLServer's MLModel, as far as installed."""
+"""Classes of other frameworks, of a known time, for the overload benchmark: kserve.Model and MLServer's MLModel, as far as installed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ else:
         """A predict that blocks, as most of MLServer's runtimes have."""
 
         async def predict(self, payload: Any) -> Any:
-            time.sleep(PREDICT_S)  # noqa: ASYNC251 # what is measured
+            time.sleep(PREDICT_S)  # what is measured
             return self._answer(payload)
 
         def _answer(self, payload: Any) -> Any:

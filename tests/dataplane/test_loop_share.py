@@ -122,7 +122,7 @@ async def test_an_error_and_what_is_awaited_pass_through():
             return "cleaned up"
         return ""
 
-    async def within(work) -> object:  # noqa: ANN001
+    async def within(work) -> object:
         return await share.steps(work)
 
     failing, leaving = asyncio.ensure_future(within(fails())), asyncio.ensure_future(within(cancelled()))

@@ -8,7 +8,6 @@ import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 

@@ -80,7 +80,9 @@ def test_where_nobody_is_slow_the_new_answer_is_refused_and_told_why(after_s: fl
     account.look()
     account.now += after_s
     reading.left -= MB // 2 if after_s > 1 else 0
-    with pytest.raises(Overloaded, match=r"this one of 1000000 bytes would pass the limit of 2000000 \(max_unsent_bytes\)"):
+    with pytest.raises(
+        Overloaded, match=r"this one of 1000000 bytes would pass the limit of 2000000 \(max_unsent_bytes\)"
+    ):
         new.is_given(MB)
     assert not reading.gone
     assert account.refused == 1

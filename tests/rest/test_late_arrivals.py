@@ -79,7 +79,7 @@ async def read_late(server: Rest, *requests: bytes) -> list[Answer]:
         sock = socket.create_connection(("127.0.0.1", server.port), 10)
         sock.sendall(request)
         clients.append(sock)
-    time.sleep(OLD_S)  # noqa: ASYNC251 # this is the server's loop, which is late
+    time.sleep(OLD_S)  # this is the server's loop, which is late
     answers = []
     for sock in clients:
         sock.setblocking(False)
@@ -113,7 +113,9 @@ async def test_over_sockets_old_inference_is_429_before_it_is_decoded_and_all_el
         assert server.server.arrivals.refused == 3
         young = await server.ask("POST", "/v2/models/row/infer", ROW)
         assert young.status == 200
-        assert [answer.status for answer in await read_late(server, asked[2], asked[2])] == [200, 200], "a pause refuses nobody"
+        assert [answer.status for answer in await read_late(server, asked[2], asked[2])] == [200, 200], (
+            "a pause refuses nobody"
+        )
 
 
 async def test_a_model_with_priorities_judges_its_requests_itself():

@@ -48,6 +48,7 @@ from .exit_bound import CLOSING_S, ExitBound, ExitStatus
 from .file_watch import FileWatch, has_terminal
 from .grpc import start_grpc
 from .grpc.grpc_server import GrpcServer
+from .http.unsent_answers import UnsentAnswers
 from .loop_watchdog import LoopWatchdog
 from .memory_guard import MemoryGuard, default_limit
 from .memory_readings import container_limit, read_memory
@@ -56,7 +57,6 @@ from .request_access import RequestAccess
 from .rest.custom import CustomAnswer, CustomRequest, CustomRoute
 from .rest.rest_server import RestServer, start_rest
 from .termination_message import write_reason
-from .http.unsent_answers import UnsentAnswers
 from .workers.worker_channel import Channel
 from .workers.worker_end import WorkerEnd, end_with_parent
 
@@ -201,6 +201,7 @@ async def _serve(
     events = plane.metrics.events
     watchdog = LoopWatchdog(stand_in=rest.stand_in(), on_look=rest.arrivals.note, on_held=partial(_count_held, events))
     plane.metrics.add_source(watchdog.families)
+    plane.metrics.add_source(rest.arrivals.families)
     hangs = asyncio.ensure_future(HangWatch(plane.registry.in_use, plane.registry.clock, events).run())
     guard = _guard_memory(settings, bound.begin, worker)
     plane.metrics.add_source(guard.families)

@@ -61,7 +61,9 @@ def check_small(message: bytes, kind: str) -> None:
         InvalidInput: it is.
     """
     if len(message) > _MESSAGE_BYTES:
-        raise InvalidInput(f"the {kind} has {len(message)} bytes; one holds a name, and at most {_MESSAGE_BYTES} are taken")
+        raise InvalidInput(
+            f"the {kind} has {len(message)} bytes; one holds a name, and at most {_MESSAGE_BYTES} are taken"
+        )
 
 
 class IdleStreams:
@@ -80,7 +82,8 @@ class IdleStreams:
         """
         if self.open >= self._most:
             raise Overloaded(
-                f"{self.open} streams of Health.Watch and reflection are open, which is the most; use Health.Check, or come back later", _RETRY_S
+                f"{self.open} streams of Health.Watch and reflection are open, which is the most; use Health.Check, or come back later",
+                _RETRY_S,
             )
         self.open += 1
         try:

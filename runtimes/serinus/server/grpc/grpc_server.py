@@ -14,8 +14,8 @@ from ...errors import ConfigError
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..certificates import Certificates
-from ..request_access import RequestAccess
 from ..http.unsent_answers import UnsentAnswers
+from ..request_access import RequestAccess
 from ..waiting_connections import accept_waiting
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service

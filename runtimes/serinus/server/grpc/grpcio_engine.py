@@ -118,7 +118,7 @@ class _Reading:
         self._ended(None)
         return True
 
-    def _ended(self, context: Any) -> None:  # noqa: ARG002 # gRPC gives it
+    def _ended(self, context: Any) -> None:  # gRPC gives it
         self._size = 0
         self._unsent.drop(self)
 

@@ -34,14 +34,14 @@ from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
+from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..refusals import refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
-from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
+from .calls_in_flight import CallsInFlight, IdleStreams
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
-from .calls_in_flight import CallsInFlight, IdleStreams
 from .observed_calls import LeavingCall, ObservedAnswer, RecordedMetadata
 from .unary_calls import SERVICE, UnaryCalls
 

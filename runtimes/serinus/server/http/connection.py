@@ -50,8 +50,6 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from .late_arrivals import LateArrivals
-from .unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..waiting_connections import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,
@@ -102,7 +100,9 @@ from .exchange import (
     unknown_coding,
     wrong_host,
 )
+from .late_arrivals import LateArrivals
 from .transport_refusals import ExpectationFailed, VersionNotSupported, refuse_chunks, refuse_head, refuse_syntax
+from .unsent_answers import LARGE_BYTES, UnsentAnswers
 
 __all__ = ["Connection", "Listener"]
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from ...dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S
 from ...errors import Overloaded
+from ...model import Family
 
 __all__ = ["LATE_S", "LateArrivals"]
 
@@ -44,6 +45,11 @@ class LateArrivals:
         self.is_late = late_s > LATE_S
         if not self.is_late:
             self._since = None
+
+    def families(self) -> list[Family]:
+        """Tell how many were refused, for the page of metrics."""
+        text = "Requests refused because they had waited too long before they could be read."
+        return [Family("serinus_late_requests_refused_total", text, "counter", [({}, self.refused)])]
 
     def check(self, waited_s: float) -> None:
         """Judge a request that is read now.

@@ -13,13 +13,13 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
-from .unsent_answers import UnsentAnswers
 from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
 from .late_arrivals import LateArrivals
 from .stand_in import StandIn
 from .tls_listener import TlsListener
+from .unsent_answers import UnsentAnswers
 
 __all__ = ["ThinServer"]
 
@@ -223,7 +223,9 @@ class ThinServer:
         self.stop_accepting()
         deadline = self.loop.time() + timeout_s
         grace = self.loop.time() + min(0.5, timeout_s / 4)
-        while (self._connections or (self.handshakes and self.loop.time() < grace)) and (left := deadline - self.loop.time()) > 0:
+        while (self._connections or (self.handshakes and self.loop.time() < grace)) and (
+            left := deadline - self.loop.time()
+        ) > 0:
             if self.loop.time() >= grace:
                 for connection in list(self._connections):
                     connection.finish()

@@ -26,9 +26,9 @@ from ..http.exchange import HttpLimits, header_pairs
 from ..http.late_arrivals import LateArrivals
 from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
+from ..http.unsent_answers import UnsentAnswers
 from ..request_access import RequestAccess
 from ..request_observer import RequestObserver, observe_requests
-from ..http.unsent_answers import UnsentAnswers
 from .about import LIVENESS
 from .app import RestApp
 from .cloudevents import CloudEventSettings
