@@ -13,7 +13,7 @@ from serinus.canary.targets.kserve_target import KServeTarget
 from serinus.canary.targets.kubeconfig import Access, load_access
 from serinus.canary.targets.kubernetes_client import KubernetesClient, Refused
 from serinus.canary.targets.service_changes import promoted_predictor
-from serinus.canary.targets.target import TargetChanged, TargetFailed
+from serinus.canary.targets.target import Action, TargetChanged, TargetFailed
 from serinus.errors import ConfigError
 
 
@@ -125,6 +125,35 @@ def test_a_canary_in_standard_mode_is_promoted_under_its_name_and_no_pod_restart
             30,
         )
         assert server.deployments == {"m-v2-predictor": before}
+        assert target.is_settled("promote", 0)
+
+
+@pytest.mark.parametrize(("action", "percent"), [("percent", 25), ("promote", 0), ("rollback", 0)])
+def test_a_change_is_in_force_when_the_controller_has_seen_it_and_not_before(action: Action, percent: int):
+    """Its `observedGeneration` does not tell: KServe copies that from the Deployment, which none of these changes."""
+    with kubernetes() as server:
+        standard(server, minReplicas=2)
+        target = target_of(server)
+        seen = target.state()
+        generation = server.service()["status"]["observedGeneration"]
+        server.late = True
+        target.change(action, percent, seen)
+        assert not target.is_settled(action, percent)
+        server.reconcile()
+        assert server.service()["status"]["observedGeneration"] == generation
+        assert target.is_settled(action, percent)
+
+
+def test_a_promotion_that_rolls_the_stable_pods_is_not_in_force_before_their_deployment_has_changed():
+    newer = entry(25)
+    newer["predictor"]["model"] |= {"storageUri": "gs://b/v1", "image": "registry/x:2"}
+    with kubernetes() as server:
+        standard(server, newer)
+        target = target_of(server)
+        server.late = True
+        target.change("promote", 0, target.state())
+        assert not target.is_settled("promote", 0)
+        server.reconcile()
         assert target.is_settled("promote", 0)
 
 

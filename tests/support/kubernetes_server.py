@@ -58,6 +58,8 @@ class KubernetesServer:
     ready: bool = True
     """New revisions and canaries become ready at once."""
     writes: list[tuple[str, str, Any]] = field(default_factory=list)
+    late: bool = False
+    """The controller looks at a change when `reconcile` is called, not at once."""
     noise: int = 0
     """So many of the next reads are followed by a write of the status by the controller."""
     fail_next: list[int] = field(default_factory=list)
@@ -186,7 +188,8 @@ class KubernetesServer:
             if old is None or new["spec"] != old["spec"]:
                 generation += 1
             new["metadata"]["generation"] = generation
-            self._reconcile(new)
+            if not self.late:
+                self._reconcile(new)
         self._touch(new)
         self.objects[path] = new
 
@@ -209,7 +212,6 @@ class KubernetesServer:
         status = service.setdefault("status", {})
         mode = annotations.get("serving.kserve.io/deploymentMode", "Knative")
         status["deploymentMode"] = mode
-        status["observedGeneration"] = service["metadata"]["generation"]
         if mode == "Knative":
             self._knative(service, status)
         else:
@@ -223,6 +225,11 @@ class KubernetesServer:
             status["_template"] = template
             status["_count"] = status.get("_count", 0) + 1
             own["latestCreatedRevision"] = f"{service['metadata']['name']}-predictor-{status['_count']:05d}"
+        # KServe copies the generation of what it made, here a Knative Service: its template and its traffic.
+        made = [template, predictor.get("canaryTrafficPercent")]
+        if status.get("_made") != made:
+            status["_made"] = made
+            status["observedGeneration"] = status.get("observedGeneration", 0) + 1
         latest = own["latestCreatedRevision"]
         if self.ready or "latestReadyRevision" not in own:
             own["latestReadyRevision"] = latest
@@ -264,6 +271,9 @@ class KubernetesServer:
             }
             for entry in spec.get("canary") or ()
         ]
+        status["observedGeneration"] = self.deployments[title(name, stable)][
+            1
+        ]  # the stable Deployment's, as KServe does
         status["conditions"] = [{"type": "PredictorReady", "status": "True" if self.ready else "False"}]
         status["address"] = {"url": f"http://{title(name, stable)}.default.svc.cluster.local"}
 

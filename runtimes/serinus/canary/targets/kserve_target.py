@@ -25,7 +25,15 @@ from typing import Any, Final
 from ..policy_annotation import POLICY_ANNOTATION
 from ..sources.pod_scrape import Endpoint
 from .kubernetes_client import FIELD_MANAGER, FieldConflict, KubernetesClient, NotThere, Refused
-from .service_changes import knative_change, knative_state, mode_of, refusals, standard_change, standard_state
+from .service_changes import (
+    canary_names,
+    knative_change,
+    knative_state,
+    mode_of,
+    refusals,
+    standard_change,
+    standard_state,
+)
 from .target import Action, Change, TargetChanged, TargetFailed, TargetState
 
 __all__ = ["KServeTarget"]
@@ -80,6 +88,8 @@ class KServeTarget:
         self._record_path = f"/api/v1/namespaces/{namespace}/configmaps/{name}-serinus-canary"
         self._record_version = ""
         self._uid = ""
+        self._rolls_from: int | None = None
+        """Generation of the stable Deployment before a promotion that rolls it; None: none rolls."""
 
     # What it says
 
@@ -147,6 +157,8 @@ class KServeTarget:
                 self._send(service, action, change, seen)
             except TargetChanged:
                 continue
+            rolls = action == "promote" and seen.image_only and bool(canary_names(patched(service, change.patch)))
+            self._rolls_from = service.get("status", {}).get("observedGeneration") if rolls else None
             return change
         raise TargetFailed(f"{seen.service} is written to all the time; nothing was changed, try again")
 
@@ -202,12 +214,16 @@ class KServeTarget:
         """See `Target.is_settled`."""
         service = self._get()
         status = service.get("status", {})
-        observed = status.get("observedGeneration")
-        if observed is not None and observed < service["metadata"].get("generation", 0):
-            return False
-        if action == "promote" and mode_of(service) == "Standard":
-            ready = {each.get("type"): each.get("status") for each in status.get("conditions") or ()}
-            return ready.get("PredictorReady") == "True"
+        if mode_of(service) == "Standard":
+            # Nothing in the status has the service's generation: KServe copies observedGeneration from the Deployment that it made, which
+            # a change of weights leaves as it is. What it has seen shows in `canaryStatuses`, which it writes anew each time.
+            told = {str(each.get("name")) for each in status.get("canaryStatuses") or ()}
+            if told - canary_names(service):
+                return False
+            if action == "promote":
+                rolling = self._rolls_from is not None and status.get("observedGeneration") == self._rolls_from
+                ready = {each.get("type"): each.get("status") for each in status.get("conditions") or ()}
+                return not rolling and ready.get("PredictorReady") == "True"
         now = self._read(service)
         if action == "restore":
             return now.ready

@@ -23,7 +23,16 @@ from ...manifests.rules.update_rules import check_updates
 from .pairing import unpaired
 from .target import Change, TargetFailed, TargetState
 
-__all__ = ["can_rename", "knative_change", "knative_state", "mode_of", "refusals", "standard_change", "standard_state"]
+__all__ = [
+    "can_rename",
+    "canary_names",
+    "knative_change",
+    "knative_state",
+    "mode_of",
+    "refusals",
+    "standard_change",
+    "standard_state",
+]
 
 Object = Mapping[str, Any]
 
@@ -325,6 +334,11 @@ def _parts(service: Object) -> tuple[str, Object, Object]:
     name = f"{metadata.get('namespace') or 'default'}/{metadata.get('name')}"
     status = _object(_object(_object(service.get("status")).get("components")).get("predictor"))
     return name, _object(_object(service.get("spec")).get("predictor")), status
+
+
+def canary_names(service: Object) -> set[str]:
+    """Names of the predictors of `spec.canary`."""
+    return {str(_object(entry.get("predictor")).get("name")) for entry in _canaries(service)}
 
 
 def _canaries(service: Object) -> list[Object]:
