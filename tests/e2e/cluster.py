@@ -3,27 +3,54 @@
 What a wait for Ready must read: the condition Ready of an InferenceService, its reason `ReconcileFailed`, `status.modelStatus.lastFailureInfo`,
 and Warning events `InternalError`; a service whose runtime or storage is wrong stays Unknown for ever. A failure may also pass: the controller
 meets a service before its cache has the runtime that was applied with it, and tries again.
+
+`status.observedGeneration` says nothing of the InferenceService: KServe copies it from the Deployment or Knative Service that it made
+(inference_service_status.go, PropagateRawStatus), whose generation stays where a canary's share alone is changed. So nothing here compares it;
+after a change a test waits for what the change makes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cluster", "KubectlFailed", "is_control_plane_only", "kubectl_path"]
+import yaml
+
+__all__ = [
+    "KNATIVE",
+    "ROUTES",
+    "Cluster",
+    "KubectlFailed",
+    "NotAllowed",
+    "is_control_plane_only",
+    "kubectl_path",
+    "named",
+    "render",
+]
+
+ROUTES = "httproutes.gateway.networking.k8s.io"
+KNATIVE = "services.serving.knative.dev"
 
 FAILED_S = 30.0
 """A failure that lasts so long is final: the controller has tried several times again (controller-runtime backs off from 5 ms, doubling)."""
 
+KUBECTL_S = 120.0
+"""One call may take so long; deleting waits for 90 s of it."""
+
 
 class KubectlFailed(AssertionError):
     """kubectl ended with an error; the message is its own."""
+
+
+class NotAllowed(KubectlFailed):
+    """The user of KUBECONFIG has no right to it."""
 
 
 def is_control_plane_only() -> bool:
@@ -51,6 +78,8 @@ class Cluster:
     namespace: str
     timeout_s: float = 120.0
     marks: list[str] = field(default_factory=list)
+    _served: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    """Resources that the API server serves, each with its kind and whether it is namespaced; asked once."""
 
     def kubectl(self, *words: str, text: str | None = None, check: bool = True, namespaced: bool = True) -> str:
         """Run kubectl; its standard output.
@@ -59,7 +88,10 @@ class Cluster:
             KubectlFailed: it failed, and `check` is set.
         """
         command = [kubectl_path(), *(["--namespace", self.namespace] if namespaced else []), *words]
-        done = subprocess.run(command, capture_output=True, text=True, input=text, check=False, timeout=120)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, input=text, check=False, timeout=KUBECTL_S)
+        except subprocess.TimeoutExpired:
+            raise KubectlFailed(f"kubectl {' '.join(words)}: no answer within {KUBECTL_S:.0f} s") from None
         if check and done.returncode:
             raise KubectlFailed(f"kubectl {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -75,12 +107,88 @@ class Cluster:
 
     def has_kind(self, resource: str) -> bool:
         """Whether the API server serves a resource, such as `httproutes.gateway.networking.k8s.io`."""
-        return bool(self.kubectl("get", "crd", resource, "--ignore-not-found", "-o", "name", namespaced=False).strip())
+        return resource in self.served()
+
+    def served(self) -> Mapping[str, tuple[str, bool]]:
+        """Every resource by its full name (`deployments.apps`, `pods`): its `apiVersion/kind`, and whether it has a namespace."""
+        if not self._served:
+            # Columns: name, short names (may be absent), apiVersion, namespaced, kind.
+            # It ends with an error, and lists all others, where a service behind the API server does not answer, such as a metrics server.
+            for line in self.kubectl("api-resources", "--no-headers", namespaced=False, check=False).splitlines():
+                name, *_, version, has_namespace, kind = line.split()
+                group = version.rpartition("/")[0]
+                self._served[f"{name}.{group}" if group else name] = (f"{version}/{kind}", has_namespace == "true")
+        return self._served
+
+    def placed(self, documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Documents of kinds that the API server serves, those with a namespace moved into this one.
+
+        kubectl refuses an object that names another namespace than `--namespace` does, and one whose namespace is not there.
+        """
+        kinds = dict(self.served().values())
+        found = []
+        for document in documents:
+            has_namespace = kinds.get(f"{document['apiVersion']}/{document['kind']}")
+            if has_namespace is None:
+                continue
+            metadata = {key: value for key, value in document["metadata"].items() if key != "namespace"}
+            found.append(
+                {**document, "metadata": {**metadata, **({"namespace": self.namespace} if has_namespace else {})}}
+            )
+        return found
+
+    def lacks_knative(self) -> str:
+        """Why KServe makes nothing in Knative mode here, as the reason of a skip; empty: it does.
+
+        Without Knative's ConfigMaps its controller fails again and again, which is in its log alone: neither the status nor an event says it.
+        """
+        if not self.has_kind(KNATIVE):
+            return "the cluster has no Knative Serving"
+        words = ("get", "configmap", "config-autoscaler", "--namespace", "knative-serving", "-o", "name")
+        if self.kubectl(*words, "--ignore-not-found", namespaced=False, check=False).strip():
+            return ""
+        return "there is no ConfigMap config-autoscaler in namespace knative-serving, or no right to read it"
+
+    def runs_knative(self) -> bool:
+        """Whether Knative's own controller is there."""
+        words = (
+            "get",
+            "deployment",
+            "controller",
+            "--namespace",
+            "knative-serving",
+            "--ignore-not-found",
+            "-o",
+            "name",
+        )
+        return bool(self.kubectl(*words, namespaced=False, check=False).strip())
+
+    def may(self, verb: str, resource: str, *, subresource: str = "", namespaced: bool = True) -> bool:
+        """Whether the user of KUBECONFIG may do something, as `kubectl auth can-i` says."""
+        words = ("auth", "can-i", verb, resource, *([f"--subresource={subresource}"] if subresource else []))
+        return self.kubectl(*words, check=False, namespaced=namespaced).strip().splitlines()[-1:] == ["yes"]
 
     def apply(self, text: str, *, server_side: bool = True) -> None:
         """Apply manifests with strict validation."""
         words = ["apply", "--validate=strict", "-f", "-"]
         self.kubectl(*words, *(["--server-side", "--force-conflicts"] if server_side else []), text=text)
+
+    def dry_run(self, documents: Iterable[Mapping[str, Any]]) -> int:
+        """Have the API server check documents strictly, with its webhooks, and keep nothing; how many it took.
+
+        Raises:
+            KubectlFailed: one was refused.
+            NotAllowed: the user has no right to make one.
+        """
+        text = yaml.safe_dump_all(self.placed(documents))
+        words = ("apply", "--dry-run=server", "--validate=strict", "--server-side", "--force-conflicts", "-f", "-")
+        try:
+            return self.kubectl(*words, text=text).count("serverside-applied")
+        except KubectlFailed as failed:
+            # RBAC's own words: a webhook's refusal is "Forbidden" as well.
+            if re.search(r"cannot \w+ resource|attempting to grant RBAC permissions", str(failed)):
+                raise NotAllowed(str(failed)) from None
+            raise
 
     def patch(self, kind: str, name: str, value: Mapping[str, Any], *, subresource: str = "") -> None:
         """Merge a patch."""
@@ -103,12 +211,13 @@ class Cluster:
             time.sleep(1.0)  # a real cluster has no clock of ours
 
     def wait_settled(self, name: str) -> dict[str, Any]:
-        """Wait until the controller has seen an InferenceService as it is, and says so in Ready; the object.
+        """Wait until the controller says in Ready that an InferenceService is well; the object.
+
+        After a change it may still say what it said before: wait for what the change makes as well.
 
         Raises:
             AssertionError: it failed, or took too long; with every reason that KServe gives.
         """
-
         failing: list[float] = []
 
         def settled() -> dict[str, Any] | None:
@@ -116,13 +225,10 @@ class Cluster:
             assert service is not None, f"InferenceService {name} is gone"
             status = service.get("status", {})
             condition = self.condition(service, "Ready")
-            current = status.get("observedGeneration") == service["metadata"]["generation"]
-            if current and condition.get("status") == "True":
+            if condition.get("status") == "True":
                 return service
-            failed = condition.get("reason") == "ReconcileFailed" or status.get("modelStatus", {}).get(
-                "lastFailureInfo"
-            )
-            if not failed:
+            info = status.get("modelStatus", {}).get("lastFailureInfo")
+            if condition.get("reason") != "ReconcileFailed" and not info:
                 failing.clear()
                 return None
             failing.append(time.monotonic())
@@ -142,10 +248,7 @@ class Cluster:
             "--timeout=90s",
             check=False,
         )
-        kinds = [
-            "deployment",
-            *(["services.serving.knative.dev"] if self.has_kind("services.serving.knative.dev") else []),
-        ]
+        kinds = ["deployment", *([KNATIVE] if self.has_kind(KNATIVE) else [])]
         label = f"serving.kserve.io/inferenceservice={name}"
 
         def left() -> str:
@@ -175,81 +278,6 @@ class Cluster:
         ]
         marks = f"; marking pods ready: {self.marks[-1]}" if self.marks else ""
         return f"conditions {conditions}; failure {failure}; warnings {events[-5:]}{marks}"
-
-
-def mark_ready(cluster: Cluster) -> None:
-    """Do what kubelets and a gateway would: pods of the namespace are running and ready, its HTTPRoutes are accepted.
-
-    For a control plane without nodes. What is ready already is left alone.
-    """
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for pod in cluster.all("pods"):
-        if pod["metadata"].get("deletionTimestamp") or Cluster.condition(pod, "Ready").get("status") == "True":
-            continue
-        conditions = [
-            {"type": kind, "status": "True", "lastTransitionTime": now}
-            for kind in ("Initialized", "ContainersReady", "Ready", "PodScheduled")
-        ]
-        statuses = [
-            {
-                "name": item["name"],
-                "ready": True,
-                "started": True,
-                "restartCount": 0,
-                "image": item.get("image", ""),
-                "imageID": "",
-                "state": {"running": {"startedAt": now}},
-            }
-            for item in pod["spec"]["containers"]
-        ]
-        status = {
-            "phase": "Running",
-            "conditions": conditions,
-            "containerStatuses": statuses,
-            "podIP": "10.0.0.1",
-            "podIPs": [{"ip": "10.0.0.1"}],
-            "startTime": now,
-        }
-        cluster.patch("pod", pod["metadata"]["name"], {"status": status}, subresource="status")
-    if not cluster.has_kind("httproutes.gateway.networking.k8s.io"):
-        return
-    for route in cluster.all("httproutes.gateway.networking.k8s.io"):
-        generation = route["metadata"]["generation"]
-        parents = [_accepted(parent, route, generation, now) for parent in route["spec"].get("parentRefs", [])]
-        known = route.get("status", {}).get("parents", [])
-        if [_told(parent) for parent in known] != [_told(parent) for parent in parents]:
-            cluster.patch(
-                "httproutes.gateway.networking.k8s.io",
-                route["metadata"]["name"],
-                {"status": {"parents": parents}},
-                subresource="status",
-            )
-
-
-def _accepted(parent: Mapping[str, Any], route: Mapping[str, Any], generation: int, now: str) -> dict[str, Any]:
-    reasons = (("Accepted", "Accepted"), ("ResolvedRefs", "ResolvedRefs"))
-    conditions = [
-        {
-            "type": kind,
-            "status": "True",
-            "reason": reason,
-            "message": "",
-            "observedGeneration": generation,
-            "lastTransitionTime": now,
-        }
-        for kind, reason in reasons
-    ]
-    reference = {
-        key: value
-        for key, value in parent.items()
-        if key in {"group", "kind", "name", "namespace", "sectionName", "port"}
-    }
-    return {"parentRef": reference, "controllerName": "serinus.dev/e2e", "conditions": conditions}
-
-
-def _told(parent: Mapping[str, Any]) -> tuple[str, list[tuple[str, int]]]:
-    conditions = [(c["type"], c.get("observedGeneration", 0)) for c in parent.get("conditions", [])]
-    return str(parent.get("parentRef", {}).get("name")), conditions
 
 
 def render(folder: Path) -> str:

@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-from .cluster import Cluster, KubectlFailed, render
+from .cluster import ROUTES, Cluster, KubectlFailed, render
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUTE = "httproutes.gateway.networking.k8s.io"
 
 
 @pytest.fixture
 def recommender(cluster: Cluster) -> Iterator[dict[str, Any]]:
     """The recommender with version 2 at 10 %, settled; as written."""
-    if not cluster.has_kind(ROUTE):
+    if not cluster.has_kind(ROUTES):
         pytest.skip("the cluster has no Gateway API: Standard mode splits nothing")
     text = render(ROOT / "inferenceservices/recommender/standard")
     documents = [item for item in yaml.safe_load_all(text) if item]
@@ -39,7 +38,7 @@ def recommender(cluster: Cluster) -> Iterator[dict[str, Any]]:
 
 def weights(cluster: Cluster) -> dict[str, int]:
     """Share of each Service on the recommender's own route; every rule splits alike."""
-    route = cluster.get(ROUTE, "recommender")
+    route = cluster.get(ROUTES, "recommender")
     assert route is not None
     found = [
         {ref["name"]: ref.get("weight", 1) for ref in rule["backendRefs"]}

@@ -21,6 +21,8 @@ from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from .rules.pods.container_rules import CONTAINER_RULES
 from .rules.pods.pod_rules import METADATA_RULES, POD_RULES
 from .rules.pods.pod_value_rules import POD_VALUE_RULES
+from .rules.pods.selector_rules import SELECTOR_RULES
+from .rules.pods.volume_rules import VOLUME_RULES
 from .rules.rule import Block, ServiceView, judge
 from .rules.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
 from .rules.scaling_rules import SCALING_RULES
@@ -133,7 +135,7 @@ def check_inference_service(document: Document, problems: Problems) -> None:
             block = Block(("spec", part), service.spec[part], service.annotations)
             for rules in (
                 *(CONTAINER_RULES, COMPONENT_RULES, STORAGE_RULES, SCALING_RULES, WORKER_RULES),
-                *(POD_RULES, POD_VALUE_RULES),
+                *(POD_RULES, POD_VALUE_RULES, SELECTOR_RULES, VOLUME_RULES),
             ):
                 judge(rules, block, document, problems)
     canaries = [
@@ -146,6 +148,8 @@ def check_inference_service(document: Document, problems: Problems) -> None:
         judge(CONTAINER_RULES, block, document, problems)
         judge(POD_RULES, block, document, problems)
         judge(POD_VALUE_RULES, block, document, problems)
+        judge(SELECTOR_RULES, block, document, problems)
+        judge(VOLUME_RULES, block, document, problems)
     judge(SERVICE_PITFALLS, service, document, problems)
     for block in (
         Block(("spec", "predictor"), service.predictor, service.annotations),
@@ -172,6 +176,8 @@ def check_runtimes(documents: Sequence[Document], problems: Problems) -> None:
         judge(RUNTIME_RULES, document, document, problems)
         judge(POD_RULES, block, document, problems)
         judge(POD_VALUE_RULES, block, document, problems)
+        judge(SELECTOR_RULES, block, document, problems)
+        judge(VOLUME_RULES, block, document, problems)
         judge(PORT_PITFALLS, block, document, problems)
         _check_structure(document, problems)
     for document, (path, message, mend) in shared_priorities(documents):

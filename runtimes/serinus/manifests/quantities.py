@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["check_resources", "parse_quantity", "quantity_mend"]
+__all__ = ["check_resources", "mapping_of", "parse_quantity", "quantity_mend"]
 
 _FORMAT = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE])|[eE]([+-]?[0-9]+))?")
 _SUFFIXES: Mapping[str, Fraction] = {
@@ -35,8 +35,15 @@ def parse_quantity(written: Any) -> Fraction | None:
     return Fraction(number) * Fraction(10) ** max(-_LARGEST_EXPONENT, min(int(exponent[:9]), _LARGEST_EXPONENT))
 
 
-def check_resources(resources: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def check_resources(
+    resources: Mapping[str, Any], *, null_is_zero: bool = False, whole: bool = False
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """What the API server refuses in a container's `resources`.
+
+    Args:
+        resources: as written.
+        null_is_zero: whether an amount of null is 0, as KServe's webhook writes it, or absent.
+        whole: whether nothing is merged into them, so that a limit that is not there is missing.
 
     Returns:
         For each finding the path below `resources`, what is wrong, and how to mend it.
@@ -45,9 +52,9 @@ def check_resources(resources: Mapping[str, Any]) -> Iterator[tuple[tuple[str, .
     for kind in ("limits", "requests"):
         table = resources.get(kind)
         for name, written in (table if isinstance(table, dict) else {}).items():
-            if written is None or isinstance(written, dict | list | bool):
+            if (written is None and not null_is_zero) or isinstance(written, dict | list | bool):
                 continue  # absent, or another shape: judged there
-            amount = parse_quantity(written)
+            amount = parse_quantity(0 if written is None else written)
             path = (kind, str(name))
             if amount is None:
                 yield path, f"{written!r} is not a quantity", quantity_mend(str(written), str(name))
@@ -59,7 +66,15 @@ def check_resources(resources: Mapping[str, Any]) -> Iterator[tuple[tuple[str, .
                 amounts[path] = amount
     for (kind, name), amount in amounts.items():
         limit = amounts.get(("limits", name))
-        if kind != "requests" or limit is None:
+        if kind != "requests":
+            continue
+        if limit is None:
+            if (
+                whole
+                and (_is_whole(name) or name.startswith("hugepages-"))
+                and name not in mapping_of(resources, "limits")
+            ):
+                yield (kind, name), f"{name} has no limit: devices are not overcommitted", "write the same under limits"
             continue
         if amount > limit:
             asked, most = resources["requests"][name], resources["limits"][name]
@@ -70,6 +85,12 @@ def check_resources(resources: Mapping[str, Any]) -> Iterator[tuple[tuple[str, .
             )
         elif amount < limit and _is_whole(name):
             yield (kind, name), f"{name} is not overcommitted: request and limit differ", "make them equal"
+
+
+def mapping_of(resources: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """`limits` or `requests`, or an empty mapping where it is none."""
+    found = resources.get(kind)
+    return found if isinstance(found, dict) else {}
 
 
 def quantity_mend(written: str, name: str) -> str:

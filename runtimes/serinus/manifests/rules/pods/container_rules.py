@@ -81,10 +81,13 @@ def quantities(block: Block) -> Findings:
     worker = mapping(block.value.get("workerSpec"))
     for path, container in (*found, *containers_of((*block.path, "workerSpec"), worker)):
         resources = mapping(container.get("resources"))
-        for below, message, mend in check_resources(resources):
-            if (
-                parse_quantity(resources[below[0]][below[1]]) is not None
-            ):  # what is none is refused earlier, by its form
+        # Into a framework's block, and into containers of a service that names a runtime, the runtime's are merged.
+        whole = isinstance(path[-1], int) and (
+            block.part != "predictor" or implementations(block.value) == ["containers"]
+        )
+        for below, message, mend in check_resources(resources, null_is_zero=block.part != "spec", whole=whole):
+            written = resources[below[0]][below[1]]
+            if written is None or parse_quantity(written) is not None:  # what is none is refused earlier, by its form
                 yield (*path, "resources", *below), message, mend
 
 

@@ -7,10 +7,12 @@ Source: validation.go of Kubernetes 1.37 (ValidatePodSpec and below), asked of a
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...conventions import deployment_mode
 from ...documents import FieldPath
 from ...fields import containers_of, listed, mapping
 from ..rule import Block, Findings, Rule
@@ -40,7 +42,10 @@ _POD_WORDS: Mapping[str, tuple[str, ...]] = {
     "dnsPolicy": ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
     "securityContext.seccompProfile.type": _SECCOMP,
     "securityContext.fsGroupChangePolicy": ("OnRootMismatch", "Always"),
+    "preemptionPolicy": ("PreemptLowerPriority", "Never"),
+    "os.name": ("linux", "windows"),
     "topologySpreadConstraints[].whenUnsatisfiable": ("DoNotSchedule", "ScheduleAnyway"),
+    **{f"topologySpreadConstraints[].{key}": ("Honor", "Ignore") for key in ("nodeAffinityPolicy", "nodeTaintsPolicy")},
     "volumes[].hostPath.type": (
         *("", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"),
     ),
@@ -50,6 +55,7 @@ _POD_WORDS: Mapping[str, tuple[str, ...]] = {
 _CONTAINER_WORDS: Mapping[str, tuple[str, ...]] = {
     "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
     "ports[].protocol": ("TCP", "UDP", "SCTP"),
+    "volumeMounts[].mountPropagation": ("Bidirectional", "HostToContainer", "None"),
     "securityContext.seccompProfile.type": _SECCOMP,
     "securityContext.procMount": ("Default", "Unmasked"),
     **{f"{probe}.httpGet.scheme": ("HTTP", "HTTPS") for probe in _PROBES},
@@ -57,7 +63,7 @@ _CONTAINER_WORDS: Mapping[str, tuple[str, ...]] = {
 _ID = (0, 2**31 - 1)
 _POD_RANGES: Mapping[str, tuple[int, int]] = {
     **{f"securityContext.{key}": _ID for key in ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups[]")},
-    "topologySpreadConstraints[].maxSkew": (1, 2**31 - 1),
+    **{f"topologySpreadConstraints[].{key}": (1, 2**31 - 1) for key in ("maxSkew", "minDomains")},
     f"affinity.nodeAffinity.{_PREFERRED}[].weight": (1, 100),
     **{f"affinity.{kind}.{_PREFERRED}[].weight": (1, 100) for kind in ("podAffinity", "podAntiAffinity")},
     "volumes[].projected.sources[].serviceAccountToken.expirationSeconds": (600, 2**32),
@@ -79,6 +85,9 @@ _POD_NAMES: Mapping[str, tuple[int, re.Pattern[str]]] = {
     "serviceAccountName": _DOMAIN,
     "priorityClassName": _DOMAIN,
     "runtimeClassName": _DOMAIN,
+    "nodeName": _DOMAIN,
+    "hostname": _LABEL,
+    "subdomain": _LABEL,
     "hostAliases[].hostnames[]": _DOMAIN,
     "volumes[].name": _LABEL,
 }
@@ -88,6 +97,43 @@ _CONTAINER_NAMES: Mapping[str, tuple[int, re.Pattern[str]]] = {
     "envFrom[].secretRef.name": _PREFIX,
     "envFrom[].configMapRef.name": _PREFIX,
 }
+_HANDLERS = (*_PROBES, "lifecycle.preStop", "lifecycle.postStart")
+_VARIABLE = "env[].valueFrom"
+_KEY = re.compile(r"(?!\.{1,2}$)[-._a-zA-Z0-9]{1,253}")
+_KEY_MEND = "use letters, digits, - _ ."
+_POD_FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "securityContext.sysctls[].name": (
+        re.compile(r"(?=.{1,253}$)([a-z0-9]([-_a-z0-9]*[a-z0-9])?[./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?"),
+        "write a kernel parameter, such as net.core.somaxconn",
+    ),
+}
+_CONTAINER_FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    **{
+        f"{handler}.httpGet.httpHeaders[].name": (re.compile(r"[-A-Za-z0-9]+"), "use letters, digits and dashes")
+        for handler in _HANDLERS
+    },
+    **{
+        f"{handler}.{way}.port": (
+            re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]([a-z0-9]|-(?!-))*(?<!-)"),
+            "write a number, or the name of a port of the container",
+        )
+        for handler in _HANDLERS
+        for way in ("httpGet", "tcpSocket")
+    },
+    f"{_VARIABLE}.fieldRef.fieldPath": (
+        re.compile(
+            r"metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIP|podIP)s?"
+        ),
+        "use metadata.name, .namespace, .uid, .labels['KEY'], spec.nodeName, spec.serviceAccountName, status.hostIP or status.podIP",
+    ),
+    f"{_VARIABLE}.resourceFieldRef.resource": (
+        re.compile(r"(limits|requests)\.(cpu|memory|ephemeral-storage|hugepages-.+)"),
+        "write limits or requests of cpu, memory or ephemeral-storage, such as limits.cpu",
+    ),
+    f"{_VARIABLE}.configMapKeyRef.key": (_KEY, _KEY_MEND),
+    f"{_VARIABLE}.secretKeyRef.key": (_KEY, _KEY_MEND),
+    "envFrom[].prefix": (re.compile(r"[ -<>-~]*"), "use letters, digits and underscores"),
+}
 _POD_WRITTEN: Mapping[str, tuple[str, ...]] = {
     "volumes[].persistentVolumeClaim": ("claimName",),
     "volumes[].configMap": ("name",),
@@ -96,11 +142,18 @@ _POD_WRITTEN: Mapping[str, tuple[str, ...]] = {
     "volumes[].projected.sources[].secret": ("name",),
     "volumes[].projected.sources[].configMap": ("name",),
     **{f"volumes[].{kind}.items[]": ("key", "path") for kind in ("configMap", "secret")},
-    "topologySpreadConstraints[]": ("topologyKey",),
+    "topologySpreadConstraints[]": ("topologyKey", "whenUnsatisfiable"),
+    "initContainers[]": ("name",),
+    "volumes[]": ("name",),
+    "securityContext.sysctls[]": ("name",),
     **dict.fromkeys(_POD_TERMS, ("topologyKey",)),
 }
 _CONTAINER_WRITTEN: Mapping[str, tuple[str, ...]] = {
     "volumeMounts[]": ("name", "mountPath"),
+    f"{_VARIABLE}.configMapKeyRef": ("name", "key"),
+    f"{_VARIABLE}.secretKeyRef": ("name", "key"),
+    f"{_VARIABLE}.fieldRef": ("fieldPath",),
+    f"{_VARIABLE}.resourceFieldRef": ("resource",),
     "envFrom[].secretRef": ("name",),
     "envFrom[].configMapRef": ("name",),
     **{f"{probe}.exec": ("command",) for probe in _PROBES},
@@ -153,6 +206,62 @@ def names(block: Block) -> Findings:
     for at, value, (most, form) in _places(block, _POD_NAMES, _CONTAINER_NAMES):
         if isinstance(value, str) and value and (len(value) > most or not form.match(value)):
             yield at, f"{value!r} is not a name", f"use lower-case letters, digits and dashes, at most {most}"
+
+
+def forms(block: Block) -> Findings:
+    """Some texts have a grammar of their own."""
+    for at, value, (form, mend) in _places(block, _POD_FORMS, _CONTAINER_FORMS):
+        if isinstance(value, str) and not form.fullmatch(value) and (value or at[-1] in ("port", "name")):
+            yield at, f"{value!r} is not accepted", mend
+
+
+def addresses(block: Block) -> Findings:
+    """Where an address is asked for, no name is taken."""
+    for pattern in ("hostAliases[].ip", "dnsConfig.nameservers[]"):
+        for at, value in _find(block.value, pattern, block.path):
+            try:
+                ipaddress.ip_address(value if isinstance(value, str) else "0.0.0.0")  # another type is judged elsewhere
+            except ValueError:
+                yield at, f"{value!r} is no IP address", "write such as 10.9.8.7"
+
+
+def dns_configured(block: Block) -> Findings:
+    """Without the cluster's DNS the pod's own is written."""
+    if block.value.get("dnsPolicy") == "None" and not mapping(block.value.get("dnsConfig")).get("nameservers"):
+        yield (*block.path, "dnsConfig"), "missing: dnsPolicy None takes nothing else", "write nameservers"
+
+
+def handlers_ports(block: Block) -> Findings:
+    """A probe says its port: Knative sets a missing one, a Deployment does not."""
+    if deployment_mode(block.annotations) != "Standard" or block.part == "spec":
+        return
+    for where, container in containers_of(block.path, block.value):
+        if not isinstance(where[-1], int):
+            continue  # a runtime's probe may have it
+        for handler in _HANDLERS:
+            for way in ("httpGet", "tcpSocket", "grpc"):
+                for at, value in _find(container, f"{handler}.{way}", where):
+                    if isinstance(value, dict) and value.get("port") in (None, 0):
+                        yield (*at, "port"), "missing: the Deployment is refused", "write the port's number or name"
+
+
+def kernel_parameters_apart(block: Block) -> Findings:
+    """A kernel parameter is set once."""
+    seen: set[str] = set()
+    for at, value in _find(block.value, "securityContext.sysctls[]", block.path):
+        name = mapping(value).get("name")
+        if isinstance(name, str) and name in seen:
+            yield (*at, "name"), f"{name} is set twice", "keep one"
+        seen.add(str(name))
+
+
+def pauses(block: Block) -> Findings:
+    """A hook that sleeps ends before the pod does (30 s where no grace period is written)."""
+    grace = block.value.get("terminationGracePeriodSeconds")
+    most = grace if isinstance(grace, int) and grace > 0 else 30
+    for at, value, _ in _places(block, {}, dict.fromkeys(("lifecycle.preStop.sleep.seconds",), 0)):
+        if isinstance(value, int) and not 0 <= value <= most:
+            yield at, f"{value} s of a grace period of {most} s", f"use 0 to {most}"
 
 
 def written(block: Block) -> Findings:
@@ -215,6 +324,12 @@ POD_VALUE_RULES: tuple[Rule[Block], ...] = (
     Rule("pod-words", words, layer="controller"),
     Rule("pod-ranges", ranges, layer="controller"),
     Rule("pod-names", names, layer="controller"),
+    Rule("pod-forms", forms, layer="controller"),
+    Rule("pod-addresses", addresses, layer="controller"),
+    Rule("pod-dns-configured", dns_configured, layer="controller"),
+    Rule("pod-probe-ports", handlers_ports, layer="controller"),
+    Rule("pod-kernel-parameters-apart", kernel_parameters_apart, layer="controller"),
+    Rule("pod-pauses", pauses, layer="controller"),
     Rule("pod-written", written, layer="controller"),
     Rule("pod-volumes-apart", volumes_apart, layer="controller"),
     Rule("pod-sources", sources, layer="controller"),
