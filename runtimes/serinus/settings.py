@@ -134,6 +134,13 @@ class ServerSettings:
             env=("MLSERVER_METRICS_PORT",), help="port for /metrics alone; it is on the REST port in any case"
         ),
     )
+    health_port: int | None = field(
+        default=None,
+        metadata=_flags(
+            help="port for health and readiness alone, always plain HTTP and without a token: for a kubelet's httpGet probes where "
+            "--ssl_ca_certs has clients bring certificates; they are on the REST port in any case"
+        ),
+    )
     ssl_certfile: str | None = field(
         default=None, metadata=_flags(env=("KSERVE_TLS_CERT_FILE",), help="TLS certificate chain, PEM")
     )

@@ -11,6 +11,7 @@ import pytest
 from http_support import Raw
 from rest_support import X, rest, rest_in_thread
 from serinus.dataplane.access.repository_access import RepositoryAccess
+from serinus.server.request_access import KINDS
 from serinus.server.rest.pages.openapi import openapi_document, operations_html
 
 
@@ -27,6 +28,34 @@ async def test_the_document_describes_every_path_that_is_served():
             if method in item
         ]
         assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("need_token", "named", "open_to_all"),
+    [
+        (KINDS, ("/v2/models/{model}/infer", "/v2", "/metrics", "/v2/repository/index"), ("/v2/health/ready", "/")),
+        (("inference",), ("/v2/models/{model}/infer", "/v1/models/{model}:predict"), ("/v2", "/metrics", "/")),
+        (("control",), ("/v2/repository/models/{model}/load",), ("/v2/models/{model}/infer", "/metrics")),
+    ],
+)
+def test_the_document_says_which_requests_need_a_token(need_token, named, open_to_all):
+    document, _ = openapi_document(need_token=need_token)
+    assert document["components"]["securitySchemes"]["bearerAuth"]["scheme"] == "bearer"
+    operations = {
+        path: [item[method] for method in ("get", "post") if method in item] for path, item in document["paths"].items()
+    }
+    for path in named:
+        assert all(operation["security"] == [{"bearerAuth": []}] for operation in operations[path]), path
+        assert all("401" in operation["responses"] for operation in operations[path]), path
+    for path in open_to_all:
+        assert not any("security" in operation for operation in operations[path]), path
+    pytest.importorskip("schemathesis").openapi.from_dict(document).validate()
+
+
+def test_the_document_of_a_server_without_tokens_names_no_scheme():
+    document, _ = openapi_document()
+    assert "securitySchemes" not in document["components"]
+    assert "security" not in str(document["paths"])
 
 
 def test_names_of_custom_routes_are_escaped_on_the_page():

@@ -185,12 +185,13 @@ async def _serve(
     gc.freeze()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     _log.info(
-        "ready in %.2f s: REST on %s:%d%s%s; repository control: %s%s%s",
+        "ready in %.2f s: REST on %s:%d%s%s%s; repository control: %s%s%s",
         time.monotonic() - launch.started,
         host,
         rest.port,
         f", gRPC on {host}:{grpc_port} ({grpc.engine})" if grpc is not None else "",
         f", metrics on {host}:{rest.metrics_port}" if rest.metrics_port is not None else "",
+        f", health on {host}:{rest.health_port}" if rest.health_port is not None else "",
         _CONTROL[launch.access.mode],
         _told_of_tls(certificates),
         _told_of_tokens(launch.request_access),

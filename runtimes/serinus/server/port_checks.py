@@ -5,6 +5,7 @@ A port is bound and let go again; that it is still free when the server listens 
 
 from __future__ import annotations
 
+import itertools
 import socket
 
 from ..errors import ConfigError
@@ -15,11 +16,16 @@ __all__ = ["check_ports", "port_problems"]
 
 def port_problems(settings: ServerSettings) -> list[str]:
     """Name ports that two settings ask for; REST and metrics may share one, on which both are then answered."""
-    grpc = settings.grpc_port if settings.enable_grpc else 0
+    ports = {
+        "http_port": settings.http_port,
+        "metrics_port": settings.metrics_port,
+        "health_port": settings.health_port,
+        "grpc_port": settings.grpc_port if settings.enable_grpc else 0,
+    }
     return [
-        f"--{name} and --grpc_port are both {port}; choose another for one of them, or 0 for any that is free"
-        for name, port in (("http_port", settings.http_port), ("metrics_port", settings.metrics_port))
-        if port and port == grpc
+        f"--{name} and --{other} are both {port}; choose another for one of them, or 0 for any that is free"
+        for (name, port), (other, taken) in itertools.combinations(ports.items(), 2)
+        if port and port == taken and (name, other) != ("http_port", "metrics_port")
     ]
 
 
@@ -28,12 +34,12 @@ def check_ports(settings: ServerSettings, *, only_metrics: bool = False) -> None
 
     Args:
         settings: host and ports; 0 is any that is free, and needs no check.
-        only_metrics: the others are bound already.
+        only_metrics: those of inference are bound already.
 
     Raises:
         ConfigError: with every port that is taken, or not this user's to take.
     """
-    ports = {"metrics_port": settings.metrics_port or 0}
+    ports = {"metrics_port": settings.metrics_port or 0, "health_port": settings.health_port or 0}
     if settings.metrics_port == settings.http_port:
         ports["metrics_port"] = 0
     if not only_metrics:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
@@ -27,7 +27,7 @@ from ..http.late_arrivals import LateArrivals
 from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
 from ..http.unsent_answers import UnsentAnswers
-from ..request_access import RequestAccess
+from ..request_access import HEALTH, RequestAccess, rest_kind
 from ..request_observer import RequestObserver, observe_requests
 from .about import LIVENESS
 from .app import RestApp
@@ -39,6 +39,14 @@ from .pages.openapi import openapi_document
 __all__ = ["RestServer", "start_rest"]
 
 
+class _PlainPort(NamedTuple):
+    """A port of its own, without TLS, for what operators ask."""
+
+    server: ThinServer
+    app: RestApp
+    port: int
+
+
 class RestServer:
     """A running REST server."""
 
@@ -48,32 +56,40 @@ class RestServer:
         app: RestApp,
         port: int,
         arrivals: LateArrivals,
-        metrics: tuple[ThinServer, RestApp, int] | None = None,
+        metrics: _PlainPort | None = None,
+        health: _PlainPort | None = None,
     ) -> None:
         self.arrivals = arrivals
         """To be told how late the loop is."""
         self._server = server
         self._app = app
-        self._metrics = metrics
+        self._health = health
+        self._plain = [each for each in (metrics, health) if each is not None]
         self.port = port
         """The port that it listens on, also where 0 was asked for."""
-        self.metrics_port = metrics[2] if metrics is not None else None
+        self.metrics_port = metrics.port if metrics is not None else None
         """Of `/metrics` alone; None: it has no port of its own."""
+        self.health_port = health.port if health is not None else None
+        """Of health and readiness alone; None: they have no port of their own."""
 
     def add_custom(self, routes: Iterable[CustomRoute]) -> None:
         """Serve further routes; one that is there already is replaced."""
         self._app.add_custom(routes)
 
     def stand_in(self) -> StandIn | None:
-        """Give who answers liveness while the loop is held; None: this transport has nobody (uvicorn, TLS)."""
-        return self._server.stand_in(LIVENESS) if isinstance(self._server, ThinServer) else None
+        """Give who answers liveness while the loop is held; None: this transport has nobody (uvicorn, TLS).
+
+        Where health has a port of its own, the probes are there.
+        """
+        asked = self._server if self._health is None else self._health.server
+        return asked.stand_in(LIVENESS) if isinstance(asked, ThinServer) else None
 
     async def take_waiting(self) -> None:
         """Accept the connections that wait in the kernel, before `stop_accepting`."""
         await self._server.take_waiting()
 
     def stop_accepting(self) -> None:
-        """Refuse new connections; answers on those that there are carry `Connection: close`. Metrics can be read to the end."""
+        """Refuse new connections; answers on those that there are carry `Connection: close`. Metrics and health can be read to the end."""
         self._server.stop_accepting()
 
     async def drain(self, timeout_s: float) -> None:
@@ -84,9 +100,9 @@ class RestServer:
         """Close what is left, cancelling its requests."""
         await self._server.close()
         self._app.close()
-        if self._metrics is not None:
-            await self._metrics[0].close()
-            self._metrics[1].close()
+        for plain in self._plain:
+            await plain.server.close()
+            plain.app.close()
 
 
 async def start_rest(
@@ -131,7 +147,7 @@ async def start_rest(
     arrivals = LateArrivals()
     observer = observe_requests(plane, settings, metrics, tracer)
 
-    def make_app(observer: RequestObserver | None) -> RestApp:
+    def make_app(observer: RequestObserver | None, access: RequestAccess | None) -> RestApp:
         return RestApp(
             plane,
             metrics=metrics,
@@ -146,13 +162,16 @@ async def start_rest(
             not_finite=settings.json_not_finite,
             compress=settings.compress,
             compress_min_bytes=settings.compress_min_bytes,
-            request_access=request_access,
+            request_access=access,
             arrivals=arrivals,
         )
 
-    app = make_app(observer)
+    app = make_app(observer, request_access)
     app.add_custom(extra_routes)
-    document, as_json = openapi_document(app.router.templates, changes=plane.access.is_on)
+    asked = request_access.kinds if request_access is not None else frozenset[str]()
+    if plane.access.mode == "token":
+        asked |= {"control"}
+    document, as_json = openapi_document(app.router.templates, changes=plane.access.is_on, need_token=asked)
     app.add_page("/openapi.json", "application/json", as_json)
     if offers_docs(settings):
         over_tls = settings.ssl_certfile is not None
@@ -172,16 +191,27 @@ async def start_rest(
     if certificates is not None:
         loop = asyncio.get_running_loop()
         certificates.on_change(lambda loaded: _change(loop, server, loaded))
-    if settings.metrics_port is None or settings.metrics_port == port:
-        return RestServer(server, app, port, arrivals)
-    metrics_app = make_app(None)
-    metrics_app.router.keep_only("/metrics")
+
+    async def open_plain(setting: str, wanted: int | None, kind: str) -> _PlainPort | None:
+        if wanted is None or wanted == port:
+            return None
+        # Nothing of health needs a token, so what is not there is said to be not there.
+        plain_app = make_app(None, None if kind == HEALTH else request_access)
+        plain_app.router.keep_only(*(text for text in plain_app.router.templates if rest_kind(text) == kind))
+        listening = await _listen_plain(settings, plain_app, limits, setting, wanted, share=sock is not None)
+        return _PlainPort(listening[0], plain_app, listening[1])
+
+    plain: list[_PlainPort | None] = []
     try:
-        metrics_server, metrics_port = await _listen_for_metrics(settings, metrics_app, limits, share=sock is not None)
+        plain.append(await open_plain("metrics_port", settings.metrics_port, "metrics"))
+        plain.append(await open_plain("health_port", settings.health_port, HEALTH))
     except BaseException:
+        for each in plain:
+            if each is not None:
+                await each.server.close()
         await server.close()
         raise
-    return RestServer(server, app, port, arrivals, (metrics_server, metrics_app, metrics_port))
+    return RestServer(server, app, port, arrivals, *plain)
 
 
 def _change(loop: asyncio.AbstractEventLoop, server: ThinServer | UvicornServer, loaded: Loaded) -> None:
@@ -193,11 +223,11 @@ def _change(loop: asyncio.AbstractEventLoop, server: ThinServer | UvicornServer,
         change.close()
 
 
-async def _listen_for_metrics(
-    settings: ServerSettings, app: RestApp, limits: HttpLimits, *, share: bool
+async def _listen_plain(
+    settings: ServerSettings, app: RestApp, limits: HttpLimits, setting: str, port: int, *, share: bool
 ) -> tuple[ThinServer, int]:
-    """Open the port for metrics alone: without TLS, as MLServer's and Triton's; whichever worker is asked tells of all."""
-    listener = _bind(settings.host, settings.metrics_port or 0, "metrics_port", share=share)
+    """Open a port for operators: without TLS, as MLServer's and Triton's for metrics; whichever worker is asked answers for all."""
+    listener = _bind(settings.host, port, setting, share=share)
     server = ThinServer(app, limits)
     try:
         await server.listen(sock=listener)

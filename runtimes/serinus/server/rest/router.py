@@ -99,9 +99,9 @@ class Router:
         known.handlers[method.upper().encode()] = handler
         self._cache.clear()
 
-    def keep_only(self, template: str) -> None:
-        """Drop every path but one."""
-        self._templates = [known for known in self._templates if known.text == template]
+    def keep_only(self, *templates: str) -> None:
+        """Drop every path but these."""
+        self._templates = [known for known in self._templates if known.text in templates]
         self._cache.clear()
 
     @property

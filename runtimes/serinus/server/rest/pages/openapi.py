@@ -7,13 +7,14 @@ Protocol, inference_rest.md; extensions as in the documents that `serinus.server
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
 
 from .... import __version__
 from ....protocol.datatypes import DATATYPES
+from ...request_access import rest_kind
 
 __all__ = ["openapi_document", "operations_html"]
 
@@ -380,12 +381,27 @@ def _paths(*, changes: bool) -> dict[str, _Json]:
     return paths
 
 
-def openapi_document(served: Iterable[str] = (), *, changes: bool = True) -> tuple[_Json, bytes]:
+_BEARER: Final[_Json] = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "One of the server's tokens, as 'Authorization: Bearer TOKEN' (RFC 6750)",
+}
+_UNAUTHENTICATED: Final[_Json] = {
+    "description": "no token came, or another (`WWW-Authenticate` says which)",
+    "headers": {"WWW-Authenticate": {"schema": _STRING}},
+    "content": {"application/json": {"schema": _ref("Error")}},
+}
+
+
+def openapi_document(
+    served: Iterable[str] = (), *, changes: bool = True, need_token: Collection[str] = ()
+) -> tuple[_Json, bytes]:
     """Build the document.
 
     Args:
         served: path templates that the server has; those not described here (custom routes) are listed without schemas.
         changes: models are loaded and unloaded by request; the routes for it are left out where they only refuse.
+        need_token: kinds of routes that ask for a token (`serinus.server.request_access.KINDS`); each names the scheme `bearerAuth`.
 
     Returns:
         The document, and the same as JSON.
@@ -405,6 +421,9 @@ def openapi_document(served: Iterable[str] = (), *, changes: bool = True) -> tup
             if method in ("get", "post"):
                 words = "".join(char if char.isalnum() else " " for char in template).split()
                 operation["operationId"] = "_".join([method, *words]) if words else f"{method}_root"
+                if rest_kind(template) in need_token:
+                    operation["security"] = [{"bearerAuth": []}]
+                    operation["responses"] = {**operation["responses"], "401": _UNAUTHENTICATED}
     document: _Json = {
         "openapi": "3.1.0",
         "info": {
@@ -417,6 +436,8 @@ def openapi_document(served: Iterable[str] = (), *, changes: bool = True) -> tup
         "paths": paths,
         "components": {"schemas": _SCHEMAS},
     }
+    if need_token:
+        document["components"] = {"schemas": _SCHEMAS, "securitySchemes": {"bearerAuth": _BEARER}}
     return document, orjson.dumps(document)
 
 
