@@ -137,6 +137,18 @@ class Cluster:
             )
         return found
 
+    def way_in(self, name: str) -> dict[str, Any]:
+        """The HTTPRoute of a service in Standard mode, or the Ingress that KServe makes in its place where Gateway API is not switched on.
+
+        Raises:
+            AssertionError: there is neither, even after a while.
+        """
+
+        def made() -> dict[str, Any] | None:
+            return (self.get(ROUTES, name) if self.has_kind(ROUTES) else None) or self.get("ingress", name)
+
+        return self.wait(f"HTTPRoute or Ingress {name}", made)
+
     def lacks_knative(self) -> str:
         """Why KServe makes nothing in Knative mode here, as the reason of a skip; empty: it does.
 

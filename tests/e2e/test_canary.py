@@ -31,6 +31,8 @@ def recommender(cluster: Cluster) -> Iterator[dict[str, Any]]:
     cluster.apply(text)
     try:
         cluster.wait_settled("recommender")
+        if cluster.way_in("recommender")["kind"] != "HTTPRoute":
+            pytest.skip("KServe makes an Ingress here, which splits nothing: its ConfigMap does not enable Gateway API")
         yield service
     finally:
         cluster.remove("recommender")

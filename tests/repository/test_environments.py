@@ -143,6 +143,7 @@ def test_every_component_is_in_a_kustomization_that_is_rendered_here(tmp_path: P
         for component in yaml.load((ROOT / folder / "kustomization.yaml").read_text(), Loader).get("components", [])
     }
     used |= {f"overlays/{name}/services" for name in REPLICAS} | {"autoscaling-knative"}
+    used |= {"tls", "mtls"}  # tests/repository/test_tls_components.py
     there = {
         os.path.relpath(folder, "manifests").removeprefix("components/")
         for folder in COMPONENTS

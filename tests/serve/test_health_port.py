@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -18,7 +19,6 @@ from serve_support import Served, serving
 from waiting import wait_until
 
 MODEL = """
-import time
 from serinus import Model, TensorSpec
 
 class Doubler(Model):
@@ -34,12 +34,11 @@ OTHER = ("/v2", "/v2/models/m", "/metrics", "/docs", "/openapi.json", "/v2/model
 
 
 def asked(port: int, path: str, method: str = "GET", body: str | None = None) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request(method, path, body)
-    answer = connection.getresponse()
-    answer.read()
-    connection.close()
-    return answer.status
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
 
 @pytest.fixture
