@@ -22,6 +22,7 @@
     │   ├── Overloaded            429  RESOURCE_EXHAUSTED    the queue is full; `retry_after_s` says when to come back
     │   └── TimedOut              504  DEADLINE_EXCEEDED     the request's deadline passed here
     └── ConfigError               (start-up)                 settings or manifests; carries all problems at once
+        └── UntrustedModel        (start-up, load)           a model's signature is missing or does not fit its files
 
 A message names the thing, what came, what was expected and, where it is not obvious, how to mend it:
 ``input 'x': shape [2, 3] holds 6 values, data has 5``. No message names a Python class or a file of the server.
@@ -53,6 +54,7 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "UnsupportedMedia",
+    "UntrustedModel",
     "UpstreamFailed",
 ]
 
@@ -254,3 +256,7 @@ class ConfigError(SerinusError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class UntrustedModel(ConfigError):
+    """A model's signature is missing, or does not fit its files; see `--verify_models`."""

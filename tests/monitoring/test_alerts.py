@@ -73,6 +73,30 @@ def fragments(split: int, free: int) -> list[tuple[str, str]]:
     )
 
 
+def gauge(name: str, values: str) -> tuple[str, str]:
+    """A series of a process, gauge or counter."""
+    return f"{name}{{{SERVICE}}}", values
+
+
+def restarts(reason: str, values: str) -> tuple[str, str]:
+    return f'serinus_worker_restarts_total{{{SERVICE}, reason="{reason}"}}', values
+
+
+def expiry(days: float) -> tuple[str, str]:
+    name = f'serinus_tls_certificate_expiry_timestamp_seconds{{{SERVICE}, certificate="/etc/serinus/tls/tls.crt"}}'
+    return name, f"{int(days * 86400)}x90"
+
+
+def lag(in_time: str, looks: str) -> list[tuple[str, str]]:
+    """Looks at the event loop: those within 10 ms, and all of them, the others within a second."""
+    name = "serinus_event_loop_lag_seconds_bucket"
+    return [
+        (f'{name}{{{SERVICE}, le="0.01"}}', in_time),
+        (f'{name}{{{SERVICE}, le="1"}}', looks),
+        (f'{name}{{{SERVICE}, le="+Inf"}}', looks),
+    ]
+
+
 RESTARTS = f"kube_pod_container_status_restarts_total{{{POD}}}"
 REASON = f"kube_pod_container_status_last_terminated_reason{{{POD}, reason="
 WAITING = buckets("serinus_queue_seconds", "0x600", "0+600x600", "0+300x600")
@@ -94,6 +118,8 @@ class Case:
 WHO = {"namespace": "models", "inferenceservice": "fraud", "model": "fraud"}
 PLACE = {"namespace": "models", "pod": "fraud-0", "container": "kserve-container"}
 DEVICE = {"namespace": "models", "inferenceservice": "fraud", "pod": "fraud-0", "device": "0"}
+PROCESS = {"namespace": "models", "inferenceservice": "fraud", "pod": "fraud-0"}
+CERTIFICATE = {**PROCESS, "certificate": "/etc/serinus/tls/tls.crt"}
 STABLE = {"revision": "fraud-predictor"}
 STEADY = counts("success", "0+600x5000")
 CASES = [
@@ -273,6 +299,64 @@ CASES = [
     Case("SerinusGpuAllocationRetries", "long-ago", cuda(alloc_retries_total="7x60"), "20m"),
     Case("SerinusGpuOutOfMemory", "failed", cuda(ooms_total="0x10 1x50"), "12m", [DEVICE]),
     Case("SerinusGpuOutOfMemory", "long-ago", cuda(ooms_total="1x60"), "12m"),
+    Case("SerinusMemoryRestart", "drained", [gauge("serinus_memory_restart_pending", "0x5 1 0x30")], "9m", [PROCESS]),
+    Case("SerinusMemoryRestart", "a-worker", [restarts("memory", "0x5 1x30")], "9m", [PROCESS]),
+    Case("SerinusMemoryRestart", "an-hour-ago", [gauge("serinus_memory_restart_pending", "0x5 1 0x90")], "60m"),
+    Case("SerinusMemoryRestart", "never", [gauge("serinus_memory_restart_pending", "0x60")], "9m"),
+    Case("SerinusMemoryRestart", "a-worker-for-another-reason", [restarts("ended", "0x5 1x30")], "9m"),
+    Case(
+        "SerinusModelHangs",
+        "once",
+        [(f"serinus_model_hangs_total{{{MODEL}}}", "0x5 1x30")],
+        "7m",
+        [{**WHO, "pod": "fraud-0"}],
+    ),
+    Case("SerinusModelHangs", "an-hour-ago", [(f"serinus_model_hangs_total{{{MODEL}}}", "0x5 1x90")], "60m"),
+    Case("SerinusWorkersRestarting", "four-times", [restarts("silent", "0 1 1 2 2 3 3 4x30")], "15m", [PROCESS]),
+    Case(
+        "SerinusWorkersRestarting",
+        "a-models-process",
+        [(f'serinus_model_process_restarts_total{{{MODEL}, reason="ended"}}', "0 1 1 2 2 3 3 4x30")],
+        "15m",
+        [PROCESS],
+    ),
+    Case("SerinusWorkersRestarting", "once", [restarts("ended", "0 1x30")], "15m"),
+    Case("SerinusWorkersRestarting", "for-memory", [restarts("memory", "0 1 1 2 2 3 3 4x30")], "15m"),
+    # promtool's clock begins at 0: the number is how many seconds are left then.
+    Case("SerinusCertificateExpires", "in-three-days", [expiry(3)], "70m", [{**CERTIFICATE, "window": "7d"}]),
+    Case(
+        "SerinusCertificateExpires",
+        "in-half-a-day",
+        [expiry(0.5)],
+        "70m",
+        [{**CERTIFICATE, "window": "7d"}, {**CERTIFICATE, "window": "1d"}],
+    ),
+    Case("SerinusCertificateExpires", "in-a-month", [expiry(30)], "70m"),
+    Case(
+        "SerinusCertificateExpires",
+        "exchanged-in-time",
+        [(expiry(3)[0], f"{3 * 86400}x30 {90 * 86400}x60")],
+        "70m",
+    ),
+    Case(
+        "SerinusModelUntrusted",
+        "refused",
+        [gauge("serinus_model_signature_refusals_total", "0x5 2x30")],
+        "7m",
+        [PROCESS],
+    ),
+    Case("SerinusModelUntrusted", "an-hour-ago", [gauge("serinus_model_signature_refusals_total", "0x5 2x90")], "60m"),
+    Case("SerinusEventLoopLate", "late", lag("0+1000x60", "0+1100x60"), "20m", [PROCESS]),
+    Case("SerinusEventLoopLate", "held", [gauge("serinus_loop_held_total", "0+1x60")], "20m", [PROCESS]),
+    Case("SerinusEventLoopLate", "late-for-a-minute", lag("0+1000x10 10000x50", "0+1000x10 10900x50"), "20m"),
+    Case(
+        "SerinusEventLoopLate",
+        "in-time",
+        [*lag("0+1000x60", "0+1001x60"), gauge("serinus_loop_held_total", "3x60")],
+        "20m",
+    ),
+    Case("SerinusOverloaded", "half-refused", [STEADY, counts("rejected", "0+600x60")], "25m", [WHO]),
+    Case("SerinusOverloaded", "one-in-ten", [STEADY, counts("rejected", "0+66x60")], "25m"),
     Case(
         "SerinusGpuMemoryNearlyFull",
         "full",

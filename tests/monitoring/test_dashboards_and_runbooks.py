@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from promtool import MONITORING, alerting_rules, has_prometheus, rules
-from scraped_cluster import CANARY, DARK, NAMESPACE, SERVICE, STABLE, ScrapedCluster, scraped_cluster
+from scraped_cluster import CANARY, DARK, NAMESPACE, SERVICE, STABLE, TROUBLED, ScrapedCluster, scraped_cluster
 from waiting import wait_until
 
 pytestmark = [
@@ -108,6 +109,8 @@ def test_the_monitor_of_knative_mode_tells_knatives_revision(cluster: ScrapedClu
 def exported(cluster: ScrapedCluster) -> set[str]:
     """Names of series on the pages of both servers."""
     pages = [served.ask("GET", "/metrics")[1] for served in (cluster.stable, cluster.canary, cluster.dark)]
+    with urllib.request.urlopen(f"http://127.0.0.1:{cluster.troubled_port}/metrics", timeout=10) as answer:
+        pages.append(answer.read().decode())
     return {
         line.split("{")[0].split(" ")[0] for page in pages for line in page.splitlines() if line[:1] not in ("", "#")
     }
@@ -159,6 +162,8 @@ def test_faults_of_the_canary_fire_their_alerts_and_the_stable_version_none(clus
         "SerinusGpuAllocationRetries",
         "SerinusGpuOutOfMemory",
         "SerinusGpuMemoryNearlyFull",
+        "SerinusModelHangs",
+        "SerinusCertificateExpires",
     }
     wait_until(lambda: wanted <= firing(), limit_s=60)
     assert not firing(f', revision="{STABLE}"') - {"SerinusTargetDown"}
@@ -204,8 +209,27 @@ SEEN = {
     "SerinusGpuAllocationRetries": [r"alloc_retries_total\{.*\} \d", r"^\d.*device=0"],
     "SerinusGpuOutOfMemory": [r"ooms_total\{.*\} [1-9]"],
     "SerinusGpuMemoryNearlyFull": [r"^0\.98.* gpu=0"],
+    "SerinusMemoryRestart": [r"serinus_memory_restart_pending\{.*\} 0", r"^1 reason=ended"],
+    "SerinusModelHangs": [r"serinus_model_hangs_total\{.*\} [1-9]", rf"^\d.*pod={TROUBLED}-0"],
+    "SerinusWorkersRestarting": [
+        r'worker_restarts_total\{.*reason="ended".*\} 1',
+        rf"pod={TROUBLED}-0 reason=ended|reason=ended pod={TROUBLED}-0",
+    ],
+    "SerinusCertificateExpires": [r"certificate_expiry_timestamp_seconds\{.*\} \d", r"^2\.9\d* .*certificate="],
+    "SerinusModelUntrusted": [r"signature_refusals_total\{.*\} 0", rf"^0 .*pod={TROUBLED}-0"],
+    "SerinusEventLoopLate": [r"serinus_loop_held_total\{.*\} \d", rf"^\d.*pod={TROUBLED}-0", r"^0\.(?:6|59)\d* "],
+    "SerinusOverloaded": [r"outcome=rejected", r'outcome="rejected".*\} [1-9]'],
 }
 """What the commands of a section say of the faulty server, as patterns of lines."""
+OF_THE_TROUBLED = {
+    "SerinusMemoryRestart",
+    "SerinusModelHangs",
+    "SerinusWorkersRestarting",
+    "SerinusCertificateExpires",
+    "SerinusModelUntrusted",
+    "SerinusEventLoopLate",
+}
+"""Sections whose commands are run against the server over TLS."""
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -223,10 +247,13 @@ def test_the_commands_of_a_runbook_show_the_fault(cluster: ScrapedCluster, title
     strict = PREAMBLE.replace("ask() {", "bare() {") + (
         'ask() { local told; told=$(bare "$@"); [ -n "$told" ] || { echo "no data: $1" >&2; return 3; }; echo "$told"; }\n'
     )
+    asked = (cluster.dark if title == "SerinusModelNotReady" else cluster.canary).http_port
+    if title in OF_THE_TROUBLED:
+        asked = cluster.troubled_port
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "SERVER": f"http://127.0.0.1:{(cluster.dark if title == 'SerinusModelNotReady' else cluster.canary).http_port}",
+        "SERVER": f"http://127.0.0.1:{asked}",
         "PROMETHEUS": cluster.prometheus,
         "NAMESPACE": NAMESPACE,
         "SERVICE": SERVICE,

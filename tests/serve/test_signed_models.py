@@ -172,7 +172,11 @@ def test_workers_agree_on_the_digest_and_a_load_of_an_altered_model_leaves_the_o
             opened.write("\n")
         status, refused = server.ask("POST", "/v2/repository/models/fraud/load", {})
         assert request(server, "fraud")[0] == 200
+        after = server.ask("GET", "/metrics")[1]
         server.stop()
+    # Counted on the worker that was asked, and on each that was to have the model too.
+    assert re.search(r"serinus_model_signature_refusals_total 0(?:\.0)?\n", page)
+    assert re.search(r"serinus_model_signature_refusals_total [12](?:\.0)?\n", after)
     assert len(re.findall(r"serinus_model_digest_info\{.*\} 1(?:\.0)?\n", page)) == 1, re.findall(
         r"serinus_model_digest_info.*", page
     )

@@ -18,6 +18,7 @@ from serinus import Family, InferRequest, InferResponse, Model, RequestModel, Te
 SLOW_S = 0.02
 SLOW_ROW = 7.0
 """A value that takes much longer than others."""
+HANG_TIMEOUT_S = 0.5
 LEAKED = b"x" * 50_000
 GIB = 1 << 30
 SEGMENTS = [
@@ -72,6 +73,17 @@ class Faulty(Model):
             "num_ooms": self._scrapes // 2,
         }
         return families(stats, (2 * GIB, 80 * GIB), largest_free_bytes(SEGMENTS, 0), 0, "0")
+
+
+class Hanging(Steady):
+    """Doubles a number, and takes far too long for one."""
+
+    execution = "thread"
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: object) -> dict[str, np.ndarray]:
+        if (inputs["x"] == SLOW_ROW).any():
+            time.sleep(2 * HANG_TIMEOUT_S)  # a fault; it comes back, so that the next one can hang as well
+        return super().predict(inputs, call)
 
 
 class Unready(RequestModel):

@@ -13,16 +13,19 @@ import http.server
 import json
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-from faulty_model import SLOW_ROW
-from prometheus_server import ask_prometheus, prometheus_server
+from certificate_support import Authority
+from faulty_model import HANG_TIMEOUT_S, SLOW_ROW
+from prometheus_server import ask_prometheus, free_port, prometheus_server
 from promtool import MONITORING
 from serve_support import Served, serving
 
@@ -30,7 +33,7 @@ __all__ = ["ScrapedCluster", "discovered", "scrape_job", "scraped_cluster"]
 
 MODELS = Path(__file__).with_name("faulty_model.py")
 NAMESPACE, SERVICE = "models", "fraud"
-STABLE, CANARY, DARK = "fraud-predictor", "fraud-v2-predictor", "fraud-v3-predictor"
+STABLE, CANARY, DARK, TROUBLED = "fraud-predictor", "fraud-v2-predictor", "fraud-v3-predictor", "fraud-v4-predictor"
 SCORES = ("--score_output", "y", "--score_bins", "1,2,3,4,5")
 CONTAINER = f'namespace="{NAMESPACE}",pod="{CANARY}-0",container="kserve-container"'
 
@@ -52,6 +55,8 @@ class ScrapedCluster:
     canary: Served
     dark: Served
     """Not ready, and without traffic."""
+    troubled_port: int
+    """Metrics of a server over TLS whose certificate ends in three days, whose model hangs, and one of whose two workers was killed."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
@@ -112,14 +117,19 @@ def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
             started[name] = stack.enter_context(
                 serving(folder / name, *words, environment={"PYTHONPATH": str(MODELS.parent)})
             )
+        troubled, troubled_port = stack.enter_context(_troubled(folder / TROUBLED))
         page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
         threading.Thread(target=page.serve_forever, args=(0.02,), daemon=True).start()
         stack.callback(page.server_close)
         stack.callback(page.shutdown)
         address = stack.enter_context(
-            _prometheus(folder, {name: served.http_port for name, served in started.items()}, page.server_port)
+            _prometheus(
+                folder,
+                {**{name: served.http_port for name, served in started.items()}, TROUBLED: troubled_port},
+                page.server_port,
+            )
         )
-        cluster = ScrapedCluster(address, started[STABLE], started[CANARY], started[DARK])
+        cluster = ScrapedCluster(address, started[STABLE], started[CANARY], started[DARK], troubled_port)
         threads = [
             threading.Thread(target=_load, args=(served, kind, cluster.stop), daemon=True)
             for served, kinds in (
@@ -128,6 +138,7 @@ def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
             )
             for kind in kinds
         ]
+        threads.append(threading.Thread(target=_load, args=(troubled, "hanging", cluster.stop), daemon=True))
         for thread in threads:
             thread.start()
         stack.callback(lambda: [thread.join(10) for thread in threads])
@@ -148,15 +159,46 @@ def _load(served: Served, kind: str, stop: threading.Event) -> None:
         # Taken, since the model is usually quicker than that, and too slow for this one.
         tensor["data"] = [SLOW_ROW, 2.0]
         body["parameters"] = {"timeout": 250_000}  # microseconds
+    elif kind == "hanging":
+        tensor["data"] = [SLOW_ROW, 2.0]
     elif kind == "unknown":
         path = "/v2/models/nobody/infer"
-    connection = http.client.HTTPConnection("127.0.0.1", served.http_port, timeout=30)
+    connection = (
+        http.client.HTTPSConnection("127.0.0.1", served.http_port, timeout=30, context=_trusting_anybody())
+        if kind == "hanging"
+        else http.client.HTTPConnection("127.0.0.1", served.http_port, timeout=30)
+    )
     content = json.dumps(body)
     while not stop.is_set():
         connection.request("POST", path, content, {"Content-Type": "application/json"})
         connection.getresponse().read()
         stop.wait(0.02)
     connection.close()
+
+
+def _trusting_anybody() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+@contextlib.contextmanager
+def _troubled(folder: Path) -> Iterator[tuple[Served, int]]:
+    """Start the server that `ScrapedCluster.troubled_port` is of; it and its plain port of metrics."""
+    folder.mkdir()
+    issued = Authority(folder, "ours").issue("server", ends_in_days=3)
+    port = free_port()
+    flags = ("--ssl_certfile", str(issued.certificate), "--ssl_keyfile", str(issued.key), "--metrics_port", str(port))
+    flags += ("--hang_timeout_s", str(HANG_TIMEOUT_S), "--workers", "2", "--revision", f"isvc.{TROUBLED}")
+    words = ("--class", f"{MODELS}:Hanging", "--model_name", SERVICE, *flags)
+    with serving(folder, *words, environment={"PYTHONPATH": str(MODELS.parent)}) as served:
+        workers = [
+            child
+            for child in psutil.Process(served.process.pid).children()
+            if "resource_tracker" not in " ".join(child.cmdline())
+        ]
+        workers[0].kill()
+        yield served, port
 
 
 @contextlib.contextmanager

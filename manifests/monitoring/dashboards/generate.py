@@ -407,6 +407,66 @@ def on_call() -> Dashboard:
                 ),
             ],
         ),
+        (
+            "Health of the processes",
+            [
+                Lines(
+                    "Event loop, lag p99",
+                    [(quantile(0.99, "serinus_event_loop_lag_seconds", "pod"), "{{pod}}")],
+                    "s",
+                    "How late requests, probes and metrics are begun.",
+                ),
+                Lines(
+                    "Hangs, and the loop held",
+                    [
+                        (
+                            f"sum by (pod, model) (increase(serinus_model_hangs_total{{{CHOSEN}}}[1h]))",
+                            "hangs {{pod}} {{model}}",
+                        ),
+                        (f"sum by (pod) (increase(serinus_loop_held_total{{{CHOSEN}}}[1h]))", "held {{pod}}"),
+                    ],
+                    "short",
+                    "In the last hour.",
+                ),
+                Lines(
+                    "Processes replaced",
+                    [
+                        (
+                            f"sum by (pod, reason) (increase(serinus_worker_restarts_total{{{CHOSEN}}}[1h]))",
+                            "worker {{pod}} {{reason}}",
+                        ),
+                        (
+                            f"sum by (pod) (max_over_time(serinus_memory_restart_pending{{{CHOSEN}}}[1h]))",
+                            "for memory {{pod}}",
+                        ),
+                    ],
+                    "short",
+                    "In the last hour; workers where there are several, and servers that ended for their memory.",
+                ),
+                Lines(
+                    "Memory, growth an hour",
+                    [(f"max by (pod) (serinus_memory_growth_bytes_per_hour{{{CHOSEN}}})", "{{pod}}")],
+                    "bytes",
+                ),
+                Lines(
+                    "Certificates, days left",
+                    [
+                        (
+                            f"(min by (pod, certificate) (serinus_tls_certificate_expiry_timestamp_seconds{{{CHOSEN}}}) - time()) / 86400",
+                            "{{pod}} {{certificate}}",
+                        )
+                    ],
+                    "short",
+                    "Of servers that speak TLS themselves.",
+                ),
+                Lines(
+                    "Loads refused for their signature",
+                    [(f"sum by (pod) (increase(serinus_model_signature_refusals_total{{{CHOSEN}}}[1h]))", "{{pod}}")],
+                    "short",
+                    "In the last hour.",
+                ),
+            ],
+        ),
         ("Runbooks", runbooks()),
     ]
     return build(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from ..errors import ConfigError, Conflict, InvalidInput, SerinusError
+from ..errors import ConfigError, Conflict, InvalidInput, SerinusError, UntrustedModel
 from ..protocol.types import NO_PARAMETERS
 from ..settings import ModelSettings
 from .descriptions import Descriptions
@@ -61,6 +61,8 @@ class ModelChanges(Descriptions):
         try:
             return await self.registry.stage_load(name, parameters)
         except ConfigError as error:
+            if isinstance(error, UntrustedModel):
+                self.metrics.events.count("serinus_model_signature_refusals_total")
             raise InvalidInput(f"model '{name}' cannot be loaded: {'; '.join(error.problems)}") from error
 
     async def commit(self, staged: Staged) -> None:

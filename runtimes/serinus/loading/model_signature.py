@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UntrustedModel
 from ..small_file import read_bytes
 
 __all__ = ["PrivateFiles", "SignedModel", "Signers", "verified_copy"]
@@ -106,14 +106,15 @@ def verified_copy(path: Path, signers: Signers) -> SignedModel:
         signers: whose signature is good.
 
     Raises:
-        ConfigError: there is no signature, it is another's, or a file was altered, added or taken away; each is named.
+        UntrustedModel: there is no signature, it is another's, or a file was altered, added or taken away; each is named.
+        ConfigError: it cannot be checked: the package is missing, or the copy has no room.
     """
     whole = Path(os.path.realpath(path))
     signature = whole / signers.signature if whole.is_dir() else whole.with_name(f"{whole.name}.sig")
     try:
         signed = read_bytes(signature, most_bytes=_SIGNATURE_BYTES)
     except FileNotFoundError:
-        raise ConfigError(
+        raise UntrustedModel(
             f"{path}: not signed: there is no {signature.name}, and --verify_models wants one; "
             f"sign it with: model_signing sign key {path} --private_key KEY --signature {signature}"
         ) from None
@@ -136,7 +137,7 @@ def verified_copy(path: Path, signers: Signers) -> SignedModel:
             _copy_folder(whole, copy, manifest, signers.signature)
         else:
             if manifest.names != {"."}:
-                raise ConfigError(f"{signature}: signs a folder, and {path} is a file")
+                raise UntrustedModel(f"{signature}: signs a folder, and {path} is a file")
             copy.parent.mkdir()
             handle = os.open(whole.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -195,17 +196,17 @@ def _manifest_of(own: Path, signers: Signers, signature: Path) -> _Manifest:
         ignored = tuple(PurePosixPath(text) for text in (*how.get("ignore_paths", ()), *_GIT))
         follow_links = how.get("allow_symlinks") is True
     except Exception as error:  # noqa: BLE001 # the bytes are anybody's, and the library's parsers raise what they like
-        raise ConfigError(
+        raise UntrustedModel(
             f"{signature}: not a signature of this model by the key of --verify_models {signers.key}: {_said(error)}"
         ) from None
     if how.get("method") != "files":
-        raise ConfigError(
+        raise UntrustedModel(
             f"{signature}: signs {str(how.get('method'))[:40]!r} of files; whole files were expected: sign it with model_signing's command"
         )
     for name in names:
         parts = PurePosixPath(name).parts
         if name != "." and (not parts or name.startswith("/") or ".." in parts or "\0" in name):
-            raise ConfigError(f"{signature}: names {name[:200]!r}, which is no file below the model's folder")
+            raise UntrustedModel(f"{signature}: names {name[:200]!r}, which is no file below the model's folder")
     return _Manifest(names, f"sha256:{root}", ignored, follow_links)
 
 
@@ -216,7 +217,7 @@ def _check_copy(copy: Path, own: Path, signers: Signers, shown: Path) -> None:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # as above
-        raise ConfigError(f"{shown}: altered since it was signed: {_said(error)}") from None
+        raise UntrustedModel(f"{shown}: altered since it was signed: {_said(error)}") from None
 
 
 def _said(error: Exception) -> str:
@@ -245,7 +246,7 @@ def _copy_folder(root: Path, copy: Path, manifest: _Manifest, signature: str) ->
             f"{root / name}: missing: the signature names it" for name in sorted(manifest.names.difference(there))
         ]
         if problems:
-            raise ConfigError(problems)
+            raise UntrustedModel(problems)
         copy.mkdir(parents=True)
         for name in sorted(manifest.names):
             *folders, last = PurePosixPath(name).parts
@@ -299,12 +300,12 @@ def _copy_file(folder: int, name: str, target: Path, *, follow_links: bool, show
         handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | links, dir_fd=folder)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ConfigError(f"{shown}: a link, and the signature allows none") from None
+            raise UntrustedModel(f"{shown}: a link, and the signature allows none") from None
         raise
     with os.fdopen(handle, "rb", buffering=0) as source:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{shown}: is no regular file")
+            raise UntrustedModel(f"{shown}: is no regular file")
         left = status.st_size
         own = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(own, "wb", buffering=0) as written:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts import leads_out
-from ...errors import ConfigError
+from ...errors import ConfigError, UntrustedModel
 from ...loading.directory import folder_name, settings_from_directory
 from ...loading.model_folders import Folders, model_folders, why_unreadable
 from ...loading.model_formats import installed
@@ -228,6 +228,7 @@ def _of_paths(
     allow_implementation = _parts(values["allow_implementation"])
     allow_uri = tuple(map(Path, _parts(values["allow_uri"])))
     problems: list[str] = []
+    untrusted = False
     found: list[ModelSettings] = []
     fallback: list[str] = []
     if not paths:
@@ -251,6 +252,7 @@ def _of_paths(
             )
         except ConfigError as error:
             problems.extend(error.problems)
+            untrusted |= isinstance(error, UntrustedModel)
             continue
         found.extend(
             dataclasses.replace(settings, name=settings.name or path.name) if in_repository else settings
@@ -258,7 +260,7 @@ def _of_paths(
         )
         fallback.extend(folder_name(settings) or _path_name(path, settings) for settings in of_path)
     if problems:
-        raise ConfigError(problems)
+        raise UntrustedModel(problems) if untrusted else ConfigError(problems)
     return _with_options(found, fallback, parsed, extra, alone=alone)
 
 
@@ -277,7 +279,7 @@ def _read_path(path: Path, parsed: Parsed, **options: Any) -> Sequence[ModelSett
     found = settings_from_directory(signed.path, **{**options, "allow_uri": ()})
     # The name was read before the check, to find the folder by; it must be the one that is signed.
     if own_name(signed.path) not in (signed.path.name, own_name(path)):
-        raise ConfigError(f"{path}: changed while its signature was checked")
+        raise UntrustedModel(f"{path}: changed while its signature was checked")
     return [dataclasses.replace(settings, digest=signed.digest, files=signed.files) for settings in found]
 
 

@@ -20,6 +20,10 @@ EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "Models that were moved from the event loop to a thread, because they held it.",
         ("model", "version"),
     ),
+    "serinus_model_signature_refusals_total": (
+        "Loads by request that were refused because a model's signature is missing or does not fit.",
+        (),
+    ),
     "serinus_loop_held_total": ("Times that the event loop was held for longer than a probe waits.", ()),
     "serinus_loop_held_seconds_total": ("Seconds of them.", ()),
 }
