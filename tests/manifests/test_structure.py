@@ -207,7 +207,6 @@ def kinds(version: str, kind: str) -> list[tuple[str, str, str]]:
         ("serving.kubeflow.org/v1alpha2", "InferenceService", "error", "server", "does not serve kind"),
         ("apps/v1beta1", "Deployment", "error", "server", "does not serve kind"),
         ("mlops.seldon.io/v1alpha1", "Pipeline", "warning", "unchecked", "structure only"),
-        ("serving.kserve.io/v1alpha2", "LLMInferenceService", "warning", "unchecked", "structure only"),
         ("machinelearning.seldon.io/v1", "SeldonDeployment", "warning", "unchecked", "not checked"),
         ("argoproj.io/v1alpha1", "Rollout", "warning", "unchecked", "not checked"),
         ("networking.istio.io/v1", "VirtualService", "warning", "unchecked", "not checked"),

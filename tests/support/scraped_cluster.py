@@ -172,7 +172,7 @@ def _load(served: Served, kind: str, stop: threading.Event) -> None:
     while not stop.is_set():
         connection.request("POST", path, content, {"Content-Type": "application/json"})
         connection.getresponse().read()
-        stop.wait(0.02)
+        stop.wait(2.0 if kind == "hanging" else 0.02)
     connection.close()
 
 

@@ -18,6 +18,7 @@ from .rules.canary_rules import CANARY_RULES
 from .rules.component_pitfalls import COMPONENT_PITFALLS, PORT_PITFALLS
 from .rules.component_rules import COMPONENT_RULES
 from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
+from .rules.llm_rules import LLM_CONFIG_RULES, LLM_RULES
 from .rules.pods.container_rules import CONTAINER_RULES
 from .rules.pods.pod_rules import METADATA_RULES, POD_RULES
 from .rules.pods.pod_value_rules import POD_VALUE_RULES
@@ -36,7 +37,6 @@ __all__ = ["check_documents", "check_inference_service", "check_runtimes"]
 
 _KSERVE, _SELDON = "serving.kserve.io", "mlops.seldon.io"
 _RUNTIMES = {"ServingRuntime", "ClusterServingRuntime"}
-_STRUCTURE_ONLY = {"LLMInferenceService", "LLMInferenceServiceConfig"}
 _SELDON_1 = "machinelearning.seldon.io"
 
 
@@ -86,8 +86,12 @@ def _check_other(document: Document, group: str, problems: Problems) -> None:
         judge(GRAPH_RULES, document, document, problems)
     elif document.kind == "TrainedModel":
         judge(TRAINED_MODEL_RULES, document, document, problems)
+    elif document.kind == "LLMInferenceService":
+        judge(LLM_RULES, document, document, problems)
+    elif document.kind == "LLMInferenceServiceConfig":
+        judge(LLM_CONFIG_RULES, document, document, problems)
     check_structure(document, schema, problems)
-    if group == _SELDON or document.kind in _STRUCTURE_ONLY:
+    if group == _SELDON:
         _unchecked(document, problems, f"{document.kind}: structure only; the rules of its controller are not checked")
 
 
