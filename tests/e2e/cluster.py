@@ -197,9 +197,13 @@ class Cluster:
         try:
             return self.kubectl(*words, text=text).count("serverside-applied")
         except KubectlFailed as failed:
-            # RBAC's own words: a webhook's refusal is "Forbidden" as well.
-            if re.search(r"cannot \w+ resource|attempting to grant RBAC permissions", str(failed)):
-                raise NotAllowed(str(failed)) from None
+            # RBAC's own words: a webhook's refusal is "Forbidden" as well. Who may not bind any role is held to the rights of the role, which
+            # a dry run does not keep: then it is not found.
+            refused = re.search(
+                r"cannot \w+ resource|attempting to grant RBAC permissions|rolebindings\S* \S+ not found", str(failed)
+            )
+            if refused:
+                raise NotAllowed(str(failed).splitlines()[0]) from None
             raise
 
     def patch(self, kind: str, name: str, value: Mapping[str, Any], *, subresource: str = "") -> None:

@@ -198,6 +198,8 @@ def test_probes_resources_and_nodes_of_the_pods_are_as_written(
                 else "kserve-container"
             )
             made = there[name]
+            # Where `kubectl describe pod` reads why a container ended, such as for its memory.
+            assert made.get("terminationMessagePath") == "/dev/termination-log"
             for key in ("readinessProbe", "livenessProbe", "startupProbe", "resources", "securityContext"):
                 if container.get(key):
                     assert list(lost(container[key], made.get(key), key)) == [], (name, key)
