@@ -453,3 +453,69 @@ def test_an_image_that_cannot_run_here_is_told_with_field_line_and_mend(tmp_path
     )
     assert "--image registry:5000/team/redis='COMMAND'" in error.mend
     assert load(file, (), PlanOptions(images={"redis": ("run",)})).errors == ()
+
+
+WORKLOAD = """
+apiVersion: %s
+kind: %s
+metadata: {name: a}
+spec:
+  template:
+    metadata: {labels: {app: a}}
+    spec:
+      %s
+      containers: [%s]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "pod", "container", "field"),
+    [
+        ("Deployment", "", "{name: A, image: x}", "containers[0].name"),
+        ("Deployment", "", "{name: a}", "containers[0].image"),
+        (
+            "Deployment",
+            "",
+            "{name: a, image: x, volumeMounts: [{name: b, mountPath: /b}]}",
+            "containers[0].volumeMounts[0].name",
+        ),
+        ("Deployment", "restartPolicy: Never", "{name: a, image: x}", "restartPolicy"),
+        ("Job", "restartPolicy: Always", "{name: a, image: x}", "restartPolicy"),
+        ("Job", "", "{name: a, image: x}", "restartPolicy"),
+        (
+            "Job",
+            "restartPolicy: Never",
+            "{name: a, image: x, resources: {limits: {cpu: 1}, requests: {cpu: 2}}}",
+            "containers[0].resources.requests.cpu",
+        ),
+    ],
+)
+def test_pods_of_kubernetes_own_workloads_are_judged_and_the_server_refuses_them(
+    kind: str, pod: str, container: str, field: str
+):
+    group = "batch/v1" if kind == "Job" else "apps/v1"
+    selector = "" if kind == "Job" else "\n  selector: {matchLabels: {app: a}}"
+    found = checked((WORKLOAD % (group, kind, pod, container)).rstrip() + selector)
+    (problem,) = [each for each in found if each.severity == "error"]
+    assert (problem.field, problem.layer) == (f"spec.template.spec.{field}", "server")
+
+
+def test_a_workload_that_the_server_takes_has_no_finding():
+    pod = "restartPolicy: Never"
+    text = WORKLOAD % ("batch/v1", "Job", pod, "{name: a, image: x, volumeMounts: [{name: b, mountPath: /b}]}")
+    assert checked(text.replace(pod, f"{pod}\n      volumes: [{{name: b, emptyDir: {{}}}}]")) == ()
+
+
+def test_an_item_of_null_and_one_written_twice_are_warned_of_where_the_server_takes_them():
+    role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: a}\n"
+    role += "rules: [{apiGroups: [''], resources: [pods, null], verbs: [get]}]\n"
+    account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\nsecrets: [{name: b}, {name: b}]\n"
+    for text in (role, account):
+        (problem,) = checked(text)
+        assert problem.severity == "warning"
+
+
+def checked(text: str) -> tuple[Problem, ...]:
+    problems = Problems()
+    check_documents(load_text(text, "a.yaml"), problems)
+    return problems.all

@@ -12,6 +12,7 @@ from serinus.manifests.documents import load_text
 from serinus.manifests.rules.canary_rules import CANARY_RULES
 from serinus.manifests.rules.component_pitfalls import COMPONENT_PITFALLS, PORT_PITFALLS
 from serinus.manifests.rules.component_rules import COMPONENT_RULES
+from serinus.manifests.rules.core_rules import CORE_RULES
 from serinus.manifests.rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from serinus.manifests.rules.pods.container_rules import CONTAINER_RULES
 from serinus.manifests.rules.pods.pod_rules import METADATA_RULES, POD_RULES
@@ -38,7 +39,7 @@ BLOCK_RULES = (
     *VOLUME_RULES,
     *COMPONENT_PITFALLS,
 )
-DOCUMENTS = (*OBJECT_RULES, *METADATA_RULES, *GRAPH_RULES, *TRAINED_MODEL_RULES)
+DOCUMENTS = (*OBJECT_RULES, *METADATA_RULES, *GRAPH_RULES, *TRAINED_MODEL_RULES, *CORE_RULES)
 SERVICES = (*SERVICE_RULES, *CANARY_RULES, *SERVICE_PITFALLS, *TRANSFORMER_PITFALLS)
 RULES: dict[str, Rule[Any]] = {rule.id: rule for rule in (*BLOCK_RULES, *SERVICES, *DOCUMENTS, *RUNTIME_RULES)}
 
@@ -131,6 +132,8 @@ BLOCKS: list[tuple[str, str, str, list[str]]] = [
     ("container-quantities", "", "model: {resources: {requests: {nvidia.com/gpu: 1}}}", []),
     ("container-quantities", "", "model: {}\ncontainers: [{resources: {requests: {nvidia.com/gpu: 1}}}]", []),
     ("pod-words", "", "topologySpreadConstraints: [{nodeTaintsPolicy: honor}]", ["topologySpreadConstraints[0].nodeTaintsPolicy"]),
+    ("pod-restart-policy", "", "restartPolicy: OnFailure", ["restartPolicy"]),
+    ("pod-restart-policy", "", "restartPolicy: Always", []),
     ("pod-ranges", "", "topologySpreadConstraints: [{minDomains: 0}]", ["topologySpreadConstraints[0].minDomains"]),
     ("pod-names", "", "hostname: a.b", ["hostname"]),
     ("pod-names", "", "nodeName: a.b", []),
@@ -480,6 +483,8 @@ def test_a_rule_of_components_finds_what_breaks_it_and_nothing_else(case):
     assert found == [f"{spelled(at)}.{path}".rstrip(".") for path in expected]
 
 
+CLAIM = "apiVersion: v1\nkind: PersistentVolumeClaim\nspec: {%s}\n"
+DEPLOYMENT = "apiVersion: apps/v1\nkind: Deployment\nspec: {selector: %s, template: {metadata: {labels: %s}}}\n"
 ISVC = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n"
 NAMED = ISVC + "metadata: {name: fraud}\n"
 STANDARD = ISVC + f"metadata: {{name: fraud, annotations: {MODE}}}\n"
@@ -529,6 +534,16 @@ WHOLE: list[tuple[str, str, list[str]]] = [
     ("object-api-version", ISVC, []),
     ("object-no-key-twice", ISVC + "spec:\n  a: 1\n  a: 2\n", ["spec.a"]),
     ("object-no-key-twice", ISVC + "spec:\n  a: 1\n  b: 2\n", []),
+    ("core-secret-data", "apiVersion: v1\nkind: Secret\ndata: {a: 'ab c', b: YWI=, c: minio}\n", ["data.a", "data.c"]),
+    ("core-secret-data", "apiVersion: v1\nkind: Secret\ndata: {a: YWI=}\nstringData: {b: 'ab c'}\n", []),
+    ("core-selectors-match", DEPLOYMENT % ("{}", "{app: a}"), ["spec.selector"]),
+    ("core-selectors-match", DEPLOYMENT % ("{matchLabels: {app: a}}", "{app: b}"), ["spec.template.metadata.labels.app"]),
+    ("core-selectors-match", DEPLOYMENT % ("{matchLabels: {app: a}}", "{app: a, b: c}"), []),
+    ("core-claims", CLAIM % "accessModes: []", ["spec.accessModes", "spec.resources.requests.storage"]),
+    ("core-claims", CLAIM % "accessModes: [rwo], resources: {requests: {storage: 0}}, volumeMode: file", [
+        "spec.accessModes[0]", "spec.resources.requests.storage", "spec.volumeMode",
+    ]),
+    ("core-claims", CLAIM % "accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}", []),
     ("service-name", ISVC, ["metadata.name"]),
     ("service-name", ISVC + "metadata: {name: 7}\n", ["metadata.name"]),
     ("service-name", ISVC + "metadata: {name: Fraud}\n", ["metadata.name"]),

@@ -17,6 +17,7 @@ from .published_schemas import published
 from .rules.canary_rules import CANARY_RULES
 from .rules.component_pitfalls import COMPONENT_PITFALLS, PORT_PITFALLS
 from .rules.component_rules import COMPONENT_RULES
+from .rules.core_rules import CORE_RULES, pod_templates
 from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from .rules.llm_rules import LLM_CONFIG_RULES, LLM_RULES
 from .rules.pods.container_rules import CONTAINER_RULES
@@ -82,6 +83,12 @@ def _check_other(document: Document, group: str, problems: Problems) -> None:
         _judge_kind(document, group, problems)
         return
     judge(OBJECT_RULES, document, document, problems)
+    judge(CORE_RULES, document, document, problems)
+    for block in pod_templates(document):
+        for rules in (CONTAINER_RULES, POD_RULES, POD_VALUE_RULES, SELECTOR_RULES, VOLUME_RULES, PORT_PITFALLS):
+            judge(
+                tuple(rule for rule in rules if rule.layer == "controller"), block, document, problems, layer="server"
+            )
     if document.kind == "InferenceGraph":
         judge(GRAPH_RULES, document, document, problems)
     elif document.kind == "TrainedModel":

@@ -29,6 +29,8 @@ _NAMES = {
     "quantity": "a quantity",
 }
 _RFC_3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
+_LOOSE_LISTS = {"env", "secrets", "imagePullSecrets", "ownerReferences"}
+"""Lists whose items a merge tells apart, and nobody else does."""
 _INT_RANGES = {"int32": 2**31, "int64": 2**63}
 
 _HINTS: Mapping[str, Mapping[str, str]] = {
@@ -55,6 +57,8 @@ class _Walk:
     """Whether a webhook writes zero values before the schema is asked."""
     custom: bool
     """Whether the schema of a CustomResourceDefinition is asked as it is written, and no Go type before it."""
+    decoded: bool
+    """Whether a Go type of Kubernetes' own takes it."""
 
     def error(self, path: FieldPath, message: str, mend: str, *, rule: str, layer: Layer = "server") -> None:
         self.problems.error(self.document, path, message, mend, rule=rule, layer=layer)
@@ -71,7 +75,7 @@ def check_structure(document: Document, schema: Schema, problems: Problems) -> N
     filled = document.kind == "InferenceService"
     group = document.api_version.partition("/")[0]
     custom = not filled and group.endswith((".kserve.io", ".seldon.io"))
-    _check(_Walk(document, problems, filled, custom), (), document.value, schema)
+    _check(_Walk(document, problems, filled, custom, not filled and not custom), (), document.value, schema)
 
 
 def check_version(document: Document, version: tuple[int, int], known: Published, problems: Problems) -> None:
@@ -206,9 +210,13 @@ def _check_list(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> Non
 
 
 def _empty_item(walk: _Walk, path: FieldPath, schema: Schema) -> None:
-    """An item that is null: the schema refuses it, KServe's webhook makes an empty one of it, and its containers then lack everything."""
+    """An item that is null: the schema refuses it, KServe's webhook makes an empty one of it, and its containers then lack everything.
+
+    Of Kubernetes' own kinds it is decoded as an empty one, which is refused for what it lacks, if for anything.
+    """
     mend = "write it, or remove the dash"
-    if walk.filled and schema.type not in {"object", "array"}:
+    lenient = not schema.required if walk.decoded else walk.filled and schema.type not in {"object", "array"}
+    if lenient:
         walk.problems.warn(walk.document, path, 'an empty item: it becomes "" or 0', mend, rule="structure-empty-item")
     else:
         layer: Layer = "controller" if walk.filled else "server"
@@ -224,6 +232,14 @@ def _check_distinct(walk: _Walk, path: FieldPath, items: Sequence[Any], keys: Ma
         first = seen.setdefault(told, index)
         if first != index:
             name = ", ".join(f"{key} {word}" for key, word in zip(keys, told, strict=True))
+            if walk.decoded and path[-1] in _LOOSE_LISTS:
+                message = (
+                    f"{name} is item {first} already: server-side apply refuses it, and without that the last one holds"
+                )
+                walk.problems.warn(
+                    walk.document, (*path, index), message, "change or remove one", rule="structure-list-key"
+                )
+                continue
             walk.error(
                 (*path, index),
                 f"{name} is item {first} already; items of {path[-1]} are told apart by {' and '.join(keys)}",

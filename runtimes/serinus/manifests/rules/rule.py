@@ -61,11 +61,18 @@ class Block:
     value: Mapping[str, Any]
     annotations: Mapping[str, Any]
     """The service's; empty for a runtime."""
+    restarts: tuple[str, ...] = ("Always",)
+    """What `restartPolicy` may be: of a Job's pods something else than of a Deployment's."""
 
     @property
     def part(self) -> str:
         """`predictor`, `transformer`, `explainer`, or `spec` (a runtime)."""
         return str(self.path[-1])
+
+    @property
+    def is_template(self) -> bool:
+        """Whether it is the pod template of a Deployment or Job: nothing is merged into it."""
+        return "template" in self.path
 
     @property
     def is_canary(self) -> bool:
@@ -87,7 +94,14 @@ class Rule(Generic[_Judged]):
     """Who refuses it, or `ignored`; see `serinus.manifests.problems.Layer`. A warning of layer `webhook` is one of layer `ignored`."""
 
 
-def judge(rules: Iterable[Rule[_Judged]], judged: _Judged, document: Document, problems: Problems) -> None:
+def judge(
+    rules: Iterable[Rule[_Judged]],
+    judged: _Judged,
+    document: Document,
+    problems: Problems,
+    *,
+    layer: Layer | None = None,
+) -> None:
     """Apply rules in their order and note what they find.
 
     Args:
@@ -95,11 +109,12 @@ def judge(rules: Iterable[Rule[_Judged]], judged: _Judged, document: Document, p
         judged: what they are about.
         document: the object that it is a part of.
         problems: takes the findings.
+        layer: who speaks, in the place of the rules' own; None: they say it.
     """
     for rule in rules:
         for path, message, mend in rule.check(judged):
             if rule.severity == "error":
-                problems.error(document, path, message, mend, rule=rule.id, layer=rule.layer)
+                problems.error(document, path, message, mend, rule=rule.id, layer=layer or rule.layer)
             else:
-                layer: Layer = "ignored" if rule.layer == "webhook" else rule.layer
-                problems.warn(document, path, message, mend, rule=rule.id, layer=layer)
+                quiet: Layer = "ignored" if rule.layer == "webhook" else rule.layer
+                problems.warn(document, path, message, mend, rule=rule.id, layer=quiet)

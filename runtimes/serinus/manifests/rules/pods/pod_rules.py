@@ -59,6 +59,8 @@ def container_names(block: Block) -> Findings:
     seen: dict[str, FieldPath] = {}
     for path, container, whole in _containers(block):
         name = container.get("name")
+        if block.is_template and name == "":
+            yield (*path, "name"), "missing", "write it"
         if not whole or not isinstance(name, str) or not name:
             continue
         if not _DNS_LABEL.match(name) or len(name) > 63:
@@ -129,7 +131,8 @@ def mounts_have_volumes(block: Block) -> Findings:
         for index, mount in enumerate(map(mapping, listed(container.get("volumeMounts")))):
             name, where = mount.get("name"), mount.get("mountPath")
             at = (*path, "volumeMounts", index)
-            if name and name not in (*volumes, *_OF_KSERVE) and block.part != "spec" and "workerSpec" not in path:
+            in_pod = block.is_template or (block.part != "spec" and "workerSpec" not in path)
+            if name and name not in (*volumes, *_OF_KSERVE) and in_pod:
                 known = f"use one of {', '.join(sorted(map(str, volumes)))}" if volumes else "add it to volumes"
                 yield (*at, "name"), f"no volume is called {name}", known
             if isinstance(where, str) and where in seen:

@@ -38,7 +38,6 @@ _POD_TERMS = tuple(
 _SELECTORS = (*(f"{term}.labelSelector" for term in _POD_TERMS), "topologySpreadConstraints[].labelSelector")
 
 _POD_WORDS: Mapping[str, tuple[str, ...]] = {
-    "restartPolicy": ("Always",),
     "dnsPolicy": ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
     "securityContext.seccompProfile.type": _SECCOMP,
     "securityContext.fsGroupChangePolicy": ("OnRootMismatch", "Always"),
@@ -193,6 +192,18 @@ def words(block: Block) -> Findings:
             yield at, f"{value!r} is not accepted", f"use one of {', '.join(word for word in known if word)}"
 
 
+def restart_policy(block: Block) -> Findings:
+    """A Deployment's containers are always started again, a Job's are not, and a Job says which way."""
+    written = block.value.get("restartPolicy")
+    if (
+        isinstance(written, str | None)
+        and written not in block.restarts
+        and (written or "Always" not in block.restarts)
+    ):
+        said = f"{written!r} is not accepted" if written else "missing"
+        yield (*block.path, "restartPolicy"), said, f"use {' or '.join(block.restarts)}"
+
+
 def ranges(block: Block) -> Findings:
     """Some numbers have bounds."""
     for at, value, (low, high) in _places(block, _POD_RANGES, _CONTAINER_RANGES):
@@ -266,10 +277,20 @@ def pauses(block: Block) -> Findings:
 
 def written(block: Block) -> Findings:
     """What a volume, a mount or a command is about has to be said."""
+    runtime = block.part == "spec"
     for at, value, keys in _places(block, _POD_WRITTEN, _CONTAINER_WRITTEN):
         for key in keys:
             if isinstance(value, dict) and value.get(key) in ("", [], None):
+                if runtime and value.get(key) is None and _is_required(at, key):
+                    continue  # its schema says so, before any pod is made
                 yield (*at, key), "missing", f"write {key}"
+
+
+def _is_required(at: FieldPath, key: str) -> bool:
+    """Whether the schema of a runtime asks for a field; references to objects are asked for by the server's code alone."""
+    block = next((part for part in reversed(at) if isinstance(part, str)), "")
+    by_name = {"volumeMounts", "sysctls", "initContainers", "volumes"}
+    return key not in {"name", "secretName", "command"} or (key == "name" and block in by_name)
 
 
 def volumes_apart(block: Block) -> Findings:
@@ -322,6 +343,7 @@ def resource_names(block: Block) -> Findings:
 
 POD_VALUE_RULES: tuple[Rule[Block], ...] = (
     Rule("pod-words", words, layer="controller"),
+    Rule("pod-restart-policy", restart_policy, layer="controller"),
     Rule("pod-ranges", ranges, layer="controller"),
     Rule("pod-names", names, layer="controller"),
     Rule("pod-forms", forms, layer="controller"),
