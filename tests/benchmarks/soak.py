@@ -49,6 +49,8 @@ class Counts:
     """What the clients saw, and what the server says."""
 
     rate: float = 0.0
+    capacity: float = 0.0
+    """Requests a second that closed-loop clients had answered before it."""
     answered: Counter[str] = field(default_factory=Counter)
     """By protocol."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -160,10 +162,11 @@ async def _capacity(clients: _Clients, seconds: float) -> float:
     return done / seconds
 
 
-async def _load(served: Served, counts: Counts, seconds: float, *, measure_s: float) -> None:
+async def _load(served: Served, counts: Counts, seconds: float, *, measure_s: float, most_rate: float) -> None:
     clients = _Clients(served, counts)
     process = psutil.Process(served.process.pid)
-    counts.rate = LOAD * await _capacity(clients, measure_s)
+    counts.capacity = await _capacity(clients, measure_s)
+    counts.rate = min(LOAD * counts.capacity, most_rate)
     tasks: set[asyncio.Task[Any]] = set()
     began, number = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - began) < seconds:
@@ -183,19 +186,20 @@ async def _load(served: Served, counts: Counts, seconds: float, *, measure_s: fl
     await clients.close()
 
 
-def soak(folder: Path, seconds: float, *, measure_s: float = 5.0) -> Counts:
+def soak(folder: Path, seconds: float, *, measure_s: float = 5.0, most_rate: float = float("inf")) -> Counts:
     """Run it.
 
     Args:
         folder: for the server's log.
         seconds: how long the load goes on.
         measure_s: how long the capacity is measured before.
+        most_rate: requests a second that are not passed, where the machine is shared.
     """
     counts = Counts()
     flags = ("--class", "fault_models:Steady", "--model_name", MODEL, "--execution", "thread", "--warmup", "true")
     with serving(folder, *flags, environment={"PYTHONPATH": str(SUPPORT)}) as served:
         before = told(served)
-        asyncio.run(_load(served, counts, seconds, measure_s=measure_s))
+        asyncio.run(_load(served, counts, seconds, measure_s=measure_s, most_rate=most_rate))
         end = time.monotonic() + 20
         while time.monotonic() < end:
             counts.told = told(served) - before
@@ -209,11 +213,12 @@ def main() -> int:
     """Run it and print the counts of both sides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--rate", type=float, default=float("inf"), help="most requests a second, on a shared machine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="serinus-soak-") as folder:
-        counts = soak(Path(folder), options.minutes * 60)
+        counts = soak(Path(folder), options.minutes * 60, most_rate=options.rate)
     print(
-        f"{options.minutes:g} minutes at {counts.rate:.0f} requests/s ({LOAD:.0%} of the capacity): {dict(counts.answered)} answered, "
+        f"{options.minutes:g} minutes at {counts.rate:.0f} requests/s ({counts.rate / counts.capacity:.0%} of the capacity, {counts.capacity:.0f}/s): {dict(counts.answered)} answered, "
         f"{counts.vanished} vanished, {dict(counts.failed) or 'none'} failed; the server counted {dict(counts.told)}; "
         f"resident {[size >> 20 for size in counts.resident]} MiB; {counts.late:.1f} s late in the end"
     )

@@ -28,7 +28,7 @@ def test_a_revision_is_two_clusters_named_after_it_and_read_from_two_files():
         assert source["path"] == str(FOLDER / "eds" / envoy.cluster_file("fraud-00001", kind))
         assert source["watched_directory"]["path"] == str(FOLDER / "eds")
         assert cluster["type"] == "EDS"
-        assert cluster["connect_timeout"] == "1s"
+        assert cluster["connect_timeout"] == "10s"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,24 @@ def test_a_new_process_that_crashes_in_a_rolling_restart_leaves_the_old_one(tmp_
         flag.unlink()
         running.cli("restart", "fraud")
         assert running.infer()["pid"] != pid
+
+
+def test_a_new_process_that_the_gateway_does_not_hear_yet_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+    """Readiness is the runner's; Envoy asks for itself, and on a busy machine gets its first answer later than it is waited for."""
+    (tmp_path / "isvc.yaml").write_text(manifest("--deaf_to_envoy=18"))
+    with up(tmp_path, "isvc.yaml", ready=False) as running:
+        running.wait(all_ready, "ready", timeout_s=60)
+        with ThreadPoolExecutor(1) as pool:
+            restart = pool.submit(running.cli, "restart", "fraud")
+            pids = []
+            while not restart.done():
+                pids.append(running.infer()["pid"])
+                time.sleep(0.05)  # a client that asks again
+            restart.result()
+        assert len(set(pids)) == 2
+        assert running.infer()["pid"] == pids[-1]
+        log = (running.state / "logs" / "gateway.log").read_text()
+        assert "the change of clusters is not confirmed" in log, "it took longer than one change may"
 
 
 # Starts and ends that meet ------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class _State:
         self.busy = 0
         self.lock = threading.Lock()
         self.ready_at = time.monotonic() + options.ready_after
+        self.heard_at = time.monotonic() + options.deaf_to_envoy
 
     def infer(self, protocol: str) -> dict[str, Any]:
         with self.lock:
@@ -88,6 +89,8 @@ def _handler(state: _State) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
+            if (self.headers.get("User-Agent") or "").startswith("Envoy/HC"):
+                time.sleep(max(0.0, state.heard_at - time.monotonic()))  # as on a busy machine
             ready = time.monotonic() > state.ready_at
             if self.path.endswith("/ready"):
                 self._answer(200 if ready else 503, {"ready": ready})
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--tag", default="v1")
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--ready_after", type=float, default=0.0)
+    parser.add_argument("--deaf_to_envoy", type=float, default=0.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--start_after", type=float, default=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,10 +20,14 @@ _NUMBERS = {"PID", "HTTP", "GRPC", "RESTARTS", "TRAFFIC"}
 _STATES = {"ready": "green", "starting": "yellow", "draining": "yellow", "waiting": "red", "unready": "red"}
 
 
-def make_console() -> Console:
-    """A console that never cuts a name short: what is not a terminal is as wide as its lines."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=240)
+def make_console(file: IO[str] | None = None) -> Console:
+    """A console that never cuts a name short: what is not a terminal is as wide as its lines.
+
+    Args:
+        file: where it prints; None: standard output.
+    """
+    console = Console(file=file, highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(file=file, highlight=False, soft_wrap=True, width=240)
 
 
 def show_services(console: Console, services: Sequence[Mapping[str, Any]]) -> None:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from ...errors import ConfigError
+from ...impatient_stream import ImpatientStream
 from ...local.plan.deployment_plan import DOMAINS, PlanOptions
 from ...local.plan.image_commands import parse_image_options
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
@@ -31,6 +32,8 @@ __all__ = ["BUSY_S", "up"]
 
 BUSY_S = 30.0
 """Longest wait for a supervisor that starts or ends in the same folder."""
+_SETTLE_S = 0.5
+"""For a reader to take the last lines."""
 
 
 def up(
@@ -113,7 +116,7 @@ def up(
             if detach:
                 _detach(console, client, folders, timeout)
             else:
-                _run(console, options, folders, quiet=quiet)
+                _run(options, folders, quiet=quiet)
             return
         except StateBusy:
             # Another serinus up starts this very moment (then it takes our paths as soon as it answers), or one ends.
@@ -122,9 +125,13 @@ def up(
             time.sleep(0.1)
 
 
-def _run(console: Console, options: DaemonOptions, folders: list[Path], *, quiet: bool) -> None:
-    """Be the supervisor."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+def _run(options: DaemonOptions, folders: list[Path], *, quiet: bool) -> None:
+    """Be the supervisor; a terminal that is stopped, or a pager, stops nothing."""
+    told = logging.StreamHandler(cast("IO[str]", ImpatientStream(2)))
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[told])
+    sys.stdout.flush()
+    out = ImpatientStream(1)
+    console = make_console(cast("IO[str]", out))
     screen = _Screen(console, quiet=quiet)
 
     def settled(status: dict[str, Any]) -> None:
@@ -132,7 +139,10 @@ def _run(console: Console, options: DaemonOptions, folders: list[Path], *, quiet
         if sys.stdout.isatty():
             console.print("Ctrl-C stops everything.", style="dim")
 
-    asyncio.run(Daemon(options, show=screen.show, say=screen.say, settled=settled).run())
+    try:
+        asyncio.run(Daemon(options, show=screen.show, say=screen.say, settled=settled).run())
+    finally:
+        out.settle(_SETTLE_S)
 
 
 def _busy(state: Path) -> str:

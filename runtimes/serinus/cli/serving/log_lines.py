@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+from ...impatient_stream import ImpatientStream
 from ...secrecy import hide
 
-__all__ = ["JsonLines", "TextLines", "escape"]
+__all__ = ["JsonLines", "StreamLines", "TextLines", "escape"]
+
+_SETTLE_S: Final = 0.5
+"""For a reader to take the last lines, when the process ends."""
 
 
 def escape(text: str) -> str:
@@ -23,6 +27,26 @@ def escape(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+class StreamLines(logging.Handler):
+    """Writes lines to standard error, and waits for no reader of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = ImpatientStream(2)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; one that cannot be rendered is logging's to tell."""
+        try:
+            self._stream.write(f"{self.format(record)}\n")
+        except Exception:  # noqa: BLE001 # as of logging's own handlers
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Give the reader a moment for the last lines."""
+        self._stream.settle(_SETTLE_S)
+        super().close()
 
 
 class TextLines(logging.Formatter):

@@ -28,7 +28,7 @@ from ...server.port_checks import port_problems
 from ...server.request_access import RequestAccess
 from ...settings import PredictorSettings, ServerSettings
 from .extra_settings import describe_extra
-from .log_lines import JsonLines, TextLines, escape
+from .log_lines import JsonLines, StreamLines, TextLines, escape
 from .options import OPTIONS, Option, Parsed, parse
 from .repository_control import repository_access, request_access
 from .startup_models import discover, find_models, repository_names
@@ -248,7 +248,7 @@ def _set_up_logging(server: ServerSettings) -> None:
     ):  # the last: Python 3.12 and later
         setattr(logging, each, False)
     logging._srcfile = None  # type: ignore[attr-defined] # the HOWTO's own way
-    handler = logging.StreamHandler()
+    handler = StreamLines()
     handler.setFormatter(JsonLines() if server.log_format == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -169,7 +169,9 @@ def clusters(folder: Path, backends: Sequence[Backend]) -> list[dict[str, Any]]:
                     "@type": _TYPE + "envoy.config.cluster.v3.Cluster",
                     "name": f"{backend.revision}/{kind}",
                     "type": "EDS",
-                    "connect_timeout": "1s",
+                    # On loopback a process that is gone refuses at once. One whose queue of connections is full for a moment has the kernel
+                    # try again after 1, 3 and 7 s: with 1 s here a busy machine would lose what only waits.
+                    "connect_timeout": "10s",
                     "lb_policy": "LEAST_REQUEST",
                     "ignore_health_on_host_removal": True,
                     # With all processes down a request gets 503 at once instead of a dead socket.

@@ -3,8 +3,9 @@
 Theory of operation. A change is made before it is broken with what was (xDS, "eventual consistency considerations"): first the
 endpoints and clusters of old and new together, then listeners, then, once Envoy's own health checks pass on the new ones, the
 routes, and only after Envoy shows the new routes are the old clusters taken away. Each step is confirmed by Envoy's admin
-interface, so whoever awaits `apply` may stop an old process without losing a request. One `apply` at a time; the table is
-asked for inside the lock, so that a late caller never writes an older state.
+interface, so whoever awaits `apply` may stop an old process without losing a request, once it says so. What Envoy does not show in time
+(its own check of a new process, on a busy machine) ends the change at that step, with the old routes in force; the next `apply` goes on with it.
+One `apply` at a time; the table is asked for inside the lock, so that a late caller never writes an older state.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .processes.ports import PortBook, is_free
 from .processes.probe import http_get
 from .processes.reaper_link import Reaper
 
-__all__ = ["Gateway", "envoy_binary"]
+__all__ = ["CONFIRM_S", "Gateway", "envoy_binary"]
 
 CONFIRM_S = 15.0
 """How long Envoy may take to show a change. It takes milliseconds; a longer wait means that it refused."""
@@ -119,25 +120,33 @@ class Gateway:
         """Refuse new connections; those that are open go on."""
         await http_get(self.admin_port, "/drain_listeners", timeout_s=2.0, method="POST")
 
-    async def apply(self, make: Callable[[], GatewayTable]) -> None:
+    async def apply(self, make: Callable[[], GatewayTable]) -> bool:
         """Bring Envoy to the table that `make` returns, and wait until it is there.
 
         Args:
             make: called under the lock, so that it sees the newest state.
+
+        Returns:
+            Whether Envoy shows all of it; if not, requests go where they went before, and `apply` is to be called again.
         """
         async with self._lock:
             old, new = self._table, make()
             if old == new:
-                return
+                return True
             both = GatewayTable(_merge(old.backends, new.backends), old.hosts, _merge_inner(old.inner, new.inner))
             self._write_tables(both)
-            await self._confirm("clusters", lambda: self._has_clusters(new))
-            await self._confirm("listeners", lambda: self._has_listeners(both))
+            self._table = both
+            if not await self._confirm("clusters", lambda: self._has_clusters(new)):
+                return False
+            if not await self._confirm("listeners", lambda: self._has_listeners(both)):
+                return False
             if new.hosts != old.hosts:
                 version = self._write("rds.json", envoy.routes(new.hosts))
-                await self._confirm("routes", lambda: self._has_routes(version))
+                if not await self._confirm("routes", lambda: self._has_routes(version)):
+                    return False
             self._write_tables(new)
             self._table = new
+            return True
 
     def _write_tables(self, table: GatewayTable) -> None:
         names = set()
@@ -170,17 +179,25 @@ class Gateway:
             self._written[name] = text  # not before: a full disk is tried again
         return str(self._versions[name])
 
-    async def _confirm(self, what: str, holds: Callable[[], Any]) -> None:
-        """Wait until Envoy shows a change; go on with a line in its log where it does not."""
+    async def _confirm(self, what: str, holds: Callable[[], Any]) -> bool:
+        """Wait until Envoy shows a change.
+
+        Returns:
+            Whether it does, or none runs: one that is coming back reads the same files.
+        """
         end = time.monotonic() + CONFIRM_S
         pause = 0.01
         while not await holds():
-            if time.monotonic() > end or self.process.state in {"waiting", "stopped", "stopping"}:
-                # A gateway that is coming back reads the same files.
-                self._log.note(f"the change of {what} is not confirmed; the lines above say why")
-                return
+            if self.process.state in {"waiting", "stopped", "stopping"}:
+                return True
+            if time.monotonic() > end:
+                self._log.note(
+                    f"the change of {what} is not confirmed; the lines above say why, or the machine is busy; asked again"
+                )
+                return False
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.2)
+        return True
 
     async def _admin(self, path: str) -> dict[str, Any]:
         status, body = await http_get(self.admin_port, path, timeout_s=5.0)
@@ -216,7 +233,9 @@ class Gateway:
         return any(entry.get("version_info") == version for entry in answer.get("configs", []))
 
     async def active_requests(self, ports: Iterable[int]) -> int | None:
-        """Requests that are on their way to these ports now; None where Envoy cannot tell."""
+        """Requests that are on their way to these ports now: none where no Envoy runs; None where it does not tell."""
+        if self.process.pid is None:
+            return 0
         wanted = set(ports)
         answer = await self._admin("/clusters?format=json")
         if not answer:

@@ -1,12 +1,13 @@
 """Pods of a revision replaced one after another, and taken away: the rolling restart.
 
-Theory of operation. A new pod is ready, and the gateway has been told, before the old one drains and ends. A new process that cannot start ends
-the restart with the old one in place. One restart at a time; while it goes on a revision has one pod more than it asks for.
+Theory of operation. A new pod is ready, and the gateway reaches it, before the old one drains and ends. A new process that cannot start, or that
+the gateway does not reach, ends the restart with the old one in place. One restart at a time; while it goes on a revision has one pod more than it asks for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from ...errors import ConfigError
@@ -14,12 +15,16 @@ from .revision import Pod, Revision
 
 __all__ = ["PodRotation"]
 
+_REACH_S = 120.0
+"""Longest wait for the gateway's own check of a new process that is ready; it takes milliseconds, and seconds where the cores are others'."""
+_PAUSE_S = 0.2
+
 
 class PodRotation:
     """Replaces pods.
 
     Args:
-        publish: tells the gateway what is there, and waits until it has taken it.
+        publish: tells the gateway what is there, and says whether it has taken it.
         drain: lets pods finish what they have, and stops them.
         say: gets lines about what is done.
     """
@@ -27,7 +32,7 @@ class PodRotation:
     def __init__(
         self,
         *,
-        publish: Callable[[], Awaitable[None]],
+        publish: Callable[[], Awaitable[bool]],
         drain: Callable[[Sequence[Pod]], Awaitable[None]],
         say: Callable[[str], None],
     ) -> None:
@@ -84,6 +89,17 @@ class PodRotation:
             ready.cancel()
         return new.latest
 
+    async def _reach(self, revision: Revision) -> None:
+        """Wait until the gateway has taken what is there now; its own check of a new process takes its time on a busy machine."""
+        end = time.monotonic() + _REACH_S
+        while not await self._publish():
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"{revision.name}: the gateway has not reached the new process within {_REACH_S:.0f} s; the old one stays. "
+                    "serinus logs gateway says more"
+                )
+            await asyncio.sleep(_PAUSE_S)
+
     async def _roll(self, revision: Revision) -> None:
         self._say(f"{revision.name}: rolling restart")
         for old in list(revision.pods):
@@ -92,7 +108,7 @@ class PodRotation:
             new.start()
             try:
                 new = await self._wait_new(revision, new)
-                await self._publish()
+                await self._reach(revision)
             except (asyncio.CancelledError, ConfigError):
                 new = new.latest
                 if new in revision.pods:

@@ -21,7 +21,7 @@ from ...errors import ConfigError
 from ..plan.deployment_plan import ENTRY_FIRST, ComponentPlan, Track
 from ..plan.rollout import Rollout, advance, shares
 from ..plan.routing_table import GatewayTable, JoinedRevision, gateway_table
-from .gateway import Gateway
+from .gateway import CONFIRM_S, Gateway
 from .pod_rotation import PodRotation
 from .revision import Pod, Revision, Workshop
 from .running_service import RunningService
@@ -81,10 +81,12 @@ class Reconciler:
         """URIs fetched in this life."""
         self._rotation = PodRotation(publish=self.publish, drain=self._drain, say=say)
         self._publish_problem = ""
+        self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, dirty: asyncio.Event) -> None:
         """Begin to tell the gateway what processes do by themselves; `dirty` is set when one has done something."""
+        self._dirty = dirty
         self._spawn(self._publish_changes(dirty), "publisher")
 
     async def cancel(self) -> None:
@@ -160,14 +162,23 @@ class Reconciler:
         rollout = advance(service.rollout, digest, service.percent)
         for share in shares(rollout, service.percent):
             await self._bring_up(service.chains[share.revision])  # a rollback's may have been retired
-        service.rollout = rollout
-        await self.publish()
+        before, service.rollout = service.rollout, rollout
+        try:
+            await self._publish_wholly()
+        except ConfigError:
+            service.rollout = before  # requests go there still: it is needed
+            raise
 
     async def _bring_canary(self, service: RunningService, track: Track) -> None:
         service.chains[track.entry.digest] = track
         await self._bring_up(track)
+        before = dict(service.ready_canaries)
         service.ready_canaries[track.name] = track.entry.digest
-        await self.publish()
+        try:
+            await self._publish_wholly()
+        except ConfigError:
+            service.ready_canaries = before  # as above
+            raise
 
     async def _bring_up(self, track: Track) -> None:
         """Start a chain where it does not run yet, and wait until it is ready; the predictor first."""
@@ -177,7 +188,7 @@ class Reconciler:
             return
         if predictor.inner_port is None:
             predictor.inner_port = self._workshop.ports.take()
-        await self.publish()
+        await self._publish_wholly()
         transformer = await self._revision(track.transformer, predictor)
         await transformer.wait_ready()
 
@@ -281,14 +292,16 @@ class Reconciler:
         """Let pods finish what they have, then stop them."""
         for pod in pods:
             pod.draining = True
-        await self.publish()
+        told = await self.publish()
         ports = {port for pod in pods if pod.joined for port in pod.entry_ports}
         end = time.monotonic() + self._options.drain_s
+        while ports and not told and time.monotonic() < end:
+            told = await self.publish()  # the gateway may still send requests here
         quiet = 0
         # Twice in a row: a request may be between Envoy's choice of a host and its counter.
         while ports and quiet < 2 and time.monotonic() < end:
             active = await self._gateway.active_requests(ports)
-            quiet = quiet + 1 if not active else 0
+            quiet = quiet + 1 if active == 0 else 0
             await asyncio.sleep(0.1)
         await asyncio.gather(*(pod.stop() for pod in pods))
 
@@ -310,12 +323,28 @@ class Reconciler:
         ]
         return gateway_table([service.routed() for service in self.services.values()], joined)
 
-    async def publish(self) -> None:
-        """Tell the gateway, and wait until it has taken it."""
+    async def publish(self) -> bool:
+        """Tell the gateway, and wait until it has taken it; what it does not take in time is told again soon.
+
+        Returns:
+            Whether it has: until then what was there before must stay.
+        """
         ready = [pod for revision in self.everything for pod in revision.pods if pod.is_ready and pod.joined]
-        await self._gateway.apply(self._table)
+        taken = await self._gateway.apply(self._table)
+        if not taken:
+            asyncio.get_running_loop().call_later(RETRY_S, self._dirty.set)
         for pod in [pod for revision in self.everything for pod in revision.pods]:
-            pod.is_reached = pod.is_ready and (pod.is_reached or pod in ready)
+            pod.is_reached = pod.is_ready and (pod.is_reached or (taken and pod in ready))
+        return taken
+
+    async def _publish_wholly(self) -> None:
+        """Tell the gateway before what goes on only when it has taken it.
+
+        Raises:
+            ConfigError: it has not; tried again by whoever brings a service to its plan.
+        """
+        if not await self.publish():
+            raise ConfigError(f"the gateway has not taken the change within {CONFIRM_S:.0f} s; see serinus logs gateway")
 
     async def _publish_changes(self, dirty: asyncio.Event) -> None:
         """Tell the gateway what processes do by themselves: crash, come back, fail their probe."""
