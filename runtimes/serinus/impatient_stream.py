@@ -71,8 +71,9 @@ class ImpatientStream:
             self._kept.append(rest)
             self._kept_bytes += len(rest)
             if self._idle.is_set():
-                self._idle.clear()
-                threading.Thread(target=self._write_kept, name="log-writer", daemon=True).start()
+                with contextlib.suppress(RuntimeError):  # the system gives no more threads: the next text tries again
+                    threading.Thread(target=self._write_kept, name="log-writer", daemon=True).start()
+                    self._idle.clear()
         return len(text)
 
     def flush(self) -> None:

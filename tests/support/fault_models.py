@@ -11,9 +11,9 @@ import numpy as np
 
 from serinus import InferRequest, InferResponse, Model, RequestModel, Tensor, TensorSpec
 
-__all__ = ["Big", "IllInProcess", "IllInThread", "Reads", "Steady"]
+__all__ = ["Big", "IllInProcess", "IllInThread", "Reads", "SlowToLoad", "Steady"]
 
-WELL, RAISES, HANGS, LEAKS, EXITS, NAN, WRONG_SHAPE, SEGMENTATION, NO_OUTPUT = range(9)
+WELL, RAISES, HANGS, LEAKS, EXITS, NAN, WRONG_SHAPE, SEGMENTATION, NO_OUTPUT, ALLOCATES = range(10)
 HANG_S = 4.0
 LEAK_BYTES = 32 << 20
 
@@ -55,6 +55,8 @@ class IllInThread(Steady):
                 os.kill(os.getpid(), signal.SIGSEGV)
             case 8:
                 return {}
+            case 9:
+                return {"y": np.empty(1 << 55, np.float32)}
         return {"y": x * 2}
 
 
@@ -62,6 +64,13 @@ class IllInProcess(IllInThread):
     """Likewise, in a process of its own."""
 
     execution = "process"
+
+
+class SlowToLoad(Steady):
+    """Takes a moment to load."""
+
+    def load(self) -> None:
+        time.sleep(0.02)  # what is tested is many at once
 
 
 class Reads(Steady):

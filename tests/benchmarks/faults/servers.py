@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,11 @@ def model_folder(folder: Path, name: str, class_name: str) -> Path:
 
 @contextlib.contextmanager
 def server(
-    folder: Path, class_name: str, *flags: str, environment: dict[str, str] | None = None
+    folder: Path,
+    class_name: str,
+    *flags: str,
+    environment: dict[str, str] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[tuple[Served, Observed, Watch]]:
     """Serve the class as ILL beside NEIGHBOUR; yields with a watch that is not yet begun."""
     model_folder(folder, NEIGHBOUR, "Steady")
@@ -42,7 +47,12 @@ def server(
         model_folder(folder, ILL, class_name)
     arguments = ("--model_repository", str(folder / "repository"), "--allow_implementation", "fault_models.*")
     with serving(
-        folder, *arguments, *flags, environment={"PYTHONPATH": str(SUPPORT), **(environment or {})}, timeout_s=90
+        folder,
+        *arguments,
+        *flags,
+        environment={"PYTHONPATH": str(SUPPORT), **(environment or {})},
+        timeout_s=90,
+        python=python,
     ) as served:
         wait_until(lambda: ask(served.http_port, "/v2/health/ready") == "200")
         observed = Observed()

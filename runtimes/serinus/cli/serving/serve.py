@@ -5,11 +5,13 @@ Imports nothing that only operators need (typer, rich): what is imported here is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
         if parsed.values["show_settings"]:
             _show(parsed)
             return 0
+        _allow_connections()
         log = logging.getLogger("serinus")
         if not started_workers:
             for warning in parsed.warnings:
@@ -94,6 +97,13 @@ def main(argv: Sequence[str]) -> int:
         for problem in error.problems:
             print(f"serinus serve: {hide(escape(problem))}", file=sys.stderr)
         return 2
+
+
+def _allow_connections() -> None:
+    """Take as many descriptors as this process may have: each connection is one, and a shell's or systemd's soft limit of 1024 is for programs with select(2)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says "without end" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _serve(parsed: Parsed, server: ServerSettings, access: RepositoryAccess, requests: RequestAccess | None) -> int:

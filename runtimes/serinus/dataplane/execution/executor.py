@@ -26,6 +26,7 @@ from typing import Final
 
 import numpy as np
 
+from ...errors import NotReady
 from ...model import Call
 from ..batching.pending_request import Batch
 
@@ -41,6 +42,7 @@ INLINE_BATCH_S: Final = 0.001
 """Longest estimated batch that may take the event loop: 1 ms delays a health check less than a scheduler's slice does."""
 HELD_S: Final = 1.0
 """Kubernetes' default `timeoutSeconds` of a probe: a loop that is held for longer has missed one."""
+_NO_THREAD: Final = "a limit on processes or memory is reached (pids.max of the container, ulimit -u, ulimit -v)"
 _OVERRUN: Final = 5.0
 _OVERRUNS: Final = 3
 """So many batches in a row of so many times the limit mean that warm-up misled us; one alone may be the machine's doing."""
@@ -104,18 +106,36 @@ class ThreadExecutor:
         self._on_close = on_close
         self._jobs: SimpleQueue[tuple[Batch, OnFinish] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._told = False
+        """Whether the log says that the system gives no more threads."""
 
     def run(self, batch: Batch, on_finish: OnFinish) -> bool:
         """Hand the batch to a thread; threads start with the first batch."""
-        if not self._threads:
-            for number, predict in enumerate(self._predicts):
-                thread = threading.Thread(
-                    target=self._serve, args=(predict,), name=f"{self._name}-{number}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+        if len(self._threads) < self.capacity and not self._start():
+            batch.error = NotReady(f"no thread can be started for {self._name}: {_NO_THREAD}")
+            batch.infer_from = batch.infer_to = self._clock()
+            on_finish(batch)
+            return True
         self._jobs.put((batch, on_finish))
         return False
+
+    def _start(self) -> bool:
+        """Start the threads that are missing, as many as the system gives; whether there are any."""
+        for number in range(len(self._threads), self.capacity):
+            thread = threading.Thread(
+                target=self._serve, args=(self._predicts[number],), name=f"{self._name}-{number}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # CPython's word for EAGAIN; the next batch tries again
+                if not self._told:
+                    self._told = True
+                    _log.error("%s: %s; %s", self._name, error, _NO_THREAD)
+                break
+            self._threads.append(thread)
+        else:
+            self._told = False
+        return bool(self._threads)
 
     def abandon(self, batch: Batch) -> None:
         """Let it run: a thread cannot be stopped."""

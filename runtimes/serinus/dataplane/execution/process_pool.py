@@ -253,8 +253,14 @@ class _Worker:
         with self._lock:
             if self._return is None and not self._closed:
                 self._return_failed = None
-                self._return = threading.Thread(target=self._come_back, name="process-return", daemon=True)
-                self._return.start()
+                self._return = returning = threading.Thread(target=self._come_back, name="process-return", daemon=True)
+                try:
+                    returning.start()
+                except RuntimeError as error:  # the system gives no more threads; the next batch tries again
+                    self._return = None
+                    reason = f"model '{self._settings.name}': its process cannot be brought back: {error}"
+                    self._return_failed = (time.monotonic(), reason)
+                    _log.error("%s", reason)
             return self._return
 
     def _await_return(self) -> None:

@@ -1,0 +1,74 @@
+"""What the machine allows a server: descriptors, addresses, names of hosts, time zones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve_support import serving
+from waiting import wait_until
+
+pytestmark = pytest.mark.slow  # each starts a process
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+STEADY = ("--class", "fault_models:Steady", "--model_name", "m")
+ENVIRONMENT = {"PYTHONPATH": str(SUPPORT)}
+BODY = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+HAS_IPV6 = Path("/proc/net/if_inet6").is_file() and "00000000000000000000000000000001" in Path("/proc/net/if_inet6").read_text()
+
+
+def _python(folder: Path, *script: str) -> str:
+    made = folder / "python.sh"
+    made.write_text("\n".join(("#!/bin/bash", *script, f'exec {sys.executable} "$@"', "")))
+    made.chmod(0o755)
+    return str(made)
+
+
+def test_a_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    python = _python(tmp_path, "ulimit -S -n 100")
+    with serving(tmp_path, *STEADY, environment=ENVIRONMENT, python=python) as served, contextlib.ExitStack() as clients:
+        for _ in range(200):
+            clients.enter_context(socket.create_connection(("127.0.0.1", served.http_port), timeout=10))
+        status, _ = served.ask("POST", "/v2/models/m/infer", BODY)
+        assert status == 200
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
+def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "serinus.cli", "serve", *STEADY, "--host", "::1", "--http_port", "0", "--grpc_port", "0"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: "REST on [::1]:" in log.read_text(), limit_s=60)
+        port = int(log.read_text().split("REST on [::1]:")[1].split(",")[0])
+        grpc_port = int(log.read_text().split("gRPC on [::1]:")[1].split(" ")[0])
+        for each in (port, grpc_port):
+            socket.create_connection(("::1", each), timeout=10).close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", each), timeout=10)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
+def test_an_address_that_is_not_ours_ends_the_start_in_words(tmp_path: Path, host: str) -> None:
+    command = [sys.executable, "-m", "serinus.cli", "serve", *STEADY, "--host", host, "--http_port", "0", "--grpc_port", "0"]
+    done = subprocess.run(
+        command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert host in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_time_zone_changes_the_log_and_nothing_else(tmp_path: Path) -> None:
+    with serving(tmp_path, *STEADY, environment={**ENVIRONMENT, "TZ": "No/Where"}) as served:
+        assert served.ask("POST", "/v2/models/m/infer", BODY)[0] == 200
