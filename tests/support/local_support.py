@@ -90,7 +90,8 @@ def _handler(state: _State) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             if (self.headers.get("User-Agent") or "").startswith("Envoy/HC"):
-                time.sleep(max(0.0, state.heard_at - time.monotonic()))  # as on a busy machine
+                while time.monotonic() < state.heard_at:
+                    time.sleep(0.1)  # as on a busy machine
             ready = time.monotonic() > state.ready_at
             if self.path.endswith("/ready"):
                 self._answer(200 if ready else 503, {"ready": ready})
@@ -121,7 +122,11 @@ def _serve(options: argparse.Namespace) -> None:
     print(f"{options.tag} listens on {options.http_port} and {options.grpc_port}", flush=True)
     if options.crash_at_start:
         sys.exit(7)
-    time.sleep(options.start_after)  # nothing listens meanwhile
+    if options.start_after:
+        time.sleep(options.start_after)  # nothing listens meanwhile
+    if options.chatty:
+        for _ in range(3000):
+            print("x" * 1000)
     web = _Http(("127.0.0.1", options.http_port), _handler(state))
     threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
     rpc = grpc.server(ThreadPoolExecutor(16))
@@ -151,6 +156,7 @@ def main() -> None:
     parser.add_argument("--tag", default="v1")
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--ready_after", type=float, default=0.0)
+    parser.add_argument("--chatty", action="store_true", help="say 3 MB at the start")
     parser.add_argument("--deaf_to_envoy", type=float, default=0.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--status", type=int, default=200)
@@ -297,12 +303,18 @@ def is_running(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def up(folder: Path, *words: str, ready: bool = True, env: dict[str, str] | None = None) -> Iterator[Up]:
+def up(
+    folder: Path,
+    *words: str,
+    ready: bool = True,
+    env: dict[str, str] | None = None,
+    python: Sequence[str] = (sys.executable,),
+) -> Iterator[Up]:
     """Run `serinus up` in the foreground of a folder until the block ends."""
     log = folder / "up.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serinus.cli", "up", *words, "--port", "0"],
+            [*python, "-m", "serinus.cli", "up", *words, "--port", "0"],
             cwd=folder,
             stdout=out,
             stderr=subprocess.STDOUT,

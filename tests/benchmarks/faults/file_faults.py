@@ -197,17 +197,23 @@ def _slow_sender(folder: Path) -> Observed:
     return observed
 
 
-def _clock(folder: Path, jump: str) -> Observed:
-    """Let the wall clock of a server jump once while requests with deadlines go on."""
+def faked_clock(folder: Path) -> tuple[dict[str, str], Path]:
+    """Variables by which a process and all below it have a wall clock of their own, and the file that says how far it is off."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     moment = folder / "moment"
     moment.write_text("+0")
-    environment = {
+    variables = {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(moment),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+    return variables, moment
+
+
+def _clock(folder: Path, jump: str) -> Observed:
+    """Let the wall clock of a server jump once while requests with deadlines go on."""
+    environment, moment = faked_clock(folder)
     flags = ("--hang_timeout_s", "5", "--timeout_keep_alive_s", "5")
     with server(folder, "IllInProcess", *flags, environment=environment) as (served, observed, watch), watch.during():
         began = clock()

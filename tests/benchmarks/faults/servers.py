@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -80,11 +80,19 @@ def workers(served: Served) -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def local(folder: Path, *, transformer: bool = False) -> Iterator[tuple[Up, Observed, Watch]]:
+def local(
+    folder: Path,
+    *,
+    transformer: bool = False,
+    environment: dict[str, str] | None = None,
+    python: Sequence[str] = (sys.executable,),
+    chatty: bool = False,
+) -> Iterator[tuple[Up, Observed, Watch]]:
     """Run `serinus up` with the service `fraud` and, beside it, another; yields as `server` does."""
-    (folder / "isvc.yaml").write_text(manifest(transformer=("--tag=t",) if transformer else ()))
+    words = ("--chatty",) if chatty else ()
+    (folder / "isvc.yaml").write_text(manifest(*words, transformer=("--tag=t",) if transformer else ()))
     (folder / "neighbour.yaml").write_text(manifest(name=NEIGHBOUR))
-    with up(folder, "isvc.yaml", "neighbour.yaml") as running:
+    with up(folder, "isvc.yaml", "neighbour.yaml", env=environment, python=python) as running:
         port = int(running.gateway.rpartition(":")[2])
         observed = Observed()
         host, other = "fraud.default.localhost", f"{NEIGHBOUR}.default.localhost"

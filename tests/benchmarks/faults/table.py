@@ -6,13 +6,13 @@ import os
 import shutil
 from collections import Counter
 
-from benchmarks.faults import file_faults, host_faults, model_faults, process_faults
+from benchmarks.faults import file_faults, host_faults, local_faults, model_faults, process_faults
 from benchmarks.faults.rows import ROWS, Observed, Row
 
 __all__ = ["HEAD", "ROWS", "broken", "can_run", "shown"]
 
 HEAD = "| fault | the client sees | neighbours lose | live | ready | well after | note |\n|---|---|---|---|---|---|---|"
-_SOURCES = (model_faults, process_faults, file_faults, host_faults)
+_SOURCES = (model_faults, process_faults, file_faults, host_faults, local_faults)
 """Imported for the rows that they register, in the table's order."""
 
 

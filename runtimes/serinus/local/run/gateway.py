@@ -77,7 +77,12 @@ class Gateway:
             # Two workers: a gateway on a laptop shares the cores with the models behind it.
             # The access log is what users are counted from: a look must not wait for it (Envoy's default is 10 s).
             argv=(*command, "--concurrency", "2", "--drain-time-s", "5", "--file-flush-interval-msec", "500"),
-            env={key: value for key, value in os.environ.items() if not key.startswith("ENVOY_")},
+            # Envoy carries its own allocator and clock: with libfaketime it hangs, and what is preloaded is meant for models.
+            env={
+                key: value
+                for key, value in os.environ.items()
+                if key != "LD_PRELOAD" and not key.startswith("ENVOY_")
+            },
             cwd=None,
             ports=Ports(self.admin_port, self.port, 0),
             model_name="",

@@ -199,7 +199,7 @@ class ManagedProcess:
         self.log.note(f"{reason}; it is ended and starts again")
         self._silent = False
         self._set("unready")
-        self._signal(signal.SIGTERM)
+        self._terminate()
         await asyncio.sleep(UNHEALTHY_GRACE_S)
         self._signal(signal.SIGKILL)
 
@@ -214,6 +214,11 @@ class ManagedProcess:
             self._set("unready")
         elif was_silent != self._silent:
             self._changed()
+
+    def _terminate(self) -> None:
+        """Tell it to end; one that was stopped by a signal hears of it once it is woken."""
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         pid = self._process.pid if self._process is not None else None
@@ -246,7 +251,7 @@ class ManagedProcess:
         if self.plan.pre_stop is not None and self._process is not None:
             await self._pre_stop(self.plan.pre_stop, task, grace_s)
             least_s = AFTER_HOOK_S
-        self._signal(signal.SIGTERM)
+        self._terminate()
         done, _ = await asyncio.wait({task}, timeout=max(least_s, end - time.monotonic()))
         if not done:
             self.log.note(f"still there {grace_s:.0f} s after it was told to stop; it is killed")
