@@ -105,7 +105,7 @@ class PodRotation:
         for old in list(revision.pods):
             new = revision.new_pod()
             revision.pods.append(new)
-            new.start()
+            new.start(aside=True)
             try:
                 new = await self._wait_new(revision, new)
                 await self._reach(revision)

@@ -205,8 +205,9 @@ class Reconciler:
         name = self._name(plan)
         revision = Revision(self._workshop, name, plan, folders)
         revision.predictor = predictor
+        serves = any(other.plan.service == plan.service and other.is_ready for other in self.revisions.values())
         self.revisions[plan.digest] = revision
-        revision.start()
+        revision.start(aside=serves)
         self._say(f"{name}: starting")
         self._spawn(self._tell_ready(revision), f"ready {name}")
         return revision

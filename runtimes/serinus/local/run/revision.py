@@ -83,10 +83,14 @@ class Pod:
             self.processes.append(ManagedProcess(title, bound, log, workshop.reaper, workshop.changed, moves=True))
         self.entry = self.processes[plan.entry]
 
-    def start(self) -> None:
-        """Start every process."""
+    def start(self, *, aside: bool = False) -> None:
+        """Start every process.
+
+        Args:
+            aside: see `ManagedProcess.start`.
+        """
         for process in self.processes:
-            process.start()
+            process.start(aside=aside)
 
     async def wait_ready(self) -> None:
         """Wait until every process has been ready once; it joins the gateway's endpoints then."""
@@ -169,12 +173,16 @@ class Revision:
         address = f"127.0.0.1:{self.predictor.inner_port}" if self.predictor is not None else None
         return Pod(self._workshop, self, address)
 
-    def start(self) -> None:
-        """Start as many pods as the template asks for."""
+    def start(self, *, aside: bool = False) -> None:
+        """Start as many pods as the template asks for.
+
+        Args:
+            aside: see `ManagedProcess.start`.
+        """
         while len(self.pods) < self.plan.replicas:
             pod = self.new_pod()
             self.pods.append(pod)
-            pod.start()
+            pod.start(aside=aside)
 
     async def wait_ready(self) -> None:
         """Wait until a pod has been ready; the others join when they are."""

@@ -19,6 +19,7 @@ from typing import Literal
 
 from ....manifests.containers import Hook
 from ...plan.port_binding import ProcessPlan
+from .cpu_weight import LESS, set_weight
 from .crash_back_off import CrashBackOff
 from .health_watch import watch_health
 from .log_files import LogFile
@@ -79,12 +80,18 @@ class ManagedProcess:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._silent = False
+        self._aside = False
         self._ended = asyncio.Event()
         """Set when it is to stop; it ends a back-off. The task is not cancelled: a start under way would be lost."""
         self._process: asyncio.subprocess.Process | None = None
 
-    def start(self) -> None:
-        """Begin its life."""
+    def start(self, *, aside: bool = False) -> None:
+        """Begin its life.
+
+        Args:
+            aside: until it is ready for the first time, it takes less of the cores than what serves beside it.
+        """
+        self._aside = aside
         self._task = asyncio.create_task(self._run(), name=f"process {self.title}")
 
     @property
@@ -162,6 +169,8 @@ class ManagedProcess:
         self._process = process
         self.pid = process.pid
         self._reaper.began(process.pid, self.title)
+        if self._aside:
+            set_weight(process.pid, LESS)
         if self._stopping:
             self._signal(signal.SIGTERM)
         self._changed()
@@ -208,6 +217,9 @@ class ManagedProcess:
             return
         was_silent, self._silent = self._silent, answer == "silence"
         if answer == "yes":
+            if self._aside and self.pid is not None:
+                self._aside = False
+                set_weight(self.pid, 0)
             self._set("ready")
             self.was_ready.set()
         elif self.state == "ready":
