@@ -18,6 +18,9 @@ NAMES = (
     *("leaks", "kill-server", "kill-worker", "stop-worker", "kill-group", "kill-predictor", "kill-transformer"),
     *("kill-envoy", "kill-up", "kill-redis", "cache-full", "log-full", "corrupt-load", "corrupt-start"),
     *("stalled-storage", "slow-reader", "slow-sender", "clock-forward", "clock-back"),
+    *("log-stalled", "log-closed", "descriptors", "shm-full", "tmp-full", "no-memory", "stop-process", "signals"),
+    *("scrapes", "loads", "threads", "stop-envoy", "stop-up", "terminal-stalled", "clock-up-forward"),
+    *("clock-up-back", "kill-redis-up", "stop-redis-up"),
 )
 
 

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         if parsed.help:
             print(_help(argv))
             return 0
-        parsed = _with_https_port(parsed)
+        parsed = _within_grace(_with_https_port(parsed))
         server = _server_settings(parsed.values)
         access = repository_access(parsed, os.environ)
         requests = request_access(parsed, os.environ)
@@ -166,6 +166,21 @@ def _with_https_port(parsed: Parsed) -> Parsed:
     )
 
 
+def _within_grace(parsed: Parsed) -> Parsed:
+    """Have delay and drain together end within Kubernetes' grace, as the drain alone does, where nobody has named a time for the drain."""
+    delay_s, source = parsed.values["drain_delay_s"], parsed.sources["drain_timeout_s"]
+    if not delay_s or source != "default":
+        return parsed
+    left_s = max(_LEAST_DRAIN_S, parsed.values["drain_timeout_s"] - delay_s)
+    return dataclasses.replace(
+        parsed,
+        values={**parsed.values, "drain_timeout_s": left_s},
+        sources={**parsed.sources, "drain_timeout_s": "default with drain_delay_s"},
+    )
+
+
+_LEAST_DRAIN_S = 1.0
+"""Where the delay alone takes the default grace: whoever set it has set a longer one."""
 _ORJSON_DEPTH = 1024
 _REVISION_CHARACTERS = 253
 """The longest name of a Kubernetes object (RFC 1123 subdomain)."""

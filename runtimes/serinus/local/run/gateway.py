@@ -62,6 +62,8 @@ class Gateway:
         self._log = log
         self._lock = asyncio.Lock()
         self._table = GatewayTable()
+        self._shown = True
+        """Whether Envoy has shown all of the table."""
         self._written: dict[str, str] = {}
         self._versions: dict[str, int] = {}
         command = (
@@ -136,11 +138,11 @@ class Gateway:
         """
         async with self._lock:
             old, new = self._table, make()
-            if old == new:
+            if old == new and self._shown:
                 return True
             both = GatewayTable(_merge(old.backends, new.backends), old.hosts, _merge_inner(old.inner, new.inner))
             self._write_tables(both)
-            self._table = both
+            self._table, self._shown = both, False
             if not await self._confirm("clusters", lambda: self._has_clusters(new)):
                 return False
             if not await self._confirm("listeners", lambda: self._has_listeners(both)):
@@ -150,7 +152,7 @@ class Gateway:
                 if not await self._confirm("routes", lambda: self._has_routes(version)):
                     return False
             self._write_tables(new)
-            self._table = new
+            self._table, self._shown = new, True
             return True
 
     def _write_tables(self, table: GatewayTable) -> None:
