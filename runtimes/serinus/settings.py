@@ -236,7 +236,9 @@ class ServerSettings:
     )
     drain_timeout_s: float = field(
         default=25.0,
-        metadata=_flags(help="seconds after SIGTERM for requests in flight, less drain_delay_s by default; Kubernetes kills after 30 by default"),
+        metadata=_flags(
+            help="seconds after SIGTERM for requests in flight, less drain_delay_s by default; Kubernetes kills after 30 by default"
+        ),
     )
     drain_delay_s: float = field(
         default=0.0,

@@ -218,7 +218,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="serinus-soak-") as folder:
         counts = soak(Path(folder), options.minutes * 60, most_rate=options.rate)
     print(
-        f"{options.minutes:g} minutes at {counts.rate:.0f} requests/s ({counts.rate / counts.capacity:.0%} of the capacity, {counts.capacity:.0f}/s): {dict(counts.answered)} answered, "
+        f"{options.minutes:g} minutes at {counts.rate:.0f} requests/s ({counts.rate / counts.capacity:.0%} of the capacity, "
+        f"{counts.capacity:.0f}/s): {dict(counts.answered)} answered, "
         f"{counts.vanished} vanished, {dict(counts.failed) or 'none'} failed; the server counted {dict(counts.told)}; "
         f"resident {[size >> 20 for size in counts.resident]} MiB; {counts.late:.1f} s late in the end"
     )

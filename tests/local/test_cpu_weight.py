@@ -15,7 +15,10 @@ from serinus.local.run.control_socket import Client
 from serinus.local.run.processes.cpu_weight import LESS, set_weight
 from waiting import wait_until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups of sessions in this kernel")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="no groups of sessions in this kernel"
+)
+
 
 def _nice(pid: int) -> int:
     """Of the session."""
@@ -34,7 +37,11 @@ def _nices(pid: int) -> set[int]:
 
 def test_a_weight_reaches_threads_and_children_and_goes_back() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"],
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
+        ],
         start_new_session=True,
     )
     try:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,9 @@ SENDERS = 4
 def _manifests_delay_s() -> float:
     """What the manifests give endpoints to forget a pod."""
     texts = [path.read_text() for path in (ROOT / "manifests" / "base").glob("clusterservingruntime-*.yaml")]
-    found = {float(value) for text in texts for value in re.findall(r'SERINUS_DRAIN_DELAY_S\n\s+value: "([\d.]+)"', text)}
+    found = {
+        float(value) for text in texts for value in re.findall(r'SERINUS_DRAIN_DELAY_S\n\s+value: "([\d.]+)"', text)
+    }
     assert found, "the manifests have a delay"
     return min(found)
 
@@ -64,7 +67,7 @@ STOPS = {
 
 
 class Router:
-    """Sends in turn to all endpoints, over connections that it keeps."""
+    """Sends in turn to all endpoints, over connections that it keeps, for as long as `sending`."""
 
     def __init__(self) -> None:
         self.endpoints: tuple[int, ...] = ()
@@ -74,15 +77,17 @@ class Router:
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._send) for _ in range(SENDERS)]
 
-    def __enter__(self) -> Router:
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Send as long as the block runs."""
         for thread in self._threads:
             thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
+        try:
+            yield
+        finally:
+            self._end.set()
+            for thread in self._threads:
+                thread.join()
 
     def _send(self) -> None:
         kept: dict[int, http.client.HTTPConnection] = {}
@@ -138,14 +143,21 @@ def test_servers_replaced_under_load_lose_no_request(name: str, tmp_path: Path) 
     def start(stack: contextlib.ExitStack) -> Served:
         folder = tmp_path / str(next(folders))
         folder.mkdir()
-        flags = ("--class", "fault_models:IllInThread", "--model_name", "m", "--drain_delay_s", f"{stop.drain_delay_s:g}")
+        flags = (
+            "--class",
+            "fault_models:IllInThread",
+            "--model_name",
+            "m",
+            "--drain_delay_s",
+            f"{stop.drain_delay_s:g}",
+        )
         served = stack.enter_context(serving(folder, *flags, environment=ENVIRONMENT, timeout_s=90))
         router.endpoints += (served.http_port,)
         return served
 
     with contextlib.ExitStack() as stack:
         present = [start(stack), start(stack)]
-        with router:
+        with router.sending():
             for _ in range(2):
                 new = start(stack)
                 old = present.pop(0)

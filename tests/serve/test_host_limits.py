@@ -20,7 +20,10 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 STEADY = ("--class", "fault_models:Steady", "--model_name", "m")
 ENVIRONMENT = {"PYTHONPATH": str(SUPPORT)}
 BODY = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
-HAS_IPV6 = Path("/proc/net/if_inet6").is_file() and "00000000000000000000000000000001" in Path("/proc/net/if_inet6").read_text()
+HAS_IPV6 = (
+    Path("/proc/net/if_inet6").is_file()
+    and "00000000000000000000000000000001" in Path("/proc/net/if_inet6").read_text()
+)
 
 
 def _python(folder: Path, *script: str) -> str:
@@ -32,7 +35,10 @@ def _python(folder: Path, *script: str) -> str:
 
 def test_a_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -> None:
     python = _python(tmp_path, "ulimit -S -n 100")
-    with serving(tmp_path, *STEADY, environment=ENVIRONMENT, python=python) as served, contextlib.ExitStack() as clients:
+    with (
+        serving(tmp_path, *STEADY, environment=ENVIRONMENT, python=python) as served,
+        contextlib.ExitStack() as clients,
+    ):
         for _ in range(200):
             clients.enter_context(socket.create_connection(("127.0.0.1", served.http_port), timeout=10))
         status, _ = served.ask("POST", "/v2/models/m/infer", BODY)
@@ -42,7 +48,19 @@ def test_a_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
 def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "serinus.cli", "serve", *STEADY, "--host", "::1", "--http_port", "0", "--grpc_port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "serinus.cli",
+        "serve",
+        *STEADY,
+        "--host",
+        "::1",
+        "--http_port",
+        "0",
+        "--grpc_port",
+        "0",
+    ]
     with log.open("w") as output:
         process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=output, stderr=output)
     try:
@@ -60,7 +78,19 @@ def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
 def test_an_address_that_is_not_ours_ends_the_start_in_words(tmp_path: Path, host: str) -> None:
-    command = [sys.executable, "-m", "serinus.cli", "serve", *STEADY, "--host", host, "--http_port", "0", "--grpc_port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "serinus.cli",
+        "serve",
+        *STEADY,
+        "--host",
+        host,
+        "--http_port",
+        "0",
+        "--grpc_port",
+        "0",
+    ]
     done = subprocess.run(
         command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=60, check=False
     )

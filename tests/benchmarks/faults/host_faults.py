@@ -15,7 +15,6 @@ from benchmarks.faults.file_faults import fill, small_disk
 from benchmarks.faults.rows import Observed, ask, infer, row
 from benchmarks.faults.servers import ILL, children, clock, server
 from fault_models import ALLOCATES, HANGS, WELL
-from waiting import wait_until
 
 __all__: list[str] = []
 
@@ -101,7 +100,13 @@ def _shm_full(folder: Path) -> Observed:
     return observed
 
 
-@row("tmp-full", "TMPDIR is on a full disk, a model in a process of its own is killed there", "500", needs="mount", turns_unready=None)
+@row(
+    "tmp-full",
+    "TMPDIR is on a full disk, a model in a process of its own is killed there",
+    "500",
+    needs="mount",
+    turns_unready=None,
+)
 def _tmp_full(folder: Path) -> Observed:
     with small_disk(folder) as disk:
         fill(disk)

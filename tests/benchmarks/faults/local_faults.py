@@ -78,7 +78,12 @@ def _stop_up(folder: Path) -> Observed:
     return observed
 
 
-@row("terminal-stalled", "nobody reads what `serinus up` prints (a terminal after Ctrl-S), a predictor killed with -9", "200|502|503|504", turns_unready=None)
+@row(
+    "terminal-stalled",
+    "nobody reads what `serinus up` prints (a terminal after Ctrl-S), a predictor killed with -9",
+    "200|502|503|504",
+    turns_unready=None,
+)
 def _terminal_stalled(folder: Path) -> Observed:
     python = ("bash", "-c", 'exec "$@" > >(exec sleep 1000) 2>&1', "up", sys.executable)
     with local(folder, python=python, chatty=True) as (running, observed, watch), watch.during():
@@ -107,22 +112,41 @@ def _clock(folder: Path, jump: str) -> Observed:
     return observed
 
 
-@row("clock-up-forward", "the wall clock of `serinus up` and all below it jumps a day forward", "200", needs="faketime", turns_unready=None)
+@row(
+    "clock-up-forward",
+    "the wall clock of `serinus up` and all below it jumps a day forward",
+    "200",
+    needs="faketime",
+    turns_unready=None,
+)
 def _clock_forward(folder: Path) -> Observed:
     return _clock(folder, "+1d")
 
 
-@row("clock-up-back", "the wall clock of `serinus up` and all below it jumps a day back", "200", needs="faketime", turns_unready=None)
+@row(
+    "clock-up-back",
+    "the wall clock of `serinus up` and all below it jumps a day back",
+    "200",
+    needs="faketime",
+    turns_unready=None,
+)
 def _clock_back(folder: Path) -> Observed:
     return _clock(folder, "-1d")
 
 
 def _fraud_manifest(redis_port: int) -> str:
     """The fused fraud service on this machine, its features in that Redis."""
-    words = ("--class=ensemble_server", "--transformer=fraud_features", "--model_name=fraud", f"--model_dir={FRAUD / 'model'}")
+    words = (
+        "--class=ensemble_server",
+        "--transformer=fraud_features",
+        "--model_name=fraud",
+        f"--model_dir={FRAUD / 'model'}",
+    )
     text = manifest(*words)
     server = text[text.index("command: [") : text.index("\n", text.index("command: ["))]
-    command = ", ".join(map(json.dumps, ("python", "-m", "serinus.cli", "serve", "--http_port=8080", "--grpc_port=8081")))
+    command = ", ".join(
+        map(json.dumps, ("python", "-m", "serinus.cli", "serve", "--http_port=8080", "--grpc_port=8081"))
+    )
     return text.replace(server, f"command: [{command}]").replace(
         "env: [", f"env: [{{name: FEATURE_STORE_URL, value: 'redis://127.0.0.1:{redis_port}/0'}}, ", 1
     )
@@ -133,7 +157,11 @@ def _fraud(folder: Path, redis_port: int) -> Iterator[tuple[Up, Observed, Watch]
     (folder / "isvc.yaml").write_text(_fraud_manifest(redis_port))
     (folder / "neighbour.yaml").write_text(manifest(name=NEIGHBOUR))
     with up(folder, "isvc.yaml", "neighbour.yaml", ready=False) as running:
-        running.wait(lambda status: all(service["ready"] for service in status["services"]) and len(status["services"]) == 2, "ready", 120)
+        running.wait(
+            lambda status: all(service["ready"] for service in status["services"]) and len(status["services"]) == 2,
+            "ready",
+            120,
+        )
         observed, port = Observed(), _port(running)
         other = f"{NEIGHBOUR}.default.localhost"
         watch = Watch(

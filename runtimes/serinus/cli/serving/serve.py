@@ -100,7 +100,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _allow_connections() -> None:
-    """Take as many descriptors as this process may have: each connection is one, and a shell's or systemd's soft limit of 1024 is for programs with select(2)."""
+    """Take as many descriptors as this process may have: each connection is one.
+
+    The soft limit of 1024 that shells and systemd give is for programs with select(2).
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS says "without end" and means less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

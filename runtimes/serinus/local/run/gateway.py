@@ -81,9 +81,7 @@ class Gateway:
             argv=(*command, "--concurrency", "2", "--drain-time-s", "5", "--file-flush-interval-msec", "500"),
             # Envoy carries its own allocator and clock: with libfaketime it hangs, and what is preloaded is meant for models.
             env={
-                key: value
-                for key, value in os.environ.items()
-                if key != "LD_PRELOAD" and not key.startswith("ENVOY_")
+                key: value for key, value in os.environ.items() if key != "LD_PRELOAD" and not key.startswith("ENVOY_")
             },
             cwd=None,
             ports=Ports(self.admin_port, self.port, 0),

@@ -345,7 +345,9 @@ class Reconciler:
             ConfigError: it has not; tried again by whoever brings a service to its plan.
         """
         if not await self.publish():
-            raise ConfigError(f"the gateway has not taken the change within {CONFIRM_S:.0f} s; see serinus logs gateway")
+            raise ConfigError(
+                f"the gateway has not taken the change within {CONFIRM_S:.0f} s; see serinus logs gateway"
+            )
 
     async def _publish_changes(self, dirty: asyncio.Event) -> None:
         """Tell the gateway what processes do by themselves: crash, come back, fail their probe."""
