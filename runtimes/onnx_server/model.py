@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -25,6 +25,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
 
 from .containers import CONTAINERS, Maps, OptionalTensor, Sequenced, read_classes
+from .external_weights import find_weights, give_weights
 from .session_threads import SessionThreads
 
 __all__ = ["OnnxModel"]
@@ -104,9 +105,12 @@ class OnnxModel(Model):
             options.graph_optimization_level = levels[level]
             # Spinning threads would burn a container's CPU limit between requests.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            return onnxruntime.InferenceSession(
+            held = give_weights(options, file)
+            session = onnxruntime.InferenceSession(
                 str(file), options, providers=providers, provider_options=[named.get(name, {}) for name in providers]
             )
+            del held  # ONNX Runtime has copied it
+            return session
 
         try:
             self._session = make(self.settings.native_threads)
@@ -139,7 +143,7 @@ class OnnxModel(Model):
             "FP16" if on_gpu else ""
         )  # TF32, as exact as FP16, is what CUDA computes FP32 in; TensorRT may use FP16
         facts = {"onnxruntime": onnxruntime.__version__, "providers": active, "extra": dict(self.settings.extra)}
-        self.provenance = Provenance((file, *_external(file)), facts)
+        self.provenance = Provenance((file, *find_weights(file)), facts)
         self._sessions = SessionThreads(self._session, self.settings.native_threads)
         if not (self.settings.threads or on_gpu or self._binds) and self.settings.warmup:
             files = self.provenance.files
@@ -367,21 +371,6 @@ def _computed_no(file: Path) -> str:
             if body.find(b"\x22" + bytes([len(operator)]) + operator.encode()) >= 0:
                 return f"its operator {operator} scales all rows of a batch by the largest number in it"
     return ""
-
-
-def _external(file: Path) -> Iterator[Path]:
-    """Find what lies beside a graph and is named in it: its weights, where they are in files of their own ("external data")."""
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
-        for path in sorted(file.parent.iterdir()):
-            if path.is_dir():  # its name alone may be that of a node, too
-                if body.find(f"{path.name}/".encode()) >= 0:
-                    yield from (
-                        child
-                        for child in sorted(path.iterdir())
-                        if body.find(f"{path.name}/{child.name}".encode()) >= 0
-                    )
-            elif path != file and body.find(path.name.encode()) >= 0:
-                yield path
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:

@@ -35,6 +35,7 @@ CONNECTIONS, CHANNELS = 8, 2
 VANISHING = 20
 """One of so many REST requests is left by its client."""
 LOAD = 0.7
+MOST_REFUSED = 0.01
 GROWTH_BYTES = 16 << 20
 """What allocators may take on after the first tenth."""
 BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
@@ -55,6 +56,10 @@ class Counts:
     """By protocol."""
     failed: Counter[str] = field(default_factory=Counter)
     """By what was answered."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """By protocol, as overload (429, RESOURCE_EXHAUSTED): a machine that others use bears less than was measured before."""
+    stale: int = 0
+    """Kept connections that the server had closed as idle when they were used again; another one was."""
     vanished: int = 0
     late: float = 0.0
     """How far behind its timetable the load was in the end, seconds."""
@@ -67,9 +72,15 @@ class Counts:
     def problems(self) -> list[str]:
         """What does not hold."""
         found = [f"{count} x {what}" for what, count in self.failed.items()]
-        answered, sent = self.answered.total(), self.answered.total() + self.vanished
-        if self.told.total() != sent or not answered <= self.told["success"] <= sent:
-            found.append(f"the server counted {dict(self.told)}; the clients sent {sent} and have {answered} answers")
+        answered, refused = self.answered.total(), self.refused.total()
+        sent = answered + refused + self.vanished
+        whole = self.told.total() == sent and refused <= self.told["rejected"] <= refused + self.vanished
+        if not whole or not answered <= self.told["success"] <= answered + self.vanished:
+            found.append(
+                f"the server counted {dict(self.told)}; the clients sent {sent}, have {answered} answers and {refused} refusals"
+            )
+        if refused > MOST_REFUSED * sent:
+            found.append(f"{refused} of {sent} requests were refused")
         if max(self.resident[1:]) - self.resident[0] > GROWTH_BYTES:
             found.append(f"memory grew: {[size >> 20 for size in self.resident]} MiB")
         return found
@@ -86,18 +97,26 @@ class _Clients:
         self._message = _message()
 
     async def rest(self) -> None:
-        if self._idle:
-            reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        kept = bool(self._idle)
+        reader, writer = self._idle.pop() if kept else await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(REQUEST)
-        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            writer.close()
+            if not kept or getattr(error, "partial", b""):
+                raise
+            self._counts.stale += 1  # closed as idle, unread: as any client, on another one (RFC 9112, 9.3.1)
+            await self.rest()
+            return
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(length)
         self._idle.append((reader, writer))
         status = head[9:12].decode()
         if status == "200":
             self._counts.answered["rest"] += 1
+        elif status == "429":
+            self._counts.refused["rest"] += 1
         else:
             self._counts.failed[f"REST {status}"] += 1
 
@@ -121,6 +140,9 @@ class _Clients:
             else:
                 await self.rest()
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                self._counts.refused["grpc"] += 1
+                return
             self._counts.failed[f"gRPC {error.code().name}"] += 1
         except Exception as error:
             self._counts.failed[f"{type(error).__name__}: {error}"] += 1
@@ -203,7 +225,7 @@ def soak(folder: Path, seconds: float, *, measure_s: float = 5.0, most_rate: flo
         end = time.monotonic() + 20
         while time.monotonic() < end:
             counts.told = told(served) - before
-            if counts.told.total() >= counts.answered.total() + counts.vanished:
+            if counts.told.total() >= counts.answered.total() + counts.refused.total() + counts.vanished:
                 break
             time.sleep(0.1)  # what vanished may still be under way
     return counts
@@ -220,7 +242,8 @@ def main() -> int:
     print(
         f"{options.minutes:g} minutes at {counts.rate:.0f} requests/s ({counts.rate / counts.capacity:.0%} of the capacity, "
         f"{counts.capacity:.0f}/s): {dict(counts.answered)} answered, "
-        f"{counts.vanished} vanished, {dict(counts.failed) or 'none'} failed; the server counted {dict(counts.told)}; "
+        f"{dict(counts.refused) or 'none'} refused, {counts.vanished} vanished, {dict(counts.failed) or 'none'} failed, "
+        f"{counts.stale} connections were stale; the server counted {dict(counts.told)}; "
         f"resident {[size >> 20 for size in counts.resident]} MiB; {counts.late:.1f} s late in the end"
     )
     for problem in counts.problems:

@@ -150,6 +150,32 @@ def test_weights_in_a_file_of_their_own_are_found_and_missed_by_name(tmp_path):
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["weights.bin", "parts/weights.bin"])
+def test_weights_that_are_written_over_or_cut_change_nothing_of_what_is_loaded(place: str, tmp_path: Path) -> None:
+    """Cut under a session that has mapped them, they end the process (SIGBUS): the first half fails before that."""
+    numbers = np.arange(1 << 16, dtype=np.float32)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / place).write_bytes(numbers.tobytes())
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[numbers.size])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=place)
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 1])],
+        [value("y", TensorProto.FLOAT, ["n", numbers.size])],
+        [weights],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    served = loaded(tmp_path)
+    for action in (lambda file: file.write(np.zeros_like(numbers).tobytes()), lambda file: file.truncate(0)):
+        with (tmp_path / place).open("r+b") as file:
+            action(file)
+        np.testing.assert_array_equal(served.predict({"x": np.ones((1, 1), np.float32)}, Call())["y"][0], numbers + 1)
+
+
 @pytest.mark.parametrize("binding", ["auto", "on", "off"])
 @pytest.mark.parametrize("datatype", TYPES)
 def test_every_datatype_goes_through_a_graph_bound_or_not(tmp_path, datatype, binding):
