@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -122,9 +123,9 @@ class _Load:
             else:
                 await asyncio.wait_for(self._ask(), TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            self._outcome.failures[f"gRPC {error.code().name}: {error.details()}"] += 1
+            self._outcome.failures[_kind(f"gRPC {error.code().name}: {error.details()}")] += 1
         except Exception as error:
-            self._outcome.failures[f"REST {type(error).__name__}: {error}"] += 1
+            self._outcome.failures[_kind(f"REST {type(error).__name__}: {error}")] += 1
         else:
             self._outcome.seconds[protocol].append(time.perf_counter() - due)
 
@@ -144,6 +145,11 @@ class _Load:
             self._idle.append((reader, writer))
         if not head.startswith("http/1.1 200"):
             raise RuntimeError(f"{head.splitlines()[0]}: {content[:200]!r}")
+
+
+def _kind(told: str) -> str:
+    """An error without its numbers: a refusal says how many wait, each time another."""
+    return re.sub(r"(?<![\w/])\d+(\.\d+)?(?= (?:rows|s\b))", "N", told)
 
 
 async def run_restarts(port: int, state: Path, *, restarts: int, rate: float, body: bytes, message: bytes) -> Outcome:

@@ -19,8 +19,8 @@ NAMES = (
     *("kill-envoy", "kill-up", "kill-redis", "cache-full", "log-full", "corrupt-load", "corrupt-start"),
     *("stalled-storage", "slow-reader", "slow-sender", "clock-forward", "clock-back"),
     *("log-stalled", "log-closed", "descriptors", "shm-full", "tmp-full", "no-memory", "stop-process", "signals"),
-    *("scrapes", "loads", "threads", "stop-envoy", "stop-up", "terminal-stalled", "clock-up-forward"),
-    *("clock-up-back", "kill-redis-up", "stop-redis-up"),
+    *("scrapes", "loads", "threads", "threads-process", "stop-envoy", "stop-up", "terminal-stalled"),
+    *("clock-up-forward", "clock-up-back", "kill-redis-up", "stop-redis-up"),
 )
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def through(folder: Path, *script: str) -> str:
     made.write_text("\n".join(("#!/bin/bash", *script, f'exec {sys.executable} "$@"', "")))
     made.chmod(0o755)
     return str(made)
+
+
+def _is_well(port: int) -> bool:
+    """Whether the ill model answers again, and readiness says so."""
+    return infer(port, ILL, WELL) == "200" and ask(port, "/v2/health/ready") == "200"
 
 
 def _log_reader(folder: Path, after: str) -> str:
@@ -120,7 +126,7 @@ def _tmp_full(folder: Path) -> Observed:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child.pid, signal.SIGKILL)
                 observed.client[hanging.result()] += 1
-            watch.heal(lambda: infer(served.http_port, ILL, WELL) == "200", began)
+            watch.heal(lambda: _is_well(served.http_port), began)
     return observed
 
 
@@ -141,10 +147,7 @@ def _stop_process(folder: Path) -> Observed:
         for child in children(served):
             os.kill(child.pid, signal.SIGSTOP)
         observed.client[infer(served.http_port, ILL, WELL)] += 1
-        watch.heal(
-            lambda: infer(served.http_port, ILL, WELL) == "200" and ask(served.http_port, "/v2/health/ready") == "200",
-            began,
-        )
+        watch.heal(lambda: _is_well(served.http_port), began)
     return observed
 
 
@@ -196,21 +199,50 @@ def _loads(folder: Path) -> Observed:
     turns_unready=None,
 )
 def _threads(folder: Path) -> Observed:
-    import psutil
-
     with (
         server(folder, "IllInThread", "--instances", "8") as (served, observed, watch),
         watch.during(),
         ThreadPoolExecutor(40) as pool,
     ):
-        process = psutil.Process(served.process.pid)
-        before = process.rlimit(psutil.RLIMIT_AS)
-        process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + SPARE_BYTES, before[1]))
-        end = clock() + 3
-        while clock() < end:
-            observed.client.update(pool.map(lambda _: infer(served.http_port, ILL, WELL, timeout_s=5), range(40)))
-        process.rlimit(psutil.RLIMIT_AS, before)
+        with _no_more_threads(served.process.pid):
+            end = clock() + 3
+            while clock() < end:
+                observed.client.update(pool.map(lambda _: infer(served.http_port, ILL, WELL, timeout_s=5), range(40)))
         began = clock()
         watch.heal(lambda: infer(served.http_port, ILL, WELL) == "200", began)
-        observed.note = f"{process.num_threads()} threads in the end"
     return observed
+
+
+@row(
+    "threads-process",
+    "no room for one more thread for 3 s (RLIMIT_AS), and the model's process is killed with -9",
+    "500|503|no answer",
+    turns_unready=None,
+)
+def _threads_process(folder: Path) -> Observed:
+    with server(folder, "IllInProcess") as (served, observed, watch), watch.during():
+        with _no_more_threads(served.process.pid):
+            for child in children(served):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+            end = clock() + 3
+            while clock() < end:
+                observed.client[infer(served.http_port, ILL, WELL, timeout_s=1)] += 1
+                time.sleep(0.05)  # a client that asks again
+        began = clock()
+        watch.heal(lambda: _is_well(served.http_port), began)
+    return observed
+
+
+@contextlib.contextmanager
+def _no_more_threads(pid: int) -> Iterator[None]:
+    """Leave a process no address space for the stack of another thread."""
+    import psutil
+
+    process = psutil.Process(pid)
+    before = process.rlimit(psutil.RLIMIT_AS)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + SPARE_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_AS, before)
