@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, SerinusError, UpstreamFailed
-from ..local.run.control_socket import Client, NotRunning
+from ..local.run.control_socket import Client, NotRunning, reached_address
 
 __all__ = ["AskedService", "Headers", "Model", "Token", "Url", "find_service", "parse_headers"]
 
@@ -81,9 +81,8 @@ def find_service(name: str, *, url: str | None, model: str | None, state_dir: Pa
             f"{name} is an InferenceGraph, which takes any POST; ask it with curl as serinus status shows"
         )
     gateway = status["gateway"]
-    at = "127.0.0.1" if gateway["host"] == "0.0.0.0" else gateway["host"]
     return AskedService(
-        f"{scheme}://{at}:{gateway['port']}",
+        f"{scheme}://{reached_address(gateway['host'], gateway['port'])}",
         service["host"],
         model or service["model"],
         f"the gateway in {state_dir}",

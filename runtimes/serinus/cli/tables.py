@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..local.run.control_socket import reached_address
+
 __all__ = ["COLOURS", "curl_line", "make_console", "show_refused", "show_services", "show_trouble", "tail"]
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
@@ -93,8 +95,7 @@ def show_refused(console: Console, status: Mapping[str, Any]) -> None:
 
 def curl_line(service: Mapping[str, Any], gateway: Mapping[str, Any], folders: Iterable[Path]) -> str:
     """A line that can be pasted: the folder's own request where there is one, else the model's metadata (a graph's counters)."""
-    address = "127.0.0.1" if gateway["host"] in {"0.0.0.0", "127.0.0.1"} else gateway["host"]
-    root = f"curl -s -H 'Host: {service['host']}' http://{address}:{gateway['port']}/"
+    root = f"curl -s -H 'Host: {service['host']}' http://{reached_address(gateway['host'], gateway['port'])}/"
     if service["kind"] == "InferenceGraph":  # it answers POST at any path
         base = f"{root}metrics"
         end = root

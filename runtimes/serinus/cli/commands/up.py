@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,7 +93,7 @@ def up(
     folders = [path if path.is_dir() else path.parent for path in paths]
     try:
         options = DaemonOptions(
-            run=RunOptions(state=state_dir, host=host, port=port, cache=cache_folder(), pull=pull),
+            run=RunOptions(state=state_dir, host=_address(host), port=port, cache=cache_folder(), pull=pull),
             plan=PlanOptions(
                 images=parse_image_options(image or []),
                 domains=(*(domain or ()), *DOMAINS),
@@ -123,6 +124,21 @@ def up(
             if time.monotonic() > end:
                 raise ConfigError(_busy(state_dir)) from None
             time.sleep(0.1)
+
+
+def _address(host: str) -> str:
+    """The address of a name such as `localhost`: Envoy listens on addresses alone.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host}: {error.strerror or error}; give an address of this machine, as 127.0.0.1 or ::1"
+        ) from None
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
 def _run(options: DaemonOptions, folders: list[Path], *, quiet: bool) -> None:

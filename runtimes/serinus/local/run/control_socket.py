@@ -20,7 +20,7 @@ from typing import Any
 
 from ...errors import ConfigError
 
-__all__ = ["Client", "ControlFailed", "NotRunning", "socket_path"]
+__all__ = ["Client", "ControlFailed", "NotRunning", "reached_address", "socket_path"]
 
 
 class NotRunning(ConfigError):
@@ -88,3 +88,14 @@ class Client:
         if not answer.get("ok"):
             raise ControlFailed(str(answer.get("error")), answer.get("problems", []))
         return answer
+
+
+def reached_address(host: str, port: int) -> str:
+    """Where this machine's processes reach something that listens on a host: `ADDRESS:PORT`, as a URL has it.
+
+    Args:
+        host: an address; empty, `0.0.0.0` and `::` are all of this machine's.
+        port: its port.
+    """
+    reached = "127.0.0.1" if host in {"", "0.0.0.0"} else "::1" if host == "::" else host
+    return f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"

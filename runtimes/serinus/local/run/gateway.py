@@ -99,7 +99,13 @@ class Gateway:
         Raises:
             ConfigError: the port is taken, or Envoy does not come up.
         """
-        if not is_free(self.port, self.host):
+        try:
+            free = is_free(self.port, self.host)
+        except OSError as error:
+            raise ConfigError(
+                f"--host {self.host}: {error.strerror or error}; give an address of this machine, as 127.0.0.1 or ::1"
+            ) from None
+        if not free:
             raise ConfigError(
                 f"--port {self.port}: something listens on {self.host}:{self.port} already; stop it, or give another --port"
             )

@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import ConfigError
 from ..plan.deployment_plan import ENTRY_FIRST, ServicePlan
 from ..plan.status_document import ProcessStatus, ServiceStatus, service_document
+from .control_socket import reached_address
 from .gateway import Gateway
 from .processes.log_files import LogFile
 from .processes.ports import PortBook
@@ -52,10 +53,7 @@ class LocalCluster:
             log=LogFile(logs / "gateway.log", "gateway", show),
             access_log=logs / "access.log",
         )
-        reached = "127.0.0.1" if options.host in {"", "0.0.0.0", "::"} else options.host
-        self._workshop.gateway = (
-            f"[{reached}]:{self.gateway.port}" if ":" in reached else f"{reached}:{self.gateway.port}"
-        )
+        self._workshop.gateway = reached_address(options.host, self.gateway.port)
         self._reconciler = Reconciler(options, self._workshop, self.gateway, say=say)
 
     @property
