@@ -359,6 +359,42 @@ def test_a_new_process_that_the_gateway_does_not_hear_yet_leaves_the_old_one_in_
         assert "the change of clusters is not confirmed" in log, "it took longer than one change may"
 
 
+def test_a_new_process_that_dies_once_it_was_ready_leaves_the_old_one_until_it_is_back(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    (tmp_path / "isvc.yaml").write_text(manifest(f"--dies_once={short}"))
+    with up(tmp_path, "isvc.yaml") as running:
+        old = running.infer()["pid"]
+        short.write_text("")
+        with ThreadPoolExecutor(1) as pool:
+            restart = pool.submit(running.cli, "restart", "fraud")
+            pids = [old]
+            while not restart.done():
+                pids.append(running.infer()["pid"])
+                time.sleep(0.05)  # a client that asks again
+            restart.result()
+        assert not short.exists()
+        assert len(set(pids)) <= 2
+        assert running.infer()["pid"] != old
+        assert running.row["restarts"] == 1
+
+
+def test_a_new_revision_that_dies_once_it_was_ready_gets_no_traffic_until_it_is_back(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    (tmp_path / "isvc.yaml").write_text(manifest(f"--dies_once={short}"))
+    with up(tmp_path, "isvc.yaml") as running:
+        old = running.infer()["pid"]
+        short.write_text("")
+        (tmp_path / "isvc.yaml").write_text(manifest(f"--dies_once={short}", "--tag=v2"))
+        tags, end = {"v1"}, time.monotonic() + 60
+        while tags != {"v1", "v2"} and time.monotonic() < end:
+            answer = running.infer()
+            tags.add(answer["tag"])
+            assert answer["tag"] == "v2" or answer["pid"] == old
+            time.sleep(0.05)  # a client that asks again
+        assert tags == {"v1", "v2"}
+        assert not short.exists()
+
+
 # Starts and ends that meet ------------------------------------------------------------------------------------------
 
 

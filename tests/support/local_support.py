@@ -38,7 +38,8 @@ class _State:
         self.busy = 0
         self.lock = threading.Lock()
         self.ready_at = time.monotonic() + options.ready_after
-        self.heard_at = time.monotonic() + options.deaf_to_envoy
+        deaf_s = 30.0 if options.dies_once and os.path.exists(options.dies_once) else options.deaf_to_envoy
+        self.heard_at = time.monotonic() + deaf_s
 
     def infer(self, protocol: str) -> dict[str, Any]:
         with self.lock:
@@ -136,6 +137,10 @@ def _serve(options: argparse.Namespace) -> None:
     )
     rpc.add_insecure_port(f"127.0.0.1:{options.grpc_port}")
     rpc.start()
+    if options.dies_once and os.path.exists(options.dies_once):
+        os.unlink(options.dies_once)
+        time.sleep(2)  # it is ready, and then
+        os._exit(5)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.deaf else lambda *_: ended.set())
     ended.wait()
@@ -156,6 +161,7 @@ def main() -> None:
     parser.add_argument("--tag", default="v1")
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--ready_after", type=float, default=0.0)
+    parser.add_argument("--dies_once", default="", help="a file that makes the next life a short one")
     parser.add_argument("--chatty", action="store_true", help="say 3 MB at the start")
     parser.add_argument("--deaf_to_envoy", type=float, default=0.0)
     parser.add_argument("--workers", type=int, default=1)

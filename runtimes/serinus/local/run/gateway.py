@@ -29,7 +29,7 @@ from .processes.ports import PortBook, is_free
 from .processes.probe import http_get
 from .processes.reaper_link import Reaper
 
-__all__ = ["CONFIRM_S", "Gateway", "envoy_binary"]
+__all__ = ["Gateway", "envoy_binary"]
 
 CONFIRM_S = 15.0
 """How long Envoy may take to show a change. It takes milliseconds; a longer wait means that it refused."""

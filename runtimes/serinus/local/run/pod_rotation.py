@@ -73,32 +73,29 @@ class PodRotation:
         return done
 
     async def _wait_new(self, revision: Revision, new: Pod) -> Pod:
-        """Wait until a new pod is ready; gives the one that is, which may be its successor."""
+        """Wait until a new pod is ready, and the gateway reaches it; gives the one that is, which may be its successor.
+
+        Raises:
+            ConfigError: a process of it ends again and again, or the gateway does not reach it for long.
+        """
         ready = asyncio.create_task(new.wait_ready(), name=f"new pod of {revision.name}")
         try:
             while not ready.done():
-                await asyncio.wait({ready}, timeout=0.2)
-                looping = [process for process in new.latest.processes if process.is_crash_looping]
-                if looping:
-                    told = "\n".join(f"  {line}" for line in list(looping[0].log.last_lines)[-10:])
-                    raise ConfigError(
-                        f"{revision.name}: the new process {looping[0].last_exit}, {looping[0].restarts} times; the old one stays. "
-                        f"Its last lines:\n{told}"
-                    )
+                await asyncio.wait({ready}, timeout=_PAUSE_S)
+                _refuse_loop(revision, new.latest)
         finally:
             ready.cancel()
-        return new.latest
-
-    async def _reach(self, revision: Revision) -> None:
-        """Wait until the gateway has taken what is there now; its own check of a new process takes its time on a busy machine."""
         end = time.monotonic() + _REACH_S
-        while not await self._publish():
+        # It may die once it was ready: what the gateway has taken then is that it is gone.
+        while not (await self._publish() and new.latest.is_reached):
+            _refuse_loop(revision, new.latest)
             if time.monotonic() > end:
                 raise ConfigError(
                     f"{revision.name}: the gateway has not reached the new process within {_REACH_S:.0f} s; the old one stays. "
                     "serinus logs gateway says more"
                 )
             await asyncio.sleep(_PAUSE_S)
+        return new.latest
 
     async def _roll(self, revision: Revision) -> None:
         self._say(f"{revision.name}: rolling restart")
@@ -108,7 +105,6 @@ class PodRotation:
             new.start(aside=True)
             try:
                 new = await self._wait_new(revision, new)
-                await self._reach(revision)
             except (asyncio.CancelledError, ConfigError):
                 new = new.latest
                 if new in revision.pods:
@@ -120,3 +116,13 @@ class PodRotation:
                 revision.pods.remove(old)
             await self._publish()
         self._say(f"{revision.name}: restarted")
+
+
+def _refuse_loop(revision: Revision, pod: Pod) -> None:
+    looping = [process for process in pod.processes if process.is_crash_looping]
+    if looping:
+        told = "\n".join(f"  {line}" for line in list(looping[0].log.last_lines)[-10:])
+        raise ConfigError(
+            f"{revision.name}: the new process {looping[0].last_exit}, {looping[0].restarts} times; the old one stays. "
+            f"Its last lines:\n{told}"
+        )

@@ -21,7 +21,7 @@ from ...errors import ConfigError
 from ..plan.deployment_plan import ENTRY_FIRST, ComponentPlan, Track
 from ..plan.rollout import Rollout, advance, shares
 from ..plan.routing_table import GatewayTable, JoinedRevision, gateway_table
-from .gateway import CONFIRM_S, Gateway
+from .gateway import Gateway
 from .pod_rotation import PodRotation
 from .revision import Pod, Revision, Workshop
 from .running_service import RunningService
@@ -31,6 +31,9 @@ __all__ = ["Reconciler", "RunOptions"]
 
 _log = logging.getLogger("serinus.local")
 
+PATIENCE_S = 60.0
+"""Longest wait for the gateway before what depends on it is told as a problem. It takes milliseconds; a busy machine takes seconds."""
+_PAUSE_S = 0.2
 RETRY_S, MOST_RETRY_S = 1.0, 30.0
 """Pause before what has failed is tried again: doubled each time, as a controller's queue does."""
 
@@ -184,13 +187,13 @@ class Reconciler:
         """Start a chain where it does not run yet, and wait until it is ready; the predictor first."""
         predictor = await self._revision(track.predictor)
         await predictor.wait_ready()
-        if track.transformer is None:
-            return
-        if predictor.inner_port is None:
+        if track.transformer is not None and predictor.inner_port is None:
             predictor.inner_port = self._workshop.ports.take()
-        await self._publish_wholly()
-        transformer = await self._revision(track.transformer, predictor)
-        await transformer.wait_ready()
+        await self._publish_wholly(predictor)
+        if track.transformer is not None:
+            transformer = await self._revision(track.transformer, predictor)
+            await transformer.wait_ready()
+            await self._publish_wholly(transformer)
 
     async def _revision(self, plan: ComponentPlan, predictor: Revision | None = None) -> Revision:
         known = self.revisions.get(plan.digest)
@@ -336,18 +339,25 @@ class Reconciler:
             asyncio.get_running_loop().call_later(RETRY_S, self._dirty.set)
         for pod in [pod for revision in self.everything for pod in revision.pods]:
             pod.is_reached = pod.is_ready and (pod.is_reached or (taken and pod in ready))
+        for revision in self.everything:
+            revision.was_reached = revision.was_reached or revision.is_ready
         return taken
 
-    async def _publish_wholly(self) -> None:
+    async def _publish_wholly(self, revision: Revision | None = None) -> None:
         """Tell the gateway before what goes on only when it has taken it.
+
+        Args:
+            revision: what it must have reached by then; one that was ready may have died since. One that dies later keeps no other from its traffic.
 
         Raises:
             ConfigError: it has not; tried again by whoever brings a service to its plan.
         """
-        if not await self.publish():
-            raise ConfigError(
-                f"the gateway has not taken the change within {CONFIRM_S:.0f} s; see serinus logs gateway"
-            )
+        end = time.monotonic() + PATIENCE_S
+        while not (await self.publish() and (revision is None or revision.was_reached)):
+            if time.monotonic() > end:
+                what = "taken the change" if revision is None else f"reached {revision.name}"
+                raise ConfigError(f"the gateway has not {what} within {PATIENCE_S:.0f} s; see serinus logs gateway")
+            await asyncio.sleep(_PAUSE_S)
 
     async def _publish_changes(self, dirty: asyncio.Event) -> None:
         """Tell the gateway what processes do by themselves: crash, come back, fail their probe."""

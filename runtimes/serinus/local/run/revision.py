@@ -164,6 +164,8 @@ class Revision:
         self.pods: list[Pod] = []
         self.inner_port: int | None = None
         """Loopback port of the gateway that leads here; of predictors that a transformer calls."""
+        self.was_reached = False
+        """Whether the gateway has found it ready at some time."""
         self.predictor: Revision | None = None
         """The predictor revision that a transformer revision calls."""
         self._workshop = workshop
