@@ -25,6 +25,7 @@ from serinus.manifests.rules.scaling_rules import SCALING_RULES
 from serinus.manifests.rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from serinus.manifests.rules.service_rules import OBJECT_RULES, SERVICE_RULES
 from serinus.manifests.rules.storage_rules import STORAGE_RULES
+from serinus.manifests.rules.tracing_rules import TRACING_PITFALLS, TRACING_RULES
 from serinus.manifests.rules.worker_rules import WORKER_RULES
 
 BLOCK_RULES = (
@@ -40,7 +41,7 @@ BLOCK_RULES = (
     *COMPONENT_PITFALLS,
 )
 DOCUMENTS = (*OBJECT_RULES, *METADATA_RULES, *GRAPH_RULES, *TRAINED_MODEL_RULES, *CORE_RULES)
-SERVICES = (*SERVICE_RULES, *CANARY_RULES, *SERVICE_PITFALLS, *TRANSFORMER_PITFALLS)
+SERVICES = (*SERVICE_RULES, *TRACING_RULES, *CANARY_RULES, *SERVICE_PITFALLS, *TRACING_PITFALLS, *TRANSFORMER_PITFALLS)
 RULES: dict[str, Rule[Any]] = {rule.id: rule for rule in (*BLOCK_RULES, *SERVICES, *DOCUMENTS, *RUNTIME_RULES)}
 
 MODE = "{serving.kserve.io/deploymentMode: Standard}"
@@ -529,6 +530,11 @@ BOTH = NAMED + "spec: {predictor: {canaryTrafficPercent: 10}, transformer: {cana
 PERCENTS = ["spec.predictor.canaryTrafficPercent", "spec.transformer.canaryTrafficPercent"]
 SCRAPING = "serving.kserve.io/enable-prometheus-scraping: 'true'"
 
+
+def traced(fields: str) -> str:
+    return NAMED + f"spec: {{predictor: {{}}, tracing: {{{fields}}}}}\n"
+
+
 WHOLE: list[tuple[str, str, list[str]]] = [
     ("object-api-version", ISVC.replace("v1beta1", "v1"), ["apiVersion"]),
     ("object-api-version", ISVC, []),
@@ -555,6 +561,19 @@ WHOLE: list[tuple[str, str, list[str]]] = [
     ("service-predictor", NAMED + "spec: {predictor: {model: {}}}\n", []),
     ("service-autoscaler-class", annotated("serving.kserve.io/autoscalerClass: kpa"), ["metadata.annotations.serving.kserve.io/autoscalerClass"]),
     *(("service-autoscaler-class", annotated(f"serving.kserve.io/autoscalerClass: {name}"), []) for name in ("hpa", "external", "keda", "none")),
+    *(("tracing-sampler", traced(f"sampler: {name}"), ["spec.tracing.sampler"]) for name in ("jaeger_remote", "''", "Always_on")),
+    *(("tracing-sampler", traced(f"sampler: {name}"), []) for name in ("always_on", "parentbased_traceidratio", "3", "")),
+    *(("tracing-endpoint", traced(f"exporterEndpoint: '{url}'"), ["spec.tracing.exporterEndpoint"])
+        for url in ("", "otel-collector:4317", "grpc://c:4317", "http://", "/v1/traces", "http://c:x", "http://a b:4317", "http://[::1")),
+    *(("tracing-endpoint", traced(f"exporterEndpoint: '{url}'"), [])
+        for url in ("http://c:4317", "HTTPS://c.ns.svc", "http://[::1]:4317", "https://u:p@c/v1")),
+    ("tracing-endpoint", traced(""), []),
+    *(("tracing-exporter", traced(f"exporter: '{name}'"), ["spec.tracing.exporter"]) for name in ("zipkin", "otlp,jaeger", "")),
+    *(("tracing-exporter", traced(f"exporter: '{name}'"), []) for name in ("otlp", "console", "none", "otlp, Console")),
+    *(("tracing-ratio", traced(f"samplerArg: '{text}'"), ["spec.tracing.samplerArg"]) for text in ("5%", "1.5", "-1", "nan", "")),
+    ("tracing-ratio", traced("samplerArg: '0.5', sampler: always_on"), ["spec.tracing.samplerArg"]),
+    *(("tracing-ratio", traced(f"samplerArg: '{text}'"), []) for text in ("0", "1", "0.05", "1e-3")),
+    ("tracing-ratio", traced("sampler: always_on"), []),
     ("canary-standard-mode", canaries(one(), head=NAMED), ["spec.canary"]),
     ("canary-standard-mode", canaries(one()), []),
     ("canary-stable-has-storage", canaries(one(), stable="spec:\n  predictor: {containers: [{name: kserve-container}]}\n  canary:\n"), ["spec.predictor"]),

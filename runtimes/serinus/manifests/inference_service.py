@@ -17,6 +17,7 @@ __all__ = [
     "ModelFormat",
     "ModelSpec",
     "StorageUri",
+    "Tracing",
     "parse_inference_service",
 ]
 
@@ -82,6 +83,16 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracing:
+    """`spec.tracing`, with the defaults that the webhook writes (tracing.go of KServe's v1beta1, TracingSpec.Default)."""
+
+    endpoint: str = "http://otel-collector:4317"
+    sampler: str = "parentbased_traceidratio"
+    sampler_arg: str = "0.05"
+    exporter: str = "otlp"
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceService:
     """One InferenceService after defaulting."""
 
@@ -95,6 +106,8 @@ class InferenceService:
     transformer: Component | None
     canaries: tuple[Canary, ...]
     document: Document
+    tracing: Tracing | None = None
+    """None: not written, and nothing is traced."""
 
     @property
     def key(self) -> str:
@@ -168,6 +181,22 @@ def _component(kind: Literal["predictor", "transformer"], block: Mapping[str, An
     )
 
 
+_TRACING_FIELDS = {
+    "exporterEndpoint": "endpoint",
+    "sampler": "sampler",
+    "samplerArg": "sampler_arg",
+    "exporter": "exporter",
+}
+
+
+def _tracing(written: Any) -> Tracing | None:
+    """Read `spec.tracing`; an empty mapping is tracing by defaults."""
+    if not isinstance(written, dict):
+        return None
+    found = {ours: str(written[field]) for field, ours in _TRACING_FIELDS.items() if written.get(field) is not None}
+    return Tracing(**found)
+
+
 def parse_inference_service(document: Document) -> InferenceService:
     """Read an InferenceService that admission has let pass."""
     spec = mapping(document.value.get("spec"))
@@ -194,6 +223,7 @@ def parse_inference_service(document: Document) -> InferenceService:
         else None,
         canaries=tuple(canaries),
         document=document,
+        tracing=_tracing(spec.get("tracing")),
     )
 
 

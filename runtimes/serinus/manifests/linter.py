@@ -31,6 +31,7 @@ from .rules.scaling_rules import SCALING_RULES
 from .rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from .rules.service_rules import OBJECT_RULES, SERVICE_RULES
 from .rules.storage_rules import STORAGE_RULES
+from .rules.tracing_rules import TRACING_PITFALLS, TRACING_RULES
 from .rules.worker_rules import WORKER_RULES
 from .structure import check_structure, check_version
 
@@ -139,7 +140,7 @@ def check_inference_service(document: Document, problems: Problems) -> None:
     """Everything that would make `kubectl apply` of this InferenceService fail, and what would not do as it says."""
     service = ServiceView.of(document)
     judge(OBJECT_RULES, document, document, problems)
-    judge(SERVICE_RULES, service, document, problems)
+    judge((*SERVICE_RULES, *TRACING_RULES), service, document, problems)
     judge(METADATA_RULES, document, document, problems)
     for part in ("predictor", "transformer", "explainer"):
         if isinstance(service.spec.get(part), dict):
@@ -161,7 +162,7 @@ def check_inference_service(document: Document, problems: Problems) -> None:
         judge(POD_VALUE_RULES, block, document, problems)
         judge(SELECTOR_RULES, block, document, problems)
         judge(VOLUME_RULES, block, document, problems)
-    judge(SERVICE_PITFALLS, service, document, problems)
+    judge((*SERVICE_PITFALLS, *TRACING_PITFALLS), service, document, problems)
     for block in (
         Block(("spec", "predictor"), service.predictor, service.annotations),
         Block(("spec", "transformer"), service.transformer, service.annotations),

@@ -99,6 +99,7 @@ def up(
                 domains=(*(domain or ()), *DOMAINS),
                 max_replicas=replicas,
                 propagate=tuple(propagate_header or ()),
+                collector=os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
                 storage_config=read_storage_config(storage_config) if storage_config is not None else {},
                 mounts={prefix: str(folder.resolve()) for prefix, folder in parse_mounts(mount or []).items()},
             ),

@@ -52,6 +52,8 @@ class PlanOptions:
     """Entries of a file that stands for the Secret storage-config: JSON texts by key."""
     propagate: tuple[str, ...] = ()
     """Regular expressions of headers that routers of InferenceGraphs pass on, beside those of the manifests' inferenceservice-config."""
+    collector: str = ""
+    """Where spans of services with `spec.tracing` go, in the place of its `exporterEndpoint`; empty: there."""
     mounts: Mapping[str, str] = field(default_factory=dict)
     """Local folders by URI prefix. Another folder for a model is another template: its processes are made anew."""
 

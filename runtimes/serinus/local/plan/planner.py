@@ -22,7 +22,7 @@ from .arm_choice import affinity_of
 from .container_environment import ConfigData, resolve_environment
 from .deployment_plan import GRACE_S, ComponentPlan, ContainerPlan, PlanOptions, ServicePlan, Track
 from .image_commands import Command, local_class, resolve_image
-from .server_defaults import with_server_defaults
+from .server_defaults import is_cluster_host, server_type, with_server_defaults, with_tracing
 from .storage_spec import local_storage, with_storage_spec
 
 __all__ = ["Planner"]
@@ -96,12 +96,20 @@ class Planner:
             at = ("spec", "predictor", "workerSpec")
             mend = "use a predictor without it"
             self._problems.error(document, at, "several nodes cannot be run on one machine", mend)
+        if service.tracing is not None and not self._options.collector and is_cluster_host(service.tracing.endpoint):
+            at = ("spec", "tracing")
+            message = f"spans go to {service.tracing.endpoint}, a name of the cluster's that this machine may not know"
+            mend = "OTEL_EXPORTER_OTLP_ENDPOINT in the environment of serinus up says where a collector is here"
+            self._problems.warn(document, at, message, mend)
 
     def _track(self, service: InferenceService, predictor: Component, name: str, percent: int) -> Track | None:
         predictor = with_storage_spec(service, predictor, self._data, self._options.storage_config, self._problems)
-        containers = self._predictor_containers(service, predictor)
+        containers, server = self._predictor_containers(service, predictor)
         if not containers:
             return None
+        containers = [
+            self._traced(service, container, component="", variant=name, server=server) for container in containers
+        ]
         planned = self._component(service, predictor, containers, chain="")
         if planned is None or service.transformer is None:
             return Track(name, percent, planned, None) if planned else None
@@ -111,11 +119,21 @@ class Planner:
             for index, value in enumerate(service.transformer.containers)
         )
         first = _inject(service, replace(first, name=KSERVE_CONTAINER), service.transformer, predictor)
+        first = self._traced(service, first, component="transformer")
         component = replace(service.transformer, name=predictor.name)
         transformer = self._component(service, component, [first, *others], chain=planned.digest)
         return Track(name, percent, planned, transformer) if transformer else None
 
-    def _predictor_containers(self, service: InferenceService, predictor: Component) -> list[Container]:
+    def _traced(
+        self, service: InferenceService, container: Container, *, component: str, variant: str = "", server: str = ""
+    ) -> Container:
+        collector = self._options.collector
+        return with_tracing(
+            service, container, component=component, variant=variant, server=server, collector=collector
+        )
+
+    def _predictor_containers(self, service: InferenceService, predictor: Component) -> tuple[list[Container], str]:
+        """The containers of a predictor's pod, and the type of its server."""
         own = [
             parse_container(value, predictor.source.under("containers", index))
             for index, value in enumerate(predictor.containers)
@@ -124,10 +142,10 @@ class Planner:
         if model is None:
             if len(own) == 1 or (own and not own[0].name):
                 own[0] = replace(own[0], name=KSERVE_CONTAINER)  # predictor_custom.go 65-73
-            return own
+            return own, ""
         runtime = select_runtime(service, model, self._runtimes, self._built_in, self._problems)
         if runtime is None:
-            return []
+            return [], ""
         service, model = with_server_defaults(service, model, runtime, has_storage=bool(predictor.storage))
         beside = next(
             (
@@ -138,7 +156,8 @@ class Planner:
             None,
         )
         found = runtime_containers(service, model, runtime, self._problems, transformer=beside)
-        return [*found, *(container for container in own if container.name != TRANSFORMER_CONTAINER)]
+        others = (container for container in own if container.name != TRANSFORMER_CONTAINER)
+        return [*found, *others], server_type(runtime)
 
     def _component(
         self, service: InferenceService, component: Component, containers: Sequence[Container], *, chain: str
