@@ -16,12 +16,14 @@ import pytest
 from rich.console import Console
 
 from rest_support import X1, X, rest, rest_in_thread
-from serinus.cli.commands.top import Server, Watch
-from serinus.cli.model_rates import compare, quantile, read_look, sparkline
+from serinus.cli.commands.top import Server, Watch, Watched
+from serinus.cli.model_rates import ModelRates, ProcessState, compare, quantile, read_look, sparkline
 from serinus.cli.operator import run
+from serinus.dataplane.access.access_tokens import Tokens
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import InvalidInput
 from serinus.server.loop_watchdog import LoopWatchdog
+from serinus.server.request_access import RequestAccess
 from top_support import happen
 from waiting import until
 
@@ -204,3 +206,44 @@ async def test_the_lag_of_the_event_loop_is_on_the_page():
 def _late(metrics: Metrics) -> float:
     """The largest lag that was counted, by its bucket."""
     return quantile(1.0, read_look(metrics.render().decode(), 1.0).loop_lag) or 0.0
+
+
+def many(models: int) -> list[Watched]:
+    """Servers with long names, one of them gone."""
+    names = ["a-very-long-name-of-a-team-s-model-with-a-purpose", "m"]
+    rates = [
+        ModelRates(
+            names[n % 2] + f"-{n}", "3", "fraud-predictor-00001", 12345.6, 0, 0, 7.6, 433.0, None, 0.0105, 1, 0, n != 1
+        )
+        for n in range(models)
+    ]
+    state = ProcessState(5e8, 1.2, 0.4, 0.0)
+    return [
+        Watched(Server("default/fraud-with-a-long-name predictor", "u"), "", rates, state),
+        Watched(Server("127.0.0.1:9", "v"), "no connection"),
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 110, 130, 150, 160, 170, 240])
+def test_a_model_is_one_line_however_long_its_name_and_narrow_the_screen(width: int):
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(Watch().render(many(4), width))
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == 1 + 1 + 4, "what is wrong, the titles, a line a model"
+    assert lines[0] == "127.0.0.1:9: no connection", "where a short screen shows it"
+    for number, line in enumerate(lines[2:]):
+        assert len(line) <= width
+        assert f"-{number} 3" in line, "a name's end tells it from its like"
+        assert "12,345.6" in line
+        assert "7.60" in line
+
+
+def test_a_page_that_needs_a_token_is_read_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    access = RequestAccess(Tokens(["a-token-0123456789"]))
+    (tmp_path / "token").write_text("a-token-0123456789\n")
+    with rest_in_thread("row", request_access=access) as server:
+        words = ["top", "--url", f"http://127.0.0.1:{server.port}", "-o", "json", "--interval", "0.1"]
+        assert run(words) == 1
+        assert "needs a token" in capsys.readouterr().out
+        assert run([*words, "--token", str(tmp_path / "token")]) == 0
+        assert json.loads(capsys.readouterr().out)["servers"][0]["models"]

@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 import orjson
 import pytest
 
-from browser import NEEDS_CHROMIUM, dumped, screenshot
+from browser import NEEDS_CHROMIUM, Tab, dumped, opened
 from rest_support import Rest, rest
+from serinus.dataplane.access.access_tokens import Tokens
 from serinus.protocol.types import ModelMetadata, TensorSpec
-from serinus.server.rest.custom import CustomRequest
+from serinus.server.request_access import RequestAccess
 from serinus.server.rest.pages.docs_page import content_security_policy, offers_docs
 from serinus.server.rest.pages.request_examples import curl_example, example_request, python_example
 from serinus.settings import ServerSettings
@@ -164,40 +166,136 @@ async def test_an_example_of_many_values_makes_them_where_it_runs():
     assert scope["inputs"]["image"].dtype == np.uint8
 
 
-CLICK = """<script>
-document.querySelectorAll("form.try").forEach(function (form) {
-  var area = form.querySelector("textarea");
-  if (form.getAttribute("data-path").indexOf("broken") >= 0) area.value = "{not JSON";
-  form.querySelector("button").click();
-});
-</script>"""
+def form(name: str, what: str = "") -> str:
+    """JavaScript: a model's place to ask, or something in it."""
+    found = f"document.querySelector('form[data-path*=\"/{name}/\"]')"
+    return f"{found}.querySelector('{what}')" if what else found
+
+
+async def in_a_browser(folder: Path, use: Callable[[Tab], None]) -> None:
+    """Use a page as a person would, while this loop serves."""
+
+    def work() -> None:
+        with opened(folder) as tab:
+            use(tab)
+
+    await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 @NEEDS_CHROMIUM
 async def test_try_it_asks_the_server_and_shows_its_answer(tmp_path: Path):
-    pages: dict[str, bytes] = {}
-
-    async def harness(request: CustomRequest) -> Any:
-        return 200, {"Content-Type": "text/html; charset=utf-8"}, pages["clicked"]
-
-    async with rest("row", "gate", "broken", access_log=True, extra_routes=[("GET", "/clicked", harness)]) as server:
+    async with rest("row", "gate", "broken", access_log=True) as server:
         server.model("gate").open.set()
+        said: dict[str, str] = {}
+        answered: list[Any] = []
+
+        def use(tab: Tab) -> None:
+            tab.show(f"http://127.0.0.1:{server.port}/docs")
+            tab.run(f"{form('broken', 'textarea')}.value = '{{not JSON'")
+            for name in ("row", "gate", "broken"):
+                tab.run(f"{form(name, 'button')}.click()")
+                tab.wait(f"['said good', 'said bad'].includes({form(name, '.said')}.className)")
+                said[name] = tab.run(f"{form(name, '.said')}.textContent")
+            answered.append(orjson.loads(tab.run(f"{form('row', '.answered')}.textContent")))
+
+        await in_a_browser(tmp_path, use)
+    for name in ("row", "gate"):
+        assert re.fullmatch(r"Status 200, [\d.]+ ms, request id [0-9a-f-]{36}", said[name])
+    assert said["broken"].startswith("This is not JSON: ")
+    assert answered[0]["outputs"][0]["name"] == "y"
+
+
+TOKEN = "a-token-of-a-person-0123456789"
+STORES = "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}, location.href, document.documentElement.outerHTML])"
+
+
+@NEEDS_CHROMIUM
+async def test_try_it_asks_for_a_token_when_the_server_wants_one_and_keeps_it_in_memory(tmp_path: Path):
+    access = RequestAccess(Tokens([TOKEN]), frozenset({"inference"}))
+    stored: list[str] = []
+
+    async with rest("row", "one", request_access=access) as server:
+
+        def use(tab: Tab) -> None:
+            tab.show(f"http://127.0.0.1:{server.port}/docs")
+            assert tab.run(f"{form('row', '.token')}.hidden"), "nobody is asked before the server has asked"
+            tab.run(f"{form('row', 'button')}.click()")
+            tab.wait(f"!{form('row', '.token')}.hidden")
+            assert tab.run(f"{form('row', '.said')}.textContent") == "The server needs a token."
+            assert tab.run("document.activeElement.type") == "password"
+            for typed, says in ((TOKEN[:-1], "The server takes another token."), (f" {TOKEN} ", "Status 200")):
+                tab.run(f"{form('row', 'input')}.value = '{typed}'; {form('row')}.requestSubmit()")
+                tab.wait(f"{form('row', '.said')}.textContent.startsWith('{says}')")
+            tab.run(f"{form('one', 'button')}.click()")
+            tab.wait(f"{form('one', '.said')}.textContent.startsWith('Status 200')")
+            assert tab.run(f"{form('one', '.token')}.hidden"), "it is asked for once a page"
+            stored.append(tab.run(STORES))
+            tab.run("location.reload()")
+            tab.wait(f"document.readyState === 'complete' && {form('row', '.token')}.hidden")
+            tab.run(f"{form('row', 'button')}.click()")
+            tab.wait(f"{form('row', '.said')}.textContent === 'The server needs a token.'")
+
+        await in_a_browser(tmp_path, use)
         page = await page_of(server)
-        # The policy lets no other script in; the clicks are one.
-        pages["clicked"] = (
-            re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-            .replace("</body>", f"{CLICK}</body>")
-            .encode()
+    assert TOKEN not in stored[0]
+    assert "Requests need a token" in page
+
+
+@NEEDS_CHROMIUM
+async def test_a_page_that_needs_a_token_asks_a_person_for_it_and_goes_on_with_it(tmp_path: Path):
+    stored: list[str] = []
+    async with rest("row", request_access=RequestAccess(Tokens([TOKEN]))) as server:
+
+        def use(tab: Tab) -> None:
+            tab.show(f"http://127.0.0.1:{server.port}/docs")
+            assert "row" not in tab.run("document.body.innerText"), "nothing is told without a token"
+            for typed in ("another-token-0123456789", TOKEN):
+                tab.run(
+                    f"document.querySelector('input').value = '{typed}'; document.querySelector('form').requestSubmit()"
+                )
+                tab.wait("document.querySelector('.said').textContent !== 'Asking …'")
+            tab.wait(f"{form('row')} !== null")
+            assert tab.run("document.title").startswith("Models on ")
+            tab.run(f"{form('row', 'button')}.click()")
+            tab.wait(f"{form('row', '.said')}.textContent.startsWith('Status 200')")
+            stored.append(tab.run(STORES))
+
+        await in_a_browser(tmp_path, use)
+    assert TOKEN not in stored[0]
+
+
+async def test_only_a_browser_without_a_token_gets_the_question():
+    html = {"Accept": "text/html,application/xhtml+xml"}
+    async with rest("row", request_access=RequestAccess(Tokens([TOKEN]))) as server:
+        question = await server.ask("GET", "/docs", headers=html)
+        plain = [await server.ask("GET", path, headers=fields) for path, fields in (("/docs", {}), ("/v2", html))]
+        posted = await server.ask("POST", "/docs", headers=html)
+        page = await server.ask("GET", "/docs", headers={**html, "Authorization": f"Bearer {TOKEN}"})
+        assert (
+            b'transport="rest",code="401"} 4'
+            in (await server.ask("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})).body
         )
-        loop = asyncio.get_running_loop()
-        url = f"http://127.0.0.1:{server.port}/clicked"
-        document = await loop.run_in_executor(None, lambda: dumped(tmp_path, url, wait_s=8.0))
-    said = re.findall(r'class="said (\w+)"[^>]*>([^<]*)<', document)
-    assert [kind for kind, _ in said] == ["good", "good", "bad"], said
-    assert all(re.fullmatch(r"Status 200, [\d.]+ ms, request id [0-9a-f-]{36}", text) for _, text in said[:2])
-    assert said[2][1].startswith("This is not JSON: ")
-    answered = re.findall(r'<pre class="answered wrap">(.*?)</pre>', document, re.DOTALL)
-    assert orjson.loads(unescape(answered[0]))["outputs"][0]["name"] == "y"
+    assert (question.status, question.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert question.headers["www-authenticate"] == 'Bearer realm="serinus"'
+    assert content_security_policy() in question.body.decode()
+    assert "row" not in question.body.decode().partition("<main>")[2].partition("</main>")[0]
+    assert all(answer.status == 401 and answer.json["error"] for answer in (*plain, posted))
+    assert page.status == 200
+    async with rest("row", enable_docs_url=False, request_access=RequestAccess(Tokens([TOKEN]))) as server:
+        assert (await server.ask("GET", "/docs", headers=html)).json["error"].startswith("this server needs a token")
+
+
+async def test_examples_carry_the_token_where_requests_need_one():
+    access = RequestAccess(Tokens([TOKEN]), frozenset({"inference", "metadata"}))
+    async with rest("row", "one", request_access=access) as server:
+        page = await page_of(server)
+        lines, programs = examples(page, "curl"), examples(page, "Python")
+        for line in lines:
+            status, output = await run("bash", "-c", f"export TOKEN={TOKEN}; set -o pipefail; {line}")
+            assert (status, "outputs" in orjson.loads(output)) == (0, True), output
+        program = f"import os; os.environ['TOKEN'] = {TOKEN!r}\n" + "\n".join(programs)
+        status, output = await run(sys.executable, "-c", program)
+        assert status == 0, output
 
 
 @NEEDS_CHROMIUM
@@ -209,14 +307,29 @@ async def test_under_its_own_policy_its_script_and_style_run(tmp_path: Path):
     assert '<form class="try" data-path' in document, "the script has shown the place to ask"
 
 
+def loud_specs() -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(f"a_rather_long_name_of_a_feature_{n:02d}", "FP32", (-1, 1)) for n in range(40))
+
+
 @NEEDS_CHROMIUM
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [500, 1280])
-async def test_it_renders_light_and_dark_narrow_and_wide(width: int, scheme: str, tmp_path: Path):
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_it_renders_light_and_dark_narrow_and_wide_with_long_names_and_many_inputs(
+    width: int, scheme: str, tmp_path: Path
+):
     async with rest("row", "simple") as server:
-        loop = asyncio.get_running_loop()
-        url = f"http://127.0.0.1:{server.port}/docs"
-        found = await loop.run_in_executor(None, lambda: screenshot(tmp_path, url, width=width, scheme=scheme))
-    assert found[0] == width
-    assert found[2] > 20_000, "a page that shows nothing is a few kilobytes"
+        server.model("row").inputs = loud_specs()
+
+        def use(tab: Tab) -> None:
+            tab.show(f"http://127.0.0.1:{server.port}/docs", width=width, scheme=scheme)
+            assert tab.run("document.documentElement.scrollWidth") == width, "nothing lies beside the screen"
+            ground = tab.run("getComputedStyle(document.body).backgroundColor")
+            assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
+            tall = tab.run("Math.max(...[...document.querySelectorAll('.wide')].map(each => each.clientHeight))")
+            assert tall < 600, "a long table scrolls in its place"
+            taken = tab.picture(tmp_path / "page.png")
+            assert taken[0] == width
+
+        await in_a_browser(tmp_path, use)
+    assert (tmp_path / "page.png").stat().st_size > 20_000, "a page that shows nothing is a few kilobytes"

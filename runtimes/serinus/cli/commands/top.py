@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +20,8 @@ from rich.text import Text
 from ...canary.sources.source import fetch
 from ...errors import ConfigError, SerinusError
 from ...local.run.control_socket import Client
+from ...protocol.types import NO_PARAMETERS
+from ..asked_service import Headers, Token, parse_headers
 from ..model_rates import Look, ModelRates, ProcessState, compare, read_look, sparkline
 from ..tables import make_console
 from .up import STATE_DIR, StateDir
@@ -73,6 +75,8 @@ def top(
         typer.Option(help="A server's address, or its page of metrics, in place of the local services; repeatable."),
     ] = None,
     interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 1.0,
+    header: Headers = None,
+    token: Token = None,
     output: Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="table, or json once.")] = "table",
     state_dir: StateDir = STATE_DIR,
 ) -> None:
@@ -83,11 +87,13 @@ def top(
         serinus top
 
         serinus top --url http://127.0.0.1:8080 -o json
+
+        serinus top --url https://models.example.com --token token.txt
     """
     if name is not None and url:
         raise ConfigError("NAME and --url: give one of them; a service's name is looked up among the local ones")
     fixed = [_server_of(address) for address in url or ()]
-    watch = Watch()
+    watch = Watch(parse_headers(header, token))
 
     def servers() -> list[Server]:
         return fixed or _local_servers(Client(state_dir).ask("status", timeout_s=10.0)["services"], name)
@@ -137,12 +143,20 @@ _COLUMNS: Final = (
     *(_Column(title, 0) for title in ("MEM MIB", "LOOP MS")),
 )
 _NAMES: Final = ("SERVER", "MODEL", "REVISION")
+_SHORTEST_NAME: Final = 8
+_GAP: Final = 2
+"""Between two columns: rich's padding of either."""
 
 
 class Watch:
-    """The looks so far at each server."""
+    """The looks so far at each server.
 
-    def __init__(self) -> None:
+    Args:
+        headers: of each request, names in lower case.
+    """
+
+    def __init__(self, headers: Mapping[str, str] = NO_PARAMETERS) -> None:
+        self._headers = headers
         self._before: dict[str, Look] = {}
         self._trends: dict[tuple[str, ...], deque[float]] = defaultdict(lambda: deque(maxlen=_TREND))
 
@@ -159,7 +173,7 @@ class Watch:
 
     def _ask(self, server: Server) -> Watched:
         try:
-            page = fetch(server.url, timeout_s=_TIMEOUT_S).body.decode()
+            page = fetch(server.url, timeout_s=_TIMEOUT_S, headers=self._headers).body.decode()
             now = read_look(page, time.monotonic())
         except (SerinusError, UnicodeDecodeError) as error:
             self._before.pop(server.url, None)
@@ -173,8 +187,15 @@ class Watch:
         return Watched(server, "", models, process)
 
     def render(self, seen: Sequence[Watched], width: int = 200) -> Group:
-        """Draw a table, a row a model; what does not fit into so many characters is left out, the least wanted first."""
+        """Draw what is wrong and a table, a row a model.
+
+        What does not fit into so many characters is left out, the least wanted first, and long names lose their middle, so that a model stays a line.
+        """
         columns = [column for column in _COLUMNS if column.fits <= width]
+        rows = [
+            self._cells(one, model, is_first=number == 0) for one in seen for number, model in enumerate(one.models)
+        ]
+        longest = _longest_names([column.title for column in columns], rows, width)
         table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
         for column in columns:
             is_name = column.title in _NAMES
@@ -184,10 +205,10 @@ class Watch:
                 overflow="fold",
                 no_wrap=not is_name,
             )
+        for cells in rows:
+            shown = {title: _shorten(cells[title], longest) if title in _NAMES else cells[title] for title in cells}
+            table.add_row(*(shown[column.title] for column in columns))
         for one in seen:
-            for number, model in enumerate(one.models):
-                cells = self._cells(one, model, is_first=number == 0)
-                table.add_row(*(cells[column.title] for column in columns))
             if not one.models and not one.problem:
                 table.add_row(one.server.name, Text("no model", style="yellow"))
         problems = [Text(f"{one.server.name}: {one.problem}", style="red") for one in seen if one.problem]
@@ -196,7 +217,7 @@ class Watch:
         refused = sum(one.process.refused_per_s for one in seen if one.process is not None)
         if refused:
             problems.append(Text(f"{refused:.1f} answers/s were errors that reached no model", style="yellow"))
-        return Group(table, *problems)
+        return Group(*problems, table)
 
     def _cells(self, one: Watched, model: ModelRates, *, is_first: bool) -> dict[str, str | Text]:
         share = model.error_share * 100
@@ -231,7 +252,24 @@ def _key(one: Watched, model: ModelRates) -> tuple[str, ...]:
 def _number(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "-"
-    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
+    return f"{milliseconds:,.{0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2}f}"
+
+
+def _longest_names(titles: Sequence[str], rows: Sequence[Mapping[str, str | Text]], width: int) -> int:
+    """Characters that a name may have, so that all columns fit."""
+    numbers = [title for title in titles if title not in _NAMES]
+    taken = sum(max(len(title), *(len(row[title]) for row in rows)) for title in numbers) if rows else 0
+    names = len(titles) - len(numbers)
+    return max(_SHORTEST_NAME, (width - taken - _GAP * (len(titles) - 1)) // names)
+
+
+def _shorten(text: str | Text, longest: int) -> str | Text:
+    """Leave out the middle of a long name: its end tells it from its like."""
+    plain = text.plain if isinstance(text, Text) else text
+    if len(plain) <= longest:
+        return text
+    end = longest // 2
+    return Text(f"{plain[: longest - end - 1]}…{plain[-end:]}", style=text.style if isinstance(text, Text) else "")
 
 
 def _server_of(address: str) -> Server:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
-from ...errors import MethodNotAllowed, NotFound, SerinusError
+from ...errors import MethodNotAllowed, NotFound, SerinusError, Unauthenticated
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.rest_codec import RestCodec, error_json
 from ..http.exchange import Exchange
@@ -23,7 +23,7 @@ from .about import AboutApi
 from .cloudevents import CloudEventSettings
 from .custom import CustomApi, CustomRoute
 from .generation import GenerateApi
-from .pages.docs_page import DocsPage
+from .pages.docs_page import DocsPage, token_question
 from .repository import RepositoryApi
 from .request_headers import ExchangeObserver
 from .responder import Responder
@@ -32,6 +32,10 @@ from .v1 import VERBS, V1Api
 from .v2 import V2Api
 
 __all__ = ["RestApp"]
+
+_DOCS = "/docs"
+_HTML = "text/html; charset=utf-8"
+_PAGE_FIELDS = ((b"Cache-Control", b"no-store"), (b"X-Content-Type-Options", b"nosniff"))
 
 
 class RestApp:
@@ -90,10 +94,9 @@ class RestApp:
         def handler(exchange: Exchange, parameters: tuple[str, ...]) -> None:  # noqa: ARG001
             headers = exchange.headers
             body = page.render(headers.get("host", ""))
-            fields = ((b"Cache-Control", b"no-store"), (b"X-Content-Type-Options", b"nosniff"))
-            self._responder.reply(exchange, 200, "text/html; charset=utf-8", [body], fields)
+            self._responder.reply(exchange, 200, _HTML, [body], _PAGE_FIELDS)
 
-        self.router.add("GET", "/docs", handler)
+        self.router.add("GET", _DOCS, handler)
 
     def add_custom(self, routes: Iterable[CustomRoute]) -> None:
         """Serve routes that a host brings (MLServer's `@custom_handler`)."""
@@ -118,6 +121,8 @@ class RestApp:
                 self._other_method(exchange, match)
             else:
                 handler(exchange, match.parameters)
+        except Unauthenticated as error:
+            self._ask_for_token(exchange, error)
         except Exception as error:  # noqa: BLE001 # the edge of a request
             self._responder.fail(exchange, error)
 
@@ -134,6 +139,18 @@ class RestApp:
     def close(self) -> None:
         """Stop what is still running; its clients are gone."""
         self._responder.close()
+
+    def _ask_for_token(self, exchange: Exchange, error: Unauthenticated) -> None:
+        """Refuse a request without a good token; a browser that wants the page for people gets one that asks its user for it."""
+        is_page = (
+            exchange.method == b"GET"
+            and _DOCS in self.router.templates
+            and exchange.target.partition(b"?")[0] == _DOCS.encode()
+        )
+        if is_page and "text/html" in exchange.headers.get("accept", ""):
+            self._responder.fail(exchange, error, page=(_HTML, token_question(), _PAGE_FIELDS))
+        else:
+            self._responder.fail(exchange, error)
 
     def _authenticate(self, exchange: Exchange, access: RequestAccess) -> None:
         """Ask a request for its token, whatever its method is.

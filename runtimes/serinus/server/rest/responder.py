@@ -126,10 +126,21 @@ class Responder:
         """Respond with a JSON document."""
         self.reply(exchange, status, JSON, [orjson.dumps(document)], extra)
 
-    def fail(self, exchange: Exchange, error: BaseException, *, count: bool = True) -> None:
+    def fail(
+        self,
+        exchange: Exchange,
+        error: BaseException,
+        *,
+        count: bool = True,
+        page: tuple[str, bytes, RawHeaders] | None = None,
+    ) -> None:
         """Respond with an error.
 
-        `count`: it is in no model's statistics.
+        Args:
+            exchange: the request.
+            error: what it ended with.
+            count: it is in no model's statistics.
+            page: content type, body and fields in the place of the usual document; None: that.
         """
         refusal = refuse(error, lambda: _name(exchange), log=_log, headers=exchange.headers)
         if count:
@@ -143,7 +154,8 @@ class Responder:
             extra.append((b"WWW-Authenticate", refusal.challenge.encode()))  # RFC 9110, 15.5.2
         if isinstance(error, UnsupportedMedia):
             extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
-        self.reply(exchange, refusal.http_status, JSON, [error_json(refusal.message, refusal.ids)], extra)
+        content_type, body, fields = page or (JSON, error_json(refusal.message, refusal.ids), ())
+        self.reply(exchange, refusal.http_status, content_type, [body], [*extra, *fields])
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, Reply | Stream]) -> None:
         """Answer from a coroutine; it is cancelled when the client goes."""

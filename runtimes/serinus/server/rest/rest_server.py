@@ -27,7 +27,7 @@ from ..http.late_arrivals import LateArrivals
 from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
 from ..http.unsent_answers import UnsentAnswers
-from ..request_access import HEALTH, RequestAccess, rest_kind
+from ..request_access import HEALTH, INFERENCE, RequestAccess, rest_kind
 from ..request_observer import RequestObserver, observe_requests
 from .about import LIVENESS
 from .app import RestApp
@@ -175,7 +175,9 @@ async def start_rest(
     app.add_page("/openapi.json", "application/json", as_json)
     if offers_docs(settings):
         over_tls = settings.ssl_certfile is not None
-        app.add_docs(DocsPage(plane, document, revision=settings.revision, over_tls=over_tls))
+        needs_token = request_access is not None and INFERENCE in request_access.kinds
+        page = DocsPage(plane, document, revision=settings.revision, over_tls=over_tls, needs_token=needs_token)
+        app.add_docs(page)
     unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
     transport = partial(ThinServer, unsent=unsent, arrivals=arrivals) if settings.http == "thin" else UvicornServer
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()

@@ -3,6 +3,9 @@
 One HTML document that needs nothing beside itself: its style and script are in it, and its content security policy lets nothing else in, and
 nothing out but requests to this server. All that comes from a model or a client goes through `escape`. It is written anew for each request, since
 models come and go; without its script only the places to ask are missing.
+
+Where requests need a token, a place to ask asks for it when the server has answered 401, and where the page needs one, a browser that comes without
+gets the question in its place (`token_question`). What is typed stays in the script's memory: it is in no storage, no URL and no form that is sent.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from ....settings import ServerSettings, is_loopback
 from .openapi import operations_html
 from .request_examples import curl_example, example_request, fits_a_page, infer_path, python_example
 
-__all__ = ["DocsPage", "content_security_policy", "offers_docs"]
+__all__ = ["DocsPage", "content_security_policy", "offers_docs", "token_question"]
 
 
 def offers_docs(settings: ServerSettings) -> bool:
@@ -49,9 +52,13 @@ class DocsPage:
         document: the OpenAPI document, for the list of paths.
         revision: of this server; empty: it was told none.
         over_tls: its addresses begin with https.
+        needs_token: a request to a model needs one, so the examples carry it.
     """
 
-    def __init__(self, plane: Plane, document: Mapping[str, Any], *, revision: str, over_tls: bool) -> None:
+    def __init__(
+        self, plane: Plane, document: Mapping[str, Any], *, revision: str, over_tls: bool, needs_token: bool = False
+    ) -> None:
+        self._needs_token = needs_token
         self._plane = plane
         self._operations = operations_html(document)
         self._revision = revision
@@ -69,22 +76,22 @@ class DocsPage:
             f'<li><a href="#model-{number}">{escape(model.metadata.name)}</a>{"" if model.is_ready else " (not ready)"}</li>'
             for number, model in enumerate(models)
         )
-        nothing = "<p>No model is loaded.</p>"
-        sections = "".join(_model(number, model, base) for number, model in enumerate(models))
+        names, nothing = f'<ul class="models">{listed}</ul>', "<p>No model is loaded.</p>"
+        sections = "".join(_model(number, model, base, token=self._needs_token) for number, model in enumerate(models))
         revision = f", revision {escape(self._revision)}" if self._revision else ""
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{content_security_policy()}">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-            f"<title>Models on {escape(host or 'this server')}</title><style>{_asset('docs.css')}</style></head><body><main>"
-            f'<h1>Models on {escape(host or "this server")}</h1><p class="soft">serinus {__version__}{revision}; '
+        where = escape(host or "this server")
+        needed = (
+            "<p>Requests need a token, as <code>Authorization: Bearer TOKEN</code>.</p>" if self._needs_token else ""
+        )
+        return _document(
+            f"Models on {where}",
+            f'<h1>Models on {where}</h1><p class="soft">serinus {__version__}{revision}; '
             'the Open Inference Protocol (V2) and V1. <a href="/v2">Server metadata</a>, '
             '<a href="/openapi.json">OpenAPI document</a>, <a href="/metrics">metrics</a>, '
-            '<a href="/v2/models/stats">statistics</a></p>'
-            f"{f'<ul>{listed}</ul>' if models else nothing}{sections}"
-            f'<h2 id="paths">Every path</h2>{self._operations}'
-            f"</main><script>{_asset('docs.js')}</script></body></html>\n"
-        ).encode()
+            f'<a href="/v2/models/stats">statistics</a></p>{needed}'
+            f"{names if models else nothing}{sections}"
+            f'<h2 id="paths">Every path</h2>{self._operations}',
+        )
 
     def _models(self) -> list[_Loaded]:
         found = []
@@ -94,6 +101,34 @@ class DocsPage:
             except SerinusError:  # it has just gone, or is being loaded
                 continue
         return found
+
+
+def token_question() -> bytes:
+    """The page for a browser that has not shown its token: it asks for it, and shows nothing of the models."""
+    return _document(
+        "serinus",
+        '<h1>This server needs a token</h1><form class="unlock" hidden data-path="/docs"><p class="soft">It is kept in the memory of this page alone.</p>'
+        f'{_token_field(hidden=False)}<button type="submit">Show the models</button><span class="said soft" role="status"></span></form>'
+        "<noscript><p>Without its script, ask for this page with the header <code>Authorization: Bearer TOKEN</code>.</p></noscript>",
+    )
+
+
+def _document(title: str, content: str) -> bytes:
+    """One page; title and content are HTML."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{content_security_policy()}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f"<title>{title}</title><style>{_asset('docs.css')}</style></head><body><main>{content}</main>"
+        f"<script>{_asset('docs.js')}</script></body></html>\n"
+    ).encode()
+
+
+def _token_field(*, hidden: bool) -> str:
+    return (
+        f'<p class="token"{" hidden" if hidden else ""}><label>Token <input type="password" autocomplete="off" spellcheck="false" '
+        'autocapitalize="off"></label></p>'
+    )
 
 
 @cache
@@ -113,7 +148,7 @@ def content_security_policy() -> str:
     )
 
 
-def _model(number: int, model: _Loaded, base: str) -> str:
+def _model(number: int, model: _Loaded, base: str, *, token: bool) -> str:
     metadata = model.metadata
     versions = f", version{'s' if len(metadata.versions) > 1 else ''} {', '.join(map(escape, metadata.versions))}"
     state = "" if model.is_ready else ' <strong class="bad">not ready</strong>'
@@ -127,8 +162,8 @@ def _model(number: int, model: _Loaded, base: str) -> str:
         return f"{head}<p>This model does not say what it takes.</p>{outputs}{_try(metadata, example=False)}</section>"
     return (
         f'{head}{inputs}{outputs}<div class="examples">'
-        f"<div><h3>curl</h3><pre class='wrap'>{escape(curl_example(metadata, base))}</pre></div>"
-        f"<div><h3>Python</h3><pre>{escape(python_example(metadata, base))}</pre></div></div>"
+        f"<div><h3>curl</h3><pre class='wrap'>{escape(curl_example(metadata, base, token=token))}</pre></div>"
+        f"<div><h3>Python</h3><pre>{escape(python_example(metadata, base, token=token))}</pre></div></div>"
         f"{_try(metadata, example=True)}</section>"
     )
 
@@ -142,7 +177,7 @@ def _try(metadata: ModelMetadata, *, example: bool) -> str:
     return (
         f'<form class="try" hidden data-path="{escape(infer_path(metadata))}"><h3>Try it</h3>{note}'
         f'<textarea spellcheck="false" aria-label="{label}">{escape(text)}</textarea>'
-        '<button type="submit">Send</button><span class="said soft" role="status"></span>'
+        f'{_token_field(hidden=True)}<button type="submit">Send</button><span class="said soft" role="status"></span>'
         '<pre class="answered wrap" hidden></pre></form>'
     )
 

@@ -55,14 +55,17 @@ def infer_path(metadata: ModelMetadata) -> str:
     return f"/v2/models/{quote(metadata.name, safe='')}/infer"
 
 
-def curl_example(metadata: ModelMetadata, base: str) -> str:
+def curl_example(metadata: ModelMetadata, base: str, *, token: bool = False) -> str:
     """Write a line for a shell; of many values a program makes the request.
 
     Args:
         metadata: of the model.
         base: `http://host:port`.
+        token: requests need one; the shell has it in `TOKEN`.
     """
     url = shlex.quote(base + infer_path(metadata))
+    if token:
+        url += ' \\\n  -H "Authorization: Bearer $TOKEN"'
     if fits_a_page(metadata):
         body = orjson.dumps(example_request(metadata)).decode()
         return f"curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}"
@@ -75,14 +78,15 @@ def curl_example(metadata: ModelMetadata, base: str) -> str:
     return f"python3 -c {shlex.quote(program)} |\n  curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d @-"
 
 
-def python_example(metadata: ModelMetadata, base: str) -> str:
+def python_example(metadata: ModelMetadata, base: str, *, token: bool = False) -> str:
     """Write a program for `serinus.client`; the arguments are those of `curl_example`."""
     inputs = "".join(f"    {spec.name!r}: {_array(spec)},\n" for spec in _inputs(metadata))
     outputs: Sequence[str] = [spec.name for spec in metadata.outputs if not spec.optional]
     shown = f"answer[{outputs[0]!r}]" if outputs else "dict(answer)"
+    needed, shown_token = ("import os\n\n", ', token=os.environ["TOKEN"]') if token else ("", "")
     return (
-        f"import numpy as np\nfrom serinus.client import Client\n\ninputs = {{\n{inputs}}}\n"
-        f"with Client({base!r}) as client:\n    answer = client.infer({metadata.name!r}, inputs)\n    print({shown})\n"
+        f"{needed}import numpy as np\nfrom serinus.client import Client\n\ninputs = {{\n{inputs}}}\n"
+        f"with Client({base!r}{shown_token}) as client:\n    answer = client.infer({metadata.name!r}, inputs)\n    print({shown})\n"
     )
 
 
