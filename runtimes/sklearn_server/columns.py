@@ -76,6 +76,9 @@ def columns_of(model: Estimator) -> Columns:
     kinds: dict[int, str] = {}
     samples: dict[int, tuple[Any, ...]] = {}
     nones: set[int] = set()
+    is_boosting = first.name.startswith("HistGradientBoosting") and isinstance(first.get("_preprocessor"), Estimator)
+    if is_boosting:  # it encodes its categories itself
+        first = first.get("_preprocessor")
     is_selecting = first.name == "ColumnTransformer"
     if is_selecting:
         places = first.get("_transformer_to_input_indices")
@@ -84,6 +87,8 @@ def columns_of(model: Estimator) -> Columns:
             if isinstance(entry, list | tuple) and len(entry) == 3 and isinstance(places, dict):
                 found = [place for place in places.get(entry[0], ()) if type(place) is int and 0 <= place < count]
                 _note(entry[1], found, kinds, samples, nones)
+        for place in range(count) if is_boosting else ():
+            kinds[place] = "text" if kinds.get(place) == "text" else "number"
     else:
         _note(first, list(range(count)), kinds, samples, nones)
         for place in range(count):
@@ -94,7 +99,7 @@ def columns_of(model: Estimator) -> Columns:
         frozenset(place for place, kind in kinds.items() if kind == "text"),
         frozenset(place for place, kind in kinds.items() if kind == "number"),
         samples,
-        is_selecting,
+        is_selecting and not (is_boosting and "text" not in kinds.values()),
         nones=frozenset(nones),
     )
 

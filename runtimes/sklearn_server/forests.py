@@ -13,17 +13,18 @@ from typing import Any, Final
 import numpy as np
 
 from serinus.engines.not_covered import NotCovered
-from serinus.native.trees.forest64 import Forest64
+from serinus.native.trees.forest64 import Forest64, Sets
 
 from .estimator import HIST_TREE, TREE, Estimator, Pool, hist_tree, tree
 from .heads import ClassifierHead, Finish, Head, RegressorHead, Scores, class_count, classes_of
+from .transforms import MISSING_CODE
 
-__all__ = ["KINDS", "compile_forest"]
+__all__ = ["HISTOGRAM", "KINDS", "compile_forest"]
 
 _FORESTS: Final = "sklearn.ensemble._forest"
 _TREES: Final = "sklearn.tree._classes"
 _GRADIENT: Final = "sklearn.ensemble._gb"
-_HIST: Final = "sklearn.ensemble._hist_gradient_boosting.gradient_boosting"
+HISTOGRAM: Final = "sklearn.ensemble._hist_gradient_boosting.gradient_boosting"
 
 KINDS: Final = (
     *(
@@ -35,10 +36,12 @@ KINDS: Final = (
         for name in ("RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor")
     ),
     *(f"{_GRADIENT}.{name}" for name in ("GradientBoostingClassifier", "GradientBoostingRegressor")),
-    *(f"{_HIST}.{name}" for name in ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")),
+    *(f"{HISTOGRAM}.{name}" for name in ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")),
 )
 """Classes that are compiled."""
 
+_SET_WORDS: Final = 8
+"""Of the 256 bits that a boosted tree's node has for its categories (`BITSET_DTYPE_C`)."""
 _IDENTITY_LINKS: Final = ("HalfSquaredError", "AbsoluteError", "PinballLoss", "HuberLoss")
 _LOG_LINKS: Final = ("HalfPoissonLoss", "HalfGammaLoss")
 
@@ -54,7 +57,7 @@ def compile_forest(model: Estimator, *, threads: int) -> Head:
     columns = model.of("n_features_in_", int)
     if model.kind.startswith((_TREES, _FORESTS)):
         return _averaged(model, columns, threads)
-    if model.kind.startswith(_HIST):
+    if model.kind.startswith(HISTOGRAM):
         return _histogram(model, columns, threads)
     return _gradient(model, columns, threads)
 
@@ -178,10 +181,9 @@ def _initial(model: Estimator, loss: Estimator, groups: int) -> np.ndarray:
 
 def _histogram(model: Estimator, columns: int, threads: int) -> Head:
     """Compile histogram-based gradient boosting."""
-    if model.get("_preprocessor") is not None or model.get("is_categorical_") is not None:
-        raise NotCovered(f"{model.name} with categorical features")
     iterations = model.of("_predictors", list)
     pool, values, groups = Pool(), [], 0
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for stage in iterations:
         if not isinstance(stage, list) or not stage or (groups and len(stage) != groups):
             raise NotCovered(f"{model.name} with stages of different sizes")
@@ -189,9 +191,8 @@ def _histogram(model: Estimator, columns: int, threads: int) -> Head:
         for one in stage:
             if not isinstance(one, Estimator) or one.kind != HIST_TREE:
                 raise NotCovered(f"{model.name} with trees of another class")
-            nodes, _ = hist_tree(one)
-            if np.any((nodes["is_categorical"] != 0) & (nodes["is_leaf"] == 0)):
-                raise NotCovered(f"{model.name} with categorical splits")
+            nodes, sets = hist_tree(one)
+            found.append(_categories(nodes, sets))
             pool.add(one)
             values.append(nodes["value"].astype(np.float64))
     if not groups:
@@ -201,13 +202,15 @@ def _histogram(model: Estimator, columns: int, threads: int) -> Head:
         raise NotCovered(f"{model.name} whose baseline is of {len(base)} outputs, and its trees of {groups}")
     walker = Forest64(
         pool.trees(np.concatenate(values), np.tile(np.arange(groups, dtype=np.int32), len(iterations))),
+        sets=_sets(found),
         columns=columns,
         groups=groups,
         base=base,
         threads=threads,
     )
     loss = model.of("_loss", Estimator)
-    made: dict[str, Any] = {"splits": _splits(pool), "closing": walker.close}
+    looks_up = np.concatenate([which for which, _ in found])
+    made: dict[str, Any] = {"splits": _splits(pool, ~looks_up), "closing": walker.close}
     if model.name.endswith("Regressor"):
         if loss.name not in (*_IDENTITY_LINKS, *_LOG_LINKS):
             raise NotCovered(f"{model.name} with the loss {loss.name}")
@@ -220,14 +223,42 @@ def _histogram(model: Estimator, columns: int, threads: int) -> Head:
     return ClassifierHead(walker.predict, columns, "any", classes, Scores.MARGINS, finish=finish, **made)
 
 
+def _categories(nodes: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give which nodes of a boosted tree look a category up, and for each of them the set that goes left: bool [nodes], uint32 [n, 8].
+
+    A missing category is a code of its own here, so that it is in a set where the node sends what is missing to the left.
+    """
+    which = (nodes["is_categorical"] != 0) & (nodes["is_leaf"] == 0)
+    if not which.any():
+        return which, np.empty((0, _SET_WORDS), np.uint32)
+    own = sets[nodes["bitset_idx"][which]].copy()  # where that leads has been held to the sets (`estimator.check`)
+    word, bit = divmod(MISSING_CODE, 32)
+    left = nodes["missing_go_to_left"][which] != 0
+    own[:, word] = np.where(left, own[:, word] | np.uint32(1 << bit), own[:, word] & ~np.uint32(1 << bit))
+    return which, own
+
+
+def _sets(found: list[tuple[np.ndarray, np.ndarray]]) -> Sets | None:
+    """Give the sets of all trees' nodes, in the order of the trees; None: no node looks a category up."""
+    which = np.concatenate([one for one, _ in found])
+    if not which.any():
+        return None
+    first = np.full(len(which), -1, np.int64)
+    first[which] = np.arange(which.sum()) * _SET_WORDS
+    words = np.where(which, _SET_WORDS, 0).astype(np.int64)
+    return Sets(first, words, np.concatenate([own for _, own in found]).reshape(-1))
+
+
 def _check_groups(model: Estimator, classes: int, groups: int) -> None:
     if groups != class_count(classes):
         raise NotCovered(f"{model.name} of {classes} classes, whose trees are of {groups} outputs")
 
 
-def _splits(pool: Pool) -> dict[int, np.ndarray]:
-    """Values that the trees compare with, by column."""
-    inner = [part[0] != -1 for part in pool.parts]
-    feature = np.concatenate([part[2][which] for part, which in zip(pool.parts, inner, strict=True)])
-    value = np.concatenate([part[3][which] for part, which in zip(pool.parts, inner, strict=True)])
+def _splits(pool: Pool, compares: np.ndarray | None = None) -> dict[int, np.ndarray]:
+    """Values that the trees compare with, by column; `compares`: bool [nodes], which nodes do; None: all inner ones."""
+    inner = np.concatenate([part[0] != -1 for part in pool.parts])
+    if compares is not None:
+        inner &= compares
+    feature = np.concatenate([part[2] for part in pool.parts])[inner]
+    value = np.concatenate([part[3] for part in pool.parts])[inner]
     return {int(column): value[feature == column] for column in np.unique(feature)}

@@ -33,6 +33,7 @@ _OTHERS: Final = ("xgboost", "lightgbm", "catboost")
 TRUSTED: Final[Mapping[str, str]] = {
     TREE: "its nodes are held to their arrays before scikit-learn walks them",
     HIST_TREE: "likewise",
+    "functools.partial": "what it calls is named too, and trusted or not by its own name",
     "numpy.dtype": "a type of numbers",
     "sklearn.calibration._CalibratedClassifier": "numbers and estimators",
     "sklearn.calibration._SigmoidCalibration": "two numbers",
@@ -42,6 +43,7 @@ TRUSTED: Final[Mapping[str, str]] = {
     "sklearn.feature_selection._univariate_selection.f_regression": "called in training alone",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer": "numbers of training",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer": "numbers of training",
+    "sklearn.utils.validation.check_array": "looks at rows and changes nothing but their type",
     "sklearn._loss.loss.HalfTweedieLoss": "two numbers",
     "sklearn._loss.loss.HalfTweedieLossIdentity": "two numbers",
     **{
@@ -132,9 +134,16 @@ def check_types(untrusted: Iterable[str], path: Path, settings: ModelSettings) -
         raise ConfigError(
             f"{path}: names {', '.join(refused)}, which {'is' if len(refused) == 1 else 'are'} not among the classes that are trusted, and "
             f"loading would import and run {'it' if len(refused) == 1 else 'them'}; to trust {'it' if len(refused) == 1 else 'them'}, start "
-            f"with --allow_implementation '{','.join(refused)}'{''.join(mends)}"
+            f"with --allow_implementation '{','.join(refused)}'{''.join(mends)}{_BRUTE if _walks_indices(refused) else ''}"
         )
     return untrusted
+
+
+_BRUTE: Final = "; fitted with algorithm='brute' the model has no tree of neighbours, and is loaded without"
+
+
+def _walks_indices(names: Iterable[str]) -> bool:
+    return any(name.rpartition(".")[2].startswith(("KDTree", "BallTree")) for name in names)
 
 
 _SAVES: Final = {

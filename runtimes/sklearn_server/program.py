@@ -14,7 +14,7 @@ from serinus.native.trees.walker import KernelsMissing
 from . import forests, linear
 from .estimator import Estimator
 from .heads import Head
-from .transforms import Transform, as_numbers, compile_transform, refuse_odd
+from .transforms import Transform, as_numbers, category_codes, compile_transform, join, refuse_odd
 
 __all__ = ["ARITHMETIC", "Program", "compile_program"]
 
@@ -108,6 +108,8 @@ def _compile(model: Estimator, threads: int) -> Program:
         raise NotCovered("a Pipeline that ends in a Pipeline")
     if last.kind in forests.KINDS:
         head = forests.compile_forest(last, threads=threads)
+        if last.kind.startswith(forests.HISTOGRAM):
+            before = join(before, category_codes(last))
     elif last.kind in linear.KINDS:
         head = linear.compile_linear(last)
     else:

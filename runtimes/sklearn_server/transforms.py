@@ -19,7 +19,16 @@ from serinus.errors import InvalidInput
 
 from .estimator import Estimator
 
-__all__ = ["Origin", "Transform", "as_numbers", "compile_transform", "refuse_odd"]
+__all__ = [
+    "MISSING_CODE",
+    "Origin",
+    "Transform",
+    "as_numbers",
+    "category_codes",
+    "compile_transform",
+    "join",
+    "refuse_odd",
+]
 
 Origin = tuple[int, Callable[[np.ndarray], np.ndarray]]
 """The input column that an output column is made of, and the way back for its values."""
@@ -324,7 +333,10 @@ def _encoder(model: Estimator) -> Transform:
 
     def look_up(rows: np.ndarray, column: int) -> list[int]:
         keys = known[column]
-        codes = [keys.get(_key(value), -1) for value in rows[:, column].tolist()]
+        values = rows[:, column].tolist()
+        codes = [keys.get(_key(value), -1) for value in values]
+        if how != "error" and column not in texts and any(isinstance(one, float) and math.isinf(one) for one in values):
+            raise InvalidInput(f"{model.name} takes no infinite numbers, not even as an unknown category")
         if how == "error" and -1 in codes:
             row = codes.index(-1)
             shown = ", ".join(_shown(key) for key in list(keys)[:8])
@@ -353,6 +365,57 @@ def _encoder(model: Estimator) -> Transform:
     if one_hot:
         return Transform(len(known), int(starts[-1]), hot, (None,) * int(starts[-1]), texts, shown)
     return Transform(len(known), len(known), ordinal, (None,) * len(known), texts, shown)
+
+
+MISSING_CODE: Final = 255
+"""What a missing or unknown category is to the compiled walk: beyond all codes, of which there are 255 at most (`max_bins`)."""
+
+
+def category_codes(model: Estimator) -> Transform | None:
+    """Compile what histogram-based boosting does before its trees: codes of categories, then the other columns; None: it does nothing.
+
+    A category that is missing or that training did not see is one to the trees (`_preprocess_X`, whose encoder gives NaN for both).
+
+    Raises:
+        NotCovered: with the reason.
+    """
+    found = model.get("_preprocessor")
+    if found is None:
+        if model.get("is_categorical_") is not None:
+            raise NotCovered(f"{model.name} with categories, of a scikit-learn before 1.4")
+        return None
+    if not isinstance(found, Estimator):
+        raise NotCovered(f"{model.name} with an encoder of its own")
+    inputs = found.of("n_features_in_", int)
+    places = found.of("_transformer_to_input_indices", dict)
+    encoders = [one for one in found.of("transformers_", list) if one[0] == "encoder"]
+    coded, plain = (np.asarray(places.get(name, []), np.int64).reshape(-1) for name in ("encoder", "numerical"))
+    if len(encoders) != 1 or sorted([*coded, *plain]) != list(range(inputs)):
+        raise NotCovered(f"{model.name} with an encoder of its own")
+    encoder = compile_transform(encoders[0][1], len(coded))
+    if any(sum(one is not None for one in known) > MISSING_CODE for _, known in encoder.categories):
+        raise NotCovered(f"{model.name} with more than {MISSING_CODE} categories in a column")
+
+    def apply(rows: np.ndarray) -> np.ndarray:
+        made = np.empty((len(rows), inputs))
+        codes = encoder.apply(rows[:, coded])
+        made[:, : len(coded)] = np.where(np.isnan(codes), MISSING_CODE, codes)
+        made[:, len(coded) :] = as_numbers(rows[:, plain])
+        return made
+
+    texts = frozenset(int(coded[column]) for column in encoder.texts)
+    categories = tuple((int(coded[column]), known) for column, known in encoder.categories)
+    origins: list[Origin | None] = [None] * len(coded)
+    return Transform(inputs, inputs, apply, (*origins, *((int(column), _same) for column in plain)), texts, categories)
+
+
+def join(first: Transform | None, second: Transform | None) -> Transform | None:
+    """Give two steps as one; None is a step that does nothing.
+
+    Raises:
+        NotCovered: the second takes another number of columns than the first gives.
+    """
+    return (second or first) if first is None or second is None else _joined(first, second)
 
 
 def _known(categories: np.ndarray, who: str) -> dict[Any, int]:

@@ -31,6 +31,8 @@ __all__ = ["TOLERANCE", "Verification", "find", "save", "verify"]
 TOLERANCE: Final = 1e-9
 """Largest difference taken for agreement, in float64: absolute up to 1, relative above. A product of 10,000 columns may round so in another order."""
 
+_KNOWN: Final = 0.9
+"""Share of rows whose numbers are among the categories of their column."""
 _SEED: Final = 20240229
 _REFUSALS: Final = 12
 """Refused rows that scikit-learn is asked, each alone."""
@@ -160,9 +162,13 @@ def _rows(program: Program, columns: Columns) -> np.ndarray:
     if not program.head.splits:
         large = np.abs(made) > _LARGEST
         made[large & np.isfinite(made)] = _LARGEST
-    if not columns.is_frame:
-        return made
     random = np.random.default_rng(_SEED)
+    if not columns.is_frame:
+        for place, known in columns.samples.items():  # numbers that are looked up, which others would hardly meet
+            codes = np.array([np.nan if one is None else one for one in known], np.float64)
+            meets = random.random(len(made)) < _KNOWN
+            made[meets, place] = random.choice(codes, int(meets.sum()))
+        return made
     made = made[: len(made) // 2]
     rows = made.astype(object)
     for place in range(program.columns):
