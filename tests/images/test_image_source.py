@@ -7,10 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from container_support import write_engine
-from serinus.errors import ConfigError
+from serinus.errors import ConfigError, UpstreamFailed
 from serinus.images.container_engine import find_engine
 from serinus.images.dockerfile import Recipe, check_arguments, image_name, write_context, write_dockerfile
 from serinus.images.first_answer import request_for
@@ -229,20 +230,22 @@ def test_an_engine_that_does_not_answer_says_why_and_the_next_is_asked(tmp_path:
     assert (found.command, found.architecture) == ("podman", "arm64")
 
 
-def test_a_request_is_made_up_of_one_row_of_zeros():
-    metadata = {
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [-1, 3]},
-            {"name": "t", "datatype": "BYTES", "shape": [-1]},
-        ]
-    }
-    assert request_for(metadata) == {
-        "inputs": [
-            {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]},
-            {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["0"]},
-        ]
-    }
-    assert request_for({"inputs": []}) is None
+def test_the_request_of_an_image_is_the_example_of_the_page_with_every_value():
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "t", "datatype": "BYTES", "shape": [-1]},
+        {"name": "image", "datatype": "UINT8", "shape": [-1, 30, 30]},
+    ]
+    made = request_for(orjson.dumps({"name": "m", "inputs": inputs}))
+    assert made is not None
+    assert made["inputs"][:2] == [
+        {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]},
+        {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["text"]},
+    ]
+    assert len(made["inputs"][2]["data"]) == 900, "a page leaves so many out; a request cannot"
+    assert request_for(b'{"name": "m", "inputs": []}') is None
+    with pytest.raises(UpstreamFailed, match="the image"):
+        request_for(b"[]")
 
 
 @pytest.mark.parametrize(("name", "expected"), [("My Model_2", "my-model-2"), ("été", "t"), ("--", "model")])

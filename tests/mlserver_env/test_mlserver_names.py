@@ -5,7 +5,8 @@ from __future__ import annotations
 import mlserver.settings as theirs
 import pytest
 
-from serinus.cli.serving.options import INERT_ENVIRONMENT, OPTIONS, parse
+from serinus.cli.serving.option_table import INERT_ENVIRONMENT, OPTIONS
+from serinus.cli.serving.options import parse
 from serinus.errors import ConfigError
 
 PREFIXES = {

@@ -26,7 +26,8 @@ from rest_support import MODELS, X, rest
 from serinus import Model, ModelSettings, TensorSpec
 from serinus.artifacts import read_labels
 from serinus.bounds import BOUNDS, ModelBounds
-from serinus.cli.serving.options import OPTIONS, parse
+from serinus.cli.serving.option_table import OPTIONS
+from serinus.cli.serving.options import parse
 from serinus.cli.serving.serve import _server_settings
 from serinus.cli.serving.startup_models import _of_paths
 from serinus.client.predictor_errors import retry_seconds

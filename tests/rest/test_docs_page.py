@@ -18,10 +18,11 @@ import pytest
 from browser import NEEDS_CHROMIUM, Tab, dumped, opened
 from rest_support import Rest, rest
 from serinus.dataplane.access.access_tokens import Tokens
+from serinus.protocol.documents.example_values import example_request
 from serinus.protocol.types import ModelMetadata, TensorSpec
 from serinus.server.request_access import RequestAccess
 from serinus.server.rest.pages.docs_page import content_security_policy, offers_docs
-from serinus.server.rest.pages.request_examples import curl_example, example_request, python_example
+from serinus.server.rest.pages.request_examples import curl_example, python_example
 from serinus.settings import ServerSettings
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from serinus.cli.serving import serve
-from serinus.cli.serving.options import OPTIONS, parse
+from serinus.cli.serving.option_table import OPTIONS
+from serinus.cli.serving.options import parse
 from serinus.cli.serving.startup_models import discover, find_models
 from serinus.errors import ConfigError
 from serinus.hosts.implementations import resolve

@@ -137,7 +137,7 @@ def _around(
         found = _called(found, own, None)
     if found.kind != "kserve":
         raise ConfigError(f"--transformer {found.name!r} is a {found.kind} model; a kserve.Model was expected")
-    from .kserve.kserve_host import make_kserve
+    from .kserve.kserve_instances import make_kserve
     from .kserve.pipeline import IN_PROCESS, Pipeline
 
     return Pipeline(settings, make_kserve(found, own, None, IN_PROCESS), build)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..client.metadata_answers import model_document
 from ..errors import ConfigError
+from ..protocol.documents.example_values import example_request
 from .container_engine import ContainerEngine
 
 __all__ = ["FirstAnswer", "ask_image", "request_for"]
@@ -70,7 +71,7 @@ def ask_image(
         if request is not None:
             body, asked = request.read_bytes(), request.name
         else:
-            made = request_for(_get(address, f"/v2/models/{model}"))
+            made = request_for(_read(address, f"/v2/models/{model}"))
             if made is None:
                 return FirstAnswer(ready_s, "", {})
             body, asked = json.dumps(made).encode(), "a request of one row, made up by the model's metadata"
@@ -86,22 +87,20 @@ def ask_image(
             raise ConfigError([f"{image}: {asked} was not answered: {error}", *_tail(engine, identity)]) from None
 
 
-def request_for(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def request_for(metadata: bytes) -> dict[str, Any] | None:
     """Make up a V2 request of one row by a model's metadata.
 
     Args:
         metadata: the answer of `GET /v2/models/NAME`.
 
     Returns:
-        Zeros (texts are "0"), free dimensions of 1; None: the model declares no inputs.
+        The example of `/docs`, every value written out; None: the model declares no inputs.
+
+    Raises:
+        UpstreamFailed: it is no metadata.
     """
-    inputs = []
-    for spec in metadata.get("inputs") or ():
-        shape = [1 if size == -1 else size for size in spec["shape"]]
-        zero: Any = {"BYTES": "0", "BOOL": False}.get(spec["datatype"], 0)
-        data = [zero] * math.prod(shape)
-        inputs.append({"name": spec["name"], "shape": shape, "datatype": spec["datatype"], "data": data})
-    return {"inputs": inputs} if inputs else None
+    read = model_document(metadata, "the image")
+    return example_request(read, whole=True) if read.inputs else None
 
 
 def _is_v2(body: bytes, asked: str) -> bool:
@@ -116,11 +115,15 @@ def _is_v2(body: bytes, asked: str) -> bool:
 
 
 def _get(address: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(f"http://{address}{path}", data=body, headers={"Content-Type": "application/json"})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=_ASK_TIMEOUT_S) as answer:
-        content = answer.read()
+    content = _read(address, path, body)
     document = json.loads(content) if content else {}
     return document if isinstance(document, dict) else {"answer": document}
+
+
+def _read(address: str, path: str, body: bytes | None = None) -> bytes:
+    request = urllib.request.Request(f"http://{address}{path}", data=body, headers={"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=_ASK_TIMEOUT_S) as answer:
+        return answer.read()
 
 
 def _tail(engine: ContainerEngine, identity: str) -> list[str]:

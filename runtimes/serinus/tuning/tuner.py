@@ -11,7 +11,6 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..loading.directory import settings_from_directory
-from ..protocol.types import TensorSpec
 from ..settings import ModelSettings, cpu_limit
 from .forms.model_forms import update_settings
 from .forms.samples import generate_samples, read_samples
@@ -148,11 +147,8 @@ class _Bench:
         """A rate that one request at a time would give, halved: from a short run at a low rate."""
         server = self._serve(config)
         metadata = server.metadata()
-        self.inline = str(metadata.get("properties", {}).get("execution", "")) == "inline"
-        specs = [
-            TensorSpec(entry["name"], entry["datatype"], tuple(entry["shape"])) for entry in metadata.get("inputs", [])
-        ]
-        samples = self._given or generate_samples(specs, MOST_MESSAGES * self._rows)
+        self.inline = str(metadata.properties.get("execution", "")) == "inline"
+        samples = self._given or generate_samples(metadata.inputs, MOST_MESSAGES * self._rows)
         self._messages = request_messages(samples, self._rows)
         job = self._job(10.0, 1.5, server.port)
         self._say("looking at single requests")

@@ -31,7 +31,8 @@ from ...server.request_access import RequestAccess
 from ...settings import PredictorSettings, ServerSettings
 from .extra_settings import describe_extra
 from .log_lines import JsonLines, StreamLines, TextLines, escape
-from .options import OPTIONS, Option, Parsed, parse
+from .option_table import OPTIONS, Option
+from .options import Parsed, parse
 from .repository_control import repository_access, request_access
 from .startup_models import discover, find_models, repository_names
 

@@ -23,11 +23,9 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-
-import numpy as np
 
 try:
     import kserve
@@ -37,27 +35,27 @@ except ImportError as error:
 import kserve.context as kserve_context
 from kserve import InferRequest as KServeRequest
 from kserve import InferResponse as KServeResponse
-from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb
-from kserve.predictor_config import PredictorConfig
+from kserve.model import BaseKServeModel, InferenceVerb
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from kserve.utils.utils import is_structured_cloudevent
 from prometheus_client import REGISTRY
 
 from ...client.predictor_client import PredictorClient
 from ...dataplane.response_stream import closing
-from ...errors import ConfigError, InvalidInput, ModelFailed, NotReady, NotSupported
-from ...loading.construction import construct
-from ...model import Call, Family, Model, RequestModel, V1Answer
+from ...errors import InvalidInput, ModelFailed, NotReady, NotSupported
+from ...model import Family, RequestModel, V1Answer
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, TensorSpec
 from ...settings import ModelSettings, PredictorSettings
-from ..earlier_kserve import accept_earlier_classes, own_predictor
+from ..earlier_kserve import own_predictor
 from ..error_translation import ErrorTranslation
 from ..implementations import Implementation
 from ..loop_thread import LoopThread, asks_for_loop
 from ..method_executor import MethodExecutor
 from ..prometheus_families import read_families
 from ..transport import is_grpc
+from .kserve_arrays import KServeArrays
 from .kserve_errors import translate
+from .kserve_instances import awaited, config_of, is_of_a_class, load_kserve, make_kserve, specs_of
 from .kserve_types import (
     from_kserve_request,
     from_kserve_response,
@@ -68,9 +66,7 @@ from .kserve_types import (
 )
 from .loose_requests import loose_request
 
-accept_earlier_classes()
-
-__all__ = ["KServeArrays", "KServeHost", "build_kserve", "make_kserve"]
+__all__ = ["KServeHost", "build_kserve"]
 
 _log = logging.getLogger("serinus.hosts")
 _T = TypeVar("_T")
@@ -96,34 +92,9 @@ _STOP_S = 5.0
 _NO_FLIGHT: tuple[Mapping[str, str], float | None] = (NO_PARAMETERS, None)
 
 
-_OF_NO_CLASS = (
-    "python_",
-    "process_",
-    "request_preprocess_",
-    "request_predict_",
-    "request_postprocess_",
-    "request_explain_",
-)
-"""Beginnings of the names that `prometheus_client` and KServe count by themselves."""
-
-
-def _is_of_a_class(name: str, _: Mapping[str, str]) -> bool:
-    return not name.startswith(_OF_NO_CLASS)
-
-
 def _own(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Leave out what a predictor's response headers say of its own message."""
     return {name: value for name, value in headers.items() if name.lower() not in _FRAMING}
-
-
-def _specs(listed: Any) -> tuple[TensorSpec, ...]:
-    """Read what `get_input_types` and `get_output_types` say, leaving out what is not well formed."""
-    specs = []
-    for entry in listed or ():
-        if isinstance(entry, dict) and entry.get("name") and entry.get("datatype"):
-            shape = tuple(int(size) if size is not None else -1 for size in entry.get("shape", ()))
-            specs.append(TensorSpec(str(entry["name"]), str(entry["datatype"]).upper(), shape))
-    return tuple(specs)
 
 
 async def _pieces(result: AsyncIterator[Any]) -> AsyncIterator[bytes]:
@@ -132,66 +103,6 @@ async def _pieces(result: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         async with closing(result):
             async for piece in result:
                 yield piece if isinstance(piece, bytes) else str(piece).encode()
-
-
-def make_kserve(
-    implementation: Implementation,
-    settings: ModelSettings,
-    predictor: PredictorSettings | None,
-    otherwise: Mapping[str, Any] = NO_PARAMETERS,
-) -> Any:
-    """Make the instance, with KServe's predictor configuration in place, since a constructor may look at it; see `construct`."""
-    config = _config(predictor)
-    kserve_context.set_predictor_config(config)
-    target = implementation.target
-    model = target if implementation.is_instance else construct(target, settings, predictor, config, otherwise)
-    if not isinstance(model, BaseKServeModel):
-        raise ConfigError(f"{implementation.name!r} made a {type(model).__name__}; a kserve.Model was expected")
-    if not isinstance(model, InferenceModel):
-        raise ConfigError(
-            f"{implementation.name!r} is a {type(model).__mro__[1].__name__}: it answers neither V1 nor V2, and KServe's OpenAI "
-            "endpoints are not served here; start it with KServe's own server"
-        )
-    return model
-
-
-def _config(predictor: PredictorSettings | None) -> PredictorConfig:
-    if predictor is None:
-        return PredictorConfig(None)  # type: ignore[arg-type] # what KServe's own server does without --predictor_host
-    return PredictorConfig(
-        predictor.host,  # type: ignore[arg-type] # likewise
-        predictor.protocol,
-        predictor.use_ssl,
-        int(predictor.timeout_s),
-        predictor.retries,
-        predictor.health_check,
-    )
-
-
-def _load(model: Any, name: str, run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run) -> None:
-    """Load as KServe's server expects its models to be: ready.
-
-    Args:
-        model: the instance.
-        name: for messages.
-        run: runs a coroutine of the model's to its end.
-
-    Raises:
-        ConfigError: it is not ready after `load`.
-    """
-    loaded: Any = model.ready
-    if not loaded:
-        loaded = model.load()
-        if inspect.isawaitable(loaded):
-            loaded = run(_awaited(loaded))
-    if not (model.ready or loaded):
-        raise ConfigError(f"model {name!r}: load() returned {loaded!r} and left `ready` False")
-    model.ready = True
-    model.start()
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
 
 
 class KServeHost(RequestModel):
@@ -215,7 +126,7 @@ class KServeHost(RequestModel):
         predictor = own_predictor(model, predictor)
         self.predictor = predictor if predictor is not None and predictor.host else None
         self.client = PredictorClient(self.predictor) if self.predictor is not None else None
-        self._config = _config(predictor)
+        self._config = config_of(predictor)
         self._own_loop: LoopThread | None = None
         self._engine: asyncio.Task[Any] | None = None
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"kserve-{settings.name}")
@@ -253,7 +164,7 @@ class KServeHost(RequestModel):
         if asks_for_loop(type(self.hosted)):
             self._own_loop = LoopThread(f"kserve-{self.name}")
         try:
-            _load(self.hosted, self.settings.name, asyncio.run if self._own_loop is None else self._own_loop.run)
+            load_kserve(self.hosted, self.settings.name, asyncio.run if self._own_loop is None else self._own_loop.run)
             if getattr(self.hosted, "engine", False):
                 self._own_loop = self._own_loop or LoopThread(f"kserve-{self.name}")
                 self._own_loop.run(self._start_engine())
@@ -288,7 +199,7 @@ class KServeHost(RequestModel):
     @staticmethod
     def _listed(method: Any) -> tuple[TensorSpec, ...]:
         listed = method()
-        return _specs(asyncio.run(_awaited(listed)) if inspect.isawaitable(listed) else listed)
+        return specs_of(asyncio.run(awaited(listed)) if inspect.isawaitable(listed) else listed)
 
     def unload(self) -> None:
         """Stop the model, as KServe's server does at its end."""
@@ -316,7 +227,7 @@ class KServeHost(RequestModel):
 
     def metrics(self) -> Sequence[Family]:
         """Tell what the class counts with `prometheus_client`, which KServe's server shows beside its own."""
-        return read_families(REGISTRY.collect(), _is_of_a_class)
+        return read_families(REGISTRY.collect(), is_of_a_class)
 
     async def start(self) -> None:
         """Remember the loop, on which the connections to the predictor will have to be closed."""
@@ -488,64 +399,6 @@ class KServeHost(RequestModel):
                 f"model {self.name!r} has no predict of its own and no predictor was named (--predictor_host)"
             )
         return self.client
-
-
-class KServeArrays(Model):
-    """A `kserve.Model` that opted into batching: `serinus_batchable = True` and `predict_arrays(inputs, parameters)`.
-
-    Under stock KServe its `predict` is called; here `predict_arrays`, with the rows of all requests that wait. What its author says of the
-    rows is believed, unless `serinus_batching = "earned"`; then `serinus_provenance` and `serinus_join_rows(joined)` are `Model`'s.
-    """
-
-    platform = "kserve_model"
-
-    def __init__(self, settings: ModelSettings, model: Any) -> None:
-        super().__init__(settings)
-        self.hosted = model
-        self.platform = getattr(model, "serinus_platform", "kserve_model")  # type: ignore[misc] # of this one model
-        self.batching = getattr(model, "serinus_batching", "declared")
-        self.details["host"] = "kserve"
-
-    def load(self) -> None:
-        """Load the model; what it says of its tensors is checked from then on."""
-        _load(self.hosted, self.settings.name)
-        self.inputs = self.settings.inputs or self._named(self.hosted.get_input_types())
-        self.outputs = self.settings.outputs or _specs(self.hosted.get_output_types())
-        self.provenance = getattr(self.hosted, "serinus_provenance", None)
-        self.details.update(getattr(self.hosted, "serinus_details", {}))
-
-    def join_rows(self, joined: bool) -> None:
-        """Tell the model, where it wants to know."""
-        super().join_rows(joined)
-        tell = getattr(self.hosted, "serinus_join_rows", None)
-        if tell is not None:
-            tell(joined)
-
-    @staticmethod
-    def _named(listed: Any) -> tuple[TensorSpec, ...]:
-        optional = {entry["name"] for entry in listed if entry.get("optional")}
-        return tuple(
-            TensorSpec(spec.name, spec.datatype, spec.shape, optional=True) if spec.name in optional else spec
-            for spec in _specs(listed)
-        )
-
-    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
-        """Hand the rows over."""
-        with _translated:
-            return self.hosted.predict_arrays(inputs, call.parameters)
-
-    def metrics(self) -> Sequence[Family]:
-        """As `KServeHost.metrics`."""
-        return read_families(REGISTRY.collect(), _is_of_a_class)
-
-    def warmup_inputs(self) -> Mapping[str, np.ndarray] | None:
-        """Ask the model for a row of its own, if it has one."""
-        rows = getattr(self.hosted, "warmup_arrays", None)
-        return rows() if rows is not None else None
-
-    def unload(self) -> None:
-        """Stop the model."""
-        self.hosted.stop()
 
 
 def build_kserve(

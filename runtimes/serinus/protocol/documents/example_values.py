@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from ..types import TensorSpec
+from ..types import ModelMetadata, TensorSpec
 
-__all__ = ["example_shape", "example_value", "is_written_out"]
+__all__ = ["example_request", "example_shape", "example_value", "is_written_out"]
 
 _MOST_VALUES: Final = 256
 """Of an input that is written out: more fill a screen."""
@@ -26,3 +26,22 @@ def example_value(spec: TensorSpec) -> Any:
 def is_written_out(spec: TensorSpec) -> bool:
     """Whether an example shows every value."""
     return math.prod(example_shape(spec)) <= _MOST_VALUES
+
+
+def example_request(metadata: ModelMetadata, *, whole: bool = False) -> dict[str, Any]:
+    """Make a V2 request of one row for a model's inputs, optional ones left out.
+
+    Args:
+        metadata: of the model.
+        whole: every input has its `data`, however many values that are; else one of many values is without.
+    """
+    inputs = []
+    for spec in metadata.inputs:
+        if spec.optional:
+            continue
+        shape = example_shape(spec)
+        entry: dict[str, Any] = {"name": spec.name, "shape": shape, "datatype": spec.datatype}
+        if whole or is_written_out(spec):
+            entry["data"] = [example_value(spec)] * math.prod(shape)
+        inputs.append(entry)
+    return {"inputs": inputs}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import signal
@@ -13,9 +12,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from ...client.metadata_answers import model_document
 from ...errors import ConfigError
+from ...protocol.types import ModelMetadata
 from ..search import Config
 from .loadgen import Job, LoadResult
 
@@ -77,9 +77,13 @@ class ServerUnderTest:
             raise ConfigError(f"GET {path} answered {answer.status}: {content[:200].decode(errors='replace')}")
         return content
 
-    def metadata(self) -> dict[str, Any]:
-        """The model's metadata."""
-        return json.loads(self.get("/v2/models/model"))
+    def metadata(self) -> ModelMetadata:
+        """The model's metadata.
+
+        Raises:
+            UpstreamFailed: it is not V2's.
+        """
+        return model_document(self.get("/v2/models/model"), "the server")
 
     def metrics(self) -> str:
         """The Prometheus page."""

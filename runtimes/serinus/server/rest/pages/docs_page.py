@@ -24,10 +24,11 @@ import orjson
 from .... import __version__
 from ....dataplane.plane import Plane
 from ....errors import SerinusError
+from ....protocol.documents.example_values import example_request
 from ....protocol.types import ModelMetadata, TensorSpec
 from ....settings import ServerSettings, is_loopback
 from .openapi import operations_html
-from .request_examples import curl_example, example_request, fits_a_page, infer_path, python_example
+from .request_examples import curl_example, fits_a_page, infer_path, python_example
 
 __all__ = ["DocsPage", "content_security_policy", "offers_docs", "token_question"]
 

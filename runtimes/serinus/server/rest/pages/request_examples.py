@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import orjson
 
-from ....protocol.documents.example_values import example_shape, example_value, is_written_out
+from ....protocol.documents.example_values import example_request, example_shape, example_value, is_written_out
 from ....protocol.types import ModelMetadata, TensorSpec
 
-__all__ = ["curl_example", "example_request", "fits_a_page", "infer_path", "python_example"]
+__all__ = ["curl_example", "fits_a_page", "infer_path", "python_example"]
 
 _NUMPY: Final = {
     "BOOL": "bool",
@@ -36,18 +36,6 @@ def _inputs(metadata: ModelMetadata) -> list[TensorSpec]:
 def fits_a_page(metadata: ModelMetadata) -> bool:
     """Whether the values of an example are written out."""
     return all(is_written_out(spec) for spec in _inputs(metadata))
-
-
-def example_request(metadata: ModelMetadata) -> dict[str, Any]:
-    """Make a V2 request; an input of many values is without `data`."""
-    inputs = []
-    for spec in _inputs(metadata):
-        shape = example_shape(spec)
-        entry: dict[str, Any] = {"name": spec.name, "shape": shape, "datatype": spec.datatype}
-        if is_written_out(spec):
-            entry["data"] = [example_value(spec)] * math.prod(shape)
-        inputs.append(entry)
-    return {"inputs": inputs}
 
 
 def infer_path(metadata: ModelMetadata) -> str:
