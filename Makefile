@@ -192,25 +192,27 @@ GPU_IMAGES := torch_server-gpu onnx_server-gpu tensorflow_server-gpu
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runtimes/serinus/__init__.py)
 DOCKER ?= docker
 # The layers of each folder's extra (runtimes/images), of those that an image may have. A test holds both to pyproject.toml.
-LAYERS := torch tensorflow onnxruntime lightgbm xgboost sklearn catboost mlflow kserve pillow redis
+# WITH: layers beside them, as in `make image/xgboost_server WITH=model_signing`.
+WITH ?=
+LAYERS := torch tensorflow onnxruntime scipy lightgbm xgboost pandas sklearn catboost mlflow kserve pillow redis model_signing
 layers_serinus_base :=
-layers_xgboost_server := xgboost
-layers_lightgbm_server := lightgbm
-layers_sklearn_server := sklearn
-layers_catboost_server := catboost
-layers_classic_server := xgboost lightgbm sklearn catboost onnxruntime
-layers_mlflow_server := xgboost lightgbm sklearn catboost onnxruntime mlflow
+layers_xgboost_server := scipy xgboost
+layers_lightgbm_server := scipy lightgbm
+layers_sklearn_server := scipy pandas sklearn
+layers_catboost_server := scipy pandas catboost
+layers_classic_server := onnxruntime scipy lightgbm xgboost pandas sklearn catboost
+layers_mlflow_server := $(layers_classic_server) mlflow
 layers_onnx_server := onnxruntime
 layers_torch_server := torch
 layers_tensorflow_server := tensorflow
-layers_ensemble_server := torch xgboost kserve
-layers_ensemble_server_trees := xgboost kserve
-layers_fraud_features := kserve redis
-layers_image_pixels := kserve pillow
-layers_recommender_features := kserve
+layers_ensemble_server := torch scipy xgboost pandas kserve
+layers_ensemble_server_trees := scipy xgboost pandas kserve
+layers_fraud_features := pandas kserve redis
+layers_image_pixels := pandas kserve pillow
+layers_recommender_features := pandas kserve
 variant_of = $(filter gpu trees,$(subst -, ,$(1)))
 folders_of = $(filter-out gpu trees,$(subst -, ,$(1)))
-layers_of = $(sort $(foreach folder,$(folders_of),$(layers_$(folder)$(if $(filter ensemble_server,$(folder)),$(addprefix _,$(filter trees,$(variant_of)))))))
+layers_of = $(sort $(foreach folder,$(folders_of),$(layers_$(folder)$(if $(filter ensemble_server,$(folder)),$(addprefix _,$(filter trees,$(variant_of)))))) $(WITH))
 layer_flags = $(foreach layer,$(filter $(layers_of),$(LAYERS)),--build-arg $(layer)=$(layer)$(if $(filter gpu,$(variant_of)),$(if $(filter torch tensorflow onnxruntime,$(layer)),-gpu)))
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
 # The repository's address where it is one that others can read, without a password that stands in it.

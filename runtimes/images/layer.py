@@ -10,9 +10,11 @@ By the layer's lock, with the hashes of every file; then removes what no server 
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import tomllib
@@ -75,7 +77,7 @@ def remove(site: Path, patterns: list[str]) -> None:
 
 
 def compile_imported(site: Path, imports: list[str]) -> None:
-    """Compile the modules of this layer that these imports load.
+    """Compile the modules that these imports load: those of this layer, and those of layers below that are not compiled there.
 
     Raises:
         subprocess.CalledProcessError: one of them cannot be imported, which would be so in the image too.
@@ -85,8 +87,11 @@ def compile_imported(site: Path, imports: list[str]) -> None:
     listed = subprocess.run(
         [python, "-c", LIST_IMPORTED, *imports], check=True, stdout=subprocess.PIPE, text=True, env=environment
     )
-    files = [line for line in listed.stdout.splitlines() if line.startswith(f"{site}/")]
-    subprocess.run([python, "-m", "compileall", "-qq", "-i", "-"], check=True, input="\n".join(files), text=True)
+    below = site_packages(ENVIRONMENT)
+    for file in map(Path, listed.stdout.splitlines()):
+        if file.is_relative_to(site) or (file.is_relative_to(below) and not Path(cache_from_source(file)).exists()):
+            place = site / file.relative_to(site if file.is_relative_to(site) else below)
+            py_compile.compile(str(file), cache_from_source(place), doraise=True, quiet=2)
 
 
 def main(name: str, prefix: Path) -> None:

@@ -14,6 +14,7 @@ from .fields import listed, mapping
 
 __all__ = [
     "BUILT_IN",
+    "BY_NAME",
     "ServingRuntime",
     "SupportedFormat",
     "app_class",
@@ -34,6 +35,9 @@ BUILT_IN = {
     "tensorflow_server": ("tensorflow",),
 }
 """Our image folders and the model formats they serve: what a machine without any ServingRuntime can still select from."""
+
+BY_NAME = {"classic_server": ("xgboost", "lightgbm", "sklearn", "catboost", "onnx")}
+"""Those that serve the formats of several others, as in manifests/base: chosen by their runtime's name, never by a format."""
 
 
 KSERVE_RUNTIMES: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -153,10 +157,11 @@ def built_in_runtimes(apps: Sequence[str]) -> list[ServingRuntime]:
     """
     found = []
     for app in apps:
-        formats = BUILT_IN.get(app, ())
+        formats = BUILT_IN.get(app) or BY_NAME.get(app, ())
         if not formats:
             continue
-        entries = "".join(f"\n    - {{name: {name}, autoSelect: true, priority: 1}}" for name in formats)
+        chosen = "autoSelect: true, priority: 1" if app in BUILT_IN else "autoSelect: false"
+        entries = "".join(f"\n    - {{name: {name}, {chosen}}}" for name in formats)
         text = (
             "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\n"
             f"metadata:\n  name: serinus-{app.replace('_', '-')}\nspec:\n  supportedModelFormats:{entries}\n"

@@ -16,7 +16,7 @@ from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
 from ...manifests.rules.update_rules import check_updates
-from ...manifests.serving_runtimes import BUILT_IN, app_class, built_in_runtimes, kserve_runtimes, parse_runtime
+from ...manifests.serving_runtimes import BUILT_IN, BY_NAME, app_class, built_in_runtimes, kserve_runtimes, parse_runtime
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
 from .graph_planner import GraphPlanner
@@ -74,7 +74,7 @@ def load(
         for document in (*documents, *others)
         if document.kind in {"ServingRuntime", "ClusterServingRuntime"}
     ]
-    installed = [name for name in BUILT_IN if app_class(name)]
+    installed = [name for name in (*BUILT_IN, *BY_NAME) if app_class(name)]
     if any(map(_is_kserve, runtimes)):
         known += kserve_runtimes(installed)
     ours = built_in_runtimes(installed)
