@@ -14,7 +14,19 @@ import orjson
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from conformance_support import Case, Server, case, ids, infer_message, json_tensor, server_process, values_of
+from conformance_support import (
+    Case,
+    Server,
+    case,
+    check_config,
+    check_metadata,
+    check_no_rows,
+    ids,
+    infer_message,
+    json_tensor,
+    server_process,
+    values_of,
+)
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import serving
 
@@ -650,39 +662,17 @@ XGB = json_tensor("input-0", "FP32", [1, 4], [1.0, 3.5, 0.5, 2.0])
 
 @case(TABLE, "metadata-of-a-booster", "inference_rest.md, Model Metadata Response JSON Object")
 def _(s: Server) -> None:
-    document = s.ask("GET", "/v2/models/xgb").json
-    assert document["name"] == "xgb"
-    assert document["platform"].count("_") >= 1
-    assert all(isinstance(text, str) for text in document["properties"].values())
-    for spec in (*document["inputs"], *document["outputs"]):
-        assert set(spec) == {"name", "datatype", "shape"}
-        assert all(isinstance(size, int) and size >= -1 for size in spec["shape"])
-    promised = [spec["name"] for spec in document["outputs"]]
-    assert [output["name"] for output in s.infer("xgb", XGB).json["outputs"]] == promised
-    for spec in orjson.loads(document["properties"]["optional_outputs"]):
-        answer = s.infer("xgb", XGB, outputs=[{"name": spec["name"]}]).json
-        assert [output["name"] for output in answer["outputs"]] == [spec["name"]]
-    message = s.rpc("ModelMetadata", pb.ModelMetadataRequest(name="xgb")).message
-    for mine, theirs in ((message.inputs, document["inputs"]), (message.outputs, document["outputs"])):
-        assert [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in mine] == theirs
-    assert (message.platform, set(message.properties)) == (document["platform"], set(document["properties"]))
+    check_metadata(s, "xgb", XGB)
 
 
 @case(TABLE, "no-rows-of-a-booster", "inference_rest.md, shape: unsigned integers")
 def _(s: Server) -> None:
-    answer = s.infer("xgb", json_tensor("input-0", "FP32", [0, 4], []))
-    assert answer.status == 200, answer.body
-    assert answer.json["outputs"][0]["shape"][0] == 0
-    assert answer.json["outputs"][0]["data"] == []
+    check_no_rows(s, "xgb", XGB)
 
 
 @case(TABLE, "config-of-a-booster-equals-rest", CONFIG)
 def _(s: Server) -> None:
-    config = s.rpc("ModelConfig", pb.ModelConfigRequest(name="xgb")).message.config
-    document = s.ask("GET", "/v2/models/xgb/config").json
-    assert (config.name, config.max_batch_size) == ("xgb", document["max_batch_size"])
-    for mine, theirs in ((config.input, document["input"]), (config.output, document["output"])):
-        assert [(t.name, list(t.dims)) for t in mine] == [(t["name"], t["dims"]) for t in theirs]
+    check_config(s, "xgb")
 
 
 # Isolation

@@ -137,9 +137,45 @@ def _tensorflow(folder: Path) -> None:
     tf.saved_model.save(module, str(folder / "1"), signatures={"serving_default": module.double})
 
 
+def _sklearn(folder: Path) -> None:
+    from sklearn.ensemble import RandomForestRegressor
+
+    import sklearn_support
+
+    data = sklearn_support.rows()
+    sklearn_support.save(RandomForestRegressor(5, random_state=0).fit(data, data[:, 0]), folder)
+
+
+def _catboost(folder: Path) -> None:
+    import catboost
+
+    data = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    model = catboost.CatBoostRegressor(5, thread_count=1, logging_level="Silent", allow_writing_files=False)
+    model.fit(data, data[:, 0]).save_model(str(folder / "model.cbm"))
+
+
+def _classic(folder: Path) -> None:
+    _catboost(folder)
+    (folder / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "classic_server"}))
+
+
+def _mlflow(folder: Path) -> None:
+    import mlflow.xgboost
+    import xgboost
+    from mlflow.models import infer_signature
+
+    data = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    model = xgboost.train({"max_depth": 2}, xgboost.DMatrix(data, data[:, 0]), 5)
+    signature = infer_signature(data, model.predict(xgboost.DMatrix(data)))
+    mlflow.xgboost.save_model(model, folder, signature=signature, pip_requirements=[])
+
+
+RUNTIMES = [_lightgbm, _sklearn, _catboost, _classic, _mlflow, _onnx, _torch, _tensorflow]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("write", [_lightgbm, _onnx, _torch, _tensorflow], ids=lambda write: write.__name__[1:])
+@pytest.mark.parametrize("write", RUNTIMES, ids=lambda write: write.__name__[1:])
 async def test_every_runtime_answers_under_stock_kserve_as_it_does_here(tmp_path: Path, write: Callable[[Path], None]):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the frameworks' own, of what they deprecate

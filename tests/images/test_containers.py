@@ -104,6 +104,8 @@ def test_it_passes_the_conformance_suite(name: str, tmp_path: Path):
     layers = make_variable(f"call layers_of,{name}")
     if "kserve" in layers:
         suites.append("tests/conformance/test_hosted.py")
+    if "mlflow" in layers:  # the image that has every runtime which they ask for
+        suites.append("tests/conformance/test_runtimes.py")
     if "xgboost" not in layers:  # the contributions that it asks for are the Booster's work
         suites += ["--deselect", "tests/conformance/test_extensions.py::test_extension[metadata-of-a-booster]"]
     done = subprocess.run(

@@ -9,9 +9,12 @@ import json
 import os
 import re
 import subprocess
+import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +70,9 @@ def test_every_image_begins_with_the_layers_of_the_base(name: str):
         ("ensemble_server", "ensemble_server-fraud_features", 700),
         ("tensorflow_server", "tensorflow_server-image_pixels", 800),
         ("ensemble_server-trees", "xgboost_server", 200),
+        ("sklearn_server", "catboost_server", 200),
+        ("lightgbm_server", "xgboost_server", 180),
+        ("mlflow_server", "classic_server", 600),
     ],
 )
 def test_images_share_the_layers_of_their_frameworks(one: str, other: str, size_mb: int):
@@ -83,6 +89,10 @@ def test_images_share_the_layers_of_their_frameworks(one: str, other: str, size_
         ("ensemble_server-trees", 400),
         ("ensemble_server-trees-fraud_features", 400),
         ("xgboost_server", 400),
+        ("sklearn_server", 350),
+        ("catboost_server", 550),
+        ("classic_server", 750),
+        ("mlflow_server", 850),
         ("serinus_base", 200),
     ],
 )
@@ -104,8 +114,12 @@ def test_a_change_of_our_source_makes_small_layers_alone(tmp_path_factory: pytes
         (copy / line).chmod((ROOT / line).stat().st_mode & 0o777)
     with (copy / "runtimes/xgboost_server/model.py").open("a") as file:
         file.write("# one line more\n")
-    flags = ["--build-arg", "APP=xgboost_server", "--build-arg", "xgboost=xgboost", "-t", "xgboost_server:changed"]
-    docker("build", "-q", "-f", str(copy / "runtimes/Dockerfile"), *flags, str(copy))
+    arguments = [
+        "APP=xgboost_server",
+        *(f"{layer}={layer}" for layer in make_variable("call layers_of,xgboost_server")),
+    ]
+    flags = [part for argument in arguments for part in ("--build-arg", argument)]
+    docker("build", "-q", "-f", str(copy / "runtimes/Dockerfile"), *flags, "-t", "xgboost_server:changed", str(copy))
     try:
         before, after = layers("xgboost_server"), inspect("xgboost_server:changed")["RootFS"]["Layers"]
         assert len(before) == len(after)
@@ -156,6 +170,35 @@ def test_its_frameworks_can_be_imported_by_its_user_on_a_read_only_system(name: 
     modules = [word for file in read for word in re.findall(r'"([^"]+)"', file.read_text().split("imports = [")[1])]
     code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
     docker("run", "--rm", *HARDENED, "--entrypoint", "python", build(name), "-c", code, *modules)
+
+
+@pytest.mark.parametrize("name", ["sklearn_server", "catboost_server", "classic_server", "mlflow_server"])
+def test_a_file_of_its_packages_is_in_one_layer_alone(name: str):
+    """What two layers hold is paid for twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            f"{DOCKER} save {build(name)} | tar -x -C {folder}", shell=True, check=True, executable="/bin/bash"
+        )  # a pipe of two programs of ours
+        (manifest,) = json.loads((Path(folder) / "manifest.json").read_text())
+        seen: dict[str, int] = {}
+        for place, layer in enumerate(manifest["Layers"]):
+            with tarfile.open(Path(folder) / layer) as archive:
+                for member in archive:
+                    if member.isfile() and member.size > 100_000 and "site-packages/" in member.name:
+                        assert member.name not in seen, f"{member.name}: in layers {seen[member.name]} and {place}"
+                        seen[member.name] = place
+    assert any(file.endswith(".so") for file in seen)
+
+
+def test_catboosts_image_has_no_charts_and_no_notebooks_widget():
+    packages = docker("run", "--rm", "--entrypoint", "pip", build("catboost_server"), "list", "--format", "freeze")
+    names = {line.partition("==")[0].lower() for line in packages.splitlines()}
+    assert "catboost" in names
+    assert not names & {"matplotlib", "plotly", "graphviz", "pillow", "fonttools"}
+    found = docker(
+        "run", "--rm", "--entrypoint", "find", build("catboost_server"), "/opt/serinus", "-path", "*jupyter*", "-o", "-name", "hnsw"
+    )  # fmt: skip
+    assert found == ""
 
 
 FIND = r"""

@@ -76,6 +76,21 @@ CASES: list[tuple[str, dict[str, str], dict[str, Any]]] = [
         {"implementation": "mine.model:Mine", "code": ("mine",)},
     ),
     (
+        "a folder of MLflow's, whose requirements are for MLflow",
+        {
+            "MLmodel": "flavors: {}",
+            "model.ubj": "",
+            "requirements.txt": "mlflow==3.1.0\nxgboost==3.0.0\n",
+            "conda.yaml": "",
+        },
+        {
+            "implementation": "mlflow_server",
+            "extras": ("mlflow_server",),
+            "requirements": None,
+            "model": ("MLmodel", "conda.yaml", "model.ubj"),
+        },
+    ),
+    (
         "settings that name a runtime",
         {
             "model/model-settings.json": json.dumps(

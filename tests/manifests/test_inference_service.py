@@ -296,6 +296,14 @@ def test_each_image_of_ours_stands_for_a_runtime_of_its_formats_and_others_for_n
         assert runtime.document.file == f"(built-in runtime {app})"
 
 
+def test_the_image_of_all_classic_formats_is_a_runtime_that_is_chosen_by_name_alone():
+    (found,) = built_in_runtimes(["classic_server"])
+    assert found.name == "serinus-classic-server"
+    assert {each.name for each in found.formats} == {"xgboost", "lightgbm", "sklearn", "catboost", "onnx"}
+    assert not any(each.auto_select or each.priority for each in found.formats)
+    assert kserve_runtimes(["classic_server"]) == []
+
+
 def test_kserves_own_runtimes_come_once_for_each_image_of_ours_that_serves_some_of_their_formats():
     found = {
         (runtime.name, runtime.containers[0]["image"]): runtime

@@ -410,6 +410,35 @@ module.answer = tensorflow.function(lambda x: {"y": tensorflow.matmul(x, weights
 tensorflow.saved_model.save(module, sys.argv[1] + "/1", signatures=module.answer)
 numpy.save(sys.argv[1] + "/expected.npy", rows @ weights.numpy())
 """
+SKLEARN = """
+import numpy, sys, skops.io
+from sklearn.ensemble import RandomForestRegressor
+
+rows = numpy.load(sys.argv[1] + "/rows.npy")
+model = RandomForestRegressor(5, random_state=0).fit(rows, rows[:, 0])
+skops.io.dump(model, sys.argv[1] + "/model.skops")
+numpy.save(sys.argv[1] + "/expected.npy", model.predict(rows))
+"""
+CATBOOST = """
+import numpy, sys, catboost
+
+rows = numpy.load(sys.argv[1] + "/rows.npy")
+model = catboost.CatBoostRegressor(5, thread_count=1, logging_level="Silent", allow_writing_files=False).fit(rows, rows[:, 0])
+model.save_model(sys.argv[1] + "/model.cbm")
+numpy.save(sys.argv[1] + "/expected.npy", model.predict(rows))
+"""
+MLFLOW = """
+import numpy, shutil, sys, mlflow.xgboost, xgboost
+from mlflow.models import infer_signature
+
+rows = numpy.load(sys.argv[1] + "/rows.npy")
+model = xgboost.train({"max_depth": 2}, xgboost.DMatrix(rows, rows[:, 0]), 5)
+answer = model.predict(xgboost.DMatrix(rows))
+mlflow.xgboost.save_model(model, sys.argv[1] + "/saved", signature=infer_signature(rows, answer), pip_requirements=[])
+shutil.copytree(sys.argv[1] + "/saved", sys.argv[1], dirs_exist_ok=True)
+shutil.rmtree(sys.argv[1] + "/saved")
+numpy.save(sys.argv[1] + "/expected.npy", answer)
+"""
 
 
 def _elsewhere(script: str) -> Callable[[Path, np.ndarray], np.ndarray]:
@@ -435,6 +464,11 @@ def _elsewhere(script: str) -> Callable[[Path, np.ndarray], np.ndarray]:
     [
         ("xgboost_server", _xgboost),
         ("lightgbm_server", _lightgbm),
+        ("sklearn_server", _elsewhere(SKLEARN)),
+        ("catboost_server", _elsewhere(CATBOOST)),
+        ("classic_server", _lightgbm),
+        ("classic_server", _elsewhere(SKLEARN)),
+        ("mlflow_server", _elsewhere(MLFLOW)),
         ("onnx_server", _onnx),
         ("torch_server", _elsewhere(TORCH)),
         ("tensorflow_server", _elsewhere(TENSORFLOW)),

@@ -93,18 +93,59 @@ def test_what_a_layer_leaves_out_is_not_in_its_lock(name: str):
     assert not set(LAYERS[name]["without"]) & lock(name).keys()
 
 
+SHARED = {
+    locks.name_of(line): name for name, layer in LAYERS.items() if layer.get("shared") for line in layer["requires"]
+}
+"""Packages that are a layer of their own below those of frameworks, and that layer's name."""
+
+
+def test_a_layer_can_be_asked_for_beside_those_of_an_image():
+    command = ["make", "-n", "image/xgboost_server", "WITH=model_signing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--build-arg xgboost=xgboost --build-arg model_signing=model_signing" in done.stdout
+
+
+def test_what_several_layers_of_an_image_would_bring_is_a_layer_below_them():
+    """But for packages of a few files."""
+    small = {
+        "certifi",
+        "cffi",
+        "charset-normalizer",
+        "idna",
+        "joblib",
+        "pycparser",
+        "pyasn1",
+        "requests",
+        "six",
+        "urllib3",
+    }
+    small |= {"python-dateutil", "pytz", "tzdata", "packaging", "threadpoolctl", "narwhals", "cloudpickle"}
+    base = lock("base").keys()
+    for image in make_variable("IMAGES"):
+        seen: dict[str, str] = dict(SHARED)
+        for layer in make_variable(f"call layers_of,{image}"):
+            for package in lock(layer).keys() - base - small - SHARED.keys():
+                assert package not in seen, f"{image}: {package} is of {seen[package]} and of {layer}"
+                seen[package] = layer
+
+
 @pytest.mark.parametrize("image", [*make_variable("IMAGES"), *make_variable("GPU_IMAGES")])
 def test_an_image_has_the_layers_of_its_extras(image: str):
     """`make -n image/NAME` names a layer for each requirement of the folders' extras, and no other."""
     done = subprocess.run(["make", "-n", f"image/{image}"], cwd=ROOT, capture_output=True, text=True, check=True)
-    named = {match[2] for match in re.finditer(r"--build-arg ([a-z]+)=([a-z-]+)", done.stdout)}
+    named = {match[2] for match in re.finditer(r"--build-arg ([a-z_]+)=([a-z_-]+)", done.stdout)}
     words = image.split("-")
     variant = next((word for word in words if word in ("gpu", "trees")), "")
     folders = [word for word in words if word not in ("gpu", "trees", "serinus_base")]
     known = {locks.normalise(name) for name in locks.project()["optional-dependencies"]}
     extras = [f"{name}_{variant}" if locks.normalise(f"{name}_{variant}") in known else name for name in folders]
     asked = {locks.name_of(line) for line in locks.requirements(extras)}
-    assert {locks.name_of(line) for layer in named for line in LAYERS[layer]["requires"]} == asked
+    own = {layer for layer in named if not LAYERS[layer].get("shared")}
+    assert {locks.name_of(line) for layer in own for line in LAYERS[layer]["requires"]} == asked
+    below = {package for layer in own for package in lock(layer)} & SHARED.keys()
+    assert {SHARED[package] for package in below} == named - own, (
+        "what several layers would bring is a layer below them"
+    )
     assert ("--target serinus_base" in done.stdout) is (image == "serinus_base")
 
 

@@ -41,6 +41,9 @@ __all__ = [
     "Server",
     "call",
     "case",
+    "check_config",
+    "check_metadata",
+    "check_no_rows",
     "ids",
     "infer_message",
     "json_tensor",
@@ -383,6 +386,43 @@ def values_of(response: Any, index: int = 0) -> list[Any]:
             return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").tolist()
         return np.frombuffer(data, WIRE[output.datatype]).tolist()
     return list(getattr(output.contents, CONTENTS[output.datatype]))
+
+
+def check_metadata(s: Server, model: str, tensor: Mapping[str, Any]) -> None:
+    """A framework's model promises the outputs that it gives, the optional ones too, and gRPC says what REST says."""
+    document = s.ask("GET", f"/v2/models/{model}").json
+    assert document["name"] == model
+    assert document["platform"].count("_") >= 1
+    assert all(isinstance(text, str) for text in document["properties"].values())
+    for spec in (*document["inputs"], *document["outputs"]):
+        assert set(spec) == {"name", "datatype", "shape"}
+        assert all(isinstance(size, int) and size >= -1 for size in spec["shape"])
+    promised = [spec["name"] for spec in document["outputs"]]
+    assert [output["name"] for output in s.infer(model, tensor).json["outputs"]] == promised
+    for spec in orjson.loads(document["properties"].get("optional_outputs", "[]")):
+        answer = s.infer(model, tensor, outputs=[{"name": spec["name"]}]).json
+        assert [output["name"] for output in answer["outputs"]] == [spec["name"]]
+    message = s.rpc("ModelMetadata", pb.ModelMetadataRequest(name=model)).message
+    for mine, theirs in ((message.inputs, document["inputs"]), (message.outputs, document["outputs"])):
+        assert [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in mine] == theirs
+    assert (message.platform, set(message.properties)) == (document["platform"], set(document["properties"]))
+
+
+def check_no_rows(s: Server, model: str, tensor: Mapping[str, Any]) -> None:
+    """No rows are answered with no rows."""
+    answer = s.infer(model, {**tensor, "shape": [0, *tensor["shape"][1:]], "data": []})
+    assert answer.status == 200, answer.body
+    assert answer.json["outputs"][0]["shape"][0] == 0
+    assert answer.json["outputs"][0]["data"] == []
+
+
+def check_config(s: Server, model: str) -> None:
+    """The configuration over gRPC is the one over REST."""
+    config = s.rpc("ModelConfig", pb.ModelConfigRequest(name=model)).message.config
+    document = s.ask("GET", f"/v2/models/{model}/config").json
+    assert (config.name, config.max_batch_size) == (model, document["max_batch_size"])
+    for mine, theirs in ((config.input, document["input"]), (config.output, document["output"])):
+        assert [(t.name, list(t.dims)) for t in mine] == [(t["name"], t["dims"]) for t in theirs]
 
 
 @contextlib.contextmanager

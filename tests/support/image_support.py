@@ -243,6 +243,12 @@ def _catboost(folder: Path) -> None:
     model.fit(rows, (rows[:, 0] > 0).astype(int)).save_model(str(folder / "model.cbm"))
 
 
+def _mlflow(folder: Path) -> None:
+    from classic_models import write_mlflow
+
+    write_mlflow(folder)
+
+
 def _onnx(folder: Path) -> None:
     from damaged_files import FORMATS
 
@@ -315,6 +321,7 @@ EXAMPLES: dict[str, Example] = {
     "sklearn_server": Example(_sklearn),
     "catboost_server": Example(_catboost),
     "classic_server": Example(_lightgbm),
+    "mlflow_server": Example(_mlflow),
     "onnx_server": Example(_onnx),
     "torch_server": Example(_torch),
     "tensorflow_server": Example(_tensorflow),

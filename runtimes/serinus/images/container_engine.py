@@ -111,6 +111,10 @@ class ContainerEngine:
         except (ConfigError, IndexError):  # it has ended already; whoever waits for its answer tells why
             return ""
 
+    def run_line(self, image: str, port: int) -> str:
+        """The command by which a user runs an image as it was tried, with one of its ports on loopback."""
+        return " ".join([self.command, "run", "--rm", *HARDENED, "-p", f"127.0.0.1:{port}:{port}", image])
+
     def is_running(self, identity: str) -> bool:
         """Whether a container lives."""
         return self.ask("inspect", "-f", "{{.State.Running}}", identity) == "true"

@@ -23,7 +23,7 @@ __all__ = ["Recipe", "check_arguments", "image_name", "write_context", "write_do
 _TORCH_FOR_CPUS: Final = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of builds without CUDA (pytorch.org, "Start locally"); the default index's build for Linux brings gigabytes of it."""
 _WITH_TORCH: Final = frozenset({"torch_server", "ensemble_server"})
-_WITH_OPENMP: Final = frozenset({"lightgbm_server", "classic_server"})
+_WITH_OPENMP: Final = frozenset({"lightgbm_server", "classic_server", "mlflow_server"})
 """LightGBM's wheel takes OpenMP's library from the system, and a slim one has none."""
 
 

@@ -16,9 +16,10 @@ from ..errors import ConfigError
 from ..protocol.documents.example_values import example_request
 from .container_engine import ContainerEngine
 
-__all__ = ["FirstAnswer", "ask_image", "request_for"]
+__all__ = ["PORT", "FirstAnswer", "ask_image", "request_for"]
 
-_PORT: Final = 8080
+PORT: Final = 8080
+"""Where an image answers REST."""
 _POLL_S: Final = 0.05
 _ASK_TIMEOUT_S: Final = 60.0
 
@@ -51,7 +52,7 @@ def ask_image(
         ConfigError: it ends, is not ready in time, or refuses the request; with the last lines of its log.
     """
     began = time.monotonic()
-    with engine.container(image, _PORT) as (identity, address):
+    with engine.container(image, PORT) as (identity, address):
         while True:
             try:
                 _get(address, "/v2/health/ready")

@@ -62,7 +62,7 @@ def find_source(
     Args:
         path: a folder, a model file or a Python module.
         implementation: `module:Class`, or a runtime's name; empty: found.
-        requirements: a requirements file; None: `requirements.txt` in the folder, where it is.
+        requirements: a requirements file; None: `requirements.txt` in the folder, where it is and not MLflow's.
         name: the model's; empty: its settings', else the folder's or file's.
 
     Raises:
@@ -84,7 +84,9 @@ def find_source(
                 "or is named: --class module:Class"
             )
         found = infer_implementation(model_dir)
-    if requirements is None and (folder / "requirements.txt").is_file():
+    # MLflow's own list is of all that loading by MLflow takes (mlflow itself, xgboost with CUDA); the runtime's extra is what serving takes.
+    is_mlflow = found == "mlflow_server"
+    if requirements is None and (folder / "requirements.txt").is_file() and not is_mlflow:
         requirements = folder / "requirements.txt"
     if requirements is not None and not requirements.is_file():
         raise ConfigError(f"--requirements {requirements}: no such file")

@@ -16,7 +16,7 @@ from ... import __version__
 from ...errors import ConfigError
 from ...images.container_engine import ContainerEngine, find_engine
 from ...images.dockerfile import Recipe, check_arguments, image_name, write_context, write_dockerfile
-from ...images.first_answer import FirstAnswer, ask_image
+from ...images.first_answer import PORT, FirstAnswer, ask_image
 from ...images.image_source import find_source
 from ...images.package_wheel import choose_wheel
 from ..tables import make_console
@@ -127,6 +127,7 @@ def build(
         with console.status(f"starting {tag}"):
             answer = ask_image(chosen, tag, model=source.name, request=source.request, timeout_s=timeout)
         _show_answer(console, answer)
+    console.print(f"run it: {chosen.run_line(tag, PORT)}", markup=False, emoji=False, soft_wrap=True)
 
 
 def _wheel(given: Path | None, folder: Path, engine: ContainerEngine | None, *, only_shown: bool) -> Path:

@@ -16,7 +16,14 @@ from ...manifests.linter import check_documents
 from ...manifests.problems import Problem, Problems
 from ...manifests.reading import read_documents
 from ...manifests.rules.update_rules import check_updates
-from ...manifests.serving_runtimes import BUILT_IN, BY_NAME, app_class, built_in_runtimes, kserve_runtimes, parse_runtime
+from ...manifests.serving_runtimes import (
+    BUILT_IN,
+    BY_NAME,
+    app_class,
+    built_in_runtimes,
+    kserve_runtimes,
+    parse_runtime,
+)
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
 from .graph_planner import GraphPlanner
