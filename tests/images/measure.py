@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from image_support import BASE, EXAMPLES, ROOT, build, docker, example, layer_sizes, request_of
+from image_support import BASE, EXAMPLES, ROOT, TAG, build, docker, example, layer_sizes, request_of
 
 README = ROOT / "runtimes" / "README.md"
 BEGIN, END = "<!-- image-table -->\n", "<!-- /image-table -->\n"
@@ -72,7 +72,9 @@ def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen:
             (Path(folder) / name).mkdir()
-            lines[name] = row(name, list(EXAMPLES), Path(folder) / name)
+            lines[name] = row(
+                name, [each for each in EXAMPLES if docker("images", "-q", f"{each}:{TAG}")], Path(folder) / name
+            )
             print(lines[name], flush=True)
     rows = "".join(f"{lines[name]}\n" for name in EXAMPLES if name in lines)
     README.write_text(f"{before}{BEGIN}{HEAD}{rows}{END}{after}")
