@@ -86,10 +86,10 @@ MODULES = {
 }
 
 
-def write(name: str, folder: Path, **settings: Any) -> np.ndarray:
+def write(kind: str, folder: Path, **settings: Any) -> np.ndarray:
     """Write a model of a format into a folder that is made, with settings where some are given; gives what it predicts for `rows(3)`."""
     folder.mkdir(parents=True, exist_ok=True)
-    answer = FORMATS[name](folder)
+    answer = FORMATS[kind](folder)
     if settings:
         (folder / "model-settings.json").write_text(json.dumps(settings))
     return np.asarray(answer)
