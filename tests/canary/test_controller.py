@@ -133,6 +133,107 @@ def test_an_edit_by_somebody_else_ends_the_run_and_nothing_is_touched(tmp_path: 
         assert made.server.service()["spec"]["predictor"] == edits[what]
 
 
+def recreate(made: World) -> None:
+    made.server.delete("/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices/m")
+    made.server.uid = "u-2"
+    made.server.put(service_object())
+    made.server.put(service_object(uri="gs://b/v2", canaryTrafficPercent=10))
+
+
+def test_a_service_that_is_deleted_and_created_again_amid_a_run_is_another_one(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+        made.on_sleep = [lambda: None, lambda: recreate(made)]
+        ending = made.run()
+        assert ending.kind == "changed"
+        assert "was deleted and created again by somebody else (its uid was u-1, and is u-2)" in ending.words
+        assert made.moves == [10]
+        assert made.server.service()["spec"]["predictor"]["canaryTrafficPercent"] == 10
+
+
+def test_a_run_of_a_service_that_was_created_again_has_nothing_of_the_looks_before(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+        made.on_sleep = [lambda: None] * 3 + [crash]
+        with pytest.raises(Crash):
+            made.run()
+        recreate(made)
+        made.now += 600
+        made.events.clear()
+        assert made.run().kind == "promoted"
+        assert any("was deleted and created again since its record was kept" in note for note in made.told("note"))
+        assert not any("the run is resumed" in note for note in made.told("note"))
+
+
+def test_a_service_that_is_deleted_amid_a_run_ends_it(tmp_path: Path):
+    with world(tmp_path, bad=0.005) as made:
+
+        def delete() -> None:
+            made.server.delete("/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices/m")
+            made.share = lambda: 10  # type: ignore[method-assign] # pods answer on for a while
+
+        made.on_sleep = [lambda: None, delete]
+        ending = made.run()
+        assert ending.kind == "changed"
+        assert (
+            "somebody else has deleted the service: there is no InferenceService m in namespace default" in ending.words
+        )
+        assert made.moves == [10]
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_a_service_whose_canary_has_more_than_the_first_step_stays_there_and_goes_on_to_the_next(
+    tmp_path: Path, mode: str
+):
+    with world(tmp_path, mode, bad=0.005) as made:
+        spec = made.server.service()["spec"]
+        if mode == "Knative":
+            made.server.edit(predictor={**spec["predictor"], "canaryTrafficPercent": 30})
+        else:
+            made.server.edit(canary=[{**spec["canary"][0], "trafficPercent": 30}])
+        assert made.run().kind == "promoted"
+        assert made.moves == [50, None]
+
+
+@pytest.mark.parametrize("answer", ["", "not a page", None], ids=["empty", "nonsense", "down"])
+def test_a_source_that_is_down_for_three_looks_and_back_again_loses_nothing(tmp_path: Path, answer: str | None):
+    with world(tmp_path, bad=0.005) as made:
+        publish = made.publish
+
+        def down() -> None:
+            made.publish = lambda: None  # type: ignore[method-assign] # what it answers stays so
+            for arm in (made.stable, made.canary):
+                if answer is None:
+                    arm.answers.clear()
+                else:
+                    arm.answers["/metrics"] = answer
+
+        def back() -> None:
+            made.publish = publish  # type: ignore[method-assign]
+
+        made.on_sleep = [lambda: None, down, lambda: None, lambda: None, back]
+        assert made.run().kind == "promoted"
+        assert len(made.told("problem")) >= 3
+        looks = [json.loads(line) for line in (tmp_path / "runs" / "m.looks.jsonl").read_text().splitlines()]
+        # What was counted meanwhile is in the first look afterwards.
+        assert [look["canary"]["requests"] for look in looks[:2]] == [300, 1500]
+
+
+@pytest.mark.parametrize("by_s", [45.0, 100_000.0])
+def test_a_clock_that_is_set_back_moves_nothing_too_early_and_shuts_nobody_out(tmp_path: Path, by_s: float):
+    with world(tmp_path, bad=0.005) as made:
+
+        def set_back() -> None:
+            made.now -= by_s
+
+        made.on_sleep = [lambda: None, set_back, lambda: None, crash]
+        with pytest.raises(Crash):
+            made.run()
+        looks = [json.loads(line) for line in (tmp_path / "runs" / "m.looks.jsonl").read_text().splitlines()]
+        seconds = [look["seconds"] for look in looks]
+        assert seconds == sorted(seconds)
+        made.now += 600 if by_s < 1000 else -600
+        assert made.run().kind == "promoted"
+
+
 def test_the_maximum_without_evidence_holds_or_rolls_back_as_the_policy_says(tmp_path: Path):
     for then, kind in (("hold", "undecided"), ("rollback", "rolled back")):
         with world(tmp_path / then, bad=0.005, requests=20) as made:

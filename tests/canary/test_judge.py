@@ -272,6 +272,40 @@ def test_a_hard_limit_rolls_back_though_stable_is_as_bad():
     assert Judge(limited).look(bad).decision == "rollback"
 
 
+@pytest.mark.parametrize("failing", [1.0, 0.6, 0.12])
+def test_a_canary_that_fails_often_gets_no_further_though_stable_is_as_bad(failing: float):
+    judged = Judge(DEFAULT)
+    for step in range(1, 60):
+        arms = [(n * step, int(n * step * failing)) for n in (9000, 1000)]
+        decision = judged.look(look(60 * step, *arms))
+        assert decision.decision == "hold"
+    assert decision.metric == "errors"
+    assert decision.requests_needed is None
+    assert (
+        f"errors: {failing * 100:g} % of the canary's requests fail; with more than 10 % (promotion_limit_percent)"
+        in (decision.reasons[0])
+    )
+
+
+def test_a_service_that_is_used_to_failures_sets_its_own_limit():
+    text = "guardrails:\n  errors: {margin_percentage_points: 0.5, promotion_limit_percent: 100}\n"
+    looks = [look(60 * n, (900_000 * n, 900_000 * n), (100_000 * n, 100_000 * n)) for n in range(1, 30)]
+    assert judge(policy(text), looks)[0].decision == "promote"
+    assert (
+        judge(DEFAULT, [look(60 * n, (90_000 * n, 7200 * n), (10_000 * n, 800 * n)) for n in range(1, 60)])[0].decision
+        == "promote"
+    )
+
+
+def test_a_step_waits_for_stables_requests_too():
+    judged = Judge(DEFAULT)
+    for step in range(1, 30):
+        decision = judged.look(look(60 * step, (0, 0), (1000 * step, 5 * step)))
+        assert decision.decision == "hold"
+    assert "stable has answered next to nothing at this step" in decision.reasons[0]
+    assert judged.look(look(60 * 30, (9000, 45), (30_000, 150))).decision == "advance"
+
+
 def test_a_hard_limit_of_latency_counts_what_is_surely_beyond_it():
     text = "guardrails:\n  latency: {quantile: 0.9, margin_percent: 10, hard_limit_seconds: 0.15}\n"
     arms = [Arm(requests=n, latency=Latency((0.1, 0.2), (n // 2, 0, n - n // 2))) for n in (9000, 1000)]

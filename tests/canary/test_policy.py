@@ -19,10 +19,18 @@ def test_the_default_is_what_the_documents_say():
     assert policy.level == 0.05
     assert policy.errors is not None
     assert policy.errors.margin == 0.005
+    assert policy.errors.promotion_limit == 0.1
     assert policy.latency is not None
     assert (policy.latency.quantile, policy.latency.margin) == (0.99, 0.1)
     assert policy.score is not None
     assert policy.score.tolerated_psi == 0.05
+
+
+def test_what_a_policy_leaves_out_is_what_the_default_says():
+    errors, default = parse_policy(SMALL).errors, load_policy().errors
+    assert errors is not None
+    assert default is not None
+    assert errors.promotion_limit == default.promotion_limit
 
 
 def test_the_recommenders_policy_only_warns_of_drift():
@@ -44,6 +52,10 @@ def test_a_policy_names_business_metrics():
 
 
 WRONG = {
+    "a promotion limit of 0": (
+        SMALL.replace("0.5}", "0.5, promotion_limit_percent: 0}"),
+        "errors.promotion_limit_percent: is 0; a number above 0, 100 at most",
+    ),
     "level 0": (SMALL.replace("0.05", "0"), "policy:2: level: is 0; a number between 0 and 1"),
     "level 2": (SMALL.replace("0.05", "2"), "policy:2: level: is 2; a number between 0 and 1"),
     "level a text": (SMALL.replace("0.05", "five"), "policy:2: level: is 'five'"),
@@ -87,7 +99,7 @@ WRONG = {
     "maximum": (SMALL + "maximum: {seconds: 0}\n", "maximum.seconds: is 0; a number above 0"),
     "then": (SMALL + "maximum: {then: promote}\n", "maximum.then: is 'promote'; hold or rollback was expected"),
     "a mapping": (SMALL + "minimum: 3\n", "minimum: is 3; keys and values were expected"),
-    "a list": ("- 1\n", "a mapping"),
+    "a list": ("- 1\n", "policy:1: a policy is a mapping, this document is a list"),
     "nothing": ("", "0 documents"),
     "two": (SMALL + "---\n" + SMALL, "2 documents"),
     "no YAML": ("a: [", "not YAML"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import gc
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +78,57 @@ def test_a_bad_line_ends_its_run_alone_and_is_said(tmp_path: Path, capsys: pytes
     assert [each["run"] for each in lines(out)] == ["b"]
     assert "looks.jsonl:5: run 'a': canary.requests: went back from " in err
     assert "looks.jsonl:13: not JSON" in err
+
+
+def plain(step: int, **more: object) -> dict:
+    return {
+        "seconds": 60 * step,
+        "percent": 10,
+        "stable": {"requests": 9000 * step, "errors": 45 * step},
+        "canary": {"requests": 1000 * step, "errors": 5 * step},
+        **more,
+    }
+
+
+PACKED = {
+    "plain": lambda text: text.encode(),
+    "lines end as Windows ends them": lambda text: text.replace("\n", "\r\n").encode(),
+    "a byte order mark": lambda text: codecs.BOM_UTF8 + text.encode(),
+    "gzip": lambda text: gzip.compress(text.encode()),
+}
+
+
+@pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
+def test_looks_are_read_however_they_were_saved(
+    pack: Callable[[str], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "looks"
+    file.write_bytes(pack("\n".join(json.dumps(plain(step)) for step in range(1, 9))))
+    assert main(["canary", "replay", str(file), "-o", "json", "--final"]) == 0
+    (final,) = lines(capsys.readouterr().out)
+    assert (final["decision"], final["look"]) == ("promote", 4)
+    assert gc.isenabled()
+
+
+def test_half_a_gzip_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "looks.gz"
+    file.write_bytes(gzip.compress(json.dumps(plain(1)).encode())[:-9])
+    assert main(["canary", "replay", str(file)]) == 1
+    assert "cannot be unpacked: " in capsys.readouterr().err
+
+
+def test_a_look_of_an_unknown_field_ends_its_run_and_what_comes_after_the_end_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "looks.jsonl"
+    looks = [plain(1, run="a"), plain(1, run="b"), plain(2, run="a", extra=1), plain(3, run="a")]
+    looks += [plain(step, run="b") for step in range(2, 9)] + [plain(1, run="b", extra=1)]
+    file.write_text("\n".join(map(json.dumps, looks)))
+    assert main(["canary", "replay", str(file), "-o", "json", "--final"]) == 1
+    out, err = capsys.readouterr()
+    assert [(each["run"], each["decision"]) for each in lines(out)] == [("b", "promote")]
+    assert "looks.jsonl:3: run 'a': extra: unknown" in err
+    assert err.count("extra") == 1
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])

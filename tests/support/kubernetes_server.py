@@ -55,6 +55,8 @@ class KubernetesServer:
     deployments: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Standard mode: digest of the template, and how often it has changed."""
     pods: list[dict[str, Any]] = field(default_factory=list)
+    uid: str = "u-1"
+    """Of what is put; an API server gives each new object another."""
     ready: bool = True
     """New revisions and canaries become ready at once."""
     writes: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -77,7 +79,7 @@ class KubernetesServer:
             path = ISVC.format(metadata.get("namespace", "default"), metadata["name"])
             old = self.objects.get(path)
             new = copy.deepcopy(dict(document))
-            new["metadata"] = {**metadata, "namespace": metadata.get("namespace", "default"), "uid": "u-1"}
+            new["metadata"] = {**metadata, "namespace": metadata.get("namespace", "default"), "uid": self.uid}
             if old is not None:
                 new["metadata"] = {**old["metadata"], **new["metadata"]}
                 new["status"] = old.get("status", {})

@@ -28,7 +28,9 @@ def make_watches(policy: Policy) -> list[Watch]:
     if policy.latency is not None:
         watches.append(LatencyWatch(policy.latency, policy.minimum_requests))
     if policy.score is not None:
-        watches.append(ScoreWatch(policy.score, policy.level, policy.promotion_level))
+        others = (policy.errors, policy.latency, *policy.rates.values(), *policy.means.values())
+        part = policy.score.weight / (policy.score.weight + sum(each.weight for each in others if each is not None))
+        watches.append(ScoreWatch(policy.score, part, policy.level, policy.promotion_level))
     watches.extend(_RateWatch(name, guardrail) for name, guardrail in policy.rates.items())
     watches.extend(_MeanWatch(name, guardrail) for name, guardrail in policy.means.items())
     return watches
@@ -105,6 +107,20 @@ class _ErrorWatch(_ShareWatch):
             required=guardrail.required,
             higher_is_better=False,
             limit=guardrail.hard_limit,
+        )
+        self._promotion_limit = guardrail.promotion_limit
+
+    def obstacle(self) -> str:
+        """As of `Watch`: a canary that fails so often is not promoted for stable's failing as often."""
+        look, begin = self._look, self._begin
+        if look is None or begin is None or look.canary.errors is None:
+            return ""
+        count, events = look.canary.requests - begin.canary_count, look.canary.errors - begin.canary[1]
+        if events <= self._promotion_limit * count:
+            return ""
+        return (
+            f"{percent_text(events, count)} of the canary's requests fail; with more than {self._promotion_limit * 100:g} % "
+            "(promotion_limit_percent) it goes no further, whatever stable does"
         )
 
     def _count(self, look: Look) -> tuple[float, float] | None:

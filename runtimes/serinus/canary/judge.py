@@ -20,13 +20,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from .evidence.blocks import LEAST
 from .evidence.multinomial import log_split_evidence
 from .guardrails import make_watches
 from .look_order import check_follows
 from .looks import Look
 from .policy import Policy
 from .standing import GuardrailStanding, Standing
-from .watch import Watch, evidence_text
+from .watch import Watch, evidence_text, users_per_request
 
 __all__ = ["Decision", "Judge", "Verdict"]
 
@@ -80,6 +81,8 @@ class Judge:
         self._watches = make_watches(policy)
         self._log_shares: dict[str, float] = {}
         """Logarithm of what each told metric's evidence is multiplied by in their mean."""
+        self._waits_for_counts = bool(policy.rates or policy.means)
+        """Whether a promotion may be reached without the end of a block, as outcomes come."""
         self._rolls_back_at = -math.log(policy.level)
         self._promotes_at = -math.log(policy.promotion_level)
         self._evidence: tuple[float, str | None] | None = None
@@ -153,12 +156,14 @@ class Judge:
                     self._admit(watch)
         if changed or self._evidence is None:
             self._evidence = self._against()
+        elif self._had_minimum and not self._waits_for_counts and self._verdict == "advance":
+            return "advance", None  # no block has ended: nothing is known that was not
         against, metric = self._evidence
         if against >= self._rolls_back_at:
             return "rollback", metric
         if not self._had_minimum:
-            self._had_minimum = self._minimum_missing() == (0.0, 0.0)
-        if self._had_minimum and not self._leaning_while_cold():
+            self._had_minimum = self._has_minimum()
+        if self._had_minimum and not self._leaning_while_cold() and not any(each.obstacle() for each in self._watches):
             if self._is_promoted():
                 return "promote", None
             if self._next is not None and against < _LEANING * self._rolls_back_at:
@@ -204,12 +209,7 @@ class Judge:
 
     def _discount(self) -> float:
         """Users a request; 1 where it is not told."""
-        known = self._known
-        if known is None or known.stable.affinity_keys is None or known.canary.affinity_keys is None:
-            return 1.0
-        keys = known.stable.affinity_keys + known.canary.affinity_keys
-        requests = known.stable.requests + known.canary.requests
-        return min(1.0, max(keys, 1) / max(requests, 1))
+        return 1.0 if self._known is None else users_per_request(self._known)
 
     def _is_promoted(self) -> bool:
         """Whether every guardrail lets the canary through; stops at the first that does not."""
@@ -225,19 +225,31 @@ class Judge:
                 return False
         return told > 0
 
+    def _of_step(self) -> tuple[int, int, float]:
+        """Requests of stable and of the canary, and seconds, that count for the present step's minimum."""
+        known = self._known
+        if known is None:
+            return 0, 0, 0.0
+        since = self._warm if self._step is None or self._is_before(self._step, self._warm) else self._step
+        if since is None or (since is self._warm and not self._policy.warm_up_requests and not self._policy.warm_up_s):
+            return known.stable.requests, known.canary.requests, known.seconds
+        return (
+            known.stable.requests - since.stable.requests,
+            known.canary.requests - since.canary.requests,
+            known.seconds - since.seconds,
+        )
+
+    def _has_minimum(self) -> bool:
+        """Whether the present step has lasted long enough, and stable has answered enough to be compared at all."""
+        known = self._known
+        # Of a stable that is given nothing, nothing is waited for: there is no next step.
+        is_compared = self._of_step()[0] >= LEAST or (known is not None and (known.percent or 0) >= 100)
+        return is_compared and self._minimum_missing() == (0.0, 0.0)
+
     def _minimum_missing(self) -> tuple[float, float]:
         """Requests of the canary and seconds that the step's minimum lacks."""
-        known, policy = self._known, self._policy
-        if known is None:
-            return float(policy.minimum_requests), policy.minimum_s
-        since = self._warm if self._step is None or self._is_before(self._step, self._warm) else self._step
-        requests, seconds = (since.canary.requests, since.seconds) if since is not None else (0, 0.0)
-        if since is self._warm and not self._policy.warm_up_requests and not self._policy.warm_up_s:
-            requests, seconds = 0, 0.0
-        return (
-            max(0.0, policy.minimum_requests - (known.canary.requests - requests)),
-            max(0.0, policy.minimum_s - (known.seconds - seconds)),
-        )
+        _, requests, seconds = self._of_step()
+        return max(0.0, self._policy.minimum_requests - requests), max(0.0, self._policy.minimum_s - seconds)
 
     @staticmethod
     def _is_before(one: Look, other: Look | None) -> bool:
@@ -334,6 +346,8 @@ class Judge:
             reasons.append(f"the canary has {requests_missing:,.0f} requests less at this step than the minimum")
         if seconds_missing:
             reasons.append(f"the step is {_duration(seconds_missing)} shorter than the minimum")
+        if not requests_missing and not seconds_missing and not self._had_minimum:
+            reasons.append("stable has answered next to nothing at this step, so that there is nothing to compare with")
         metric, discount = None, self._discount()
         for watch in self._watches:
             if not watch.is_told:
@@ -359,6 +373,11 @@ class Judge:
                 continue  # that it is warming up is said
             slow = f"evidence {evidence_text(watch.leaning * discount)} against the canary"
             reasons.insert(0, f"{watch.name}: {slow} in its warm-up; nothing goes on until it is seen warm")
+        for watch in self._watches:
+            obstacle = watch.obstacle() if self._had_minimum else ""
+            if obstacle:
+                metric, needed = watch.name, math.inf
+                reasons.insert(0, f"{watch.name}: {obstacle}")
         if not any(watch.is_told for watch in self._watches):
             reasons.append("looks tell nothing that a guardrail is of")
             needed = math.inf

@@ -23,7 +23,7 @@ import orjson
 
 from ..errors import InvalidInput
 
-__all__ = ["Arm", "Latency", "Look", "Mean", "Rate", "listed", "parse_look"]
+__all__ = ["Arm", "Latency", "Look", "Mean", "Rate", "listed", "load_line", "parse_look", "read_look"]
 
 _MOST: Final = 1 << 53
 """Counts above it lose units in the float64 that Prometheus keeps them in."""
@@ -138,17 +138,39 @@ def parse_look(line: str | bytes) -> Look:
     Raises:
         InvalidInput: naming the field, what came and what was expected.
     """
+    return read_look(load_line(line))
+
+
+def load_line(line: str | bytes) -> dict[str, Any]:
+    """Read a line of JSON, whose fields `read_look` reads; most that is wrong with it is not seen yet.
+
+    Raises:
+        InvalidInput: it is no JSON, no object, or its run is no text.
+    """
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error}{_no_number(line)}") from None
     if type(value) is not dict:
         raise InvalidInput(f"a look is a JSON object, this is {_named(value)}")
-    if not value.keys() <= _LOOK_KEYS:
-        _known(value, _LOOK_KEYS, "")
     run = value.get("run", "")
     if type(run) is not str:
         raise InvalidInput(f"run: text was expected, {_named(run)} came")
+    return value
+
+
+def read_look(value: Mapping[str, Any]) -> Look:
+    """Read a look from a line of JSON that is read.
+
+    Args:
+        value: as of `load_line`.
+
+    Raises:
+        InvalidInput: naming the field, what came and what was expected.
+    """
+    if not value.keys() <= _LOOK_KEYS:
+        _known(value, _LOOK_KEYS, "")
+    run = value.get("run", "")
     if "seconds" not in value:
         raise InvalidInput("seconds: missing; the time since the rollout began was expected")
     seconds = value["seconds"]

@@ -35,6 +35,10 @@ __all__ = [
 DEFAULT_POLICY: Final = Path(__file__).with_name("default_policy.yaml")
 """The file that `serinus canary policy` prints."""
 
+DEFAULT_PROMOTION_LIMIT: Final = 0.1
+"""Where both arms fail so often it is the service that is broken, and no version is shown to be good. Flagger's default for its metric
+request-success-rate lets 1 % fail, Argo Rollouts' example of an analysis 5 %; a service that is used to some failures is not to be held by this."""
+
 Better = Literal["higher", "lower"]
 
 
@@ -46,6 +50,8 @@ class ErrorGuardrail:
     """Share of requests: 0.005 is half a percentage point. 0: no promotion by this guardrail, equal canaries never show less."""
     hard_limit: float | None = None
     """Share of requests: evidence that the canary fails more often rolls it back, whatever stable does; None: no limit."""
+    promotion_limit: float = DEFAULT_PROMOTION_LIMIT
+    """Share of requests: a canary that failed more often gets no further, however often stable does; 1: no limit."""
     weight: float = 1.0
     """Of the level, relative to the other guardrails."""
     required: bool = False
@@ -166,7 +172,7 @@ def parse_policy(text: str, file: str = "policy") -> Policy:
     Raises:
         ConfigError: with every mistake, each with its line, what came and what was expected.
     """
-    documents = load_text(text, file)
+    documents = load_text(text, file, what="policy")
     if len(documents) != 1:
         raise ConfigError(
             f"{file}: {len(documents)} documents; one policy was expected (serinus canary policy prints one)"
@@ -221,11 +227,17 @@ _COMMON: Final = ("weight", "required")
 def _errors(reader: _Reader) -> ErrorGuardrail:
     at: FieldPath = ("guardrails", "errors")
     reader.keys(
-        at, ("margin_percentage_points", "hard_limit_percent", *_COMMON), required=("margin_percentage_points",)
+        at,
+        ("margin_percentage_points", "hard_limit_percent", "promotion_limit_percent", *_COMMON),
+        required=("margin_percentage_points",),
     )
     return ErrorGuardrail(
         margin=reader.number((*at, "margin_percentage_points"), 0.5, most=100.0) / 100,
         hard_limit=_share(reader.number((*at, "hard_limit_percent"), None, above=0.0, most=100.0)),
+        promotion_limit=reader.number(
+            (*at, "promotion_limit_percent"), DEFAULT_PROMOTION_LIMIT * 100, above=0.0, most=100.0
+        )
+        / 100,
         weight=reader.number((*at, "weight"), 1.0, above=0.0, most=1000.0),
         required=reader.truth((*at, "required"), False),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator
 
 from ..errors import ConfigError, InvalidInput
 from .judge import Decision, Judge
-from .looks import Look, parse_look
+from .looks import Look, load_line, read_look
 from .policy import Policy
 from .standing import Standing
 
@@ -18,7 +19,8 @@ _MOST_PROBLEMS = 20
 class Replay:
     """Judges looks as they come; a run ends at its first promote or rollback.
 
-    A line that cannot be used ends its run, since every count after it means something else than was thought; other runs go on.
+    A look that cannot be used ends its run, since every count after it means something else than was thought; other runs go on. After a line that
+    is no JSON all of them do, since it tells no run.
     """
 
     def __init__(self, policy: Policy, file: str) -> None:
@@ -69,12 +71,22 @@ class Replay:
             if not line.strip():
                 continue
             self._has_lines = True
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             try:
-                look = parse_look(line)
+                value = load_line(line)
             except InvalidInput as error:
-                self._fail(number, str(error))
+                self._fail(
+                    number, str(error)
+                )  # whose it was cannot be told; counts are cumulative, so that a look may be missing
                 continue
-            if look.run in self._ended:
+            run = value.get("run", "")
+            if run in self._ended:
+                continue
+            try:
+                look = read_look(value)
+            except InvalidInput as error:
+                self._end(number, run, str(error))
                 continue
             judge = self._judges.get(look.run)
             if judge is None:
@@ -82,19 +94,19 @@ class Replay:
             try:
                 verdict = judge.see(look)
             except InvalidInput as error:
-                self._fail(number, f"{_run(look)}{error}")
-                self._ended.add(look.run)
-                del self._judges[look.run]
+                self._end(number, run, str(error))
                 continue
             if verdict in {"promote", "rollback"}:
                 self._ended.add(look.run)
             yield judge, look
 
+    def _end(self, number: int, run: str, text: str) -> None:
+        """End a run without a decision."""
+        self._fail(number, f"run {run!r}: {text}" if run else text)
+        self._ended.add(run)
+        self._judges.pop(run, None)
+
     def _fail(self, number: int, text: str) -> None:
         self._failures += 1
         if len(self._problems) < _MOST_PROBLEMS:
             self._problems.append(f"{self._file}:{number}: {text}")
-
-
-def _run(look: Look) -> str:
-    return f"run {look.run!r}: " if look.run else ""

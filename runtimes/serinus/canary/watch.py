@@ -17,7 +17,7 @@ import numpy as np
 from .evidence.blocks import LEAST_COARSE, Block, Blocks
 from .looks import Look
 
-__all__ = ["Promotion", "Told", "Watch", "evidence_text", "needs", "percent_text"]
+__all__ = ["Promotion", "Told", "Watch", "evidence_text", "needs", "percent_text", "users_per_request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,10 @@ class Watch(ABC):
     def words(self) -> str:
         """The arms beside each other, such as `canary 2.0 % (40 of 2,000), stable 0.5 % (90 of 18,000)`."""
 
+    def obstacle(self) -> str:
+        """What the next step and a promotion wait for, though nothing of it is held against the canary; empty: nothing."""
+        return ""
+
     def warning(self, wanted: float) -> str:
         """What should be known and decides nothing; empty: nothing."""
         return ""
@@ -224,6 +228,14 @@ class Watch(ABC):
     @abstractmethod
     def _add_coarse(self, block: Block) -> None:
         """Take in a coarser block, where the test takes many requests anyway."""
+
+
+def users_per_request(look: Look) -> float:
+    """What a request counts for, in (0, 1]: users a request of both arms; 1 where users are not told."""
+    stable, canary = look.stable, look.canary
+    if stable.affinity_keys is None or canary.affinity_keys is None:
+        return 1.0
+    return min(1.0, max(stable.affinity_keys + canary.affinity_keys, 1) / max(stable.requests + canary.requests, 1))
 
 
 def evidence_text(log_e: float) -> str:

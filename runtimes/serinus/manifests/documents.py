@@ -193,13 +193,14 @@ def _count_fields(node: yaml.Node, file: str, counted: dict[int, int]) -> int:
     return total
 
 
-def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
+def load_text(text: str, file: str, *, patches: bool = False, what: str = "manifest") -> list[Document]:
     """Read every object of a YAML text; a `List` is opened.
 
     Args:
         text: YAML, of one document or several.
         file: its name, for messages.
         patches: pass over lists of operations (JSON patches), which lie beside manifests.
+        what: a document is, for messages.
 
     Raises:
         ConfigError: not YAML, or a document that is not a mapping; the message has file and line.
@@ -224,7 +225,7 @@ def load_text(text: str, file: str, *, patches: bool = False) -> list[Document]:
             if isinstance(value, list) and patches:
                 continue
             if not isinstance(value, dict):
-                raise ConfigError(f"{file}:{line}: a manifest is a mapping, this document is a {type(value).__name__}")
+                raise ConfigError(f"{file}:{line}: a {what} is a mapping, this document is a {type(value).__name__}")
             _count_fields(node, file, {})
             walk = _Walk(file)
             walk.visit(node, ())

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["LEAST_COARSE", "Block", "Blocks", "Counts"]
+__all__ = ["LEAST", "LEAST_COARSE", "Block", "Blocks", "Counts"]
 
 Counts = Sequence[float] | np.ndarray
 """[categories]."""

@@ -27,7 +27,7 @@ from ..judge import Decision, Judge
 from ..policy import Policy
 from ..sources.source import Source
 from ..targets.kubernetes_client import Refused
-from ..targets.target import Action, Target, TargetChanged, TargetFailed, TargetState
+from ..targets.target import Action, Target, TargetChanged, TargetFailed, TargetGone, TargetState
 from .look_taker import LookTaker
 from .mover import Mover
 from .run_events import Ending, Event, EventKind
@@ -147,6 +147,11 @@ class Controller:
         seen = target.state()
         record = target.load_record() if moves else None
         run = f"{seen.service} {seen.stable} > {seen.canary}"
+        if record is not None and record.get("identity", seen.identity) != seen.identity:
+            self._tell(
+                "note", f"{seen.service} was deleted and created again since its record was kept; a new run begins"
+            )
+            record = None
         same = record is not None and (record.get("stable"), record.get("canary")) == (seen.stable, seen.canary)
         if record is not None:
             self._refuse_if_held(record)
@@ -193,7 +198,8 @@ class Controller:
 
     def _refuse_if_held(self, record: Mapping[str, Any]) -> None:
         holder, renewed = record.get("holder"), record.get("renewed")
-        age = self._clock() - float(renewed) if isinstance(renewed, int | float) else float("inf")
+        # Of a time to come: a clock was set back since, by so much.
+        age = abs(self._clock() - float(renewed)) if isinstance(renewed, int | float) else float("inf")
         every = float(record.get("interval_s") or self._options.interval_s)
         if holder and holder != self._holder and age < _MISSED_LOOKS * every:
             raise Busy(f"{holder} drives this canary and was there {age:.0f} s ago; wait for it, or end it first")
@@ -280,12 +286,19 @@ class Controller:
             seen = self._target.state()
         except TargetChanged:
             raise
+        except TargetGone as error:
+            raise TargetChanged(f"somebody else has deleted the service: {error}; nothing was done") from None
         except TargetFailed as error:
             self._tell("problem", f"the target was not heard: {error}")
             assert expected is not None  # noqa: S101 # `_begin` has set it
             return expected
         if expected is not None:
             before, after = ((each.stable, each.canary, each.percent, each.version) for each in (expected, seen))
+            if seen.identity != expected.identity:
+                raise TargetChanged(
+                    f"{seen.service} was deleted and created again by somebody else (its uid was {expected.identity}, and is {seen.identity}); "
+                    "nothing was done"
+                )
             if before != after:
                 raise TargetChanged(
                     f"{seen.service} was changed by somebody else: stable, canary, percentage, edition were {', '.join(map(str, before))}, and are "
@@ -374,6 +387,7 @@ class Controller:
             "stable": self._expected.stable if self._expected else seen.stable,
             "canary": self._expected.canary if self._expected else seen.canary,
             "percent": seen.percent,
+            "identity": self._expected.identity if self._expected else seen.identity,
             "phase": self._phase,
             "holder": self._holder if held else "",
             "renewed": self._clock(),

@@ -34,7 +34,7 @@ from .service_changes import (
     standard_change,
     standard_state,
 )
-from .target import Action, Change, TargetChanged, TargetFailed, TargetState
+from .target import Action, Change, TargetChanged, TargetFailed, TargetGone, TargetState
 
 __all__ = ["KServeTarget"]
 
@@ -101,15 +101,20 @@ class KServeTarget:
         try:
             service = self._client.get(self._path)
         except NotThere:
-            raise TargetFailed(
+            raise TargetGone(
                 f"there is no InferenceService {self._name} in namespace {self._namespace}; name another with --namespace"
             ) from None
         self._uid = str(service.get("metadata", {}).get("uid") or "")
         return service
 
     def _read(self, service: Mapping[str, Any]) -> TargetState:
-        annotations = service.get("metadata", {}).get("annotations") or {}
-        return replace(self._read_split(service), policy=str(annotations.get(POLICY_ANNOTATION) or ""))
+        metadata = service.get("metadata", {})
+        annotations = metadata.get("annotations") or {}
+        return replace(
+            self._read_split(service),
+            identity=str(metadata.get("uid") or ""),
+            policy=str(annotations.get(POLICY_ANNOTATION) or ""),
+        )
 
     def _read_split(self, service: Mapping[str, Any]) -> TargetState:
         mode = mode_of(service)
@@ -167,6 +172,7 @@ class KServeTarget:
         differences = [
             f"{what} was {before}, and is {after}"
             for what, before, after in (
+                ("its uid", seen.identity, now.identity),
                 ("the specification's generation", seen.version, now.version),
                 ("stable", seen.stable, now.stable),
                 ("the canary", seen.canary, now.canary),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..sources.pod_scrape import Endpoint
-from .target import Action, Change, TargetChanged, TargetFailed, TargetState
+from .target import Action, Change, TargetChanged, TargetFailed, TargetGone, TargetState
 
 __all__ = ["LocalTarget"]
 
@@ -55,8 +55,9 @@ class LocalTarget:
             each for each in status["services"] if self._name in (each["name"], f"{each['namespace']}/{each['name']}")
         ]
         if len(found) != 1:
+            failure = TargetFailed if found else TargetGone
             known = ", ".join(f"{each['namespace']}/{each['name']}" for each in status["services"]) or "none"
-            raise TargetFailed(
+            raise failure(
                 f"{self._name}: {'no service is' if not found else 'several are'} called so; running: {known}"
             )
         return found[0]

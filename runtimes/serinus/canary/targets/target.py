@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from ...errors import SerinusError
 from ..sources.pod_scrape import Endpoint
 
-__all__ = ["Action", "Change", "Target", "TargetChanged", "TargetFailed", "TargetState"]
+__all__ = ["Action", "Change", "Target", "TargetChanged", "TargetFailed", "TargetGone", "TargetState"]
 
 Action = Literal["percent", "shadow", "promote", "rollback", "finish", "restore"]
 """Move traffic, send copies of requests, make the canary stable, give everything back to stable, let go of what was kept warm, describe the old
@@ -26,6 +26,10 @@ version again."""
 
 class TargetFailed(SerinusError):
     """The target cannot be reached, or refuses; the message says what was asked, what it said and how to mend it."""
+
+
+class TargetGone(TargetFailed):
+    """There is no service of that name."""
 
 
 class TargetChanged(TargetFailed):
@@ -64,6 +68,8 @@ class TargetState:
     """Standard mode: the versions differ in their image alone, and promotion rolls stable's pods."""
     shadow: int = 0
     """Percent of the requests that the canary gets a copy of."""
+    identity: str = ""
+    """Another one of a service that was deleted and created again under its name; empty: not told."""
     policy: str = ""
     """Text of the annotation serinus.dev/canary-policy; empty: there is none."""
 
