@@ -59,7 +59,7 @@ def main() -> None:
         if arguments.only not in name:
             continue
         rng = np.random.default_rng(arguments.seed)
-        _row(name, [judge(policy, rollout.simulate(rng)) for _ in range(arguments.runs)], reference)
+        _row(name, [judge(policy, rollout.simulate_lazily(rng)) for _ in range(arguments.runs)], reference)
     for name, canary in (
         ("stepped 10, 25, 50 %: equal", Truth()),
         ("stepped: slow for 200 requests, again after each step", Truth(slow_start=200)),

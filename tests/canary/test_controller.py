@@ -183,7 +183,7 @@ def test_a_service_that_is_deleted_amid_a_run_ends_it(tmp_path: Path):
 def test_a_service_whose_canary_has_more_than_the_first_step_stays_there_and_goes_on_to_the_next(
     tmp_path: Path, mode: str
 ):
-    with world(tmp_path, mode, bad=0.005) as made:
+    with world(tmp_path, mode, bad=0.005, requests=700) as made:
         spec = made.server.service()["spec"]
         if mode == "Knative":
             made.server.edit(predictor={**spec["predictor"], "canaryTrafficPercent": 30})

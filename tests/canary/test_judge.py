@@ -38,7 +38,7 @@ def outcomes(
     rollout: Rollout, runs: int, seed: int = 1, judged_by: Policy = DEFAULT
 ) -> list[tuple[str, str | None, int]]:
     rng = np.random.default_rng(seed)
-    found = [judge(judged_by, rollout.simulate(rng)) for _ in range(runs)]
+    found = [judge(judged_by, rollout.simulate_lazily(rng)) for _ in range(runs)]
     return [(decision.decision, decision.metric, requests) for decision, requests in found]
 
 

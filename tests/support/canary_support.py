@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
@@ -21,11 +22,17 @@ _LOOK_S = 6.0
 
 def lognormal(median_s: float, sigma: float, le_s: Sequence[float] = LE_S) -> np.ndarray:
     """Probability of each bucket."""
+    return np.array(_lognormal(median_s, sigma, tuple(le_s)))
+
+
+@functools.cache
+def _lognormal(median_s: float, sigma: float, le_s: tuple[float, ...]) -> tuple[float, ...]:
     normal = NormalDist(math.log(median_s), sigma)
     below = [0.0, *(normal.cdf(math.log(bound)) for bound in le_s), 1.0]
-    return np.diff(below)
+    return tuple(np.diff(below).tolist())
 
 
+@functools.cache
 def shifted_scores(psi: float, buckets: int = 10) -> np.ndarray:
     """Deciles of a score that moved by a normal shift, to a wanted population stability index."""
     rank = np.array([NormalDist().inv_cdf((index + 0.5) / buckets) for index in range(buckets)])
@@ -73,6 +80,10 @@ class Rollout:
 
     def simulate(self, rng: np.random.Generator, run: str = "") -> list[Look]:
         """Look at one rollout."""
+        return list(self.simulate_lazily(rng, run))
+
+    def simulate_lazily(self, rng: np.random.Generator, run: str = "") -> Iterator[Look]:
+        """As `simulate`, whose looks after the decision need not be made; all random numbers are drawn before the first."""
         day = 1 + self.swing * np.sin(np.arange(self.looks) * 2 * np.pi / 50)
         requests = np.maximum(1, np.round(self.requests * day)).astype(int)
         share = (self.routed if self.routed is not None else self.percent) / 100
@@ -80,15 +91,13 @@ class Rollout:
         arms = {}
         for name, truth, counts in (("stable", self.stable, requests - canary), ("canary", self.canary, canary)):
             arms[name] = self._arm(rng, truth, counts, day)
-        return [
-            Look(
+        for index in range(self.looks):
+            yield Look(
                 run=run,
                 seconds=(index + 1) * _LOOK_S,
                 percent=self.percent if self.says_percent else None,
                 **{name: self._at(parts, index) for name, parts in arms.items()},
             )
-            for index in range(self.looks)
-        ]
 
     def _arm(self, rng: np.random.Generator, truth: Truth, counts: np.ndarray, day: np.ndarray) -> dict[str, list]:
         parts = {"requests": np.cumsum(counts).tolist()}
@@ -115,14 +124,14 @@ class Rollout:
         )
 
 
-def judge(policy: Policy, looks: Sequence[Look]) -> tuple[Decision, int]:
+def judge(policy: Policy, looks: Iterable[Look]) -> tuple[Decision, int]:
     """The last decision of a run, and the requests that both arms had by then."""
-    judged = Judge(policy)
-    look = looks[0]
+    judged, requests = Judge(policy), 0
     for look in looks:
+        requests = look.stable.requests + look.canary.requests
         if judged.see(look) in {"promote", "rollback"}:
             break
-    return judged.explain(), look.stable.requests + look.canary.requests
+    return judged.explain(), requests
 
 
 def ramp(policy: Policy, rollout: Rollout, rng: np.random.Generator) -> tuple[Decision, int]:
@@ -136,11 +145,11 @@ def ramp(policy: Policy, rollout: Rollout, rng: np.random.Generator) -> tuple[De
         cold = max(0, cold - piece.canary.requests)
         known = piece if known is None else _after(known, piece)
         known = replace(known, seconds=(index + 1) * _LOOK_S)
-        decision = judged.look(known)
-        if decision.is_final:
+        verdict = judged.see(known)
+        if verdict in {"promote", "rollback"}:
             break
-        if decision.next_percent:
-            percent = decision.next_percent
+        if verdict == "advance":
+            percent = judged.explain().next_percent or percent
             cold = round(slow_start * percent / rollout.percent)
     assert known is not None
     return judged.explain(), known.stable.requests + known.canary.requests
