@@ -375,28 +375,35 @@ def test_the_level_of_the_boundary_is_spent():
     assert crossing_probability([errors_needed(each, 0.02) for each in information], information) > 0.02 * 0.9
 
 
-def clear_at(rng: np.random.Generator, canary: np.ndarray, share: float, looks: int = 200) -> int | None:
-    """The first look at which the size is clearly beyond 0.05, of looks that are ever larger; None: none."""
-    size, seen, beside = SizeBeyond(0.05, 0.05), np.zeros(10), np.zeros(10)
-    for look in range(looks):
-        smaller = max(10, round(0.05 * min(seen.sum(), beside.sum())))
-        n, m = (smaller, round(smaller * (1 - share) / share))
-        seen = seen + rng.multinomial(n, canary)
-        beside = beside + rng.multinomial(m, EVEN_SCORES)
+def is_ever_clear(rng: np.random.Generator, canary: np.ndarray, share: float, most: float = 300.0) -> bool:
+    """Whether the size is clearly beyond 0.05 at any look, until so much information; looks are as frequent as they count."""
+    size, seen, beside, information = SizeBeyond(0.05, 0.05), np.zeros(10), np.zeros(10), 0.0
+    while information < most and not size.is_clear:
+        requests = round(max(LEAST_MORE, 0.16 * information) / (0.05 * share * (1 - share)))
+        n = rng.binomial(requests, share)
+        seen, beside = seen + rng.multinomial(n, canary), beside + rng.multinomial(requests - n, EVEN_SCORES)
+        information += 0.05 * share * (1 - share) * requests
         size.look(seen, beside, 1.0)
-        if size.is_clear:
-            return look
-    return None
+    return size.is_clear
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 def test_a_tolerated_shift_is_clearly_more_with_the_levels_probability_at_most(share):
     rng = np.random.default_rng(17)
-    runs = 250
-    wrong = sum(clear_at(rng, shifted_scores(0.0499), share, 120) is not None for _ in range(runs))
+    runs = 300
+    wrong = sum(is_ever_clear(rng, shifted_scores(0.0499), share) for _ in range(runs))
     assert wrong <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
-    found = [clear_at(rng, shifted_scores(0.13), share) for _ in range(20)]
-    assert None not in found
+    assert all(is_ever_clear(rng, shifted_scores(0.13), share) for _ in range(20))
+
+
+def test_looks_at_the_size_that_tell_next_to_nothing_more_are_passed_over():
+    size, counts = SizeBeyond(0.05, 0.05), np.array([1000.0, 0.0, 0.0, 0.0])
+    size.look(np.full(4, 250.0), np.full(4, 2500.0), 1.0)
+    size.look(counts, np.full(4, 2501.0), 1.0)
+    assert not size.is_clear
+    size.look(counts * 1.2, np.full(4, 3000.0), 1.0)
+    assert size.is_clear
+    assert size.words(counts, counts, 1.0) == "and was clearly exceeded"
 
 
 @pytest.mark.parametrize(

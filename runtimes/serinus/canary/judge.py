@@ -346,7 +346,8 @@ class Judge:
             reasons.append(f"the canary has {requests_missing:,.0f} requests less at this step than the minimum")
         if seconds_missing:
             reasons.append(f"the step is {_duration(seconds_missing)} shorter than the minimum")
-        if not requests_missing and not seconds_missing and not self._had_minimum:
+        is_told = any(watch.is_told for watch in self._watches)
+        if is_told and not requests_missing and not seconds_missing and not self._had_minimum:
             reasons.append("stable has answered next to nothing at this step, so that there is nothing to compare with")
         metric, discount = None, self._discount()
         for watch in self._watches:
@@ -378,7 +379,7 @@ class Judge:
             if obstacle:
                 metric, needed = watch.name, math.inf
                 reasons.insert(0, f"{watch.name}: {obstacle}")
-        if not any(watch.is_told for watch in self._watches):
+        if not is_told:
             reasons.append("looks tell nothing that a guardrail is of")
             needed = math.inf
         if self._verdict == "advance":
