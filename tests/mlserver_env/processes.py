@@ -66,3 +66,14 @@ def serving_folder(server: str, folder: Path, *flags: str, **settings: Any) -> I
     command = ours if server == "serinus" else ["mlserver", "start", str(folder)]
     with process(command, folder, f"{url}/v2/health/ready"):
         yield Address(url, f"127.0.0.1:{grpc}")
+
+
+def wait_until_loaded(address: Address, *models: str) -> None:
+    """Wait for each model of a server that takes requests before its models are there, as stock MLServer does."""
+    for model in models:
+        for _ in range(600):
+            if httpx.get(f"{address.url}/v2/models/{model}/ready").status_code == 200:
+                break
+            time.sleep(0.1)  # another process loads it
+        else:
+            raise AssertionError(f"{model} was not loaded within a minute")

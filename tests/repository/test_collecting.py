@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import types
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,42 +29,63 @@ FRAMEWORKS = (
     "schemathesis",
 )
 PROGRAM = f"""
-import sys
+import json, sys
 import pytest
-status = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "tests"])
+
+class Told:
+    def pytest_collection_finish(self, session):
+        told = [(item.nodeid, item.get_closest_marker("alone") is not None) for item in session.items]
+        json.dump(told, open(sys.argv[1], "w"))
+
+status = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[2:], "tests"], plugins=[Told()])
 print("status", int(status), *(name for name in {FRAMEWORKS!r} if name in sys.modules))
 """
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What a process of its own collected."""
+
+    ids: list[str]
+    alone: list[str]
+    """Ids of those that have the marker."""
+    said: str
+    """Its last line: the status, and the frameworks that were imported."""
+
+
+def collect(folder: Path, *words: str, **environment: str) -> Collected:
+    """Collect in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, str(folder / "told.json"), *words]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    told = json.loads((folder / "told.json").read_text())
+    return Collected([name for name, _ in told], [name for name, is_alone in told if is_alone], done.stdout[-3000:])
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+    """All tests, by a process whose hashes of strings are others than this one's."""
+    return collect(tmp_path_factory.mktemp("all"), PYTHONHASHSEED="12")
+
+
 @pytest.mark.slow  # it collects every test
-def test_collecting_every_test_imports_no_framework():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "status 0", done.stdout[-3000:]
+def test_collecting_every_test_imports_no_framework(collected: Collected):
+    assert collected.said.splitlines()[-1] == "status 0", collected.said
 
 
-@pytest.mark.slow  # it collects every test, once
-def test_asking_for_the_tests_that_run_alone_finds_them_all():
-    """tests/conftest.py leaves files without the marker alone where `-m alone` is asked for, and looks at all for other words."""
+@pytest.mark.slow  # it collects every test
+def test_a_test_has_the_same_id_in_every_process(collected: Collected, request: pytest.FixtureRequest):
+    """The processes of a run must agree on the ids, and who runs one test again names it by its id: none holds a time, an address or an order of a set."""
+    here = Counter(item.nodeid for item in request.session.items)
+    assert sorted((here - Counter(collected.ids)).elements()) == []
 
-    def found(words: str) -> list[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "--collect-only",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            words,
-            "tests",
-        ]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        return [line for line in done.stdout.splitlines() if "::" in line]
 
-    some = found("alone")
-    assert some
-    assert some == found("alone and alone")
+@pytest.mark.slow  # it collects every test
+def test_asking_for_the_tests_that_run_alone_finds_them_all(collected: Collected, tmp_path: Path):
+    """tests/conftest.py leaves files without the marker alone where `-m alone` is asked for."""
+    assert collected.alone
+    assert collect(tmp_path, "-m", "alone").ids == collected.alone
 
 
 def test_a_deferred_name_is_imported_when_it_is_used_and_not_before(tmp_path, monkeypatch):

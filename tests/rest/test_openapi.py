@@ -72,10 +72,10 @@ def test_the_document_is_valid_openapi():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-# uvicorn is the parser alone; what answers is the same. An example costs 30 ms, nearly all of it to make.
-@pytest.mark.parametrize(("http", "examples"), [("thin", 25), ("uvicorn", 5)])
-def test_generated_requests_never_make_the_server_fail(http, examples):
-    """schemathesis: whatever fits the document, or almost does, is answered as the document says, and never by a 5xx."""
+# An example costs 30 ms, nearly all of it to make. The tool below sends many more, but to the routes of the repository, which are shut to it.
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+def test_generated_requests_never_make_the_server_fail(http):
+    """schemathesis: whatever fits the document is answered as the document says, and never by a 5xx."""
     schemathesis = pytest.importorskip("schemathesis")
     hypothesis = pytest.importorskip("hypothesis")
     with rest_in_thread("row", "simple", "echo", http=http) as server:
@@ -89,7 +89,7 @@ def test_generated_requests_never_make_the_server_fail(http, examples):
             operation = result.ok()
             test = hypothesis.given(case=operation.as_strategy())(check)
             test = hypothesis.settings(
-                max_examples=examples,
+                max_examples=5,
                 deadline=None,
                 derandomize=True,
                 suppress_health_check=list(hypothesis.HealthCheck),
@@ -114,7 +114,7 @@ expected-statuses = [400, 401, 403, 404, 405, 409, 413, 414, 415, 431]
         # can say: whether what fits the document is taken is asked of what does not depend on a model.
         ("--exclude-checks", "positive_data_acceptance", "--exclude-path-regex", ":explain"),
         (
-            *("--checks", "positive_data_acceptance"),
+            *("--checks", "positive_data_acceptance", "--mode", "positive"),
             *("--exclude-path-regex", "infer|generate|predict|explain|classify|regress"),
         ),
     ],

@@ -1,8 +1,8 @@
 """Damaged model files, and what becomes of a process that loads them: each mutation is loaded, and predicts, in a child process.
 
 `python tests/support/damaged_files.py onnx --count 2000 --seed 1` prints a row of counts, and the seed of every mutation that ended its
-process; `--only SEED` makes that one again in a folder. A mutation is made of its seed alone. One framework a run: the parent imports it and
-never computes with it, so that a fork is a fresh process that has it imported.
+process; `--only SEED` makes that one again in a folder. A mutation is made of its seed alone. One framework a run, and one or more of its
+formats: the parent imports it and never computes with it, so that a fork is a fresh process that has it imported.
 """
 
 from __future__ import annotations
@@ -208,6 +208,8 @@ class _Format:
     """Loaded as `serinus serve` does, in a process of its own first: the framework ends over some files, and only that process with it."""
     message: str = ""
     """Class of the first file's protocol buffer."""
+    imports: tuple[str, ...] = ()
+    """Modules that loading imports late and that take seconds: this process has them before its first fork, which would import them for itself."""
 
 
 _OTHER_FORMATS = (
@@ -221,16 +223,20 @@ _OTHER_FORMATS = (
 
 FORMATS: dict[str, _Format] = {
     "onnx": _Format(_onnx, "onnx_server", "onnxruntime", ("model.onnx",), message="onnx:ModelProto"),
-    "skops": _Format(_skops, "sklearn_server", "sklearn", ("model.skops",), zipped=True),
-    "skops_svc": _Format(_skops_other, "sklearn_server", "sklearn", ("model.skops",), zipped=True),
+    "skops": _Format(_skops, "sklearn_server", "sklearn", ("model.skops",), zipped=True, imports=("skops.io",)),
+    "skops_svc": _Format(
+        _skops_other, "sklearn_server", "sklearn", ("model.skops",), zipped=True, imports=("skops.io",)
+    ),
     "cbm": _Format(
         lambda folder: _catboost(folder, "cbm"), "catboost_server", "catboost", ("model.cbm",), is_tried=True
     ),
     "cbm_json": _Format(
         lambda folder: _catboost(folder, "json"), "catboost_server", "catboost", ("model.json",), is_tried=True
     ),
-    "torchscript": _Format(_script, "torch_server", "torch", ("model.pt",), zipped=True),
-    "pt2": _Format(_program, "torch_server", "torch", ("model.pt2",), zipped=True),
+    "torchscript": _Format(
+        _script, "torch_server", "torch", ("model.pt",), zipped=True, imports=("torch_server.module",)
+    ),
+    "pt2": _Format(_program, "torch_server", "torch", ("model.pt2",), zipped=True, imports=("torch_server.module",)),
     "saved_model": _Format(
         _saved_model,
         "tensorflow_server",
@@ -497,6 +503,9 @@ def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterat
         folder: empty, to work in.
     """
     form = FORMATS[named]
+    os.environ["SERINUS_CACHE_DIR"] = str(folder / "cache")
+    for name in (form.framework, f"{form.package}.model", *form.imports):
+        __import__(name)
     good = folder / "good"
     good.mkdir()
     maker = os.fork()
@@ -508,9 +517,6 @@ def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterat
         finally:
             os._exit(status)
     assert os.waitpid(maker, 0)[1] == 0, f"no good {named} file could be made"
-    os.environ["SERINUS_CACHE_DIR"] = str(folder / "cache")
-    __import__(form.framework)
-    __import__(f"{form.package}.model")
     for name in _imported_by(good, form.package):
         with contextlib.suppress(ImportError):
             __import__(name)
@@ -552,29 +558,36 @@ def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 def main() -> None:
     """Print the counts of a run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("format", choices=FORMATS)
-    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("formats", nargs="+", choices=FORMATS, help="of one framework")
+    parser.add_argument("--count", type=int, default=500, help="of mutations of each format")
     parser.add_argument("--seed", type=int, default=0, help="of the first mutation")
     parser.add_argument("--only", type=int, help="make this one mutation and keep it")
     parser.add_argument("--errors", action="store_true", help="print what is no refusal, too")
     asked = parser.parse_args()
+    if len({FORMATS[named].framework for named in asked.formats}) > 1:
+        parser.error("formats of one framework a run: this process imports it, and has no other")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for named in asked.formats:
+        _print_counts(named, asked)
+
+
+def _print_counts(named: str, asked: argparse.Namespace) -> None:
     seeds = range(asked.seed, asked.seed + asked.count) if asked.only is None else range(asked.only, asked.only + 1)
     counts: Counter[str] = Counter()
     folder = Path(tempfile.mkdtemp())
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcomes = try_all(asked.format, seeds, folder=folder)
+    outcomes = try_all(named, seeds, folder=folder)
     for outcome in _until_stopped(outcomes):
         counts[outcome.kind] += 1
         if outcome.kind in ("crash", "slow") or (asked.errors and outcome.kind == "error") or asked.only is not None:
-            print(f"seed {outcome.seed}: {outcome.kind}: {outcome.said[:300]!r} ({outcome.how})", flush=True)
+            print(f"{named}, seed {outcome.seed}: {outcome.kind}: {outcome.said[:300]!r} ({outcome.how})", flush=True)
     if asked.only is None:
         shutil.rmtree(folder)
     else:
         print(f"kept in {folder}")
     row = ", ".join(f"{counts[kind]} {kind}" for kind in ("served", "refused", "error", "crash", "slow"))
     last = seeds.start + sum(counts.values()) - 1
-    print(f"{asked.format}, seeds {seeds.start} to {last}: {row} ({time.monotonic() - started:.0f} s)")
+    print(f"{named}, seeds {seeds.start} to {last}: {row} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
