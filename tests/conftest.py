@@ -113,8 +113,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if "mark.alone" not in collection_path.read_text() else None
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process more than cores for the whole run: it works while another waits for a server that starts, drains or is to heal.
+
+    The quick run hardly waits, and would pay for one more process that imports and collects; it has a process a core (xdist's own number).
+    """
+    if "not slow" in str(config.getoption("markexpr")):
+        return None
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 LONGEST = (
     "hosts/test_mlserver.py",
+    "reliability/test_faults.py",
     "image_pixels/test_models.py",
     "rest/test_openapi.py",
     "loading/test_damaged_files.py",
@@ -124,7 +135,7 @@ LONGEST = (
     "local/test_runner.py",
     "monitoring/test_alerts.py",
 )
-"""Files of the whole run that take more than half a minute of CPU; begun last, one of them would keep a core busy while the others have ended."""
+"""Files of the whole run that take more than half a minute; begun last, one of them would go on while all others have ended."""
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

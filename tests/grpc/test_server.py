@@ -397,8 +397,7 @@ def test_many_clients_at_once_each_get_their_own_answer(engine):
     assert not wrong
 
 
-@pytest.mark.alone
-@pytest.mark.slow
+@pytest.mark.slow  # the memory is that of a process of its own, which no test beside it touches
 @pytest.mark.parametrize("engine", ENGINES)
 def test_thousands_of_calls_good_bad_and_cancelled_leave_no_memory_behind(engine):
     script = Path(__file__).parents[1] / "support/grpc_support.py"

@@ -10,7 +10,7 @@ from deferred import Deferred
 
 table = Deferred("benchmarks.faults.table")
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMES = (
     *("raises-thread", "raises-process", "hangs-thread", "hangs-process", "nan-thread", "shape-thread"),

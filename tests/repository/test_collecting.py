@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,13 @@ FRAMEWORKS = (
 )
 PROGRAM = f"""
 import json, sys
+from pathlib import Path
 import pytest
 
 class Told:
     def pytest_collection_finish(self, session):
         told = [(item.nodeid, item.get_closest_marker("alone") is not None) for item in session.items]
-        json.dump(told, open(sys.argv[1], "w"))
+        Path(sys.argv[1]).write_text(json.dumps(told))
 
 status = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[2:], "tests"], plugins=[Told()])
 print("status", int(status), *(name for name in {FRAMEWORKS!r} if name in sys.modules))
@@ -63,25 +65,30 @@ def collect(folder: Path, *words: str, **environment: str) -> Collected:
     return Collected([name for name, _ in told], [name for name, is_alone in told if is_alone], done.stdout[-3000:])
 
 
+def slow(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that collects every test: 5 s of CPU, and minutes on a machine that does other things too."""
+    return pytest.mark.slow(pytest.mark.timeout(300)(test))
+
+
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     """All tests, by a process whose hashes of strings are others than this one's."""
     return collect(tmp_path_factory.mktemp("all"), PYTHONHASHSEED="12")
 
 
-@pytest.mark.slow  # it collects every test
+@slow
 def test_collecting_every_test_imports_no_framework(collected: Collected):
     assert collected.said.splitlines()[-1] == "status 0", collected.said
 
 
-@pytest.mark.slow  # it collects every test
+@slow
 def test_a_test_has_the_same_id_in_every_process(collected: Collected, request: pytest.FixtureRequest):
     """The processes of a run must agree on the ids, and who runs one test again names it by its id: none holds a time, an address or an order of a set."""
     here = Counter(item.nodeid for item in request.session.items)
     assert sorted((here - Counter(collected.ids)).elements()) == []
 
 
-@pytest.mark.slow  # it collects every test
+@slow
 def test_asking_for_the_tests_that_run_alone_finds_them_all(collected: Collected, tmp_path: Path):
     """tests/conftest.py leaves files without the marker alone where `-m alone` is asked for."""
     assert collected.alone
