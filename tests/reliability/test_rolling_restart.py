@@ -10,7 +10,7 @@ from deferred import Deferred
 
 rolling = Deferred("benchmarks.rolling_restart")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.mark.timeout(400)
