@@ -103,6 +103,15 @@ def _ask_once_which_fixtures_are_loops() -> None:
 _ask_once_which_fixtures_are_loops()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Print what the dearest files cost, where COSTS says how many (tests/support/cpu_costs.py)."""
+    most = int(os.environ.get("COSTS", "0"))
+    if most and importlib.util.find_spec("cpu_costs") is not None:  # MLServer's environment has it not
+        from cpu_costs import CpuCosts
+
+        config.pluginmanager.register(CpuCosts(most))
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave files without the marker alone where only tests that have it are asked for (`-m alone`, as the Makefile does).
 
@@ -113,6 +122,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if "mark.alone" not in collection_path.read_text() else None
 
 
+@pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """One process more than cores for the whole run: it works while another waits for a server that starts, drains or is to heal.
 

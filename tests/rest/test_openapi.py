@@ -131,7 +131,7 @@ def test_the_tool_finds_nothing_in_a_running_server_that_departs_from_the_docume
     with rest_in_thread("row", "simple", "echo", access=RepositoryAccess()) as server:
         url = f"http://127.0.0.1:{server.port}/openapi.json"
         done = subprocess.run(
-            [tool, "--config-file", configuration, "run", url, "--seed", "1", "--max-examples", "25", *words],
+            [tool, "--config-file", configuration, "run", url, "--seed", "1", "--max-examples", "15", *words],
             cwd=tmp_path,
             capture_output=True,
             text=True,
