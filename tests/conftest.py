@@ -128,7 +128,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
     The quick run hardly waits, and would pay for one more process that imports and collects; it has a process a core (xdist's own number).
     """
-    if "not slow" in str(config.getoption("markexpr")):
+    if "not slow" in str(config.getoption("markexpr")) or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
