@@ -10,7 +10,7 @@ import yaml
 from serinus.manifests.documents import Document, load_text
 from serinus.manifests.linter import check_documents
 from serinus.manifests.problems import Problems
-from serinus.manifests.rules.llm_rules import LLM_CONFIG_RULES, LLM_RULES
+from serinus.manifests.rules.kinds.llm_rules import LLM_CONFIG_RULES, LLM_RULES
 from serinus.manifests.rules.rule import Rule
 
 # fmt: off

@@ -13,11 +13,11 @@ from serinus.manifests.problems import Problems
 from serinus.manifests.rules.canary_rules import CANARY_RULES
 from serinus.manifests.rules.component_pitfalls import COMPONENT_PITFALLS
 from serinus.manifests.rules.component_rules import COMPONENT_RULES
-from serinus.manifests.rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
+from serinus.manifests.rules.kinds.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
+from serinus.manifests.rules.kinds.runtime_rules import RUNTIME_RULES, shared_priorities
 from serinus.manifests.rules.pods.container_rules import CONTAINER_RULES
 from serinus.manifests.rules.pods.pod_rules import METADATA_RULES, POD_RULES
 from serinus.manifests.rules.rule import Block, Rule, ServiceView
-from serinus.manifests.rules.runtime_rules import RUNTIME_RULES, shared_priorities
 from serinus.manifests.rules.scaling_rules import SCALING_RULES
 from serinus.manifests.rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from serinus.manifests.rules.service_rules import OBJECT_RULES, SERVICE_RULES

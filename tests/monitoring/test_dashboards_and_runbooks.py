@@ -84,7 +84,6 @@ def test_canary_panels_tell_the_revisions_apart(cluster: ScrapedCluster):
     for panel in panels("canary"):
         for target in panel["targets"]:
 
-
             def revisions(asked: str = chosen(target["expr"])) -> set[str | None]:
                 return {sample["metric"].get("revision") for sample in cluster.query(asked)}
 

@@ -67,7 +67,7 @@ RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 OTHER_RANGES = {
     "max_rank": (1, RANK),
     "max_json_depth": (1, 1024),
-    **dict.fromkeys(("http_port", "grpc_port", "metrics_port"), (0, 65535)),
+    **dict.fromkeys(("http_port", "grpc_port", "metrics_port", "health_port"), (0, 65535)),
 }
 """Bounds that are not ours, and so not in the table of the code."""
 

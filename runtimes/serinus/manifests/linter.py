@@ -17,16 +17,16 @@ from .published_schemas import published
 from .rules.canary_rules import CANARY_RULES
 from .rules.component_pitfalls import COMPONENT_PITFALLS, PORT_PITFALLS
 from .rules.component_rules import COMPONENT_RULES
-from .rules.core_rules import CORE_RULES, pod_templates
-from .rules.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
-from .rules.llm_rules import LLM_CONFIG_RULES, LLM_RULES
+from .rules.kinds.core_rules import CORE_RULES, pod_templates
+from .rules.kinds.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
+from .rules.kinds.llm_rules import LLM_CONFIG_RULES, LLM_RULES
+from .rules.kinds.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
 from .rules.pods.container_rules import CONTAINER_RULES
 from .rules.pods.pod_rules import METADATA_RULES, POD_RULES
 from .rules.pods.pod_value_rules import POD_VALUE_RULES
 from .rules.pods.selector_rules import SELECTOR_RULES
 from .rules.pods.volume_rules import VOLUME_RULES
 from .rules.rule import Block, ServiceView, judge
-from .rules.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
 from .rules.scaling_rules import SCALING_RULES
 from .rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
 from .rules.service_rules import OBJECT_RULES, SERVICE_RULES

@@ -43,4 +43,6 @@ def number_of(name: str, kind: type[int | float], text: Any, where: str) -> floa
     bound = BOUNDS.get(_BOUND_OF.get(name, name))
     if bound is not None and number > bound.most and not bound.raised_by:
         raise ConfigError(f"{where}: {str(text)[:40]!r} is more than {bound.most:.0f}, the most that {name} may be")
+    if bound is not None and number < bound.least:
+        raise ConfigError(f"{where}: {text!r} is less than {bound.least:.0f}, the least that {name} may be")
     return number

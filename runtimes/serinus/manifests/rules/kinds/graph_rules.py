@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..conventions import NAME
-from ..documents import Document, FieldPath
-from ..fields import listed, mapping, whole_number
-from ..graphs.gjson_path import condition_problem
-from ..problems import nearest
-from .rule import Findings, Rule
+from ...conventions import NAME
+from ...documents import Document, FieldPath
+from ...fields import listed, mapping, whole_number
+from ...graphs.gjson_path import condition_problem
+from ...problems import nearest
+from ..rule import Findings, Rule
 
 __all__ = ["GRAPH_RULES", "TRAINED_MODEL_RULES"]
 

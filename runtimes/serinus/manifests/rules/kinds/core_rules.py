@@ -9,10 +9,10 @@ import base64
 import binascii
 from collections.abc import Iterator
 
-from ..documents import Document
-from ..fields import listed, mapping
-from ..quantities import parse_quantity
-from .rule import Block, Findings, Rule
+from ...documents import Document
+from ...fields import listed, mapping
+from ...quantities import parse_quantity
+from ..rule import Block, Findings, Rule
 
 __all__ = ["CORE_RULES", "pod_templates"]
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..documents import Document, FieldPath
-from ..fields import listed, mapping
-from .rule import Findings, Rule
+from ...documents import Document, FieldPath
+from ...fields import listed, mapping
+from ..rule import Findings, Rule
 
 __all__ = ["LLM_CONFIG_RULES", "LLM_RULES"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..conventions import KSERVE_CONTAINER, MODEL_FORMATS, RUNTIME_NAMES
-from ..documents import Document, FieldPath
-from ..fields import listed, mapping, whole_number
-from ..problems import nearest
-from .rule import Finding, Findings, Rule
+from ...conventions import KSERVE_CONTAINER, MODEL_FORMATS, RUNTIME_NAMES
+from ...documents import Document, FieldPath
+from ...fields import listed, mapping, whole_number
+from ...problems import nearest
+from ..rule import Finding, Findings, Rule
 
 __all__ = ["RUNTIME_RULES", "shared_priorities", "unknown_choices"]
 

@@ -1,0 +1,1 @@
+"""Rules for kinds beside the InferenceService: graphs, language models, runtimes, Kubernetes' own."""
