@@ -94,7 +94,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             Bound("grpc_max_send_message_length", 0, 2**31 - 1),
             Bound("timeout_keep_alive_s", 0, _WEEK_S),
             Bound("request_timeout_s", 0, _WEEK_S),
-            Bound("send_timeout_s", 1, _WEEK_S),
+            Bound("send_timeout_s", 0, _WEEK_S),
             Bound("max_unsent_bytes", 0, _TIB),
             Bound("drain_timeout_s", 0, _WEEK_S),
             Bound("drain_delay_s", 0, _WEEK_S),

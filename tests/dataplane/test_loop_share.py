@@ -140,7 +140,7 @@ class Computes(RequestModel):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self.served: list[str | None] = []
-        self.on_step: Callable[[], None] = lambda: None
+        self.on_step: Callable[[], object] = lambda: None
 
     async def infer(self, request: InferRequest) -> InferResponse:
         await asyncio.sleep(0)

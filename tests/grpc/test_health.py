@@ -118,7 +118,7 @@ def test_streams_that_take_a_name_refuse_what_is_larger_before_it_is_decoded(
         else:
             next(channel.stream_stream(path)(iter([message]), timeout=20))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "at most 4096 are taken" in caught.value.details()
+    assert "at most 4096 are taken" in str(caught.value.details())
 
 
 @pytest.mark.parametrize("message", [b"\x0a\xff", b"\x0a\x02\xff\xfe"], ids=["cut off", "no UTF-8"])
@@ -132,7 +132,7 @@ def test_streams_refuse_what_does_not_decode(channel: grpc.Channel, path: str, m
         else:
             next(channel.stream_stream(path)(iter([message]), timeout=20))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "is not a" in caught.value.details()
+    assert "is not a" in str(caught.value.details())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -151,7 +151,7 @@ def test_many_watchers_are_bounded_share_one_look_and_give_their_places_back(
         with pytest.raises(grpc.RpcError) as caught:
             next(watch(b"", timeout=20))
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert ("retry-after", "10") in [tuple(pair) for pair in caught.value.trailing_metadata()]
+        assert ("retry-after", "10") in list(caught.value.trailing_metadata() or ())
         with pytest.raises(grpc.RpcError):
             next(client.stream_stream(REFLECT)(iter([b"\x3a\x00"]), timeout=20))
         for watcher in watchers[:15]:

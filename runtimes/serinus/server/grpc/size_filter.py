@@ -343,7 +343,7 @@ class Relay(asyncio.Protocol):
         """Stop reading from the front while the client does not read."""
         if self._front is not None:
             self._front.pause_reading()
-        self._await_reading(self._client.get_write_buffer_size())
+            self._await_reading(self._client.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """Read from the front again."""
