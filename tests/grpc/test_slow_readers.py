@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -37,10 +38,16 @@ def asks_for(count: int) -> bytes:
 
 
 def ask(server: Running, count: int) -> bytes:
-    """Have a client ask, and read."""
+    """Have a client ask, and read; again, where a busy machine's model has too many before it."""
     options = [("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server.address, options) as channel:
-        return channel.unary_unary(INFER)(asks_for(count), timeout=30)
+        while True:
+            try:
+                return channel.unary_unary(INFER)(asks_for(count), timeout=30)
+            except grpc.RpcError as error:
+                if "rows are before this request" not in str(error.details()):  # type: ignore[attr-defined] # of a call
+                    raise
+                time.sleep(0.1)  # as it says
 
 
 def ask_and_read_nothing(wire: Wire, calls: int, count: int) -> None:
