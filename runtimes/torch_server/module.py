@@ -38,7 +38,15 @@ from . import archive
 from .archive_storages import check_storages
 from .memory import CudaMemory
 from .mlp_compiler import compile_mlp
-from .module_files import arguments_of, choose_device, describe_program, load_program, load_script, load_state
+from .module_files import (
+    arguments_of,
+    choose_device,
+    describe_program,
+    load_program,
+    load_script,
+    load_state,
+    row_bounds,
+)
 from .module_tensors import (
     KNOWN,
     find_model_file,
@@ -99,12 +107,14 @@ class TorchModule(Model):
         own_inputs: tuple[TensorSpec, ...] = ()
         own_outputs: tuple[TensorSpec, ...] = ()
         self._keywords: tuple[str, ...] = ()
+        self._least_rows, self._most_rows = 1, None
         if is_program(file):
             try:
                 archive.check(file, self.settings.allows)
                 program = load_program(file)
                 self._module = program.module().to(self._device)
                 own_inputs, own_outputs, self._keywords = describe_program(program)
+                self._least_rows, self._most_rows = row_bounds(program)
             except ConfigError:
                 raise
             except (
@@ -133,7 +143,7 @@ class TorchModule(Model):
         self._own_types = OwnTypes(self._module)
         self._half = frozenset(index for index, spec in enumerate(self.inputs) if spec.datatype == "BF16")
         self._floats = {spec.name: dtype for spec in self.outputs if (dtype := _FLOATS.get(spec.datatype)) is not None}
-        self.batchable = is_batchable(self.inputs, self.outputs)
+        self.batchable = self._by_rows = is_batchable(self.inputs, self.outputs)
         self.checks_apart = on_gpu
         self.computes_in = "FP16" if on_gpu or self._autocast or _is_half(self._module) else ""
         # A class's code is no file of the model's, and may change: then nothing is kept.
@@ -230,6 +240,8 @@ class TorchModule(Model):
         arrays = order_inputs(inputs, self._expected, self._names)
         rows = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
         compiled = self._compiled
+        if self._by_rows and self._most_rows is not None and rows > self._most_rows:
+            return self._in_pieces(inputs, call, rows, self._most_rows)
         if compiled is not None and 0 < rows <= compiled.most_rows and len(arrays) == 1 and compiled.takes(arrays[0]):
             if call.outputs is not None and self._output not in call.outputs:
                 return {}
@@ -250,7 +262,7 @@ class TorchModule(Model):
                 else:
                     with torch.autocast(self._device.type, dtype=self._autocast):
                         result = self._called(tensors)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:  # a program's guards assert
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
@@ -263,6 +275,16 @@ class TorchModule(Model):
             for name, value in self._named(result)
             if call.outputs is None or name in call.outputs
         }
+
+    def _in_pieces(
+        self, inputs: Mapping[str, np.ndarray], call: Call, rows: int, most: int
+    ) -> Mapping[str, np.ndarray]:
+        """Run a program that was exported for fewer rows, several times."""
+        pieces = [
+            self.predict({name: array[at : at + most] for name, array in inputs.items()}, call)
+            for at in range(0, rows, most)
+        ]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def metrics(self) -> Iterable[Family]:
         """Tell the memory of the GPU; nothing on a CPU."""
@@ -282,9 +304,10 @@ class TorchModule(Model):
         return self._module(*tensors[:first], **dict(zip(self._keywords, tensors[first:], strict=True)))
 
     def _padded(self, rows: int) -> int:
-        if not self.batchable or not rows:
+        if not self._by_rows or not rows:
             return rows
-        return next((bucket for bucket in self._buckets if bucket >= rows), rows)
+        least = max(rows, self._least_rows)
+        return next((bucket for bucket in self._buckets if bucket >= least), least) if self.batchable else least
 
     def _tensor(self, array: np.ndarray, rows: int, padded: int) -> torch.Tensor:
         if array.dtype == object:

@@ -16,7 +16,15 @@ import torch
 from serinus import TensorSpec
 from serinus.errors import ConfigError
 
-__all__ = ["arguments_of", "choose_device", "describe_program", "load_program", "load_script", "load_state"]
+__all__ = [
+    "arguments_of",
+    "choose_device",
+    "describe_program",
+    "load_program",
+    "load_script",
+    "load_state",
+    "row_bounds",
+]
 
 _DATATYPES = {
     torch.bool: "BOOL",
@@ -118,6 +126,28 @@ def describe_program(
     call = program.call_spec.in_spec
     keywords = tuple(map(str, call.child(1).context)) if call is not None else ()
     return inputs, outputs, keywords
+
+
+def row_bounds(program: torch.export.ExportedProgram) -> tuple[int, int | None]:
+    """Give the fewest and most rows that a program was exported for (`Dim("n", min=..., max=...)`); None: any number.
+
+    What has 1 as its fewest, or 0, is taken with one row, as PyTorch itself takes it.
+    """
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    least, most = 1, None
+    for name in program.graph_signature.user_inputs:
+        value = values.get(str(name))
+        size = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else None
+        if not isinstance(size, torch.SymInt):
+            continue
+        found = program.range_constraints.get(size.node.expr)
+        if found is None:
+            continue
+        if found.lower.is_Integer:  # infinities are none
+            least = max(least, int(found.lower))
+        if found.upper.is_Integer:
+            most = int(found.upper) if most is None else min(most, int(found.upper))
+    return least, most
 
 
 def _described(name: str, value: Any) -> TensorSpec:

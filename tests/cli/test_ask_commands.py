@@ -95,7 +95,7 @@ def test_an_answer_is_a_table_and_without_inputs_the_model_is_described(server: 
     described = cli("infer", "doubler", *url, cwd=tmp_path)
     assert described.returncode == 2
     example = described.stdout.split("ask it so: ")[1].strip()
-    assert example == "serinus infer doubler --input 'x=[[0,0]]'"
+    assert example == f"serinus infer doubler --url {url[1]} --input 'x=[[0,0]]'", "it is to be copied, address and all"
     again = cli("infer", "doubler", "--input", "x=[[0,0]]", *url, cwd=tmp_path)
     assert again.returncode == 0
 

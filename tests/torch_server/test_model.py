@@ -199,6 +199,25 @@ def test_an_exported_program_of_fixed_rows_is_not_batched(tmp_path):
     assert not model.batchable
 
 
+@pytest.mark.parametrize(("least", "most"), [(1, 16), (2, 16), (3, 5)])
+async def test_a_program_that_was_exported_for_some_rows_takes_any_number(least: int, most: int, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dimension = torch.export.Dim("rows", min=least, max=most)
+        layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Softmax(dim=1)).eval()
+        program = torch.export.export(layers, (rows_of(max(least, 4)),), dynamic_shapes=({0: dimension},))
+        torch.export.save(program, str(tmp_path / "model.pt2"))
+    settings = ModelSettings(name="m", model_dir=tmp_path, implementation="torch_server")
+    async with plane_of(settings) as plane:  # warmed up and measured with many rows
+        model = plane.registry.find("m").model
+        for count in (1, 2, most, most + 1, 100):
+            given = rows(count)
+            (answer,) = model.predict({model.inputs[0].name: given}, Call()).values()
+            with torch.no_grad():
+                expected = layers(torch.from_numpy(given)).numpy()
+            np.testing.assert_allclose(answer, expected, rtol=1e-6)
+
+
 def test_an_exported_program_names_its_outputs_by_the_keys_of_its_dict(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from ..errors import ConfigError
 from ..loading.construction import construct, kserve_arguments
 from ..loading.directory import DirectorySettings
 from ..loading.model_formats import TORCHSERVE, infer_implementation
-from ..model import Model
+from ..model import Model, RequestModel
 from ..settings import ModelSettings, PredictorSettings
 from .implementations import Implementation, implementation_of, kind_of, resolve
 from .kserve.scripts import ScriptSettings
@@ -100,7 +101,31 @@ def _host(found: Implementation, settings: ModelSettings, predictor: PredictorSe
         from .mlserver.mlmodel_host import build_mlserver
 
         return build_mlserver(found, settings)
-    return found.target if found.is_instance else found.target(settings)
+    model = found.target if found.is_instance else found.target(settings)
+    _check_calls(found, model)
+    return model
+
+
+def _check_calls(found: Implementation, model: Model) -> None:
+    """Refuse a model whose method cannot be called as it will be: every request would fail.
+
+    Raises:
+        ConfigError: with the signature that there is, and the one that is called.
+    """
+    name, given = ("infer", ("request",)) if isinstance(model, RequestModel) else ("predict", ("inputs", "call"))
+    method = getattr(model, name)
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # of compiled code, which tells nothing
+        return
+    try:
+        signature.bind(*given)
+    except TypeError:
+        own = str(signature.replace(return_annotation=inspect.Signature.empty))[1:]
+        raise ConfigError(
+            f"{found.name!r}: its {name}(self{'' if own == ')' else ', '}{own} cannot be called with ({', '.join(given)}), as requests do; write "
+            f"def {name}(self, {', '.join(given)})"
+        ) from None
 
 
 def _called(found: Implementation, settings: ModelSettings, predictor: PredictorSettings | None) -> Implementation:

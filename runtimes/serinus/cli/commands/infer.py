@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def infer(
             else:
                 metadata = client.metadata(asked.model, version)
                 if not given:
-                    _describe(console, metadata, name)
+                    _describe(console, metadata, _as_asked(name, url, model, token))
                     raise typer.Exit(2)
                 specs = {spec.name: spec for spec in metadata.inputs}
                 values = {key: fit_rows(value, specs.get(key)) for key, value in given.items()}
@@ -132,7 +133,13 @@ def _show(console: Console, answer: Answer, seconds: float) -> None:
     console.print(f"{who}{f', revision {revision}' if revision else ''}, in {seconds * 1e3:.1f} ms", markup=False)
 
 
-def _describe(console: Console, metadata: ModelMetadata, name: str) -> None:
+def _as_asked(name: str, url: str | None, model: str | None, token: Path | None) -> str:
+    """Give the words that led here, for a line to be copied."""
+    given = (("--url", url), ("--model", model), ("--token", token))
+    return " ".join([shlex.quote(name), *(f"{flag} {shlex.quote(str(value))}" for flag, value in given if value)])
+
+
+def _describe(console: Console, metadata: ModelMetadata, asked: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "NAME", "DATATYPE", "SHAPE"):
         table.add_column(column)
@@ -141,4 +148,4 @@ def _describe(console: Console, metadata: ModelMetadata, name: str) -> None:
             table.add_row(role, spec.name, spec.datatype, str(list(spec.shape)))
     console.print(table, markup=False)
     example = example_inputs(metadata.inputs)
-    console.print(f"ask it so: serinus infer {name} {example or '--json request.json'}", markup=False)
+    console.print(f"ask it so: serinus infer {asked} {example or '--json request.json'}", markup=False, soft_wrap=True)
