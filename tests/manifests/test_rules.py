@@ -23,9 +23,8 @@ from serinus.manifests.rules.pods.volume_rules import VOLUME_RULES
 from serinus.manifests.rules.rule import Block, Finding, Rule, ServiceView
 from serinus.manifests.rules.scaling_rules import SCALING_RULES
 from serinus.manifests.rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
-from serinus.manifests.rules.service_rules import OBJECT_RULES, SERVICE_RULES
+from serinus.manifests.rules.service_rules import OBJECT_RULES, SERVICE_RULES, TRACING_PITFALLS, TRACING_RULES
 from serinus.manifests.rules.storage_rules import STORAGE_RULES
-from serinus.manifests.rules.tracing_rules import TRACING_PITFALLS, TRACING_RULES
 from serinus.manifests.rules.worker_rules import WORKER_RULES
 
 BLOCK_RULES = (

@@ -29,9 +29,8 @@ from .rules.pods.volume_rules import VOLUME_RULES
 from .rules.rule import Block, ServiceView, judge
 from .rules.scaling_rules import SCALING_RULES
 from .rules.service_pitfalls import SERVICE_PITFALLS, TRANSFORMER_PITFALLS
-from .rules.service_rules import OBJECT_RULES, SERVICE_RULES
+from .rules.service_rules import OBJECT_RULES, SERVICE_RULES, TRACING_PITFALLS, TRACING_RULES
 from .rules.storage_rules import STORAGE_RULES
-from .rules.tracing_rules import TRACING_PITFALLS, TRACING_RULES
 from .rules.worker_rules import WORKER_RULES
 from .structure import check_structure, check_version
 
