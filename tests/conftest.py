@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from google.protobuf import descriptor_pool
 
 from serinus.server.http.connection_state import ImpossibleStep, Steps
+
+QUICK = os.environ.get("QUICK_TESTS") == "1"
+"""Whether this is `make test-quick`, which leaves out slow tests and draws fewer examples of the others."""
 
 
 def _keep_bytecode() -> None:
@@ -76,8 +80,7 @@ def _let_examples_take_their_time() -> None:
         return
     from hypothesis import HealthCheck, settings
 
-    # `make test-quick` draws fewer of them; every other run all.
-    few = {"max_examples": 20} if os.environ.get("QUICK_TESTS") == "1" else {}
+    few = {"max_examples": 20} if QUICK else {}
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], **few)
     settings.load_profile("any machine")
 
@@ -112,14 +115,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(CpuCosts(most))
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave files without the marker alone where only tests that have it are asked for (`-m alone`, as the Makefile does).
+_ALL_SLOW = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.slow\b", re.MULTILINE)
 
-    To collect all others takes four seconds of CPU.
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave alone files of which the Makefile's choice (`-m ...`) wants no test: those without the marker alone, and those that are slow as a whole.
+
+    To collect all takes four seconds of CPU in each process of a run.
     """
-    if str(config.getoption("markexpr")) not in ("alone", "alone and not slow") or collection_path.suffix != ".py":
+    wanted = set(str(config.getoption("markexpr")).split(" and "))
+    if collection_path.suffix != ".py" or not wanted <= {"alone", "not alone", "not slow"}:
         return None
-    return True if "mark.alone" not in collection_path.read_text() else None
+    text = collection_path.read_text()
+    unwanted = ("alone" in wanted and "mark.alone" not in text) or ("not slow" in wanted and _ALL_SLOW.search(text))
+    return True if unwanted else None
 
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
@@ -161,6 +170,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     rank = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
+
+
+NEED_SCIKIT_LEARN = ("tests/catboost_server/", "tests/classic_server/", "tests/mlflow_server/", "tests/sklearn_server/")
+"""Folders whose quick tests cost less than their imports: scikit-learn, pandas and SciPy."""
+
+
+@pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
+def pytest_xdist_make_scheduler(config: pytest.Config) -> object:
+    """Run files side by side at a cost that does not grow with the tests that have ended."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from file_scheduling import FileScheduling
+
+    return FileScheduling(config, together=NEED_SCIKIT_LEARN if QUICK else ())
 
 
 def pytest_collection_finish() -> None:

@@ -99,8 +99,12 @@ def test_a_shell_completes_commands():
             },
         ),
         (["init", "--help"], {"serinus.local", "serinus.canary", "serinus.tuning", "serinus.client"}),
-        (["infer", "--help"], {"serinus.local.plan", "serinus.canary", "serinus.tuning"}),
-        (["canary", "--help"], {"serinus.local.plan", "serinus.tuning", "serinus.images"}),
+        pytest.param(
+            ["infer", "--help"], {"serinus.local.plan", "serinus.canary", "serinus.tuning"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["canary", "--help"], {"serinus.local.plan", "serinus.tuning", "serinus.images"}, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

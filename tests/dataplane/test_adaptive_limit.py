@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
+from representative import every
 from serinus import Call, InferRequest
 from serinus.dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S, AdaptiveLimit
 from serinus.dataplane.batching.batcher import Batcher
@@ -20,6 +22,8 @@ from simulated_time import SimulatedLoop
 
 MODELS = [0.005, 0.02]
 """Seconds of a predict."""
+TIMES = [1.5, 3, 10]
+"""An overload: so many times what the model can do."""
 
 
 class Places:
@@ -190,9 +194,7 @@ def serial(kind: str, call_s: float, **settings: Any) -> Queue:
     return queue
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("predict_s", MODELS)
-@pytest.mark.parametrize("times", [1.5, 3, 10])
+@pytest.mark.parametrize(("times", "predict_s", "kind"), every(5, product(TIMES, MODELS, KINDS), names=3))
 def test_patient_clients_of_an_overloaded_model_get_what_it_can_give_in_time(kind: str, predict_s: float, times: float):
     queue = serial(kind, predict_s)
     queue.load(times / predict_s, 8)
@@ -203,10 +205,9 @@ def test_patient_clients_of_an_overloaded_model_get_what_it_can_give_in_time(kin
     assert queue.most_present <= 1.0 / predict_s
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("patience_s", [0.25, 0.5])
-@pytest.mark.parametrize("predict_s", MODELS)
-@pytest.mark.parametrize("times", [1.5, 3, 10])
+@pytest.mark.parametrize(
+    ("times", "predict_s", "patience_s", "kind"), every(7, product(TIMES, MODELS, [0.25, 0.5], KINDS), names=4)
+)
 def test_impatient_clients_are_answered_before_they_leave(kind: str, predict_s: float, times: float, patience_s: float):
     queue = serial(kind, predict_s)
     queue.load(times / predict_s, 8, patience_s=patience_s)
@@ -272,9 +273,11 @@ def test_a_model_that_works_on_many_requests_at_a_time_and_slows_none_is_not_lim
     assert len(queue.delays()) == 2250
 
 
-@pytest.mark.parametrize("kind", ["array", "inside"])
-@pytest.mark.parametrize("rate", [500, 2000, 5000])
-@pytest.mark.parametrize("size", [1, 50], ids=["steady", "bursts"])
+@pytest.mark.parametrize(
+    ("size", "rate", "kind"),
+    every(5, product([1, 50], [500, 2000, 5000], ["array", "inside"]), names=3),
+    ids=lambda value: {1: "steady", 50: "bursts"}.get(value),
+)
 def test_a_model_that_gains_by_batching_is_given_its_batches(kind: str, rate: int, size: int):
     """One request at a time it would do 50 a second, and joined nearly 10,000."""
     loop = SimulatedLoop()

@@ -321,6 +321,7 @@ def test_margin_of_inverts_the_links() -> None:
     np.testing.assert_array_equal(margin_of(Link.IDENTITY, values), values)
 
 
+@pytest.mark.slow  # a process that imports XGBoost
 def test_without_the_compiled_kernels_the_booster_serves(tmp_path: Path) -> None:
     from xgboost_support import save, train
 

@@ -41,7 +41,13 @@ def settings_of(folder: Path, **named: Any) -> ModelSettings:
     return ModelSettings(name="m", implementation="mlflow_server", model_dir=folder, **named)
 
 
-@pytest.mark.parametrize("kind", mlflow_support.FLAVOURS)
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.slow] if kind.startswith("torch") else [])  # PyTorch takes seconds to import
+    for kind in mlflow_support.FLAVOURS
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_flavour_is_served_by_our_runtime_and_answers_as_the_pyfunc_does(kind: str, folders: Any):
     folder = folders(kind)
     data = mlflow_support.frame(20, seed=7)
@@ -107,7 +113,7 @@ async def test_each_form_of_a_body_gets_the_answer_of_mlflows_scoring_server(kin
         np.testing.assert_allclose(document["predictions"], json.loads(expected.response)["predictions"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch_export", marks=pytest.mark.slow)])
 async def test_networks_that_are_asked_with_columns_answer_records_as_mlflow_does(kind: str, folders: Any):
     from mlflow.pyfunc import scoring_server
 

@@ -42,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-@pytest.mark.parametrize("kind", ["columns", "lgb_classifier", "torch_pickle"])
+@pytest.mark.parametrize("kind", ["columns", "lgb_classifier", pytest.param("torch_pickle", marks=pytest.mark.slow)])
 def test_code_of_a_folder_is_not_loaded_unless_the_operator_allows_it(kind: str, folders: Any):
     with pytest.raises(
         ConfigError, match=r"runs whatever code the folder's writer put in.*--allow_implementation mlflow.pyfunc"
@@ -78,6 +78,7 @@ async def test_columns_optional_ones_and_parameters_reach_a_python_model_in_a_pr
         assert (row["sum"], row["word"]) == (3.0, "x!")
 
 
+@pytest.mark.slow  # a process that imports MLflow
 async def test_a_v1_body_of_rows_by_name_is_answered(folders: Any):
     async with serving(build_model, settings_of(folders("columns"), allow_implementation=TRUSTED)) as plane:
         body = json.dumps({"instances": [{"i": 3, "s": "a", "o": 1.0}]}).encode()
@@ -85,6 +86,7 @@ async def test_a_v1_body_of_rows_by_name_is_answered(folders: Any):
         assert answer["predictions"][0]["sum"] == 4.0
 
 
+@pytest.mark.slow  # a process that imports MLflow
 async def test_what_mlflow_refuses_is_the_clients_fault_in_its_words(folders: Any):
     async with serving(build_model, settings_of(folders("columns"), allow_implementation=TRUSTED)) as plane:
         status, document = await invoke(plane, {"dataframe_split": {"columns": ["i"], "data": [["x"]]}})
@@ -96,6 +98,7 @@ async def test_what_mlflow_refuses_is_the_clients_fault_in_its_words(folders: An
         assert (status, document["predictions"][0]["word"]) == (200, "a!")
 
 
+@pytest.mark.slow  # a process that imports MLflow
 async def test_a_model_that_raises_or_ends_its_process_fails_its_request_alone(folders: Any):
     async with serving(build_model, settings_of(folders("failing"), allow_implementation=TRUSTED)) as plane:
 
@@ -112,6 +115,7 @@ async def test_a_model_that_raises_or_ends_its_process_fails_its_request_alone(f
         assert (await plane.infer(asking(4))).outputs[0].data.tolist() == [8.0]
 
 
+@pytest.mark.slow  # a process that imports MLflow
 async def test_types_with_parts_dates_and_bytes_are_texts_of_the_protocol(folders: Any):
     async with serving(build_model, settings_of(folders("parted"), allow_implementation=TRUSTED)) as plane:
         sent = {
@@ -127,12 +131,14 @@ async def test_types_with_parts_dates_and_bytes_are_texts_of_the_protocol(folder
             assert f"input {name!r}" in str(refused)
 
 
+@pytest.mark.slow  # a process that imports MLflow
 async def test_a_model_without_a_signature_takes_columns_and_answers_texts(folders: Any):
     async with serving(build_model, settings_of(folders("texts"), allow_implementation=TRUSTED)) as plane:
         request = InferRequest("m", [Tensor.of(name, np.arange(2.0)) for name in "pq"])
         assert (await plane.infer(request)).outputs[0].data.tolist() == [b"2 columns"] * 2
 
 
+@pytest.mark.slow  # a process that imports MLflow
 async def test_the_pyfunc_can_be_asked_for_and_answers_as_the_runtime(folders: Any):
     folder = folders("xgb_classifier")
     data = mlflow_support.frame(6, seed=5)

@@ -119,6 +119,7 @@ def kernels_in(path: Path) -> bool:
         return "serinus/native/_kernels.so" in opened.namelist()
 
 
+@pytest.mark.slow  # builds a wheel
 def test_where_the_kernels_cannot_be_compiled_the_wheel_is_pure_and_the_builder_is_warned(tmp_path: Path):
     made, said = wheel(tmp_path, CC=script(tmp_path / "cc", FAILING))
     assert made is not None, said

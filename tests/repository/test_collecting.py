@@ -36,7 +36,7 @@ import pytest
 
 class Told:
     def pytest_collection_finish(self, session):
-        told = [(item.nodeid, item.get_closest_marker("alone") is not None) for item in session.items]
+        told = [(item.nodeid, *(bool(item.get_closest_marker(name)) for name in ("alone", "slow"))) for item in session.items]
         Path(sys.argv[1]).write_text(json.dumps(told))
 
 status = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[2:], "tests"], plugins=[Told()])
@@ -51,6 +51,8 @@ class Collected:
     ids: list[str]
     alone: list[str]
     """Ids of those that have the marker."""
+    quick: list[str]
+    """Ids of those that have neither this one nor slow."""
     said: str
     """Its last line: the status, and the frameworks that were imported."""
 
@@ -62,7 +64,10 @@ def collect(folder: Path, *words: str, **environment: str) -> Collected:
         command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
     told = json.loads((folder / "told.json").read_text())
-    return Collected([name for name, _ in told], [name for name, is_alone in told if is_alone], done.stdout[-3000:])
+    ids = [name for name, *_ in told]
+    alone = [name for name, is_alone, _ in told if is_alone]
+    quick = [name for name, is_alone, is_slow in told if not is_alone and not is_slow]
+    return Collected(ids, alone, quick, done.stdout[-3000:])
 
 
 def slow(test: Callable[..., None]) -> Callable[..., None]:
@@ -89,10 +94,11 @@ def test_a_test_has_the_same_id_in_every_process(collected: Collected, request: 
 
 
 @slow
-def test_asking_for_the_tests_that_run_alone_finds_them_all(collected: Collected, tmp_path: Path):
-    """tests/conftest.py leaves files without the marker alone where `-m alone` is asked for."""
+def test_asking_for_the_tests_that_run_alone_or_are_quick_finds_them_all(collected: Collected, tmp_path: Path):
+    """tests/conftest.py leaves files alone of which such a choice wants no test."""
     assert collected.alone
     assert collect(tmp_path, "-m", "alone").ids == collected.alone
+    assert collect(tmp_path, "-m", "not slow and not alone").ids == collected.quick
 
 
 def test_a_deferred_name_is_imported_when_it_is_used_and_not_before(tmp_path, monkeypatch):

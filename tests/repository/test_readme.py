@@ -56,7 +56,13 @@ FLAGS = sorted(
 )
 
 
-@pytest.mark.parametrize(("command", "flag"), FLAGS, ids=[f"{command}-{flag}" for command, flag in FLAGS])
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        pytest.param(command, flag, id=f"{command}-{flag}", marks=[pytest.mark.slow] if command == "make bench" else [])
+        for command, flag in FLAGS
+    ],  # the benchmark's help is asked of a process
+)
 def test_a_flag_of_the_readme_is_one_of_its_commands(command: str, flag: str):
     assert flag == "help" or re.search(rf"--{flag}\b".replace("_", "[-_]"), help_of(command))
 

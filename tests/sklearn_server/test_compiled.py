@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from deferred import Deferred
+from representative import every
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Call
 from sklearn_support import LABELS, classes, load, rows, save
@@ -83,7 +85,7 @@ def fitted(make: Callable[[], Any], *, classes: int = 3, missing: float = 0.0) -
 _classes = classes
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(3, CASES))
 def test_a_compiled_model_answers_as_scikit_learn_does(name: str, tmp_path: Path):
     make, about = CASES[name]
     live = fitted(make, **about)
@@ -108,8 +110,14 @@ def test_a_compiled_model_answers_as_scikit_learn_does(name: str, tmp_path: Path
     model.unload()
 
 
-@pytest.mark.parametrize("name", ["forest", "extra-trees", "boosting", "histogram", "logistic", "scaled"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300], ids=["nan", "inf", "beyond float32"])
+@pytest.mark.parametrize(
+    ("value", "name"),
+    every(
+        4,
+        product([np.nan, np.inf, 1e300], ["forest", "extra-trees", "boosting", "histogram", "logistic", "scaled"]),
+        names=2,
+    ),
+)
 def test_what_scikit_learn_refuses_is_refused_and_what_it_takes_is_taken(name: str, value: float, tmp_path: Path):
     live = fitted(CASES[name][0])
     save(live, tmp_path)

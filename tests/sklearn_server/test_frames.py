@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from dataplane_support import serving
 from deferred import Deferred
+from representative import every
 from serinus import InferRequest, Tensor
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput
@@ -153,8 +155,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["logistic", "components"])
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(("case", "name"), every(5, product(REFUSED, ["logistic", "components"]), names=2))
 async def test_columns_of_another_kind_are_refused_by_name(name: str, case: str, tmp_path: Path):
     _, frame = _fitted(name, tmp_path)
     changed, said = REFUSED[case]
