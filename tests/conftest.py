@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pool
@@ -177,13 +178,13 @@ NEED_SCIKIT_LEARN = ("tests/catboost_server/", "tests/classic_server/", "tests/m
 
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
-def pytest_xdist_make_scheduler(config: pytest.Config) -> object:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Run files side by side at a cost that does not grow with the tests that have ended."""
     if config.getoption("dist") != "loadfile":
         return None
     from file_scheduling import FileScheduling
 
-    return FileScheduling(config, together=NEED_SCIKIT_LEARN if QUICK else ())
+    return FileScheduling(config, log, NEED_SCIKIT_LEARN if QUICK else ())
 
 
 def pytest_collection_finish() -> None:

@@ -606,6 +606,74 @@ def test_a_worse_mean_is_found_and_an_equal_one_is_shown_not_worse(make):
     assert mean_walk(make(1.0, 0.1), rng.random, rng, 0.85, 120) < WANTED
 
 
+def test_the_evidence_of_a_large_mean_is_its_formula_over_all_blocks():
+    rng = np.random.default_rng(15)
+    blocks = [(rng.normal(5, 1, n), rng.normal(5.5, 2, m)) for n, m in ((15, 60), (25, 75), (40, 90))]
+    test = LargeMean(-1.0, 0.1, 20)
+    total, of_canary, of_stable, kappa, before = 0.0, 0.0, 0.0, 0.0, None
+    for number, (canary, stable) in enumerate(blocks, 1):
+        test.add(sums(canary), sums(stable))
+        h = len(canary) * len(stable) / (len(canary) + len(stable))
+        offset = 0.1 * (stable.mean() if before is None else before)  # of what stable was when the block began
+        total += h * (stable.mean() - canary.mean() + offset)
+        of_canary, of_stable = of_canary + h * h / len(canary), of_stable + h * h / len(stable)
+        seen, beside = (np.concatenate(part) for part in zip(*blocks[:number], strict=True))
+        before = beside.mean()
+        if number == 1:
+            assert test.value == 0.0  # 15 of the canary are too few
+            continue
+        variance = of_canary * seen.var(ddof=1) + of_stable * beside.var(ddof=1)
+        kappa = kappa or 1 / variance
+        spread = 1 + kappa * variance
+        z = total * math.sqrt(kappa / spread)
+        expected = math.log(2) - 0.5 * math.log(spread) + z * z / 2 + stats.norm.logcdf(z)
+        assert test.value == pytest.approx(expected, rel=1e-9)
+
+
+def test_values_that_are_all_equal_say_nothing_and_a_stable_mean_may_be_negative():
+    test = LargeMean(1.0, 0.1, 10)
+    test.add(sums(np.full(30, 2.0)), sums(np.full(90, 2.0)))
+    assert test.value == 0.0
+    ahead, mirrored = LargeMean(1.0, 0.1, 10), LargeMean(-1.0, 0.1, 10)
+    rng = np.random.default_rng(16)
+    canary, stable = rng.normal(-3, 1, 50), rng.normal(-3.2, 1, 400)
+    for _ in range(2):
+        ahead.add(sums(canary), sums(stable))
+        mirrored.add(sums(-canary), sums(-stable))
+    assert ahead.value == pytest.approx(mirrored.value)
+    assert ahead.value > 0
+
+
+def test_requests_that_a_mean_needs_are_told_before_and_after_it_has_any():
+    test = LargeMean(1.0, 0.1, 1000)
+    assert test.requests_needed(WANTED, 0.1) == 10_000
+    rng = np.random.default_rng(17)
+    test.add(sums(rng.random(40)), sums(rng.random(360)))
+    assert test.requests_needed(WANTED, 0.1) == pytest.approx(9600)
+    for never in (LargeMean(1.0, 0.0, 10), BoundedMean(1.0, 0.0, (0.0, 1.0))):
+        never.add(sums(rng.random(40)), sums(rng.random(360)))
+        assert never.requests_needed(WANTED, 0.1) == math.inf
+        assert never.requests_needed(never.value, 0.1) == 0.0
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: LargeMean(1.0, 0.1, 50), lambda: BoundedMean(1.0, 0.1, (0.0, 1.0))], ids=["large", "bounded"]
+)
+def test_an_equal_mean_takes_about_the_requests_that_were_told(make):
+    rng = np.random.default_rng(18)
+    told, took = [], []
+    for _ in range(15):
+        test = make()
+        mean_walk(test, rng.random, rng, 1.0, 1)
+        told.append(test.requests_needed(WANTED, 0.1))
+        blocks = 1
+        while test.value < WANTED:
+            mean_walk(test, rng.random, rng, 1.0, 1)
+            blocks += 1
+        took.append(1000 * blocks)
+    assert 0.5 < np.median(took) / np.median(told) < 2
+
+
 def test_bounded_means_are_exact():
     # Two values a request, dealt to small arms: the expectation is summed, not simulated.
     expected = 0.0

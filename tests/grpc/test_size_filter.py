@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serinus.errors import InvalidInput, TooLarge
+from serinus.server.grpc import size_filter
 from serinus.server.grpc.deflate import DEFLATED, inflate
-from serinus.server.grpc.size_filter import FrameGuard
+from serinus.server.grpc.size_filter import FrameGuard, Relay
 
 LIMIT = 100_000
 NOISE = random.Random(1)
@@ -172,6 +177,127 @@ def test_a_reset_stream_leaves_nothing_behind():
         3, 0, 3, bytes(4)
     )
     assert not checked._messages
+
+
+def test_a_message_in_frames_of_one_byte_passes_and_one_over_the_limit_is_cut_as_soon_as_it_says_so():
+    checked = guard()
+    for body in (message(b"good") + message(b""), message(squeezed(b"good"), 1)):
+        sent = b"".join(data_frames(1, body, most=1))
+        assert checked.feed(sent) == sent
+    pieces = data_frames(3, message(b"x", claim=LIMIT + 1), most=1)
+    assert checked.feed(b"".join(pieces[:4])) == b"".join(pieces[:4])  # the length is not whole
+    assert checked.feed(pieces[4]) == frame(0, 1, 3)
+    assert checked.feed(pieces[5]) == b""
+    assert not checked._messages
+
+
+def test_a_gzip_message_is_held_until_its_size_is_known_or_a_mebibyte_of_it_is_there():
+    checked = FrameGuard(5_000_000, MARKER)
+    checked.feed(PREFACE)
+    short = data_frames(1, message(squeezed(NOISE.randbytes(40_000)), 1))
+    assert [checked.feed(piece) for piece in short[:-1]] == [b""] * (len(short) - 1)
+    assert checked.feed(short[-1]) == b"".join(short)
+    long = data_frames(3, message(squeezed(NOISE.randbytes(2_000_000)), 1))
+    passed = [checked.feed(piece) for piece in long]
+    most = (1 << 20) // (16384 + 9)
+    assert [bool(got) for got in passed[: most + 2]] == [False] * most + [True] * 2
+    assert b"".join(passed) == b"".join(long)
+    assert checked.dropped == 0
+
+
+def test_every_byte_that_the_front_will_never_see_is_counted():
+    checked = guard()
+    checked.feed(frame(0, 0, 1, message(b"", claim=LIMIT + 1)))
+    assert checked.dropped == 16384  # what a frame may hold at most
+    checked.feed(frame(0, 0, 1, bytes(1000)) + frame(0, 1, 1, bytes(24)))
+    assert checked.dropped == 16384 + 1024
+    held = frame(0, 0, 3, message(squeezed(NOISE.randbytes(500)), 1)[:300])
+    assert checked.feed(held) == b""
+    checked.feed(frame(1, 5, 3, b"trailers"))  # the client ends before its message does
+    assert checked.dropped == 16384 + 1024 + len(held)
+    assert not checked._messages
+    packed = message(squeezed(NOISE.randbytes(20_000) + bytes(2 * LIMIT)), 1)
+    first, *rest = data_frames(5, packed)
+    before = checked.dropped
+    checked.feed(first)
+    checked.feed(b"".join(rest))
+    assert checked.dropped == before + 16384 + len(first)
+
+
+# The relay: real sockets, and in the front's place a server that keeps what it gets.
+
+
+@asynccontextmanager
+async def relayed(path: Path) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, set[Relay]]]:
+    """A client of a relay to a Unix socket."""
+    relays: set[Relay] = set()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Relay(str(path), FrameGuard(LIMIT, MARKER), relays), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        yield reader, writer, relays
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def front(path: Path, answer: bytes) -> AsyncIterator[bytearray]:
+    """Keeps what comes, and answers when the other side has ended."""
+    got = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            got.extend(data)
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    try:
+        yield got
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_client_that_has_sent_all_still_gets_its_answer(tmp_path: Path):
+    async with front(tmp_path / "front", b"answer") as got, relayed(tmp_path / "front") as (reader, writer, relays):
+        sent = PREFACE + frame(0, 1, 1, message(b"good"))
+        writer.write(sent)
+        writer.write_eof()
+        assert await reader.read() == b"answer"
+        assert bytes(got) == sent
+    assert not relays
+
+
+async def test_a_connection_that_had_too_much_dropped_is_closed_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(size_filter, "_DROPPED_MOST", 50_000)
+    async with front(tmp_path / "front", b"") as got, relayed(tmp_path / "front") as (reader, writer, _):
+        large = frame(0, 1, 1, message(b"", claim=LIMIT + 1))
+        writer.write(PREFACE + 3 * large)  # 49,152 of them
+        await writer.drain()
+        while got.count(MARKER) < 3:
+            await asyncio.sleep(0.01)  # until the front has them: the connection is open still
+        writer.write(large)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    assert "65536 bytes were over the size limit" in caplog.text
+
+
+async def test_where_no_front_accepts_the_client_is_let_go_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async with relayed(tmp_path / "nobody") as (reader, _, relays):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        assert not relays
+    assert "the gRPC front does not accept" in caplog.text
 
 
 # Deflate

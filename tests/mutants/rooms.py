@@ -12,6 +12,7 @@ SOURCE_ROOTS = ("runtimes", "transformers")
 
 # The longest prefix of a module's name that is here says where its tests are; a folder, or files of one.
 _ROOMS: dict[str, tuple[str, ...]] = {
+    "serinus.canary": ("tests/canary",),
     "serinus.client": ("tests/client",),
     "serinus.dataplane": ("tests/dataplane",),
     "serinus.dataplane.joining": ("tests/joining",),

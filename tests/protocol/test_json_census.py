@@ -53,6 +53,13 @@ def test_both_counters_agree():
         assert json_census._counter()(text)[:2] == json_census._count(text)[:2]
 
 
+def test_without_the_kernel_each_thing_is_weighed_as_documented():
+    # An array, an object, two commas, a key, two texts, what texts hold beyond a mark, and one number of three digits or more.
+    weight = 80 + 216 + 2 * 8 + 16 + 2 * 56 + len('ab"') + len('k"') + len('xyz"') + 32
+    assert json_census._count(b'[1.25,"ab",{"k":"xyz"}]') == (3, 2, weight)
+    assert json_census._count(b'["",12]') == (1, 1, 80 + 8)  # an empty text is kept once
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -75,13 +82,30 @@ def test_more_than_can_be_looked_at_in_a_second_is_refused(text: bytes, word: st
         b"," * MOST_VALUES + PADDING,
         b'"' + b"[," * (MOST_VALUES + 1) + b'"' + PADDING,
         b"[" * 1000,
+        b"[" + b"{}," * 349_000 + b"0]",
     ],
-    ids=["arrays", "values", "a string", "a small text"],
+    ids=["arrays", "values", "a string", "a small text", "the largest that is not looked at"],
 )
 @pytest.mark.parametrize("counter", every(2, COUNTERS), indirect=True)
 @pytest.mark.usefixtures("counter")
 def test_what_is_within_the_limits_is_taken(text: bytes):
     check_census(text, "the request body")
+
+
+@pytest.mark.parametrize(
+    ("unit", "most", "said"),
+    [
+        (b"[", 1_048_576, "more than 1048576 arrays"),
+        (b"{", 524_288, "or half as many objects"),
+        (b",", 4_194_304, "more than 4194304 values"),
+    ],
+    ids=["arrays", "objects", "values"],
+)
+def test_a_million_arrays_half_as_many_objects_and_four_million_values_are_the_most(unit: bytes, most: int, said: str):
+    room = b" " * 6_000_000  # such a body may take 120 MB
+    check_census(unit * most + room, "the request body")
+    with pytest.raises(TooLarge, match=said):
+        check_census(unit * (most + 1) + room, "the request body")
 
 
 TINY = {

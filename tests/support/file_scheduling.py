@@ -7,6 +7,7 @@ and looks for each test from the beginning of all (`_assign_work_unit`): of elev
 from __future__ import annotations
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
@@ -18,11 +19,12 @@ class FileScheduling(LoadFileScheduling):
 
     Args:
         config: pytest's.
+        log: xdist's, for its debugging.
         together: beginnings of paths; the files under all of them are one unit, run by one worker, since they need the same long imports.
     """
 
-    def __init__(self, config: pytest.Config, together: tuple[str, ...] = ()) -> None:
-        super().__init__(config)
+    def __init__(self, config: pytest.Config, log: Producer, together: tuple[str, ...] = ()) -> None:
+        super().__init__(config, log)
         self._together = together
         self._places: dict[str, int] = {}
 
