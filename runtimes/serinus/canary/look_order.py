@@ -30,32 +30,26 @@ def check_follows(before: Look, look: Look) -> Look:
         raise InvalidInput(
             f"seconds: went back from {before.seconds:g} to {look.seconds:g}; looks are expected in order"
         )
-    if _plainly_follows(before.stable, look.stable) and _plainly_follows(before.canary, look.canary):
+    if _plainly_follows(before, look):
         return look
     stable = _arm_follows("stable", before.stable, look.stable)
     canary = _arm_follows("canary", before.canary, look.canary)
     if stable is look.stable and canary is look.canary:
         return look
-    return replace(look, stable=stable, canary=canary)
+    return replace(look, stable=stable, canary=canary, counts=None)
 
 
-def _plainly_follows(earlier: Arm, later: Arm) -> bool:
-    """Whether an arm tells the four usual metrics, as the one before did, and none went back; most do."""
-    was, now = earlier.latency, later.latency
-    if was is None or now is None or (was.le_s is not now.le_s and was.le_s != now.le_s):
+def _plainly_follows(before: Look, look: Look) -> bool:
+    """Whether both looks tell the usual metrics alone, of the same buckets, and none went back; most do."""
+    was, now = before.counts, look.counts
+    if was is None or now is None or len(was) != len(now):
         return False
-    errors, score, more_errors, more_score = earlier.errors, earlier.score, later.errors, later.score
-    if errors is None or more_errors is None or score is None or more_score is None:
-        return False
+    earlier, later = before.stable, look.stable
     return (
-        later.requests >= earlier.requests
-        and more_errors >= errors
-        and len(more_score) == len(score)
-        and False not in map(operator.le, was.counts, now.counts)
-        and False not in map(operator.le, score, more_score)
-        and not earlier.means
-        and not earlier.rates
-        and earlier.affinity_keys is None
+        earlier.latency is not None
+        and later.latency is not None
+        and (earlier.latency.le_s is later.latency.le_s or earlier.latency.le_s == later.latency.le_s)
+        and False not in map(operator.le, was, now)
     )
 
 
