@@ -230,7 +230,7 @@ class Judge:
         known = self._known
         if known is None:
             return 0, 0, 0.0
-        since = self._warm if self._step is None or self._is_before(self._step, self._warm) else self._step
+        since = self._warm if self._step is None or _is_before(self._step, self._warm) else self._step
         if since is None or (since is self._warm and not self._policy.warm_up_requests and not self._policy.warm_up_s):
             return known.stable.requests, known.canary.requests, known.seconds
         return (
@@ -250,10 +250,6 @@ class Judge:
         """Requests of the canary and seconds that the step's minimum lacks."""
         _, requests, seconds = self._of_step()
         return max(0.0, self._policy.minimum_requests - requests), max(0.0, self._policy.minimum_s - seconds)
-
-    @staticmethod
-    def _is_before(one: Look, other: Look | None) -> bool:
-        return other is not None and one.canary.requests < other.canary.requests
 
     def _log_split(self, until: Look) -> float:
         """Evidence that requests are not split as asked, over all steps until a look."""
@@ -357,7 +353,9 @@ class Judge:
             if found.reached:
                 continue
             counted = f"; {watch.words()}" if watch.has_begun else ""
-            reasons.append(f"{watch.name}: {found.missing}{self._for(found.requests_needed, known)}{counted}")
+            reasons.append(
+                f"{watch.name}: {found.missing}{_lasting(found.requests_needed, known, self._step)}{counted}"
+            )
             if metric is None or found.requests_needed > needed:
                 metric = watch.name
             needed = max(needed, found.requests_needed)
@@ -424,18 +422,20 @@ class Judge:
         total = known.canary.requests + known.stable.requests
         return known.canary.requests / total if total else self._policy.steps[0] / 100
 
-    def _for(self, requests: float, known: Look) -> str:
-        """About how many requests that is, and how long at the present rate."""
-        if requests == math.inf:
-            return ""
-        since = self._step
-        before, seconds = (
-            (since.canary.requests + since.stable.requests, since.seconds) if since is not None else (0, 0.0)
-        )
-        had, passed = known.canary.requests + known.stable.requests - before, known.seconds - seconds
-        rate = had / passed if passed > 0 else 0.0
-        lasting = f", {_duration(requests / rate)} at {rate:.3g} a second" if rate else ""
-        return f", about {math.ceil(requests):,} requests more{lasting}"
+
+def _is_before(one: Look, other: Look | None) -> bool:
+    return other is not None and one.canary.requests < other.canary.requests
+
+
+def _lasting(requests: float, known: Look, since: Look | None) -> str:
+    """About how many requests that is, and how long at the rate since the step began; empty: it cannot be told."""
+    if requests == math.inf:
+        return ""
+    before, seconds = (since.canary.requests + since.stable.requests, since.seconds) if since is not None else (0, 0.0)
+    had, passed = known.canary.requests + known.stable.requests - before, known.seconds - seconds
+    rate = had / passed if passed > 0 else 0.0
+    lasting = f", {_duration(requests / rate)} at {rate:.3g} a second" if rate else ""
+    return f", about {math.ceil(requests):,} requests more{lasting}"
 
 
 def _units(look: Look) -> tuple[int, int]:

@@ -154,7 +154,7 @@ class Controller:
             record = None
         same = record is not None and (record.get("stable"), record.get("canary")) == (seen.stable, seen.canary)
         if record is not None:
-            self._refuse_if_held(record)
+            _refuse_if_held(record, self._holder, self._clock(), self._options.interval_s)
             # The change may have been made already: then the canary is not there any more, and what is left is to end the run.
             is_restoring = self._target.can_restore and seen.stable == record.get("stable")
             if record.get("phase") in ("promote", "rollback") and (
@@ -195,14 +195,6 @@ class Controller:
         if moves:
             self._end_copies(seen)  # of a run that was killed amid them
         return seen
-
-    def _refuse_if_held(self, record: Mapping[str, Any]) -> None:
-        holder, renewed = record.get("holder"), record.get("renewed")
-        # Of a time to come: a clock was set back since, by so much.
-        age = abs(self._clock() - float(renewed)) if isinstance(renewed, int | float) else float("inf")
-        every = float(record.get("interval_s") or self._options.interval_s)
-        if holder and holder != self._holder and age < _MISSED_LOOKS * every:
-            raise Busy(f"{holder} drives this canary and was there {age:.0f} s ago; wait for it, or end it first")
 
     # Judging
 
@@ -293,17 +285,7 @@ class Controller:
             assert expected is not None  # noqa: S101 # `_begin` has set it
             return expected
         if expected is not None:
-            before, after = ((each.stable, each.canary, each.percent, each.version) for each in (expected, seen))
-            if seen.identity != expected.identity:
-                raise TargetChanged(
-                    f"{seen.service} was deleted and created again by somebody else (its uid was {expected.identity}, and is {seen.identity}); "
-                    "nothing was done"
-                )
-            if before != after:
-                raise TargetChanged(
-                    f"{seen.service} was changed by somebody else: stable, canary, percentage, edition were {', '.join(map(str, before))}, and are "
-                    f"{', '.join(map(str, after))}; nothing was done"
-                )
+            _check_unchanged(expected, seen)
         return seen
 
     def _out_of_time(self, seen: TargetState) -> Ending | None:
@@ -434,6 +416,39 @@ class Controller:
         event = Event(kind, words, {"run": self._looker.run, "time": round(self._clock(), 3), **details})
         self._files.write_event({"kind": kind, "words": words, **event.details})
         self._tell_view(event)
+
+
+def _refuse_if_held(record: Mapping[str, Any], holder: str, now_s: float, interval_s: float) -> None:
+    """Leave a service to who drives it.
+
+    Raises:
+        Busy: somebody else does, and was there not long ago.
+    """
+    by, renewed = record.get("holder"), record.get("renewed")
+    # Of a time to come: a clock was set back since, by so much.
+    age = abs(now_s - float(renewed)) if isinstance(renewed, int | float) else float("inf")
+    every = float(record.get("interval_s") or interval_s)
+    if by and by != holder and age < _MISSED_LOOKS * every:
+        raise Busy(f"{by} drives this canary and was there {age:.0f} s ago; wait for it, or end it first")
+
+
+def _check_unchanged(expected: TargetState, seen: TargetState) -> None:
+    """Hold a service to what a run left.
+
+    Raises:
+        TargetChanged: it is something else.
+    """
+    before, after = ((each.stable, each.canary, each.percent, each.version) for each in (expected, seen))
+    if seen.identity != expected.identity:
+        raise TargetChanged(
+            f"{seen.service} was deleted and created again by somebody else (its uid was {expected.identity}, and is {seen.identity}); "
+            "nothing was done"
+        )
+    if before != after:
+        raise TargetChanged(
+            f"{seen.service} was changed by somebody else: stable, canary, percentage, edition were {', '.join(map(str, before))}, and are "
+            f"{', '.join(map(str, after))}; nothing was done"
+        )
 
 
 def _seconds(value: Any) -> float | None:
