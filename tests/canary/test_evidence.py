@@ -363,7 +363,7 @@ def crossing_probability(bounds: Sequence[float], at: Sequence[float]) -> float:
 def test_the_boundary_of_the_size_is_crossed_with_the_levels_probability_at_most(first, level):
     information = [first]
     while information[-1] < 2000:
-        information.append(information[-1] + max(LEAST_MORE, 0.15 * information[-1]))
+        information.append(information[-1] + max(LEAST_MORE, 0.13 * information[-1]))
     bounds = [errors_needed(each, level) for each in information]
     assert crossing_probability(bounds, information) < level
 
@@ -371,7 +371,7 @@ def test_the_boundary_of_the_size_is_crossed_with_the_levels_probability_at_most
 def test_the_level_of_the_boundary_is_spent():
     information = [1.8]
     while information[-1] < 2000:
-        information.append(information[-1] + max(LEAST_MORE, 0.15 * information[-1]))
+        information.append(information[-1] + max(LEAST_MORE, 0.13 * information[-1]))
     assert crossing_probability([errors_needed(each, 0.02) for each in information], information) > 0.02 * 0.9
 
 
@@ -379,7 +379,7 @@ def is_ever_clear(rng: np.random.Generator, canary: np.ndarray, share: float, mo
     """Whether the size is clearly beyond 0.05 at any look, until so much information; looks are as frequent as they count."""
     size, seen, beside, information = SizeBeyond(0.05, 0.05), np.zeros(10), np.zeros(10), 0.0
     while information < most and not size.is_clear:
-        requests = round(max(LEAST_MORE, 0.16 * information) / (0.05 * share * (1 - share)))
+        requests = round(max(LEAST_MORE, 0.14 * information) / (0.05 * share * (1 - share)))
         n = rng.binomial(requests, share)
         seen, beside = seen + rng.multinomial(n, canary), beside + rng.multinomial(requests - n, EVEN_SCORES)
         information += 0.05 * share * (1 - share) * requests

@@ -35,16 +35,17 @@ _MAIN_PART: Final = 0.55
 """Of the level, at one look there."""
 _MAIN_RISE: Final = 30.0
 """How fast the boundary rises beside it: its square, by the square of the logarithm of the information's ratio."""
-_WIDE_AT: Final = 8.0
-_WIDE_PART: Final = 0.085
+_WIDE_AT: Final = 5.0
+_WIDE_PART: Final = 0.1
 """Of the level, at one look elsewhere."""
 _WIDE_RISE: Final = 0.6
 """All of these were chosen for the least requests at 2.6 and 6.6 times the tolerated index."""
-LEAST_MORE: Final = 1.8
-"""Information between two looks at the estimate, that of 40 requests of the canary beside nine times as many where 0.05 is tolerated,"""
-_GROWTH: Final = 0.15
+LEAST_MORE: Final = 1.6
+"""Information between two looks at the estimate, that of 36 requests of the canary beside nine times as many where 0.05 is tolerated: blocks
+end after 40, and no block is to be passed over for a few requests of stable,"""
+_GROWTH: Final = 0.13
 """or this part of what there is."""
-_MANY: Final = (0.94, 0.09)
+_MANY: Final = (1.0, 0.095)
 """The smaller the level, the less the looks' chances overlap: it is divided by the first and the second times its logarithm below 0.05, so that the
 integral over all looks is 0.9 to 1 times the level, from 0.0005 to 0.05."""
 
