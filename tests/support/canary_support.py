@@ -96,7 +96,8 @@ class Rollout:
                 run=run,
                 seconds=(index + 1) * _LOOK_S,
                 percent=self.percent if self.says_percent else None,
-                **{name: self._at(parts, index) for name, parts in arms.items()},
+                stable=self._at(arms["stable"], index),
+                canary=self._at(arms["canary"], index),
             )
 
     def _arm(self, rng: np.random.Generator, truth: Truth, counts: np.ndarray, day: np.ndarray) -> dict[str, list]:
