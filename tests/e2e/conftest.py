@@ -44,7 +44,7 @@ def needed(cluster: Cluster) -> list[str]:
     rights = [
         (verb, "inferenceservices.serving.kserve.io", "") for verb in ("create", "get", "list", "patch", "delete")
     ]
-    rights += [(verb, "servingruntimes.serving.kserve.io", "") for verb in ("create", "patch", "delete")]
+    rights += [(verb, "servingruntimes.serving.kserve.io", "") for verb in ("create", "list", "patch", "delete")]
     rights += [("get", kind, "") for kind in ("deployments.apps", "services", "pods", "events")]
     if is_control_plane_only():
         kinds = ("pods", *(kind for kind in (ROUTES, KNATIVE) if cluster.has_kind(kind)))
@@ -109,6 +109,7 @@ def cluster() -> Iterator[Cluster]:
         if marker.is_alive():
             marker.join(timeout=60)
         if given:
-            found.kubectl("delete", "-f", "-", "--ignore-not-found", text=made, check=False)
+            # Also those that came with a service.
+            found.kubectl("delete", "servingruntimes", "-l", "app.kubernetes.io/part-of=serinus", check=False)
         else:
             found.kubectl("delete", "namespace", name, "--wait=false", namespaced=False, check=False)
