@@ -7,7 +7,7 @@ rule of v1alpha2 alone says so. `baseRefs` are merged by the controller after th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...documents import Document, FieldPath
@@ -66,7 +66,7 @@ def routes(document: Document) -> Findings:
         yield (*at, "spec"), "its parentRefs are not spec.router.gateway.refs", "remove parentRefs: KServe writes them"
 
 
-def _parents(refs: list[Any]) -> list[tuple[str, ...]]:
+def _parents(refs: Sequence[Any]) -> list[tuple[str, ...]]:
     return sorted(
         tuple(str(ref.get(key) or "") for key in ("namespace", "name", "sectionName")) for ref in map(mapping, refs)
     )
