@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,14 @@ def write(kind: str, folder: Path, **settings: Any) -> np.ndarray:
 
 def write_mlflow(folder: Path) -> np.ndarray:
     """Have MLflow save an XGBoost model; gives what it predicts for `rows(3)`."""
-    import mlflow.xgboost
-    from mlflow.models import infer_signature
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own, at its import
+        import mlflow.xgboost
+        from mlflow.models import infer_signature
 
-    model = xgboost.train({"max_depth": 2, "nthread": 1}, xgboost.DMatrix(rows(), rows()[:, 0]), 5)
-    signature = infer_signature(rows(), model.inplace_predict(rows()))
-    mlflow.xgboost.save_model(model, folder, signature=signature, pip_requirements=[])
+        model = xgboost.train({"max_depth": 2, "nthread": 1}, xgboost.DMatrix(rows(), rows()[:, 0]), 5)
+        signature = infer_signature(rows(), model.inplace_predict(rows()))
+        mlflow.xgboost.save_model(model, folder, signature=signature, pip_requirements=[])
     return model.inplace_predict(rows(3))
 
 
