@@ -266,3 +266,9 @@ def test_the_request_of_an_image_is_the_example_of_the_page_with_every_value():
 @pytest.mark.parametrize(("name", "expected"), [("My Model_2", "my-model-2"), ("été", "t"), ("--", "model")])
 def test_an_image_is_named_after_its_model_as_registries_allow(name: str, expected: str):
     assert image_name(name) == expected
+
+
+def test_an_extra_is_written_as_every_pip_knows_it():
+    """Debian's pip 23.0 leaves out `[sklearn_server]` with a warning: the wheel's metadata have `sklearn-server`."""
+    text = write_dockerfile(Recipe(source=source(extras=("sklearn_server",)), wheel="serinus-1-py3-none-any.whl"))
+    assert "[serve,sklearn-server]" in text

@@ -78,6 +78,8 @@ def _from_base(recipe: Recipe) -> list[str]:
 
 def _from_python(recipe: Recipe) -> list[str]:
     extras = ("serve", *recipe.source.extras)
+    # As wheels write them (PyPA, "Core metadata"): pip before 23.3 finds no other spelling, and leaves the extra out with a warning.
+    named = ",".join(extras).replace("_", "-")
     more = f" --extra-index-url {_TORCH_FOR_CPUS}" if _WITH_TORCH & {*extras} else ""
     lines = [
         f"FROM {recipe.python_image} AS packages",
@@ -85,7 +87,7 @@ def _from_python(recipe: Recipe) -> list[str]:
         "ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PATH=/opt/serinus/bin:$PATH",
         "RUN python -m venv /opt/serinus",
         f"COPY {recipe.wheel} /tmp/",
-        f'RUN pip install{more} "/tmp/{recipe.wheel}[{",".join(extras)}]"',
+        f'RUN pip install{more} "/tmp/{recipe.wheel}[{named}]"',
     ]
     if _WITH_OPENMP & {*extras}:
         lines.append(
