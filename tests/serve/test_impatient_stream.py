@@ -44,13 +44,14 @@ def _terminal() -> Iterator[tuple[int, int]]:
 
 
 def _read_all(reader: int, done: Callable[[], bool]) -> str:
-    """Read until nothing more comes though all is written."""
+    """Read until nothing more comes though all is written; a terminal hands on what is written when the kernel has time."""
     pieces = []
     while True:
-        ready, _, _ = select.select([reader], [], [], 0.05)
+        written = done()
+        ready, _, _ = select.select([reader], [], [], 1.0 if written else 0.05)
         if ready:
             pieces.append(os.read(reader, 65536))
-        elif done():
+        elif written:
             return b"".join(pieces).decode().replace("\r\n", "\n")
 
 
