@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MOST_BYTES", "read_bytes", "read_text"]
+__all__ = ["MOST_BYTES", "is_folder", "is_there", "read_bytes", "read_text"]
 
 MOST_BYTES: Final = 16 << 20
 """Largest of these files: a list of half a million labels, some hundred times the largest `model-settings.json` that we know."""
@@ -51,3 +51,22 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
         UnicodeDecodeError: it is no UTF-8.
     """
     return read_bytes(path).decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder; one whose name is longer than any may be is not, where pathlib raises.
+
+    Raises:
+        OSError: it may not be looked at.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, as `is_there`."""
+    return is_there(path) and path.is_dir()

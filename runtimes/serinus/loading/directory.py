@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..protocol.datatypes import DATATYPES
 from ..protocol.types import NO_PARAMETERS, TensorSpec
 from ..settings import DATA_FOLDERS, PROBABILITY_BINS, BatchSettings, ModelSettings, ScoreSettings
-from ..small_file import read_text
+from ..small_file import is_there, read_text
 from .model_folders import model_folders
 from .model_formats import MLSERVER_IMPLEMENTATIONS, RUNTIMES, infer_implementation, is_runtime
 from .version_policy import saved_model_versions
@@ -100,7 +100,7 @@ def settings_from_directory(
         ConfigError: with every problem of every file.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise ConfigError(f"{path}: no such file or directory")
     allowed = ModelSettings(name="", allow_implementation=tuple(allow_implementation), allow_uri=tuple(allow_uri))
     try:
@@ -368,7 +368,7 @@ class _Reader:
             self.problem(
                 f"'parameters.uri' is {uri!r}, which leads out of {folder}; to trust it, start with --allow_uri and the folder to read from"
             )
-        elif needed and not location.exists():
+        elif needed and not is_there(location):
             self.problem(f"'parameters.uri' is {uri!r}: no such file or directory in {folder}")
         return location
 

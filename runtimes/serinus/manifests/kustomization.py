@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..small_file import is_folder, is_there
 from .documents import Document, FieldPath, Place, load_text
 from .fields import listed
 
@@ -148,9 +149,9 @@ def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
     yield kustomization
     for name in _named(kustomization):
         path = folder / name
-        if path.is_dir():
+        if is_folder(path):
             yield from _files(path, seen)
-        elif path.is_file():
+        elif is_there(path) and path.is_file():
             yield path
 
 

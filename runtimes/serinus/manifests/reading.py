@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..small_file import is_folder, is_there
 from .documents import Document, load_text
 from .kustomization import KUSTOMIZATIONS, find_kustomization, read_text, render
 from .linter import check_documents
@@ -39,7 +40,7 @@ def load_documents(path: Path) -> list[Document]:
     Raises:
         ConfigError: nothing there, not YAML, not Kubernetes objects, or kubectl could not render it.
     """
-    if path.is_dir():
+    if is_folder(path):
         kustomization = find_kustomization(path)
         if kustomization is not None:
             return render(kustomization)
@@ -50,7 +51,7 @@ def load_documents(path: Path) -> list[Document]:
         if not found:
             raise ConfigError(f"{path}: no manifest: the folder holds no YAML file with apiVersion and kind")
         return found
-    if not path.exists():
+    if not is_there(path):
         raise ConfigError(f"{path}: no such file or folder")
     if path.name in KUSTOMIZATIONS:
         return render(path)
@@ -129,7 +130,7 @@ def check(
             checked.problems += problems.all
             checked.objects += len(documents)
             checked.files |= {document.file for document in documents} | {problem.file for problem in problems.all}
-        if path.is_dir() and before == checked.objects + len(checked.problems):
+        if is_folder(path) and before == checked.objects + len(checked.problems):
             said = f"{path}: no manifest: neither the folder nor one below holds a YAML file with apiVersion and kind"
             checked.problems.append(_unreadable(path, said))
     return checked
@@ -146,7 +147,7 @@ def _is_component(folder: Path) -> bool:
 
 def _groups(path: Path) -> Iterator[list[Path]]:
     """Sets of files whose objects are applied together."""
-    if str(path) == "-" or not path.is_dir() or find_kustomization(path) is not None:
+    if str(path) == "-" or not is_folder(path) or find_kustomization(path) is not None:
         yield [path]
         return
     if (path / "Chart.yaml").is_file():
@@ -179,9 +180,9 @@ def _read(path: Path, problems: Problems, *, named: bool) -> list[Document]:
     try:
         if str(path) == "-":
             text, file = sys.stdin.read(), "<stdin>"
-        elif path.is_dir() or path.name in KUSTOMIZATIONS:
+        elif is_folder(path) or path.name in KUSTOMIZATIONS:
             return load_documents(path)
-        elif not path.exists():
+        elif not is_there(path):
             raise ConfigError(f"{path}: no such file or folder")  # noqa: TRY301
         else:
             text, file = read_text(path), str(path)

@@ -24,6 +24,7 @@ from ...manifests.serving_runtimes import (
     kserve_runtimes,
     parse_runtime,
 )
+from ...small_file import is_there
 from .container_environment import config_data
 from .deployment_plan import PlanOptions, ServicePlan
 from .graph_planner import GraphPlanner
@@ -120,7 +121,7 @@ def _one_of_each_name(documents: Sequence[Document], problems: Problems) -> None
 
 
 def _is_kserve(runtime: Path) -> bool:
-    return str(runtime) == "kserve" and not runtime.exists()
+    return str(runtime) == "kserve" and not is_there(runtime)
 
 
 def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:

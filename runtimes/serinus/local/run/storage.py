@@ -29,6 +29,7 @@ import yaml
 from ...errors import ConfigError
 from ...manifests.documents import Document
 from ...secrecy import HIDDEN, hide, is_secret_name
+from ...small_file import is_there
 from ..plan.container_environment import config_data
 
 __all__ = ["cache_folder", "fetch", "parse_mounts", "read_storage_config"]
@@ -57,7 +58,7 @@ def parse_mounts(options: list[str]) -> dict[str, Path]:
         if not equals or not name or not folder:
             raise ValueError(f"--mount {option}: expected NAME=FOLDER, such as models=./models for pvc://models/...")
         path = Path(folder).expanduser().resolve()
-        if not path.exists():
+        if not is_there(path):
             raise ValueError(f"--mount {option}: {path}: no such folder")
         table[name if "://" in name else f"pvc://{name}"] = path
     return table
@@ -172,7 +173,7 @@ def fetch(
 
 
 def _existing(path: Path, uri: str) -> Path:
-    if not path.exists():
+    if not is_there(path):
         raise ConfigError(f"{uri}: {path}: no such file or folder")
     return path
 
