@@ -44,8 +44,8 @@ def test_a_weight_reaches_threads_and_children_and_goes_back() -> None:
         ],
         start_new_session=True,
     )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(lambda: children.read_text().strip())
         for nice in (LESS, 0):
             set_weight(process.pid, nice)

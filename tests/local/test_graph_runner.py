@@ -143,9 +143,7 @@ def test_a_router_comes_back_is_rolled_and_becomes_a_new_revision_when_its_graph
         def graph(status: dict[str, Any]) -> dict[str, Any]:
             return next(row for row in status["services"] if row["name"] == "g")
 
-        running.wait(
-            lambda s: graph(s)["components"][0]["restarts"] == 1 and graph(s)["ready"], "the restart"
-        )
+        running.wait(lambda s: graph(s)["components"][0]["restarts"] == 1 and graph(s)["ready"], "the restart")
         assert post(running, {"to": "sequence"})[0] == 200
         assert running.cli("restart", "g").returncode == 0
         assert post(running, {"to": "sequence"})[0] == 200

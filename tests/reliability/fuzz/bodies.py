@@ -100,7 +100,7 @@ def _binary_event(data: bytes) -> object:
     pairs = [line.partition(b":")[::2] for line in head.split(b"\n")]
     event = read_event(_headers([(name.lower(), value) for name, value in pairs]), body, CloudEventSettings(merge=True))
     if event is not None:
-        event.wrap("m", "application/json", b"{}")
+        event.wrap("m", b"{}", "application/json")
     return event
 
 
