@@ -37,6 +37,12 @@ def test_a_set_of_categories_outside_the_sets_is_refused(first: int, words: int)
         forest([first, -1, -1], [words, 0, 0])
 
 
+def test_a_node_with_an_empty_set_among_sets_without_any_category_sends_all_to_the_right() -> None:
+    sets = Sets(np.array([0, -1, -1], np.int64), np.zeros(3, np.int64), np.zeros(0, np.uint32))
+    made = Forest64(SPLIT, sets=sets, columns=1, groups=1, zeros=np.zeros(1, bool))
+    assert made.margins(np.array([[0.0], [1.0], [np.nan], [-1.0]] * 5)).ravel().tolist() == [2.0] * 20
+
+
 @pytest.mark.parametrize(("first", "words"), [([0, -1], [1, 0, 0]), ([0, -1, -1], [1, 0])], ids=["first", "words"])
 def test_sets_that_do_not_speak_of_every_node_are_refused(first: list[int], words: list[int]):
     with pytest.raises(ValueError, match="every node needs its place"):

@@ -92,6 +92,10 @@ class Forest64(Walker):
         nodes = _pack(trees, sets, order, columns, None if vectors is None else len(held))
         outputs = outputs_of(trees, groups if vectors is None else 1)
         bits = np.ascontiguousarray(sets.bits if sets else [], np.uint32)
+        if sets is not None and not len(
+            bits
+        ):  # nodes may hold empty sets: the walk that knows of sets is chosen by their pointer
+            bits = np.zeros(1, np.uint32)
         arrays = nodes, roots, depths, outputs, base, zeros, bits, held
         struct = Struct(
             *(array.ctypes.data for array in arrays[:6]),
