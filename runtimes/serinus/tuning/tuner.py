@@ -147,7 +147,7 @@ class _Bench:
         """A rate that one request at a time would give, halved: from a short run at a low rate."""
         server = self._serve(config)
         metadata = server.metadata()
-        self.inline = str(metadata.properties.get("execution", "")) == "inline"
+        self.inline = str(metadata.parameters.get("execution", "")) == "inline"
         samples = self._given or generate_samples(metadata.inputs, MOST_MESSAGES * self._rows)
         self._messages = request_messages(samples, self._rows)
         job = self._job(10.0, 1.5, server.port)
