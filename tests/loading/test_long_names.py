@@ -44,9 +44,5 @@ def test_so_may_settings_and_whoever_serves(tmp_path: Path) -> None:
         json.dumps({"name": "m", "implementation": "xgboost_server", "parameters": {"uri": LONG}})
     )
     for path in (tmp_path, Path(LONG)):
-<<<<<<< HEAD
         with pytest.raises(ConfigError, match=r"no such file|leads out"):
-=======
-        with pytest.raises(ConfigError, match="no such file|leads out"):
->>>>>>> 85bc0f0 (Tell a path that is longer than any name as a file that is not there)
             settings_from_directory(path)
