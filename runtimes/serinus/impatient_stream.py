@@ -11,6 +11,7 @@ terminal is opened anew by its name in /proc. Where that is not allowed (a pipe 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import select
@@ -48,13 +49,15 @@ class ImpatientStream:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        self._lock = threading.Lock()
+        # As logging's own: a signal's handler or a finaliser may log in the midst of a write, on the thread that holds it.
+        self._lock = threading.RLock()
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._lost = 0
-        self._idle = threading.Event()
-        """Set while nothing is kept."""
-        self._idle.set()
+        self._emptied = threading.Condition(self._lock)
+        """Told when nothing is kept any more."""
+        self._has_writer = False
+        """A thread writes what is kept."""
 
     def write(self, text: str) -> int:
         """Write a text, now or later; returns its length, as a file does."""
@@ -70,10 +73,13 @@ class ImpatientStream:
                 return len(text)
             self._kept.append(rest)
             self._kept_bytes += len(rest)
-            if self._idle.is_set():
-                with contextlib.suppress(RuntimeError):  # the system gives no more threads: the next text tries again
-                    threading.Thread(target=self._write_kept, name="log-writer", daemon=True).start()
-                    self._idle.clear()
+            if not self._has_writer:
+                self._has_writer = True  # before: what is logged while the thread is made starts no other
+                try:
+                    # threading.Thread waits until the thread runs, which may have to log by then, and so wait for us.
+                    _thread.start_new_thread(self._write_kept, ())
+                except RuntimeError:  # the system gives no more threads: the next text tries again
+                    self._has_writer = False
         return len(text)
 
     def flush(self) -> None:
@@ -81,7 +87,8 @@ class ImpatientStream:
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until all is written, at the end of a process; whether it is."""
-        return self._idle.wait(timeout_s)
+        with self._emptied:
+            return self._emptied.wait_for(lambda: not self._kept, timeout_s)
 
     def isatty(self) -> bool:
         """Whether a terminal shows it."""
@@ -129,7 +136,8 @@ class ImpatientStream:
                 elif not self._kept and self._lost == before:
                     self._tell_lost()
                 if not self._kept:
-                    self._idle.set()
+                    self._has_writer = False
+                    self._emptied.notify_all()
                     return
             if rest == first:
                 time.sleep(0.01)  # poll and write disagree: a terminal that is stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pty
 import select
@@ -72,11 +73,41 @@ def test_what_nobody_reads_is_kept_in_order_then_dropped_and_counted(
         assert not stream.settle(0)
         lines = _read_all(reader, lambda: stream.settle(0)).splitlines()
         kept = [int(line.split()[0]) for line in lines[:-1]]
-        assert kept == list(range(len(kept)))
+        # A terminal takes some more when the kernel has time, and a later line has their room.
+        assert kept == (sorted(set(kept)) if make is _terminal else list(range(len(kept))))
         assert len(kept) >= MOST_KEPT_BYTES // (len(LINE) + 9)
         assert lines[-1].startswith(f"serinus: {written - len(kept)} lines of the log were lost")
         stream.write("again\n")
         assert _read_all(reader, lambda: stream.settle(0)) == "again\n"
+
+
+def test_what_is_logged_in_the_midst_of_a_write_does_not_wait_for_its_end() -> None:
+    """As by a finaliser that the collector runs there: asyncio's of a task whose exception nobody asked for."""
+    with _pipe() as (reader, writer):
+        stream = ImpatientStream(writer)
+        met: list[str] = []
+
+        def finalise(phase: str, _: object) -> None:
+            if phase == "start" and len(met) < 1000:
+                met.append(phase)
+                stream.write("met\n")
+
+        def fill() -> None:
+            while stream.settle(0):
+                stream.write(LINE)
+
+        filling = threading.Thread(target=fill, daemon=True)
+        thresholds = gc.get_threshold()
+        gc.callbacks.append(finalise)
+        gc.set_threshold(1)
+        try:
+            filling.start()
+            filling.join(30)
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.callbacks.remove(finalise)
+        assert not filling.is_alive()
+        assert _read_all(reader, lambda: stream.settle(0)).count("met\n") == len(met) > 0
 
 
 def test_the_descriptor_of_others_waits_as_before() -> None:
