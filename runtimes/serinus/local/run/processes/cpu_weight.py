@@ -22,20 +22,30 @@ _FULL_RANGE = 20
 """RLIMIT_NICE that reaches nice 0 (getrlimit(2): 20 minus the lowest nice)."""
 
 
-def set_weight(pid: int, nice: int) -> None:
+def set_weight(pid: int, nice: int) -> bool:
     """Give a session's processes and threads a weight.
 
     Args:
         pid: the leader of the session.
         nice: 0, or `LESS`.
+
+    Returns:
+        Whether there is nothing more to do; False: the kernel wants to be asked again later. It changes one session's weight in a tenth of a second,
+        of all sessions together, for who has not CAP_SYS_ADMIN (kernel/sched/autogroup.c, proc_sched_autogroup_set_nice).
     """
-    with contextlib.suppress(OSError):  # no such feature, or it has ended
+    taken = True
+    try:
         Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
+    except BlockingIOError:
+        taken = False
+    except OSError:  # no such feature, or it has ended
+        pass
     if not _may_go_back():
-        return
+        return taken
     for thread in _threads(pid):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, nice)
+    return taken
 
 
 def _may_go_back() -> bool:

@@ -218,8 +218,7 @@ class ManagedProcess:
         was_silent, self._silent = self._silent, answer == "silence"
         if answer == "yes":
             if self._aside and self.pid is not None:
-                self._aside = False
-                set_weight(self.pid, 0)
+                self._aside = not set_weight(self.pid, 0)  # else with the next answer, a second from now
             self._set("ready")
             self.was_ready.set()
         elif self.state == "ready":
