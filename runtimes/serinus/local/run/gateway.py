@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,8 @@ class Gateway:
             Whether Envoy shows all of it; if not, requests go where they went before, and `apply` is to be called again.
         """
         async with self._lock:
-            old, new = self._table, make()
-            if old == new and self._shown:
+            old, new, was_shown = self._table, make(), self._shown
+            if old == new and was_shown:
                 return True
             both = GatewayTable(_merge(old.backends, new.backends), old.hosts, _merge_inner(old.inner, new.inner))
             self._write_tables(both)
@@ -151,8 +152,9 @@ class Gateway:
                 return False
             if not await self._confirm("listeners", lambda: self._has_listeners(both)):
                 return False
-            if new.hosts != old.hosts:
-                version = self._write("rds.json", envoy.routes(new.hosts))
+            # Routes of a change that was given up may be on the disk though the table never had them.
+            if new.hosts != old.hosts or not was_shown:
+                version = self._write_routes(new)
                 if not await self._confirm("routes", lambda: self._has_routes(version)):
                     return False
             self._write_tables(new)
@@ -171,18 +173,23 @@ class Gateway:
             self.folder, host=self.host, port=self.port, access_log=self._access_log, inner=table.inner
         )
         if "rds.json" not in self._written:
-            self._write("rds.json", envoy.routes(table.hosts))
+            self._write_routes(table)
         self._write("lds.json", listeners)
         for name in [name for name in self._written if name.startswith("eds/") and name not in names]:
             del self._written[name]
             (self.folder / name).unlink(missing_ok=True)
 
-    def _write(self, name: str, resources: list[dict[str, Any]]) -> str:
+    def _write_routes(self, table: GatewayTable) -> str:
+        """Likewise the routes; their version is of what they say, since Envoy shows no new one for routes that it has."""
+        resources = envoy.routes(table.hosts)
+        return self._write("rds.json", resources, version=zlib.crc32(json.dumps(resources).encode()))
+
+    def _write(self, name: str, resources: list[dict[str, Any]], *, version: int | None = None) -> str:
         """Replace a file by atomic rename where it would change; returns the version it has."""
         text = json.dumps(resources, separators=(",", ":"))
         if self._written.get(name) != text:
             # A cluster that comes again must not repeat a version that Envoy has seen.
-            self._versions[name] = self._versions.get(name, 0) + 1
+            self._versions[name] = self._versions.get(name, 0) + 1 if version is None else version
             path = self.folder / name
             partial = path.with_name(path.name + ".partial")
             partial.write_text(json.dumps(envoy.discovery(self._versions[name], resources)), encoding="utf-8")
