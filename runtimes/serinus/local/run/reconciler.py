@@ -175,12 +175,15 @@ class Reconciler:
     async def _bring_canary(self, service: RunningService, track: Track) -> None:
         service.chains[track.entry.digest] = track
         await self._bring_up(track)
-        before = dict(service.ready_canaries)
+        before = service.ready_canaries.get(track.name)
         service.ready_canaries[track.name] = track.entry.digest
         try:
             await self._publish_wholly()
         except ConfigError:
-            service.ready_canaries = before  # as above
+            if before is None:  # as above; the other canaries are brought at the same time, and stay as they are
+                service.ready_canaries.pop(track.name, None)
+            else:
+                service.ready_canaries[track.name] = before
             raise
 
     async def _bring_up(self, track: Track) -> None:
