@@ -27,18 +27,46 @@ def test_it(number, request):
 """
 
 
+DYING = """
+import os, pytest
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(number):
+    with open(os.environ["RAN"], "a") as ran:
+        ran.write(f"{number}\\n")
+    if number == 3 and not os.path.exists(os.environ["RAN"] + "-died"):
+        open(os.environ["RAN"] + "-died", "w").close()
+        os._exit(9)
+"""
+
+
+def run_side_by_side(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a folder's tests in two processes; they write what ran into the file `ran`."""
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "RAN": str(folder / "ran")}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow  # four processes
+def test_a_process_that_dies_is_told_by_its_test_and_another_runs_what_is_left_of_its_file(tmp_path: Path):
+    """What has ended is not run again; the test in which it died is, as under pytest-xdist's own scheduler."""
+    (tmp_path / "test_dying.py").write_text(DYING)
+    done = run_side_by_side(tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert "crashed while running 'test_dying.py::test_it[3]'" in done.stdout
+    assert (tmp_path / "ran").read_text().split() == ["0", "1", "2", "3", "3", "4", "5"]
+
+
 @pytest.mark.slow  # three processes
 def test_every_test_runs_once_a_file_in_one_process_and_folders_that_belong_together_too(tmp_path: Path):
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
     for folder in ("many", "one", "other"):
         (tmp_path / folder).mkdir()
         for number in range(5):
             (tmp_path / folder / f"test_{number}.py").write_text(FILE)
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "RAN": str(tmp_path / "ran")}
-    environment.pop("PYTEST_XDIST_WORKER", None)
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = run_side_by_side(tmp_path)
     assert done.returncode == 0, done.stdout
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert set(Counter(name for name, _ in ran).values()) == {1}
