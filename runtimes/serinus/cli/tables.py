@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..local.run.control_socket import reached_address
-
 __all__ = ["COLOURS", "curl_line", "make_console", "show_refused", "show_services", "show_trouble", "tail"]
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
@@ -95,6 +93,8 @@ def show_refused(console: Console, status: Mapping[str, Any]) -> None:
 
 def curl_line(service: Mapping[str, Any], gateway: Mapping[str, Any], folders: Iterable[Path]) -> str:
     """A line that can be pasted: the folder's own request where there is one, else the model's metadata (a graph's counters)."""
+    from ..local.run.control_socket import reached_address  # other commands print tables and know no supervisor
+
     root = f"curl -s -H 'Host: {service['host']}' http://{reached_address(gateway['host'], gateway['port'])}/"
     if service["kind"] == "InferenceGraph":  # it answers POST at any path
         base = f"{root}metrics"
