@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -13,15 +15,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import numpy as np
 import pytest
 
+import grpc
 from conformance_support import Server, server_process
 from hosts_support import free_port
 from predictor_support import Predictor, doubled, http
 from serinus.client import AsyncClient, Client
 from serinus.client.tensors import make_tensor
-from serinus.errors import ClientError, ConfigError, InvalidInput, NotFound, Overloaded, TimedOut, UpstreamFailed
+from serinus.errors import (
+    ClientError,
+    ConfigError,
+    InvalidInput,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TimedOut,
+    UpstreamFailed,
+)
 from serinus.protocol.datatypes import NUMPY_DTYPES
 from serinus.protocol.types import TensorSpec
 
@@ -148,6 +161,111 @@ async def test_coroutines_ask_side_by_side(server: Server, scheme: str):
     assert [int(answer["x"][0, 0]) for answer in answers] == list(range(50))
 
 
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the first loop is closed with its connection open
+def test_a_client_of_coroutines_goes_on_in_the_next_event_loop(server: Server, scheme: str):
+    port = server.grpc_port if scheme == "grpc" else server.http_port
+    ours = AsyncClient(f"{scheme}://127.0.0.1:{port}")
+
+    async def ask(close: bool) -> list[list[int]]:
+        answer = await ours.infer("identity", {"x": np.array([[7]])})
+        if close:
+            await ours.close()
+        return answer["x"].tolist()
+
+    assert [asyncio.run(ask(close)) for close in (False, False, True, True)] == [[[7]]] * 4
+    gc.collect()  # what the closed loops left is warned of here, not in another test
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_a_client_of_coroutines_is_refused_to_a_second_loop_while_the_first_runs(server: Server, scheme: str):
+    port = server.grpc_port if scheme == "grpc" else server.http_port
+    async with AsyncClient(f"{scheme}://127.0.0.1:{port}") as ours:
+        assert await ours.is_ready()
+        with pytest.raises(RuntimeError, match="make one for each loop"):
+            await asyncio.to_thread(asyncio.run, ours.is_ready())
+        assert await ours.is_ready()
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_an_IPv6_address_goes_in_brackets(scheme: str):
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    if scheme == "grpc":
+        port = listening.getsockname()[1]
+        listening.close()
+        peer = grpc.aio.server()
+        handler = grpc.unary_unary_rpc_method_handler(_live)
+        peer.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ServerLive": handler}),)
+        )
+        peer.add_insecure_port(f"[::1]:{port}")
+        await peer.start()
+        async with AsyncClient(f"grpc://[::1]:{port}") as ours:
+            assert await ours.is_live()
+        await peer.stop(None)
+        return
+    peer = Predictor(doubled)
+    async with await asyncio.start_server(peer._accepted, sock=listening):
+        port = listening.getsockname()[1]
+        async with AsyncClient(f"http://[::1]:{port}") as ours:
+            assert (await ours.infer("m", {"x": np.array([[1.5]])}))["y"].tolist() == [[3.0]]
+    assert peer.requests[0][2]["host"] == f"[::1]:{port}"
+
+
+async def _live(message: bytes, context: Any) -> bytes:
+    return b"\x08\x01"  # ServerLiveResponse, live: true
+
+
+async def test_a_name_that_none_can_be_is_said(server: Server):
+    async with AsyncClient("http://a..b:1", retries=0) as ours:
+        with pytest.raises(UpstreamFailed, match=r"'a\.\.b': it is no host's name"):
+            await ours.infer("m", {"x": np.array([[1.0]])})
+        assert not await ours.is_live()
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_waiting_for_a_server_that_accepts_and_is_silent_ends_in_time(scheme: str):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url) as ours:
+            started = time.monotonic()
+            with pytest.raises(TimedOut, match=r"is not ready after 0.3 s"):
+                ours.wait_until_ready(timeout_s=0.3)
+            with pytest.raises(TimedOut):
+                ours.infer("m", {"x": np.array([[1.0]])}, timeout_s=0.3)
+            assert time.monotonic() - started < 4.5, "a probe's 5 s are not waited for"
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_a_server_that_goes_with_a_request_in_hand_is_told_and_not_asked_twice(scheme: str):
+    asked = 0
+
+    async def gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        if scheme == "grpc":
+            await reader.readexactly(24)  # the preface of HTTP/2
+            writer.write(b"\0\0\0\x04\0\0\0\0\0" + b"\0\0\0\x04\x01\0\0\0\0")  # SETTINGS, and the other's acknowledged
+            seen = b""
+            while b"ModelInfer" not in seen and len(seen) < 200:  # its path may be Huffman-coded
+                seen += await reader.read(65536)
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.transport.abort()
+
+    async with await asyncio.start_server(gone, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with AsyncClient(f"{scheme}://127.0.0.1:{port}", retries=3) as ours:
+            with pytest.raises((UpstreamFailed, NotReady), match="the server"):
+                await ours.infer("m", {"x": np.array([[1.0]])}, timeout_s=5)
+    assert asked == 1
+
+
 def _ask_in_child(url: str, queue: Any) -> None:
     with Client(url) as ours:
         queue.put(ours.infer("identity", {"x": np.array([[7]])})["x"].tolist())
@@ -236,7 +354,11 @@ async def test_metadata_that_is_not_V2s_is_told(body: bytes, says: str):
     [
         ("ftp://h:1", "expected http://"),
         ("http://h:1/prefix", "no path"),
-        ("http://h:99999", "expected host or host:port"),
+        ("http://h:99999", "expected host and port"),
+        ("http://h:x", "expected host and port"),
+        ("http://[::1", r"as in .*\[::1\]"),
+        ("http://::1:8080", "in brackets"),
+        ("::1", "in brackets"),
         ("http://user:pw@h:1", "give headers or a token"),
         ("http://", "expected http://"),
         ("", "expected http://"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -163,6 +165,58 @@ async def test_a_request_that_was_sent_is_never_sent_again():
             await ours.infer(question())
         await ours.close()
     assert len(predictor.requests) == 1
+
+
+@pytest.mark.parametrize("loop_was_busy", [True, False])
+async def test_a_connection_that_the_predictor_closed_while_it_was_idle_is_not_used_again(loop_was_busy: bool):
+    """Also where its end lies unread, since the loop had other work: nothing is written to it, so a POST is sent once."""
+    connections = socket.create_server(("127.0.0.1", 0))
+    closed = threading.Event()
+    seen: list[int] = []
+
+    def answer() -> None:
+        for count in range(2):
+            peer, _ = connections.accept()
+            with peer:
+                seen.append(len(peer.recv(65536)))
+                body = (
+                    b'{"model_name": "m", "outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [7]}]}'
+                )
+                peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+                if count == 0:
+                    assert go_on.wait(10)
+            closed.set()
+
+    go_on = threading.Event()
+    thread = threading.Thread(target=answer)
+    thread.start()
+    ours = client(connections.getsockname()[1], timeout_s=10)
+    await ours.infer(question())
+    go_on.set()
+    if loop_was_busy:
+        assert closed.wait(10)  # the loop stands still, as under a model's own work
+    else:
+        await asyncio.to_thread(closed.wait, 10)
+    assert (await ours.infer(question())).outputs[0].data.tolist() == [7]
+    await ours.close()
+    thread.join(10)
+    connections.close()
+    assert len(seen) == 2
+    assert all(seen), "each connection was asked once"
+
+
+async def test_a_GET_that_an_idle_connection_leaves_unanswered_is_sent_once_more_and_a_POST_is_not():
+    ready = http(200)
+    async with Predictor(ready, lambda _: None, ready, lambda _: None, ready).listening() as predictor:
+        ours = client(predictor.port, retries=0)
+        assert await ours.server_ready()
+        assert await ours.server_ready()
+        assert (len(predictor.requests), predictor.connections) == (3, 2)
+        with pytest.raises(UpstreamFailed, match="closed the connection"):
+            await ours.infer(question())
+        assert len(predictor.requests) == 4
+        assert await ours.server_ready()
+        await ours.close()
 
 
 async def test_a_refusal_with_retry_after_is_tried_again_within_the_deadline():

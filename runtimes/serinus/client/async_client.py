@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,19 +30,24 @@ from .trust import Trust
 __all__ = ["AsyncClient"]
 
 _PROTOCOLS: Final = {"http": "v2", "https": "v2", "grpc": "grpc-v2", "grpcs": "grpc-v2"}
+_BARE_IPV6: Final = re.compile(r"\w+://[^/@\[\]]*:[^/@\[\]]*:[^/@\[\]]*(/|$)")
+"""More than one colon without brackets: which of them begins the port cannot be known (RFC 3986, 3.2.2)."""
+_PROBE_S: Final = 5.0
+"""Longest wait for one answer whether a server is ready: a connection may lead nowhere, and the next be answered."""
 _POLL_S: Final = 0.1
 """Between two questions whether a server is ready."""
 
 
 class AsyncClient:
-    """Requests to one V2 server: ours, KServe's, MLServer, Triton or Seldon. Its connections belong to the loop that first uses it.
+    """Requests to one V2 server: ours, KServe's, MLServer, Triton or Seldon.
 
         async with AsyncClient("http://127.0.0.1:8080") as client:
             answer = await client.infer("fraud", {"x": np.zeros((1, 30), np.float32)})
             answer["probability"]
 
-    Connections are pooled. A request is sent again only where the server cannot have begun on it: no connection was made, or it said
-    so itself (429 or 503 with Retry-After; RESOURCE_EXHAUSTED or UNAVAILABLE with a push-back), and only within its deadline.
+    Connections are pooled, and belong to the event loop that asks: one at a time; the next (`asyncio.run` once more) opens its own.
+    A request is sent again only where the server cannot have begun on it: no connection was made, or it said so itself (429 or 503 with
+    Retry-After; RESOURCE_EXHAUSTED or UNAVAILABLE with a push-back), and only within its deadline.
 
     Args:
         url: `http://host:port`, `https://`, `grpc://` or `grpcs://`; without a scheme http.
@@ -181,7 +187,7 @@ class AsyncClient:
             TimedOut: it is not by `timeout_s`.
         """
         until = time.monotonic() + timeout_s
-        while not await (self.is_ready() if model is None else self.is_model_ready(model)):
+        while not await self._answers_ready(model, min(_PROBE_S, timeout_s, until - time.monotonic())):
             if time.monotonic() + _POLL_S > until:
                 server = f"the server {self._client.settings.host}"
                 what = server if model is None else f"model {model!r} of {server}"
@@ -219,6 +225,11 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    async def _answers_ready(self, model: str | None, timeout_s: float) -> bool:
+        if model is None:
+            return await self._client.server_ready(timeout_s)
+        return await self._client.model_ready(model, timeout_s)
+
     async def _specs_of(self, model: str, version: str, until: float) -> Mapping[str, TensorSpec]:
         specs = self._specs.get((model, version))
         if specs is None:
@@ -242,7 +253,16 @@ def _target(url: str) -> tuple[str, str]:
     Raises:
         ConfigError: it is not of that form.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    url_with_scheme = url if "://" in url else f"http://{url}"
+    if _BARE_IPV6.match(url_with_scheme):
+        raise ConfigError(f"url {url!r}: an IPv6 address goes in brackets, as in http://[::1]:8080")
+    try:
+        parts = urlsplit(url_with_scheme)
+        _ = parts.port  # read for its refusal
+    except ValueError as error:
+        raise ConfigError(
+            f"url {url!r}: {error}; expected host and port as in http://127.0.0.1:8080 or http://[::1]:8080"
+        ) from error
     if (
         parts.scheme not in _PROTOCOLS
         or not parts.netloc

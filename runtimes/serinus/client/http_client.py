@@ -5,7 +5,8 @@ one, writes head and body in one call, and waits on a future that the connection
 request at a time per connection. A connection goes back to the pool when its response is complete and both sides keep
 it alive; a request that is cancelled or times out closes its connection, since its answer may still come. Connections
 idle for `IDLE_S` are not used again: a server may be closing them at that very moment, and an inference must not be
-sent twice to find out (RFC 9112, 9.3.1).
+sent twice to find out (RFC 9112, 9.3.1). Nor is one that has something to read before it is asked, most often its end, which
+the loop has not come to yet. A GET that an idle connection leaves unanswered is sent once more, on a new one: it changes nothing.
 
 What failed before a byte was written is told apart (`Unreachable`), since only that is safe to try again.
 """
@@ -13,6 +14,7 @@ What failed before a byte was written is told apart (`Unreachable`), since only 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +35,10 @@ class Unreachable(UpstreamFailed):
     """No connection could be made: the request was never sent."""
 
 
+class _Unanswered(UpstreamFailed):
+    """The connection was closed before its answer was whole."""
+
+
 @dataclass(slots=True)
 class HttpResponse:
     """A complete response; header names in lower case."""
@@ -48,6 +54,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._transport: Any = None
+        self._unread = select.poll()
         self._future: asyncio.Future[HttpResponse] | None = None
         self._response = HttpResponse()
         self._chunks: list[bytes] = []
@@ -58,6 +65,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.forget(self)
@@ -68,7 +76,7 @@ class _Connection(asyncio.Protocol):
         if future is not None and not future.done():
             reason = f": {exc}" if exc else ""
             peer = self._client.peer
-            future.set_exception(UpstreamFailed(f"{peer} closed the connection before it had answered{reason}"))
+            future.set_exception(_Unanswered(f"{peer} closed the connection before it had answered{reason}"))
 
     def data_received(self, data: bytes) -> None:
         if self._future is None:  # nobody asked: the connection cannot be trusted any more
@@ -94,6 +102,11 @@ class _Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether a request may be written."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be read: what an idle connection has to say is that it is at its end."""
+        return not self._unread.poll(0)
 
     def close(self) -> None:
         """Close without waiting."""
@@ -232,6 +245,7 @@ class HttpClient:
         if timeout_s is not None and timeout_s <= 0:
             raise TimedOut(f"the deadline passed before {self.peer} was asked")
         connection = self._take(started)
+        pooled = connection is not None
         if connection is None:
             connection = await self._connect(timeout_s)
             if not connection.is_open:
@@ -250,9 +264,15 @@ class HttpClient:
         except (TimedOut, asyncio.CancelledError):
             connection.close()
             raise
+        except _Unanswered:
+            if not pooled or method != "GET":
+                raise
         finally:
             if timer is not None:
                 timer.cancel()
+        self.close()  # the others are of the same age
+        left_s = None if timeout_s is None else started + timeout_s - loop.time()
+        return await self.request(method, path, headers, timeout_s=left_s)
 
     def _expire(self, future: asyncio.Future[HttpResponse], timeout_s: float) -> None:
         if not future.done():
@@ -261,7 +281,7 @@ class HttpClient:
     def _take(self, now: float) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open and now - connection.idle_since < IDLE_S:
+            if connection.is_open and now - connection.idle_since < IDLE_S and connection.is_quiet:
                 return connection
             connection.close()
         return None
@@ -285,6 +305,8 @@ class HttpClient:
             raise Unreachable(
                 f"no connection to {self.peer} {self._host}:{self._port}: {error.strerror or error}"
             ) from error
+        except UnicodeError as error:
+            raise Unreachable(f"no connection to {self.peer} {self._host!r}: it is no host's name: {error}") from error
         return connection
 
     def _connection(self) -> _Connection:
@@ -309,4 +331,8 @@ class HttpClient:
         """Close all idle connections."""
         for connection in self._idle[:]:
             connection.close()
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """Let all idle connections go whose loop is closed: nothing can be done with them, and they end with their last reference."""
         self._idle.clear()

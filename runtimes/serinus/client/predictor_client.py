@@ -65,6 +65,9 @@ _SERVICE: Final = "inference.GRPCInferenceService"
 _PAUSE_S: Final = 0.1
 """Before the first retry; KServe's first back-off. It doubles up to 1 s, as there."""
 
+_PROBE_S: Final = 5.0
+"""Longest wait for the answer whether something lives or is ready."""
+
 
 def split_host(host: str, use_ssl: bool) -> tuple[str, int]:
     """Split `--predictor_host`: host, host:port or [v6]:port; without a port 80, or 443 with TLS (KServe's rule).
@@ -93,7 +96,9 @@ def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class PredictorClient:
-    """Requests to one predictor. Make it anywhere; its connections belong to the event loop that first uses it.
+    """Requests to one predictor. Make it anywhere; its connections belong to the event loop that uses it: one at a time.
+
+    A loop that no longer runs (`asyncio.run` twice) leaves it to the next, which opens connections of its own.
 
     Args:
         settings: host, protocol, TLS, time-out, retries.
@@ -113,6 +118,7 @@ class PredictorClient:
         self._codec = RestCodec(_LIMITS)
         self._http: HttpClient | None = None
         self._grpc_calls: GrpcCalls | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask the predictor; over REST the answer has the headers of the predictor's.
@@ -180,11 +186,15 @@ class PredictorClient:
             raise UpstreamFailed(f"{self.options.peer}'s answer is no JSON object")
         return document
 
-    async def server_ready(self) -> bool:
-        """Whether the predictor's server is ready; V1 has no readiness, so there it is liveness, as in KServe."""
+    async def server_ready(self, timeout_s: float | None = None) -> bool:
+        """Whether the predictor's server is ready; V1 has no readiness, so there it is liveness, as in KServe.
+
+        Args:
+            timeout_s: no answer by then is no; None: that of a probe.
+        """
         if self.settings.protocol == "grpc-v2":
-            return await self._calls().is_ready(self._metadata({}), self._probe_s())
-        return await self._rest_ready("/v2/health/ready" if self.settings.protocol == "v2" else "/")
+            return await self._calls().is_ready(self._metadata({}), self._probe_s(timeout_s))
+        return await self._rest_ready("/v2/health/ready" if self.settings.protocol == "v2" else "/", timeout_s)
 
     async def server_live(self) -> bool:
         """Whether the predictor's server answers that it lives."""
@@ -192,17 +202,20 @@ class PredictorClient:
             return await self._calls().is_live(self._metadata({}), self._probe_s())
         return await self._rest_ready("/v2/health/live" if self.settings.protocol == "v2" else "/")
 
-    async def model_ready(self, model_name: str) -> bool:
-        """Whether the predictor has this model ready."""
+    async def model_ready(self, model_name: str, timeout_s: float | None = None) -> bool:
+        """Whether the predictor has this model ready; `timeout_s` as in `server_ready`."""
         if self.settings.protocol == "grpc-v2":
-            return await self._calls().is_model_ready(model_name, self._metadata({}), self._probe_s())
+            return await self._calls().is_model_ready(model_name, self._metadata({}), self._probe_s(timeout_s))
         name = quote(model_name, safe="")
         return await self._rest_ready(
-            f"/v2/models/{name}/ready" if self.settings.protocol == "v2" else f"/v1/models/{name}"
+            f"/v2/models/{name}/ready" if self.settings.protocol == "v2" else f"/v1/models/{name}", timeout_s
         )
 
     async def close(self) -> None:
-        """Close connections and channel."""
+        """Close connections and channel; those of another loop are left to it."""
+        if self._loop is not asyncio.get_running_loop():
+            self._leave()
+            return
         if self._http is not None:
             self._http.close()
         if self._grpc_calls is not None:
@@ -212,6 +225,33 @@ class PredictorClient:
         """When a call that begins now ends: at its deadline, or after `timeout_s`, whichever is sooner; `time.monotonic()`."""
         limit = time.monotonic() + self.settings.timeout_s
         return limit if deadline is None or deadline > limit else deadline
+
+    def _come_to_this_loop(self) -> None:
+        """Give up the connections of an earlier loop.
+
+        Raises:
+            RuntimeError: it still runs: connections cannot be shared.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and self._loop.is_running():
+            raise RuntimeError(
+                "this client is in use on another event loop that still runs; make one for each loop, or use serinus.client.Client, "
+                "which threads share"
+            )
+        self._leave()
+        self._loop = loop
+
+    def _leave(self) -> None:
+        http, before = self._http, self._loop
+        self._http = self._grpc_calls = self._loop = None  # a channel closes itself when it is let go
+        if http is None or before is None:
+            return
+        if before.is_closed():
+            http.leave()
+        else:
+            before.call_soon_threadsafe(http.close)  # it may run in another thread, or again
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Those that go along, and those of every call."""
@@ -304,6 +344,7 @@ class PredictorClient:
         return await self._with_retries(attempt, until)
 
     def _http_client(self) -> HttpClient:
+        self._come_to_this_loop()
         if self._http is None:
             tls = self.options.trust.tls_context() if self.settings.use_ssl else None
             self._http = HttpClient(
@@ -311,13 +352,13 @@ class PredictorClient:
             )
         return self._http
 
-    def _probe_s(self) -> float:
-        return min(5.0, self.settings.timeout_s)
+    def _probe_s(self, timeout_s: float | None = None) -> float:
+        return min(_PROBE_S, self.settings.timeout_s) if timeout_s is None else timeout_s
 
-    async def _rest_ready(self, path: str) -> bool:
+    async def _rest_ready(self, path: str, timeout_s: float | None = None) -> bool:
         try:
             response = await self._http_client().request(
-                "GET", path, self._headers({}), timeout_s=min(5.0, self.settings.timeout_s)
+                "GET", path, self._headers({}), timeout_s=self._probe_s(timeout_s)
             )
         except SerinusError:
             return False
@@ -371,6 +412,7 @@ class PredictorClient:
         return await self._with_retries(attempt, until)
 
     def _calls(self) -> GrpcCalls:
+        self._come_to_this_loop()
         if self._grpc_calls is None:
             from .grpc_calls import GrpcCalls
 
