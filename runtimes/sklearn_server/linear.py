@@ -1,7 +1,8 @@
 """Linear models in NumPy: rows times coefficients, and what each estimator makes of it.
 
 Sources, of scikit-learn 1.9: `linear_model/_base.py` (`X @ coef_.T + intercept_`; `_predict_proba_lr`), `_logistic.py` (softmax of three classes and
-more), `_stochastic_gradient.py` (`predict_proba` by the loss). The products are NumPy's, as there; rows of a batch may take another order of
+more), `_stochastic_gradient.py` (`predict_proba` by the loss);
+`_glm/glm.py` (the link's inverse). The products are NumPy's, as there; rows of a batch may take another order of
 additions than one row, so answers agree to rounding.
 """
 
@@ -19,27 +20,31 @@ from .heads import ClassifierHead, Finish, Head, RegressorHead, Scores, class_co
 __all__ = ["KINDS", "compile_linear"]
 
 _LINEAR: Final = "sklearn.linear_model"
+_GLM: Final = ("PoissonRegressor", "GammaRegressor", "TweedieRegressor")
 _REGRESSORS: Final = (
+    *("_base.LinearRegression", "_ridge.Ridge", "_ridge.RidgeCV", "_stochastic_gradient.SGDRegressor"),
     *(
-        "_base.LinearRegression",
-        "_ridge.Ridge",
-        "_ridge.RidgeCV",
-        "_coordinate_descent.Lasso",
-        "_coordinate_descent.LassoCV",
+        f"_coordinate_descent.{task}{name}"
+        for task in ("", "MultiTask")
+        for name in ("Lasso", "LassoCV", "ElasticNet", "ElasticNetCV")
     ),
-    *("_coordinate_descent.ElasticNet", "_coordinate_descent.ElasticNetCV", "_stochastic_gradient.SGDRegressor"),
     *("_huber.HuberRegressor", "_bayes.BayesianRidge", "_bayes.ARDRegression"),
+    *(f"_least_angle.{name}" for name in ("Lars", "LarsCV", "LassoLars", "LassoLarsCV", "LassoLarsIC")),
+    *("_omp.OrthogonalMatchingPursuit", "_omp.OrthogonalMatchingPursuitCV", "_theil_sen.TheilSenRegressor"),
+    *("_quantile.QuantileRegressor", "_passive_aggressive.PassiveAggressiveRegressor"),
+    *(f"_glm.glm.{name}" for name in _GLM),
 )
 _CLASSIFIERS: Final = (
-    "_logistic.LogisticRegression",
-    "_logistic.LogisticRegressionCV",
-    "_stochastic_gradient.SGDClassifier",
+    *("_logistic.LogisticRegression", "_logistic.LogisticRegressionCV", "_stochastic_gradient.SGDClassifier"),
+    *("_ridge.RidgeClassifier", "_ridge.RidgeClassifierCV"),
+    *("_perceptron.Perceptron", "_passive_aggressive.PassiveAggressiveClassifier"),
 )
 _SVC: Final = "sklearn.svm._classes.LinearSVC"
 _SVR: Final = "sklearn.svm._classes.LinearSVR"
 
 KINDS: Final = (*(f"{_LINEAR}.{name}" for name in (*_REGRESSORS, *_CLASSIFIERS)), _SVC, _SVR)
 """Classes that are compiled."""
+_LABELLING: Final = frozenset((*(f"{_LINEAR}.{name}" for name in _CLASSIFIERS), _SVC))
 
 
 def compile_linear(model: Estimator) -> Head:
@@ -62,16 +67,26 @@ def compile_linear(model: Estimator) -> Head:
         with np.errstate(over="ignore", invalid="ignore"):
             return rows @ weights + intercept
 
-    if model.name not in ("LinearSVC", "SGDClassifier") and not model.name.startswith("Logistic"):
-        return RegressorHead(score, columns, "finite", flat=flat)
+    if model.kind not in _LABELLING:
+        return RegressorHead(score, columns, "finite", flat=flat, exponential=_is_exponential(model))
     classes = classes_of(model)
     if weights.shape[1] != class_count(len(classes)):
         raise NotCovered(f"{model.name} of {len(classes)} classes with coefficients of {weights.shape[1]}")
     return ClassifierHead(score, columns, "finite", classes, Scores.MARGINS, finish=_finish(model, len(classes)))
 
 
+def _is_exponential(model: Estimator) -> bool:
+    """Whether a generalized linear model's link is the logarithm (`_glm/glm.py`: `_get_loss`)."""
+    if model.name not in _GLM:
+        return False
+    if model.name != "TweedieRegressor" or model.get("link") == "log":
+        return True
+    power = model.get("power")
+    return model.get("link") == "auto" and isinstance(power, int | float) and power > 0
+
+
 def _finish(model: Estimator, classes: int) -> Finish:
-    if model.name == "LinearSVC":
+    if not model.name.startswith(("Logistic", "SGD")):
         return Finish.NONE
     if model.name == "SGDClassifier":
         return {"log_loss": Finish.ONE_VS_REST, "modified_huber": Finish.CLIPPED}.get(
