@@ -417,6 +417,8 @@ def test_values_become_tensors(values: Any, spec: TensorSpec | None, expected: t
         ([2], BOOL, "not every value is one"),
         ([float("nan")], INT8, "not every value is one"),
         ([1], TEXT, "send text or bytes"),
+        ("1,2", FP32, r"text came, such as '1,2', and the model takes FP32; send numbers"),
+        (["a", "b"], BOOL, "text came, such as 'a'"),
         (np.array(["2024-01-01"], "datetime64[D]"), None, "no place in the protocol"),
         (np.array([1j]), None, "no place in the protocol"),
         ([None, "a"], TEXT, "NoneType"),

@@ -9,8 +9,12 @@ import pytest
 
 from serinus.canary.policy import DEFAULT_POLICY
 from serinus.cli.policy_annotations import check_policy_annotations
+from serinus.local.plan.arm_choice import AFFINITY
+from serinus.local.plan.image_commands import LOCAL_CLASS
+from serinus.local.plan.storage_spec import LOCAL_STORAGE
 from serinus.manifests.documents import load_text
 from serinus.manifests.problems import Problem, Problems
+from serinus.scaffold.project import write_project
 
 SERVICE = """\
 apiVersion: serving.kserve.io/v1beta1
@@ -58,3 +62,23 @@ def test_an_annotation_of_ours_that_nothing_reads_is_told_with_the_one_that_was_
     assert told.mend == "did you mean serinus.dev/canary-policy?"
     assert found("example.com/canary-polcy", "steps=5/100") == []
     assert found("serinus.dev/canary-policy", "no policy", kind="ConfigMap") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (AFFINITY, "header: x-user"),
+        (LOCAL_CLASS, "model.py:Model"),
+        (LOCAL_STORAGE, "../model"),
+    ],
+)
+def test_an_annotation_that_something_of_ours_reads_has_no_finding(name: str, value: str):
+    assert found(name, value) == []
+
+
+def test_what_init_writes_has_no_finding(tmp_path: Path):
+    write_project(tmp_path / "churn")
+    problems = Problems()
+    for path in sorted((tmp_path / "churn").glob("*.yaml")):
+        check_policy_annotations(load_text(path.read_text(), path.name), problems)
+    assert list(problems.all) == []

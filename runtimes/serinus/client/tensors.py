@@ -90,6 +90,11 @@ def make_tensor(name: str, values: Any, spec: TensorSpec | None) -> Tensor:
     except ValueError:
         raise InvalidInput(f"input {name!r}: the lists differ in length, and a tensor is rectangular") from None
     if array.dtype.kind in "SUO":
+        if array.dtype.kind != "O" and spec is not None and spec.datatype != BYTES and needs_spec(values):
+            first = next(iter(array.reshape(-1).tolist()), "")
+            raise InvalidInput(
+                f"input {name!r}: text came, such as {first[:40]!r}, and the model takes {spec.datatype}; send numbers, as in [[1, 2]]"
+            )
         return _bytes_tensor(name, array)
     if spec is not None and needs_spec(values):
         return _cast(name, array, spec)
