@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import struct
 import time
 
 import numpy as np
@@ -17,6 +18,8 @@ from grpc_support import (
     ENGINES,
     HEADERS,
     INFER,
+    PING,
+    SETTINGS,
     Running,
     Wire,
     call_headers,
@@ -112,6 +115,30 @@ def test_who_takes_nothing_for_the_send_timeout_is_given_up_for_others(engine: s
             return not account.waiting_bytes
 
         wait_until(is_empty)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_small_answers_that_nobody_takes_do_not_make_large_ones_that_are_read_count(engine: str):
+    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=600) as server, Wire(server.port) as wire:
+        wire.send(frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 0)))  # INITIAL_WINDOW_SIZE
+        ask_and_read_nothing(wire, 100, 8)
+        for _ in range(20):
+            time.sleep(0.06)  # the account asks who has read at most every 50 ms
+            assert len(ask(server, 2 * MIB)) > 2 * MIB, "all before it are read"
+
+
+def test_who_takes_nothing_and_keeps_its_connection_moving_is_given_up_for_others():
+    with serving("native", max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, Wire(server.port) as wire:
+        hold_all(server, wire)
+
+        def is_served() -> bool:
+            wire.send(frame(PING, 0, 0, bytes(8)))
+            try:
+                return len(ask(server, 4 * MIB)) > 4 * MIB
+            except grpc.RpcError:
+                return False
+
+        wait_until(is_served)
 
 
 def test_a_client_whose_socket_is_full_is_closed_after_the_send_timeout():

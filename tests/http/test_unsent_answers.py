@@ -150,14 +150,16 @@ def test_refusals_in_a_crowd_do_not_look_at_everybody_each_time():
 
 # Real sockets
 
+LESS = LARGE_BYTES - 1000
+
 
 class Answers(Probe):
-    """`/huge` is 8 MB."""
+    """`/huge` is 8 MB, `/less` a little less than counts one by one."""
 
     def __call__(self, exchange: Exchange) -> None:
-        if exchange.target == b"/huge":
+        if exchange.target in (b"/huge", b"/less"):
             self.seen += 1
-            exchange.respond(200, "application/octet-stream", [bytes(8 * MB)])
+            exchange.respond(200, "application/octet-stream", [bytes(8 * MB if exchange.target == b"/huge" else LESS)])
         else:
             super().__call__(exchange)
 
@@ -166,10 +168,14 @@ HUGE = b"GET /huge HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def serving(account: UnsentAnswers, **limits: float) -> AsyncIterator[tuple[ThinServer, int, Answers]]:
+async def serving(
+    account: UnsentAnswers, *, kernel_bytes: int = 0, **limits: float
+) -> AsyncIterator[tuple[ThinServer, int, Answers]]:
     app = Answers()
     server = ThinServer(app, HttpLimits(**limits), unsent=account)  # type: ignore[arg-type]
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    if kernel_bytes:  # connections have it from the listener
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel_bytes)
     sock.bind(("127.0.0.1", 0))
     await server.listen(sock=sock)
     try:
@@ -191,7 +197,7 @@ async def never_reads(port: int) -> Raw:
 
 async def test_answers_for_clients_that_never_read_stay_within_the_bound_and_others_are_served():
     account = UnsentAnswers(30 * MB)
-    async with serving(account) as (server, port, app):
+    async with serving(account, kernel_bytes=16384) as (server, port, app):
         clients = [await never_reads(port) for _ in range(20)]
         for client in clients:
             await client.send(HUGE)
@@ -230,6 +236,22 @@ async def test_answers_that_wait_for_one_before_them_are_counted():
         assert statuses == [200, 200, 200, *[429] * 8]
         await until(lambda: not (account.look() or account.waiting_bytes))
         await client.close()
+
+
+async def test_pipelined_answers_that_are_not_large_close_who_never_reads_once_they_are_too_much_together():
+    account = UnsentAnswers(5 * MB)
+    async with serving(account, kernel_bytes=16384) as (server, port, _):
+        clients = [await never_reads(port) for _ in range(20)]
+        for client in clients:
+            await client.send(b"GET /less HTTP/1.1\r\nHost: x\r\n\r\n" * 64)
+        await until(lambda: account.closed > 0)
+        await until(lambda: sum(connection.unsent() for connection in server._connections) <= 5 * MB)
+        other = await Raw.open(port)
+        assert len((await ask(other, HUGE.replace(b"huge", b"less"))).body) == LESS
+        assert account.refused == 0
+        for client in clients:
+            client.writer.transport.abort()
+        await other.close()
 
 
 async def test_a_client_that_takes_nothing_for_the_send_timeout_is_closed_and_counted():

@@ -35,7 +35,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 # The reasons for these two are beside their twins in grpcio_engine.
 _FLUSH_S = 1.0
 _LOOK_S = 0.01
+_TOLD_BYTES = 1 << 20
+"""Of answers that are not large, told to the account at a time: it costs a request nothing, and the account is out by so much at most."""
+_FULL_S = 5.0
+"""Without a refusal for so long, what waits is not too much any more: who was refused is told to come back in a second."""
 _PROGRESS_S = 0.5
 """Between two looks at which connections something goes to, while large answers wait."""
 
@@ -82,8 +86,10 @@ class _Call:
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
         engine = self.engine
         if engine.calls.pop(self.number, None) is not None:
-            engine.given.add(len(payload))
-            engine.front.respond(self.number, payload, metadata)
+            if engine.front.respond(
+                self.number, payload, metadata
+            ):  # else the client has just left, and nothing waits for it
+                engine.given.add(len(payload))
             engine.service.ended()
 
     def fail(self, failure: Failure) -> None:
@@ -104,7 +110,9 @@ class _Given:
     """Answers that the front has and clients have not: a `Reader`, for the front tells of all its calls together.
 
     A client that reads nothing holds its relay up, which is closed after `patience_s`; one that reads and lets HTTP/2's window stay shut shows
-    nowhere, so where too much waits, connections to which nothing has gone for that long are closed.
+    nowhere, so where too much waits, connections to which nothing has gone for that long are closed. A client can have something go
+    to it all the time, and take none of what waits (PING): so where too much has waited for `patience_s` without an end, the connection that took
+    the least meanwhile is closed, one at a time, until there is room. One without calls loses nothing by that.
     """
 
     tells_pace = False
@@ -114,38 +122,70 @@ class _Given:
         self._unsent = unsent
         self._patience_s = patience_s
         self._bytes = 0
-        """Of answers given, less what was known to be sent."""
+        """Of all answers given, less those that were seen to be over when none waited."""
+        self._over = 0
+        """What the front had counted by then."""
         self._largest = 0
+        self._untold = 0
+        """Of smaller answers that the account was not told of yet."""
         self._looked = float("-inf")
+        self._full_at = self._closed_at = float("-inf")
 
     def add(self, size: int) -> None:
-        """Count an answer."""
+        """Count an answer; smaller ones are told together, for a client may leave any number of them unread."""
         self._bytes += size
+        if size > self._largest:
+            self._largest = size
         if size > LARGE_BYTES:
-            self._largest = max(self._largest, size)
             self._unsent.add(self, size)
+            return
+        self._untold += size
+        if self._untold > _TOLD_BYTES:
+            self._unsent.add(self, self._untold)
+            self._untold = 0
+            self._unsent.tend()
 
     def unsent(self) -> int:
-        """See `Reader.unsent`; at the most: the front counts an answer when it is out, and one whose client has left as it was."""
+        """See `Reader.unsent`; at the most.
+
+        The front counts an answer, whole, when it is out or its client has left; but not where the client left in the moment in which it was given. So
+        what waits is no more than is not counted, and no more than as many answers as wait, each as large as the largest.
+        """
         engine = self._engine
         now = time.monotonic()
         if now - self._looked > _PROGRESS_S:
             self._looked = now
             for relay in engine.relays:
                 relay.note_progress(now)
-        waiting = max(0, engine.unsent_calls() - len(engine.calls))
+        methods = list(engine.front.metrics()["methods"].values())
+        over = sum(status["sent"]["sum"] for m in methods for status in m["status"].values())
+        waiting = max(0, _unended(methods) - len(engine.calls))
         if not waiting:
             self._bytes = self._largest = 0
-        self._bytes = min(self._bytes, waiting * self._largest)
-        return self._bytes
+            self._over = over
+        return min(max(0, self._bytes - (over - self._over)), waiting * self._largest)
 
     def give_up(self) -> bool:
         """See `Reader.give_up`."""
         now = time.monotonic()
-        stale = [relay for relay in self._engine.relays if now - relay.moved_at > self._patience_s]
-        for relay in stale:
+        relays = self._engine.relays
+        if now - self._full_at > _FULL_S:
+            for relay in relays:
+                relay.mark(now)
+        self._full_at = now
+        chosen = [relay for relay in relays if now - relay.moved_at > self._patience_s]
+        known = [relay for relay in relays if now - relay.marked_at > self._patience_s]
+        if not chosen and known and now - self._closed_at > _PROGRESS_S:
+            self._closed_at = now
+            chosen = [min(known, key=lambda relay: relay.pace(now))]
+        for relay in chosen:
             relay.abort()
-        return bool(stale)
+        return bool(chosen)
+
+
+def _unended(methods: Sequence[Mapping[str, Any]]) -> int:
+    """Calls whose status is not on its way yet, as the front counts."""
+    return sum(m["started"] - sum(status["count"] for status in m["status"].values()) for m in methods)
 
 
 class NativeEngine:
@@ -282,9 +322,8 @@ class NativeEngine:
         self.service.unsent.closed += 1
 
     def unsent_calls(self) -> int:
-        """Calls whose status is not on its way yet, as the front counts."""
-        methods = self.front.metrics()["methods"].values()
-        return sum(m["started"] - sum(status["count"] for status in m["status"].values()) for m in methods)
+        """Calls whose status is not on its way yet."""
+        return _unended(list(self.front.metrics()["methods"].values()))
 
     async def close(self) -> None:
         """End what is left: GOAWAY to every client, UNAVAILABLE to calls still running."""

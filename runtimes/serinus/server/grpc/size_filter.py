@@ -52,6 +52,8 @@ _HELD_BYTES = 1 << 20
 """Most bytes of one gzip message held until its size is known: a quarter of the front's stream window, so it never stalls."""
 _DROPPED_MOST = 1 << 30
 _PIECE_BYTES = 1 << 18
+_SOON_S = 1e-3
+"""What no pace is told over less than."""
 
 
 class _Message:
@@ -278,10 +280,12 @@ class Relay(asyncio.Protocol):
         self._on_stalled = on_stalled
         self._stalled: asyncio.TimerHandle | None = None
         """Waits for the client to take something."""
-        self._sent = self._seen = 0
-        """Bytes that the front has sent to the client; as of the last look."""
+        self._sent = self._seen = self._marked = 0
+        """Bytes that the front has sent to the client; as of the last look; as of the mark."""
         self.moved_at = time.monotonic()
         """When that was last seen to grow."""
+        self.marked_at = self.moved_at
+        """Since when `pace` counts."""
         self._path = path
         self._guard = guard
         self._relays = relays
@@ -371,6 +375,14 @@ class Relay(asyncio.Protocol):
         if self._sent != self._seen:
             self._seen = self._sent
             self.moved_at = now
+
+    def mark(self, now: float) -> None:
+        """Count what goes to the client anew."""
+        self._marked, self.marked_at = self._sent, now
+
+    def pace(self, now: float) -> float:
+        """Bytes per second that have gone to the client since it was marked."""
+        return (self._sent - self._marked) / max(now - self.marked_at, _SOON_S)
 
     def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
         """Leave the front too, which cancels the calls."""

@@ -158,6 +158,7 @@ class ThinServer:
         for connection in list(self._connections):
             connection.tick(now)
         self.unsent.look()
+        self.unsent.tend()
         self._timer = self.loop.call_later(self.tick_s, self._tick) if self._connections else None
 
     # Heads

@@ -4,7 +4,8 @@ Theory of operation. An answer that its client does not take yet waits in this p
 under way, but clients cost an attacker nothing. So all that waits is added up, and an answer that would pass the bound has to make
 room: clients that would need longer than `patience_s` for what waits for them, at the pace at which they have read so far, are closed,
 the slowest first. Where nobody is that slow the new answer is refused in words (429, RESOURCE_EXHAUSTED). Answers of less than
-`LARGE_BYTES` are not counted one by one, and always go out: requests with small answers notice nothing.
+`LARGE_BYTES` are not counted one by one, and always go out: requests with small answers notice nothing. What of them waits is seen when readers are
+looked at, and closes who is too slow just the same.
 
 A reader is whoever answers wait for: a connection, a call, or a whole engine that tells only how much it holds (`tells_pace` is False): that one
 is asked to give up what has not moved for `patience_s`.
@@ -109,6 +110,11 @@ class UnsentAnswers:
         """Ask every reader how much waits for it."""
         for reader in list(self._readers):
             self._ask(reader)
+
+    def tend(self) -> None:
+        """Close who is too slow while more waits than may: answers that are not large add up too, and no large one need come that would make room."""
+        if self.waiting_bytes > self._most_bytes:
+            self._has_room(0)
 
     def check(self, size: int) -> None:
         """Make room for an answer.
