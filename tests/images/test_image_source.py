@@ -272,3 +272,47 @@ def test_an_extra_is_written_as_every_pip_knows_it():
     """Debian's pip 23.0 leaves out `[sklearn_server]` with a warning: the wheel's metadata have `sklearn-server`."""
     text = write_dockerfile(Recipe(source=source(extras=("sklearn_server",)), wheel="serinus-1-py3-none-any.whl"))
     assert "[serve,sklearn-server]" in text
+
+
+LINKS: list[tuple[str, dict[str, str], str]] = [
+    ("to a file elsewhere", {"folder/model/extra.txt": "../../secret"}, "leads out of"),
+    ("to a folder elsewhere", {"folder/model/more": "../../elsewhere"}, "leads out of"),
+    ("of a folder's to a file elsewhere", {"folder/model/sub/extra.txt": "../../../secret"}, "leads out of"),
+    ("of the code's", {"folder/theirs.py": "../elsewhere/key"}, "leads out of"),
+    (
+        "to a hidden folder with a link in it",
+        {"folder/model/a": "../.b", "folder/.b/c": "../../secret"},
+        "leads out of",
+    ),
+    ("to the folder that it is in", {"folder/model/sub/again": "."}, "circle"),
+    ("to each other's folders", {"folder/model/a/x": "../b", "folder/model/b/x": "../a"}, "circle"),
+]
+
+
+@pytest.mark.parametrize(("links", "why"), [case[1:] for case in LINKS], ids=[case[0] for case in LINKS])
+def test_a_link_that_leads_out_of_the_folder_or_in_a_circle_is_refused(tmp_path: Path, links: dict[str, str], why: str):
+    lay(tmp_path, {"folder/mine.py": CLASS, "folder/model/w.json": "{}", "secret": "s", "elsewhere/key": "k"})
+    for name, target in links.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+    found = find_source(tmp_path / "folder", implementation="mine:Mine")
+    with pytest.raises(ConfigError, match=why):
+        write_context(Recipe(source=found, base="b"), tmp_path / "context", None)
+
+
+def test_a_link_within_the_folder_becomes_what_it_leads_to(tmp_path: Path):
+    folder = lay(tmp_path / "folder", {"mine.py": CLASS, "model/w.json": "{}", "weights/v2": "2"})
+    (folder / "model/weights").symlink_to("../weights/v2")
+    write_context(Recipe(source=find_source(folder), base="b"), tmp_path / "context", None)
+    assert (tmp_path / "context/model/weights").read_text() == "2"
+    assert not (tmp_path / "context/model/weights").is_symlink()
+
+
+def test_a_name_is_no_variable_and_no_instruction_of_the_Dockerfile(tmp_path: Path):
+    settings = json.dumps({"name": 'a"\nRUN id #$HOME ${HOME}', "implementation": "lightgbm_server"})
+    folder = lay(tmp_path / "folder", {"model.txt": LIGHTGBM, "model-settings.json": settings})
+    text = write_dockerfile(Recipe(source=find_source(folder), base="b"))
+    assert "\nRUN id" not in text
+    assert "$HOME" not in text.replace("\\$", "")
+    assert "${" not in text.replace("\\$", "")

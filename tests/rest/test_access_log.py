@@ -86,6 +86,29 @@ async def test_a_line_names_the_model_and_the_version_that_answered(caplog: Any)
     assert "rows" not in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"a status 200 model evil trace_id f00", "'a status 200 model evil trace_id f00'"),
+        (b"a\x9b31mb", r"'a\x9b31mb'"),
+        (b"a\x85b", r"'a\x85b'"),
+        (b"a\xe2\x80\xa8b", r"'a\xe2\x80\xa8b'"),
+        (b"'a'", "\"'a'\""),
+        (b"a/b=c", "a/b=c"),
+    ],
+    ids=["fields", "a terminal's sequence", "a line's end (C1)", "a line's end (UTF-8)", "quotes", "nothing strange"],
+)
+async def test_a_request_id_looks_like_no_other_field_and_steers_no_terminal(sent: bytes, told: str, caplog: Any):
+    caplog.set_level(logging.INFO, "serinus.access")
+    async with rest("row", access_log=True) as server:
+        client = await Raw.open(server.port)
+        await client.send(b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Request-Id: " + sent + b"\r\n\r\n")
+        assert (await client.answer()).status == 200
+        await client.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "serinus.access"]
+    assert line.endswith(f" ms request_id {told}")
+
+
 @pytest.mark.parametrize("http", ["thin", "uvicorn"])
 async def test_nothing_is_written_where_it_is_off(http: str, caplog: Any):
     caplog.set_level(logging.INFO, "serinus.access")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..artifacts import leads_out
 from ..errors import ConfigError
 from .image_source import ImageSource
 
@@ -54,11 +55,11 @@ def write_dockerfile(recipe: Recipe) -> str:
         lines.append("# In a cluster KServe puts the model of storageUri here.")
         lines.append("COPY --chown=1000:1000 model /mnt/models/")
     if source.implementation:
-        lines.append(f"ENV SERINUS_CLASS={json.dumps(source.implementation)}")
+        lines.append(f"ENV SERINUS_CLASS={_quoted(source.implementation)}")
     # Not SERINUS_MODEL_NAME, which would win over what a pod is given.
-    lines.append(f"ENV INFERENCE_SERVICE_NAME={json.dumps(source.name)}")
+    lines.append(f"ENV INFERENCE_SERVICE_NAME={_quoted(source.name)}")
     lines.append(
-        f"LABEL org.opencontainers.image.title={json.dumps(source.name)} dev.serinus.version={json.dumps(recipe.version)}"
+        f"LABEL org.opencontainers.image.title={_quoted(source.name)} dev.serinus.version={_quoted(recipe.version)}"
     )
     if not recipe.base:
         lines += ["USER 1000:1000", "EXPOSE 8080 8081", 'ENTRYPOINT ["serinus", "serve"]']
@@ -109,6 +110,11 @@ def _from_python(recipe: Recipe) -> list[str]:
     ]
 
 
+def _quoted(text: str) -> str:
+    """A value of ENV or LABEL; nothing in it is a variable or another instruction."""
+    return json.dumps(text).replace("$", "\\$")
+
+
 def write_context(recipe: Recipe, folder: Path, wheel: Path | None) -> Path:
     """Write the folder that an engine builds from: the Dockerfile, the wheel, `app/`, `model/`, `requirements.txt`.
 
@@ -121,7 +127,7 @@ def write_context(recipe: Recipe, folder: Path, wheel: Path | None) -> Path:
         The Dockerfile.
 
     Raises:
-        ConfigError: the folder has something in it, or a file cannot be read.
+        ConfigError: the folder has something in it, a file cannot be read, or a link leads out of the folder that the image is made of.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +135,7 @@ def write_context(recipe: Recipe, folder: Path, wheel: Path | None) -> Path:
             raise ConfigError(f"{folder}: not empty; name a folder that is not there yet")
         for name, paths in (("app", recipe.source.code), ("model", recipe.source.model)):
             for path in paths:
-                _copy(path, folder / name / path.name)
+                _copy(path, folder / name / path.name, recipe.source.folder)
         if recipe.source.requirements is not None:
             _copy(recipe.source.requirements, folder / "requirements.txt")
         if wheel is not None:
@@ -144,13 +150,37 @@ def write_context(recipe: Recipe, folder: Path, wheel: Path | None) -> Path:
     return dockerfile
 
 
-def _copy(path: Path, to: Path) -> None:
-    """Copy a file or a folder; what a link leads to, so that the image holds what is served here."""
+def _copy(path: Path, to: Path, within: Path | None = None) -> None:
+    """Copy a file or a folder; what a link leads to, so that the image holds what is served here.
+
+    Raises:
+        ConfigError: a link leads out of `within`, or in a circle: a model from elsewhere would take any file of this machine into the image.
+    """
+    pruned = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
+
+    def check(file: str | Path) -> None:
+        if within is not None and leads_out(Path(file), within, ()):
+            raise ConfigError(
+                f"{file}: a link that leads out of {within}; put a copy of what it leads to there, if that belongs into the image"
+            )
+
+    def enter(folder: str, names: list[str]) -> set[str]:
+        check(folder)
+        here = Path(folder)
+        above = [here, *here.parents][: len(here.parts) - len(path.parts) + 1]
+        if len({each.resolve() for each in above}) < len(above):
+            raise ConfigError(f"{folder}: a link that leads in a circle")
+        return pruned(folder, names)
+
+    def copy(source: str, target: str) -> str:
+        check(source)
+        return str(shutil.copyfile(source, target))
+
     to.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        shutil.copytree(path, to, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".git"))
+        shutil.copytree(path, to, ignore=enter, copy_function=copy)
     else:
-        shutil.copyfile(path, to)
+        copy(str(path), str(to))
 
 
 def image_name(name: str) -> str:

@@ -52,6 +52,8 @@ class ImageSource:
     """A requirements file of pip's."""
     request: Path | None
     """The model's sample request, V2 or V1."""
+    folder: Path | None = None
+    """Links of what is copied may not lead out of it; None: what is copied was named itself."""
 
 
 def find_source(
@@ -108,6 +110,7 @@ def find_source(
         implementation=found,
         extras=tuple(extras),
         requirements=requirements,
+        folder=path if path.is_dir() else None,
         request=next((place / "request.json" for place in places if (place / "request.json").is_file()), None),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -14,6 +15,8 @@ __all__ = ["REVISION_FIELD", "AccessRecord", "ModelServed", "served_model", "wri
 
 _log = logging.getLogger("serinus.access")
 _slow_log = logging.getLogger("serinus.slow")
+_PLAIN: Final = re.compile(r"[!-&(-~]*")
+"""A text that stands in a line as it is: visible ASCII without a space or the quote of `ascii`."""
 
 REVISION_FIELD: Final = "X-Serinus-Revision"
 """Of HTTP's answers, and in lower case of gRPC's metadata: which deployment answered. The local gateway's name for it too. The model's
@@ -103,7 +106,12 @@ def _times(record: RequestRecord | None) -> str:
 def _ids(record: RequestRecord | None) -> str:
     if record is None:
         return ""
-    told = {"request_id": record.request_id[:REQUEST_ID_CHARACTERS], "trace_id": record.trace_id}
+    request_id = record.request_id[:REQUEST_ID_CHARACTERS]
+    if not _PLAIN.fullmatch(request_id):
+        request_id = ascii(
+            request_id
+        )  # a client's own words: they must look like no other field, and steer no terminal
+    told = {"request_id": request_id, "trace_id": record.trace_id}
     return "".join(f" {name} {value}" for name, value in told.items() if value)
 
 
