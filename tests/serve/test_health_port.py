@@ -100,6 +100,16 @@ def test_readiness_goes_off_there_while_the_server_drains_and_liveness_stays(fla
         assert asked(port, "/v2/health/live") == 200
 
 
+def test_connections_that_ask_nothing_there_take_no_descriptors_from_others(flags: list[str], tmp_path: Path):
+    port = free_port()
+    with serving(tmp_path, *flags, "--health_port", str(port)) as server, contextlib.ExitStack() as open_ones:
+        for _ in range(700):
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", port), 10)).sendall(b"GET / HT")
+        assert asked(port, "/v2/health/ready") == 200
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        wait_until(lambda: len(list(descriptors.iterdir())) < 400)
+
+
 def test_the_line_at_start_names_it_and_one_port_for_two_things_is_refused(flags: list[str], tmp_path: Path):
     with serving(tmp_path, *flags, "--health_port", "0") as server:
         assert ", health on 127.0.0.1:" in server.log.read_text()

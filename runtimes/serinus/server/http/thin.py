@@ -34,6 +34,7 @@ class ThinServer:
         fields: that every answer carries.
         unsent: what waits for slow clients, of other servers of this process too; None: of this one alone.
         arrivals: told how late the loop is; None: nobody tells.
+        most_connections: open at a time; the eldest is closed for one more. None: as many as there are descriptors.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class ThinServer:
         fields: RawHeaders = (),
         unsent: UnsentAnswers | None = None,
         arrivals: LateArrivals | None = None,
+        most_connections: int | None = None,
     ) -> None:
+        self._most_connections = most_connections
         self.arrivals = arrivals or LateArrivals()
         self.unsent = UnsentAnswers(patience_s=limits.send_timeout_s) if unsent is None else unsent
         self.app = app
@@ -61,7 +64,8 @@ class ThinServer:
         """Content type to the head of a plain 200, up to the length; made afresh when the second changes."""
         self._date = b""
         self._second = 0
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
+        """In the order in which they came."""
         self._timer: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | TlsListener | None = None
         self._sock: socket.socket = cast("socket.socket", None)
@@ -126,11 +130,15 @@ class ThinServer:
         if self._timer is None:
             self._read_clock()
             self._timer = self.loop.call_later(self.tick_s, self._tick)
-        self._connections.add(connection)
+        self._connections[connection] = None
+        if self._most_connections is not None and len(self._connections) > self._most_connections:
+            eldest = next(iter(self._connections))
+            del self._connections[eldest]
+            eldest.transport.abort()
 
     def discard(self, connection: Connection) -> None:
         """Count it out."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
 

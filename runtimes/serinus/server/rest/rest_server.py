@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
@@ -37,6 +37,9 @@ from .pages.docs_page import DocsPage, offers_docs
 from .pages.openapi import openapi_document
 
 __all__ = ["RestServer", "start_rest"]
+
+_PLAIN_CONNECTIONS: Final = 256
+"""Of each port for operators, where no certificate and no token keeps strangers away: they must not take the descriptors of clients. As TLS handshakes."""
 
 
 class _PlainPort(NamedTuple):
@@ -230,9 +233,9 @@ async def _listen_plain(
 ) -> tuple[ThinServer, int]:
     """Open a port for operators: without TLS, as MLServer's and Triton's for metrics; whichever worker is asked answers for all."""
     listener = _bind(settings.host, port, setting, share=share)
-    server = ThinServer(app, limits)
+    server = ThinServer(app, limits, most_connections=_PLAIN_CONNECTIONS)
     try:
-        await server.listen(sock=listener)
+        await server.listen(sock=listener, backlog=_PLAIN_CONNECTIONS)
     except BaseException:
         listener.close()
         raise
