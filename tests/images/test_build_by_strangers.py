@@ -18,7 +18,7 @@ import pytest
 
 import classic_models
 from container_support import UV, build_wheel
-from image_support import ROOT
+from image_support import BASE, ROOT
 from waiting import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -57,9 +57,9 @@ def _command(engine: str) -> tuple[str, dict[str, str]]:
     if engine == "podman":
         if (
             shutil.which("podman") is None
-            or subprocess.run(["podman", "info"], capture_output=True, check=False).returncode
+            or subprocess.run(["podman", "image", "exists", BASE], capture_output=True, check=False).returncode
         ):
-            pytest.skip("needs podman")
+            pytest.skip(f"needs podman, and {BASE} in it")
         return "podman", {}
     program = _docker_with_buildkit() if engine == "buildkit" else shutil.which("docker") or ""
     if not program or subprocess.run([program, "info"], capture_output=True, check=False).returncode:

@@ -28,9 +28,7 @@ def make_watches(policy: Policy) -> list[Watch]:
     if policy.latency is not None:
         watches.append(LatencyWatch(policy.latency, policy.minimum_requests))
     if policy.score is not None:
-        others = (policy.errors, policy.latency, *policy.rates.values(), *policy.means.values())
-        part = policy.score.weight / (policy.score.weight + sum(each.weight for each in others if each is not None))
-        watches.append(ScoreWatch(policy.score, part, policy.level, policy.promotion_level))
+        watches.append(ScoreWatch(policy.score, policy.level, policy.promotion_level))
     watches.extend(_RateWatch(name, guardrail) for name, guardrail in policy.rates.items())
     watches.extend(_MeanWatch(name, guardrail) for name, guardrail in policy.means.items())
     return watches

@@ -1,15 +1,14 @@
 """The guardrail of scores: rolls back on a shift that is there beyond doubt and is more than is tolerated.
 
 Two ways lead there, of one part of the level. The first needs both: evidence against "no shift at all" (`evidence.any_shift`), and an
-estimate of its size that has once been beyond a boundary (`evidence.shift_size`), which a tolerated shift ever crosses with a part of the level's
-probability. Until then this evidence counts as 1 at most. The second is the exact test that the index is beyond the tolerated one
-(`evidence.score_drift`), which takes several times the requests and finds shifts of every shape; it is evaluated from the look on at which any
-shift has some evidence, and counts as 0 before.
+estimate of its size that is beyond a boundary (`evidence.shift_size`), which a tolerated shift ever crosses with about the level's probability. While
+the estimate is not, this evidence counts as 1 at most. The second is the exact test that the index is beyond the tolerated one
+(`evidence.score_drift`), which takes several times the requests; it is evaluated from the look on at which any shift has some evidence, and counts
+as 0 before.
 
 What is guaranteed: both ways are never more than e-processes against "no shift at all", so that a canary without any shift is
-rolled back with the level's probability at most, however often one looks. What is asymptotic: that one with a shift that is tolerated is, for
-anything. Let the first way be c of all evidence, and be 1 at most but with probability p. The rest starts at 1 - c and rolls back at 1 / level
-less the c, which by Ville's inequality it reaches with probability (1 - c) / (1 / level - c); p is what is left of the level.
+rolled back with the level's probability at most, however often one looks. What is asymptotic: that one with a shift that is tolerated is,
+for its scores; measured in README.md.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from .evidence.any_shift import AnyShift
 from .evidence.blocks import Block
 from .evidence.psi import psi, psi_upper
 from .evidence.score_drift import DriftBeyond
-from .evidence.shift_size import SizeBeyond
+from .evidence.shift_size import errors_beyond, errors_needed
 from .looks import Look
 from .policy import ScoreGuardrail
-from .watch import Promotion, Told, Watch, users_per_request
+from .watch import Promotion, Told, Watch
 
 __all__ = ["ScoreWatch"]
 
-_EXACT_PART: Final = 0.08
+_EXACT_PART: Final = 0.15
 """Of the guardrail's part of the level, for the exact test of the tolerated index."""
 _EXACT_FROM: Final = 2.0
 """log E of any shift from which on the exact test is evaluated: without a shift there is nothing beyond a tolerated one."""
-_MEASURED_FROM: Final = 1.0
-"""log E of any shift from which on its size is estimated: what is next to nothing is not clearly more than is tolerated."""
+_COUNTS_FROM: Final = 1.0
+"""log E of any shift from which on it counts, where the estimate is clear: what is next to nothing needs no estimate at each look."""
 _ANY_SCALE: Final = 0.05
 """PSI about which shifts are looked for where none is tolerated: half of 0.1, by convention the least that is of note."""
 
@@ -46,13 +45,12 @@ class ScoreWatch(Watch):
 
     needs_fine_blocks = False
 
-    def __init__(self, guardrail: ScoreGuardrail, part: float, level: float, promotion_level: float) -> None:
+    def __init__(self, guardrail: ScoreGuardrail, level: float, promotion_level: float) -> None:
         """Before the first look.
 
         Args:
             guardrail: of the policy.
-            part: of all guardrails' weights, this one's.
-            level: most probability that a canary of `tolerated_psi` that is as good as stable in all else is rolled back.
+            level: most probability that a canary of `tolerated_psi` is rolled back.
             promotion_level: most probability that a canary of `promotion_psi` is promoted.
         """
         super().__init__(
@@ -60,17 +58,18 @@ class ScoreWatch(Watch):
         )
         self._tolerated = guardrail.tolerated_psi
         self._promotion_psi = guardrail.promotion_psi
-        part *= 1 - _EXACT_PART
-        self._size: SizeBeyond | None = None
-        if guardrail.tolerated_psi is not None:
-            self._size = SizeBeyond(guardrail.tolerated_psi, level - (1 - part) / (1 / level - part))
-        self._promotion_level = promotion_level
+        self._level, self._promotion_level = level, promotion_level
         self._any: AnyShift | None = None
         self._beyond: DriftBeyond | None = None
         self._waiting: list[Block] | None = []
         """Blocks that the exact test has not seen; None: it sees each at once."""
         self._steps: list[Told] = []
         """Where each step that has ended began, and the present one."""
+
+    def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
+        """As of `Watch`; while there is evidence of a shift, each look may make the estimate clear."""
+        changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)
+        return changed or (self._any is not None and self._any.value > _COUNTS_FROM)
 
     def _count(self, look: Look) -> tuple[float, float] | None:
         stable, canary = look.stable.score, look.canary.score
@@ -97,11 +96,8 @@ class ScoreWatch(Watch):
         if self._any is None:
             return
         self._any.add(block)
-        if self._beyond is None or self._size is None:
+        if self._beyond is None:
             return
-        if self._any.value > _MEASURED_FROM:
-            stable, canary = self._compared()
-            self._size.look(canary, stable, self._users())
         if self._waiting is None:
             self._beyond.add(block)
         else:
@@ -113,19 +109,30 @@ class ScoreWatch(Watch):
         self.against = self.evidence(1.0)
 
     def evidence(self, discount: float) -> float:
-        """As of `Watch`: the mean of both ways, the first as 1 at most until the estimate was clear."""
-        if self._any is None or self._size is None:
+        """As of `Watch`: the mean of both ways, the first as 1 at most until the estimate is clear."""
+        if self._any is None or self._tolerated is None:
             return 0.0
         either = self._any.value * discount
-        if not self._size.is_clear:
-            either = min(either, 0.0)
+        if either > 0 and (either <= _COUNTS_FROM or not self._is_beyond(discount)):
+            either = 0.0
         value = math.log(1 - _EXACT_PART) + either
         if self._waiting is None and self._beyond is not None:
             value = float(np.logaddexp(value, math.log(_EXACT_PART) + self._beyond.value * discount))
         return value
 
-    def _users(self) -> float:
-        return 1.0 if self._look is None else users_per_request(self._look)
+    def _is_beyond(self, discount: float) -> bool:
+        """Whether the estimate is beyond the boundary."""
+        found, needed = self._errors(discount)
+        return found >= needed
+
+    def _errors(self, discount: float) -> tuple[float, float]:
+        """By how many standard errors the estimate is beyond the tolerated index, and how many it takes."""
+        stable, canary = self._compared()
+        counts, tolerated = (float(canary.sum()) * discount, float(stable.sum()) * discount), self._tolerated or 0.0
+        if min(counts) <= 0 or not tolerated:
+            return -math.inf, math.inf
+        needed = errors_needed(*counts, tolerated, self._level)
+        return errors_beyond(canary, stable, tolerated, discount), needed
 
     def _compared(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts of stable and of the canary, stable's weighed so that each step has the part of them that it has of the canary's.
@@ -171,10 +178,11 @@ class ScoreWatch(Watch):
         """As of `Watch`."""
         stable, canary, stable_count, canary_count = self.counted()
         tolerated = ""
-        if self._size is not None:
-            of_stable, of_canary = self._compared()
-            said = self._size.words(of_canary, of_stable, self._users())
-            tolerated = f", {self._tolerated:g} is tolerated{' ' if said else ''}{said}"
+        if self._tolerated is not None:
+            errors, needed = self._errors(1.0)
+            tolerated = f", {self._tolerated:g} is tolerated"
+            if 0 < errors < math.inf:
+                tolerated += f" and exceeded by {errors:.1f} standard errors, {needed:.1f} are clear"
         return (
             f"PSI about {psi(canary, stable):.2g} of {canary_count:,.0f} beside {stable_count:,.0f} scores{tolerated}"
         )

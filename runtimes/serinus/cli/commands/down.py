@@ -13,7 +13,7 @@ import typer
 from ...errors import ConfigError
 from ...local.run.control_socket import Client, ControlFailed, NotRunning
 from ...local.run.processes.process_record import RecordedProcess
-from ...local.run.state_folder import lock_holder, recover_state
+from ...local.run.state_folder import StateBusy, lock_holder, recover_state
 from ..state_option import STATE_DIR, StateDir
 
 __all__ = ["down"]
@@ -65,7 +65,7 @@ def down(
         _signal(holder, signal.SIGKILL)
         _wait_gone(pid, ANSWER_S)
         typer.echo(f"the supervisor (process {pid}) was still there after {STOP_S:.0f} s and was killed", err=True)
-    recover_state(state_dir)
+    _recover(state_dir)
     typer.echo("stopped")
 
 
@@ -75,6 +75,19 @@ def _signal(process: RecordedProcess, number: signal.Signals) -> None:
             os.kill(process.pid, number)
         except ProcessLookupError:
             return
+
+
+def _recover(state: Path) -> None:
+    """End what is left. The lock of a process is held until its last thread is gone, a moment after its main thread."""
+    end = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            recover_state(state)
+            return
+        except StateBusy:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
 
 
 def _clear_up(state: Path) -> None:

@@ -111,7 +111,7 @@ class ThreadExecutor:
 
     def run(self, batch: Batch, on_finish: OnFinish) -> bool:
         """Hand the batch to a thread; threads start with the first batch."""
-        if len(self._threads) < self.capacity and not self._start():
+        if len(self._threads) < len(self._predicts) and not self._start():
             batch.error = NotReady(f"no thread can be started for {self._name}: {_NO_THREAD}")
             batch.infer_from = batch.infer_to = self._clock()
             on_finish(batch)
@@ -121,7 +121,7 @@ class ThreadExecutor:
 
     def _start(self) -> bool:
         """Start the threads that are missing, as many as the system gives; whether there are any."""
-        for number in range(len(self._threads), self.capacity):
+        for number in range(len(self._threads), len(self._predicts)):
             thread = threading.Thread(
                 target=self._serve, args=(self._predicts[number],), name=f"{self._name}-{number}", daemon=True
             )
