@@ -11,12 +11,13 @@ import pytest
 
 from http_support import Answer, Raw
 from rest_support import Rest, request_of, rest, wire
-from serinus.dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S
+from serinus.dataplane.batching.adaptive_limit import INTERVAL_S, STANDING_S
 from serinus.errors import Overloaded
 from serinus.server.http.late_arrivals import LATE_S, LateArrivals
+from serinus.server.http.late_arrivals import OLD_S as OLDEST_S
 
 ROW = request_of(x=np.zeros((1, 3), np.float32))
-OLD_S = BURST_S + 0.05
+OLD_S = OLDEST_S + 0.05
 
 
 class Clock:
@@ -51,7 +52,7 @@ LONG = INTERVAL_S + 0.01
         ([(0, OLD_S)] * 100, [False] * 100),
         ([(0, OLD_S), (LONG, OLD_S), (0, OLD_S)], [False, True, True]),
         ([(0, OLD_S), (LONG, STANDING_S / 2), (0, OLD_S)], [False] * 3),
-        ([(0, OLD_S), (LONG, (STANDING_S + BURST_S) / 2), (0, OLD_S)], [False, False, True]),
+        ([(0, OLD_S), (LONG, (STANDING_S + OLDEST_S) / 2), (0, OLD_S)], [False, False, True]),
         ([(1, STANDING_S / 2)] * 3, [False] * 3),
     ],
     ids=["a pause, read at once", "waits that stand", "a young one between", "neither young nor old", "all young"],

@@ -2,9 +2,9 @@
 
 Theory of operation. A process that gets less of the machine than its clients ask of it reads late: requests wait in the kernel, where no queue of ours
 sees them, and each is old when it is read. First come, first served then serves nobody. So while the loop is late (`LoopWatchdog` tells), each
-request for inference is asked how long its last bytes have waited, which the kernel knows, and that wait is held to the two times of every other queue
-here (CoDel, RFC 8289; `adaptive_limit`): one that has waited for more than `BURST_S` is refused before its body is decoded, once
-such waits have stood for `INTERVAL_S`. A pause, after which all that waited is read within a few milliseconds, refuses nothing; nor does a model that is idle
+request for inference is asked how long its last bytes have waited, which the kernel knows, and that wait is judged as every other queue here is (CoDel,
+RFC 8289; `adaptive_limit`): one that has waited for more than `OLD_S` is refused before its body is decoded, once waits of more than
+`STANDING_S` have stood for `INTERVAL_S`. A pause, after which all that waited is read within a few milliseconds, refuses nothing; nor does a model that is idle
 lose a request, since one that is young ends the standing.
 """
 
@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ...dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S
+from ...dataplane.batching.adaptive_limit import INTERVAL_S, STANDING_S
 from ...errors import Overloaded
 from ...model import Family
 
-__all__ = ["LATE_S", "LateArrivals"]
+__all__ = ["LATE_S", "OLD_S", "LateArrivals"]
 
 LATE_S: Final = 0.02
 """The loop's lateness from which requests are asked: to ask costs 2 us, and nothing shorter can add up to `STANDING_S`."""
+OLD_S: Final = 0.5
+"""Half of the second that people wait; twice and more what a start of another process or a few large answers keep the loop for."""
 _RETRY_S: Final = 1.0
 
 
@@ -66,7 +68,7 @@ class LateArrivals:
         now = self._clock()
         if self._since is None:
             self._since = now
-        elif now - self._since > INTERVAL_S and waited_s > BURST_S:
+        elif now - self._since > INTERVAL_S and waited_s > OLD_S:
             self.refused += 1
             raise Overloaded(
                 f"the server is overloaded: this request had waited for {waited_s:.2g} s before it could be read; come back in {_RETRY_S:g} s or send to "
