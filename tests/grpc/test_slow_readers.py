@@ -123,7 +123,7 @@ def test_small_answers_that_nobody_takes_do_not_make_large_ones_that_are_read_co
         wire.send(frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 0)))  # INITIAL_WINDOW_SIZE
         ask_and_read_nothing(wire, 100, 8)
         for _ in range(20):
-            time.sleep(0.06)  # the account asks who has read at most every 50 ms
+            time.sleep(0.06)  # long enough for the account to look again
             assert len(ask(server, 2 * MIB)) > 2 * MIB, "all before it are read"
 
 

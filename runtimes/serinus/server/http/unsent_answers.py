@@ -30,8 +30,10 @@ SEND_TIMEOUT_S: Final = 60.0
 """nginx's `send_timeout`: "only between two successive write operations, not for the transmission of the whole response"."""
 _PACE_S: Final = 1.0
 """A client is not called slow sooner."""
-_LOOK_S: Final = 0.05
-"""Between two looks at everybody while answers are refused."""
+_LOOK_S: Final = 0.001
+"""Least time between two looks at everybody while answers are refused,"""
+_LOOK_SHARE: Final = 0.05
+"""and most of the time that they take: a look at thousands of readers takes milliseconds."""
 
 
 class Reader(Protocol):
@@ -83,7 +85,8 @@ class UnsentAnswers:
         self._patience_s = patience_s
         self._clock = clock
         self._readers: dict[Reader, _Waiting] = {}
-        self._looked = float("-inf")
+        self._look_at = float("-inf")
+        """When everybody may be looked at again."""
         self.waiting_bytes = 0
         """As of the last look, and what was added since."""
         self.closed = 0
@@ -158,9 +161,9 @@ class UnsentAnswers:
 
     def _has_room(self, size: int) -> bool:
         now = self._clock()
-        if now - self._looked >= _LOOK_S:
-            self._looked = now
+        if now >= self._look_at:
             self.look()
+            self._look_at = now + max(_LOOK_S, (self._clock() - now) / _LOOK_SHARE)
             for _, reader in sorted(self._too_slow(now), key=lambda found: -found[0]):
                 if self.waiting_bytes + size <= self._most_bytes:
                     break
