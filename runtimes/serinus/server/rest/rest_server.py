@@ -49,6 +49,11 @@ class _PlainPort(NamedTuple):
     app: RestApp
     port: int
 
+    async def close(self) -> None:
+        """Close what is left, cancelling its requests."""
+        await self.server.close()
+        self.app.close()
+
 
 class RestServer:
     """A running REST server."""
@@ -104,8 +109,7 @@ class RestServer:
         await self._server.close()
         self._app.close()
         for plain in self._plain:
-            await plain.server.close()
-            plain.app.close()
+            await plain.close()
 
 
 async def start_rest(
@@ -213,7 +217,7 @@ async def start_rest(
     except BaseException:
         for each in plain:
             if each is not None:
-                await each.server.close()
+                await each.close()
         await server.close()
         raise
     return RestServer(server, app, port, arrivals, *plain)
