@@ -95,8 +95,9 @@ $(VENV)/.mlserver: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/uv
 	touch $@
 
 .PHONY: test
-test: $(VENV)/.test $(VENV)/.mlserver ## Run every test, on all cores: make test ARGS="-k batcher -n0"
+test: $(VENV)/.test $(VENV)/.mlserver ## Run every test, on all cores: make test ARGS="-k batcher -n0"; DEEP=1: with all cases of each sweep, as CI does
 	@some() { "$$@" || [ $$? = 5 ]; } # 5: ARGS choose none of these
+	export DEEP_TESTS=$(DEEP)
 	some $(PYTEST) -q -m "not alone" $(ALL_CORES) $(ARGS)
 	some $(PYTEST) -q -m alone $(ARGS) -n 0
 

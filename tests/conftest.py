@@ -81,8 +81,10 @@ def _let_examples_take_their_time() -> None:
         return
     from hypothesis import HealthCheck, settings
 
-    few = {"max_examples": 20} if QUICK else {}
-    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], **few)
+    examples = 20 if QUICK else 100 if os.environ.get("DEEP_TESTS") == "1" else 50
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples
+    )
     settings.load_profile("any machine")
 
 
