@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serinus.errors import ConfigError
+from serinus.manifests import documents
 from serinus.manifests.documents import Document, Place, Source, field_text, load_text
 from serinus.manifests.fields import containers_of, flag_value, listed, mapping, variables_of, whole_number
 from serinus.manifests.kustomization import find_kustomization, read_text
@@ -131,6 +132,35 @@ def test_a_list_of_operations_is_passed_over_beside_manifests_and_refused_as_one
     with pytest.raises(ConfigError) as caught:
         load_text(text, "f")
     assert str(caught.value) == "f:1: a manifest is a mapping, this document is a list"
+
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = sorted(path for folder in ("manifests", "inferenceservices") for path in (ROOT / folder).rglob("*.yaml"))
+ODD = {
+    "scalars": "a: 0o17\nb: 1_000\nc: 2026-11-30\nd: yes\ne: .inf\nf: ~\ng: 0x1F\nh: 1e3\ni: '1'\nj: !!str 1\n",
+    "blocks": "a: |\n  one\n   two\n\nb: >-\n  one\n  two\nc: |+\n  x\n\n",
+    "anchors": "a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}\n",
+    "marks": "\ufeffa: 1\n---\n# only words\n---\nb: ä日本😀\n...\n",
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*(path.read_text() for path in PUBLISHED), *ODD.values()],
+    ids=[*(str(path.relative_to(ROOT)) for path in PUBLISHED), *ODD],
+)
+def test_both_parsers_read_the_same_at_the_same_lines(text: str, monkeypatch: pytest.MonkeyPatch):
+    fast, final = documents._LOADERS
+    read = []
+    for loader in (fast, final):
+        monkeypatch.setattr(documents, "_LOADERS", (loader,))
+        read.append(load_text(text, "f.yaml", patches=True))
+    assert read[0] == read[1]
+
+
+def test_what_libyaml_refuses_is_told_in_the_words_of_the_other_parser():
+    with pytest.raises(ConfigError, match=r"^f\.yaml:2: not YAML: found character '\\t' that cannot start any token$"):
+        load_text("a:\n\t- b\n", "f.yaml")
 
 
 @pytest.mark.parametrize(
