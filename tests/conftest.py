@@ -175,10 +175,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
 
 
-NEED_SCIKIT_LEARN = ("tests/catboost_server/", "tests/classic_server/", "tests/mlflow_server/", "tests/sklearn_server/")
-"""Folders whose quick tests cost less than their imports: scikit-learn, pandas and SciPy."""
-
-
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Run files side by side at a cost that does not grow with the tests that have ended."""
@@ -186,7 +182,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
         return None
     from file_scheduling import FileScheduling
 
-    return FileScheduling(config, log, NEED_SCIKIT_LEARN if QUICK else ())
+    return FileScheduling(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -16,6 +16,8 @@ from serinus.loading import infer_implementation
 from serinus.model import Call
 from serinus.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 catboost = Deferred("catboost")
 
 DATA = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)

@@ -14,6 +14,8 @@ from serinus.errors import ConfigError
 from serinus.hosts import build_model
 from serinus.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 linear = Deferred("sklearn.linear_model")
 
 

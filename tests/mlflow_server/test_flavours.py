@@ -17,6 +17,8 @@ from serinus.hosts import build_model
 from serinus.protocol.types import InferRequest, Tensor
 from serinus.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 SERVED_BY = {"sklearn": "sklearn_server", "xgb": "xgboost_server", "lgb": "lightgbm_server", "onnx": "onnx_server", "torch": "torch_server"}  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from serinus.hosts import build_model
 from serinus.protocol.types import InferRequest, Tensor
 from serinus.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 TRUSTED = ("mlflow.pyfunc",)
 
 

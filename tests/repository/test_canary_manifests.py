@@ -21,6 +21,8 @@ from serinus.canary.targets.kubernetes_client import KubernetesClient
 from serinus.cli.canary.canary_run import EXIT_STATUS
 from serinus.cli.operator import run as command
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = Path(sys.executable).with_name("kubectl")
 FOLDERS = ("canary", "judge")

@@ -14,6 +14,8 @@ from kustomize_support import COMPONENTS, FOLDERS, RENDERED, ROOT, Loader, overl
 from representative import every
 from serinus.manifests.reading import check
 
+pytestmark = pytest.mark.slow
+
 OVERLAYS = [folder.name for folder in RENDERED if folder.parts[:2] == ("manifests", "overlays")]
 SERVICES = [
     Path(f"inferenceservices/{form}")

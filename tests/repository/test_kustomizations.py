@@ -13,6 +13,8 @@ import pytest
 from kustomize_support import RENDERED, ROOT, overlay, render, runtimes
 from representative import every
 
+pytestmark = pytest.mark.slow
+
 KSERVES_PRIORITIES = {1, 2, 3}
 """Priorities of KServe 0.21's own runtimes (config/runtimes)."""
 

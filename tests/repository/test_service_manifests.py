@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ROOT / "inferenceservices"
 FILES = sorted(SERVICES.rglob("inferenceservice.yaml"))

@@ -19,6 +19,8 @@ from serinus.manifests.problems import Problems
 from serve_support import serving
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 WHOLE = ("namespace", "network-policy", "../monitoring/pod-monitor", "revision")
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 

@@ -25,6 +25,8 @@ from serinus.server.rest.pages.docs_page import content_security_policy, offers_
 from serinus.server.rest.pages.request_examples import curl_example, python_example
 from serinus.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("host", "chosen", "offered"),

@@ -18,6 +18,8 @@ from serinus.settings import ServerSettings
 from serve_support import Served, serving
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 MODEL = """
 from serinus import Model, TensorSpec
 

@@ -13,6 +13,8 @@ from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Call
 from sklearn_support import load, save
 
+pytestmark = pytest.mark.slow
+
 ensemble = Deferred("sklearn.ensemble")
 preprocessing = Deferred("sklearn.preprocessing")
 pipeline = Deferred("sklearn.pipeline")

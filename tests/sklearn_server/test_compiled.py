@@ -17,6 +17,8 @@ from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Call
 from sklearn_support import LABELS, classes, load, rows, save
 
+pytestmark = pytest.mark.slow
+
 ensemble = Deferred("sklearn.ensemble")
 trees = Deferred("sklearn.tree")
 linear = Deferred("sklearn.linear_model")

@@ -20,6 +20,8 @@ from serinus.settings import ModelSettings
 from sklearn_server import SklearnModel
 from sklearn_support import save
 
+pytestmark = pytest.mark.slow
+
 pandas = Deferred("pandas")
 compose = Deferred("sklearn.compose")
 impute = Deferred("sklearn.impute")

@@ -22,6 +22,8 @@ from serinus.model import Call
 from serinus.settings import ModelSettings
 from sklearn_support import classes, load, rows, save
 
+pytestmark = pytest.mark.slow
+
 ensemble = Deferred("sklearn.ensemble")
 linear = Deferred("sklearn.linear_model")
 svm = Deferred("sklearn.svm")

@@ -20,18 +20,11 @@ class FileScheduling(LoadFileScheduling):
     Args:
         config: pytest's.
         log: xdist's, for its debugging.
-        together: beginnings of paths; the files under all of them are one unit, run by one worker, since they need the same long imports.
     """
 
-    def __init__(self, config: pytest.Config, log: Producer, together: tuple[str, ...] = ()) -> None:
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
         super().__init__(config, log)
-        self._together = together
         self._places: dict[str, int] = {}
-
-    def _split_scope(self, nodeid: str) -> str:
-        return (
-            self._together[0] if self._together and nodeid.startswith(self._together) else super()._split_scope(nodeid)
-        )
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
         """Forget the test, and its file with the last one."""
