@@ -15,7 +15,7 @@ CONFTEST = """
 from file_scheduling import FileScheduling
 
 def pytest_xdist_make_scheduler(config, log):
-    return FileScheduling(config, log, ("one/", "other/"))
+    return FileScheduling(config, log)
 """
 FILE = """
 import os, pytest
@@ -61,8 +61,8 @@ def test_a_process_that_dies_is_told_by_its_test_and_another_runs_what_is_left_o
 
 
 @pytest.mark.slow  # three processes
-def test_every_test_runs_once_a_file_in_one_process_and_folders_that_belong_together_too(tmp_path: Path):
-    for folder in ("many", "one", "other"):
+def test_every_test_runs_once_and_a_file_in_one_process(tmp_path: Path):
+    for folder in ("many", "other"):
         (tmp_path / folder).mkdir()
         for number in range(5):
             (tmp_path / folder / f"test_{number}.py").write_text(FILE)
@@ -70,10 +70,9 @@ def test_every_test_runs_once_a_file_in_one_process_and_folders_that_belong_toge
     assert done.returncode == 0, done.stdout
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert set(Counter(name for name, _ in ran).values()) == {1}
-    assert len(ran) == 3 * 5 * 6
+    assert len(ran) == 2 * 5 * 6
     processes: dict[str, set[str]] = {}
     for name, process in ran:
         processes.setdefault(name.partition("::")[0], set()).add(process)
     assert all(len(found) == 1 for found in processes.values())
-    assert len(set().union(*(found for file, found in processes.items() if not file.startswith("many/")))) == 1
     assert len(set().union(*processes.values())) == 2
