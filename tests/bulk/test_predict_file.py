@@ -104,6 +104,7 @@ def read(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["in.parquet", "in.csv", "in.jsonl"])
 @pytest.mark.parametrize("output", ["out.parquet", "out.csv", "out.jsonl"])
 def test_every_row_has_its_answer_in_order_whatever_the_formats(source: str, output: str):

@@ -367,6 +367,7 @@ def test_nothing_begins_where_there_is_nothing_to_move(tmp_path: Path):
         assert made.server.writes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failures", [[503], [0], [503, 0, 503], [0, 0, 0, 0]], ids=str)
 @pytest.mark.parametrize("at", every(2, [0, 1, 2, 3]))
 def test_a_server_that_fails_or_whose_answers_are_lost_changes_nothing_of_the_run(

@@ -37,6 +37,7 @@ def block(stable, canary, stable_count, canary_count) -> Block:
 # Event rates.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stable_count", "canary_count", "events"),
     [(20, 5, 3), (10, 10, 10), (5, 20, 12), (90, 10, 1), (90, 10, 60), (30, 30, 59), (12, 3, 15), (12, 3, 0)],
@@ -82,6 +83,7 @@ def test_evidence_does_not_overflow_at_a_billion():
 # Bets.
 
 
+@pytest.mark.slow
 def test_bets_on_a_contrast_are_worth_1_at_most_under_every_hypothesis_of_it():
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -376,6 +378,7 @@ def test_scores_of_two_buckets_have_a_size_too():
     assert errors_beyond(np.array([100.0, 300.0]), np.array([2000.0, 2000.0]), 0.05) > 3
 
 
+@pytest.mark.slow
 def test_drift_that_is_tolerated_is_worth_1_at_most_to_every_bettor():
     rng = np.random.default_rng(7)
     drift = DriftBeyond(rng.multinomial(300, EVEN_SCORES), rng.multinomial(2700, EVEN_SCORES), 0.05)
@@ -405,6 +408,7 @@ def test_drift_that_is_tolerated_is_worth_1_at_most_to_every_bettor():
             assert logs.max() <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("index", "most"), every(3, [(0.0499, 0.05), (0.0, 0.05), (0.03, 0.05)], names=2))
 def test_drift_that_is_tolerated_raises_no_alarm(index, most):
     rng = np.random.default_rng(8)
@@ -430,6 +434,7 @@ def test_drift_beyond_what_is_tolerated_is_found():
     assert np.median(took) < 9_000
 
 
+@pytest.mark.slow
 def test_an_index_at_the_limit_is_called_less_no_oftener_than_the_level():
     rng = np.random.default_rng(10)
     canary = shifted_scores(0.1)

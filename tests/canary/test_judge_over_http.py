@@ -197,6 +197,7 @@ def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
         started.communicate(timeout=10)
 
 
+@pytest.mark.slow
 def test_the_command_listens_on_loopback_answers_and_ends_when_told():
     with process() as (started, port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

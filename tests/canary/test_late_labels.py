@@ -330,6 +330,7 @@ def status_of(server: KubernetesServer, folder: Path) -> int:
     return main(["canary", "status", "m", "--kubeconfig", str(folder / "kubeconfig"), "-n", "default"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("right", "kind"), [(0.9, "promoted"), (0.4, "rolled back")])
 def test_a_run_waits_for_outcomes_over_a_crash_and_ends_when_they_come(
     tmp_path: Path, right: float, kind: str, capsys: pytest.CaptureFixture[str]

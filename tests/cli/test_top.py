@@ -94,6 +94,7 @@ def test_a_trend_ends_at_its_largest_value():
     assert sparkline([0, 0]) == "  "
 
 
+@pytest.mark.slow
 def test_the_page_of_a_running_server_is_shown_once_as_JSON(capsys: pytest.CaptureFixture[str]):
     with rest_in_thread("row", "broken", revision="r3") as server, httpx.Client() as client:
         url = f"http://127.0.0.1:{server.port}"

@@ -429,6 +429,7 @@ def test_values_that_are_no_tensor_are_refused(values: Any, spec: TensorSpec | N
         make_tensor("x", values, spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutual", [False, True])
 async def test_TLS_with_the_callers_own_authorities_and_certificate(certificate: tuple[Path, Path], mutual: bool):
     key, chain = certificate

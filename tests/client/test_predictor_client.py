@@ -548,6 +548,7 @@ async def test_a_grpc_refusal_of_our_own_server_is_tried_again_as_over_rest():
     assert len(servicer.calls) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
 @pytest.mark.parametrize("transformer", ["ImageTransformer", "SuperTransformer"])
 async def test_a_transformer_reaches_its_remote_predictor_whichever_way_it_predicts(protocol: str, transformer: str):

@@ -696,6 +696,7 @@ def test_extension(server: Server, one: Case):
     one.run(server)
 
 
+@pytest.mark.slow
 def test_a_repository_folder_is_looked_into_at_each_load(tmp_path: Path):
     """extension_model_repository.md, Index: "even if it is not currently loaded"; Load: an error says why."""
     repository = tmp_path / "repository"
@@ -732,6 +733,7 @@ def test_a_repository_folder_is_looked_into_at_each_load(tmp_path: Path):
         s.close()
 
 
+@pytest.mark.slow
 def test_a_model_of_a_repository_has_the_name_that_it_gives_itself(tmp_path: Path):
     """extension_model_repository.md, Index: what "can potentially be loaded by the Load API", by the name told there."""
     repository = tmp_path / "repository"
@@ -777,6 +779,7 @@ def test_a_model_of_a_repository_has_the_name_that_it_gives_itself(tmp_path: Pat
         s.close()
 
 
+@pytest.mark.slow
 def test_no_client_fault_left_a_traceback(server: Server):
     """Runs last in this module."""
     log = server.served.log.read_text()

@@ -223,6 +223,7 @@ def as_array(reply: pb.ModelInferResponse) -> np.ndarray:
     return np.array(contents.fp32_contents or contents.fp64_contents, kind)
 
 
+@pytest.mark.slow
 async def test_as_kserve_gives_a_model_that_kserve_can_call(tmp_path):
     folder = ensemble_support.write(tmp_path)
     settings = ModelSettings(name="m", implementation="xgboost_server", model_dir=folder / "xgb.ubj")

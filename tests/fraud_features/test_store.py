@@ -160,6 +160,7 @@ async def test_stats_count_what_is_held(store: FeatureStore):
     assert (stats.customers, stats.terminals, stats.ids, stats.labels) == (8, 4, 51, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", every(2, range(4)))
 async def test_it_agrees_with_brute_force_also_out_of_order(store: FeatureStore, seed: int):
     oracle, r = Oracle(), np.random.default_rng(seed)

@@ -175,6 +175,7 @@ def test_a_response_over_the_limit_is_refused():
             assert len(answer.raw_output_contents[0]) == 500 * KIB
 
 
+@pytest.mark.slow
 def test_large_messages_go_both_ways_whole(server):
     options = [("grpc.max_receive_message_length", -1)]
     array = np.random.default_rng(1).integers(0, 256, (1, 12 * KIB * KIB), np.uint8)
@@ -367,6 +368,7 @@ def test_REST_and_gRPC_answer_the_same_bits(both, rows):
 # Under load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_many_clients_at_once_each_get_their_own_answer(engine):
     wrong: list[object] = []

@@ -107,6 +107,7 @@ def test_the_largest_message_allowed_passes():
     assert guard().feed(sent) == sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [LIMIT + 1, 10 * LIMIT, 2000 * LIMIT])
 def test_a_gzip_message_that_inflates_over_the_limit_is_replaced_by_the_marker(size):
     checked = guard()

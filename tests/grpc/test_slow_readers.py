@@ -93,6 +93,7 @@ def test_answers_that_nobody_takes_stay_within_the_bound_and_small_ones_go_out(e
         assert ("retry-after", "1") in list(caught.value.trailing_metadata() or ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_who_takes_nothing_for_the_send_timeout_is_given_up_for_others(engine: str):
     with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, Wire(server.port) as wire:
@@ -127,6 +128,7 @@ def test_small_answers_that_nobody_takes_do_not_make_large_ones_that_are_read_co
             assert len(ask(server, 2 * MIB)) > 2 * MIB, "all before it are read"
 
 
+@pytest.mark.slow
 def test_who_takes_nothing_and_keeps_its_connection_moving_is_given_up_for_others():
     with serving("native", max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, Wire(server.port) as wire:
         hold_all(server, wire)

@@ -105,6 +105,7 @@ def test_a_time_that_is_no_number_is_refused_and_not_taken_for_none(tmp_path, wo
         check_settings(settings, ModelBounds())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(20)
 def test_a_key_that_is_there_twice_is_found_among_many(tmp_path):
     pairs = [f'"k{index}": 1' for index in range(200_000)]

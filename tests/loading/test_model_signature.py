@@ -46,6 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_a_private_copy_of_what_was_signed(model: Path, keys: tuple[Path, Path]):
     before = contents(model)
     signature = sign(model, keys[0])
@@ -61,6 +62,7 @@ def test_what_is_loaded_is_a_private_copy_of_what_was_signed(model: Path, keys: 
     assert contents(signed.path) == before
 
 
+@pytest.mark.slow
 def test_the_copy_goes_with_the_last_that_holds_it_and_not_with_a_copy_in_another_process(
     model: Path, keys: tuple[Path, Path]
 ):
@@ -206,6 +208,7 @@ CHEATS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cheat", every(3, CHEATS), ids=lambda cheat: cheat.__name__)
 def test_a_model_that_is_not_what_was_signed_is_refused_by_name(
     cheat: Callable[[Path], str], model: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

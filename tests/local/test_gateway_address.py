@@ -57,6 +57,7 @@ def test_a_gateway_listens_where_it_is_told_to_and_is_reached_there(host: str, a
         assert fraud_url(running) == f"http://{reached_address(address, port)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
 def test_a_host_that_is_none_of_this_machine_is_told_in_a_line(host: str, tmp_path: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest())

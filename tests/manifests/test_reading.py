@@ -126,6 +126,7 @@ def test_findings_are_written_for_code_scanning_and_as_annotations(
     )
 
 
+@pytest.mark.slow
 def test_a_version_that_is_none_and_a_cluster_that_is_not_there_are_told(
     tmp_path: Path, lint: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

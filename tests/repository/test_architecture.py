@@ -23,6 +23,7 @@ def test_a_source_root_is_never_a_package(root: Path):
     )
 
 
+@pytest.mark.slow
 def test_no_folder_bears_the_name_of_a_package_that_we_install():
     installed = {name for name, owners in metadata.packages_distributions().items() if set(owners) != {"serinus"}}
     assert not installed & set(PACKAGES)
@@ -61,6 +62,7 @@ def test_whatever_a_module_exports_exists(name: str):
     assert [entry for entry in exported if not hasattr(module, entry)] == []
 
 
+@pytest.mark.slow
 def test_serve_imports_nothing_that_only_operators_need():
     code = (
         "import sys, serinus.cli.serving.serve, serinus.server.lifecycle, serinus.hosts;"

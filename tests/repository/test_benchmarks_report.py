@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.report import merged, write
 
 MACHINE = {"cpu": "a processor", "cores": 2, "python": "3.11.7", "system": "Linux"}
@@ -29,6 +31,7 @@ def vision(added: float) -> list[dict[str, Any]]:
     return [{"framework": "Torch", "rows": 1, **times, "added": added, "added_low": 0.01, "added_high": 0.03}]
 
 
+@pytest.mark.slow
 def test_sections_of_two_runs_become_one_report_each_with_its_command_and_date(tmp_path: Path) -> None:
     both = merged(run(1, idle=idle(0.5), vision=vision(0.5)), run(2, vision=vision(0.02)))
     text = write(both, tmp_path, publish=False)

@@ -53,6 +53,7 @@ def row(name: str) -> dict[str, bool]:
     return dict(zip(OVERLAYS, (cell == "yes" for cell in cells), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_renders_what_the_table_says_of_it(overlay: str):
     documents = render(FOLDER / "overlays" / overlay)

@@ -24,6 +24,7 @@ _COMMAND = re.compile(r"serinus canary [a-z]+|serinus [a-z]+|make bench")
 _FLAG = re.compile(r"--([a-z_]+)")
 
 
+@pytest.mark.slow
 def test_the_python_examples_run_in_order(tmp_path: Path):
     scope: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

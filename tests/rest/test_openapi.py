@@ -30,6 +30,7 @@ async def test_the_document_describes_every_path_that_is_served():
         assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("need_token", "named", "open_to_all"),
     [

@@ -33,6 +33,7 @@ class Halves(Model):
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
 
 
+@pytest.mark.slow
 def test_a_process_tells_its_revision_everywhere(tmp_path: Path):
     (tmp_path / "halves.py").write_text(MODEL)
     words = ["--class", f"{tmp_path}/halves.py:Halves", "--model_name", "m", "--model_version", "3", "--access_log"]

@@ -99,6 +99,7 @@ def test_no_secret_is_in_anything_that_a_server_writes(http: str, tmp_path: Path
             assert secret not in text, text[max(0, text.find(secret) - 200) : text.find(secret) + 60]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["SERINUS_TOKEN", "SERINUS_REPOSITORY_TOKEN"])
 def test_a_bad_token_in_a_variable_ends_the_start_and_is_not_told(variable: str, tmp_path: Path):
     said = serinus("serve", *files(tmp_path)[:4], environment={variable: "s3cret"})

@@ -123,6 +123,7 @@ IMAGES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every(len(IMAGES), IMAGES))
 def test_every_image_starts_alive_ready_and_without_a_model(name: str, home: Path):
     with model_server(folder(home, name), image(name)) as server, Agent(server) as agent:
@@ -259,6 +260,7 @@ def test_a_bad_request_has_its_model_loaded_again_and_nobody_else_notices(agent:
     assert set(statuses) == {200}
 
 
+@pytest.mark.slow
 def test_the_folder_is_read_only_for_the_server_and_enough(agent: Agent, xgb: Server, artifacts: dict[str, Any]):
     loaded = agent.download("income", artifacts["root"] / "plain", requirements=["xgboost"])
     before = {str(p): p.stat().st_mtime_ns for p in xgb.folder.rglob("*")}

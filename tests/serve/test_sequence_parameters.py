@@ -80,5 +80,6 @@ def test_a_model_is_told_of_a_sequence_over_every_transport(server: Served, ask:
     assert json.loads(told) == SEQUENCE
 
 
+@pytest.mark.slow
 def test_sequences_are_no_extension_that_is_promised(server: Served):
     assert "sequence" not in server.ask("GET", "/v2")[1]["extensions"]

@@ -47,6 +47,7 @@ def test_an_entry_that_leads_out_or_is_no_file_is_refused(name: str, mode: int, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path):
     path = with_entry(tmp_path / "m.mar", "bomb", bytes(200 << 20))
     assert path.stat().st_size < 1 << 20

@@ -156,6 +156,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "rows.mar"
 
 
+@pytest.mark.slow
 async def test_an_archive_of_torchserves_own_archiver_with_a_base_handler_is_served(network: Path):
     import torch
 
@@ -217,6 +218,7 @@ async def test_a_handler_that_answers_another_number_of_items_fails(tmp_path: Pa
         assert "3 answers to a batch of 1" in str(failed)
 
 
+@pytest.mark.slow
 def test_serinus_serve_has_torchserves_paths(tmp_path: Path):
     path = mar_support.words(tmp_path)
     flags = ("--model_name", "m", "--model_dir", str(path), "--allow_implementation", "torchserve")

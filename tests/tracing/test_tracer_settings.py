@@ -56,6 +56,7 @@ def test_nothing_is_traced(environ: dict[str, str], said: str, caplog: Any):
     assert bool(caplog.text) == bool(said)
 
 
+@pytest.mark.slow
 def test_without_its_variables_no_package_of_OpenTelemetry_is_imported(tmp_path: Path):
     (tmp_path / "halves.py").write_text(HALVES)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "SERINUS_"))}

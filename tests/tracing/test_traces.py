@@ -368,6 +368,7 @@ async def test_a_graph_s_router_goes_on_with_the_trace():
     assert sent == [f"00-{TRACE}-{client.span_id}-01" for client in clients]
 
 
+@pytest.mark.slow
 def test_lines_of_a_log_have_no_trace_where_there_is_none():
     record = logging.makeLogRecord({"msg": "m", "ids": {"request_id": "a"}})
     assert "trace_id" not in json.loads(JsonLines().format(record))
