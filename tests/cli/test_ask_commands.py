@@ -167,7 +167,9 @@ def test_bench_tells_refusals_by_status(server: Served, tmp_path: Path):
     assert done.returncode == 1
     result = json.loads(done.stdout)
     assert result["answered"] == 0
-    assert set(result["failures"]) == {"400"}
+    assert result["failures"] == {"400": result["sent"]}
+    assert "x" in result["said"]["400"]
+    assert "shape" in result["said"]["400"]
     assert result["latency_s"]["p50"] is None
 
 

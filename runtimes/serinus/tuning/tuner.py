@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ class _Bench:
         self._say("looking at single requests")
         result = run_job(job)
         if not result.answered:
-            raise ConfigError(f"the server answers none of the requests: {_reasons(result.failures)}; see --inputs")
+            raise ConfigError(f"the server answers none of the requests: {_reasons(result)}; see --inputs")
         median = result.quantiles_s[0.5]
         return max(2.0, min(0.5 / median if median < math.inf else 2.0, 2000.0))
 
@@ -191,7 +191,7 @@ class _Bench:
         shown = f"{high * 1e3:.2f} ms" if high < math.inf else "requests lost"
         note = "" if result.kept_up else "; the load generator did not keep up"
         if result.failures:
-            note += f"; {_reasons(result.failures)}"
+            note += f"; {_reasons(result)}"
         self._say(f"{describe(config)}: {rate:,.0f}/s, {strictest.name} {shown}{note}")
         return Trial(
             config=config,
@@ -256,8 +256,12 @@ def _first_broken(found: Found, slo: Slo) -> Trial:
     return min(above, key=lambda trial: trial.rate_per_s) if above else found.nearest
 
 
-def _reasons(failures: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in failures.items()) or "no answer"
+def _reasons(result: LoadResult) -> str:
+    told = {reason: f" ({said})" if said else "" for reason, said in result.said.items()}
+    return (
+        ", ".join(f"{count} x {reason}{told.get(reason, '')}" for reason, count in result.failures.items())
+        or "no answer"
+    )
 
 
 def _memory_bytes() -> float:

@@ -22,7 +22,7 @@ from ...tuning.load.loadgen import Job, LoadResult
 from ...tuning.load.request_messages import MOST_MESSAGES, request_messages
 from ...tuning.load.server_under_test import run_job
 from ...tuning.slo import Slo, parse_duration, parse_rate
-from ..asked_service import AskedService, Headers, Model, Token, Url, find_service, parse_headers
+from ..asked_service import AskedService, Headers, Model, Token, find_service, parse_headers
 from ..state_option import STATE_DIR, StateDir
 from ..tables import make_console
 
@@ -48,7 +48,13 @@ def bench(
     connections: Annotated[int, typer.Option(min=1, max=900, help="Most at once.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after the end to wait for answers.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Of the arrival times.")] = 1,
-    url: Url = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="A server's address, http://HOST:PORT, in place of a service that runs here; NAME is then the model's.",
+            show_default=False,
+        ),
+    ] = None,
     model: Model = None,
     version: Annotated[
         str, typer.Option(help="The model's version; none: the server chooses.", show_default=False)
@@ -61,7 +67,8 @@ def bench(
     """Send requests at a rate, whether or not the answers keep up, and show how long they took.
 
     Arrivals are a Poisson process; a latency counts from the moment that its request was meant to start, so a slow server cannot
-    slow the load down and hide its delay. A request that fails or is refused counts as never answered. Exit status 1 where one did, or where
+    slow the load down and hide its delay. Half a second of load before the duration is sent and not counted. A request that fails or is
+    refused counts as never answered. Exit status 1 where one did, or where
     --slo does not hold.
 
         serinus bench fraud --rate 500 --duration 30s --inputs request.json --slo 'p99<20ms'
@@ -153,6 +160,7 @@ def _as_json(result: LoadResult, wanted: Slo | None, holds: bool) -> dict[str, A
         "sent": result.sent,
         "answered": result.answered,
         "failures": result.failures,
+        "said": result.said,
         "achieved_per_s": result.achieved_per_s,
         "latency_s": {f"p{key * 100:g}": finite(value) for key, value in result.quantiles_s.items()},
         "mean_s": finite(result.mean_s),
@@ -166,12 +174,14 @@ def _show(result: LoadResult, wanted: Slo | None, holds: bool) -> None:
     console = make_console()
     lost = result.sent - result.answered
     console.print(
-        f"{result.sent} sent at {result.rate_per_s:,.0f}/s, {result.answered} answered, {lost} not"
+        f"{result.sent} sent at {result.rate_per_s:,.0f}/s on average (Poisson), {result.answered} answered, {lost} not"
         f"; {result.achieved_per_s:,.1f}/s answered in time",
         markup=False,
+        soft_wrap=True,
     )
     for reason, count in sorted(result.failures.items()):
-        console.print(f"  {count} x {reason}", markup=False)
+        told = f", the first of them: {result.said[reason]}" if result.said.get(reason) else ""
+        console.print(f"  {count} x {reason}{told}", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("LATENCY")
     table.add_column("ms", justify="right")

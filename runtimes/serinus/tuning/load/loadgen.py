@@ -36,6 +36,7 @@ __all__ = ["Job", "LoadResult", "generate", "http_message", "main"]
 _MOST_CONNECTIONS = 900
 _LAG_FLOOR_S = 0.0005
 _LAG_SHARE = 0.2
+_MOST_SAID = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,9 @@ class LoadResult:
     answered: int
     """With a 2xx, in the window or up to `timeout_s` after it."""
     failures: dict[str, int]
-    """By status, or by what happened to the connection."""
+    """By status, or by what happened to the connection; of the window, as `sent` and `answered` are."""
+    said: dict[str, str]
+    """What the first refusal of each status said: the beginning of its body, or the field `error` of that."""
     achieved_per_s: float
     """Answers of the window's requests that arrived within the window, per second."""
     quantiles_s: dict[float, float]
@@ -139,6 +142,8 @@ class _Connection(asyncio.Protocol):
             length = int(head[at + 17 : (head + b"\r\n").find(b"\r\n", at + 2)]) if at >= 0 else 0
             self._needed = end + 4 + length
         if len(self._buffer) >= self._needed:
+            if not 200 <= self._status < 300:
+                self._run.refused(self._status, self._buffer)
             self._buffer.clear()
             self._needed = 0
             index, self.index = self.index, -1
@@ -168,6 +173,7 @@ class _Run:
         self._done = loop.create_future()
         self._latencies, self._lags = LatencyHistogram(), LatencyHistogram()
         self._failures: dict[str, int] = {}
+        self._said: dict[str, str] = {}
         self._in_window = 0
         self._most = min(job.connections, _MOST_CONNECTIONS)
         self._start = 0.0
@@ -184,14 +190,15 @@ class _Run:
         window_s = self._job.warmup_s + self._job.duration_s
         await asyncio.wait([self._done], timeout=window_s + self._job.timeout_s)
         elapsed = self._loop.time() - self._start
-        unanswered, self._over = self._left, True
+        self._over = True
         for connection in tuple(self._open):
             connection.close()
         counted = sum(time_s >= self._job.warmup_s for time_s in self._times)
-        for _ in range(counted - self._latencies.count):
+        unanswered = counted - self._latencies.count
+        for _ in range(unanswered):
             self._latencies.add(math.inf)
         if unanswered:
-            self._failures["no answer"] = self._failures.get("no answer", 0) + unanswered
+            self._failures["no answer"] = unanswered
         quantiles = self._latencies.quantiles(self._job.quantiles)
         lag = self._lags.quantile(0.99)
         highest = max((value for value in quantiles.values() if value != math.inf), default=math.inf)
@@ -200,6 +207,7 @@ class _Run:
             sent=counted,
             answered=self._latencies.count - self._latencies.failed,
             failures=self._failures,
+            said=self._said,
             achieved_per_s=self._in_window / self._job.duration_s,
             quantiles_s=quantiles,
             mean_s=self._latencies.mean_s,
@@ -265,6 +273,10 @@ class _Run:
                 self._fail(index, str(status))
         self._free(connection)
 
+    def refused(self, status: int, answer: bytes | bytearray) -> None:
+        if str(status) not in self._said:
+            self._said[str(status)] = _told(bytes(answer).partition(b"\r\n\r\n")[2])
+
     def lost(self, connection: _Connection) -> None:
         self._open.discard(connection)
         if connection in self._idle:
@@ -273,7 +285,8 @@ class _Run:
             self._fail(connection.index, "connection lost")
 
     def _fail(self, index: int, reason: str) -> None:
-        self._failures[reason] = self._failures.get(reason, 0) + 1
+        if self._times[index] >= self._job.warmup_s:
+            self._failures[reason] = self._failures.get(reason, 0) + 1
         self._count(index, math.inf, math.inf)
 
     def _count(self, index: int, latency_s: float, now: float) -> None:
@@ -284,6 +297,19 @@ class _Run:
         self._left -= 1
         if not self._left and not self._done.done():
             self._done.set_result(None)
+
+
+def _told(body: bytes) -> str:
+    """A refusal in a line: V2's field `error`, else the text itself, its first 300 characters."""
+    text = body.decode(errors="replace")
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and isinstance(document.get("error"), str):
+        text = document["error"]
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}..."
 
 
 def generate(job: Job) -> LoadResult:
