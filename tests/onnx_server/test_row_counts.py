@@ -57,7 +57,8 @@ def over_rest(served: Served, model: str, picture: int, *, binary: bool) -> Infe
     if body.json_length is not None:
         fields["Inference-Header-Content-Length"] = str(body.json_length)
     url = f"http://127.0.0.1:{served.http_port}/v2/models/{model}/infer"
-    answer = httpx.post(url, content=body.to_bytes(), headers=fields, timeout=30)
+    # Without the system's CAs, which take ten times what the request does to read.
+    answer = httpx.post(url, content=body.to_bytes(), headers=fields, timeout=30, verify=False)
     assert answer.status_code == 200, answer.text
     length = answer.headers.get("inference-header-content-length")
     assert (length is not None) == binary

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from serinus.dataplane.plane import Plane
@@ -116,8 +117,15 @@ def _wait(child: subprocess.Popen[bytes], url: str) -> None:
     def answers() -> bool:
         if child.poll() is not None:
             raise AssertionError(f"the server ended: {child.communicate()[0].decode()[-3000:]}")
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(url, timeout=2).status_code == 200
-        return False
+        # What is asked every 10 ms takes the processor from the server that starts: a client of httpx reads the system's CAs first.
+        asked = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(asked.netloc, timeout=2)
+        try:
+            connection.request("GET", asked.path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     wait_until(answers, limit_s=60)
