@@ -142,29 +142,51 @@ def test_v1_says_how_to_ask_for_outputs_that_make_no_rows(server, model: str):
     assert "ask in column format ('inputs')" in answer["error"]
 
 
-@pytest.mark.skipif(not HAS_KSERVE, reason="kserve is not installed")
-@pytest.mark.parametrize("deployment", ["fused", "split v2", "split grpc-v2", "split v1"])
-@pytest.mark.parametrize("model", ["anonymous", "kept"])
-def test_a_transformer_in_front_changes_nothing(server, tmp_path: Path, deployment: str, model: str):
-    served, expected = server
-    environment = {"PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+FRONTED = ("anonymous", "kept")
+
+
+@pytest.fixture(scope="module", params=["fused", "split v2", "split grpc-v2", "split v1"])
+def front(
+    request: pytest.FixtureRequest, server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Served]]:
+    """A deployment with a transformer in front of each of `FRONTED`, and its name."""
+    if not HAS_KSERVE:
+        pytest.skip("kserve is not installed")
+    served, _ = server
+    folder = tmp_path_factory.mktemp("front")
     through = "conformance_kserve:Through"
-    if deployment == "fused":
-        folder = GRAPHS[model](tmp_path / "m")
-        flags = ("--class", "onnx_server", "--model_dir", str(folder), "--transformer", through)
+    fused = request.param == "fused"
+    for name in FRONTED:
+        place = folder / "models" / name
+        place.mkdir(parents=True)
+        if fused:
+            GRAPHS[name](place)
+        document = {"name": name, "implementation": "onnx_server" if fused else through}
+        (place / "model-settings.json").write_text(json.dumps(document))
+    if fused:
+        flags = ("--transformer", through)
     else:
-        protocol = deployment.split()[1]
+        protocol = request.param.split()[1]
         port = served.grpc_port if protocol == "grpc-v2" else served.http_port
-        flags = ("--class", through, "--predictor_host", f"127.0.0.1:{port}", "--predictor_protocol", protocol)
-    with serving(tmp_path, *flags, "--model_name", model, environment=environment) as front:
-        for index, (picture, outputs) in enumerate(zip(PICTURES, expected[model], strict=True)):
-            if deployment != "split v1":
-                for transport in TRANSPORTS.values():
-                    hold(transport(front, model, index), outputs)
-            if not deployment.startswith("split v2") and deployment != "split grpc-v2":
-                asked = front.ask("POST", f"/v1/models/{model}:predict", {"instances": picture})
-                assert asked == served.ask("POST", f"/v1/models/{model}:predict", {"instances": picture})
-                assert asked[0] == 200
+        flags = ("--predictor_host", f"127.0.0.1:{port}", "--predictor_protocol", protocol)
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    words = (str(folder / "models"), "--allow_implementation", through, *flags)
+    with serving(folder, *words, environment=environment) as running:
+        yield request.param, running
+
+
+@pytest.mark.parametrize("model", FRONTED)
+def test_a_transformer_in_front_changes_nothing(server, front: tuple[str, Served], model: str):
+    served, expected = server
+    deployment, running = front
+    for index, (picture, outputs) in enumerate(zip(PICTURES, expected[model], strict=True)):
+        if deployment != "split v1":
+            for transport in TRANSPORTS.values():
+                hold(transport(running, model, index), outputs)
+        if deployment in ("fused", "split v1"):
+            asked = running.ask("POST", f"/v1/models/{model}:predict", {"instances": picture})
+            assert asked == served.ask("POST", f"/v1/models/{model}:predict", {"instances": picture})
+            assert asked[0] == 200
 
 
 class Filter(Model):
