@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from depth import draws
 from native_support import (
     CORPUS,
     FUZZ,
@@ -57,7 +58,7 @@ def _model_arrays(folder: Path, *arguments: str, before: str = "pass") -> subpro
 
 def test_arrays_of_a_model_file_are_refused_or_walked_within_their_bounds(folder: Path):
     files = _files("model_arrays")
-    ran = _model_arrays(folder, *files, "--seconds", "5")
+    ran = _model_arrays(folder, *files, "--seconds", str(draws(5, 1)))
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert int(ran.stdout.split()[0]) > len(files)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from depth import draws
 from native_support import NATIVE, PROGRAMS, compile_program, has_sanitizers
 from protocol_support import random_body
 from serinus.native import build
@@ -44,8 +45,8 @@ def test_dense_networks_read_no_byte_outside_and_give_the_same_bits_by_all_instr
 def test_the_json_kernel_stays_within_its_bounds(compiler: list[str], tmp_path: Path):
     program = compile_program(compiler, tmp_path / "json_bodies", PROGRAMS / "json_bodies.c")
     rnd = random.Random(11)
-    bodies = [random_body(rnd) for _ in range(30_000)]
-    bodies += [document[: rnd.randint(0, len(document))] for document in bodies[:10_000]]
+    bodies = [random_body(rnd) for _ in range(draws(30_000, 6_000))]
+    bodies += [document[: rnd.randint(0, len(document))] for document in bodies[: len(bodies) // 3]]
     bodies += [b'{"inputs":[{"datatype":"FP32","data":' + b"[" * depth for depth in range(40)]
     records = b"".join(len(document).to_bytes(4, "little") + document for document in bodies)
     run = subprocess.run([str(program)], input=records, capture_output=True)
