@@ -113,6 +113,8 @@ class Case:
     series: list[tuple[str, str]]
     at: str
     firing: list[dict[str, str]] = field(default_factory=list)
+    every: str = "1m"
+    """From a value to the next."""
 
 
 WHO = {"namespace": "models", "inferenceservice": "fraud", "model": "fraud"}
@@ -152,6 +154,7 @@ CASES = [
         "400m",
         # After 400 minutes a day's window and three days' hold no more than the six hours do.
         [{**WHO, "window": "6h"}, {**WHO, "window": "1d"}, {**WHO, "window": "3d"}],
+        every="4m",
     ),
     Case(
         "SerinusErrorBudgetBurn",
@@ -159,6 +162,7 @@ CASES = [
         [counts("success", "0+996x5000"), counts("other", "0+4x5000")],
         "2880m",
         [{**WHO, "window": "1d"}, {**WHO, "window": "3d"}],
+        every="4m",
     ),
     Case(
         "SerinusErrorBudgetBurn",
@@ -166,12 +170,14 @@ CASES = [
         [counts("success", "0+998x5000"), counts("rejected", "0+2x5000")],
         "4320m",
         [{**WHO, "window": "3d"}],
+        every="4m",
     ),
     Case(
         "SerinusErrorBudgetBurn",
         "within-the-budget",
         [counts("success", "0+9995x5000"), counts("failed", "0+5x5000")],
         "4320m",
+        every="4m",
     ),
     Case(
         "SerinusErrorBudgetBurn",
@@ -186,8 +192,15 @@ CASES = [
         "clients-that-send-nonsense-or-leave",
         [STEADY, counts("invalid", "0+300x600"), counts("cancelled", "0+300x600")],
         "400m",
+        every="4m",
     ),
-    Case("SerinusErrorBudgetBurn", "no-requests", [counts("success", "5x600"), counts("failed", "5x600")], "400m"),
+    Case(
+        "SerinusErrorBudgetBurn",
+        "no-requests",
+        [counts("success", "5x600"), counts("failed", "5x600")],
+        "400m",
+        every="4m",
+    ),
     Case("SerinusQueueTimeHigh", "waiting", [*WAITING, *LASTING], "25m", [{**WHO, **STABLE}]),
     Case("SerinusQueueTimeHigh", "computing", [*HALF_WAITING, *LASTING], "25m"),
     Case(
@@ -403,7 +416,7 @@ def severities(case: Case) -> list[str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.name}")
 def test_an_alert_fires_on_its_fault_and_is_silent_beside_it(case: Case, tmp_path: Path):
     unit = {
-        "interval": "1m",
+        "interval": case.every,
         "input_series": [{"series": name, "values": values} for name, values in case.series],
         "promql_expr_test": [
             {
@@ -415,7 +428,7 @@ def test_an_alert_fires_on_its_fault_and_is_silent_beside_it(case: Case, tmp_pat
     }
     # Days by the minute take seconds of CPU. Groups are evaluated in no order, so an alert may see what was recorded a round before: that has
     # to be younger than Prometheus' lookback of five minutes.
-    every = "4m" if int(case.at[:-1]) > 600 else "1m"
+    every = "4m" if int(case.at[:-1]) > 600 else case.every
     test = {"rule_files": [str(write_rules(tmp_path, alert=case.alert))], "evaluation_interval": every, "tests": [unit]}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(test, sort_keys=False))
     done = promtool("test", "rules", tmp_path / "test.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import socket
 import subprocess
@@ -36,7 +37,7 @@ def prometheus_server(folder: Path, configuration: Mapping[str, Any]) -> Iterato
     Raises:
         AssertionError: it ended at once; with its log.
     """
-    quick = rules()
+    quick = copy.deepcopy(rules())
     for group in quick["groups"]:
         group["interval"] = "1s"
         for rule in group["rules"]:

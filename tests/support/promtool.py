@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,8 +21,9 @@ def has_prometheus() -> bool:
     return all(map(shutil.which, ("prometheus", "promtool")))
 
 
+@functools.cache
 def rules() -> dict[str, Any]:
-    """The `spec` of our PrometheusRule, which is a rule file of Prometheus."""
+    """The `spec` of our PrometheusRule, which is a rule file of Prometheus. Read once: not to be changed."""
     return yaml.safe_load(ALERTS.read_text())["spec"]
 
 
@@ -35,17 +37,24 @@ def write_rules(folder: Path, *, alert: str | None = None) -> Path:
 
     Args:
         folder: where.
-        alert: leave out every other one, which a unit test would evaluate all the same: no rule reads an alert. None: none is left out.
+        alert: leave out what it does not read, which a unit test would evaluate all the same. None: nothing is left out.
     """
     path = folder / "rules.yaml"
     groups = rules()["groups"]
     if alert is not None:
-        groups = [
-            {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", alert) == alert]}
-            for group in groups
-        ]
+        wanted = _read_by(alert)
+        groups = [{**group, "rules": [rule for rule in group["rules"] if rule in wanted]} for group in groups]
     path.write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
     return path
+
+
+def _read_by(alert: str) -> list[dict[str, Any]]:
+    """The rules of an alert's name, and those that record what they read."""
+    every = [rule for group in rules()["groups"] for rule in group["rules"]]
+    found = [rule for rule in every if rule.get("alert") == alert]
+    for reader in found:  # which grows meanwhile
+        found += [rule for rule in every if rule not in found and rule.get("record", "ALERTS") in reader["expr"]]
+    return found
 
 
 def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
