@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
+import framework_models
+
 REPOSITORY = Path(__file__).parents[2]
+FINDS = """
+from importlib.util import find_spec
+names = ("mlserver_xgboost", "lightgbm", "onnx", "onnxruntime", "serinus", "pytest_asyncio", "pytest_timeout", "httpx")
+raise SystemExit(not all(map(find_spec, names)))
+"""
 PYTHON = REPOSITORY / ".venv-mlserver" / "bin" / "python"
 
 
@@ -44,11 +51,11 @@ def _make_environment() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_tests_of_mlservers_environment_pass_there():
+def test_the_tests_of_mlservers_environment_pass_there(tmp_path: Path) -> None:
     ready = (
         PYTHON.exists()
         and not subprocess.run(
-            [str(PYTHON), "-c", "import mlserver_xgboost, lightgbm, onnx, onnxruntime, serinus, pytest_asyncio, httpx"],
+            [str(PYTHON), "-c", FINDS],
             check=False,
             capture_output=True,
         ).returncode
@@ -57,7 +64,13 @@ def test_the_tests_of_mlservers_environment_pass_there():
         _make_environment()
     command = [str(PYTHON), "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(REPOSITORY / "tests/mlserver_env")]
     command += ["-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "timeout=120", "tests/mlserver_env"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests/mlserver_env")}
+    framework_models.write(tmp_path)
+    framework_models.write_ensemble_answers(tmp_path)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY / "tests/mlserver_env"),
+        "FRAMEWORK_MODELS": str(tmp_path),
+    }
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert " passed" in result.stdout

@@ -17,6 +17,16 @@ from typing import Any, NamedTuple
 import httpx
 
 HERE = Path(__file__).parent
+RUNTIME = "serinus.hosts.mlserver_host.SerinusRuntime"
+COUNTDOWN: dict[str, Any] = {"implementation": RUNTIME, "parameters": {"extra": {"class": "ours:Countdown"}}}
+OURS: dict[str, dict[str, Any]] = {
+    "m": {"implementation": "models.Speaking", "parameters": {"version": "v3"}},
+    "theirs": {"implementation": "models.SumModel"},
+    "ours": {"implementation": "ours.Doubler"},
+    "shown": {"implementation": "models.Shown"},
+    "countdown": COUNTDOWN,
+}
+"""Classes of MLServer's and models of serinus's own, by the names under which `serinus serve` has them here."""
 
 
 def free_port() -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,25 +12,14 @@ from mlserver.grpc import converters
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.types import InferenceRequest
-from processes import Address, serving_folder
+from processes import OURS, Address
 
 import grpc
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    """A repository with a class of MLServer's and a model of serinus's own."""
-    folder = tmp_path_factory.mktemp("repository")
-    for name, implementation in (("theirs", "models.SumModel"), ("ours", "ours.Doubler")):
-        (folder / name).mkdir()
-        (folder / name / "model-settings.json").write_text(json.dumps({"name": name, "implementation": implementation}))
-    with serving_folder("serinus", folder, "--repository_control", "on") as address:
-        yield address
-
-
 @pytest.fixture
-def stub(server: Address) -> Iterator[GRPCInferenceServiceStub]:
-    with grpc.insecure_channel(server.grpc) as channel:
+def stub(ours: Address) -> Iterator[GRPCInferenceServiceStub]:
+    with grpc.insecure_channel(ours.grpc) as channel:
         yield GRPCInferenceServiceStub(channel)
 
 
@@ -61,7 +48,7 @@ def test_every_other_call_decodes_too(stub: GRPCInferenceServiceStub):
     assert stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=30).name == "serinus"
     assert stub.ModelReady(pb.ModelReadyRequest(name="ours"), timeout=30).ready
     index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=30)
-    assert {model.name: model.state for model in index.models} == {"ours": "READY", "theirs": "READY"}
+    assert {model.name: model.state for model in index.models} == dict.fromkeys(OURS, "READY")
     stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="theirs"), timeout=30)
     stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="theirs"), timeout=30)
     for name in ("ours", "theirs"):
@@ -76,12 +63,8 @@ def test_a_model_that_is_not_there_ends_a_stream_with_its_status(stub: GRPCInfer
     assert answers.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_an_error_in_the_place_of_a_response_of_tritons_is_an_error_for_mlservers_stub(tmp_path: Path):
-    (tmp_path / "model-settings.json").write_text(json.dumps({"name": "ours", "implementation": "ours.Doubler"}))
-    with (
-        serving_folder("serinus", tmp_path, "--grpc_stream_form", "triton") as address,
-        grpc.insecure_channel(address.grpc) as channel,
-    ):
+def test_an_error_in_the_place_of_a_response_of_tritons_is_an_error_for_mlservers_stub(empty: Address):
+    with grpc.insecure_channel(empty.grpc) as channel:
         answers = GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request("nobody")]), timeout=30)
         with pytest.raises(grpc.RpcError):
             next(answers)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import lightgbm
 import numpy as np
 import pytest
 import tritonclient.grpc
 import xgboost
 from mlserver.types import InferenceResponse, ResponseOutput
-from onnx import TensorProto, helper, numpy_helper
-from processes import Address, free_port, process, serving_folder, wait_until_loaded
+from processes import RUNTIME, Address
 from prometheus_client.parser import text_string_to_metric_families
 
 from serinus.dataplane.plane import Plane
@@ -31,8 +28,6 @@ from serinus.loading import settings_from_directory
 from serinus.protocol.types import InferRequest, RequestedOutput, Tensor
 from serinus.settings import ModelSettings
 
-HERE = Path(__file__).parent
-RUNTIMES = HERE.parent.parent / "runtimes"
 REST = {"host": "a", "x-tenant": "blue"}
 
 
@@ -190,13 +185,11 @@ REFUSED = {
 }
 
 
-def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and_what_is_wrong_does_not(tmp_path):
-    (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.Shown"}))
-    with serving_folder("serinus", tmp_path) as address:
-        url = address.url
-        answers = [httpx.post(f"{url}/v2/models/m/infer", json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
-        bad = {name: httpx.post(f"{url}/v2/models/m/infer", json={"inputs": [REFUSED[name]]}) for name in REFUSED}
-        torn = httpx.post(f"{url}/v2/models/m/infer", content=b"{")
+def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and_what_is_wrong_does_not(ours: Address):
+    url = f"{ours.url}/v2/models/shown/infer"
+    answers = [httpx.post(url, json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
+    bad = {name: httpx.post(url, json={"inputs": [REFUSED[name]]}) for name in REFUSED}
+    torn = httpx.post(url, content=b"{")
     for entry, answer in zip(LOOSE, answers, strict=True):
         assert answer.status_code == 200, answer.text
         (output,) = answer.json()["outputs"]
@@ -256,17 +249,6 @@ async def test_an_answer_that_contradicts_itself_is_the_models_fault():
             await plane.infer(InferRequest("m", [words(b"a")], headers=REST))
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory) -> Path:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(400, 5)).astype(np.float32)
-    labels = (rows.sum(axis=1) > 0).astype(int)
-    model = xgboost.XGBClassifier(n_estimators=20, max_depth=3).fit(rows, labels)
-    path = tmp_path_factory.mktemp("xgb") / "model.json"
-    model.save_model(path)
-    return path
-
-
 async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(model_file: Path):
     rows = np.random.default_rng(1).normal(size=(257, 5)).astype(np.float32)
     rows[::7, 2] = np.nan
@@ -285,73 +267,46 @@ async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(mode
     np.testing.assert_array_max_ulp(got.output("probability").data, theirs_1, maxulp=2)
 
 
-def test_custom_handlers_answer_after_a_reload(tmp_path):
-    (tmp_path / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
-    with serving_folder("serinus", tmp_path, "--repository_control", "on") as address:
-        url = address.url
-        answers = [httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])]
-        assert httpx.post(f"{url}/v2/repository/models/m/load").status_code == 200
-        answers.append(httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]))
-        assert httpx.post(f"{url}/v2/repository/models/m/unload").status_code == 200
-        unloaded = httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])
-    assert [(answer.status_code, answer.text) for answer in answers] == [(200, "42"), (200, "42")]
+def test_custom_handlers_answer_after_a_reload(ours: Address):
+    path, models = f"{ours.url}/my-custom-endpoint", f"{ours.url}/v2/repository/models"
+    answers = [httpx.post(path, json=[1, 41])]
+    assert httpx.post(f"{models}/theirs/load").status_code == 200
+    answers.append(httpx.post(path, json=[1, 41]))
+    assert httpx.post(f"{models}/theirs/unload").status_code == 200
+    unloaded = httpx.post(path, json=[1, 41])
+    assert httpx.post(f"{models}/theirs/load").status_code == 200
+    answers.append(httpx.post(path, json=[1, 41]))
+    assert [(answer.status_code, answer.text) for answer in answers] == [(200, "42")] * 3
     assert unloaded.status_code == 503
     assert "not loaded" in unloaded.json()["error"]
 
 
-def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(tmp_path):
+def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(empty: Address):
     """As Seldon's agent does: the repository is served empty, and models are loaded by request."""
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "models.SumModel"}))
-    http = free_port()
-    url = f"http://127.0.0.1:{http}"
-    flags = ["--model_repository", str(tmp_path), "--load_models_at_startup", "false"]
-    flags += ["--allow_implementation", "models.*"]
-    command = ["serinus", "serve", *flags, "--host", "127.0.0.1", "--http_port", str(http), "--grpc_port", "0"]
-    with process(command, tmp_path, f"{url}/v2/health/ready"):
-        assert httpx.post(f"{url}/my-custom-endpoint", json=[1, 41]).status_code == 404
-        # The first load of a class imports MLServer, which takes longer than httpx waits on a machine that does other things too.
-        assert httpx.post(f"{url}/v2/repository/models/m/load", timeout=60).status_code == 200
-        answer = httpx.post(f"{url}/my-custom-endpoint", json=[1, 41])
+    assert httpx.post(f"{empty.url}/my-custom-endpoint", json=[1, 41]).status_code == 404
+    # The first load of a class imports MLServer, which takes longer than httpx waits on a machine that does other things too.
+    assert httpx.post(f"{empty.url}/v2/repository/models/theirs/load", timeout=60).status_code == 200
+    answer = httpx.post(f"{empty.url}/my-custom-endpoint", json=[1, 41])
     assert (answer.status_code, answer.text) == (200, "42")
 
 
-def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Path):
+def test_our_xgboost_runtime_runs_under_stock_mlserver(stock: Address, tmp_path: Path, model_file: Path):
+    parameters = {"uri": "./model.json", "extra": {"class": "xgboost_server"}}
+    document = {"name": "classifier", "implementation": RUNTIME, "parameters": parameters}
     (tmp_path / "model.json").write_bytes(model_file.read_bytes())
-    http = free_port()
-    (tmp_path / "settings.json").write_text(
-        json.dumps(
-            {
-                "host": "127.0.0.1",
-                "http_port": http,
-                "grpc_port": free_port(),
-                "metrics_port": free_port(),
-                "parallel_workers": 0,
-            }
-        )
-    )
-    (tmp_path / "model-settings.json").write_text(
-        json.dumps(
-            {
-                "name": "fraud",
-                "implementation": "serinus.hosts.mlserver_host.SerinusRuntime",
-                "parameters": {"uri": "./model.json", "extra": {"class": "xgboost_server"}},
-            }
-        )
-    )
+    (tmp_path / "model-settings.json").write_text(json.dumps(document))
     (settings,) = settings_from_directory(tmp_path)
     assert (settings.implementation, settings.extra) == ("xgboost_server", {})
     rows = np.random.default_rng(2).normal(size=(9, 5)).astype(np.float32)
-    url = f"http://127.0.0.1:{http}/v2/models/fraud"
-    with process(["mlserver", "start", str(tmp_path)], tmp_path, f"{url}/ready"):
-        body = {
-            "id": "7",
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
-            "outputs": [{"name": "probability"}],
-        }
-        answer = httpx.post(f"{url}/infer", json=body)
-        bad = httpx.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
-        metadata = httpx.get(url).json()
+    url = f"{stock.url}/v2/models/classifier"
+    body = {
+        "id": "7",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
+        "outputs": [{"name": "probability"}],
+    }
+    answer = httpx.post(f"{url}/infer", json=body)
+    bad = httpx.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
+    metadata = httpx.get(url).json()
     assert answer.status_code == 200, answer.text
     assert answer.json()["id"] == "7"
     booster = xgboost.Booster(model_file=str(model_file))
@@ -362,153 +317,19 @@ def test_our_xgboost_runtime_runs_under_stock_mlserver(tmp_path, model_file: Pat
     assert metadata["inputs"][0]["shape"] == [-1, 5]
 
 
-def _lightgbm(folder: Path, rows: np.ndarray) -> np.ndarray:
-    labels = (rows.sum(axis=1) > 0).astype(int)
-    booster = lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(rows, labels), 10)
-    booster.save_model(folder / "model.txt")
-    return booster.predict(rows)
+RUNTIMES = ("xgboost", "lightgbm", "sklearn", "catboost", "classic-lightgbm", "classic-sklearn", "mlflow", "onnx")
 
 
-def _onnx(folder: Path, rows: np.ndarray) -> np.ndarray:
-    weights = np.arange(10, dtype=np.float32).reshape(5, 2)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
-        [numpy_helper.from_array(weights, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    (folder / "model.onnx").write_bytes(model.SerializeToString())
-    return rows @ weights
-
-
-def _xgboost(folder: Path, rows: np.ndarray) -> np.ndarray:
-    matrix = xgboost.DMatrix(rows, (rows.sum(axis=1) > 0).astype(int))
-    booster = xgboost.train({"objective": "binary:logistic"}, matrix, 5)
-    booster.save_model(folder / "model.ubj")
-    return booster.inplace_predict(rows)
-
-
-TORCH = """
-import numpy, sys, torch
-
-rows = torch.from_numpy(numpy.load(sys.argv[1] + "/rows.npy"))
-model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.ReLU()).eval()
-shapes = ({0: torch.export.Dim("n")},)
-torch.export.save(torch.export.export(model, (rows[:2],), dynamic_shapes=shapes), sys.argv[1] + "/model.pt2")
-numpy.save(sys.argv[1] + "/expected.npy", model(rows).detach().numpy())
-"""
-TENSORFLOW = """
-import numpy, sys, tensorflow
-
-rows = numpy.load(sys.argv[1] + "/rows.npy")
-weights = tensorflow.constant(numpy.arange(10, dtype=numpy.float32).reshape(5, 2))
-spec = tensorflow.TensorSpec([None, 5], tensorflow.float32, name="x")
-module = tensorflow.Module()
-module.answer = tensorflow.function(lambda x: {"y": tensorflow.matmul(x, weights)}, input_signature=[spec])
-tensorflow.saved_model.save(module, sys.argv[1] + "/1", signatures=module.answer)
-numpy.save(sys.argv[1] + "/expected.npy", rows @ weights.numpy())
-"""
-SKLEARN = """
-import numpy, sys, skops.io
-from sklearn.ensemble import RandomForestRegressor
-
-rows = numpy.load(sys.argv[1] + "/rows.npy")
-model = RandomForestRegressor(5, random_state=0).fit(rows, rows[:, 0])
-skops.io.dump(model, sys.argv[1] + "/model.skops")
-numpy.save(sys.argv[1] + "/expected.npy", model.predict(rows))
-"""
-CATBOOST = """
-import numpy, sys, catboost
-
-rows = numpy.load(sys.argv[1] + "/rows.npy")
-model = catboost.CatBoostRegressor(5, thread_count=1, logging_level="Silent", allow_writing_files=False).fit(rows, rows[:, 0])
-model.save_model(sys.argv[1] + "/model.cbm")
-numpy.save(sys.argv[1] + "/expected.npy", model.predict(rows))
-"""
-MLFLOW = """
-import numpy, shutil, sys, mlflow.xgboost, xgboost
-from mlflow.models import infer_signature
-
-rows = numpy.load(sys.argv[1] + "/rows.npy")
-model = xgboost.train({"max_depth": 2}, xgboost.DMatrix(rows, rows[:, 0]), 5)
-answer = model.predict(xgboost.DMatrix(rows))
-mlflow.xgboost.save_model(model, sys.argv[1] + "/saved", signature=infer_signature(rows, answer), pip_requirements=[])
-shutil.copytree(sys.argv[1] + "/saved", sys.argv[1], dirs_exist_ok=True)
-shutil.rmtree(sys.argv[1] + "/saved")
-numpy.save(sys.argv[1] + "/expected.npy", answer)
-"""
-
-
-def _elsewhere(script: str) -> Callable[[Path, np.ndarray], np.ndarray]:
-    """Write a model with a framework of .venv: gigabytes that MLServer's environment need not have a second time."""
-
-    def write(folder: Path, rows: np.ndarray) -> np.ndarray:
-        python = RUNTIMES.parent / ".venv" / "bin" / "python"
-        where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]
-        if not python.exists():
-            pytest.skip("there is no .venv, which has the frameworks: make setup")
-        np.save(folder / "rows.npy", rows)
-        subprocess.run([str(python), "-c", script, str(folder)], check=True, capture_output=True, timeout=100)
-        packages = subprocess.run(where, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
-        # Behind MLServer's own packages: only what those lack comes from there.
-        (folder / "sitecustomize.py").write_text(f"import sys\nsys.path.append({packages!r})\n")
-        return np.load(folder / "expected.npy")
-
-    return write
-
-
-WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], np.ndarray]]] = {
-    "xgboost": ("xgboost_server", _xgboost),
-    "lightgbm": ("lightgbm_server", _lightgbm),
-    "sklearn": ("sklearn_server", _elsewhere(SKLEARN)),
-    "catboost": ("catboost_server", _elsewhere(CATBOOST)),
-    "classic-lightgbm": ("classic_server", _lightgbm),
-    "classic-sklearn": ("classic_server", _elsewhere(SKLEARN)),
-    "mlflow": ("mlflow_server", _elsewhere(MLFLOW)),
-    "onnx": ("onnx_server", _onnx),
-    "torch": ("torch_server", _elsewhere(TORCH)),
-    "tensorflow": ("tensorflow_server", _elsewhere(TENSORFLOW)),
-}
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, np.ndarray, dict[str, np.ndarray]]]:
-    """A stock MLServer with a model of each runtime, by the runtime's own settings; rows, and what each model answers."""
-    folder = tmp_path_factory.mktemp("stock")
-    rows = np.random.default_rng(5).normal(size=(60, 5)).astype(np.float32)
-    expected = {}
-    for name, (runtime, write) in WRITERS.items():
-        (folder / name).mkdir()
-        with contextlib.suppress(pytest.skip.Exception):
-            expected[name] = write(folder / name, rows)
-            document = json.loads((RUNTIMES / runtime / "model-settings.json").read_text())
-            document["name"] = name
-            document["parameters"]["version"] = "4"
-            (folder / name / "model-settings.json").write_text(json.dumps(document))
-        if (folder / name / "sitecustomize.py").exists():
-            (folder / name / "sitecustomize.py").replace(folder / "sitecustomize.py")
-    with serving_folder("mlserver", folder) as address:
-        wait_until_loaded(address, *expected)
-        yield address, rows, expected
-
-
-@pytest.mark.parametrize("model", WRITERS)
-def test_every_runtime_runs_by_its_own_settings_under_stock_mlserver(
-    model: str, stock: tuple[Address, np.ndarray, dict[str, np.ndarray]]
-):
-    address, rows, answers = stock
-    if model not in answers:
-        pytest.skip("there is no .venv, which has the frameworks: make setup")
-    expected = answers[model]
-    url = f"{address.url}/v2/models/{model}"
+@pytest.mark.parametrize("model", [*RUNTIMES, "torch", "tensorflow"])
+def test_every_runtime_runs_by_its_own_settings_under_stock_mlserver(model: str, frameworks: Path, stock: Address):
+    rows, expected = np.load(frameworks / "rows.npy"), np.load(frameworks / f"{model}.npy")
+    url = f"{stock.url}/v2/models/{model}"
     metadata = httpx.get(url).json()
     name = metadata["inputs"][0]["name"]
     tensor = {"name": name, "datatype": "FP32", "shape": [60, 5], "data": rows.reshape(-1).tolist()}
     answer = httpx.post(f"{url}/infer", json={"id": "7", "inputs": [tensor]})
     unknown = httpx.post(f"{url}/infer", json={"inputs": [{**tensor, "datatype": "BYTES", "data": ["a"] * 300}]})
-    with tritonclient.grpc.InferenceServerClient(address.grpc) as client:
+    with tritonclient.grpc.InferenceServerClient(stock.grpc) as client:
         raw = tritonclient.grpc.InferInput(name, [60, 5], "FP32")
         raw.set_data_from_numpy(rows)
         over_grpc = client.infer(model, [raw], request_id="7").get_response()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,29 +14,16 @@ from mlserver.codecs import StringCodec
 from mlserver.grpc import converters
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.types import InferenceRequest
-from processes import Address, serving_folder
+from processes import Address
 
 import grpc
 
 SERVERS = ("serinus", "mlserver")
 
 
-def folder_of(tmp_path: Path, **settings: Any) -> Path:
-    document = {"name": "m", "implementation": "models.Speaking", **settings}
-    (tmp_path / "model-settings.json").write_text(json.dumps(document))
-    return tmp_path
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    with serving_folder(request.param, folder_of(tmp_path_factory.mktemp("m")), gzip_enabled=False) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    with serving_folder("serinus", folder_of(tmp_path_factory.mktemp("m"), parameters={"version": "v3"})) as address:
-        yield address
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Address:
+    return request.getfixturevalue("ours" if request.param == "serinus" else "stock")
 
 
 def body(text: str, **more: Any) -> dict[str, Any]:
@@ -175,25 +160,21 @@ def test_a_client_of_tritons_asks_for_tritons_messages_by_wanting_the_last_one(o
     assert [response.id for response, _ in got if response is not None] == ["0", "0", "0", "2", "2"]
 
 
-def test_the_server_can_be_told_to_speak_tritons_messages_only(tmp_path):
-    with serving_folder("serinus", folder_of(tmp_path), "--grpc_stream_form", "triton") as address:
-        got = triton(address, 2, "a", "b")
-        assert [said(response) for response, _ in got] == ["a", "b"]
-        assert [error for _, error in got] == [None, None]
+def test_the_server_can_be_told_to_speak_tritons_messages_only(empty: Address):
+    assert httpx.post(f"{empty.url}/v2/repository/models/m/load", timeout=60).status_code == 200
+    got = triton(empty, 2, "a", "b")
+    assert [said(response) for response, _ in got] == ["a", "b"]
+    assert [error for _, error in got] == [None, None]
 
 
-def test_a_stream_of_ours_runs_under_stock_mlserver(tmp_path):
-    """The other way round: a serinus model that streams, under `mlserver start` and its own `serinus serve`."""
-    runtime = "serinus.hosts.mlserver_host.SerinusRuntime"
-    document = {"name": "m", "implementation": runtime, "parameters": {"extra": {"class": "ours:Countdown"}}}
-    (tmp_path / "model-settings.json").write_text(json.dumps(document))
+def test_a_stream_of_ours_runs_under_stock_mlserver(ours: Address, stock: Address):
+    """The other way round: a serinus model that streams, under its own `serinus serve` and `mlserver start`."""
     request = {"inputs": [{"name": "count", "datatype": "INT64", "shape": [1], "data": [3]}]}
     found = []
-    for server in SERVERS:
-        with serving_folder(server, tmp_path, gzip_enabled=False) as address:
-            answer = httpx.post(f"{address.url}/v2/models/m/infer_stream", json=request)
-            found.append([json.loads(event[6:])["outputs"] for event in answer.text.split("\n\n") if event])
-            assert httpx.post(f"{address.url}/v2/models/m/infer", json=request).status_code == 501
+    for address in (ours, stock):
+        answer = httpx.post(f"{address.url}/v2/models/countdown/infer_stream", json=request)
+        found.append([json.loads(event[6:])["outputs"] for event in answer.text.split("\n\n") if event])
+        assert httpx.post(f"{address.url}/v2/models/countdown/infer", json=request).status_code == 501
     assert found[0] == [[{"name": "n", "datatype": "INT64", "shape": [1], "data": [n]}] for n in (3, 2, 1)]
     assert [[without_nulls(output) for output in outputs] for outputs in found[1]] == found[0]
 

@@ -1,6 +1,6 @@
 """Mutated requests to a server, few in this process or many to one of its own: no 5xx, no crash, no growth, good answers all along.
 
-`SERINUS_FUZZ` is the number of the many, in all: 200 000 unless set, which take about half a minute.
+`SERINUS_FUZZ` is the number of the many, in all: unless set 30 000, which take some seconds, and 200 000 with DEEP=1 (depth.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from conformance_support import Server, json_tensor, server_here, server_process, values_of
+from depth import draws
 
 __all__ = ["MANY_OR_FEW", "PAIR", "SCORES", "TEXT", "Watch", "fuzzed", "mutate", "tenths"]
 
-MANY = int(os.environ.get("SERINUS_FUZZ", "200000"))
+MANY = int(os.environ.get("SERINUS_FUZZ") or draws(200_000, 30_000))
 FEW = 5000
 """What takes about a second in all, and mutates every seed in each way."""
 MANY_OR_FEW = pytest.mark.parametrize(
@@ -30,8 +31,8 @@ MANY_OR_FEW = pytest.mark.parametrize(
         pytest.param(True, id="many", marks=(pytest.mark.slow, pytest.mark.timeout(3600))),
     ],
 )
-GROWTH_BYTES = 48 << 20
-"""What allocators and caches may take on from the first tenth of the requests to the last."""
+GROWTH_BYTES = (48 if MANY >= 200_000 else 12) << 20
+"""What allocators and caches may take on from the first tenth of the requests to the last: less of fewer requests, so that as small a leak shows."""
 
 SCORES = json_tensor("scores", "FP32", [2, 4], [1.0, 3.5, 0.5, 2.0, -1.0, 0.0, 1e-3, 7.0])
 TEXT = json_tensor("text", "BYTES", [2, 1], ["a", "ü"])
