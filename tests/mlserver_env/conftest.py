@@ -21,6 +21,8 @@ collect_ignore_glob = [] if importlib.util.find_spec("mlserver") else ["*"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
+CLASSIC = ("classic-lightgbm", "classic-sklearn")
+"""Models of other runtimes' formats, for the runtime of several."""
 
 
 def _describe(folder: Path, name: str, document: dict[str, Any]) -> None:
@@ -85,11 +87,11 @@ def stock(tmp_path_factory: pytest.TempPathFactory, framework_models: Path, mode
     if (framework_models / "ensemble.json").exists():
         beside = tmp_path_factory.mktemp("packages")
         _put_behind(Path((framework_models / "packages.txt").read_text()), beside, folder)
-        for made in (path for path in framework_models.iterdir() if path.is_dir()):
-            shutil.copytree(made, folder / made.name)
-            runtime = "classic_server" if made.name.startswith("classic-") else f"{made.name}_server"
-            _describe_by_its_own(folder, made.name, runtime)
-            models.append(made.name)
+        names = [path.name for path in framework_models.iterdir() if path.is_dir()]
+        for name in (*names, *CLASSIC):
+            shutil.copytree(framework_models / name.removeprefix("classic-"), folder / name)
+            _describe_by_its_own(folder, name, "classic_server" if name in CLASSIC else f"{name}_server")
+            models.append(name)
         shutil.copytree(ROOT / "inferenceservices" / "fraud" / "model", folder / "fraud")
         _describe_by_its_own(folder, "fraud", "ensemble_server")
         models.append("fraud")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from depth import draws
 from http_support import Raw
 from rest_support import X, rest, rest_in_thread
 from serinus.dataplane.access.repository_access import RepositoryAccess
@@ -90,7 +91,7 @@ def test_generated_requests_never_make_the_server_fail(http):
             operation = result.ok()
             test = hypothesis.given(case=operation.as_strategy())(check)
             test = hypothesis.settings(
-                max_examples=5,
+                max_examples=draws(5, 2),
                 deadline=None,
                 derandomize=True,
                 suppress_health_check=list(hypothesis.HealthCheck),
@@ -130,9 +131,9 @@ def test_the_tool_finds_nothing_in_a_running_server_that_departs_from_the_docume
     configuration.write_text(TARGET_TOO_LONG)
     # Load and unload are off: in the tool's hands they would leave no model to ask.
     with rest_in_thread("row", "simple", "echo", access=RepositoryAccess()) as server:
-        url = f"http://127.0.0.1:{server.port}/openapi.json"
+        url, examples = f"http://127.0.0.1:{server.port}/openapi.json", str(draws(15, 4))
         done = subprocess.run(
-            [tool, "--config-file", configuration, "run", url, "--seed", "1", "--max-examples", "15", *words],
+            [tool, "--config-file", configuration, "run", url, "--seed", "1", "--max-examples", examples, *words],
             cwd=tmp_path,
             capture_output=True,
             text=True,

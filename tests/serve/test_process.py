@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ from waiting import wait_until
 pytestmark = pytest.mark.slow  # each test starts servers
 
 xgboost = Deferred("xgboost")
+
+LIGHT = ("--class", "fault_models:Steady", "--model_name", "m")
+"""A model that takes nothing to import, where it is the server that is looked at: XGBoost costs each process 1.5 s of CPU."""
+SUPPORT = {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "support")}
 
 SLOW_MODEL = '''
 import os
@@ -89,15 +93,15 @@ def test_a_model_directory_is_served_under_the_name_given(model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_metrics_have_a_port_of_their_own_where_one_is_named(model: Path, tmp_path: Path, workers: int):
+def test_metrics_have_a_port_of_their_own_where_one_is_named(tmp_path: Path, workers: int):
     """MLServer's `metrics_port`; whichever worker answers there tells of all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ["--model_name", "m", "--metrics_port", str(port), "--workers", str(workers)]
-    with serving(tmp_path, str(model), *flags, timeout_s=90) as served:
+    flags = [*LIGHT, "--metrics_port", str(port), "--workers", str(workers)]
+    with serving(tmp_path, *flags, environment=SUPPORT, timeout_s=90) as served:
         for _ in range(6):
-            assert served.ask("POST", "/v2/models/m/infer", _body([[1.0, 0, 0, 0]], "input-0"))[0] == 200
+            assert served.ask("POST", "/v2/models/m/infer", _body([[1.0]]))[0] == 200
         metrics = dataclasses.replace(served, http_port=port)
         for _ in range(4):
             status, page = metrics.ask("GET", "/metrics")
@@ -112,14 +116,14 @@ def test_metrics_have_a_port_of_their_own_where_one_is_named(model: Path, tmp_pa
         assert served.stop() == 0
 
 
-def test_a_metrics_port_that_is_taken_ends_the_start(model: Path, tmp_path: Path):
+def test_a_metrics_port_that_is_taken_ends_the_start(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
             pytest.raises(RuntimeError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}"),
-            serving(tmp_path, str(model), "--metrics_port", str(port)),
+            serving(tmp_path, *LIGHT, "--metrics_port", str(port), environment=SUPPORT),
         ):
             pass
 
@@ -158,15 +162,19 @@ def test_rest_and_metrics_may_share_a_port_and_grpc_that_is_off_has_none():
         assert "are both" not in _run("/no/such/folder", *words).stderr
 
 
-def test_several_directories_are_several_models(model: Path, tmp_path: Path):
+def test_several_directories_are_several_models(tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "factor.txt").write_text("3")
     paths = []
     for name in ("a", "b"):
         folder = tmp_path / name
         folder.mkdir()
-        settings = {"name": name, "implementation": "xgboost_server", "parameters": {"uri": str(model / "model.ubj")}}
+        settings = {"name": name, "implementation": "fault_models.Reads", "parameters": {"uri": str(elsewhere)}}
         (folder / "model-settings.json").write_text(json.dumps(settings))
         paths.append(str(folder))
-    with serving(tmp_path, *paths, "--allow_uri", str(model)) as served:
+    flags = ("--allow_uri", str(elsewhere), "--allow_implementation", "fault_models.*")
+    with serving(tmp_path, *paths, *flags, environment=SUPPORT) as served:
         for name in ("a", "b"):
             assert served.ask("GET", f"/v2/models/{name}/ready")[0] == 200
 
@@ -252,20 +260,20 @@ def test_help_lists_every_option_with_examples():
     assert "--predictor_protocol" in done.stdout
 
 
-def test_a_port_that_is_taken_is_named(model: Path):
+def test_a_port_that_is_taken_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = _run(str(model), "--host", "127.0.0.1", "--http_port", str(port), "--no-enable-grpc")
+        done = _run(*LIGHT, "--host", "127.0.0.1", "--http_port", str(port), "--no-enable-grpc", environment=SUPPORT)
         assert done.returncode == 1
         assert str(port) in done.stderr
 
 
-def test_workers_share_the_port_and_one_page_of_metrics(model: Path, tmp_path: Path):
-    with serving(tmp_path, str(model), "--model_name", "m", "--workers", "2", timeout_s=90) as served:
+def test_workers_share_the_port_and_one_page_of_metrics(tmp_path: Path):
+    with serving(tmp_path, *LIGHT, "--workers", "2", environment=SUPPORT, timeout_s=90) as served:
         for _ in range(40):
-            assert served.ask("POST", "/v2/models/m/infer", _body([[0.0] * 4], "input-0"))[0] == 200
+            assert served.ask("POST", "/v2/models/m/infer", _body([[0.0]]))[0] == 200
         pages = [served.ask("GET", "/metrics")[1] for _ in range(6)]
         counts = {_count(page) for page in pages}
         assert counts == {40.0}
@@ -278,9 +286,9 @@ def test_workers_share_the_port_and_one_page_of_metrics(model: Path, tmp_path: P
         assert served.stop() == 0
 
 
-def test_a_killed_worker_is_replaced_and_counters_never_fall(model: Path, tmp_path: Path):
-    with serving(tmp_path, str(model), "--model_name", "m", "--workers", "2", timeout_s=90) as served:
-        body = _body([[0.0] * 4], "input-0")
+def test_a_killed_worker_is_replaced_and_counters_never_fall(tmp_path: Path):
+    with serving(tmp_path, *LIGHT, "--workers", "2", environment=SUPPORT, timeout_s=90) as served:
+        body = _body([[0.0]])
         for _ in range(20):
             assert served.ask("POST", "/v2/models/m/infer", body)[0] == 200
         assert _count(served.ask("GET", "/metrics")[1]) == 20.0
@@ -292,8 +300,8 @@ def test_a_killed_worker_is_replaced_and_counters_never_fall(model: Path, tmp_pa
         wait_until(lambda: _count(served.ask("GET", "/metrics")[1]) == 40.0)
 
 
-def test_a_supervisor_that_is_killed_leaves_no_worker(model: Path, tmp_path: Path):
-    with serving(tmp_path, str(model), "--workers", "2", timeout_s=90) as served:
+def test_a_supervisor_that_is_killed_leaves_no_worker(tmp_path: Path):
+    with serving(tmp_path, *LIGHT, "--workers", "2", environment=SUPPORT, timeout_s=90) as served:
         workers = _workers(served)
         assert len(workers) == 2
         os.kill(served.process.pid, signal.SIGKILL)
@@ -302,12 +310,13 @@ def test_a_supervisor_that_is_killed_leaves_no_worker(model: Path, tmp_path: Pat
         assert len(gone) == 2
 
 
-def test_a_repository_request_reaches_every_worker(model: Path, tmp_path: Path):
+def test_a_repository_request_reaches_every_worker(tmp_path: Path):
     repository = tmp_path / "repository"
     (repository / "m").mkdir(parents=True)
-    (repository / "m" / "model.ubj").write_bytes((model / "model.ubj").read_bytes())
+    (repository / "m" / "model-settings.json").write_text('{"name": "m", "implementation": "fault_models.Steady"}')
     flags = ["--model_repository", str(repository), "--load_models_at_startup", "false", "--workers", "2"]
-    with serving(tmp_path, *flags, timeout_s=90) as served:
+    flags += ["--allow_implementation", "fault_models.*"]
+    with serving(tmp_path, *flags, environment=SUPPORT, timeout_s=90) as served:
         assert served.ask("POST", "/v2/repository/models/m/load", {})[0] == 200
         assert {served.ask("GET", "/v2/models/m/ready")[0] for _ in range(12)} == {200}
         assert served.ask("POST", "/v2/repository/models/m/unload", {})[0] == 200
@@ -329,9 +338,10 @@ def _count(page: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
     command = [sys.executable, "-m", "serinus.cli", "serve", *arguments]
+    clean |= environment or {}
     return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
 
 

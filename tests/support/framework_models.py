@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import sysconfig
 import warnings
@@ -122,8 +121,6 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {
     "tensorflow": _tensorflow,
 }
 """Each writes a model into its folder, and gives what the framework itself answers to rows, float32 [ROWS, COLUMNS]."""
-CLASSIC = ("lightgbm", "sklearn")
-"""Also there as `classic-NAME`, for the runtime of several formats."""
 
 
 def write(folder: Path) -> None:
@@ -138,9 +135,6 @@ def write(folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the frameworks' own, of what they deprecate
             np.save(folder / f"{name}.npy", writer(made, rows))
-        if name in CLASSIC:
-            shutil.copytree(made, folder / f"classic-{name}")
-            shutil.copy(folder / f"{name}.npy", folder / f"classic-{name}.npy")
 
 
 def write_ensemble_answers(folder: Path) -> None:
