@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from command_support import command
 from hosts_support import free_port
 from serinus.cli import main
 from serinus.cli.asked_service import parse_headers
@@ -44,15 +44,7 @@ spec:
 
 
 def cli(*words: str, cwd: Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "serinus.cli", *words],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
+    return command(cwd, *words, stdin=stdin, COLUMNS="200", **environment)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,16 @@ import json
 import math
 import os
 import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import grpc
+from command_support import command
+from depth import draws
 from local_support import all_ready, ask, is_running, manifest, pids_below, up
 from waiting import wait_until
 
@@ -98,7 +102,8 @@ def test_a_canary_gets_its_share_and_its_transformer_never_calls_the_other_revis
         path.write_text(manifest("--tag=v2", percent=20, transformer=features))
         running.wait(lambda s: len(s["services"][0]["traffic"]) == 2 and all_ready(s), "the split")
         seen = collections.Counter()
-        for _ in range(600):
+        total = draws(600, 300)
+        for _ in range(total):
             answer = running.infer()
             # The revision that the gateway names is the one that answered, and its predictor is of the same chain.
             seen[
@@ -109,7 +114,7 @@ def test_a_canary_gets_its_share_and_its_transformer_never_calls_the_other_revis
             ("fraud-transformer-00002", "fraud-transformer-00002", "v2", "fraud-predictor-00002"),
         }
         assert _within(
-            seen[("fraud-transformer-00002", "fraud-transformer-00002", "v2", "fraud-predictor-00002")], 600, 0.2
+            seen[("fraud-transformer-00002", "fraud-transformer-00002", "v2", "fraud-predictor-00002")], total, 0.2
         )
         for tag, host in (("v2", "latest-fraud.default.localhost"), ("v1", "prev-fraud.default.localhost")):
             assert {running.infer(host)["predictor"]["tag"] for _ in range(10)} == {tag}
@@ -160,9 +165,10 @@ def test_canaries_of_standard_mode_share_by_weight_and_a_rename_promotes_without
     path.write_text(head + canary)
     (tmp_path / "runtime.yaml").write_text(runtime)
     with up(tmp_path, ".", "--no-watch") as running:
-        seen = collections.Counter(running.infer()["tag"] for _ in range(400))
+        total = draws(400, 200)
+        seen = collections.Counter(running.infer()["tag"] for _ in range(total))
         assert set(seen) == {"one", "two"}
-        assert _within(seen["two"], 400, 0.3)
+        assert _within(seen["two"], total, 0.3)
         two = running.infer("fraud-v2-predictor.default.localhost")
         assert two["header"] == "fraud-v2-predictor-00001"
         path.write_text(head + f"spec:\n  predictor:\n    name: v2\n    model: {model('two')}\n")
@@ -208,6 +214,7 @@ class _Load:
             try:
                 answer = call()  # type: ignore[operator]
                 self.answers.append(f"{answer['protocol']} {answer['pid']}")
+                time.sleep(0.01)  # of a hundred requests a second none is lost either
             except Exception as error:
                 self.failures.append(repr(error))
 
@@ -284,12 +291,8 @@ def test_however_it_ends_nothing_is_left_behind(tmp_path: Path, number: signal.S
 
 
 def test_detached_it_answers_when_ready_and_down_ends_it(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     def cli(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "serinus.cli", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        return command(tmp_path, *words)
 
     (tmp_path / "isvc.yaml").write_text(manifest())
     (tmp_path / "request.json").write_text("{}")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from command_support import command
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 SERVER = Path(__file__).resolve()
@@ -238,14 +239,8 @@ class Up:
         return self.log.read_text(errors="replace")
 
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "serinus.cli", *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        """Run a command in the service's folder, in this process: one of its own takes 0.4 s of CPU to import what this one has."""
+        done = command(self.folder, *words)
         assert not check or done.returncode == 0, done.stdout + done.stderr + self.output()
         return done
 
