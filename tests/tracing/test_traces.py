@@ -19,7 +19,8 @@ from serinus.cli.serving.log_lines import JsonLines
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import Served, serving
 
-CLASSES = Path(__file__).parents[1] / "support" / "traced_classes.py"
+SUPPORT = Path(__file__).parents[1] / "support"
+MODEL, TRANSFORMER = f"{SUPPORT / 'traced_model.py'}:Double", f"{SUPPORT / 'traced_classes.py'}:AddOne"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = (f"00-{TRACE}-{SPAN}-{flags}" for flags in ("01", "00"))
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
@@ -37,7 +38,7 @@ def model(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Ite
     environment = collector.environment(OTEL_SERVICE_NAME="the-model", OTEL_RESOURCE_ATTRIBUTES="k8s.pod.name=p")
     words = [
         "--class",
-        f"{CLASSES}:Double",
+        MODEL,
         "--model_name",
         "m",
         "--revision",
@@ -211,7 +212,7 @@ def test_probes_are_not_traced(model: Served, collector: Collector):
 @pytest.mark.parametrize("hop", ["v2", "grpc-v2"])
 def test_a_trace_goes_through_transformer_and_predictor(hop: str, model: Served, collector: Collector, tmp_path: Path):
     port = model.http_port if hop == "v2" else model.grpc_port
-    words = ["--class", f"{CLASSES}:AddOne", "--model_name", "m", "--predictor_host", f"127.0.0.1:{port}"]
+    words = ["--class", TRANSFORMER, "--model_name", "m", "--predictor_host", f"127.0.0.1:{port}"]
     environment = collector.environment(OTEL_SERVICE_NAME="the-transformer")
     with serving(tmp_path, *words, "--predictor_protocol", hop, environment=environment) as transformer:
         status, headers, answer = ask(transformer, "/v2/models/m/infer", BODY)
@@ -236,7 +237,7 @@ def test_a_trace_goes_through_transformer_and_predictor(hop: str, model: Served,
 
 @pytest.mark.slow
 def test_a_trace_goes_through_the_fused_pipeline(collector: Collector, tmp_path: Path):
-    words = ["--class", f"{CLASSES}:Double", "--transformer", f"{CLASSES}:AddOne", "--model_name", "m"]
+    words = ["--class", MODEL, "--transformer", TRANSFORMER, "--model_name", "m"]
     environment = collector.environment(OTEL_SERVICE_NAME="fused")
     with serving(tmp_path, *words, environment=environment) as fused:
         _, headers, _ = ask(fused, "/v2/models/m/infer", BODY)
@@ -251,7 +252,7 @@ def test_a_trace_goes_through_the_fused_pipeline(collector: Collector, tmp_path:
 def test_spans_of_the_last_request_are_sent_before_the_process_ends(protocol: str, tmp_path: Path):
     with receiving(protocol) as collector:
         environment = {**collector.environment(protocol), "OTEL_BSP_SCHEDULE_DELAY": "60000"}
-        with serving(tmp_path, "--class", f"{CLASSES}:Double", "--model_name", "m", environment=environment) as server:
+        with serving(tmp_path, "--class", MODEL, "--model_name", "m", environment=environment) as server:
             ask(server, "/v2/models/m/infer", BODY)
             assert server.stop() == 0
         assert len(collector.wait(4)) == 4
@@ -262,7 +263,7 @@ def test_spans_of_the_last_request_are_sent_before_the_process_ends(protocol: st
 def test_the_sampler_of_the_environment_decides_and_a_clients_no_is_kept(tmp_path: Path):
     with receiving() as collector:
         environment = collector.environment(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
-        with serving(tmp_path, "--class", f"{CLASSES}:Double", "--model_name", "m", environment=environment) as server:
+        with serving(tmp_path, "--class", MODEL, "--model_name", "m", environment=environment) as server:
             _, headers, _ = ask(server, "/v2/models/m/infer", BODY)
             assert headers["traceparent"].endswith("-00")
             _, headers, _ = ask(server, "/v2/models/m/infer", BODY, traceparent=UNSAMPLED)
@@ -277,7 +278,7 @@ def test_the_sampler_of_the_environment_decides_and_a_clients_no_is_kept(tmp_pat
 @pytest.mark.slow
 def test_a_collector_that_is_not_there_keeps_no_server_from_serving_or_ending(tmp_path: Path):
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_SAMPLER": "no such sampler"}
-    with serving(tmp_path, "--class", f"{CLASSES}:Double", "--model_name", "m", environment=environment) as server:
+    with serving(tmp_path, "--class", MODEL, "--model_name", "m", environment=environment) as server:
         assert ask(server, "/v2/models/m/infer", BODY)[0] == 200
         assert server.stop() == 0
 
