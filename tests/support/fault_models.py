@@ -11,7 +11,7 @@ import numpy as np
 
 from serinus import InferRequest, InferResponse, Model, RequestModel, Tensor, TensorSpec
 
-__all__ = ["Big", "IllInProcess", "IllInThread", "Reads", "SlowToLoad", "Steady"]
+__all__ = ["LEAK_BYTES", "Big", "IllInProcess", "IllInThread", "Reads", "SlowToLoad", "Steady"]
 
 WELL, RAISES, HANGS, LEAKS, EXITS, NAN, WRONG_SHAPE, SEGMENTATION, NO_OUTPUT, ALLOCATES = range(10)
 HANG_S = 4.0

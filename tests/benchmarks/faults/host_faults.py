@@ -19,8 +19,8 @@ from fault_models import ALLOCATES, HANGS, WELL
 
 __all__: list[str] = []
 
-LINES = 3000
-"""Of the access log: more than a pipe holds (64 KiB), and than is kept beyond it."""
+LINES, LINE_BYTES = 700, 2000
+"""Of the access log: more than a pipe holds (64 KiB), and than is kept beyond it (`impatient_stream`, 1 MiB)."""
 DESCRIPTORS = 120
 SPARE_BYTES = 4 << 20
 """Half of what a thread's stack takes of the address space."""
@@ -48,20 +48,28 @@ def _log_reader(folder: Path, after: str) -> str:
 def _logged(folder: Path, python: str) -> Observed:
     flags = ("--access_log", "true")
     with server(folder, "IllInThread", *flags, python=python) as (served, observed, watch), watch.during():
-        began = clock()
-        for _ in range(LINES // 100):
-            with ThreadPoolExecutor(4) as pool:
-                observed.client.update(pool.map(lambda _: infer(served.http_port, ILL, WELL), range(100)))
+        began, body = clock(), b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[%d]}]}' % WELL
+        path = f"/v2/models/{ILL}/infer?long={'x' * LINE_BYTES}"
+        with ThreadPoolExecutor(4) as pool:
+            observed.client.update(pool.map(lambda _: ask(served.http_port, path, body), range(LINES)))
         watch.heal(lambda: infer(served.http_port, ILL, WELL) == "200", began)
     return observed
 
 
-@row("log-stalled", f"nobody reads standard error any more (a full pipe); access log on, {LINES} requests", "200")
+@row(
+    "log-stalled",
+    f"nobody reads standard error any more (a full pipe); access log on, {LINES} requests of {LINE_BYTES} bytes",
+    "200",
+)
 def _log_stalled(folder: Path) -> Observed:
     return _logged(folder, _log_reader(folder, "exec sleep 1000"))
 
 
-@row("log-closed", f"who read standard error has gone (EPIPE); access log on, {LINES} requests", "200")
+@row(
+    "log-closed",
+    f"who read standard error has gone (EPIPE); access log on, {LINES} requests of {LINE_BYTES} bytes",
+    "200",
+)
 def _log_closed(folder: Path) -> Observed:
     return _logged(folder, _log_reader(folder, "exit"))
 
@@ -163,11 +171,11 @@ def _signals(folder: Path) -> Observed:
     return observed
 
 
-@row("scrapes", "100 scrapes of /metrics at once, ten times", "200")
+@row("scrapes", "100 scrapes of /metrics at once, three times", "200")
 def _scrapes(folder: Path) -> Observed:
     with server(folder, "IllInThread") as (served, observed, watch), watch.during(), ThreadPoolExecutor(100) as pool:
         began = clock()
-        observed.client.update(pool.map(lambda _: ask(served.http_port, "/metrics"), range(1000)))
+        observed.client.update(pool.map(lambda _: ask(served.http_port, "/metrics"), range(300)))
         watch.heal(lambda: infer(served.http_port, ILL, WELL) == "200", began)
     return observed
 

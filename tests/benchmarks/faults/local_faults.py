@@ -101,7 +101,7 @@ def _clock(folder: Path, jump: str) -> Observed:
         moment.write_text(jump)
         while clock() - began < 5:
             observed.client[_asked(running)] += 1
-            time.sleep(0.02)  # a client that asks again
+            time.sleep(0.1)  # a client that asks again
         pid = running.row["pid"]
         os.kill(pid, signal.SIGKILL)
         began = clock()
