@@ -174,7 +174,7 @@ def test_endless_headers_are_cut_off(server):
 def test_floods_of_what_must_be_answered_are_bounded(server, flood):
     before = memory()
     with Wire(server.port) as wire:
-        wire.socket.settimeout(2)
+        wire.socket.settimeout(1)
         for _ in range(100):
             if not wire.send(flood * 1000):  # and never reads
                 break
@@ -193,7 +193,7 @@ def test_calls_that_come_while_the_loop_is_held_take_bounded_memory(server):
             TimeoutError
         ):  # native: whose loop is held accepts no more than a few hundred connections
             for _ in range(3000):
-                with contextlib.suppress(ConnectionError), Wire(server.port) as wire:
+                with contextlib.suppress(ConnectionError), Wire(server.port, timeout_s=2) as wire:
                     wire.send(calls)
         grown = memory() - before
     finally:

@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 import grpc
+from depth import draws
 from grpc_support import ENGINES, GATE, INFER, SLOW, Running, serving
 from representative import every
 from serinus.errors import ConfigError
@@ -128,8 +129,8 @@ def test_a_model_that_holds_a_thread_holds_up_nobody_and_its_call_ends_at_its_de
 def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(channel):
     call = infer(channel)
     for _ in range(2):
-        burst = [call.future(request_for("sum", id=str(number)), timeout=60) for number in range(3000)]
-        assert [one.result().id for one in burst] == [str(number) for number in range(3000)]
+        burst = [call.future(request_for("sum", id=str(number)), timeout=60) for number in range(draws(3000, 1500))]
+        assert [one.result().id for one in burst] == [str(number) for number in range(len(burst))]
 
 
 def test_a_timeout_parameter_is_a_deadline_too(channel):
@@ -429,10 +430,11 @@ def test_thousands_of_calls_good_bad_and_cancelled_leave_no_memory_behind(engine
             for _ in range(2):
                 round_of_calls()
             before = measured.memory_info().rss
-            for _ in range(4):
+            rounds = draws(4, 2)
+            for _ in range(rounds):
                 round_of_calls()
             grown = measured.memory_info().rss - before
-        assert grown < 8 * KIB * KIB, f"{grown / KIB:.0f} KiB for 8800 calls"
+        assert grown < 2 * KIB * KIB * rounds, f"{grown / KIB:.0f} KiB for {2200 * rounds} calls"
     finally:
         assert process.stdin is not None
         process.stdin.close()

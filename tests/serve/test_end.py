@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import http.client
+import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from depth import DEEP
 from serve_support import Served, serving
 from waiting import wait_until
 
@@ -149,9 +151,19 @@ def test_a_signal_during_a_load_that_stalls_ends_the_process_with_status_0(envir
     assert process.wait(SOON_S) == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("name", ["Plain", "Inline"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+SIGNALS, MODELS, WORKERS = (signal.SIGTERM, signal.SIGINT), ("Plain", "Inline"), ("1", "2")
+PAIRS = [
+    (signal.SIGTERM, "Plain", "1"),
+    (signal.SIGTERM, "Inline", "2"),
+    (signal.SIGINT, "Plain", "2"),
+    (signal.SIGINT, "Inline", "1"),
+]
+"""Each two of signal, model and workers meet; a deep run has all three."""
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "workers"), list(itertools.product(SIGNALS, MODELS, WORKERS)) if DEEP else PAIRS
+)
 def test_a_second_signal_ends_everything_at_once(
     number: signal.Signals, name: str, workers: str, environment: dict[str, str], tmp_path: Path
 ):

@@ -261,8 +261,8 @@ def message(payload: bytes, *, compressed: int = 0, claim: int | None = None) ->
 class Wire:
     """One raw HTTP/2 connection."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, port: int, *, timeout_s: float = 10) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.send(PREFACE + frame(SETTINGS, 0, 0))
         self._buffer = b""
         self.closed = False
