@@ -164,6 +164,12 @@ async def run_restarts(port: int, state: Path, *, restarts: int, rate: float, bo
         message: the same as a ModelInferRequest.
     """
     outcome, end, client = Outcome(), asyncio.Event(), Client(state)
+
+    async def note_processes() -> None:
+        rows = (await asyncio.to_thread(client.ask, "status"))["services"][0]["components"]
+        outcome.pids |= {row["pid"] for row in rows}
+
+    await note_processes()
     load = asyncio.create_task(_Load(port, body, message, outcome).run(rate, end))
     began = time.perf_counter()
     try:
@@ -172,8 +178,7 @@ async def run_restarts(port: int, state: Path, *, restarts: int, rate: float, bo
             # What `serinus restart` asks; the command's own start would take from the cores that are shared here.
             await asyncio.to_thread(client.ask, "restart", name="fraud", timeout_s=600.0)
             outcome.restarts += 1
-            rows = (await asyncio.to_thread(client.ask, "status"))["services"][0]["components"]
-            outcome.pids |= {row["pid"] for row in rows}
+            await note_processes()
         await asyncio.sleep(1.0)
     finally:
         end.set()

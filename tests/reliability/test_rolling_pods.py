@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from depth import draws
 from serinus.server.exit_bound import CLOSING_S
 from serve_support import Served, serving
 
@@ -158,7 +159,7 @@ def test_servers_replaced_under_load_lose_no_request(name: str, tmp_path: Path) 
     with contextlib.ExitStack() as stack:
         present = [start(stack), start(stack)]
         with router.sending():
-            for _ in range(2):
+            for _ in range(draws(2, 1)):
                 new = start(stack)
                 old = present.pop(0)
                 present.append(new)
@@ -171,7 +172,7 @@ def test_servers_replaced_under_load_lose_no_request(name: str, tmp_path: Path) 
     print(f"{name}: {router.answered} answered")
     assert router.problems == {}
     assert router.answered > 0
-    assert statuses == [0, 0], "it ends by itself within the grace"
+    assert set(statuses) == {0}, "it ends by itself within the grace"
 
 
 def test_a_pod_of_the_manifests_ends_by_itself_before_it_would_be_killed() -> None:
