@@ -75,7 +75,9 @@ def test_zig_takes_the_kernels_for_other_machines_without_a_warning(machine: str
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="compares with the library of this machine")
-def test_zig_builds_for_every_machine_of_the_family_without_a_warning_and_finds_its_vectors_when_it_runs(tmp_path: Path):
+def test_zig_builds_for_every_machine_of_the_family_without_a_warning_and_finds_its_vectors_when_it_runs(
+    tmp_path: Path,
+):
     """Without being told, zig compiles for the processor that it runs on; and what it links never fills the table that
     __builtin_cpu_supports reads."""
     command = build.compiler(zig=True)
