@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deferred import Deferred
-from depth import draws
+from depth import DEEP, draws
 
 table = Deferred("benchmarks.faults.table")
 
@@ -23,6 +23,8 @@ NAMES = (
     *("scrapes", "loads", "threads", "threads-process", "stop-envoy", "stop-up", "terminal-stalled"),
     *("clock-up-forward", "clock-up-back", "kill-redis-up", "stop-redis-up"),
 )
+ONLY_DEEP = ("clock-back", "clock-up-back", "kill-redis-up")
+"""Like `clock-forward`, `clock-up-forward`, and `kill-redis` with `stop-redis-up`, which every run has."""
 
 
 def test_every_fault_has_a_test() -> None:
@@ -31,7 +33,12 @@ def test_every_fault_has_a_test() -> None:
 
 # 320 MiB of answers keep the cores busy; beside another test, the neighbour's five seconds may pass meanwhile.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.alone] if name == "slow-reader" else []) for name in NAMES]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.alone] if name == "slow-reader" else [])
+        for name in NAMES
+        if DEEP or name not in ONLY_DEEP
+    ],
 )
 def test_a_fault_is_told_to_its_client_alone_and_heals(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
