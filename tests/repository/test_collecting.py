@@ -29,6 +29,12 @@ FRAMEWORKS = (
     "pandas",
     "schemathesis",
 )
+CHOICES: dict[str, list[str]] = {
+    "all": [],
+    "alone": ["-m", "alone"],
+    "quick": ["-m", "not slow and not alone"],
+}
+"""What `make test` and `make test-quick` ask for, by names of this file."""
 PROGRAM = f"""
 import json, sys
 from pathlib import Path
@@ -36,11 +42,15 @@ import pytest
 
 class Told:
     def pytest_collection_finish(self, session):
-        told = [(item.nodeid, *(bool(item.get_closest_marker(name)) for name in ("alone", "slow"))) for item in session.items]
-        Path(sys.argv[1]).write_text(json.dumps(told))
+        self.told = [(item.nodeid, *(bool(item.get_closest_marker(name)) for name in ("alone", "slow"))) for item in session.items]
 
-status = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[2:], "tests"], plugins=[Told()])
-print("status", int(status), *(name for name in {FRAMEWORKS!r} if name in sys.modules))
+told, status = {{}}, 0
+for name, words in {CHOICES!r}.items():
+    plugin = Told()
+    status = status or int(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *words, "tests"], plugins=[plugin]))
+    told[name] = plugin.told
+Path(sys.argv[1]).write_text(json.dumps(told))
+print("status", status, *(name for name in {FRAMEWORKS!r} if name in sys.modules))
 """
 
 
@@ -48,26 +58,14 @@ print("status", int(status), *(name for name in {FRAMEWORKS!r} if name in sys.mo
 class Collected:
     """What a process of its own collected."""
 
-    ids: list[str]
+    ids: dict[str, list[str]]
+    """By the choice."""
     alone: list[str]
-    """Ids of those that have the marker."""
+    """Ids of all those that have the marker."""
     quick: list[str]
-    """Ids of those that have neither this one nor slow."""
+    """Ids of all those that have neither this one nor slow."""
     said: str
     """Its last line: the status, and the frameworks that were imported."""
-
-
-def collect(folder: Path, *words: str, **environment: str) -> Collected:
-    """Collect in a process of its own."""
-    command = [sys.executable, "-c", PROGRAM, str(folder / "told.json"), *words]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    told = json.loads((folder / "told.json").read_text())
-    ids = [name for name, *_ in told]
-    alone = [name for name, is_alone, _ in told if is_alone]
-    quick = [name for name, is_alone, is_slow in told if not is_alone and not is_slow]
-    return Collected(ids, alone, quick, done.stdout[-3000:])
 
 
 def slow(test: Callable[..., None]) -> Callable[..., None]:
@@ -77,8 +75,18 @@ def slow(test: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
-    """All tests, by a process whose hashes of strings are others than this one's."""
-    return collect(tmp_path_factory.mktemp("all"), PYTHONHASHSEED="12")
+    """All tests, by a process whose hashes of strings are others than this one's; then those of each choice, whose modules it has by then."""
+    file = tmp_path_factory.mktemp("all") / "told.json"
+    command = [sys.executable, "-c", PROGRAM, str(file)]
+    environment = {**os.environ, "PYTHONHASHSEED": "12"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    told = json.loads(file.read_text())
+    return Collected(
+        {choice: [name for name, *_ in tests] for choice, tests in told.items()},
+        [name for name, is_alone, _ in told["all"] if is_alone],
+        [name for name, is_alone, is_slow in told["all"] if not is_alone and not is_slow],
+        done.stdout[-3000:],
+    )
 
 
 @slow
@@ -90,15 +98,15 @@ def test_collecting_every_test_imports_no_framework(collected: Collected):
 def test_a_test_has_the_same_id_in_every_process(collected: Collected, request: pytest.FixtureRequest):
     """The processes of a run must agree on the ids, and who runs one test again names it by its id: none holds a time, an address or an order of a set."""
     here = Counter(item.nodeid for item in request.session.items)
-    assert sorted((here - Counter(collected.ids)).elements()) == []
+    assert sorted((here - Counter(collected.ids["all"])).elements()) == []
 
 
 @slow
-def test_asking_for_the_tests_that_run_alone_or_are_quick_finds_them_all(collected: Collected, tmp_path: Path):
+def test_asking_for_the_tests_that_run_alone_or_are_quick_finds_them_all(collected: Collected):
     """tests/conftest.py leaves files alone of which such a choice wants no test."""
     assert collected.alone
-    assert collect(tmp_path, "-m", "alone").ids == collected.alone
-    assert collect(tmp_path, "-m", "not slow and not alone").ids == collected.quick
+    assert collected.ids["alone"] == collected.alone
+    assert collected.ids["quick"] == collected.quick
 
 
 def test_a_deferred_name_is_imported_when_it_is_used_and_not_before(tmp_path, monkeypatch):
