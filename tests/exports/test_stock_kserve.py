@@ -23,6 +23,7 @@ from serinus.loading import settings_from_directory
 from serinus.protocol.types import InferRequest, Tensor
 from serinus.settings import ModelSettings
 
+SUPPORT = Path(__file__).parents[1] / "support"
 pb = Deferred("kserve.protocol.grpc", "grpc_predict_v2_pb2")
 GRPCInferenceServiceStub = Deferred("kserve.protocol.grpc.grpc_predict_v2_pb2_grpc", "GRPCInferenceServiceStub")
 read_settings = Deferred("serinus.exports.kserve_model", "_settings")
@@ -121,8 +122,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stock(models: Path) -> Iterator[tuple[str, str]]:
     """Stock KServe with all of them: its addresses, HTTP and gRPC. One, since a process that imports every framework takes ten seconds of CPU to start."""
     port, grpc_port = free_port(), free_port()
-    program = str(Path(__file__).parents[1] / "support/stock_kserve.py")
-    arguments = [program, str(models), "--http_port", str(port), "--grpc_port", str(grpc_port)]
+    arguments = [str(SUPPORT / "stock_kserve.py"), str(models), "--http_port", str(port), "--grpc_port", str(grpc_port)]
     url = f"http://127.0.0.1:{port}"
     with process(arguments, f"{url}/v2/health/ready"):
         yield url, f"127.0.0.1:{grpc_port}"
@@ -201,17 +201,24 @@ def test_the_command_reads_of_a_folder_what_it_serves(models: Path):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("server", ["serinus", "kserve"])
-def test_a_v1_stream_leaves_piece_by_piece_here_as_under_stock_kserve(server: str):
-    script = str(Path(__file__).parents[1] / "support/kserve_teller.py")
+@pytest.fixture(params=["serinus", "kserve"])
+def teller(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """A class that streams: which server has it, and its URL there."""
+    if request.param == "kserve":
+        yield "kserve", f"{request.getfixturevalue('stock')[0]}/v1/models/teller"
+        return
     port = free_port()
-    arguments = (
-        [script] if server == "kserve" else ["-m", "serinus.cli", "serve", "--class", script, "--host", "127.0.0.1"]
-    )
-    arguments += ["--model_name", "teller", "--http_port", str(port), "--enable_grpc", "false"]
     url = f"http://127.0.0.1:{port}/v1/models/teller"
-    with process(arguments, url), httpx.Client(timeout=20) as client:
+    arguments = ["-m", "serinus.cli", "serve", "--class", str(SUPPORT / "kserve_teller.py"), "--host", "127.0.0.1"]
+    arguments += ["--model_name", "teller", "--http_port", str(port), "--enable_grpc", "false"]
+    with process(arguments, url):
+        yield "serinus", url
+
+
+@pytest.mark.slow
+def test_a_v1_stream_leaves_piece_by_piece_here_as_under_stock_kserve(teller: tuple[str, str]):
+    server, url = teller
+    with httpx.Client(timeout=20) as client:
         texts = {"instances": ["a", "wait", "b", "wait", "c"]}
         with client.stream("POST", f"{url}:predict", json=texts) as answer:
             assert answer.status_code == 200
