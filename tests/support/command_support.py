@@ -40,15 +40,18 @@ def command(folder: Path, *words: str, stdin: str = "", **environment: str) -> s
 
 @contextlib.contextmanager
 def _in(folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    here, before = Path.cwd(), dict(os.environ)
+    here, before = Path.cwd(), {name: os.environ.get(name) for name in environment}
     os.chdir(folder)
     os.environ.update(environment)
     try:
         yield
     finally:
         os.chdir(here)
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
