@@ -148,10 +148,11 @@ async def test_every_runtime_answers_under_stock_kserve_as_it_does_here(
     tensor = {"name": spec.name, "datatype": "FP32", "shape": list(array.shape), "data": array.reshape(-1).tolist()}
     message = pb.ModelInferRequest(model_name=name, raw_input_contents=[array.tobytes()])
     message.inputs.add(name=spec.name, datatype="FP32", shape=array.shape)
-    v2 = httpx.post(f"{url}/v2/models/{name}/infer", json={"inputs": [tensor]}).json()["outputs"][0]
-    v1 = httpx.post(f"{url}/v1/models/{name}:predict", json={"instances": array.tolist()}).json()
-    bad = httpx.post(f"{url}/v2/models/{name}/infer", json={"inputs": [{**tensor, "shape": [1, array.size]}]})
-    metadata = httpx.get(f"{url}/v2/models/{name}").json()
+    with httpx.Client(timeout=60) as client:
+        v2 = client.post(f"{url}/v2/models/{name}/infer", json={"inputs": [tensor]}).json()["outputs"][0]
+        v1 = client.post(f"{url}/v1/models/{name}:predict", json={"instances": array.tolist()}).json()
+        bad = client.post(f"{url}/v2/models/{name}/infer", json={"inputs": [{**tensor, "shape": [1, array.size]}]})
+        metadata = client.get(f"{url}/v2/models/{name}").json()
     async with grpc.aio.insecure_channel(grpc_address) as channel:
         reply = await GRPCInferenceServiceStub(channel).ModelInfer(message)
     assert (v2["name"], v2["datatype"], v2["shape"]) == (output.name, output.datatype, list(output.shape))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import httpx
 import numpy as np
-from processes import Address
+from processes import CLIENT, Address
 
 
 def test_the_fraud_ensemble_answers_under_stock_mlserver_what_it_answers_as_a_kserve_model(
@@ -15,9 +14,9 @@ def test_the_fraud_ensemble_answers_under_stock_mlserver_what_it_answers_as_a_ks
 ):
     inputs, expected = json.loads((frameworks / "ensemble.json").read_text())
     url = f"{stock.url}/v2/models/fraud"
-    answer = httpx.post(f"{url}/infer", json={"id": "7", "inputs": inputs}, timeout=30)
-    fewer = httpx.post(f"{url}/infer", json={"inputs": inputs[:1]}, timeout=30)
-    metadata = httpx.get(url).json()
+    answer = CLIENT.post(f"{url}/infer", json={"id": "7", "inputs": inputs}, timeout=30)
+    fewer = CLIENT.post(f"{url}/infer", json={"inputs": inputs[:1]}, timeout=30)
+    metadata = CLIENT.get(url).json()
     assert answer.status_code == 200, answer.text
     found = {output["name"]: output for output in answer.json()["outputs"]}
     assert list(found) == [output["name"] for output in expected]

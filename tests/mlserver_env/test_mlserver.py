@@ -9,13 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
 import xgboost
 from mlserver.types import InferenceResponse, ResponseOutput
-from processes import RUNTIME, Address
+from processes import CLIENT, RUNTIME, Address
 from prometheus_client.parser import text_string_to_metric_families
 
 from serinus.dataplane.plane import Plane
@@ -187,9 +186,9 @@ REFUSED = {
 
 def test_what_mlservers_documents_send_beyond_the_protocol_reaches_the_class_and_what_is_wrong_does_not(ours: Address):
     url = f"{ours.url}/v2/models/shown/infer"
-    answers = [httpx.post(url, json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
-    bad = {name: httpx.post(url, json={"inputs": [REFUSED[name]]}) for name in REFUSED}
-    torn = httpx.post(url, content=b"{")
+    answers = [CLIENT.post(url, json={"id": "7", "inputs": [entry]}) for entry in LOOSE]
+    bad = {name: CLIENT.post(url, json={"inputs": [REFUSED[name]]}) for name in REFUSED}
+    torn = CLIENT.post(url, content=b"{")
     for entry, answer in zip(LOOSE, answers, strict=True):
         assert answer.status_code == 200, answer.text
         (output,) = answer.json()["outputs"]
@@ -269,13 +268,13 @@ async def test_mlservers_own_xgboost_runtime_and_ours_agree_value_for_value(mode
 
 def test_custom_handlers_answer_after_a_reload(ours: Address):
     path, models = f"{ours.url}/my-custom-endpoint", f"{ours.url}/v2/repository/models"
-    answers = [httpx.post(path, json=[1, 41])]
-    assert httpx.post(f"{models}/theirs/load").status_code == 200
-    answers.append(httpx.post(path, json=[1, 41]))
-    assert httpx.post(f"{models}/theirs/unload").status_code == 200
-    unloaded = httpx.post(path, json=[1, 41])
-    assert httpx.post(f"{models}/theirs/load").status_code == 200
-    answers.append(httpx.post(path, json=[1, 41]))
+    answers = [CLIENT.post(path, json=[1, 41])]
+    assert CLIENT.post(f"{models}/theirs/load").status_code == 200
+    answers.append(CLIENT.post(path, json=[1, 41]))
+    assert CLIENT.post(f"{models}/theirs/unload").status_code == 200
+    unloaded = CLIENT.post(path, json=[1, 41])
+    assert CLIENT.post(f"{models}/theirs/load").status_code == 200
+    answers.append(CLIENT.post(path, json=[1, 41]))
     assert [(answer.status_code, answer.text) for answer in answers] == [(200, "42")] * 3
     assert unloaded.status_code == 503
     assert "not loaded" in unloaded.json()["error"]
@@ -283,10 +282,10 @@ def test_custom_handlers_answer_after_a_reload(ours: Address):
 
 def test_custom_handlers_of_a_model_that_is_loaded_later_are_offered(empty: Address):
     """As Seldon's agent does: the repository is served empty, and models are loaded by request."""
-    assert httpx.post(f"{empty.url}/my-custom-endpoint", json=[1, 41]).status_code == 404
+    assert CLIENT.post(f"{empty.url}/my-custom-endpoint", json=[1, 41]).status_code == 404
     # The first load of a class imports MLServer, which takes longer than httpx waits on a machine that does other things too.
-    assert httpx.post(f"{empty.url}/v2/repository/models/theirs/load", timeout=60).status_code == 200
-    answer = httpx.post(f"{empty.url}/my-custom-endpoint", json=[1, 41])
+    assert CLIENT.post(f"{empty.url}/v2/repository/models/theirs/load", timeout=60).status_code == 200
+    answer = CLIENT.post(f"{empty.url}/my-custom-endpoint", json=[1, 41])
     assert (answer.status_code, answer.text) == (200, "42")
 
 
@@ -304,9 +303,9 @@ def test_our_xgboost_runtime_runs_under_stock_mlserver(stock: Address, tmp_path:
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [9, 5], "data": rows.reshape(-1).tolist()}],
         "outputs": [{"name": "probability"}],
     }
-    answer = httpx.post(f"{url}/infer", json=body)
-    bad = httpx.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
-    metadata = httpx.get(url).json()
+    answer = CLIENT.post(f"{url}/infer", json=body)
+    bad = CLIENT.post(f"{url}/infer", json={"inputs": [{**body["inputs"][0], "shape": [5, 9]}]})
+    metadata = CLIENT.get(url).json()
     assert answer.status_code == 200, answer.text
     assert answer.json()["id"] == "7"
     booster = xgboost.Booster(model_file=str(model_file))
@@ -324,11 +323,11 @@ RUNTIMES = ("xgboost", "lightgbm", "sklearn", "catboost", "classic-lightgbm", "c
 def test_every_runtime_runs_by_its_own_settings_under_stock_mlserver(model: str, frameworks: Path, stock: Address):
     rows, expected = np.load(frameworks / "rows.npy"), np.load(frameworks / f"{model.removeprefix('classic-')}.npy")
     url = f"{stock.url}/v2/models/{model}"
-    metadata = httpx.get(url).json()
+    metadata = CLIENT.get(url).json()
     name = metadata["inputs"][0]["name"]
     tensor = {"name": name, "datatype": "FP32", "shape": [60, 5], "data": rows.reshape(-1).tolist()}
-    answer = httpx.post(f"{url}/infer", json={"id": "7", "inputs": [tensor]})
-    unknown = httpx.post(f"{url}/infer", json={"inputs": [{**tensor, "datatype": "BYTES", "data": ["a"] * 300}]})
+    answer = CLIENT.post(f"{url}/infer", json={"id": "7", "inputs": [tensor]})
+    unknown = CLIENT.post(f"{url}/infer", json={"inputs": [{**tensor, "datatype": "BYTES", "data": ["a"] * 300}]})
     with tritonclient.grpc.InferenceServerClient(stock.grpc) as client:
         raw = tritonclient.grpc.InferInput(name, [60, 5], "FP32")
         raw.set_data_from_numpy(rows)

@@ -6,7 +6,6 @@ import json
 import queue
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -14,7 +13,7 @@ from mlserver.codecs import StringCodec
 from mlserver.grpc import converters
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.types import InferenceRequest
-from processes import Address
+from processes import CLIENT, Address
 
 import grpc
 
@@ -32,7 +31,7 @@ def body(text: str, **more: Any) -> dict[str, Any]:
 
 def let_go(server: Address) -> int:
     """Let the model say the next word; gives how many streams have ended."""
-    answer = httpx.post(f"{server.url}/v2/models/m/infer", json=body("go"))
+    answer = CLIENT.post(f"{server.url}/v2/models/m/infer", json=body("go"))
     return int(answer.json()["outputs"][0]["data"][0])
 
 
@@ -43,7 +42,7 @@ def word(event: str) -> str:
 
 @pytest.mark.parametrize("verb", ["infer_stream", "generate_stream"])
 def test_each_response_leaves_when_it_is_there(server: Address, verb: str):
-    with httpx.stream("POST", f"{server.url}/v2/models/m/{verb}", json=body("a wait b wait c", id="7")) as answer:
+    with CLIENT.stream("POST", f"{server.url}/v2/models/m/{verb}", json=body("a wait b wait c", id="7")) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = (line for line in answer.iter_lines() if line)
         first = next(lines)
@@ -56,7 +55,7 @@ def test_each_response_leaves_when_it_is_there(server: Address, verb: str):
 
 
 def test_a_handler_may_stream(server: Address):
-    with httpx.stream("GET", f"{server.url}/lines", params={"count": 3}) as answer:
+    with CLIENT.stream("GET", f"{server.url}/lines", params={"count": 3}) as answer:
         assert (answer.status_code, answer.headers["x-own"]) == (200, "1")
         assert "content-length" not in answer.headers
         lines = answer.iter_lines()
@@ -107,28 +106,28 @@ def test_an_error_of_the_class_ends_a_stream_of_grpc(server: Address):
 
 def test_errors_are_told_in_a_stream_too(ours: Address):
     url = f"{ours.url}/v2/models/m/versions/v3/infer_stream"
-    answer = httpx.post(url, json=body("a fail b"))
+    answer = CLIENT.post(url, json=body("a fail b"))
     good, bad, _ = answer.text.split("\n\n")
     assert (answer.status_code, word(good), json.loads(bad[6:])) == (200, "a", {"error": "it cannot say that"})
     assert json.loads(good[6:])["model_version"] == "v3"
-    answer = httpx.post(url, json=body("a break"))
+    answer = CLIENT.post(url, json=body("a break"))
     assert "secret" not in answer.text
     assert "failed to predict" in answer.text
-    answer = httpx.post(url, json=body("fail"))
+    answer = CLIENT.post(url, json=body("fail"))
     assert (answer.status_code, answer.json()) == (400, {"error": "it cannot say that"})
 
 
 @pytest.mark.parametrize("path", ["m/generate", "m/versions/v3/generate"])
 def test_generate_is_infer_by_mlservers_other_name(ours: Address, path: str):
-    answer = httpx.post(f"{ours.url}/v2/models/{path}", json=body("a", id="7"))
+    answer = CLIENT.post(f"{ours.url}/v2/models/{path}", json=body("a", id="7"))
     assert (answer.status_code, answer.json()["id"]) == (200, "7")
-    bad = httpx.post(f"{ours.url}/v2/models/{path}", json={"inputs": 1})
+    bad = CLIENT.post(f"{ours.url}/v2/models/{path}", json={"inputs": 1})
     assert (bad.status_code, "inputs" in bad.json()["error"]) == (400, True)
 
 
 def test_a_client_that_leaves_ends_the_classes_stream(ours: Address):
     before = let_go(ours)
-    with httpx.stream("POST", f"{ours.url}/v2/models/m/infer_stream", json=body("a wait b wait c")) as answer:
+    with CLIENT.stream("POST", f"{ours.url}/v2/models/m/infer_stream", json=body("a wait b wait c")) as answer:
         lines = (line for line in answer.iter_lines() if line)
         assert word(next(lines)) == "a"
     for _ in range(100):
@@ -161,7 +160,7 @@ def test_a_client_of_tritons_asks_for_tritons_messages_by_wanting_the_last_one(o
 
 
 def test_the_server_can_be_told_to_speak_tritons_messages_only(empty: Address):
-    assert httpx.post(f"{empty.url}/v2/repository/models/m/load", timeout=60).status_code == 200
+    assert CLIENT.post(f"{empty.url}/v2/repository/models/m/load", timeout=60).status_code == 200
     got = triton(empty, 2, "a", "b")
     assert [said(response) for response, _ in got] == ["a", "b"]
     assert [error for _, error in got] == [None, None]
@@ -172,9 +171,9 @@ def test_a_stream_of_ours_runs_under_stock_mlserver(ours: Address, stock: Addres
     request = {"inputs": [{"name": "count", "datatype": "INT64", "shape": [1], "data": [3]}]}
     found = []
     for address in (ours, stock):
-        answer = httpx.post(f"{address.url}/v2/models/countdown/infer_stream", json=request)
+        answer = CLIENT.post(f"{address.url}/v2/models/countdown/infer_stream", json=request)
         found.append([json.loads(event[6:])["outputs"] for event in answer.text.split("\n\n") if event])
-        assert httpx.post(f"{address.url}/v2/models/countdown/infer", json=request).status_code == 501
+        assert CLIENT.post(f"{address.url}/v2/models/countdown/infer", json=request).status_code == 501
     assert found[0] == [[{"name": "n", "datatype": "INT64", "shape": [1], "data": [n]}] for n in (3, 2, 1)]
     assert [[without_nulls(output) for output in outputs] for outputs in found[1]] == found[0]
 
