@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deferred import Deferred
+from depth import DEEP
 from image_pixels import fetch, models
 from image_pixels.pixels import decode, normalise_into, shape_of
 from image_pixels.recipe import PRESETS
@@ -40,17 +43,39 @@ def export(folder: Path, keras_model, module: torch.nn.Module) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def resnet50(tmp_path_factory) -> Path:
+SLIM_LITE0_BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40))
+"""The first of `LITE0_BLOCKS`: each kind of block is among them."""
+
+
+@contextlib.contextmanager
+def slim() -> Iterator[None]:
+    """Both networks with blocks of each kind, and few of them: the code that builds, converts and exports them is the same."""
+    from keras.src.applications import resnet
+
+    from image_pixels import keras_networks, networks
+
+    whole = resnet.stack_residual_blocks_v1
+
+    def stack(x: object, filters: int, blocks: int, stride1: int = 2, name: str | None = None) -> object:
+        return whole(x, filters // 8, min(blocks, 2), stride1=stride1, name=name)
+
+    stacks = tuple((filters // 8, min(blocks, 2), stride) for filters, blocks, stride in networks.RESNET50_STACKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "stack_residual_blocks_v1", stack)
+        for module in (networks, keras_networks):
+            patch.setattr(module, "RESNET50_STACKS", stacks)
+            patch.setattr(module, "LITE0_BLOCKS", SLIM_LITE0_BLOCKS)
+        yield
+
+
+def make_resnet(folder: Path) -> Path:
     from image_pixels.keras_networks import keras_resnet50, resnet50_from_keras
 
     model = keras_resnet50(seed=3, side=SIDE, classes=CLASSES)
-    assert sum(1 for layer in model.layers if type(layer).__name__ == "Conv2D") == 53
-    return export(tmp_path_factory.mktemp("resnet50"), model, resnet50_from_keras(model))
+    return export(folder, model, resnet50_from_keras(model))
 
 
-@pytest.fixture(scope="module")
-def lite0(tmp_path_factory) -> Path:
+def make_lite0(folder: Path) -> Path:
     from image_pixels.keras_networks import keras_lite0
 
     torch.manual_seed(5)
@@ -65,18 +90,40 @@ def lite0(tmp_path_factory) -> Path:
         module(torch.rand(8, 3, SIDE, SIDE) * 2 - 1)
         module.fc.weight.mul_(3)
     module.eval()
-    return export(tmp_path_factory.mktemp("lite0"), keras_lite0(module, side=SIDE), module)
+    return export(folder, keras_lite0(module, side=SIDE), module)
 
 
-@pytest.mark.parametrize("network", ["resnet50", "lite0"])
-def test_three_forms_of_one_network_answer_the_same_through_their_servers(network: str, request):
-    folder: Path = request.getfixturevalue(network)
+NETWORKS = ["slim-resnet", "slim-lite0", *(["resnet50", "lite0"] if DEEP else [])]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the three forms of a network."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with slim() if request.param.startswith("slim") else contextlib.nullcontext():
+        return make_resnet(folder) if "resnet" in request.param else make_lite0(folder)
+
+
+def test_resnet50_answers_in_pytorch_as_in_keras():
+    from image_pixels.keras_networks import keras_resnet50, resnet50_from_keras
+
+    model = keras_resnet50(seed=3, side=SIDE, classes=CLASSES)
+    assert sum(1 for layer in model.layers if type(layer).__name__ == "Conv2D") == 53
+    images = np.random.default_rng(0).uniform(-100, 100, (2, SIDE, SIDE, 3)).astype(np.float32)
+    expected = np.asarray(model(images, training=False))
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+    with torch.inference_mode():
+        found = resnet50_from_keras(model)(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_three_forms_of_one_network_answer_the_same_through_their_servers(network: Path):
     images = np.random.default_rng(0).uniform(-1, 1, (3, SIDE, SIDE, 3)).astype(np.float32)
-    if network == "resnet50":
+    if "resnet" in network.name:
         images *= 100
     answers = {}
     for form in ("tensorflow", "torch", "onnx"):
-        (settings,) = settings_from_directory(folder / form)
+        (settings,) = settings_from_directory(network / form)
         model = build_model(settings)
         model.load()
         assert [(spec.name, spec.datatype) for spec in model.inputs] == [("images", "FP32")]
@@ -95,10 +142,8 @@ def test_three_forms_of_one_network_answer_the_same_through_their_servers(networ
 
 
 @pytest.mark.parametrize("form", ["tensorflow", "torch", "onnx"])
-@pytest.mark.parametrize("network", ["resnet50", "lite0"])
-def test_every_form_of_both_networks_earns_its_batching(network: str, form: str, request):
-    folder: Path = request.getfixturevalue(network)
-    (settings,) = settings_from_directory(folder / form)
+def test_every_form_of_both_networks_earns_its_batching(network: Path, form: str):
+    (settings,) = settings_from_directory(network / form)
     with InMemoryClient(dataclasses.replace(settings, name="m")) as client:
         parameters = client.metadata.parameters
         assert parameters["batching"] == "joined", parameters["batching_reason"]
@@ -107,7 +152,8 @@ def test_every_form_of_both_networks_earns_its_batching(network: str, form: str,
 def test_the_same_seed_makes_the_same_weights():
     from image_pixels.keras_networks import keras_resnet50
 
-    one, other, third = (keras_resnet50(seed=seed, side=32, classes=2) for seed in (1, 1, 2))
+    with slim():
+        one, other, third = (keras_resnet50(seed=seed, side=32, classes=2) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
     assert not np.array_equal(one.get_weights()[0], third.get_weights()[0])
 
