@@ -296,7 +296,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         graphs.write_half_plus(root / f"{version:08}", add=add)
     extra = {"version_policy": {"all": {}}, "version_labels": {"stable": 123, "canary": 124}}
     flags = [f"--extra={key}={json.dumps(value)}" for key, value in extra.items()]
-    with serving(root, str(root), "--model_name", "half", *flags, timeout_s=120) as running:
+    with serving(root, str(root), "--model_name", "half", "--trial=false", *flags, timeout_s=120) as running:
         yield running
 
 

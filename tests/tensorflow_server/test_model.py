@@ -324,32 +324,40 @@ def test_every_datatype_goes_through_a_graph(tmp_path: Path):
     model.unload()
 
 
-def test_the_server_serves_all_versions_over_http(tmp_path: Path, model_dir: Path):
+def test_versions_are_served_over_http_and_one_that_appears_from_the_next_load_on(tmp_path: Path, model_dir: Path):
+    root = tmp_path / "half"
+    for version in ("1", "2"):
+        shutil.copytree(model_dir / version, root / version)
+    body = {"signature_name": "serving_default", "instances": [1.0, 2.0, 5.0]}
+    flags = ("--model_name", "half", "--repository_control", "on", "--trial", "false")
     policy = '--extra=version_policy={"latest": 2}'
-    with serving(tmp_path, str(model_dir), "--model_name", "half", policy, timeout_s=120) as served:
-        body = {"signature_name": "serving_default", "instances": [1.0, 2.0, 5.0]}
-        assert served.ask("POST", "/v1/models/half:predict", body) == (200, {"predictions": [10.5, 11.0, 12.5]})
-        assert served.ask("POST", "/v1/models/half/versions/2:predict", body) == (200, {"predictions": [2.5, 3.0, 4.5]})
-        status, error = served.ask("POST", "/v1/models/half/versions/1:predict", body)
-        assert (status, "no version '1'" in error["error"]) == (404, True)
-        assert served.ask("GET", "/v2/models/half")[1]["versions"] == ["2", "10"]
+    with serving(tmp_path, str(root), *flags, policy, timeout_s=120) as served:
+        assert served.ask("POST", "/v1/models/half:predict", body) == (200, {"predictions": [2.5, 3.0, 4.5]})
+        assert served.ask("POST", "/v1/models/half/versions/1:predict", body) == (200, {"predictions": [1.5, 2.0, 3.5]})
         scalar = {"inputs": 1, "signature_name": "scalar"}
         assert served.ask("POST", "/v1/models/half:predict", scalar) == (200, {"outputs": [1.0, -1.0]})
-
-
-def test_a_version_that_appears_is_served_from_the_next_load_on(tmp_path: Path, model_dir: Path):
-    root = tmp_path / "half"
-    shutil.copytree(model_dir / "2", root / "2")
-    body = {"signature_name": "serving_default", "instances": [1.0]}
-    flags = ("--model_name", "half", "--repository_control", "on")
-    with serving(tmp_path, str(root), *flags, timeout_s=120) as served:
-        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5]}
         shutil.copytree(model_dir / "10", root / "10")
-        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5]}
+        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [2.5, 3.0, 4.5]}
         status, answer = served.ask("POST", "/v2/repository/models/half/load", {})
         assert status == 200, answer
-        assert served.ask("GET", "/v2/models/half")[1]["versions"] == ["10"]
+        assert served.ask("GET", "/v2/models/half")[1]["versions"] == ["2", "10"]
         # Readiness does not wait for the version that the policy has retired.
         assert served.ask("GET", "/v2/health/ready")[0] == 200
-        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [10.5]}
-        assert served.ask("POST", "/v1/models/half/versions/2:predict", body)[0] == 404
+        assert served.ask("POST", "/v1/models/half:predict", body)[1] == {"predictions": [10.5, 11.0, 12.5]}
+        assert served.ask("POST", "/v1/models/half/versions/2:predict", body) == (200, {"predictions": [2.5, 3.0, 4.5]})
+        assert served.ask("POST", "/v1/models/half/versions/1:predict", body)[0] == 404
+
+
+def test_a_saved_model_that_was_never_loaded_is_loaded_in_a_process_of_its_own_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from tensorflow_server import TensorflowModel
+
+    monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path / "cache"))
+    wanted = ModelSettings(name="m", model_dir=save(tmp_path / "1"), trial=True)
+    for tried in (1, 1):  # it is on record
+        model = TensorflowModel(wanted)
+        with caplog.at_level("INFO", "serinus.model"):
+            model.load()
+        assert caplog.text.count("is loaded in a process of its own first") == tried
+        model.unload()
