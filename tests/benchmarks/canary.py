@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from canary_support import FINE_LE_S, Rollout, Truth, judge, ramp, shifted_scores
-from serinus.canary.policy import load_policy
+from serinus.canary.policy import Policy, load_policy
 
 # What single tests at the whole level took of both arms' requests (median), with a split known exactly, no warm-up and nothing tolerated.
 CASES: dict[str, tuple[Rollout, float | None]] = {
@@ -44,6 +46,45 @@ CASES: dict[str, tuple[Rollout, float | None]] = {
 }
 
 
+def _alone(metric: str) -> Callable[[Policy], Policy]:
+    """A policy of one guardrail."""
+    return lambda policy: replace(policy, **{each: None for each in ("errors", "latency", "score") if each != metric})
+
+
+def _promoting_alone(metric: str) -> Callable[[Policy], Policy]:
+    """A policy of one guardrail that rolls back as good as never, so that what is promoted is told without what was rolled back before."""
+    return lambda policy: replace(_alone(metric)(policy), level=1e-300)
+
+
+# At the edges of what is tolerated and of what is promoted, guardrail by guardrail: promotions at a margin, rollbacks at no difference.
+EDGES: dict[str, tuple[Rollout, Callable[[Policy], Policy]]] = {
+    "equal, errors alone": (Rollout(looks=600), _alone("errors")),
+    "equal, latency alone": (Rollout(looks=600), _alone("latency")),
+    "equal, scores alone": (Rollout(looks=600), _alone("score")),
+    "errors 0.5 % -> 1 % (the margin), errors alone, never rolled back": (
+        Rollout(canary=Truth(errors=0.01), looks=600),
+        _promoting_alone("errors"),
+    ),
+    "latency x1.1 (the margin)": (Rollout(canary=Truth(median_s=0.022), looks=600), lambda policy: policy),
+    "latency x1.1 (the margin), latency alone, never rolled back": (
+        Rollout(canary=Truth(median_s=0.022), looks=600),
+        _promoting_alone("latency"),
+    ),
+    "latency x1.1, likewise, fine buckets": (
+        Rollout(canary=Truth(median_s=0.022), looks=600, le_s=FINE_LE_S),
+        _promoting_alone("latency"),
+    ),
+    "latency x1.1, likewise, longer tail": (
+        Rollout(stable=Truth(sigma=1.0), canary=Truth(median_s=0.022, sigma=1.0), looks=600),
+        _promoting_alone("latency"),
+    ),
+    "PSI 0.1 (the promotion's), scores alone, never rolled back": (
+        Rollout(canary=Truth(scores=shifted_scores(0.1)), looks=600),
+        _promoting_alone("score"),
+    ),
+}
+
+
 def main() -> None:
     """Simulate, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -60,6 +101,11 @@ def main() -> None:
             continue
         rng = np.random.default_rng(arguments.seed)
         _row(name, [judge(policy, rollout.simulate_lazily(rng)) for _ in range(arguments.runs)], reference)
+    for name, (rollout, changed) in EDGES.items():
+        if arguments.only not in name:
+            continue
+        rng = np.random.default_rng(arguments.seed)
+        _row(name, [judge(changed(policy), rollout.simulate_lazily(rng)) for _ in range(arguments.runs)], None)
     for name, canary in (
         ("stepped 10, 25, 50 %: equal", Truth()),
         ("stepped: slow for 200 requests, again after each step", Truth(slow_start=200)),
