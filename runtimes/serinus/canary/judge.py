@@ -150,6 +150,8 @@ class Judge:
             return self._at_maximum(look)
         changed = self._evidence is None or look.canary.affinity_keys is not None
         for watch in self._watches:
+            if not is_new_step and watch.passes(look):
+                continue
             if watch.see(look, from_zero=is_warm_from_zero, before=before, is_new_step=is_new_step):
                 changed = True
                 if watch.name not in self._log_shares and watch.has_begun:

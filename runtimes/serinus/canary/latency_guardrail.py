@@ -96,6 +96,10 @@ class LatencyWatch(Watch):
             f"warming up: the canary has answered {requests:,.0f} of {self._cold_requests:,.0f} requests",
         )
 
+    def passes(self, look: Look) -> bool:
+        """As of `Watch`; not while a warm-up may end, or what was slow in one may be forgotten."""
+        return not self._is_cold and self.leaning == -math.inf and super().passes(look)
+
     def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
         """As of `Watch`; a step up begins a warm-up anew, at the look before it."""
         if is_new_step and before is not None:

@@ -66,6 +66,10 @@ class ScoreWatch(Watch):
         self._steps: list[Told] = []
         """Where each step that has ended began, and the present one."""
 
+    def passes(self, look: Look) -> bool:
+        """As of `Watch`; not while each look may make the estimate clear."""
+        return (self._any is None or self._any.value <= _COUNTS_FROM) and super().passes(look)
+
     def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
         """As of `Watch`; while there is evidence of a shift, each look may make the estimate clear."""
         changed = super().see(look, from_zero=from_zero, before=before, is_new_step=is_new_step)

@@ -89,6 +89,18 @@ class Watch(ABC):
         """What is missing before it begins."""
         return Promotion(False, math.inf, f"warming up with {look.canary.requests:,} requests of the canary")
 
+    def passes(self, look: Look) -> bool:
+        """Go on to a look of the same split that changes nothing but the counts, as most do.
+
+        Returns:
+            Whether it was such a one; where not, it is to be seen.
+        """
+        counted = self._count(look)
+        if counted is None or counted[1] >= self._quiet_until:
+            return False
+        self._look = look
+        return True
+
     def see(self, look: Look, *, from_zero: bool, before: Look | None, is_new_step: bool) -> bool:
         """Go on to a look.
 
@@ -108,8 +120,6 @@ class Watch(ABC):
             return is_new_step
         stable_count, canary_count = counted
         self._look = look
-        if canary_count < self._quiet_until and not is_new_step:
-            return False
         fine, coarse = self._blocks, self._coarse_blocks
         if fine is None or coarse is None:
             return self._see_first(look, from_zero=from_zero)

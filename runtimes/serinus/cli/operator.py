@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import ConfigError
 from ..native import library
+from .command_table import CommandTable
 
 __all__ = ["COMMANDS", "app", "run"]
 
@@ -33,32 +32,13 @@ COMMANDS: Final = {
     "lint": ".commands.lint:lint",
     "optimize": ".commands.optimize:optimize",
     "tune": ".commands.tune:tune",
-    "canary": ".canary.canary_commands:canary",
+    "canary": ".canary.canary:canary",
 }
-"""Name to module and function (or table of commands), in the order of the help. A command pays for its own imports, not for everybody's."""
+"""Name to module and function (or table of commands), in the order of the help."""
 
 
-class _Commands(TyperGroup):
-    """The table, and what is registered with typer beside it."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Name all commands."""
-        return [*COMMANDS, *super().list_commands(ctx)]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import a command; None where there is none of this name."""
-        if cmd_name not in COMMANDS:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        found = getattr(importlib.import_module(module, __package__), name)
-        if isinstance(found, typer.Typer):
-            command: Any = typer.main.get_group(found)
-        else:
-            alone = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-            alone.command(cmd_name)(found)
-            command = typer.main.get_command(alone)
-        command.name = cmd_name
-        return command
+class _Commands(CommandTable):
+    table = COMMANDS
 
 
 app = typer.Typer(

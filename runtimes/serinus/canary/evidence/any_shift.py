@@ -97,13 +97,13 @@ class AnyShift:
     def _fit(self) -> None:
         """Aim the fixed stakes, whose directions are of stable's distribution."""
         both = self._canary + self._stable + 0.5
-        both /= both.sum()
+        both /= np.add.reduce(both)
         center = shift_directions(both)
         center -= (center @ both)[:, None]
         spread = np.maximum((center * center) @ both, 1e-12)
         scales = np.sqrt(_SIZES[:, None] * self._scale / spread)  # PSI is about the squared scale times the variance
         logs = (scales[:, :, None] * center).reshape(-1, len(both))
-        np.clip(logs, -30, 30, out=logs)
+        np.minimum(np.maximum(logs, -30, out=logs), 30, out=logs)
         logs -= np.log(np.exp(logs) @ both)[:, None]
         self._log_ratios[:-1] = logs
         self._excess[:-1] = np.expm1(logs)
@@ -112,9 +112,9 @@ class AnyShift:
     def _follow(self) -> None:
         """Set the last stake to the ratios that were seen."""
         both = self._canary + self._stable + 0.5
-        both *= _SHRINK / both.sum()
+        both *= _SHRINK / np.add.reduce(both)
         ratios = (self._canary + both) / (self._stable + both)
-        ratios *= (self._stable.sum() + _SHRINK) / (self._canary.sum() + _SHRINK)
+        ratios *= (np.add.reduce(self._stable) + _SHRINK) / (np.add.reduce(self._canary) + _SHRINK)
         self._log_ratios[-1] = np.log(ratios)
         self._excess[-1] = ratios - 1
         self._followed_at = self._known

@@ -16,6 +16,7 @@ reverse information projection), in both of which the growth is concave.
 from __future__ import annotations
 
 import math
+import operator
 from typing import Final
 
 import numpy as np
@@ -170,11 +171,11 @@ def _fastest(terms: list[tuple[float, float, float]]) -> tuple[float, float, flo
         d_nu = (h_tt * g_nu - h_nt * g_theta) / determinant
         d_theta = (h_nn * g_theta - h_nt * g_nu) / determinant
         changes = [d_nu * a + d_theta * b for _, a, b in terms]
-        steepest = max(-change / factor for change, factor in zip(changes, factors, strict=True))
+        steepest = -min(map(operator.truediv, changes, factors))
         length = min(1.0, 0.8 / max(steepest, 1e-300))
         nu, theta = nu + length * d_nu, theta + length * d_theta
         factors = [1 + nu * a + theta * b for _, a, b in terms]
-        if all(abs(length * change) < 1e-3 * factor for change, factor in zip(changes, factors, strict=True)):
+        if all([abs(length * change) < 1e-3 * factor for change, factor in zip(changes, factors, strict=True)]):
             break
     growth = sum(weight * math.log(factor) for (weight, _, _), factor in zip(terms, factors, strict=True))
     return (nu, theta, growth) if nu > 0 and growth > 0 else (0.0, 0.0, 0.0)

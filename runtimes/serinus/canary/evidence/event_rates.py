@@ -47,9 +47,8 @@ LATENCY_RATIOS: Final = {1.01: 0.3, 1.05: 1, 1.12: 1, 1.25: 1, 1.45: 1, 1.8: 1, 
 """Of exceedances of a bound: those of low bounds cannot grow by much."""
 
 
-def log_mean_exp(logs: np.ndarray) -> float:
-    """The logarithm of the mean of e^logs, without overflow."""
-    flat = logs.reshape(-1)  # reduced twice as fast as over two axes
+def log_mean_exp(flat: np.ndarray) -> float:
+    """The logarithm of the mean of e^flat, without overflow; one axis is reduced twice as fast as two."""
     most = float(np.maximum.reduce(flat))
     if most == -math.inf:
         return most
@@ -59,7 +58,7 @@ def log_mean_exp(logs: np.ndarray) -> float:
 class EventRates:
     """The e-process over several events at once (the bounds of a histogram): the mean of their own."""
 
-    __slots__ = ("_excess", "_log_ratios", "_logs", "value")
+    __slots__ = ("_excess", "_flat", "_log_ratios", "_logs", "value")
 
     def __init__(self, events: int, ratios: Mapping[float, float]) -> None:
         """Start at evidence 1.
@@ -72,6 +71,7 @@ class EventRates:
         self._log_ratios = np.log(values)
         self._excess = values - 1
         self._logs = np.tile(np.log(weights * (len(weights) / sum(ratios.values()))), (events, 1))
+        self._flat = self._logs.reshape(-1)  # the same numbers
         self.value = 0.0
         """log E."""
 
@@ -83,15 +83,15 @@ class EventRates:
         """
         if not (any(block.canary) or any(block.stable)):
             return  # no event says nothing: every factor is 1
-        counts = np.array((block.canary, block.stable), dtype=float)[:, :, None]
-        canary, events = counts[0], np.add.reduce(counts)
+        canary = np.array(block.canary, dtype=float)[:, None]
+        events = np.array(block.stable, dtype=float)[:, None] + canary
         # Both readings of the urn are n f rho ln(1 + c (r - 1)) / c, with c = rho or c = f, which falls as c rises.
         most = np.maximum(events / (block.canary_count + block.stable_count), block.share)
         growth = np.log1p(most * self._excess)
         growth *= events * -block.share / most
         growth += canary * self._log_ratios
         self._logs += growth
-        self.value = log_mean_exp(self._logs)
+        self.value = log_mean_exp(self._flat)
 
     def by_event(self) -> list[float]:
         """Log E of each kind alone, for words."""

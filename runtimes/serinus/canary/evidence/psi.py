@@ -67,9 +67,11 @@ def shift_directions(stable: np.ndarray) -> np.ndarray:
     Returns:
         [directions, buckets], in the units of a logarithm of ratios.
     """
-    middle = np.clip(np.cumsum(stable) - stable / 2, 1e-12, 1 - 1e-12)
-    rank = np.array([_NORMAL.inv_cdf(float(each)) for each in middle])
-    top, bottom = np.zeros_like(stable), np.zeros_like(stable)
-    top[-1] = bottom[0] = 1.0
-    spread = rank**2
-    return np.stack([rank, -rank, spread, -spread, top, bottom])
+    middle = np.minimum(np.maximum(np.add.accumulate(stable) - stable / 2, 1e-12), 1 - 1e-12)
+    rank = np.array([_NORMAL.inv_cdf(each) for each in middle.tolist()])
+    directions = np.zeros((6, len(stable)))
+    directions[0] = rank
+    directions[2] = rank * rank
+    np.negative(directions[0:4:2], out=directions[1:4:2])
+    directions[4, -1] = directions[5, 0] = 1.0
+    return directions

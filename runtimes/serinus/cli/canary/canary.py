@@ -16,9 +16,8 @@ import typer
 
 from ...canary.policy import DEFAULT_POLICY, load_policy
 from ...canary.replay import Replay
-from ...canary.web.history import RunHistory
 from ...errors import ConfigError
-from .canary_choices import write_page
+from ..command_table import CommandTable
 
 __all__ = ["canary"]
 
@@ -26,9 +25,25 @@ _GZIP: Final = b"\x1f\x8b"
 """How a gzip file begins (RFC 1952, section 2.3.1)."""
 _MOST_SECTIONS: Final = 50
 """Of a page: a section has some 40 kB."""
+_COMMANDS: Final = {
+    "run": ".canary.canary_run:run",
+    "status": ".canary.canary_by_hand:status",
+    "promote": ".canary.canary_by_hand:promote",
+    "rollback": ".canary.canary_by_hand:rollback",
+    "report": ".canary.canary_by_hand:report",
+    "judge": ".canary.canary_judge:judge",
+    "route": ".canary.canary_route:route",
+}
+
+
+
+class _Commands(CommandTable):
+    table = _COMMANDS
+
 
 canary = typer.Typer(
     name="canary",
+    cls=_Commands,
     help="Judge canaries on evidence: roll back, promote, advance a step, or hold and say what is missing.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -83,7 +98,7 @@ def replay(
     judged = Replay(load_policy(policy), "standard input" if looks == "-" else looks)
     if html is not None:
         with _opened(looks) as lines:
-            write_page(html, _histories(judged, lines, looks))
+            _write_page(html, judged, lines, looks)
         judged.raise_problems()
         return
     with _without_collection(), _opened(looks) as lines:
@@ -98,7 +113,11 @@ def replay(
     judged.raise_problems()
 
 
-def _histories(judged: Replay, lines: Iterable[bytes], file: str) -> list[RunHistory]:
+def _write_page(path: Path, judged: Replay, lines: Iterable[bytes], file: str) -> None:
+    # The page comes with targets and sources: a third of the time that replaying a small file takes without it.
+    from ...canary.web.history import RunHistory
+    from .canary_choices import write_page
+
     found: dict[str, RunHistory] = {}
     for look, decision, standing in judged.standings(lines):
         if look.run not in found and len(found) == _MOST_SECTIONS:
@@ -109,7 +128,7 @@ def _histories(judged: Replay, lines: Iterable[bytes], file: str) -> list[RunHis
     if not found:
         judged.raise_problems()
         raise ConfigError(f"{file} has no look; a page needs at least one")
-    return list(found.values())
+    write_page(path, list(found.values()))
 
 
 @contextmanager
