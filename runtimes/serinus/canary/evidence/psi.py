@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["psi", "psi_upper", "shift_directions"]
+__all__ = ["normal_ranks", "psi", "psi_upper", "shift_directions"]
 
 _NORMAL: Final = NormalDist()
 
@@ -58,6 +58,16 @@ def psi_upper(canary: np.ndarray, stable: np.ndarray, limit: float, alpha: float
     return float(((p - q) * logs).sum()) + width * math.sqrt(variance)
 
 
+def normal_ranks(shares: np.ndarray) -> np.ndarray:
+    """Each bucket's middle as a quantile of the normal distribution: what a shift of a normal score is along.
+
+    Args:
+        shares: [buckets], probabilities.
+    """
+    middle = np.minimum(np.maximum(np.add.accumulate(shares) - shares / 2, 1e-12), 1 - 1e-12)
+    return np.array([_NORMAL.inv_cdf(each) for each in middle.tolist()])
+
+
 def shift_directions(stable: np.ndarray) -> np.ndarray:
     """Directions of shifts: all scores up or down, spread out or drawn in, the top or the bottom alone fuller or emptier.
 
@@ -67,8 +77,7 @@ def shift_directions(stable: np.ndarray) -> np.ndarray:
     Returns:
         [directions, buckets], in the units of a logarithm of ratios.
     """
-    middle = np.minimum(np.maximum(np.add.accumulate(stable) - stable / 2, 1e-12), 1 - 1e-12)
-    rank = np.array([_NORMAL.inv_cdf(each) for each in middle.tolist()])
+    rank = normal_ranks(stable)
     directions = np.zeros((6, len(stable)))
     directions[0] = rank
     directions[2] = rank * rank

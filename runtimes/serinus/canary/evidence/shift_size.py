@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from .psi import shift_directions
+from .psi import normal_ranks
 
 __all__ = ["errors_beyond", "errors_needed"]
 
@@ -43,17 +43,18 @@ def errors_beyond(canary: np.ndarray, stable: np.ndarray, tolerated: float, disc
     Returns:
         Standard errors that it has at the tolerated index; minus infinity of an empty arm.
     """
-    n, m = float(canary.sum()) * discount, float(stable.sum()) * discount
+    n, m = float(np.add.reduce(canary)) * discount, float(np.add.reduce(stable)) * discount
     if n <= 0 or m <= 0:
         return -math.inf
     buckets = len(canary)
     p = (canary * discount + 0.5) / (n + 0.5 * buckets)
     q = (stable * discount + 0.5) / (m + 0.5 * buckets)
     middle, difference = (p + q) / 2, p - q
-    basis = [np.ones(buckets)]
+    ranks = normal_ranks(middle)
+    basis: list[np.ndarray] = []
     size = 0.0
-    for direction in shift_directions(middle)[[0, 2]]:
-        rest = direction.copy()
+    for direction in (ranks, ranks * ranks):
+        rest = direction - middle @ direction
         for each in basis:
             rest -= (middle @ (rest * each)) * each
         length = float(middle @ (rest * rest))
@@ -62,7 +63,7 @@ def errors_beyond(canary: np.ndarray, stable: np.ndarray, tolerated: float, disc
         rest /= math.sqrt(length)
         basis.append(rest)
         size += float(difference @ rest) ** 2
-    inverse, freedom = 1 / n + 1 / m, len(basis) - 1
+    inverse, freedom = 1 / n + 1 / m, len(basis)
     return (size - freedom * inverse - tolerated) / math.sqrt(inverse * (4 * tolerated + 2 * freedom * inverse))
 
 
