@@ -57,6 +57,8 @@ class KubernetesServer:
     pods: list[dict[str, Any]] = field(default_factory=list)
     uid: str = "u-1"
     """Of what is put; an API server gives each new object another."""
+    terminating: set[str] = field(default_factory=set)
+    """Namespaces that are being deleted: nothing is created in them any more (plugin/pkg/admission/namespace/lifecycle)."""
     ready: bool = True
     """New revisions and canaries become ready at once."""
     writes: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -117,6 +119,10 @@ class KubernetesServer:
         if failure:
             raise Refusal(failure, "the server is having a bad day")
         old = self.objects.get(path)
+        namespace = path.partition("/namespaces/")[2].partition("/")[0]
+        if old is None and namespace in self.terminating:
+            because = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise Refusal(403, f"{path} is forbidden: {because}")
         if content_type == "application/apply-patch+yaml":
             if not manager:
                 raise Refusal(422, "fieldManager: Required value: is required for apply patch")

@@ -29,7 +29,7 @@ from ..sources.source import Source
 from ..targets.kubernetes_client import Refused
 from ..targets.target import Action, Target, TargetChanged, TargetFailed, TargetGone, TargetState
 from .look_taker import LookTaker
-from .mover import Mover
+from .mover import Mover, deleted
 from .run_events import Ending, Event, EventKind
 from .run_files import RunFiles
 from .shadow import Shadow
@@ -191,7 +191,7 @@ class Controller:
         self._tell("begin", f"{seen.canary} beside {seen.stable}", **details)
         for note in seen.notes:
             self._tell("note", note)
-        self._save_record(seen)
+        self._save_record(seen, is_first=True)
         if moves:
             self._end_copies(seen)  # of a run that was killed amid them
         return seen
@@ -279,7 +279,7 @@ class Controller:
         except TargetChanged:
             raise
         except TargetGone as error:
-            raise TargetChanged(f"somebody else has deleted the service: {error}; nothing was done") from None
+            raise deleted(error) from None
         except TargetFailed as error:
             self._tell("problem", f"the target was not heard: {error}")
             assert expected is not None  # noqa: S101 # `_begin` has set it
@@ -316,7 +316,7 @@ class Controller:
 
     def _move(self, percent: int, before: TargetState) -> TargetState:
         self._mover.set_percent(percent, before)
-        seen = self._target.state()
+        seen = self._mover.state()
         if (seen.stable, seen.canary, seen.percent) != (before.stable, before.canary, percent):
             raise TargetChanged(
                 f"{seen.service} was changed by somebody else while {percent} % came into force: it has {seen.stable}, {seen.canary} and "
@@ -361,7 +361,7 @@ class Controller:
 
     # What is kept and told
 
-    def _save_record(self, seen: TargetState, *, held: bool = True) -> None:
+    def _save_record(self, seen: TargetState, *, held: bool = True, is_first: bool = False) -> None:
         if not self._options.moves:
             return
         record = {
@@ -384,6 +384,9 @@ class Controller:
         except TargetFailed as error:
             if self._phase != "judging":
                 raise
+            if is_first:
+                # Nobody could go on after a crash, and nothing would keep a second controller away.
+                raise TargetFailed(f"the run's record cannot be kept, so nothing is moved: {error}") from None
             self._tell("problem", f"the record could not be kept: {error}")
 
     def _keep(self, record: Mapping[str, Any] | None) -> None:

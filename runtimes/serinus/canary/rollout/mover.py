@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Final
 
 from ..targets.kubernetes_client import Refused
-from ..targets.target import Action, Change, Target, TargetChanged, TargetFailed, TargetState
+from ..targets.target import Action, Change, Target, TargetChanged, TargetFailed, TargetGone, TargetState
 from .run_events import Tell
 
-__all__ = ["Mover"]
+__all__ = ["Mover", "deleted"]
 
 _POLL_S: Final = 1.0
 _TRIES: Final = 5
@@ -66,7 +66,7 @@ class Mover:
             before = seen
             self._change("promote", 0, seen, lambda now, before=before: now.canary != before.canary)
             self.wait("promote", 0)
-            seen = self._target.state()
+            seen = self.state()
             if before.canary != seen.canary or not seen.image_only:
                 break
         return seen
@@ -87,10 +87,10 @@ class Mover:
         Raises:
             TargetChanged, TargetFailed: as `set_percent`.
         """
-        seen = self._target.state()
+        seen = self.state()
         self._change("restore", 0, seen, lambda now: now.canary not in ("", seen.canary))
         if self.wait("restore", 0):
-            self.promote(self._target.state())
+            self.promote(self.state())
 
     def let_go(self, seen: TargetState) -> None:
         """Remove what was kept warm; `seen` is the state before the promotion.
@@ -106,6 +106,8 @@ class Mover:
                 change = self._target.change(action, percent, seen)
             except (TargetChanged, Refused):
                 raise
+            except TargetGone as error:
+                raise deleted(error) from None
             except TargetFailed as error:
                 if not left:
                     raise
@@ -123,6 +125,27 @@ class Mover:
             return is_done(self._target.state())
         except TargetFailed:
             return False
+
+    def state(self) -> TargetState:
+        """Read the target after a change; a server that fails is asked again.
+
+        Raises:
+            TargetChanged: the service is gone.
+            TargetFailed: it fails too often.
+        """
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                return self._target.state()
+            except TargetChanged:
+                raise
+            except TargetGone as error:
+                raise deleted(error) from None
+            except TargetFailed as error:
+                if not left:
+                    raise
+                self._tell("problem", f"the target was not heard: {error}; trying again")
+                self._sleep(_AGAIN_S)
+        raise AssertionError  # the last try returns or raises
 
     def tell(self, change: Change, percent: int | None) -> None:
         """Tell a change that was made."""
@@ -143,6 +166,8 @@ class Mover:
                     return True
             except TargetChanged:
                 raise
+            except TargetGone as error:
+                raise deleted(error) from None
             except TargetFailed as error:
                 self._tell("problem", f"the target was not heard: {error}")
             if self._clock() >= deadline:
@@ -152,3 +177,8 @@ class Mover:
                 )
                 return False
             self._sleep(_POLL_S)
+
+
+def deleted(error: TargetGone) -> TargetChanged:
+    """What a run ends with where its service is no more."""
+    return TargetChanged(f"somebody else has deleted the service: {error}; nothing was done")

@@ -104,7 +104,13 @@ class KServeTarget:
             raise TargetGone(
                 f"there is no InferenceService {self._name} in namespace {self._namespace}; name another with --namespace"
             ) from None
-        self._uid = str(service.get("metadata", {}).get("uid") or "")
+        metadata = service.get("metadata", {})
+        if metadata.get("deletionTimestamp"):
+            # It goes when its finalizers are done, whatever is written until then: by its own deletion, or by its namespace's.
+            raise TargetGone(
+                f"{self._namespace}/{self._name} is being deleted since {metadata['deletionTimestamp']}; wait until it is gone, and create it anew"
+            )
+        self._uid = str(metadata.get("uid") or "")
         return service
 
     def _read(self, service: Mapping[str, Any]) -> TargetState:
