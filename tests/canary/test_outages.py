@@ -75,15 +75,16 @@ def test_a_service_that_goes_while_a_step_comes_into_force_ends_the_run_at_once(
     tmp_path: Path, change: Callable[[World], None]
 ):
     with world(tmp_path, "Standard", bad=0.005) as made:
-        reconcile = made.server.reconcile
+        controller = made.controller(settle_s=600.0)
+        settled = controller._target.is_settled
 
-        def gone_instead() -> None:
-            made.server.reconcile = reconcile  # type: ignore[method-assign]
-            change(made)
+        def gone(*arguments: Any) -> bool:
+            change(made)  # after the step was written, before it is in force
+            return settled(*arguments)
 
-        made.server.reconcile = gone_instead  # type: ignore[method-assign]
+        controller._target.is_settled = gone  # type: ignore[method-assign]
         began = made.now
-        ending = made.run(settle_s=600.0)
+        ending = controller.run()
         assert ending.kind == "changed"
         assert "somebody else has deleted the service" in ending.words
         assert made.now - began < 60
