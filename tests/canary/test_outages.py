@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from canary_cluster import POLICY, cluster
+from canary_pages import free_port, prometheus, wait_until
 from canary_world import World, world
 from kubernetes_server import ISVC, Refusal
+from serinus.canary.sources.prometheus_source import PrometheusSource
+from serinus.canary.sources.source import ArmNames
 from serinus.canary.targets.target import TargetFailed, TargetGone
 
 SERVICE = ISVC.format("default", "m")
@@ -108,3 +119,108 @@ def test_a_server_that_fails_once_after_a_step_does_not_end_the_run(tmp_path: Pa
         made.server.get = failing  # type: ignore[method-assign]
         assert made.run().kind == "promoted"
         assert any("the leader is being elected; trying again" in each for each in made.told("problem"))
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    """What a gateway says in a Prometheus' place."""
+
+    status, body = 503, b""
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@contextlib.contextmanager
+def answering(port: int, status: int, body: bytes) -> Iterator[None]:
+    handler = type("Answer", (Broken,), {"status": status, "body": body})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+class Watched:
+    """`serinus canary run` as a process, and the events that it has printed."""
+
+    def __init__(self, words: list[str], folder: Path) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serinus.cli", "canary", "run", *words, "-o", "json"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)  # ends with the process
+
+    def events(self, kind: str, since: int = 0) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in self.lines[since:] if line.startswith("{")]
+        return [each for each in found if each["kind"] == kind]
+
+    def wait(self, kind: str, said: str = "", since: int = 0) -> None:
+        def holds() -> bool:
+            assert self.process.poll() is None, "".join(self.lines)
+            return any(said in each["words"] for each in self.events(kind, since))
+
+        wait_until(holds)
+
+    def end(self) -> int:
+        status = self.process.wait(60)
+        self._reader.join(10)
+        return status
+
+
+@contextlib.contextmanager
+def watched(words: list[str], folder: Path) -> Iterator[Watched]:
+    run = Watched(words, folder)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+        run.end()
+        assert run.process.stdout is not None
+        run.process.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.prometheus
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on the PATH")
+def test_a_prometheus_that_goes_answers_nonsense_and_comes_back_is_waited_for(tmp_path: Path):
+    with cluster(tmp_path) as (server, options):
+        # A step takes some 8 s of this traffic.
+        (tmp_path / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 16000"))
+        targets = [f"127.0.0.1:{pod['metadata']['annotations']['prometheus.io/port']}" for pod in server.pods]
+        port = free_port()
+        words = ["m", *options, "--policy", "policy.yaml", "--interval", "0.5", "--prometheus", f"http://127.0.0.1:{port}"]
+        names = ArmNames("m-predictor-00001", "m-predictor-00002", "m")
+        with contextlib.ExitStack() as running:
+            with prometheus(tmp_path, {"models": targets}, port=port) as url:
+                wait_until(lambda: not PrometheusSource(url).observe(names).problems)
+                run = running.enter_context(watched(words, tmp_path))
+                run.wait("look")
+            run.wait("problem", "Connection refused")
+            before, judged = len(run.lines), len(run.events("look"))
+            with answering(port, 503, b"no healthy upstream"):
+                run.wait("problem", "503", before)
+            with answering(port, 200, b"<html>please log in</html>"):
+                run.wait("problem", "the answer is none of Prometheus' HTTP API: b'<html>", before)
+            assert (len(run.events("look")), len(run.events("move"))) == (judged, 1)
+            with prometheus(tmp_path, {"models": targets}, port=port):
+                assert run.end() == 0
+            assert run.events("end")[0]["ending"] == "promoted"
+            assert run.events("move")[-1]["percent"] is None

@@ -110,8 +110,8 @@ def wait_until(holds: Callable[[], Any], *, timeout_s: float = 30.0) -> Any:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, jobs: Mapping[str, list[str]]) -> Iterator[str]:
-    """Run a real Prometheus that scrapes `host:port`s of each job every half second; gives its URL."""
+def prometheus(folder: Path, jobs: Mapping[str, list[str]], *, port: int = 0) -> Iterator[str]:
+    """Run a real Prometheus that scrapes `host:port`s of each job every half second, on a port (0: a free one); gives its URL."""
     binary = shutil.which("prometheus")
     if binary is None:
         raise FileNotFoundError("no prometheus on the PATH (Debian: prometheus)")
@@ -122,7 +122,7 @@ def prometheus(folder: Path, jobs: Mapping[str, list[str]]) -> Iterator[str]:
         ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))
-    port = free_port()
+    port = port or free_port()
     words = [binary, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     words += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     with (folder / "prometheus.log").open("w") as log:

@@ -84,6 +84,7 @@ def fetch(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = Non
     """
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{url}: http:// or https:// was expected")
+    told = url.partition("?")[0]  # a query is longer than all that is to be said, and may hold a token
     request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 # checked above
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 # checked above
@@ -92,11 +93,11 @@ def fetch(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = Non
     except urllib.error.HTTPError as error:
         with error:
             text = error.read(300).decode("utf-8", "replace").strip()
-        raise SourceFailed(f"{url}: status {error.code}{f': {text}' if text else ''}") from None
+        raise SourceFailed(f"{told}: status {error.code}{f': {text}' if text else ''}") from None
     except (OSError, ValueError) as error:
-        raise SourceFailed(f"{url}: no answer: {getattr(error, 'reason', None) or error}") from None
+        raise SourceFailed(f"{told}: no answer: {getattr(error, 'reason', None) or error}") from None
     if len(body) > MOST_BYTES:
-        raise SourceFailed(f"{url}: the answer has more than {MOST_BYTES >> 20} MiB")
+        raise SourceFailed(f"{told}: the answer has more than {MOST_BYTES >> 20} MiB")
     try:
         clock = parsedate_to_datetime(date).timestamp() if date else None
     except (TypeError, ValueError):
