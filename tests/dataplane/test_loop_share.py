@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ import pytest
 
 from dataplane_support import outcome, request_of
 from serinus import InferRequest, InferResponse, Model, ModelSettings, RequestModel, Tensor
-from serinus.dataplane.execution.loop_share import TURN_S, LoopShare
+from serinus.dataplane.execution.loop_share import TURN_S, TURNS, LoopShare
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 
@@ -84,6 +85,14 @@ async def test_long_steps_after_an_await_are_one_a_turn_too():
     work.stop()
     turns = [turn for turn, _ in work.done[6:]]
     assert len(set(turns)) == len(turns) == 12
+
+
+async def test_between_two_long_steps_the_loop_goes_around_often_enough_for_a_newcomer():
+    work = Work(0.02)
+    await asyncio.gather(*work.begin(*range(4)))
+    work.stop()
+    turns = [turn for turn, _ in work.done]
+    assert all(later - earlier >= TURNS for earlier, later in itertools.pairwise(turns))
 
 
 async def test_short_steps_share_a_turn_up_to_its_time():

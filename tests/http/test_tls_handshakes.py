@@ -13,6 +13,7 @@ import pytest
 
 from certificate_support import Authority
 from http_support import Probe, Raw
+from serinus.server import acceptor
 from serinus.server.certificates import Certificates
 from serinus.server.http import tls_listener
 from serinus.server.http.exchange import HttpLimits
@@ -115,7 +116,7 @@ async def test_what_is_no_tls_ends_its_connection_alone(authority: Authority):
 
 
 async def test_without_descriptors_accepting_rests_and_goes_on(authority: Authority, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tls_listener, "_REST_S", 0.05)
+    monkeypatch.setattr(acceptor, "_REST_S", 0.05)
     async with serving(authority) as (server, port, context):
         listener = server._server
         assert isinstance(listener, tls_listener.TlsListener)

@@ -45,6 +45,19 @@ def test_a_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -
         assert status == 200
 
 
+def test_where_descriptors_run_out_who_says_nothing_makes_room_and_nobody_is_reset(tmp_path: Path) -> None:
+    python = _python(tmp_path, "ulimit -n 120")
+    with (
+        serving(tmp_path, *STEADY, environment=ENVIRONMENT, python=python) as served,
+        contextlib.ExitStack() as clients,
+    ):
+        for _ in range(240):
+            clients.enter_context(socket.create_connection(("127.0.0.1", served.http_port), timeout=10))
+        for _ in range(3):
+            assert served.ask("GET", "/v2/health/live")[0] == 200
+            assert served.ask("POST", "/v2/models/m/infer", BODY)[0] == 200
+
+
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
 def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"

@@ -32,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -42,6 +43,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...model import Cancellable
 from ...settings import ServerSettings
+from ..acceptor import Acceptor
 from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
@@ -203,7 +205,7 @@ class NativeEngine:
         self._thread: threading.Thread | None = None
         self._look_again = threading.Semaphore(0)
         """Released by the loop when it has found nothing, for the thread to wait again."""
-        self._listener: asyncio.Server | None = None
+        self._listener: Acceptor | None = None
         self.relays: set[Relay] = set()
         self.given = _Given(self, service.unsent, settings.send_timeout_s)
         self.front: Any = None
@@ -240,21 +242,40 @@ class NativeEngine:
         self._thread.start()
         limit, marker = self._settings.grpc_max_receive_message_length, self.service.too_large_marker
         try:
-            self._listener = await self._loop.create_server(
-                lambda: Relay(
-                    str(front), FrameGuard(limit, marker), self.relays, self._settings.send_timeout_s, self._closed_slow
-                ),
-                host,
-                port,
-                reuse_port=self._settings.workers > 1 or None,
-                backlog=_BACKLOG,
-            )
+            sock = self._bind(host, port)
         except OSError as error:
             await self.close()
             raise ConfigError(
                 f"cannot listen on {address(host, port)} for gRPC: {error.strerror}; is another server running?"
             ) from None
+        self._listener = Acceptor(
+            sock,
+            lambda: Relay(
+                str(front), FrameGuard(limit, marker), self.relays, self._settings.send_timeout_s, self._closed_slow
+            ),
+            backlog=_BACKLOG,
+        )
         self.port = self._listener.sockets[0].getsockname()[1]
+
+    def _bind(self, host: str, port: int) -> socket.socket:
+        """Bind a socket, to the addresses that REST's has: one for "::" takes IPv4 too.
+
+        Raises:
+            OSError: the address is taken, or none of this machine's.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._settings.workers > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6 and host == "::":
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((host, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _wait_for_calls(self) -> None:
         front, loop = self.front, self._loop

@@ -800,6 +800,13 @@ class Connection(asyncio.Protocol):
             self._read_paused = False
             transport.resume_reading()
 
+    @property
+    def useless_since(self) -> float | None:
+        """Loop time since which it has had no whole request and no answer to give, as of a tick; None: it has, or something of it waits to be read."""
+        if self.queue or self._waiting or self._transport.is_closing() or unread_bytes(self._transport):
+            return None
+        return self._since
+
     def finish(self) -> None:
         """Close if nothing is in flight, nor sent and not read yet (draining)."""
         if not self.queue and not self._waiting and self.reading is IDLE and not unread_bytes(self._transport):

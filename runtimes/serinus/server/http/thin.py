@@ -13,6 +13,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
+from ..acceptor import Acceptor
 from ..waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
@@ -67,12 +68,10 @@ class ThinServer:
         self._connections: dict[Connection, None] = {}
         """In the order in which they came."""
         self._timer: asyncio.TimerHandle | None = None
-        self._server: asyncio.Server | TlsListener | None = None
+        self._server: Acceptor | None = None
         self._sock: socket.socket = cast("socket.socket", None)
-        self._backlog = 0
         self._empty = asyncio.Event()
         self._ssl: Any = None
-        self._adopting: set[asyncio.Task[Any]] = set()
 
     async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
         """Accept connections on a bound socket.
@@ -81,15 +80,13 @@ class ThinServer:
         the kernel drops SYNs, and a client's retry comes a second later.
         """
         self.loop = asyncio.get_running_loop()
-        self._backlog = backlog
         self._sock = sock
         self._ssl = ssl
-        self._server = await self._accept(sock, ssl)
-
-    async def _accept(self, sock: socket.socket, ssl: Any) -> asyncio.Server | TlsListener:
+        make = partial(Connection, self)
         if ssl is not None:
-            return TlsListener(sock, ssl, partial(Connection, self), backlog=self._backlog)
-        return await self.loop.create_server(partial(Connection, self), sock=sock, backlog=self._backlog)
+            self._server = TlsListener(sock, ssl, make, backlog=backlog, make_room=self.close_idle)
+        else:
+            self._server = Acceptor(sock, make, backlog=backlog, make_room=self.close_idle)
 
     async def change_certificate(self, ssl: Any) -> None:
         """Begin connections with another TLS context; those that are open go on as they are."""
@@ -106,22 +103,15 @@ class ThinServer:
         """Serve a connection that another thread has accepted; from any thread."""
 
         def take() -> None:
-            if self.closing:
+            if self.closing or self._server is None:
                 connection.close()
-                return
-            connecting = self.loop.create_task(self.loop.connect_accepted_socket(partial(Connection, self), connection))
-            self._adopting.add(connecting)
-            connecting.add_done_callback(self._adopted)
+            else:
+                self._server.adopt(connection)
 
         try:
             self.loop.call_soon_threadsafe(take)
         except RuntimeError:  # the loop is closed
             connection.close()
-
-    def _adopted(self, connecting: asyncio.Task[Any]) -> None:
-        self._adopting.discard(connecting)
-        if not connecting.cancelled():
-            connecting.exception()  # the client has gone meanwhile: looked at, so that nobody is warned of it
 
     # Connections and clock
 
@@ -141,6 +131,21 @@ class ThinServer:
         self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
+
+    def close_idle(self) -> bool:
+        """Close the connection that has been of no use for longest, for a new one has no descriptor; whether there is one.
+
+        As nginx does where `worker_connections` are not enough ("reusing connections"). One with a request that is worked on is never closed.
+        """
+        useless = [
+            (since, connection) for connection in self._connections if (since := connection.useless_since) is not None
+        ]
+        if not useless:
+            return False
+        _, longest = min(useless, key=lambda found: found[0])
+        del self._connections[longest]
+        longest.abort()
+        return True
 
     @property
     def connection_count(self) -> int:

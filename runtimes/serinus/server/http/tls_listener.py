@@ -14,6 +14,8 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from ..acceptor import Acceptor
+
 __all__ = ["HANDSHAKES", "HANDSHAKE_S", "TlsListener"]
 
 _log = logging.getLogger("serinus.http")
@@ -22,90 +24,54 @@ HANDSHAKE_S: Final = 10.0
 """`TLSHandshakeTimeout` of Go's net/http (DefaultTransport); asyncio's 60 is meant for any network."""
 HANDSHAKES: Final = 256
 """64 MiB of buffers at the most."""
-_ACCEPTED: Final = 64
-"""Connections accepted in one turn of the loop, which has others to serve."""
-_REST_S: Final = 1.0
-"""Until the next try where the process has no descriptors left; asyncio's ACCEPT_RETRY_DELAY."""
 
 
-class TlsListener:
-    """Accepts on one socket; to its server it is what `loop.create_server` gives.
+class TlsListener(Acceptor):
+    """An `Acceptor` whose connections speak TLS; `make`'s protocol is told of its connection after the handshake.
 
     Args:
         sock: bound.
         context: whose certificate is shown; it may be exchanged.
-        make: makes the protocol of a connection; its `connection_made` is called after the handshake.
+        make: makes the protocol of a connection.
         backlog: connections that may wait to be accepted.
+        make_room: see `Acceptor`.
     """
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, make: Callable[[], asyncio.Protocol], *, backlog: int
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        make: Callable[[], asyncio.Protocol],
+        *,
+        backlog: int,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self.context = context
-        self._sock = sock
-        self._make = make
-        self._loop = asyncio.get_running_loop()
-        self._handshakes: dict[asyncio.Task[None], None] = {}
-        """In the order in which they began."""
-        self._resting: asyncio.TimerHandle | None = None
-        self._is_open = True
-        sock.listen(backlog)
-        sock.setblocking(False)
-        self._loop.add_reader(sock, self._accept)
-
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """The socket at which connections wait."""
-        return (self._sock,) if self._is_open else ()
+        super().__init__(sock, make, backlog=backlog, make_room=make_room)
 
     @property
     def handshakes(self) -> int:
         """How many are under way."""
-        return len(self._handshakes)
+        return len(self._beginning)
 
-    def close(self) -> None:
-        """Accept no more; handshakes go on."""
-        if self._is_open:
-            self._is_open = False
-            self._loop.remove_reader(self._sock)
-            if self._resting is not None:
-                self._resting.cancel()
-            self._sock.close()
+    def adopt(self, connection: socket.socket) -> None:
+        """Begin a handshake, in the place of the eldest where there are too many."""
+        if len(self._beginning) >= HANDSHAKES:
+            eldest = next(iter(self._beginning))
+            del self._beginning[eldest]
+            eldest.cancel()
+        super().adopt(connection)
 
-    async def wait_closed(self) -> None:
-        """End the handshakes that are under way."""
-        tasks = list(self._handshakes)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    def _shed(self) -> bool:
+        if super()._shed():
+            return True
+        for eldest in self._beginning:
+            del self._beginning[eldest]
+            eldest.cancel()
+            return True
+        return False
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTED):
-            try:
-                connection, _ = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                _log.error("no connection can be accepted: %s; trying again in %g s", error.strerror, _REST_S)
-                self._loop.remove_reader(self._sock)
-                self._resting = self._loop.call_later(_REST_S, self._go_on)
-                return
-            if len(self._handshakes) >= HANDSHAKES:
-                eldest = next(iter(self._handshakes))
-                del self._handshakes[eldest]
-                eldest.cancel()
-            task = self._loop.create_task(self._shake_hands(connection))
-            self._handshakes[task] = None
-            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
-
-    def _go_on(self) -> None:
-        self._resting = None
-        if self._is_open:
-            self._loop.add_reader(self._sock, self._accept)
-
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
+    async def _begin(self, connection: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 self._make, connection, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_S
