@@ -7,6 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 import uvloop
@@ -78,25 +79,25 @@ class Exhausted:
 
 
 async def test_without_descriptors_the_connection_that_was_idle_longest_makes_room():
-    async with serving(HttpLimits(keep_alive_s=0.08)) as (server, _, port):
+    async with serving(HttpLimits(keep_alive_s=0.08)) as (server, app, port):
         server.limits = HttpLimits()  # so that the clock ticks often, and closes nobody
         working, first, second = [await Raw.open(port) for _ in range(3)]
         await working.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: server.connection_count == 3 and server.app.held)
+        await until(lambda: server.connection_count == 3 and app.held)
         before = server.now
         await until(lambda: server.now > before)
         await second.send(GET)
         assert (await second.answer()).status == 200
         listener = server._server
         assert listener is not None
-        listener._sock = Exhausted(listener._sock, server)  # type: ignore[assignment]
+        listener._sock = cast("socket.socket", Exhausted(listener._sock, server))
         newcomer = await Raw.open(port)
         await newcomer.send(GET)
         assert (await newcomer.answer()).status == 200
         assert await first.ended(), "it said nothing for longest"
         await second.send(GET)
         assert (await second.answer()).status == 200
-        server.app.release()
+        app.release()
         assert (await working.answer()).status == 200
         for client in (working, first, second, newcomer):
             await client.close()
@@ -104,17 +105,17 @@ async def test_without_descriptors_the_connection_that_was_idle_longest_makes_ro
 
 async def test_without_descriptors_and_with_all_at_work_a_newcomer_waits_and_is_served(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(acceptor, "_REST_S", 0.01)
-    async with serving() as (server, _, port):
+    async with serving() as (server, app, port):
         working = await Raw.open(port)
         await working.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: server.app.held)
+        await until(lambda: app.held)
         listener = server._server
         assert listener is not None
-        listener._sock = Exhausted(listener._sock, server)  # type: ignore[assignment]
+        listener._sock = cast("socket.socket", Exhausted(listener._sock, server))
         newcomer = await Raw.open(port)
         await newcomer.send(GET)
         await until(lambda: listener._resting is not None)
-        server.app.release()
+        app.release()
         assert (await working.answer()).status == 200
         assert (await newcomer.answer()).status == 200, "the one that was answered is idle, and makes room"
         await working.close()

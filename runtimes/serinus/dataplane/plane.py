@@ -20,7 +20,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from ..errors import ClientError, InvalidInput, ModelFailed, NotReady, SerinusError
+from ..errors import ClientError, InvalidInput, ModelFailed, NotReady, Overloaded, SerinusError
 from ..model import Call, Cancellable, V1Answer
 from ..protocol.documents.json_values import NotFinite
 from ..protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits
@@ -96,6 +96,8 @@ class Plane(ModelChanges):
         self._not_finite: NotFinite = not_finite
         self._clock = registry.clock
         self._defaults: Mapping[str, Servable] = registry.defaults
+        self.full: dict[str, Servable] = {}
+        """Models that have refused a request lately whatever it held, by the name that it came for; a transport looks here before `refuse_unread`."""
         self.listening = True
         """False: the ports are not all open yet, so that neither the server nor any model is ready, whatever is loaded."""
         self._stopping = False
@@ -123,6 +125,16 @@ class Plane(ModelChanges):
             return self._refuse(request, on_complete, now, servable, error)
         except Exception:  # noqa: BLE001 # the edge of a request
             return self._refuse(request, on_complete, now, servable, _unforeseen(request.headers))
+
+    def refuse_unread(self, name: str) -> Overloaded | None:
+        """Refuse, and count, a request for the default version of one of `full`, before it is decoded; None: it is to be read."""
+        servable = self.full.get(name)
+        if servable is None:
+            return None
+        error = servable.refuse_unread() if self._defaults.get(name) is servable else None
+        if error is None:
+            del self.full[name]
+        return error
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request; cancelling the task that awaits cancels the request.
@@ -380,6 +392,8 @@ class Plane(ModelChanges):
         pending = PendingRequest(request, on_complete, now, None, None, _NO_KEY, (), 0, 0)
         if servable is not None:
             servable.statistics.failed(error, pending, self._clock())
+            if servable.batcher.refusal is error and not request.model_version:
+                self.full[request.model_name] = servable
         asyncio.get_running_loop().call_soon(_tell, pending, error)
         return pending
 

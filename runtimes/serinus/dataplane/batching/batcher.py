@@ -50,7 +50,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from ...errors import Overloaded, SerinusError, TimedOut
 from ...settings import QUEUE_ROWS, BatchSettings
@@ -60,6 +60,10 @@ from .waiting_requests import WaitingRequests
 from .wake_timer import WakeTimer
 
 __all__ = ["Batcher", "Executor"]
+
+
+_STALE_S: Final = 0.1
+"""How long one refusal is told again: what it says of rows and seconds is that old at the most."""
 
 
 class Executor(Protocol):
@@ -145,6 +149,9 @@ class Batcher:
         """Of the tensors of requests that wait or run."""
         self.running = 0
         """Requests in batches that run, those given up included until their batch ends."""
+        self.refusal: Overloaded | None = None
+        """What somebody was refused with while nobody else would have been let in either; `refusal_now` tells whether that is still so."""
+        self._refused_at = 0.0
         self.on_idle: Callable[[], None] | None = None
         """Called when the last request is gone; set by whoever drains."""
 
@@ -216,7 +223,10 @@ class Batcher:
         while (reason := self._reason_to_refuse(pending)) is not None:
             lower = self._waiting.last_below(pending.level)
             if lower is None:
-                raise self._overloaded(reason)
+                error = self._overloaded(reason)
+                if self._is_full(now):
+                    self.refusal, self._refused_at = error, now
+                raise error
             self._count_out(lower)
             self._fail(lower, self._overloaded(f"requests of higher priority came, and {reason}"))
             lower.release()
@@ -239,6 +249,26 @@ class Batcher:
                 f"{self._limit.predicted_s(present):.2g} s"
             )
         return None
+
+    def refusal_now(self, now: float) -> Overloaded | None:
+        """Give what any request is refused with at this moment, whatever it holds; None: it must be read to know.
+
+        So one that is refused costs neither decoding nor words. Never with levels of priority, of which the request tells.
+        """
+        error = self.refusal
+        if error is not None and (now - self._refused_at > _STALE_S or not self._is_full(now)):
+            self.refusal = error = None
+        return error
+
+    def _is_full(self, now: float) -> bool:
+        """Whether a request of one row without a deadline is refused, and so every one."""
+        if self._has_levels or (not self.queued and not self._batches):
+            return False
+        rows, most = self.queued_rows, self._max_queue_rows
+        if self.queued and (rows >= most or self.queued >= most):
+            return True
+        present = rows + self._running_rows + 1
+        return present > self._limit.room and not self._limit.admits(now, present)
 
     def _overloaded(self, reason: str) -> Overloaded:
         return Overloaded(f"{reason}; come back in {(s := self.retry_after_s()):.2g} s or send to more replicas", s)

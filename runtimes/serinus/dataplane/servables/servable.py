@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Literal, Protocol
 
-from ...errors import Cancelled, InvalidInput, ModelFailed, NotReady, SerinusError
+from ...errors import Cancelled, InvalidInput, ModelFailed, NotReady, Overloaded, SerinusError
 from ...model import Cancellable, Model, V1Answer
 from ...protocol.json_codec import describe
 from ...protocol.types import InferRequest, InferResponse, ModelMetadata
@@ -141,6 +141,15 @@ class Servable(ABC):
         Raises:
             SerinusError: it is refused; `on_complete` will not be called.
         """
+
+    def refuse_unread(self) -> Overloaded | None:
+        """Refuse, and count, a request that nobody has read yet; None: it must be read, for itself or for the log."""
+        if self.statistics.recorder is not None:
+            return None
+        error = self.batcher.refusal_now(self._clock())
+        if error is not None:
+            self.statistics.failed(error, None, 0.0)
+        return error
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request; cancelling the task that awaits cancels the request.

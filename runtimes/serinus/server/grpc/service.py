@@ -22,7 +22,7 @@ from ...dataplane.large_bodies import LARGE_BODY_BYTES, begin_aside, read_aside
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.telemetry.request_records import REQUEST_ID
-from ...errors import ClientError, InvalidInput, NotFound, NotReady, SerinusError, TooLarge
+from ...errors import ClientError, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_census import check_few_fields, check_message, is_laborious
@@ -66,6 +66,8 @@ INFER_STREAM = f"/{SERVICE}/ModelStreamInfer"
 
 _MESSAGE_CHARACTERS = 4096
 """Longest status message: a client's header limit is 8 KiB in grpc-core, and percent-encoding may triple what is not ASCII."""
+_MODEL_NAME, _MODEL_VERSION = b"\x0a", b"\x12"
+"""Tags of the first two fields of ModelInferRequest (open_inference_grpc.proto); who writes them in another order is read whole."""
 _TRANSPORT_HEADERS = frozenset(
     {
         "content-type",
@@ -195,6 +197,8 @@ class Service(CallsInFlight):
         self.too_large_marker = b"\xff" + os.urandom(11)
         """Stands for a message that the transport refused for its size; 0xff begins no protobuf message."""
         super().__init__()
+        self._refused: tuple[Overloaded, Failure] | None = None
+        """What was refused last, as a status."""
         self.health = Health(self)
         self.idle_streams = IdleStreams()
         calls = UnaryCalls(plane, self, repository, mlservers_metadata=self._mlservers_metadata)
@@ -231,6 +235,8 @@ class Service(CallsInFlight):
             except SerinusError as error:
                 answer.fail(self._uncounted(error, headers))
                 return None
+        if self._plane.full and not stream and self._is_refused_unread(message, answer):
+            return None
         if self.is_laborious(message):
 
             def decode() -> tuple[InferRequest, bool]:
@@ -250,6 +256,22 @@ class Service(CallsInFlight):
             answer.fail(self._uncounted(self._model_first(message, error), headers))
             return None
         return self._begin(message, request, final_wanted, answer, stream=stream)
+
+    def _is_refused_unread(self, message: bytes, answer: Answer) -> bool:
+        """Refuse a call for a model that lets nobody in, by the name that its message begins with; whether it is refused."""
+        if message[:1] != _MODEL_NAME or len(message) < 2 or message[1] > 127:
+            return False
+        end = 2 + message[1]
+        if message[end : end + 1] == _MODEL_VERSION:
+            return False
+        error = self._plane.refuse_unread(message[2:end].decode("utf-8", "replace"))
+        if error is None:
+            return False
+        known = self._refused
+        if known is None or known[0] is not error:
+            self._refused = known = (error, self._failure_of(error, NO_PARAMETERS))
+        answer.fail(known[1])
+        return True
 
     def is_laborious(self, message: bytes) -> bool:
         """Whether a message is decoded in a thread: it takes a millisecond or more."""

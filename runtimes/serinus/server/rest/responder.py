@@ -16,7 +16,7 @@ import orjson
 from ...dataplane.response_stream import closing
 from ...dataplane.telemetry.metrics import Metrics
 from ...dataplane.telemetry.request_records import error_ids
-from ...errors import NotReady, SerinusError, UnsupportedMedia
+from ...errors import NotReady, Overloaded, SerinusError, UnsupportedMedia
 from ...protocol.raw import Buffer
 from ...protocol.rest_codec import error_json
 from ..http.exchange import Exchange, RawHeaders
@@ -70,6 +70,8 @@ class Responder:
         self._body_bytes = body_bytes
         self._cloud_events = cloud_events or CloudEventSettings()
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._refused: tuple[Overloaded, int, bytes, RawHeaders] | None = None
+        """What was refused last, rendered."""
 
     def close(self) -> None:
         """Stop what is still running; its clients are gone."""
@@ -156,6 +158,16 @@ class Responder:
             extra.append((b"Accept-Encoding", ", ".join(CODINGS).encode()))  # RFC 9110, 12.5.3
         content_type, body, fields = page or (JSON, error_json(refusal.message, refusal.ids), ())
         self.reply(exchange, refusal.http_status, content_type, [body], [*extra, *fields])
+
+    def refuse(self, exchange: Exchange, error: Overloaded) -> None:
+        """Respond as `fail`, uncounted, to one of many requests that have the same error: it is rendered once."""
+        known = self._refused
+        if known is None or known[0] is not error:
+            refusal = refuse(error, lambda: _name(exchange), log=_log)
+            extra = [(b"Retry-After", b"%d" % refusal.retry_after_s)] if refusal.retry_after_s is not None else []
+            self._refused = known = (error, refusal.http_status, error_json(refusal.message, refusal.ids), extra)
+        _, status, body, fields = known
+        self.reply(exchange, status, JSON, [body], fields)
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, Reply | Stream]) -> None:
         """Answer from a coroutine; it is cancelled when the client goes."""

@@ -95,6 +95,10 @@ class V2Api:
 
     def infer(self, exchange: Exchange, parameters: tuple[str, ...]) -> None:
         """Answer with one response."""
+        plane = self._plane
+        if plane.full and len(parameters) == 1 and (error := plane.refuse_unread(parameters[0])) is not None:
+            self.responder.refuse(exchange, error)
+            return
         if exchange.headers.plain:
             self._submit(exchange, parameters, exchange.body, None)
         else:
