@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +14,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 import grpc
 from conformance_support import Server, server_here
 from grpc_support import ENGINES, Running, serving
+from serinus.errors import Overloaded
 from serinus.protocol import _open_inference_pb2 as pb
+from serinus.server.grpc.calls_in_flight import SETTLED_S, IdleStreams
+from serinus.server.grpc.health import Health
 from serinus.server.grpc.service import Service
 
 SERVICE = "inference.GRPCInferenceService"
@@ -165,6 +170,85 @@ def test_many_watchers_are_bounded_share_one_look_and_give_their_places_back(
             watcher.cancel()
         running.until(lambda: not service.idle_streams.open and service.health._looking is None)
         assert not service.health._watched
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_client_cannot_keep_all_places_of_streams_that_wait(engine: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serinus.server.grpc.calls_in_flight.SETTLED_S", 0)
+    with (
+        serving(engine) as running,
+        grpc.insecure_channel(running.address) as greedy,
+        grpc.insecure_channel(running.address, [("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        service = service_of(running)
+        monkeypatch.setattr(service.idle_streams, "_most", 10)
+        held = []
+        for _ in range(10):
+            held.append(greedy.unary_stream(WATCH)(b"", timeout=30))
+            next(held[-1])
+        watching = other.unary_stream(WATCH)(b"", timeout=20)
+        assert next(watching)
+        assert next(other.stream_stream(REFLECT)(iter([b"\x3a\x00"]), timeout=20))
+        for stream in held[:2]:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "open it again" in str(caught.value.details())
+        assert held[2].is_active()
+        assert watching.is_active()
+        running.until(lambda: service.idle_streams.open <= 10)
+
+
+@pytest.mark.parametrize(
+    ("held", "newcomer", "loser"),
+    [("aab", "c", 0), ("abb", "c", 1), ("abb", "b", 1), ("aaa", "a", 0)],
+)
+async def test_the_eldest_stream_of_the_client_with_the_most_gives_its_place(held: str, newcomer: str, loser: int):
+    now = 0.0
+    streams = IdleStreams(len(held), lambda: now)
+    with contextlib.ExitStack() as stack:
+        places = []
+        for client in held:
+            now += 1
+            places.append(stack.enter_context(streams.place(client)))
+        with pytest.raises(Overloaded, match="come back later"):
+            stack.enter_context(streams.place(newcomer))
+        now += SETTLED_S
+        stack.enter_context(streams.place(newcomer))
+        assert [number for number, place in enumerate(places) if place.done()] == [loser]
+        assert streams.open == len(held)
+    assert not streams.open
+    assert not streams._places
+
+
+async def test_what_fails_at_the_look_of_one_name_ends_its_watchers_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serinus.server.grpc.health._POLL_S", 0.01)
+    states: dict[str, bool | Exception] = {"good": True, "bad": True}
+
+    class Models:
+        def server_ready(self) -> bool:
+            return True
+
+        server_live = server_ready
+
+        def model_ready(self, name: str, version: str = "") -> bool:
+            state = states[name]
+            if isinstance(state, Exception):
+                raise state
+            return state
+
+    health = Health(Models())
+    good, bad = (health.watch(health_pb2.HealthCheckRequest(service=name).SerializeToString()) for name in states)
+    assert await anext(good)
+    assert await anext(bad)
+    next_of_good, next_of_bad = asyncio.ensure_future(anext(good)), asyncio.ensure_future(anext(bad))
+    await asyncio.sleep(0)
+    states["bad"] = RuntimeError("of the model's own")
+    with pytest.raises(RuntimeError, match="of the model's own"):
+        await asyncio.wait_for(next_of_bad, 20)
+    states["good"] = False
+    assert await asyncio.wait_for(next_of_good, 20) == health_pb2.HealthCheckResponse(status=2).SerializeToString()
+    await good.aclose()
 
 
 def service_of(running: Running) -> Service:

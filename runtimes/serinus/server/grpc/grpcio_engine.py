@@ -33,6 +33,7 @@ from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
 from ..http.tls_listener import HANDSHAKE_S
 from ..http.unsent_answers import UnsentAnswers
+from .calls_in_flight import given_up
 from .reflection import REFLECTION_PATHS, Reflection
 from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
 from .streams import infer_stream
@@ -243,11 +244,11 @@ class GrpcioEngine:
 
         async def reflection(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             await self._authenticate(REFLECTION_PATHS[0], context)
-            async for response in _ending_well(self._in_place(reflect.stream(messages)), context):
+            async for response in _ending_well(self._in_place(reflect.stream(messages), context), context):
                 yield response
 
         async def watch(message: bytes, context: Any) -> AsyncIterator[bytes]:
-            async for response in _ending_well(self._in_place(self._service.health.watch(message)), context):
+            async for response in _ending_well(self._in_place(self._service.health.watch(message), context), context):
                 yield response
 
         async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -267,12 +268,28 @@ class GrpcioEngine:
             handlers[path] = grpc.stream_stream_rpc_method_handler(reflection)  # type: ignore[arg-type] # as above
         return handlers
 
-    async def _in_place(self, responses: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Pass a stream on that waits most of the time, if there is a place for it."""
+    async def _in_place(self, responses: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Pass a stream on that waits most of the time, if there is a place for it and for as long as it keeps that."""
+        step: asyncio.Future[bytes | None] | None = None
+        address = context.peer().rpartition(":")[
+            0
+        ]  # a client may open any number of connections; behind the native front nobody knows whose it is
         async with aclosing(responses):  # type: ignore[type-var] # as in `_ending_well`
-            with self._service.idle_streams.place():
-                async for response in responses:
-                    yield response
+            with self._service.idle_streams.place(address) as lost:
+                try:
+                    while True:
+                        step = asyncio.ensure_future(anext(responses, None))
+                        await asyncio.wait((step, lost), return_when=asyncio.FIRST_COMPLETED)
+                        if not step.done():
+                            raise given_up()
+                        response = step.result()
+                        if response is None:
+                            return
+                        yield response
+                finally:
+                    if step is not None and not step.done():
+                        step.cancel()
+                        await asyncio.wait((step,))
 
     async def _authenticate(self, path: str, context: Any) -> Mapping[str, str]:
         """Ask a stream for its token before anything of it is read; gives its metadata as headers."""

@@ -99,10 +99,19 @@ class Health:
         while self._watched:
             await asyncio.sleep(_POLL_S)
             for name, last in list(self._watched):
-                if self._status_or_unknown(name) != last:
-                    for turn in self._watched.pop((name, last)):
-                        if not turn.done():
-                            turn.set_result(None)
+                try:
+                    if self._status_or_unknown(name) == last:
+                        continue
+                    error = None
+                except Exception as unforeseen:  # noqa: BLE001 # theirs who watch this name; the others are looked at all the same
+                    error = unforeseen
+                for turn in self._watched.pop((name, last)):
+                    if turn.done():
+                        continue
+                    if error is None:
+                        turn.set_result(None)
+                    else:
+                        turn.set_exception(error)
         self._looking = None
 
     def _status_or_unknown(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus:
