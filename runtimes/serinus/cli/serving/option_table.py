@@ -340,6 +340,8 @@ OTHER_ENVIRONMENT: frozenset[str] = frozenset(
     {
         "SERINUS_NATIVE",
         "SERINUS_CACHE_DIR",
+        "SERINUS_MAX_UNPACKED_BYTES",
+        "SERINUS_MAX_UNPACKED_FILES",
         "SERINUS_PURE",
         "SERINUS_REPOSITORY_TOKEN",
         "SERINUS_TOKEN",

@@ -15,12 +15,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from ...manifests.documents import Document
 from ...secrecy import HIDDEN, hide, is_secret_name
 from ...small_file import is_there
 from ..plan.container_environment import config_data
+from .unpacking import ARCHIVES, Bound, Refused, unpack
 
 __all__ = ["cache_folder", "fetch", "parse_mounts", "read_storage_config"]
 
@@ -181,10 +180,16 @@ def _existing(path: Path, uri: str) -> Path:
 def _download(uri: str, folder: Path) -> None:
     """Fetch one file; archives are unpacked, as KServe's storage initializer does."""
     name = Path(urllib.parse.urlsplit(uri).path).name or "model"
-    file = folder / name
+    bound = Bound()
+    is_archive = name.endswith(ARCHIVES)
+    file = folder.parent / "archive" if is_archive else folder / name
     try:
         with urllib.request.urlopen(uri, timeout=TIMEOUT_S) as answer, file.open("wb") as out:  # noqa: S310 (http and https only, see fetch)
-            shutil.copyfileobj(answer, out, 1 << 20)
+            while piece := answer.read(1 << 20):
+                bound.piece(len(piece))
+                out.write(piece)
+    except Refused as error:
+        raise ConfigError(f"{hide(uri)}: it is not fetched: {error}") from None
     except urllib.error.HTTPError as error:
         raise ConfigError(f"{hide(uri)}: the server answered {error.code} {error.reason}") from None
     except (urllib.error.URLError, OSError) as error:
@@ -196,29 +201,12 @@ def _download(uri: str, folder: Path) -> None:
         raise ConfigError(
             f"{hide(uri)}: cannot be fetched: not an address that is taken; leave out user and password"
         ) from None
-    try:
-        if name.endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2")):
-            with tarfile.open(file) as archive:
-                _extract(archive, folder)
-            file.unlink()
-        elif name.endswith(".zip"):
-            with zipfile.ZipFile(file) as archive:  # extractall strips absolute and parent paths itself
-                archive.extractall(folder)  # noqa: S202 (members are checked by zipfile, see above)
-            file.unlink()
-    except (tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{hide(uri)}: not a readable archive: {error}") from None
-
-
-def _extract(archive: tarfile.TarFile, folder: Path) -> None:
-    root = folder.resolve()
-    for member in archive.getmembers():
-        inside = (root / member.name).resolve()
-        if not (inside == root or root in inside.parents) or not (member.isfile() or member.isdir()):
-            raise tarfile.TarError(f"member {member.name!r} would leave the folder, or is a link or device")
-        if hasattr(tarfile, "data_filter"):
-            archive.extract(member, root, filter="data")
-        else:  # Python 3.10.0-3.10.11 have no filters; the check above stands in
-            archive.extract(member, root)
+    if is_archive:
+        try:
+            unpack(file, name, folder)
+        except ConfigError as error:
+            raise ConfigError(f"{hide(uri)}: {error}") from None
+        file.unlink()
 
 
 def _endpoint(settings: Mapping[str, str]) -> str:
