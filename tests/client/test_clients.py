@@ -229,16 +229,16 @@ async def test_a_name_that_none_can_be_is_said(server: Server):
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_waiting_for_a_server_that_accepts_and_is_silent_ends_in_time(scheme: str):
+def test_waiting_for_a_server_that_accepts_and_is_silent_ends_in_time(scheme: str, monkeypatch: pytest.MonkeyPatch):
+    """A probe of its own would wait for longer than a test may take."""
+    monkeypatch.setattr("serinus.client.async_client._PROBE_S", 3600.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
         with Client(url) as ours:
-            started = time.monotonic()
             with pytest.raises(TimedOut, match=r"is not ready after 0.3 s"):
                 ours.wait_until_ready(timeout_s=0.3)
             with pytest.raises(TimedOut):
                 ours.infer("m", {"x": np.array([[1.0]])}, timeout_s=0.3)
-            assert time.monotonic() - started < 4.5, "a probe's 5 s are not waited for"
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

@@ -161,6 +161,29 @@ class Computes(RequestModel):
         return InferResponse(request.model_name, [Tensor.of("y", request.inputs[0].data)])
 
 
+async def test_time_in_line_is_time_in_the_queue_and_not_the_models():
+    clock = Clock()
+
+    class Costs(RequestModel):
+        async def infer(self, request: InferRequest) -> InferResponse:
+            await asyncio.sleep(0)
+            clock.now += 0.02
+            return InferResponse(request.model_name, [Tensor.of("y", request.inputs[0].data)])
+
+    plane = Plane(Registry(Costs, clock=clock))
+    await plane.start([ModelSettings(name="m")])
+    try:
+        await asyncio.gather(*(outcome(plane, request_of(x=np.ones((1, 2), np.float32))) for _ in range(8)))
+        stats = plane.statistics("m")[0]["inference_stats"]
+        seconds = {name: stats[name]["ns"] / 1e9 for name in ("queue", "compute_input", "compute_infer")}
+        # The first step of the line is seen by nobody else: it held the turn in which the seven others were to go on.
+        assert seconds["compute_infer"] == pytest.approx((8 + 7) * 0.02)
+        assert seconds["queue"] == pytest.approx(sum(range(7)) * 0.02), "the n-th waited for those before it"
+        assert seconds["compute_input"] == pytest.approx(0)
+    finally:
+        await plane.close()
+
+
 async def test_between_two_predicts_that_hold_the_loop_a_socket_is_read():
     made: list[Computes] = []
 

@@ -50,9 +50,9 @@ class LoopShare:
         self._turns = 0
         """Of the loop, since the last share was used up."""
 
-    def steps(self, work: Awaitable[_T]) -> Awaitable[_T]:
-        """Give what awaits `work` within the share."""
-        return _Steps(work, self)
+    def steps(self, work: Awaitable[_T], on_wait: Callable[[float], object] = lambda waited_s: None) -> Awaitable[_T]:  # noqa: ARG005 # nobody asks
+        """Give what awaits `work` within the share; `on_wait` is told the seconds of each wait in line."""
+        return _Steps(work, self, on_wait)
 
     def count(self, took_s: float) -> None:
         """Add a step to this turn's."""
@@ -92,11 +92,12 @@ class LoopShare:
 class _Steps(Generic[_T]):
     """Awaits `work`; each of its steps is measured, and waits for a place."""
 
-    __slots__ = ("_share", "_work")
+    __slots__ = ("_on_wait", "_share", "_work")
 
-    def __init__(self, work: Awaitable[_T], share: LoopShare) -> None:
+    def __init__(self, work: Awaitable[_T], share: LoopShare, on_wait: Callable[[float], object]) -> None:
         self._work = work
         self._share = share
+        self._on_wait = on_wait
 
     def __await__(self) -> Generator[Any, Any, _T]:
         share, steps = self._share, self._work.__await__()
@@ -104,10 +105,12 @@ class _Steps(Generic[_T]):
         thrown: BaseException | None = None
         while True:
             if thrown is None and (place := share.place()) is not None:
+                came = clock()
                 try:
                     yield from place
                 except BaseException as error:  # noqa: BLE001 # a cancellation, which is for the one who works
                     thrown = error
+                self._on_wait(clock() - came)
             start = clock()
             try:
                 waits = steps.send(None) if thrown is None else steps.throw(thrown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ...model import RequestModel
 from ...protocol.types import InferResponse
@@ -75,7 +76,9 @@ class RequestExecutor:
         batch.infer_from = self._clock()
         pending = batch.members[0]
         work = pending.task() if pending.task is not None else self._model.infer(pending.request)
-        batch.outputs = await (work if len(self._tasks) == 1 else self._share.steps(work))
+        batch.outputs = await (
+            work if len(self._tasks) == 1 else self._share.steps(work, partial(_count_as_queue, batch))
+        )
 
     def _run_together(self, batch: Batch, on_finish: OnFinish) -> None:
         def completed(answers: Sequence[InferResponse] | BaseException) -> None:
@@ -93,3 +96,9 @@ class RequestExecutor:
             batch.running = self._batching.infer_batch([pending.request for pending in batch.members], completed)
         except Exception as error:  # noqa: BLE001 # the edge of these requests
             self._loop.call_soon(completed, error)
+
+
+def _count_as_queue(batch: Batch, waited_s: float) -> None:
+    """Take the time in line for the loop, before a step or between two, for time in the queue: the model had none of it."""
+    batch.started += waited_s
+    batch.infer_from += waited_s
