@@ -92,6 +92,30 @@ def test_where_nobody_is_slow_the_new_answer_is_refused_and_told_why(after_s: fl
     assert account.waiting_bytes == 2 * MB
 
 
+def test_who_reads_just_fast_enough_keeps_the_others_out_for_seconds_and_not_for_the_whole_patience():
+    account = Account(4 * MB)
+    holders, (new,) = account.readers(4), account.readers(1)
+    for reader in holders:
+        reader.is_given(MB)
+    account.look()
+    began = account.now
+    while not new.left:
+        account.now += 0.5
+        for number, reader in enumerate(holders):
+            reader.left -= (10_000, 10_000, 10_000, 100_000)[number]  # 50 s, and 5 s, for a megabyte
+        with contextlib.suppress(Overloaded):
+            new.is_given(MB)
+        assert account.now - began < 10
+    assert [reader.gone for reader in holders].count(True) == 1, "no more than it takes"
+    assert not holders[3].gone
+    account.now += 6  # calm again: who needs 50 s may
+    slow = Reads(account)
+    slow.is_given(10)
+    account.look()
+    account.now += 1
+    assert account._patience_now_s(account.now) == 60
+
+
 def test_an_answer_larger_than_the_bound_goes_out_when_nothing_waits():
     account = Account(MB)
     first, second = account.readers(2)

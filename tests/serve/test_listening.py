@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -9,11 +10,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 
+from serinus import Model
 from serinus.cli.serving.options import parse
+from serinus.dataplane.plane import Plane
+from serinus.dataplane.registry import Registry
+from serinus.server.rest.rest_server import start_rest
 from serinus.settings import ServerSettings
 from waiting import wait_until
 
@@ -161,3 +167,19 @@ def test_every_manifest_says_that_its_container_listens_everywhere(name: str):
 
 def test_there_are_manifests():
     assert len(CONTAINERS) >= 9
+
+
+@pytest.mark.parametrize(("http", "is_said"), [("thin", False), ("uvicorn", True)])
+async def test_the_start_says_of_a_transport_without_our_bounds_whom_it_is_for(
+    http: Literal["thin", "uvicorn"], is_said: bool, caplog: pytest.LogCaptureFixture
+):
+    plane = Plane(Registry(Model))
+    await plane.start([])
+    settings = ServerSettings(host="127.0.0.1", http_port=0, http=http)
+    with caplog.at_level(logging.INFO, "serinus"):
+        server = await start_rest(plane, settings, metrics=plane.metrics)
+    try:
+        assert ("HTTP transport: uvicorn; for trusted networks" in caplog.text) is is_said
+    finally:
+        await server.close()
+        await plane.close()

@@ -4,6 +4,8 @@ Theory of operation. An answer that its client does not take yet waits in this p
 under way, but clients cost an attacker nothing. So all that waits is added up, and an answer that would pass the bound has to make
 room: clients that would need longer than `patience_s` for what waits for them, at the pace at which they have read so far, are closed,
 the slowest first. Where nobody is that slow the new answer is refused in words (429, RESOURCE_EXHAUSTED). Answers of less than
+Who reads just fast enough must not hold all of it for as long, answer after answer: while answers are refused `patience_s` becomes half with every `_HALVED_S`, down
+to `_LEAST_PATIENCE_S`, and is whole again when none was refused for `_CALM_S`. Answers of less than
 `LARGE_BYTES` are not counted one by one, and always go out: requests with small answers notice nothing. What of them waits is seen when readers are
 looked at, and closes who is too slow just the same.
 
@@ -28,6 +30,11 @@ UNSENT_BYTES: Final = 256 * 1024 * 1024
 """As `max_queue_bytes`: four of the largest answers, of the size that a pod of 1 GiB can hold beside its model."""
 SEND_TIMEOUT_S: Final = 60.0
 """nginx's `send_timeout`: "only between two successive write operations, not for the transmission of the whole response"."""
+_HALVED_S: Final = 1.0
+_LEAST_PATIENCE_S: Final = 4.0
+"""A client on a tenth of a gigabit takes an answer of 50 MB in that time."""
+_CALM_S: Final = 5.0
+"""Who was refused is told to come back in a second."""
 _PACE_S: Final = 1.0
 """A client is not called slow sooner."""
 _LOOK_S: Final = 0.001
@@ -87,6 +94,8 @@ class UnsentAnswers:
         self._readers: dict[Reader, _Waiting] = {}
         self._look_at = float("-inf")
         """When everybody may be looked at again."""
+        self._refusing_since = self._refused_at = float("-inf")
+        """The first and the last refusal of those that have followed one another."""
         self.waiting_bytes = 0
         """As of the last look, and what was added since."""
         self.closed = 0
@@ -131,6 +140,10 @@ class UnsentAnswers:
         if self.waiting_bytes + size <= self._most_bytes or self._has_room(size):
             return
         self.refused += 1
+        now = self._clock()
+        if now - self._refused_at > _CALM_S:
+            self._refusing_since = now
+        self._refused_at = now
         raise Overloaded(
             f"{self.waiting_bytes} bytes of answers wait for clients that read slowly, and this one of {size} bytes would pass the limit of "
             f"{self._most_bytes} (max_unsent_bytes); come back in {_PACE_S:g} s or ask for less at a time",
@@ -173,8 +186,16 @@ class UnsentAnswers:
         # One that is larger than all that may wait is let through when nothing does, else it could never be answered.
         return self.waiting_bytes + size <= self._most_bytes or not self.waiting_bytes
 
+    def _patience_now_s(self, now: float) -> float:
+        """How long a client may take just now."""
+        if now - self._refused_at > _CALM_S:
+            return self._patience_s
+        halved = min((now - self._refusing_since) // _HALVED_S, 32)
+        return max(min(_LEAST_PATIENCE_S, self._patience_s), self._patience_s / 2**halved)
+
     def _too_slow(self, now: float) -> Iterator[tuple[float, Reader]]:
         """Readers, and how long each would need for what waits for it."""
+        patience_s = self._patience_now_s(now)
         for reader, waiting in self._readers.items():
             spent_s = now - waiting.since
             if not reader.tells_pace:
@@ -183,7 +204,7 @@ class UnsentAnswers:
             elif spent_s >= _PACE_S and waiting.is_seen:
                 taken = waiting.added - waiting.left
                 needs_s = waiting.left * spent_s / taken if taken > 0 else float("inf")
-                if needs_s > self._patience_s:
+                if needs_s > patience_s:
                     yield needs_s, reader
 
     def _ask(self, reader: Reader) -> None:

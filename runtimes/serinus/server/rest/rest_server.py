@@ -6,6 +6,7 @@ Which transport carries it is a setting: `thin` (llhttp on uvloop) or `uvicorn`;
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -37,6 +38,13 @@ from .pages.docs_page import DocsPage, offers_docs
 from .pages.openapi import openapi_document
 
 __all__ = ["RestServer", "start_rest"]
+
+_log = logging.getLogger("serinus.rest")
+
+_TRUSTED: Final = (
+    "answers that wait for slow readers are not bounded over all clients, requests that have waited too long are served all the same, and liveness "
+    "waits while the event loop is held; keep strangers behind a gateway, or use --http thin"
+)
 
 _PLAIN_CONNECTIONS: Final = 256
 """Of each port for operators, where no certificate and no token keeps strangers away: they must not take the descriptors of clients. As TLS handshakes."""
@@ -187,6 +195,8 @@ async def start_rest(
         app.add_docs(page)
     unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
     transport = partial(ThinServer, unsent=unsent, arrivals=arrivals) if settings.http == "thin" else UvicornServer
+    if settings.http != "thin":
+        _log.info("HTTP transport: %s; for trusted networks: %s", settings.http, _TRUSTED)
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
     server = transport(app, limits, observer=app.observe if observer is not None else None, fields=fields)
     certificates = certificates or Certificates.of(settings)
