@@ -15,7 +15,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from canary_cluster import POLICY, cluster
+from canary_cluster import BODY, MODEL, POLICY, cluster, local_manifest
+from kubernetes_server import service_object
 from local_support import all_ready, ask, up
 from serinus.canary.rollout.run_events import Event
 from serinus.cli.canary.canary_run import EXIT_STATUS
@@ -156,67 +157,6 @@ def test_a_report_of_no_run_says_which_there_are(tmp_path: Path, capsys: pytest.
 
 
 # On this machine
-
-MODEL = """
-from serinus import Model, TensorSpec
-
-
-class Scores(Model):
-    inputs = (TensorSpec("x", "FP32", (-1, 2)),)
-    outputs = (TensorSpec("y", "FP32", (-1, 2)),)
-    calls = 0
-
-    def predict(self, inputs, call):
-        Scores.calls += bool(inputs["x"].any())  # what warms it up does not count
-        if EVERY and Scores.calls % EVERY == 0:
-            raise RuntimeError("every so often")
-        return {"y": inputs["x"]}
-"""
-BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
-
-
-RUNTIME: dict[str, Any] = {
-    "apiVersion": "serving.kserve.io/v1alpha1",
-    "kind": "ServingRuntime",
-    "metadata": {"name": "scores"},
-    "spec": {
-        "supportedModelFormats": [{"name": "scores", "autoSelect": True}],
-        "protocolVersions": ["v2"],
-        "containers": [
-            {
-                "name": "kserve-container",
-                "image": "local",
-                "command": ["python", "-m", "serinus.cli", "serve"],
-                "args": ["--model_name={{.Name}}", "--http_port=8080", "--grpc_port=8081", "--execution=inline"],
-                "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
-            }
-        ],
-    },
-}
-
-
-def local_manifest(folder: Path, mode: str, file: str, percent: int | None) -> str:
-    """Write one version, or in Standard mode both, of a model in a file."""
-
-    def model(name: str) -> dict[str, Any]:
-        return {"modelFormat": {"name": "scores"}, "runtime": "scores", "args": ["--class", f"{folder}/{name}:Scores"]}
-
-    predictor: dict[str, Any] = {"model": model("one.py" if mode == "Standard" else file)}
-    spec: dict[str, Any] = {"predictor": predictor}
-    if mode == "Standard":
-        predictor["name"] = "v1"
-        spec["canary"] = [{"trafficPercent": percent, "predictor": {"name": "v2", "model": model(file)}}]
-    elif percent is not None:
-        predictor["canaryTrafficPercent"] = percent
-    metadata = {"name": "fraud", "annotations": {"serving.kserve.io/deploymentMode": mode}}
-    service = {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": metadata,
-        "spec": spec,
-    }
-    return yaml.safe_dump_all([RUNTIME, service])
-
 
 @pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
 @pytest.mark.parametrize("mode", ["Knative", "Standard"])

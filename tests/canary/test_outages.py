@@ -6,22 +6,26 @@ import contextlib
 import http.server
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from canary_cluster import POLICY, cluster
+from canary_cluster import BODY, MODEL, POLICY, cluster, local_manifest
 from canary_pages import free_port, prometheus, wait_until
 from canary_world import World, world
 from kubernetes_server import ISVC, Refusal
+from local_support import Up, all_ready, ask, up
 from serinus.canary.sources.prometheus_source import PrometheusSource
 from serinus.canary.sources.source import ArmNames
 from serinus.canary.targets.target import TargetFailed, TargetGone
+from serinus.cli.canary.canary_run import EXIT_STATUS
 
 SERVICE = ISVC.format("default", "m")
 
@@ -224,3 +228,78 @@ def test_a_prometheus_that_goes_answers_nonsense_and_comes_back_is_waited_for(tm
                 assert run.end() == 0
             assert run.events("end")[0]["ending"] == "promoted"
             assert run.events("move")[-1]["percent"] is None
+
+
+@contextlib.contextmanager
+def canary_under_load(folder: Path, path: Path, running: Up) -> Iterator[None]:
+    """Bring the canary in at 0 %, and send requests."""
+    path.write_text(local_manifest(folder, "Knative", "two.py", 0))
+    running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "the canary at 0 %")
+    done = threading.Event()
+
+    def load() -> None:
+        while not done.wait(0.004):
+            with contextlib.suppress(OSError):
+                ask(running.gateway, "/v2/models/fraud/infer", BODY, host="fraud.default.localhost")
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(20)
+
+
+def local(folder: Path) -> tuple[Path, list[str]]:
+    """A manifest of a first version, and the options of a run whose step takes minutes."""
+    for name in ("one.py", "two.py"):
+        (folder / name).write_text(f"EVERY = 0\n{MODEL}")
+    (folder / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 100000"))
+    path = folder / "isvc.yaml"
+    path.write_text(local_manifest(folder, "Knative", "one.py", None))
+    return path, ["fraud", "--policy", "policy.yaml", "--interval", "0.5"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "down"])
+def test_a_local_runner_that_ends_and_starts_anew_ends_the_run_and_another_one_begins(tmp_path: Path, how: str):
+    path, words = local(tmp_path)
+    with contextlib.ExitStack() as ended:
+        with up(tmp_path, "isvc.yaml") as running, canary_under_load(tmp_path, path, running):
+            run = ended.enter_context(watched(words, tmp_path))
+            run.wait("look")
+            if how == "killed":
+                running.process.kill()
+                running.process.wait()
+            else:
+                running.cli("down")
+            run.wait("problem", "nothing runs in .serinus; start it with: serinus up PATH")
+        path.write_text(local_manifest(tmp_path, "Knative", "one.py", None))
+        with up(tmp_path, "isvc.yaml") as again, canary_under_load(tmp_path, path, again):
+            assert run.end() == EXIT_STATUS["changed"]
+            assert "serinus up was started anew" in run.events("end")[0]["words"]
+            assert len(run.events("move")) == 1
+            shares = {share["revision"]: share["percent"] for share in again.status()["services"][0]["traffic"]}
+            assert sorted(shares.values()) == [0, 100]
+            # The revisions have the names of those before, and are others: nothing that was counted of those counts.
+            follower = ended.enter_context(watched(words, tmp_path))
+            follower.wait("look")
+            assert any("started anew with serinus up" in each["words"] for each in follower.events("note"))
+            assert follower.events("begin")[0]["run"] != run.events("begin")[0]["run"]
+
+
+@pytest.mark.slow
+def test_a_local_runner_that_stands_still_for_a_while_is_waited_for(tmp_path: Path):
+    path, words = local(tmp_path)
+    with up(tmp_path, "isvc.yaml") as running, canary_under_load(tmp_path, path, running), contextlib.ExitStack() as ended:
+        run = ended.enter_context(watched(words, tmp_path))
+        run.wait("look")
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(2)  # some looks' time: the command waits for the supervisor's answer
+            before = len(run.lines)
+        finally:
+            running.process.send_signal(signal.SIGCONT)
+        run.wait("look", since=before)
+        assert len(run.events("move")) == 1

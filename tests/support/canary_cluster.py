@@ -1,4 +1,4 @@
-"""A cluster with a canary and steady traffic, as the commands of `serinus canary` see it."""
+"""A cluster with a canary and steady traffic, and a model for `serinus up`, as the commands of `serinus canary` see them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from canary_pages import page_of, pages
 from kubernetes_server import KubernetesServer, kubernetes, service_object
 
-__all__ = ["POLICY", "cluster"]
+__all__ = ["BODY", "MODEL", "POLICY", "cluster", "local_manifest"]
 
 POLICY = """
 steps: [10, 50, 100]
@@ -66,3 +69,64 @@ def cluster(folder: Path, *, bad: float = 0.005, percent: int = 0) -> Iterator[t
         finally:
             done.set()
             thread.join(10)
+
+
+MODEL = """
+from serinus import Model, TensorSpec
+
+
+class Scores(Model):
+    inputs = (TensorSpec("x", "FP32", (-1, 2)),)
+    outputs = (TensorSpec("y", "FP32", (-1, 2)),)
+    calls = 0
+
+    def predict(self, inputs, call):
+        Scores.calls += bool(inputs["x"].any())  # what warms it up does not count
+        if EVERY and Scores.calls % EVERY == 0:
+            raise RuntimeError("every so often")
+        return {"y": inputs["x"]}
+"""
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
+
+
+RUNTIME: dict[str, Any] = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ServingRuntime",
+    "metadata": {"name": "scores"},
+    "spec": {
+        "supportedModelFormats": [{"name": "scores", "autoSelect": True}],
+        "protocolVersions": ["v2"],
+        "containers": [
+            {
+                "name": "kserve-container",
+                "image": "local",
+                "command": ["python", "-m", "serinus.cli", "serve"],
+                "args": ["--model_name={{.Name}}", "--http_port=8080", "--grpc_port=8081", "--execution=inline"],
+                "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
+            }
+        ],
+    },
+}
+
+
+def local_manifest(folder: Path, mode: str, file: str, percent: int | None) -> str:
+    """Write one version, or in Standard mode both, of a model in a file."""
+
+    def model(name: str) -> dict[str, Any]:
+        return {"modelFormat": {"name": "scores"}, "runtime": "scores", "args": ["--class", f"{folder}/{name}:Scores"]}
+
+    predictor: dict[str, Any] = {"model": model("one.py" if mode == "Standard" else file)}
+    spec: dict[str, Any] = {"predictor": predictor}
+    if mode == "Standard":
+        predictor["name"] = "v1"
+        spec["canary"] = [{"trafficPercent": percent, "predictor": {"name": "v2", "model": model(file)}}]
+    elif percent is not None:
+        predictor["canaryTrafficPercent"] = percent
+    metadata = {"name": "fraud", "annotations": {"serving.kserve.io/deploymentMode": mode}}
+    service = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": spec,
+    }
+    return yaml.safe_dump_all([RUNTIME, service])

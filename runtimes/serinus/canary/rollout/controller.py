@@ -149,7 +149,7 @@ class Controller:
         run = f"{seen.service} {seen.stable} > {seen.canary}"
         if record is not None and record.get("identity", seen.identity) != seen.identity:
             self._tell(
-                "note", f"{seen.service} was deleted and created again since its record was kept; a new run begins"
+                "note", f"{seen.service} was {_created_again(seen)} since its record was kept; a new run begins"
             )
             record = None
         same = record is not None and (record.get("stable"), record.get("canary")) == (seen.stable, seen.canary)
@@ -169,8 +169,8 @@ class Controller:
                 )
         if seen.problems and self._phase == "judging":
             raise TargetFailed(f"{seen.service}: {'; '.join(seen.problems)}")
-        # One that only decides keeps no record: its looks are found by the revisions alone.
-        fresh = f"{run} @{self._clock():.0f}" if moves else run
+        # One that only decides keeps no record: its looks are found by the revisions, of the service that this one is.
+        fresh = f"{run} @{self._clock():.0f}" if moves else f"{run} of {seen.identity}" if seen.identity else run
         goes_on = record is not None and same
         kept = record.get("looks") or () if record is not None else ()
         self._looker.begin(
@@ -452,6 +452,10 @@ def _check_unchanged(expected: TargetState, seen: TargetState) -> None:
             f"{seen.service} was changed by somebody else: stable, canary, percentage, edition were {', '.join(map(str, before))}, and are "
             f"{', '.join(map(str, after))}; nothing was done"
         )
+
+
+def _created_again(seen: TargetState) -> str:
+    return "started anew with serinus up" if seen.mode == "local" else "deleted and created again"
 
 
 def _seconds(value: Any) -> float | None:

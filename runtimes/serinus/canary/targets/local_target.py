@@ -44,6 +44,8 @@ class LocalTarget:
         self._name = name
         self._canary = canary
         self._loaded: bytes | None = None
+        self._supervisor: str | None = None
+        """Which run of the supervisor was seen first; None: none was."""
 
     def state(self) -> TargetState:
         """See `Target.state`."""
@@ -51,6 +53,14 @@ class LocalTarget:
 
     def _service(self) -> dict[str, Any]:
         status = _ask(self._folder, "status")
+        supervisor = str(status.get("id") or "")
+        if self._supervisor is None:
+            self._supervisor = supervisor
+        elif self._supervisor != supervisor:
+            raise TargetChanged(
+                f"serinus up was started anew in {self._folder}: its revisions are numbered from 1 again and none has the canary's share any more; "
+                "nothing was done, begin a new run when there is a canary"
+            )
         found = [
             each for each in status["services"] if self._name in (each["name"], f"{each['namespace']}/{each['name']}")
         ]
@@ -96,6 +106,7 @@ class LocalTarget:
             ready=bool(canary and canary["ready"] and service["settled"]),
             model=str(service["model"]),
             version=",".join(sorted(share["revision"] for share in service["traffic"])),
+            identity=self._supervisor or "",
             problems=tuple(problems),
             policy=str(service.get("canary_policy") or ""),
             notes=tuple(_affinity_notes(service)),

@@ -7,6 +7,7 @@ reaper, the gateway, the ports.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,8 @@ class LocalCluster:
 
     def __init__(self, options: RunOptions, *, show: Callable[[str, str], None], say: Callable[[str], None]) -> None:
         self.options = options
+        self._id = secrets.token_hex(8)
+        """Of this run of the supervisor: the next one numbers revisions from 1 again."""
         self._dirty = asyncio.Event()
         self._reaper = Reaper(ProcessRecord(options.state, say))
         ports, logs = PortBook(), options.state / "logs"
@@ -205,6 +208,7 @@ class LocalCluster:
         processes = self._processes()
         ready = {digest: revision.is_ready for digest, revision in reconciler.revisions.items()}
         return {
+            "id": self._id,
             "reaper": self._reaper.pid,
             "gateway": {
                 "host": self.options.host,
