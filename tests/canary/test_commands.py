@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -24,6 +21,7 @@ from serinus.cli.canary.canary_view import RunView
 from serinus.cli.operator import run as command
 
 pytestmark = pytest.mark.slow  # commands in processes of their own
+
 
 def watch(folder: Path, options: list[str], *more: str) -> int:
     return command(
@@ -157,6 +155,7 @@ def test_a_report_of_no_run_says_which_there_are(tmp_path: Path, capsys: pytest.
 
 
 # On this machine
+
 
 @pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
 @pytest.mark.parametrize("mode", ["Knative", "Standard"])

@@ -48,7 +48,9 @@ def end(made: World) -> None:
 def test_a_namespace_that_is_not_there_is_named(tmp_path: Path):
     with world(tmp_path, bad=0.005) as made:
         end(made)
-        with pytest.raises(TargetGone, match=r"no InferenceService m in namespace default; name another with --namespace"):
+        with pytest.raises(
+            TargetGone, match=r"no InferenceService m in namespace default; name another with --namespace"
+        ):
             made.run()
         assert made.moves == []
 
@@ -67,7 +69,9 @@ def test_in_a_namespace_that_is_being_deleted_no_run_begins(tmp_path: Path, mode
 def test_where_no_record_can_be_kept_no_run_begins(tmp_path: Path):
     with world(tmp_path, bad=0.005) as made:
         made.server.terminating.add("default")  # the service has not been reached yet
-        with pytest.raises(TargetFailed, match=r"cannot be kept, so nothing is moved: .*403.*because it is being terminated"):
+        with pytest.raises(
+            TargetFailed, match=r"cannot be kept, so nothing is moved: .*403.*because it is being terminated"
+        ):
             made.run()
         assert made.moves == []
         assert made.share() == 0
@@ -123,6 +127,7 @@ def test_a_server_that_fails_once_after_a_step_does_not_end_the_run(tmp_path: Pa
         made.server.get = failing  # type: ignore[method-assign]
         assert made.run().kind == "promoted"
         assert any("the leader is being elected; trying again" in each for each in made.told("problem"))
+
 
 class Broken(http.server.BaseHTTPRequestHandler):
     """What a gateway says in a Prometheus' place."""
@@ -210,7 +215,16 @@ def test_a_prometheus_that_goes_answers_nonsense_and_comes_back_is_waited_for(tm
         (tmp_path / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 16000"))
         targets = [f"127.0.0.1:{pod['metadata']['annotations']['prometheus.io/port']}" for pod in server.pods]
         port = free_port()
-        words = ["m", *options, "--policy", "policy.yaml", "--interval", "0.5", "--prometheus", f"http://127.0.0.1:{port}"]
+        words = [
+            "m",
+            *options,
+            "--policy",
+            "policy.yaml",
+            "--interval",
+            "0.5",
+            "--prometheus",
+            f"http://127.0.0.1:{port}",
+        ]
         names = ArmNames("m-predictor-00001", "m-predictor-00002", "m")
         with contextlib.ExitStack() as running:
             with prometheus(tmp_path, {"models": targets}, port=port) as url:
@@ -292,7 +306,11 @@ def test_a_local_runner_that_ends_and_starts_anew_ends_the_run_and_another_one_b
 @pytest.mark.slow
 def test_a_local_runner_that_stands_still_for_a_while_is_waited_for(tmp_path: Path):
     path, words = local(tmp_path)
-    with up(tmp_path, "isvc.yaml") as running, canary_under_load(tmp_path, path, running), contextlib.ExitStack() as ended:
+    with (
+        up(tmp_path, "isvc.yaml") as running,
+        canary_under_load(tmp_path, path, running),
+        contextlib.ExitStack() as ended,
+    ):
         run = ended.enter_context(watched(words, tmp_path))
         run.wait("look")
         running.process.send_signal(signal.SIGSTOP)

@@ -175,7 +175,7 @@ def _fastest(terms: list[tuple[float, float, float]]) -> tuple[float, float, flo
         length = min(1.0, 0.8 / max(steepest, 1e-300))
         nu, theta = nu + length * d_nu, theta + length * d_theta
         factors = [1 + nu * a + theta * b for _, a, b in terms]
-        if all([abs(length * change) < 1e-3 * factor for change, factor in zip(changes, factors, strict=True)]):
+        if all(abs(length * change) < 1e-3 * factor for change, factor in zip(changes, factors, strict=True)):
             break
     growth = sum(weight * math.log(factor) for (weight, _, _), factor in zip(terms, factors, strict=True))
     return (nu, theta, growth) if nu > 0 and growth > 0 else (0.0, 0.0, 0.0)

@@ -148,9 +148,7 @@ class Controller:
         record = target.load_record() if moves else None
         run = f"{seen.service} {seen.stable} > {seen.canary}"
         if record is not None and record.get("identity", seen.identity) != seen.identity:
-            self._tell(
-                "note", f"{seen.service} was {_created_again(seen)} since its record was kept; a new run begins"
-            )
+            self._tell("note", f"{seen.service} was {_created_again(seen)} since its record was kept; a new run begins")
             record = None
         same = record is not None and (record.get("stable"), record.get("canary")) == (seen.stable, seen.canary)
         if record is not None:

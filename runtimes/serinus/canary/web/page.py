@@ -367,7 +367,7 @@ def _told(history: RunHistory) -> str:
         style = ' class="bad-text"' if each.kind == "problem" else ""
         times = f" ({each.times} times)" if each.times > 1 else ""
         rows.append(
-            f'<tr><td class="number" data-name="At">{escape(at)}</td><td data-name="Kind"><span{style}>{escape(each.kind)}</span></td>'
+            f'<tr><td class="when" data-name="At">{escape(at)}</td><td data-name="Kind"><span{style}>{escape(each.kind)}</span></td>'
             f'<td class="break" data-name="What">{escape(each.words)}{times}</td></tr>'
         )
     return f"<h2>What was done and told, the latest first</h2>{_table(('At', 'Kind', 'What'), rows)}"

@@ -36,7 +36,6 @@ _COMMANDS: Final = {
 }
 
 
-
 class _Commands(CommandTable):
     table = _COMMANDS
 
