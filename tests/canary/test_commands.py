@@ -151,7 +151,7 @@ def test_options_that_make_no_sense_are_errors(
 
 def test_a_report_of_no_run_says_which_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert command(["canary", "report", "m", "--state-dir", str(tmp_path)]) == 1
-    assert "has no run m; its runs are: none" in capsys.readouterr().err
+    assert "m.events.jsonl has no run m; serinus canary run writes it" in capsys.readouterr().err
 
 
 # On this machine

@@ -6,6 +6,8 @@ import codecs
 import gc
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,11 @@ import numpy as np
 import pytest
 
 from canary_support import Rollout, Truth
+from serinus.canary import replay
 from serinus.canary.policy import DEFAULT_POLICY, load_policy
+from serinus.canary.replay import Replay
 from serinus.cli import main
+from serinus.errors import ConfigError
 
 BAD = Truth(errors=0.2, median_s=0.06)
 
@@ -57,6 +62,39 @@ def test_final_gives_each_run_one_line_in_order(tmp_path: Path, capsys: pytest.C
     assert final[1]["look"] == 30
     assert main(["canary", "replay", str(file), "--final"]) == 0
     assert capsys.readouterr().out.startswith(f"bad: look {final[0]['look']}: rollback\n    errors: canary ")
+
+
+@pytest.mark.parametrize("together", [1, 3000, 1 << 25], ids=["a line", "some lines", "all lines"])
+def test_ends_alone_are_those_of_all_looks_however_runs_are_mixed_and_told(together: int, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(5)
+    names = ["a", "b", "", "run", 'qu"ote', "é", "c"]
+    rollouts = [Rollout(looks=40, canary=BAD if index % 2 else Truth()) for index in range(len(names))]
+    lines: list[bytes] = []
+    for number, looks in enumerate(zip(*[each.simulate(rng) for each in rollouts], strict=True)):
+        for name, look in zip(names, looks, strict=True):
+            value = {**look.as_json(), "run": name}
+            # At the end of the line or at its beginning, escaped or as it is, twice (the last one counts), or left out where it is empty.
+            if number % 3 == 0:
+                value = {"run": name, **look.as_json()}
+            text = json.dumps(value, ensure_ascii=number % 2 == 0)
+            if number % 5 == 0:
+                text = '{"run": "b", ' + text[1:]
+            if not name and number % 5:
+                text = json.dumps({key: each for key, each in value.items() if key != "run"})
+            lines.append(text.encode())
+    lines[3:3] = [b"{", b'{"run": "d", "seconds": 1}', b"[]"]
+    monkeypatch.setattr(replay, "_TOGETHER", together)
+    every, alone = Replay(load_policy(), "looks"), Replay(load_policy(), "looks")
+    last = {decision.run: decision for decision in every.decisions(lines)}
+    assert {decision.run: decision for decision in alone.final_decisions(lines)} == last
+    assert list(last) == names
+    problems = []
+    for each in (every, alone):
+        with pytest.raises(ConfigError) as caught:
+            each.raise_problems()
+        problems.append(caught.value.problems)
+    assert problems[0] == problems[1]
+    assert [each.partition(": ")[0] for each in problems[0]] == ["looks:4", "looks:5", "looks:6"]
 
 
 def test_without_percent_no_step_is_advanced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -192,3 +230,12 @@ def test_the_policy_that_is_printed_is_the_default(tmp_path: Path, capsys: pytes
 def test_the_help_shows_examples(capsys: pytest.CaptureFixture[str]):
     assert main(["canary", "replay", "--help"]) == 0
     assert "serinus canary replay looks.jsonl" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_a_replay_pays_for_no_clusters_targets_and_no_page():
+    program = (
+        "import sys; from serinus.cli import main; main(['canary', 'policy']); "
+        "print([each for each in sys.modules if each.startswith(('serinus.canary.targets', 'serinus.canary.web'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

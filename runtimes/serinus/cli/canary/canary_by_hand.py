@@ -140,8 +140,8 @@ def report(
     chosen = run or (runs[-1] if runs else "")
     own = [event for event in events if event.get("run") == chosen]
     if not own:
-        known = "; ".join(runs) or "none"
-        typer.echo(f"serinus canary: {files.events_path} has no run {chosen or name}; its runs are: {known}", err=True)
+        told = f"its runs are: {'; '.join(runs)}" if runs else "serinus canary run writes it"
+        typer.echo(f"{files.events_path} has no run {chosen or name}; {told}", err=True)
         raise typer.Exit(1)
     if html is not None:
         history = RunHistory()
