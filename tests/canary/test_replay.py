@@ -65,7 +65,9 @@ def test_final_gives_each_run_one_line_in_order(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("together", [1, 3000, 1 << 25], ids=["a line", "some lines", "all lines"])
-def test_ends_alone_are_those_of_all_looks_however_runs_are_mixed_and_told(together: int, monkeypatch: pytest.MonkeyPatch):
+def test_ends_alone_are_those_of_all_looks_however_runs_are_mixed_and_told(
+    together: int, monkeypatch: pytest.MonkeyPatch
+):
     rng = np.random.default_rng(5)
     names = ["a", "b", "", "run", 'qu"ote', "é", "c"]
     rollouts = [Rollout(looks=40, canary=BAD if index % 2 else Truth()) for index in range(len(names))]
