@@ -3,12 +3,15 @@
 Source: skops 0.16, `skops/io/_persist.py`, `_general.py`, `_numpy.py`, `_sklearn.py`: a zip archive with `schema.json`, a tree of nodes that say
 their class, their kind (`__loader__`) and their content, and an `.npy` file for each array of numbers. A node whose `__id__` came before is
 the one that came first, as skops takes it.
+
+What entries unpack to is bounded over all reads of them: an archive of some kilobytes may claim terabytes, or name one entry a million times.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import tokenize
 import zipfile
@@ -26,6 +29,10 @@ from .estimator import TREE, Estimator
 
 __all__ = ["read", "types_of"]
 
+_SPARED_BYTES: Final = 64 << 20
+_MOST_RATIO: Final = 200
+"""All entries together may unpack to so many bytes for each of the file, beyond `_SPARED_BYTES`; as of TorchServe's archives. skops does not
+compress unless it is told to."""
 _DAMAGE: Final = (
     *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, EOFError),
     *(
@@ -50,8 +57,8 @@ def read(path: Path) -> Estimator:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            schema = orjson.loads(archive.read("schema.json"))
-            found = _Reader(archive).value(schema)
+            reader = _Reader(archive, _SPARED_BYTES + _MOST_RATIO * path.stat().st_size)
+            found = reader.value(orjson.loads(reader.entry("schema.json")))
     except _DAMAGE as error:
         raise ConfigError(f"{path}: no skops file that can be read: {type(error).__name__}: {error}") from None
     if not isinstance(found, Estimator):
@@ -64,11 +71,34 @@ def types_of(model: Estimator) -> list[str]:
     return sorted({part.kind for part in model.parts()})
 
 
-class _Reader:
-    """Reads nodes; each `__id__` once."""
+def _numbers(content: bytes) -> Any:
+    """Read an `.npy` file, whose head must not claim more than follows it: NumPy makes the array first (NEP 1).
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    Raises:
+        ValueError: it claims more, or holds objects.
+    """
+    opened = io.BytesIO(content)
+    if np.lib.format.read_magic(opened) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(opened)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(content):
+        raise ValueError(f"an array of shape {shape} has {len(content)} bytes")
+    opened.seek(0)
+    return np.load(opened, allow_pickle=False)
+
+
+class _Reader:
+    """Reads nodes; each `__id__` once.
+
+    Args:
+        archive: whose entries are read.
+        most_bytes: that all reads of entries together may unpack to.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, most_bytes: int) -> None:
         self._archive = archive
+        self._left = most_bytes
         self._known: dict[Any, Any] = {}
         self._kinds: dict[str, Callable[[dict[str, Any]], Any]] = {
             "ObjectNode": self._object,
@@ -80,6 +110,17 @@ class _Reader:
             "TreeNode": self._tree,
             "LossNode": self._object,
         }
+
+    def entry(self, name: str) -> bytes:
+        """Read an entry; `zipfile` gives no more of it than the directory says.
+
+        Raises:
+            ValueError: with what was read before it would be too much.
+        """
+        self._left -= self._archive.getinfo(name).file_size
+        if self._left < 0:
+            raise ValueError(f"its entries unpack to far more than the file holds, {name[:80]!r} among them")
+        return self._archive.read(name)
 
     def value(self, node: Any) -> Any:
         identity = node.get("__id__")
@@ -112,12 +153,14 @@ class _Reader:
 
     def _array(self, node: dict[str, Any]) -> Any:
         if node["type"] == "numpy":
-            array = np.load(io.BytesIO(self._archive.read(node["file"])), allow_pickle=False)
+            array = _numbers(self.entry(node["file"]))
             if not isinstance(array, np.ndarray):
                 raise TypeError("an array's file holds something else")
             return array if node["__class__"] == "ndarray" or array.ndim else array.item()
         items = [self.value(one) for one in node["content"]]
         shape = self.value(node["shape"])
+        if math.prod(shape) != len(items):
+            raise ValueError(f"an array of shape {shape} has {len(items)} values")
         made = np.empty(len(items) if len(shape) == 1 else shape, object)
         if len(shape) == 1:
             made[:] = items
