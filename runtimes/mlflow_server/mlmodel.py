@@ -5,7 +5,7 @@ Source: MLflow, "MLmodel file format" (mlflow.org/docs/latest/ml/model/), and `m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 
 from serinus.artifacts import leads_out
+from serinus.content.untrusted_yaml import load_untrusted
 from serinus.errors import ConfigError
 from serinus.settings import ModelSettings
 from serinus.small_file import read_bytes
@@ -24,8 +25,6 @@ __all__ = ["FILE", "PYFUNC", "MlModel", "read"]
 FILE: Final = "MLmodel"
 PYFUNC: Final = "python_function"
 """The flavour that every model has which MLflow itself can serve."""
-_MOST_DEPTH: Final = 64
-"""Levels of the file; MLflow writes 6, and a user's metadata a few more."""
 _MOST_BYTES: Final = 4 << 20
 """Of the file; a signature of 10,000 columns takes a fourth of it."""
 
@@ -104,35 +103,13 @@ def read(settings: ModelSettings) -> MlModel:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_form(path, yaml.parse(text, Loader=loader))
-        document = yaml.load(text, Loader=loader)  # noqa: S506 # either is a safe one
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deep; at most {_MOST_DEPTH} levels are read") from None
+        document = load_untrusted(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML that is read: {str(error).splitlines()[0]}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: is no mapping; a file that mlflow's save_model wrote was expected")
     return document
-
-
-def _check_form(path: Path, events: Iterable[yaml.Event]) -> None:
-    """Refuse what would cost more to construct than its text is long: libyaml's composer ends the process over deep nesting.
-
-    Raises:
-        ConfigError: nested too deep, or with merge keys, which multiply what they name.
-    """
-    depth = 0
-    for event in events:
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.ScalarEvent) and event.value == "<<":
-            raise ConfigError(f"{path}: has a merge key ('<<'), which MLflow does not write")
-        if depth > _MOST_DEPTH:
-            raise ConfigError(f"{path}: nested too deep; at most {_MOST_DEPTH} levels are read")

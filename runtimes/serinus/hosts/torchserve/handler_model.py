@@ -18,6 +18,7 @@ from typing import Any, Final
 import yaml
 
 from ...artifacts import Extra
+from ...content.untrusted_yaml import load_untrusted
 from ...errors import Cancelled, ConfigError, InvalidInput, ModelFailed, SerinusError
 from ...model import Cancellable, RequestModel
 from ...protocol.types import InferRequest, InferResponse
@@ -257,8 +258,8 @@ def _config(archive: Archive) -> dict[str, Any]:
     if not name:
         return {}
     try:
-        config = yaml.safe_load(read_bytes(archive.folder / name, most_bytes=1 << 20))
-    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
+        config = load_untrusted(read_bytes(archive.folder / name, most_bytes=1 << 20))
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{archive.folder / name}: cannot be read: {str(error)[:300]}") from None
     if config is not None and not isinstance(config, dict):
         raise ConfigError(f"{archive.folder / name}: a mapping was expected")
