@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +396,18 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_read(tmp_path: Path):
         (first.file, first.mend),
         (second.file, second.mend),
     ]
+
+
+def test_merge_keys_that_multiply_are_refused_before_anything_is_made_of_them():
+    lines = ["a0: &a0 {x: 1, y: 2, z: 3}"]
+    lines += [f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 14)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match="more than 500,000 fields"):
+            load_text("\n".join(lines), "f.yaml")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000
+    (honest,) = load_text("base: &b {x: 1, y: 2}\nkind: A\nspec: {<<: *b, y: 3}", "f.yaml")
+    assert honest.value["spec"] == {"x": 1, "y": 3}

@@ -262,6 +262,7 @@ def _read(loader: _Loader, file: str, patches: bool, what: str) -> list[Document
             node = loader.get_node()
             if node is None:
                 continue
+            _count_fields(node, file, {})  # first: merge keys ('<<') copy what they name when the value is made
             value = loader.construct_document(node)
             if value is None:
                 continue
@@ -270,7 +271,6 @@ def _read(loader: _Loader, file: str, patches: bool, what: str) -> list[Document
                 continue
             if not isinstance(value, dict):
                 raise ConfigError(f"{file}:{line}: a {what} is a mapping, this document is a {type(value).__name__}")
-            _count_fields(node, file, {})
             walk = _Walk(file)
             walk.visit(node, ())
             documents.append(Document(value, walk.places, file, tuple(walk.duplicates)))
