@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from deferred import Deferred
+from depth import some_of
 from serinus.bulk.finished_parts import FinishedParts
 from serinus.bulk.table_files import TableReader
 from serinus.cli import main
@@ -259,7 +260,7 @@ def test_parts_after_a_gap_or_half_written_are_not_counted(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", some_of([signal.SIGINT, signal.SIGKILL, signal.SIGTERM], 2))
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, number: signal.Signals):
     matrix = rows(3000)
     write("in.parquet", matrix)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from depth import some_of
 from representative import every
 from serinus import Call, InferRequest
 from serinus.dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S, AdaptiveLimit
@@ -194,7 +195,9 @@ def serial(kind: str, call_s: float, **settings: Any) -> Queue:
     return queue
 
 
-@pytest.mark.parametrize(("times", "predict_s", "kind"), every(5, product(TIMES, MODELS, KINDS), names=3))
+@pytest.mark.parametrize(
+    ("times", "predict_s", "kind"), every(5, some_of(list(product(TIMES, MODELS, KINDS)), 8), names=3)
+)
 def test_patient_clients_of_an_overloaded_model_get_what_it_can_give_in_time(kind: str, predict_s: float, times: float):
     queue = serial(kind, predict_s)
     queue.load(times / predict_s, 8)
@@ -206,7 +209,8 @@ def test_patient_clients_of_an_overloaded_model_get_what_it_can_give_in_time(kin
 
 
 @pytest.mark.parametrize(
-    ("times", "predict_s", "patience_s", "kind"), every(7, product(TIMES, MODELS, [0.25, 0.5], KINDS), names=4)
+    ("times", "predict_s", "patience_s", "kind"),
+    every(7, some_of(list(product(TIMES, MODELS, [0.25, 0.5], KINDS)), 13), names=4),
 )
 def test_impatient_clients_are_answered_before_they_leave(kind: str, predict_s: float, times: float, patience_s: float):
     queue = serial(kind, predict_s)

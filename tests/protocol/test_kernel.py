@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import serinus.native as native
+from depth import draws
 from protocol_support import ODD_NUMBERS, body, damage, outcome, plain_codec, random_body, tensor_json
 from representative import every
 from serinus.native.json import json_powers
@@ -179,9 +180,9 @@ def test_halfway_cases_go_to_even(mantissa: int, power: int):
 
 
 @pytest.mark.slow
-def test_a_million_random_numbers_agree_with_the_ordinary_path():
+def test_random_numbers_agree_with_the_ordinary_path():
     generator = np.random.default_rng(3)
-    bits = generator.integers(0, 2**64, 200_000, dtype=np.uint64).view(np.float64)
+    bits = generator.integers(0, 2**64, draws(200_000, 50_000), dtype=np.uint64).view(np.float64)
     values = bits[np.isfinite(bits)].tolist()
     texts = [repr(value) for value in values] + [f"{value:.{digits}g}" for digits in (3, 9, 15, 19) for value in values]
     document = b'{"inputs":[{"name":"x","shape":[%d],"datatype":"FP64","data":[%b]}]}' % (

@@ -214,7 +214,7 @@ async def test_a_client_that_leaves_ends_the_stream(server: Rest, how: str):
 @pytest.mark.slow
 async def test_a_slow_reader_holds_the_model_back(server: Rest):
     async with raw(server.port, limit=2**16) as client:
-        size = 1_000_000
+        size = 400_000
         await client.send(wire("POST", STREAM, count(100, parameters={"size": size})))
         model = COUNTING["counting"]
         await until(lambda: model.given > 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from certificate_support import Authority, Issued
+from depth import DEEP
 from serinus.client import Client
 from serinus.client.trust import Trust
 from serinus.errors import ConfigError
@@ -169,9 +171,18 @@ def handshakes(port: int, version: ssl.TLSVersion, authority: Authority) -> bool
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["change", "SIGHUP"])
-@pytest.mark.parametrize("http", ["thin", "uvicorn"])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("workers", "http", "how"),
+    # Each two of them meet; a deep run has all three.
+    list(itertools.product(("1", "2"), ("thin", "uvicorn"), ("change", "SIGHUP")))
+    if DEEP
+    else [
+        ("1", "thin", "change"),
+        ("1", "uvicorn", "SIGHUP"),
+        ("2", "thin", "SIGHUP"),
+        ("2", "uvicorn", "change"),
+    ],
+)
 def test_exchanged_files_are_for_new_connections_and_open_ones_go_on(
     how: str, http: str, workers: str, tmp_path: Path, secret: Path, authority: Authority, stranger: Authority
 ):
