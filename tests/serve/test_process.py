@@ -150,18 +150,6 @@ def test_a_port_that_is_taken_is_told_before_any_model_is_loaded(setting: str, w
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("words", [("--http_port", "8081"), ("--metrics_port", "9000", "--grpc_port", "9000")])
-def test_two_settings_of_one_port_are_refused(words: tuple[str, ...]):
-    done = _run("/no/such/folder", *words)
-    assert done.returncode == 2
-    assert f"{words[0]} and --grpc_port are both {words[1]}" in done.stderr
-
-
-def test_rest_and_metrics_may_share_a_port_and_grpc_that_is_off_has_none():
-    for words in (("--http_port", "0", "--metrics_port", "0"), ("--http_port", "8081", "--no-enable-grpc")):
-        assert "are both" not in _run("/no/such/folder", *words).stderr
-
-
 def test_several_directories_are_several_models(tmp_path: Path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -215,6 +203,20 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root.handlers[:] = before[0]
     root.setLevel(before[1])
     ours.setLevel(before[2])
+
+
+@pytest.mark.parametrize("words", [("--http_port", "8081"), ("--metrics_port", "9000", "--grpc_port", "9000")])
+def test_two_settings_of_one_port_are_refused(words: tuple[str, ...], here: None, capsys: pytest.CaptureFixture[str]):
+    assert main(["serve", "/no/such/folder", *words]) == 2
+    assert f"{words[0]} and --grpc_port are both {words[1]}" in capsys.readouterr().err
+
+
+def test_rest_and_metrics_may_share_a_port_and_grpc_that_is_off_has_none(
+    here: None, capsys: pytest.CaptureFixture[str]
+):
+    for words in (("--http_port", "0", "--metrics_port", "0"), ("--http_port", "8081", "--no-enable-grpc")):
+        assert main(["serve", "/no/such/folder", *words]) == 2
+        assert "are both" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
