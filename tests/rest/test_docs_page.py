@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from browser import NEEDS_CHROMIUM, Tab, dumped, opened
+from depth import DEEP
 from rest_support import Rest, rest
 from serinus.dataplane.access.access_tokens import Tokens
 from serinus.protocol.documents.example_values import example_request
@@ -316,8 +317,9 @@ def loud_specs() -> tuple[TensorSpec, ...]:
 
 @NEEDS_CHROMIUM
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(360, "dark"), (1280, "light"), *([(360, "light"), (1280, "dark")] if DEEP else [])]
+)
 async def test_it_renders_light_and_dark_narrow_and_wide_with_long_names_and_many_inputs(
     width: int, scheme: str, tmp_path: Path
 ):
