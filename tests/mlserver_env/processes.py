@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import httpx
 
@@ -42,12 +43,16 @@ def process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
     """Run a server until the block ends; enters when `ready` answers 200."""
     program = str(Path(sys.executable).parent / command[0])
     environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{folder}"}
-    with subprocess.Popen(
-        [program, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
-    ) as server:
+    # A file: a pipe that nobody reads would hold a server that says much.
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [program, *command[1:]], stdout=said, stderr=subprocess.STDOUT, cwd=folder, env=environment
+        ) as server,
+    ):
         try:
             for _ in range(600):
-                assert server.poll() is None, server.communicate()[0].decode()[-3000:]
+                assert server.poll() is None, f"the server ended: {_read(said)[-3000:]}"
                 with contextlib.suppress(httpx.HTTPError):
                     if CLIENT.get(ready).status_code == 200:
                         break
@@ -55,7 +60,12 @@ def process(command: list[str], folder: Path, ready: str) -> Iterator[None]:
             yield
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=30)
+            server.wait(30)
+
+
+def _read(said: IO[bytes]) -> str:
+    said.seek(0)
+    return said.read().decode()
 
 
 class Address(NamedTuple):

@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -99,24 +100,29 @@ def free_port() -> int:
 def process(arguments: list[str], url: str, *, python: str = sys.executable, cwd: Path | None = None) -> Iterator[None]:
     """Run a real server until the block ends; it has answered `url` with 200 when the block begins."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        [python, *arguments], env=environment, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as child:
+    # A file: a pipe that nobody reads would hold a server that says much.
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [python, *arguments], env=environment, cwd=cwd, stdout=said, stderr=subprocess.STDOUT
+        ) as child,
+    ):
         try:
-            _wait(child, url)
+            _wait(child, url, said)
             yield
         finally:
             child.send_signal(signal.SIGTERM)
             try:
-                child.communicate(timeout=20)
+                child.wait(20)
             except subprocess.TimeoutExpired:
                 child.kill()
 
 
-def _wait(child: subprocess.Popen[bytes], url: str) -> None:
+def _wait(child: subprocess.Popen[bytes], url: str, said: IO[bytes]) -> None:
     def answers() -> bool:
         if child.poll() is not None:
-            raise AssertionError(f"the server ended: {child.communicate()[0].decode()[-3000:]}")
+            said.seek(0)
+            raise AssertionError(f"the server ended: {said.read().decode()[-3000:]}")
         # What is asked every 10 ms takes the processor from the server that starts: a client of httpx reads the system's CAs first.
         asked = urllib.parse.urlsplit(url)
         connection = http.client.HTTPConnection(asked.netloc, timeout=2)
