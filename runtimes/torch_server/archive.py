@@ -22,12 +22,14 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.export.pt2_archive._package import PT2ArchiveReader
 
 from serinus.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.export.pt2_archive._package import PT2ArchiveReader
 
 __all__ = ["check", "check_script"]
 
@@ -68,6 +70,9 @@ def check(file: Path, allows: Callable[[str], bool]) -> None:
     Raises:
         ConfigError: it holds what can run code, or is no archive of `torch.export.save`.
     """
+    # Imported here: it brings PyTorch's compiler, 2 s of CPU that a server of TorchScript does without.
+    from torch.export.pt2_archive._package import PT2ArchiveReader
+
     try:
         reader = PT2ArchiveReader(str(file))
         names = list(reader.get_file_names())

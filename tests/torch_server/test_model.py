@@ -295,18 +295,42 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, capsys):
     assert "unpickled" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("7", "7")], ids=["unset", "set"])
-def test_waiting_threads_soon_give_their_cpu_up_unless_the_environment_says_otherwise(given, expected):
+def told_by_a_process(code: str, **variables: str) -> list[str]:
+    """What a Python of its own prints, in words."""
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    code = "import os, torch_server.module; print(os.environ['GOMP_SPINCOUNT'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, **({"GOMP_SPINCOUNT": given} if given else {})},
-        capture_output=True,
-        text=True,
-        check=True,
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env={**environment, **variables}, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def loading(tmp_path_factory) -> list[str]:
+    """A process that loaded TorchScript: how long its threads wait, and whether it has PyTorch's compiler."""
+    folder = script(tmp_path_factory.mktemp("loading"), Scale())
+    code = (
+        "import os, pathlib, sys; from torch_server import TorchModel; from serinus import ModelSettings\n"
+        f"TorchModel(ModelSettings(name='m', model_dir=pathlib.Path({str(folder)!r}))).load()\n"
+        "assert 'torch_server.archive' in sys.modules\n"
+        "print(os.environ['GOMP_SPINCOUNT'], 'torch._dynamo' in sys.modules)"
     )
-    assert done.stdout.strip() == expected
+    return told_by_a_process(code)
+
+
+def test_waiting_threads_soon_give_their_cpu_up_unless_the_environment_says_otherwise(loading):
+    assert loading[0] == "10000"
+    code = (
+        "import os, sys; sys.modules['torch'] = None\n"
+        "try: import torch_server.module\n"
+        "except ImportError: print(os.environ['GOMP_SPINCOUNT'])"
+    )
+    assert told_by_a_process(code) == ["10000"], "before PyTorch reads it"
+    assert told_by_a_process(code, GOMP_SPINCOUNT="7") == ["7"]
+
+
+def test_torchscript_is_loaded_without_pytorchs_compiler(loading):
+    """It is 2 s of CPU, and what reads exported programs brings it."""
+    assert loading[1] == "False"
 
 
 @pytest.mark.usefixtures("no_gpu")
