@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from depth import DEEP
 from serinus.cli.policy_annotations import check_policy_annotations
 from serinus.cli.serving.serve_arguments import check_serve_arguments
 from serinus.manifests.documents import load_text
@@ -129,8 +130,9 @@ def judge(documents: list[Any]) -> Problems:
 def test_a_value_of_any_shape_in_any_place_is_judged_and_breaks_nothing(whole: dict[str, Any]):
     before = load_text(json.dumps(whole), "before.yaml")
     for number, path in enumerate(places(whole)):
-        # A list and a mapping everywhere, which no set holds; of the rest some at each place, in turn.
-        for odd in (["x"], {"a": "b"}, ODD[number % len(ODD)]):
+        # A list and a mapping everywhere, which no set holds; of the rest some at each place, in turn. A run that is not deep has one at each.
+        every: list[Any] = [["x"], {"a": "b"}, ODD[number % len(ODD)]]
+        for odd in every if DEEP else every[number % 3 :][:1]:
             after = load_text(json.dumps(replaced(whole, path, odd)), "after.yaml")
             problems = judge(after)
             check_updates(before, after, problems)

@@ -81,16 +81,13 @@ async def test_columns_optional_ones_and_parameters_reach_a_python_model_in_a_pr
 
 
 @pytest.mark.slow  # a process that imports MLflow
-async def test_a_v1_body_of_rows_by_name_is_answered(folders: Any):
+async def test_rows_by_name_are_answered_over_v1_and_what_mlflow_refuses_is_the_clients_fault_in_its_words(
+    folders: Any,
+):
     async with serving(build_model, settings_of(folders("columns"), allow_implementation=TRUSTED)) as plane:
         body = json.dumps({"instances": [{"i": 3, "s": "a", "o": 1.0}]}).encode()
         answer = json.loads(await plane.predict_v1("m", body))
         assert answer["predictions"][0]["sum"] == 4.0
-
-
-@pytest.mark.slow  # a process that imports MLflow
-async def test_what_mlflow_refuses_is_the_clients_fault_in_its_words(folders: Any):
-    async with serving(build_model, settings_of(folders("columns"), allow_implementation=TRUSTED)) as plane:
         status, document = await invoke(plane, {"dataframe_split": {"columns": ["i"], "data": [["x"]]}})
         assert status == 400
         assert "i" in document["message"]

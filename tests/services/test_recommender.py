@@ -14,6 +14,7 @@ import pytest
 
 import recommender_support as support
 from deferred import Deferred
+from depth import DEEP
 from serinus import InferRequest, Tensor
 from serinus.errors import InvalidInput
 from serinus.loading import settings_from_directory
@@ -232,7 +233,7 @@ def test_each_predictor_finds_its_own_version_on_this_machine(folder: str):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # two servers that import PyTorch, one after the other
-@pytest.mark.parametrize("form", ["knative", "standard"])
+@pytest.mark.parametrize("form", ["knative", *(["standard"] if DEEP else [])])  # how each is routed: tests/local
 def test_version_2_gets_its_tenth_behind_the_gateway_and_header_and_body_agree(form: str, models: Path, tmp_path: Path):
     from local_support import all_ready, ask, up
 
