@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from canary_cluster import BODY, MODEL, POLICY, cluster, local_manifest
+from canary_load import report_of
 from kubernetes_server import service_object
 from local_support import all_ready, ask, up
 from serinus.canary.rollout.run_events import Event
@@ -158,20 +159,17 @@ def test_a_report_of_no_run_says_which_there_are(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
-@pytest.mark.parametrize("mode", ["Knative", "Standard"])
-def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Path, mode: str, every: int, status: int):
+def test_real_servers_of_standard_mode_under_serinus_up_are_judged_by_real_requests(
+    tmp_path: Path, every: int, status: int
+):
+    """Those of Knative mode are in test_rollouts.py."""
     (tmp_path / "one.py").write_text(f"EVERY = 0\n{MODEL}")
     (tmp_path / "two.py").write_text(f"EVERY = {every}\n{MODEL}")
     (tmp_path / "policy.yaml").write_text(
         POLICY.replace("[10, 50, 100]", "[30, 100]").replace("points: 2", "points: 15")
     )
-    path = tmp_path / "isvc.yaml"
-    path.write_text(
-        local_manifest(tmp_path, mode, "one.py" if mode == "Knative" else "two.py", None if mode == "Knative" else 0)
-    )
+    (tmp_path / "isvc.yaml").write_text(local_manifest(tmp_path, "two.py", 0))
     with up(tmp_path, "isvc.yaml") as running:
-        if mode == "Knative":
-            path.write_text(local_manifest(tmp_path, mode, "two.py", 0))
         running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "the canary at 0 %")
         done = threading.Event()
 
@@ -188,13 +186,11 @@ def test_real_servers_under_serinus_up_are_judged_by_real_requests(tmp_path: Pat
             done.set()
             thread.join(20)
         assert ended.returncode == status, ended.stdout + ended.stderr
-        report = json.loads(running.cli("canary", "report", "fraud").stdout)
+        report = report_of(running)
         assert report["problems"] == []
         assert report["last_look"]["canary"]["latency"]
         shares = {share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]}
-        old, new = ("fraud-predictor-00001", "fraud-predictor-00002")
-        if mode == "Standard":
-            old, new = ("fraud-v1-predictor-00001", "fraud-v2-predictor-00001")
+        old, new = ("fraud-v1-predictor-00001", "fraud-v2-predictor-00001")
         assert shares[old if status else new] == 100
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from canary_support import EVEN_SCORES, Rollout, Truth, judge, ramp, shifted_scores
+from depth import draws
 from serinus.canary.judge import Judge
 from serinus.canary.looks import Arm, Latency, Look, Mean, Rate
 from serinus.canary.policy import DEFAULT_POLICY, Policy, load_policy, parse_policy
@@ -68,7 +69,7 @@ EQUAL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("rollout", EQUAL.values(), ids=EQUAL)
 def test_a_canary_as_good_is_rolled_back_no_oftener_than_the_level(rollout: Rollout):
-    runs = 20 if rollout.looks > 1000 else 60
+    runs = draws(20, 10) if rollout.looks > 1000 else draws(60, 30)
     rolled_back = [each for each in outcomes(rollout, runs) if each[0] == "rollback"]
     assert len(rolled_back) <= most_wrong(runs)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from canary_load import POLICY, Load, load, wait_for_canary, write_service
+from canary_load import POLICY, Load, load, report_of, wait_for_canary, write_service
 from local_support import Up, up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -29,7 +29,7 @@ def run(running: Up, *words: str, policy: str = POLICY) -> tuple[int, dict[str, 
     (running.folder / "policy.yaml").write_text(policy)
     options = ["--policy", "policy.yaml", "--interval", "1", "--for", "80", "-o", "lines", *words]
     ended = running.cli("canary", "run", "fraud", *options, check=False)
-    report = json.loads(running.cli("canary", "report", "fraud").stdout)
+    report = report_of(running)
     assert report["problems"] == [], ended.stdout
     return ended.returncode, report
 
@@ -127,25 +127,29 @@ def test_a_good_version_goes_from_copies_to_users_who_stay_and_its_predecessor_i
         assert report["counted"] == "users"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
-def test_copies_of_a_run_that_was_ended_amid_them_end_too(tmp_path: Path, number: signal.Signals) -> None:
+def test_copies_of_a_run_that_was_ended_amid_them_end_too(tmp_path: Path) -> None:
     write_service(tmp_path, "one")
     with up(tmp_path, "isvc.yaml") as running:
         write_service(tmp_path, "two", percent=0)
         wait_for_canary(running)
         (tmp_path / "policy.yaml").write_text(POLICY.replace("canary_requests: 200", "canary_requests: 1000000"))
         words = ["canary", "run", "fraud", "--policy", "policy.yaml", "--interval", "0.5", "-o", "lines"]
-        process = running.start(*words, "--shadow", "100")
-        try:
-            running.wait(lambda status: status["services"][0]["mirror"] == 100, "copies")
-            process.send_signal(number)
-            assert process.wait(30) == (130 if number is signal.SIGTERM else -number)
-        finally:
-            process.kill()
-            process.wait(30)
-        if number is signal.SIGKILL:
-            assert running.status()["services"][0]["mirror"] == 100
-            assert "it gets a copy of 100 % of the requests" in running.cli("canary", "status", "fraud").stdout
-            time.sleep(2.5)  # the dead one's record is not taken over before four looks were missed
-            assert running.cli(*words, "--for", "1", check=False).returncode == 12
+
+        def end_amid_copies(number: signal.Signals) -> int:
+            process = running.start(*words, "--shadow", "100")
+            try:
+                running.wait(lambda status: status["services"][0]["mirror"] == 100, "copies")
+                process.send_signal(number)
+                return process.wait(30)
+            finally:
+                process.kill()
+                process.wait(30)
+
+        assert end_amid_copies(signal.SIGTERM) == 130
+        assert running.status()["services"][0]["mirror"] == 0
+        assert end_amid_copies(signal.SIGKILL) == -signal.SIGKILL
+        assert running.status()["services"][0]["mirror"] == 100
+        assert "it gets a copy of 100 % of the requests" in running.cli("canary", "status", "fraud").stdout
+        time.sleep(2.5)  # the dead one's record is not taken over before four looks were missed
+        assert running.cli(*words, "--for", "1", check=False).returncode == 12
         assert running.status()["services"][0]["mirror"] == 0
