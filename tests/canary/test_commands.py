@@ -168,7 +168,7 @@ def test_real_servers_of_standard_mode_under_serinus_up_are_judged_by_real_reque
     (tmp_path / "policy.yaml").write_text(
         POLICY.replace("[10, 50, 100]", "[30, 100]").replace("points: 2", "points: 15")
     )
-    (tmp_path / "isvc.yaml").write_text(local_manifest(tmp_path, "two.py", 0))
+    (tmp_path / "isvc.yaml").write_text(local_manifest(tmp_path, "Standard", "two.py", 0))
     with up(tmp_path, "isvc.yaml") as running:
         running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "the canary at 0 %")
         done = threading.Event()
