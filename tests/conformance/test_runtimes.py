@@ -12,6 +12,8 @@ import pytest
 
 import classic_models
 from conformance_support import Server, check_config, check_metadata, check_no_rows, json_tensor, values_of
+from serinus.hosts import build_model
+from serinus.settings import ModelSettings
 from serve_support import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -40,6 +42,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, d
             for name, (kind, implementation) in MODELS.items()
         }
         answers["flow"] = classic_models.write_mlflow(repository / "flow")
+        # Each leaves its verification record: the server then imports frameworks for MLflow's folder alone.
+        for name, (kind, implementation) in MODELS.items():
+            if kind in classic_models.WITH_RECORDS:
+                made = ModelSettings(name=name, implementation=implementation, model_dir=repository / name)
+                build_model(made).load()
     settings = {"name": "flow", "implementation": "mlflow_server"}
     (repository / "flow" / "model-settings.json").write_text(json.dumps(settings))
     with serving(folder, str(repository), "--repository_control", "on", timeout_s=240) as running:
