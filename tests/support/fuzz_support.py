@@ -31,7 +31,7 @@ MANY_OR_FEW = pytest.mark.parametrize(
         pytest.param(True, id="many", marks=(pytest.mark.slow, pytest.mark.timeout(3600))),
     ],
 )
-GROWTH_BYTES = (48 if MANY >= 200_000 else 12) << 20
+GROWTH_BYTES = (48 if MANY >= 200_000 else 6) << 20
 """What allocators and caches may take on from the first tenth of the requests to the last: less of fewer requests, so that as small a leak shows."""
 
 SCORES = json_tensor("scores", "FP32", [2, 4], [1.0, 3.5, 0.5, 2.0, -1.0, 0.0, 1e-3, 7.0])
