@@ -14,11 +14,11 @@ from depth import draws
 SUPPORT = Path(__file__).parents[1] / "support" / "damaged_files.py"
 
 COUNTS = {
-    ("onnx",): draws(150, 50),
+    ("onnx",): draws(150, 40),
     ("torchscript", "pt2"): draws(13, 6),
     ("saved_model",): draws(25, 10),
-    ("skops", "skops_svc"): draws(50, 16),
-    ("cbm", "cbm_json"): draws(25, 9),
+    ("skops", "skops_svc"): draws(50, 10),
+    ("cbm", "cbm_json"): draws(25, 7),
 }
 """Mutations of each of a framework's formats, so that all together take half a minute of CPU, with DEEP=1 a whole one; `damaged_files.py` has
 the command for more."""

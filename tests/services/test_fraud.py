@@ -166,29 +166,26 @@ def test_serinus_answers_the_example_fused_and_split(tmp_path: Path):
                 same(answer)
 
 
+@pytest.fixture(scope="module")
+def stock_predictor() -> Iterator[tuple[int, int]]:
+    """The ensemble under KServe's own server; yields its ports of REST and gRPC."""
+    ports = hosts_support.free_port(), hosts_support.free_port()
+    words = ["--model_name", "fraud", "--http_port", str(ports[0]), "--grpc_port", str(ports[1])]
+    command = ["-m", "ensemble_server", *words, "--model_dir", str(MODEL)]
+    with hosts_support.process(command, f"http://127.0.0.1:{ports[0]}/v2/models/fraud/ready"):
+        yield ports
+
+
 @pytest.fixture
-def stock(request: pytest.FixtureRequest) -> Iterator[str]:
+def stock(request: pytest.FixtureRequest, stock_predictor: tuple[int, int]) -> Iterator[str]:
     """Both classes under KServe's own server, gRPC or REST between them; yields the transformer's URL."""
-    ports = [hosts_support.free_port() for _ in range(4)]
-    flags = ["--model_name", "fraud", "--http_port"]
-    predictor = [
-        "-m",
-        "ensemble_server",
-        *flags,
-        str(ports[0]),
-        "--grpc_port",
-        str(ports[1]),
-        "--model_dir",
-        str(MODEL),
-    ]
-    asked = ports[1] if request.param == "grpc-v2" else ports[0]
-    transformer = ["-m", "fraud_features", *flags, str(ports[2]), "--grpc_port", str(ports[3])]
+    ports = hosts_support.free_port(), hosts_support.free_port()
+    asked = stock_predictor[1] if request.param == "grpc-v2" else stock_predictor[0]
+    words = ["--model_name", "fraud", "--http_port", str(ports[0]), "--grpc_port", str(ports[1])]
+    transformer = ["-m", "fraud_features", *words]
     transformer += ["--predictor_host", f"127.0.0.1:{asked}", "--predictor_protocol", request.param]
-    url = f"http://127.0.0.1:{ports[2]}"
-    with (
-        hosts_support.process(predictor, f"http://127.0.0.1:{ports[0]}/v2/models/fraud/ready"),
-        hosts_support.process(transformer, f"{url}/v2/health/live"),
-    ):
+    url = f"http://127.0.0.1:{ports[0]}"
+    with hosts_support.process(transformer, f"{url}/v2/health/live"):
         yield url
 
 

@@ -133,7 +133,7 @@ def scraped_cluster(folder: Path) -> Iterator[ScrapedCluster]:
         threads = [
             threading.Thread(target=_load, args=(served, kind, cluster.stop), daemon=True)
             for served, kinds in (
-                (cluster.stable, ("good", "good", "unknown")),
+                (cluster.stable, ("good", "unknown")),
                 (cluster.canary, (*["good"] * 10, "bad", "invalid", "hurried")),
             )
             for kind in kinds
