@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from serinus.server.grpc import size_filter
-from serinus.server.grpc.size_filter import FrameGuard, Relay
+from serinus.server.grpc import relay as relay_module
+from serinus.server.grpc.relay import Relay
+from serinus.server.grpc.size_filter import FrameGuard
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PIECE = bytes(range(256)) * 256
@@ -137,7 +138,7 @@ async def test_a_client_that_leaves_ends_the_fronts_connection_and_is_forgotten(
 
 
 async def test_a_client_of_which_too_much_was_dropped_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(size_filter, "_DROPPED_MOST", 40_000)
+    monkeypatch.setattr(relay_module, "DROPPED_MOST", 40_000)
 
     def data(payload: bytes) -> bytes:
         return struct.pack("!I", len(payload))[1:] + bytes((0, 0)) + struct.pack("!I", 1) + payload

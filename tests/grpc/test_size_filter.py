@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+import threading
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serinus.errors import InvalidInput, TooLarge
-from serinus.server.grpc import size_filter
+from serinus.server.grpc import relay as relay_module
 from serinus.server.grpc.deflate import DEFLATED, inflate
-from serinus.server.grpc.size_filter import FrameGuard, Relay
+from serinus.server.grpc.relay import Relay
+from serinus.server.grpc.size_filter import INFLATED_HERE, FrameGuard
 
 LIMIT = 100_000
 NOISE = random.Random(1)
@@ -170,6 +172,51 @@ def test_a_gzip_flag_on_what_is_no_gzip_passes_so_that_the_front_refuses_it():
     assert guard().feed(sent) == sent
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3000), st.booleans(), st.booleans()), min_size=1, max_size=6),
+    st.integers(1, 4000),
+    st.integers(200, 9000),
+    st.integers(0, 6000),
+)
+def test_what_is_inflated_later_comes_out_as_what_is_inflated_at_once(messages, pack, cut, most):
+    """Messages of noise or of zeros, plain or gzip, in frames of so many bytes, read in pieces, of which so many may be inflated."""
+    stream = b"".join(
+        message(squeezed(payload) if is_gzip else payload, int(is_gzip))
+        for size, is_gzip, is_noise in messages
+        for payload in [NOISE.randbytes(size) if is_noise else bytes(35 * size)]
+    )
+    sent = PREFACE + b"".join(
+        frame(0, 0, 1, stream[at : at + pack]) for at in range(0, len(stream), pack) if len(stream) < 500 * pack
+    )
+    at_once, later = FrameGuard(LIMIT, MARKER), FrameGuard(LIMIT, MARKER)
+    expected, got = b"", b""
+    for start in range(0, len(sent), cut):
+        piece = sent[start : start + cut]
+        expected += at_once.feed(piece)
+        got += later.feed(piece, most)
+        while later.has_work:
+            got += later.feed(b"")
+    assert got == expected
+    assert later.dropped == at_once.dropped
+
+
+def test_no_read_has_more_inflated_at_once_than_a_few_milliseconds_of_it():
+    bomb = squeezed(bytes(60 << 20))
+    sent = b"".join(frame(0, 0, 1, (message(bomb, 1))[at : at + 16384]) for at in range(0, len(bomb) + 5, 16384))
+    guard = FrameGuard(64 << 20, MARKER)
+    guard.feed(PREFACE)
+    assert guard.feed(sent, INFLATED_HERE) == b""
+    assert guard.has_work
+    assert not guard._messages, "nothing of it was looked into"
+    assert guard.feed(b"") == sent
+    assert not guard.has_work
+    small = FrameGuard(64 << 20, MARKER)
+    small.feed(PREFACE)
+    honest = frame(0, 1, 1, message(squeezed(bytes(5000)), 1))
+    assert small.feed(honest, INFLATED_HERE) == honest, "a small message goes its way at once"
+
+
 def test_a_reset_stream_leaves_nothing_behind():
     checked = guard()
     checked.feed(frame(0, 0, 1, message(squeezed(bytes(90_000)), 1, claim=5000)[:50]) + frame(0, 0, 3, b"\x00"))
@@ -229,12 +276,12 @@ def test_every_byte_that_the_front_will_never_see_is_counted():
 
 
 @asynccontextmanager
-async def relayed(path: Path) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, set[Relay]]]:
+async def relayed(
+    path: Path, guard: Callable[[], FrameGuard] = lambda: FrameGuard(LIMIT, MARKER)
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, set[Relay]]]:
     """A client of a relay to a Unix socket."""
     relays: set[Relay] = set()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Relay(str(path), FrameGuard(LIMIT, MARKER), relays), "127.0.0.1", 0
-    )
+    server = await asyncio.get_running_loop().create_server(lambda: Relay(str(path), guard(), relays), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         yield reader, writer, relays
@@ -265,6 +312,63 @@ async def front(path: Path, answer: bytes) -> AsyncIterator[bytearray]:
         await server.wait_closed()
 
 
+class HeldGuard(FrameGuard):
+    """Whose work in a thread begins when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(LIMIT, MARKER)
+        self.let = threading.Event()
+        self.threads: list[str] = []
+
+    def feed(self, data: bytes, *most: int) -> bytes:
+        if not most:
+            self.threads.append(threading.current_thread().name)
+            assert self.let.wait(60)
+        return super().feed(data, *most)
+
+
+async def test_while_a_large_message_is_inflated_the_loop_serves_others_and_nothing_changes_its_order(tmp_path: Path):
+    held = HeldGuard()
+    guards = [held]
+    large = frame(0, 0, 1, message(squeezed(bytes(LIMIT)), 1) + message(squeezed(NOISE.randbytes(5000)), 1))
+    conversation = [PREFACE + frame(0, 0, 3, message(b"before")), large, frame(0, 1, 5, message(b"after"))]
+    async with (
+        front(tmp_path / "front", b"answer") as got,
+        front(tmp_path / "other", b"answer") as of_other,
+        relayed(tmp_path / "front", lambda: guards.pop()) as (reader, writer, _),
+        relayed(tmp_path / "other") as (_, another, _),
+    ):
+        for piece in conversation:
+            writer.write(piece)
+        writer.write_eof()
+        while not held.threads:
+            await asyncio.sleep(0.001)
+        another.write(PREFACE + frame(0, 1, 1, message(b"meanwhile")))
+        while b"meanwhile" not in of_other:
+            await asyncio.sleep(0.001)
+        assert b"before" in got
+        assert large[20:] not in got
+        held.let.set()
+        assert await reader.read() == b"answer"
+        assert bytes(got) == b"".join(conversation)
+        assert threading.current_thread().name not in held.threads
+
+
+async def test_a_client_that_leaves_while_its_message_is_inflated_is_let_go_when_that_is_done(tmp_path: Path):
+    held = HeldGuard()
+    async with (
+        front(tmp_path / "front", b""),
+        relayed(tmp_path / "front", lambda: held) as (_, writer, relays),
+    ):
+        writer.write(PREFACE + frame(0, 0, 1, message(squeezed(NOISE.randbytes(9000)), 1)))
+        while not held.threads:
+            await asyncio.sleep(0.001)
+        writer.transport.abort()
+        held.let.set()
+        while relays:
+            await asyncio.sleep(0.001)
+
+
 async def test_a_client_that_has_sent_all_still_gets_its_answer(tmp_path: Path):
     async with front(tmp_path / "front", b"answer") as got, relayed(tmp_path / "front") as (reader, writer, relays):
         sent = PREFACE + frame(0, 1, 1, message(b"good"))
@@ -278,7 +382,7 @@ async def test_a_client_that_has_sent_all_still_gets_its_answer(tmp_path: Path):
 async def test_a_connection_that_had_too_much_dropped_is_closed_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(size_filter, "_DROPPED_MOST", 50_000)
+    monkeypatch.setattr(relay_module, "DROPPED_MOST", 50_000)
     async with front(tmp_path / "front", b"") as got, relayed(tmp_path / "front") as (reader, writer, _):
         large = frame(0, 1, 1, message(b"", claim=LIMIT + 1))
         writer.write(PREFACE + 3 * large)  # 49,152 of them

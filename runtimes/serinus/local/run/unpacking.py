@@ -13,7 +13,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -52,6 +52,10 @@ _DAMAGED: Final = (
     ValueError,
 )
 """What damaged, encrypted and unusual archives raise in the standard library; besides OSError."""
+
+
+Entries = Generator[tuple[str, Callable[[], IO[bytes] | None] | None], None, None]
+"""An archive's: names, and what begins to read each; None: a folder."""
 
 
 class Refused(ValueError):
@@ -140,7 +144,7 @@ def _inside(name: str) -> PurePosixPath:
     return path
 
 
-def _zipped(file: Path) -> Iterator[tuple[str, Callable[[], IO[bytes] | None] | None]]:
+def _zipped(file: Path) -> Entries:
     """Give the entries of a zip file, and what begins to read each; None: a folder."""
     if (size := _directory_bytes(file)) > _DIRECTORY_BYTES:
         raise Refused(f"its directory alone has {size} bytes; at most {_DIRECTORY_BYTES} are read")
@@ -186,11 +190,11 @@ class _BoundedHead(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc] # subclasses of TarInfo are given entries by it; it has no public name
 
 
-def _tarred(file: Path) -> Iterator[tuple[str, Callable[[], IO[bytes] | None] | None]]:
+def _tarred(file: Path) -> Entries:
     """Give the entries of a tar file, in any compression that the standard library knows."""
     with tarfile.open(file, tarinfo=_BoundedHead) as archive:
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
                 raise Refused(f"member {entry.name[:200]!r} is a link or device")
             yield entry.name, partial(archive.extractfile, entry) if entry.isfile() else None
-            archive.members.clear()  # else a file of empty entries would fill the memory
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] # not in its stubs; a file of empty entries would fill the memory

@@ -46,8 +46,9 @@ from ...settings import ServerSettings
 from ..acceptor import Acceptor
 from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
+from .relay import Relay
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
-from .size_filter import FrameGuard, Relay
+from .size_filter import FrameGuard
 
 __all__ = ["NativeEngine"]
 

@@ -14,29 +14,22 @@ A message that fits in its DATA frame, as nearly all do, costs a few comparisons
     RESOURCE_EXHAUSTED; the rest of the stream is dropped.
   - A gzip message is inflated here, piece by piece and thrown away, to learn its true size. Frames are held until it is known, up
     to `_HELD_BYTES`; what is larger is passed on while it is measured, and cut short where it passes the limit, which the front
-    answers with INTERNAL.
+    answers with INTERNAL. Beyond `INFLATED_HERE` bytes of a read that is done in a thread, for 60 KB may be 64 MiB, which take 130 ms.
   - A deflate message is passed on under another name, for deflate.py to inflate within the limit.
 Dropped bytes are never credited to the connection's flow-control window of 2 GiB, so a connection that had more than
-`_DROPPED_MOST` dropped is closed. The server's half is passed on unread. Back-pressure goes through: a client that does not
-read stops the reading from the front, whose own flow control then stops the answers.
+`DROPPED_MOST` dropped is closed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import struct
-import time
+import sys
 import zlib
-from collections.abc import Callable
 from typing import Any
 
-from ..http.unsent_answers import SEND_TIMEOUT_S
 from .deflate import DEFLATED, HIDDEN, NAMED, begins_deflated
 
-__all__ = ["FrameGuard", "Relay"]
-
-_log = logging.getLogger("serinus.grpc")
+__all__ = ["DROPPED_MOST", "INFLATED_HERE", "FrameGuard"]
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME = struct.Struct(">BHBBI")
@@ -50,10 +43,10 @@ _FRAME_MOST = 16384
 """SETTINGS_MAX_FRAME_SIZE's default, which the front never raises (RFC 9113, 6.5.2)."""
 _HELD_BYTES = 1 << 20
 """Most bytes of one gzip message held until its size is known: a quarter of the front's stream window, so it never stalls."""
-_DROPPED_MOST = 1 << 30
+DROPPED_MOST = 1 << 30
 _PIECE_BYTES = 1 << 18
-_SOON_S = 1e-3
-"""What no pace is told over less than."""
+INFLATED_HERE = 2048
+"""Bytes of a read that may be inflated on the event loop: 2 MiB at the most (zlib makes 1032 bytes of one), which take some 4 ms."""
 
 
 class _Message:
@@ -90,11 +83,19 @@ class FrameGuard:
         self._preface = True
         self._blind = False
         self._messages: dict[int, _Message] = {}
+        self.has_work = False
+        """What `feed` was not to inflate begins what it has kept; call it again, from wherever that may take its time."""
         self.dropped = 0
         """Bytes that the client has sent and the front will never see."""
 
-    def feed(self, data: bytes) -> bytes:
-        """Take what the client sent, and return what the front is to get."""
+    def feed(self, data: bytes, inflated_most: int = sys.maxsize) -> bytes:
+        """Take what the client sent, and return what the front is to get.
+
+        Args:
+            data: its bytes; none, to go on where `has_work` is set.
+            inflated_most: bytes of compressed messages that may be looked into; what is from the first frame on that has more is kept for the next call.
+        """
+        self.has_work = False
         if self._blind:
             return data
         if self._tail:
@@ -131,6 +132,11 @@ class FrameGuard:
                     or length - 5 > self._limit
                     or stream in messages
                 ):
+                    if inflated_most < sys.maxsize and self._may_inflate(stream & _STREAM_MASK, data, position, length):
+                        inflated_most -= length
+                        if inflated_most < 0:
+                            self.has_work = True
+                            break
                     frame = data[position:after]
                     passed = self._data(stream & _STREAM_MASK, flags, frame)
                     if passed is not frame:
@@ -155,6 +161,15 @@ class FrameGuard:
             return data
         changed.append(data[unsent:])
         return b"".join(changed)
+
+    def _may_inflate(self, stream: int, data: bytes, position: int, length: int) -> bool:
+        """Whether a DATA frame may hold something of a compressed message: it is plain where one plain message fills all of it."""
+        message = self._messages.get(stream)
+        if message is None:
+            return length >= 5 and not (
+                data[position + 9] == 0 and int.from_bytes(data[position + 10 : position + 14], "big") >= length - 5
+            )
+        return not message.refused and (message.inflater is not None or message.remaining < length)
 
     def _give_up(self, data: bytes) -> bytes:
         """Pass everything on from here: this is no HTTP/2, and the front will say so and close."""
@@ -255,183 +270,3 @@ class FrameGuard:
 
 def _frame(stream: int, flags: int, payload: bytes) -> bytes:
     return _FRAME.pack(len(payload) >> 16, len(payload) & 0xFFFF, _DATA, flags, stream) + payload
-
-
-class Relay(asyncio.Protocol):
-    """One client's connection, joined to one of its own to the front.
-
-    Args:
-        path: the front's Unix socket.
-        guard: filters what the client sends.
-        relays: the set of all open ones; this adds and removes itself.
-        send_timeout_s: how long the client may take nothing of what waits for it.
-        on_stalled: told when it is closed for that.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        guard: FrameGuard,
-        relays: set[Relay],
-        send_timeout_s: float = SEND_TIMEOUT_S,
-        on_stalled: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._send_timeout_s = send_timeout_s
-        self._on_stalled = on_stalled
-        self._stalled: asyncio.TimerHandle | None = None
-        """Waits for the client to take something."""
-        self._sent = self._seen = self._marked = 0
-        """Bytes that the front has sent to the client; as of the last look; as of the mark."""
-        self.moved_at = time.monotonic()
-        """When that was last seen to grow."""
-        self.marked_at = self.moved_at
-        """Since when `pace` counts."""
-        self._path = path
-        self._guard = guard
-        self._relays = relays
-        self._client: Any = None
-        self._front: Any = None
-        self._joining: asyncio.Task[None] | None = None
-        self._early = b""
-        """Read before the front was joined: uvloop may deliver once more after `pause_reading`."""
-        self._early_end = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to join; nothing is read before that is done."""
-        self._client = transport
-        self._client.pause_reading()
-        self._relays.add(self)
-        self._joining = asyncio.get_running_loop().create_task(self._join())
-
-    async def _join(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            front, _ = await loop.create_unix_connection(lambda: _FrontSide(self), self._path)
-        except OSError as error:
-            _log.error("the gRPC front does not accept: %s", error)
-            self._client.abort()
-            return
-        if self._client.is_closing():
-            front.abort()
-            return
-        self._front = front
-        self._client.resume_reading()
-        early, self._early = self._early, b""
-        if early:
-            self.data_received(early)
-        if self._early_end:
-            front.write_eof()
-
-    def data_received(self, data: bytes) -> None:
-        """Pass on what the guard lets through."""
-        if self._front is None:
-            self._early += data
-            self._client.pause_reading()
-            return
-        passed = self._guard.feed(data)
-        if passed:
-            self._front.write(passed)
-        if self._guard.dropped > _DROPPED_MOST:
-            _log.warning("closing a gRPC connection of which %d bytes were over the size limit", self._guard.dropped)
-            self.abort()
-
-    def eof_received(self) -> bool:
-        """Tell the front; answers may still come."""
-        if self._front is None:
-            self._early_end = True
-        elif not self._front.is_closing():
-            self._front.write_eof()
-        return True
-
-    def pause_writing(self) -> None:
-        """Stop reading from the front while the client does not read."""
-        if self._front is not None:
-            self._front.pause_reading()
-            self._await_reading(self._client.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """Read from the front again."""
-        if self._front is not None:
-            self._front.resume_reading()
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _await_reading(self, before: int) -> None:
-        """Close in `send_timeout_s` if the client has taken nothing by then."""
-
-        def look() -> None:
-            left = self._client.get_write_buffer_size()
-            if left < before:
-                self._await_reading(left)
-            else:
-                self._on_stalled()
-                self.abort()
-
-        self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, look)
-
-    def note_progress(self, now: float) -> None:
-        """Note whether anything has gone to the client since the last look."""
-        if self._sent != self._seen:
-            self._seen = self._sent
-            self.moved_at = now
-
-    def mark(self, now: float) -> None:
-        """Count what goes to the client anew."""
-        self._marked, self.marked_at = self._sent, now
-
-    def pace(self, now: float) -> float:
-        """Bytes per second that have gone to the client since it was marked."""
-        return (self._sent - self._marked) / max(now - self.marked_at, _SOON_S)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
-        """Leave the front too, which cancels the calls."""
-        self._relays.discard(self)
-        if self._stalled is not None:
-            self._stalled.cancel()
-        if self._joining is not None:
-            self._joining.cancel()
-        if self._front is not None:
-            self._front.abort()
-
-    def from_front(self, data: bytes) -> None:
-        """Pass on what the front answers."""
-        self._sent += len(data)
-        self._client.write(data)
-
-    def hold_client(self, held: bool) -> None:
-        """Stop or go on reading from the client, as the front can take more or not."""
-        if self._client.is_closing():
-            return
-        if held:
-            self._client.pause_reading()
-        else:
-            self._client.resume_reading()
-
-    def front_left(self) -> None:
-        """Close once everything written has gone out."""
-        self._client.close()
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        self._client.abort()
-
-
-class _FrontSide(asyncio.Protocol):
-    """The front's half of a relay."""
-
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self.data_received = relay.from_front
-
-    def eof_received(self) -> bool:
-        return False
-
-    def pause_writing(self) -> None:
-        self._relay.hold_client(True)
-
-    def resume_writing(self) -> None:
-        self._relay.hold_client(False)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # the client is told by closing
-        self._relay.front_left()

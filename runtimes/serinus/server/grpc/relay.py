@@ -1,0 +1,234 @@
+"""A client's connection of the native engine, joined to one of its own to the front, through the guard.
+
+Theory of operation. What the client sends goes through `FrameGuard`; what the front answers is passed on unread. Back-pressure goes through: a client that does
+not read stops the reading from the front, whose own flow control then stops the answers. What the guard may not inflate on the event loop it does
+in a thread, and the client is not read meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..http.unsent_answers import SEND_TIMEOUT_S
+from .size_filter import DROPPED_MOST, INFLATED_HERE, FrameGuard
+
+__all__ = ["Relay"]
+
+_log = logging.getLogger("serinus.grpc")
+
+_SOON_S = 1e-3
+"""What no pace is told over less than."""
+
+
+class Relay(asyncio.Protocol):
+    """One client's connection, joined to one of its own to the front.
+
+    Args:
+        path: the front's Unix socket.
+        guard: filters what the client sends.
+        relays: the set of all open ones; this adds and removes itself.
+        send_timeout_s: how long the client may take nothing of what waits for it.
+        on_stalled: told when it is closed for that.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        guard: FrameGuard,
+        relays: set[Relay],
+        send_timeout_s: float = SEND_TIMEOUT_S,
+        on_stalled: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._send_timeout_s = send_timeout_s
+        self._on_stalled = on_stalled
+        self._stalled: asyncio.TimerHandle | None = None
+        """Waits for the client to take something."""
+        self._sent = self._seen = self._marked = 0
+        """Bytes that the front has sent to the client; as of the last look; as of the mark."""
+        self.moved_at = time.monotonic()
+        """When that was last seen to grow."""
+        self.marked_at = self.moved_at
+        """Since when `pace` counts."""
+        self._path = path
+        self._guard = guard
+        self._relays = relays
+        self._client: Any = None
+        self._front: Any = None
+        self._joining: asyncio.Task[None] | None = None
+        self._early = b""
+        """Read before the front was joined: uvloop may deliver once more after `pause_reading`."""
+        self._early_end = False
+        self._inflating: asyncio.Future[bytes] | None = None
+        """The guard is at work in a thread; what is read meanwhile is early too."""
+        self._is_held = False
+        """The front takes nothing more."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to join; nothing is read before that is done."""
+        self._client = transport
+        self._client.pause_reading()
+        self._relays.add(self)
+        self._joining = asyncio.get_running_loop().create_task(self._join())
+
+    async def _join(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            front, _ = await loop.create_unix_connection(lambda: _FrontSide(self), self._path)
+        except OSError as error:
+            _log.error("the gRPC front does not accept: %s", error)
+            self._client.abort()
+            return
+        if self._client.is_closing():
+            front.abort()
+            return
+        self._front = front
+        self._client.resume_reading()
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+        if self._early_end:
+            front.write_eof()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the guard lets through."""
+        if self._front is None or self._inflating is not None:
+            self._early += data
+            self._client.pause_reading()
+            return
+        self._pass_on(self._guard.feed(data, INFLATED_HERE))
+        if self._guard.has_work and not self._client.is_closing():
+            self._client.pause_reading()
+            self._inflating = asyncio.get_running_loop().run_in_executor(None, self._guard.feed, b"")
+            self._inflating.add_done_callback(self._inflated)
+
+    def _inflated(self, work: asyncio.Future[bytes]) -> None:
+        """Go on with the client where the guard's thread has ended."""
+        self._inflating = None
+        if work.cancelled() or self._client.is_closing():
+            return
+        if (error := work.exception()) is not None:
+            _log.error("a gRPC connection is closed: its messages could not be measured", exc_info=error)
+            self.abort()
+            return
+        self._pass_on(work.result())
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+        if self._inflating is None and not self._client.is_closing():
+            if not self._is_held:
+                self._client.resume_reading()
+            if self._early_end:
+                self._front.write_eof()
+
+    def _pass_on(self, passed: bytes) -> None:
+        if passed:
+            self._front.write(passed)
+        if self._guard.dropped > DROPPED_MOST:
+            _log.warning("closing a gRPC connection of which %d bytes were over the size limit", self._guard.dropped)
+            self.abort()
+
+    def eof_received(self) -> bool:
+        """Tell the front; answers may still come."""
+        if self._front is None or self._inflating is not None:
+            self._early_end = True
+        elif not self._front.is_closing():
+            self._front.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        """Stop reading from the front while the client does not read."""
+        if self._front is not None:
+            self._front.pause_reading()
+            self._await_reading(self._client.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Read from the front again."""
+        if self._front is not None:
+            self._front.resume_reading()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _await_reading(self, before: int) -> None:
+        """Close in `send_timeout_s` if the client has taken nothing by then."""
+
+        def look() -> None:
+            left = self._client.get_write_buffer_size()
+            if left < before:
+                self._await_reading(left)
+            else:
+                self._on_stalled()
+                self.abort()
+
+        self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, look)
+
+    def note_progress(self, now: float) -> None:
+        """Note whether anything has gone to the client since the last look."""
+        if self._sent != self._seen:
+            self._seen = self._sent
+            self.moved_at = now
+
+    def mark(self, now: float) -> None:
+        """Count what goes to the client anew."""
+        self._marked, self.marked_at = self._sent, now
+
+    def pace(self, now: float) -> float:
+        """Bytes per second that have gone to the client since it was marked."""
+        return (self._sent - self._marked) / max(now - self.marked_at, _SOON_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
+        """Leave the front too, which cancels the calls."""
+        self._relays.discard(self)
+        if self._stalled is not None:
+            self._stalled.cancel()
+        if self._joining is not None:
+            self._joining.cancel()
+        if self._front is not None:
+            self._front.abort()
+
+    def from_front(self, data: bytes) -> None:
+        """Pass on what the front answers."""
+        self._sent += len(data)
+        self._client.write(data)
+
+    def hold_client(self, held: bool) -> None:
+        """Stop or go on reading from the client, as the front can take more or not."""
+        self._is_held = held
+        if self._client.is_closing() or self._inflating is not None:
+            return
+        if held:
+            self._client.pause_reading()
+        else:
+            self._client.resume_reading()
+
+    def front_left(self) -> None:
+        """Close once everything written has gone out."""
+        self._client.close()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._client.abort()
+
+
+class _FrontSide(asyncio.Protocol):
+    """The front's half of a relay."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self.data_received = relay.from_front
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._relay.hold_client(True)
+
+    def resume_writing(self) -> None:
+        self._relay.hold_client(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # the client is told by closing
+        self._relay.front_left()
