@@ -76,6 +76,11 @@ _of_kserve = ("KServeSleeping", "KServeComputing", "KServeAsyncSleeping", "KServ
 _of_mlserver = ("MLServerSleeping", "MLServerComputing", "MLServerAsyncSleeping")
 OTHERS = ("Sleeping/thread", "Computing/process", "Pipeline", *_of_kserve)
 """What `--models all` adds to `MODELS`; those of MLServer want `--mlserver-python`."""
+KINDS = (
+    *((model, transport) for transport in ("rest", "native") for model in ("Computing", "ComputingRequests", *OTHERS)),
+    *((model, "grpcio") for model in MODELS),
+)
+"""What `--kinds` measures, at 5 ms and 10x, in three seconds a row: some five minutes."""
 
 
 class Client(asyncio.Protocol):
@@ -307,7 +312,8 @@ def _at(values: list[float], part: float) -> str:
     return f"{sorted(values)[min(len(values) - 1, int(part * len(values)))] * 1e3:.0f}" if values else "-"
 
 
-async def _measure(arguments: argparse.Namespace, model: str, predict_ms: float) -> None:
+async def _measure(arguments: argparse.Namespace, model: str, transport: str, predict_ms: float) -> None:
+    arguments = argparse.Namespace(**{**vars(arguments), "transport": transport})
     with tempfile.TemporaryDirectory() as folder:
         process, load = _start(arguments, model, predict_ms / 1e3, Path(folder))
         try:
@@ -360,7 +366,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help=f"or all, which adds {', '.join(OTHERS)}")
     parser.add_argument(
-        "--transport", default="rest", choices=["rest", "native", "grpcio"], help="the last two are gRPC's"
+        "--transport",
+        nargs="+",
+        default=["rest"],
+        choices=["rest", "native", "grpcio"],
+        help="the last two are gRPC's",
+    )
+    parser.add_argument(
+        "--kinds",
+        action="store_true",
+        help="5 ms and 10x of models that compute in Python, of those in threads and processes, pipelines and KServe's classes over REST and the "
+        "native engine, and of the others over grpcio: some five minutes",
     )
     parser.add_argument("--mlserver-python", default="", help="of the environment that has MLServer, for its rows")
     parser.add_argument("--predict-ms", nargs="+", type=float, default=[5.0, 20.0])
@@ -374,6 +390,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.models == ["all"]:
         arguments.models = [*MODELS, *OTHERS, *(_of_mlserver if arguments.mlserver_python else ())]
+    if arguments.kinds:
+        arguments.times, arguments.predict_ms, arguments.seconds = [10.0], [5.0], 3.0
+    rows = KINDS if arguments.kinds else [(model, each) for each in arguments.transport for model in arguments.models]
     print(
         f"limit {arguments.limit or 'default'}, load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
     )
@@ -390,9 +409,9 @@ def main() -> None:
     ]
     heads += ["recovery s", "cores: server / clients", "load average"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for model in arguments.models:
+    for model, transport in rows:
         for predict_ms in arguments.predict_ms:
-            asyncio.run(_measure(arguments, model, predict_ms))
+            asyncio.run(_measure(arguments, model, transport, predict_ms))
 
 
 if __name__ == "__main__":
