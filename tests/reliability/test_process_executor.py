@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from typing import Any
 
@@ -44,6 +45,15 @@ async def test_a_request_that_kills_the_process_fails_alone_and_the_process_come
         assert isinstance(raised, ModelFailed)
         assert "lambda" not in str(raised)
     assert "Unpicklable: lambda inside" in caplog.text
+
+
+async def test_a_process_that_takes_long_to_end_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serinus.dataplane.execution.process_pool._STOP_S", 0)
+    async with serving(Isolated) as plane:
+        pid = int((await outcome(plane, rows_of(1))).outputs[1].data[0])  # type: ignore[union-attr] # it is answered
+        pool = plane.registry.find("m")._processes  # type: ignore[attr-defined] # of an ArrayServable
+        pool.close()
+    await until(lambda: not any(child.pid == pid for child in multiprocessing.active_children()))  # which reaps
 
 
 async def test_a_model_that_does_not_load_in_its_process_says_why():
