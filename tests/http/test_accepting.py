@@ -120,3 +120,18 @@ async def test_without_descriptors_and_with_all_at_work_a_newcomer_waits_and_is_
         assert (await newcomer.answer()).status == 200, "the one that was answered is idle, and makes room"
         await working.close()
         await newcomer.close()
+
+
+async def test_a_connection_that_was_accepted_in_the_turn_of_the_end_is_answered():
+    async with serving() as (server, app, port):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(GET)
+        listener = server._server
+        assert listener is not None
+        while not server.beginning:
+            await asyncio.sleep(0)
+        await server.drain(10)
+        assert app.seen == 1
+        client.settimeout(20)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        client.close()

@@ -58,14 +58,14 @@ async def test_past_the_most_handshakes_the_eldest_is_given_up_and_clients_are_s
         for number, half in enumerate(halves):
             if number % 2:
                 await half.send(b"\x16\x03\x01")
-        await until(lambda: server.handshakes == 5)
+        await until(lambda: server.beginning == 5)
         for half in halves[:15]:
             assert await half.ended()
         assert await is_served(port, context)
-        assert server.handshakes <= 5
+        assert server.beginning <= 5
         for half in halves:
             await half.close()
-        await until(lambda: not server.handshakes)
+        await until(lambda: not server.beginning)
 
 
 async def test_a_handshake_that_takes_too_long_is_given_up(authority: Authority, monkeypatch: pytest.MonkeyPatch):
@@ -74,7 +74,7 @@ async def test_a_handshake_that_takes_too_long_is_given_up(authority: Authority,
         half = await Raw.open(port)
         await half.send(b"\x16\x03\x01")
         assert await half.ended()
-        await until(lambda: not server.handshakes)
+        await until(lambda: not server.beginning)
         assert await is_served(port, context)
         await half.close()
 
@@ -83,7 +83,7 @@ async def test_the_end_does_not_wait_for_a_handshake(authority: Authority):
     async with serving(authority) as (server, port, _):
         half = await Raw.open(port)
         await half.send(b"\x16\x03\x01")
-        await until(lambda: server.handshakes == 1)
+        await until(lambda: server.beginning == 1)
         await asyncio.wait_for(server.drain(30), 20)
         await asyncio.wait_for(server.close(), 20)
         assert await half.ended()
@@ -93,7 +93,7 @@ async def test_the_end_does_not_wait_for_a_handshake(authority: Authority):
 async def test_a_client_at_its_handshake_when_the_end_begins_is_answered(authority: Authority):
     async with serving(authority) as (server, port, context):
         plain = await Raw.open(port)
-        await until(lambda: server.handshakes == 1)
+        await until(lambda: server.beginning == 1)
         drained = asyncio.ensure_future(server.drain(30))
         await asyncio.sleep(0)
         await plain.writer.start_tls(context, server_hostname="127.0.0.1")
@@ -110,7 +110,7 @@ async def test_what_is_no_tls_ends_its_connection_alone(authority: Authority):
         await plain.send(GET)
         with contextlib.suppress(ConnectionError):
             assert b"200 OK" not in await plain.reader.read()
-        await until(lambda: not server.handshakes)
+        await until(lambda: not server.beginning)
         assert await is_served(port, context)
         await plain.close()
 

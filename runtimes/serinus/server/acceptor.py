@@ -65,6 +65,11 @@ class Acceptor:
         """The socket at which connections wait."""
         return (self._sock,) if self._is_open else ()
 
+    @property
+    def beginning(self) -> int:
+        """Connections that were accepted and have no protocol yet."""
+        return len(self._beginning)
+
     def close(self) -> None:
         """Accept no more; what was accepted begins."""
         if self._is_open:

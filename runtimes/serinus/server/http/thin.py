@@ -153,9 +153,9 @@ class ThinServer:
         return len(self._connections)
 
     @property
-    def handshakes(self) -> int:
-        """TLS handshakes under way."""
-        return self._server.handshakes if isinstance(self._server, TlsListener) else 0
+    def beginning(self) -> int:
+        """Connections that were accepted and have not begun, where TLS is spoken with their handshakes under way."""
+        return self._server.beginning if self._server is not None else 0
 
     def _read_clock(self) -> None:
         self.now = self.loop.time()
@@ -237,7 +237,7 @@ class ThinServer:
         self.stop_accepting()
         deadline = self.loop.time() + timeout_s
         grace = self.loop.time() + min(0.5, timeout_s / 4)
-        while (self._connections or (self.handshakes and self.loop.time() < grace)) and (
+        while (self._connections or (self.beginning and self.loop.time() < grace)) and (
             left := deadline - self.loop.time()
         ) > 0:
             if self.loop.time() >= grace:

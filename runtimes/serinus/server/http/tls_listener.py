@@ -49,11 +49,6 @@ class TlsListener(Acceptor):
         self.context = context
         super().__init__(sock, make, backlog=backlog, make_room=make_room)
 
-    @property
-    def handshakes(self) -> int:
-        """How many are under way."""
-        return len(self._beginning)
-
     def adopt(self, connection: socket.socket) -> None:
         """Begin a handshake, in the place of the eldest where there are too many."""
         if len(self._beginning) >= HANDSHAKES:

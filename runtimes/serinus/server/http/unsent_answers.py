@@ -3,7 +3,7 @@
 Theory of operation. An answer that its client does not take yet waits in this process. One connection's is bounded by the requests that it may have
 under way, but clients cost an attacker nothing. So all that waits is added up, and an answer that would pass the bound has to make
 room: clients that would need longer than `patience_s` for what waits for them, at the pace at which they have read so far, are closed,
-the slowest first. Where nobody is that slow the new answer is refused in words (429, RESOURCE_EXHAUSTED). Answers of less than
+the slowest first. Where nobody is that slow the new answer is refused in words (429, RESOURCE_EXHAUSTED).
 Who reads just fast enough must not hold all of it for as long, answer after answer: while answers are refused `patience_s` becomes half
 with every `_HALVED_S`, down to `_LEAST_PATIENCE_S`, and is whole again when none was refused for `_CALM_S`. Answers of less than
 `LARGE_BYTES` are not counted one by one, and always go out: requests with small answers notice nothing. What of them waits is seen when readers are
