@@ -292,3 +292,68 @@ def test_the_reader_gives_so_many_rows_at_a_time_from_any_place_on():
     assert [batch.num_rows for batch in reader.batches(300, skip=950)] == [50]
     whole = np.concatenate([batch.column("c1").to_numpy() for batch in reader.batches(77, skip=13)])
     np.testing.assert_array_equal(whole, rows(1000)[13:, 1])
+
+
+def test_a_first_run_that_was_interrupted_goes_on_though_its_load_wrote_records(capsys: pytest.CaptureFixture[str]):
+    matrix = rows(200)
+    booster = xgboost.train({"max_depth": 2}, xgboost.DMatrix(matrix, matrix[:, 0]), 3)
+    booster.save_model("model/model.json")
+    write("in.parquet", matrix)
+    table = parquet.read_table("in.parquet")
+    parquet.write_table(table.append_column("ok", pa.array([1] * 200)), "in.parquet")
+    command = ["predict", "model", "in.parquet", "out.parquet", "--columns", "c0,c1,c2", "--rows", "10"]
+    assert not list(Path("model").glob("*.verdict.json"))
+    # An output that cannot be put into its place at the end, when all parts are done.
+    Path("out.parquet").mkdir()
+    assert main([*command, "--overwrite"]) == 1
+    assert list(Path("model").glob("*.verdict.json"))
+    Path("out.parquet").rmdir()
+    parts = sorted(Path("out.parquet.parts").glob("*.parquet"))
+    assert parts
+    capsys.readouterr()
+    assert main(command) == 0, capsys.readouterr().err
+    assert parquet.read_table("out.parquet").num_rows == 200
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("in.parquet", ["--columns", "c0,nope"]), ("in.parquet", ["--want", "nope"]), ("empty.parquet", [])],
+)
+def test_a_run_that_did_no_row_leaves_nothing_behind(source: str, words: list[str]):
+    write("in.parquet", rows(5))
+    write("empty.parquet", rows(0))
+    assert predict(source, "out.parquet", *words) == 1
+    assert not list(Path().glob("out.parquet*"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"Age": [1], "name": ["a"], "v": [[1.0, 2.0]]}, "missing are 'age' (the table has 'Age')"),
+        ({" age ": [1], "v": [[1.0, 2.0]]}, "missing are 'age', 'name' (the table has ' age ')"),
+        ({"x": [1]}, "missing are 'age', 'name', 'v'. "),
+        ({"x": [1]}, "Give the columns the model's names"),
+    ],
+)
+def test_columns_that_the_table_lacks_are_named(
+    columns: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+):
+    parquet.write_table(pa.table(columns), "in.parquet")
+    assert predict("in.parquet", "out.jsonl", kind="Fields") == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1\n2\nold\n", "rows 1 to 3: column 'age' holds text, the model takes INT32: 'old' in row 3 of these is no number"),
+        ("1\n2\n3\nold\n", "rows 1 to 3: column 'age' holds text, the model takes INT32; in these rows each is a number"),
+    ],
+)
+def test_the_text_that_makes_a_column_of_a_csv_one_of_text_is_told(
+    text: str, says: str, capsys: pytest.CaptureFixture[str]
+):
+    Path("model.py").write_text(SCRIPT.replace("TensorSpec(\"name\", \"BYTES\", (-1, 1)), TensorSpec(\"v\", \"FP32\", (-1, 2))", ""))
+    Path("in.csv").write_text("age\n" + text)
+    assert main(["predict", "model", "in.csv", "out.csv", "--class", "model.py:Fields", "--rows", "3"]) == 1
+    assert says in capsys.readouterr().err

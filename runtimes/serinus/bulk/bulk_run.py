@@ -27,6 +27,7 @@ from ..errors import ConfigError, SerinusError
 from ..hosts import build_model
 from ..protocol.types import InferRequest, InferResponse, Limits, RequestedOutput, no_parameters
 from ..settings import ModelSettings
+from ..verification_records import SUFFIX
 from .column_mapping import ColumnMapping, output_columns
 from .finished_parts import FinishedParts
 from .table_files import TableReader, format_of, write_table
@@ -100,6 +101,8 @@ def predict_file(run: BulkRun, *, restart: bool = False, tell: Callable[[int, in
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+        if not parts.rows:
+            parts.remove()  # nothing that another run could go on from
     schema = parts.schema
     if schema is None:
         raise ConfigError(f"{run.source}: the table has no rows, so there is nothing to write")
@@ -112,7 +115,7 @@ def _identity(run: BulkRun) -> dict[str, Any]:
     """What makes two runs the same: the file, the model's files, and what was asked."""
     status = run.source.stat()
     model = run.settings.model_dir
-    files = sorted(path for path in model.rglob("*") if path.is_file()) if model is not None and model.is_dir() else []
+    files = sorted(filter(_is_given, model.rglob("*"))) if model is not None and model.is_dir() else []
     if model is not None and model.is_file():
         files = [model]
     return {
@@ -126,6 +129,11 @@ def _identity(run: BulkRun) -> dict[str, Any]:
         "want": list(run.want),
         "parameters": dict(run.parameters),
     }
+
+
+def _is_given(path: Path) -> bool:
+    """Whether a file is the model's own, and not one that a first load writes beside it: a verification record, compiled modules."""
+    return path.is_file() and SUFFIX not in path.name and path.parent.name != "__pycache__"
 
 
 class _Runner:

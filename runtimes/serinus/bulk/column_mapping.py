@@ -7,8 +7,8 @@ numbers but those that are only kept, in the table's order. Nothing is guessed b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class ColumnMapping:
     """The one input that all columns are; None: each is its own."""
     specs: tuple[TensorSpec | None, ...] = ()
     """Of each column that is an input; None: it travels with its own type."""
+    datatypes: Mapping[str, str] = field(default_factory=dict)
+    """What the model says of columns that travel with their own types, by name; where it says nothing, there is none."""
 
     @classmethod
     def choose(
@@ -52,7 +54,8 @@ class ColumnMapping:
         there = list(columns) or [name for name in schema.names if name not in keep]
         own = metadata.column_names
         if own and set(own) <= set(schema.names):
-            return cls(tuple(own), None, (None,) * len(own))
+            datatypes = {spec.name: spec.datatype for spec in metadata.inputs}
+            return cls(tuple(own), None, (None,) * len(own), datatypes)
         inputs = metadata.inputs
         required = [spec for spec in inputs if not spec.optional] or list(inputs)
         if required and all(spec.name in schema.names for spec in required):
@@ -72,10 +75,16 @@ class ColumnMapping:
             ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in inputs) or "nothing that it says"
         )
         named = f"; its columns are called {_listed(own)}" if own else ""
+        wanted = list(own) or [spec.name for spec in required]
+        absent = _absent(wanted, schema.names) if own or len(required) > 1 else ""
+        mend = (
+            "Give the columns the model's names"
+            if absent and len(required) > 1
+            else "Name those that are inputs (--columns a,b,c), or rename them as the model's inputs"
+        )
         raise ConfigError(
-            f"the table's columns do not make the model's inputs. The model takes {takes}{named}. The table has "
-            f"{len(numbers)} columns of numbers of {len(there)}: {_listed(there)}. Name those that are inputs (--columns a,b,c), "
-            "or rename them as the model's inputs"
+            f"the table's columns do not make the model's inputs{absent}. The model takes {takes}{named}. The table has "
+            f"{len(numbers)} columns of numbers of {len(there)}: {_listed(there)}. {mend}"
         )
 
     def tensors(self, batch: pa.RecordBatch) -> list[Tensor]:
@@ -86,7 +95,8 @@ class ColumnMapping:
         """
         if self.matrix is None:
             return [
-                _tensor(name, batch.column(name), spec) for name, spec in zip(self.columns, self.specs, strict=True)
+                _tensor(name, batch.column(name), spec, self.datatypes.get(name, BYTES))
+                for name, spec in zip(self.columns, self.specs, strict=True)
             ]
         dtype = NUMPY_DTYPES[self.matrix.datatype]
         matrix = np.empty((batch.num_rows, len(self.columns)), dtype)
@@ -112,11 +122,13 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _tensor(name: str, column: pa.Array, spec: TensorSpec | None) -> Tensor:
+def _tensor(name: str, column: pa.Array, spec: TensorSpec | None, datatype: str) -> Tensor:
     kind = column.type
     if _is_text(kind):
-        if spec is not None and spec.datatype != BYTES:
-            raise InvalidInput(f"column {name!r} holds text, the model takes {spec.datatype}")
+        if spec is not None:
+            datatype = spec.datatype
+        if datatype != BYTES:
+            raise InvalidInput(f"column {name!r} holds text, the model takes {datatype}{_no_number(column)}")
         return _bytes_tensor(name, column, spec)
     array = _numbers(name, column)
     if spec is None:
@@ -126,6 +138,27 @@ def _tensor(name: str, column: pa.Array, spec: TensorSpec | None) -> Tensor:
     array = _fitted(name, array, NUMPY_DTYPES[spec.datatype])
     array = array.reshape(_shape(array, spec))
     return Tensor(name, spec.datatype, array.shape, array)
+
+
+def _no_number(column: pa.Array) -> str:
+    """Which text keeps a column from being one of numbers. A format without types makes a column of text of one such value."""
+    for row, value in enumerate(column.to_pylist()):
+        try:
+            float(value or "nan")
+        except ValueError:
+            shown = value.decode(errors="replace") if isinstance(value, bytes) else value
+            return f": {shown[:40]!r} in row {row + 1} of these is no number"
+    return "; in these rows each is a number, so write them as numbers, or look for a text further below"
+
+
+def _absent(wanted: Sequence[str], there: Sequence[str]) -> str:
+    """Names that a table lacks, and those that it may have meant: the same but for upper case and the blanks around them."""
+    absent = [name for name in wanted if name not in there]
+    plain = {name.strip().lower(): name for name in there}
+    meant = [plain[name.strip().lower()] for name in absent if name.strip().lower() in plain]
+    if not absent:
+        return ""
+    return f": missing are {_listed(absent)}" + (f" (the table has {_listed(meant)})" if meant else "")
 
 
 def _bytes_tensor(name: str, column: pa.Array, spec: TensorSpec | None) -> Tensor:
