@@ -84,6 +84,8 @@ class Predictor:
             raise NotSupported(f"output 'contributions' is not offered: {_first_line(error)}") from None
 
     def _predict(self, rows: np.ndarray, kind: str) -> np.ndarray:
+        if not len(rows):
+            raise InvalidInput("the model does not take a request of 0 rows; send at least one")
         try:
             made = self._model.predict(self._given(rows), prediction_type=kind, thread_count=self.threads.of(len(rows)))
         except (self._error, TypeError, ValueError) as error:

@@ -75,12 +75,15 @@ class FeatureColumns:
         }
 
     def claims(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether a request's tensors are columns, and not the one matrix."""
+        """Whether a request's tensors are columns, and not the one matrix.
+
+        One that is called as no column, and holds one value a row, is claimed too: `join` says which columns there are.
+        """
         if len(tensors) != 1:
             return bool(tensors)
         tensor = tensors[0]
         if self._place(tensor.name) is None:
-            return False
+            return len(tensor.shape) == 1 and len(self.names) > 1 and tensor.name != self.matrix_name
         return len(self.names) == 1 or tensor.shape[1:] != (len(self.names),)
 
     def join(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

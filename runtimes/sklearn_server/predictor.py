@@ -85,6 +85,8 @@ class Predictor:
                     with np.errstate(all="ignore"):  # rounding to float32 and scaling may overflow, as they should
                         made[method] = _carried(getattr(self._live, method)(given))
                 except (ValueError, TypeError, KeyError) as error:
+                    if not len(rows):
+                        raise InvalidInput("the model does not take a request of 0 rows; send at least one") from None
                     raise InvalidInput(f"the model does not take these rows: {_first_line(error)}") from None
         return made
 

@@ -21,10 +21,11 @@ import pytest
 
 import grpc
 from conformance_support import Server, server_process
+from deferred import Deferred
 from hosts_support import free_port
 from predictor_support import Predictor, doubled, http
 from serinus.client import AsyncClient, Client
-from serinus.client.tensors import make_tensor
+from serinus.client.tensors import make_tensor, named_values
 from serinus.errors import (
     ClientError,
     ConfigError,
@@ -37,6 +38,8 @@ from serinus.errors import (
 )
 from serinus.protocol.datatypes import NUMPY_DTYPES
 from serinus.protocol.types import TensorSpec
+
+pandas = Deferred("pandas")
 
 
 @pytest.fixture(scope="module")
@@ -399,6 +402,7 @@ FP32, INT8, BOOL, TEXT = (TensorSpec("x", datatype, (-1,)) for datatype in ("FP3
         (np.arange(6).reshape(2, 3).T, None, ("INT64", [[0, 3], [1, 4], [2, 5]])),
         (3, FP32, ("FP32", 3.0)),
         ([float("nan")], FP32, ("FP32", None)),
+        ([1, True, 2.5], FP32, ("FP32", [1.0, 1.0, 2.5])),
     ],
 )
 def test_values_become_tensors(values: Any, spec: TensorSpec | None, expected: tuple[str, Any]):
@@ -421,12 +425,64 @@ def test_values_become_tensors(values: Any, spec: TensorSpec | None, expected: t
         (["a", "b"], BOOL, "text came, such as 'a'"),
         (np.array(["2024-01-01"], "datetime64[D]"), None, "no place in the protocol"),
         (np.array([1j]), None, "no place in the protocol"),
-        ([None, "a"], TEXT, "NoneType"),
+        ([None, "a"], TEXT, "element 0 is of type NoneType; it is missing, for which text has no word: fill it in"),
+        (["1", None], FP32, "element 1 is of type NoneType; it is missing"),
+        ([1, None], INT8, "element 0 is of type int; .*make one of numbers"),
+        (np.array([1, 2.5], object), None, "element 0 is of type int; .*make one of numbers"),
     ],
 )
 def test_values_that_are_no_tensor_are_refused(values: Any, spec: TensorSpec | None, says: str):
     with pytest.raises(InvalidInput, match=says):
         make_tensor("x", values, spec)
+
+
+def test_none_among_numbers_is_what_null_is_on_the_wire():
+    tensor = make_tensor("x", [[1, None], [2.5, 3]], FP32)
+    assert tensor.datatype == "FP32"
+    np.testing.assert_array_equal(tensor.data, np.float32([[1, np.nan], [2.5, 3]]))
+
+
+def test_a_data_frame_is_an_input_a_column():
+    frame = pandas.DataFrame(
+        {
+            "age": [30, 40],
+            "income": [1.5, None],
+            "city": ["Bern", "Genf"],
+            "plan": pandas.Series(["a", "b"], dtype="category"),
+            "visits": pandas.array([1, None], dtype="Int64"),
+            "counts": pandas.array([1, 2], dtype="Int64"),
+            "is_new": [True, False],
+        }
+    )
+    tensors = {name: make_tensor(name, values, None) for name, values in named_values(frame).items()}
+    assert {name: tensor.datatype for name, tensor in tensors.items()} == {
+        "age": "INT64",
+        "income": "FP64",
+        "city": "BYTES",
+        "plan": "BYTES",
+        "visits": "FP64",
+        "counts": "INT64",
+        "is_new": "BOOL",
+    }
+    np.testing.assert_array_equal(tensors["visits"].data, [1, np.nan])
+    assert tensors["city"].data.tolist() == [b"Bern", b"Genf"]
+
+
+@pytest.mark.slow
+def test_a_data_frame_is_asked_column_by_column(client: Client):
+    with pytest.raises(InvalidInput, match=r"input 'INT64': shape \[3\] has 1 dimensions, the model takes 2"):
+        client.infer("typed", pandas.DataFrame({"INT64": range(3)}))
+    answer = client.infer("identity", pandas.DataFrame({"x": ["a", "b"], "y": [0.5, 1]}))
+    assert sorted(answer) == ["x", "y"]
+    assert answer.text("x").tolist() == ["a", "b"]
+    assert answer["y"].tolist() == [0.5, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inputs", [[[1, 2]], np.zeros((1, 2)), "x", None], ids=["list", "array", "text", "None"])
+def test_inputs_without_names_are_refused_in_words(client: Client, inputs: Any):
+    with pytest.raises(InvalidInput, match=f"a {type(inputs).__name__} came; arrays by their inputs' names were expected"):
+        client.infer("simple", inputs)
 
 
 @pytest.mark.slow

@@ -264,6 +264,10 @@ WRONG_BODIES = [
     (b"null", "the request body is null, a JSON object was expected"),
     (b'{"inputs":"\xff"}', "the request body is not JSON: "),
     (b"{}", "'inputs' is missing: an array of at least one input was expected"),
+    (
+        b'{"instances":[[1, 2]]}',
+        "'inputs' is missing; 'instances' is V1's, which is asked below /v1/models/NAME",
+    ),
     (b'{"inputs":[]}', "'inputs' is empty: at least one input was expected"),
     (b'{"inputs":{}}', "'inputs' is an object, an array of at least one input was expected"),
     (b'{"inputs":[5]}', "input 0 is 5, an object was expected"),

@@ -106,6 +106,21 @@ WRONG = [
     ({"instances": [{"x": 1}, {"y": 1}]}, ONE, "instances[1] names 'y', instances[0] names 'x'; all rows must agree"),
     ({"instances": [{"x": 1}, 5]}, ONE, "instances[1] is 5, instances[0] names 'x'; all rows must agree"),
     ({"instances": [{"z": [1, 2]}]}, ONE, "the model has no input 'z'; its inputs are 'x'"),
+    (
+        {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]},
+        ONE,
+        "'inputs' holds tensors of a V2 request ('name', 'shape', 'datatype', 'data'), which goes to /v2/models/NAME/infer",
+    ),
+    (
+        {"inputs": [{"name": n, "shape": [1], "datatype": "FP32", "data": [1]} for n in ("signal", "tag")]},
+        TWO,
+        "'inputs' holds tensors of a V2 request",
+    ),
+    (
+        {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1], "parameters": {}}]},
+        model(),
+        "'inputs' holds tensors of a V2 request",
+    ),
     ({"instances": [[1, 2]]}, TWO, "the model has 2 inputs ('signal', 'tag'): name each one's values"),
     ({"instances": [[1, 2], [3]]}, ONE, "input 'x': data[1] holds 1 values, shape [2, 2] has 2 there"),
     ({"instances": [[1, "a"]]}, ONE, "input 'x': data[0][1] is the string 'a', a number (FP32) was expected"),
@@ -253,3 +268,9 @@ def test_a_cell_that_is_no_value_is_refused(cell: Any, message: str):
 def test_rows_under_inputs_are_answered_as_rows():
     payload = decode(b'{"inputs": [{"age": 1, "city": 0}]}')
     assert encode(InferResponse("m", [Tensor.of("predict", np.float32([0.5]))]), payload) == b'{"predictions":[0.5]}'
+
+
+def test_a_model_whose_inputs_are_called_as_a_tensors_members_is_asked_by_them():
+    names = ("name", "shape", "datatype", "data")
+    found = read({"instances": [dict.fromkeys(names, 1.5)]}, model(*(TensorSpec(name, "FP32", (-1,)) for name in names)))
+    assert {name: tensor.data.tolist() for name, tensor in found.items()} == dict.fromkeys(names, [1.5])

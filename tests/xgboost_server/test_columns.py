@@ -372,3 +372,23 @@ def test_a_best_iteration_that_is_no_number_is_refused_where_it_is_asked_for(tmp
     assert load(tmp_path).details["trees"] == "5 of 5"
     with pytest.raises(ConfigError, match="its best_iteration is 'many'"):
         load(tmp_path, iteration_range="best")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["nonsense"], "missing are amount, hour, age, b1, b2, b3; unknown are nonsense"),
+        (["amount"], "missing are hour, age, b1, b2, b3"),
+        (["amount", "nonsense"], "missing are hour, age, b1, b2, b3; unknown are nonsense"),
+    ],
+)
+async def test_what_is_no_column_is_told_however_many_came(tmp_path: Path, form: str, names: list[str], says: str) -> None:
+    _named(tmp_path)
+    async with serving(XGBoostModel, _settings(tmp_path, input_form=form)) as plane:
+        with pytest.raises(InvalidInput, match=says):
+            await plane.infer(InferRequest("m", [Tensor.of(name, np.float32([1, 2])) for name in names]))
+        with pytest.raises(InvalidInput, match=says):
+            await _v1(plane, {"instances": [dict.fromkeys(names, 1), dict.fromkeys(names, 2)]})
+        answer = await plane.infer(InferRequest("m", [Tensor.of("whatever", rows(2))]))
+        assert answer.outputs[0].shape == (2,), "one matrix is taken under any name"

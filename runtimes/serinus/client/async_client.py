@@ -24,7 +24,7 @@ from ..settings import PredictorSettings
 from .call_options import CallOptions
 from .metadata_answers import model_document, model_message, model_question, server_document, server_message
 from .predictor_client import PredictorClient
-from .tensors import Answer, make_tensor, needs_spec
+from .tensors import Answer, Frame, make_tensor, named_values, needs_spec
 from .trust import Trust
 
 __all__ = ["AsyncClient"]
@@ -113,7 +113,7 @@ class AsyncClient:
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Frame,
         *,
         version: str = "",
         outputs: Sequence[str | RequestedOutput] | None = None,
@@ -127,7 +127,7 @@ class AsyncClient:
 
         Args:
             model: its name.
-            inputs: by name. An array travels with its own datatype (strings and objects are BYTES); numbers, text and lists become what
+            inputs: by name, or a DataFrame of one column an input. An array travels with its own datatype (strings and objects are BYTES); numbers, text and lists become what
                 the model's metadata says, which is asked for once; a `serinus.Tensor` says its datatype itself (BF16).
             version: of the model; empty: the server chooses.
             outputs: wanted ones; None: all.
@@ -149,7 +149,8 @@ class AsyncClient:
             time.monotonic() + self._client.settings.timeout_s if timeout_s is None else time.monotonic() + timeout_s
         )
         specs: Mapping[str, TensorSpec] = {}
-        if any(needs_spec(values) for values in inputs.values()):
+        given = named_values(inputs)
+        if any(needs_spec(values) for values in given.values()):
             specs = await self._specs_of(model, version, until)
         if priority:
             parameters = {**parameters, "priority": priority}
@@ -158,7 +159,7 @@ class AsyncClient:
             wanted = [RequestedOutput(output) if isinstance(output, str) else output for output in outputs]
         request = InferRequest(
             model,
-            [make_tensor(name, values, specs.get(name)) for name, values in inputs.items()],
+            [make_tensor(name, values, specs.get(name)) for name, values in given.items()],
             version,
             request_id,
             parameters,

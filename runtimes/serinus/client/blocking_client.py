@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..protocol.types import NO_PARAMETERS, ModelMetadata, RequestedOutput, ServerMetadata
 from .async_client import AsyncClient
-from .tensors import Answer
+from .tensors import Answer, Frame
 
 __all__ = ["Client"]
 
@@ -79,7 +79,7 @@ class Client:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Frame,
         *,
         version: str = "",
         outputs: Sequence[str | RequestedOutput] | None = None,

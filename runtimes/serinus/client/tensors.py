@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -11,7 +11,11 @@ from ..errors import InvalidInput
 from ..protocol.datatypes import BYTES, NUMPY_DTYPES, datatype_of
 from ..protocol.types import InferResponse, Tensor, TensorSpec
 
-__all__ = ["Answer", "make_tensor", "needs_spec"]
+__all__ = ["Answer", "Frame", "make_tensor", "named_values", "needs_spec"]
+
+
+_FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+"""Datatypes that can say that a value is missing: NaN, as JSON's null does on the wire."""
 
 
 class Answer(Mapping[str, np.ndarray]):
@@ -67,9 +71,57 @@ class Answer(Mapping[str, np.ndarray]):
         return texts.reshape(array.shape)
 
 
+class Frame(Protocol):
+    """A table by columns, as pandas' DataFrame is one."""
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns."""
+
+    def items(self) -> Iterable[tuple[Any, Any]]:
+        """Give name and values of each column."""
+
+
 def needs_spec(values: Any) -> bool:
     """Whether an input's type is not its own: Python's numbers and lists become what the model declares."""
     return not isinstance(values, (np.ndarray, np.generic, Tensor)) and not hasattr(values, "__array__")
+
+
+def named_values(inputs: Mapping[str, Any] | Frame) -> Mapping[str, Any]:
+    """Give a request's inputs by name: a mapping as it is, a table column by column.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if isinstance(inputs, Mapping):
+        return inputs
+    if hasattr(inputs, "columns") and hasattr(inputs, "items"):
+        return {str(name): _column(values) for name, values in inputs.items()}
+    came = type(inputs).__name__
+    raise InvalidInput(f"inputs: a {came} came; arrays by their inputs' names were expected, as in {{'input-0': array}}")
+
+
+def _column(values: Any) -> np.ndarray:
+    """A DataFrame's column; what comes as objects and is a number but for missing ones is made one of numbers."""
+    array = np.asarray(values)
+    return array if array.dtype != object else _numbers(array)
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """Objects that are numbers as such: missing ones (None, NaN, pandas' NA) make it FP64 with NaN. Any other array stays as it is."""
+    values = array.reshape(-1).tolist()
+    if any(isinstance(value, str | bytes) for value in values):
+        return array
+    given = [float("nan") if _is_missing(value) else value for value in values]
+    try:
+        made = np.array(given)
+        return made.reshape(array.shape) if made.dtype.kind in "biuf" else made.astype(np.float64).reshape(array.shape)
+    except (TypeError, ValueError):
+        return array
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
 
 
 def make_tensor(name: str, values: Any, spec: TensorSpec | None) -> Tensor:
@@ -89,6 +141,8 @@ def make_tensor(name: str, values: Any, spec: TensorSpec | None) -> Tensor:
         array = np.asarray(values)
     except ValueError:
         raise InvalidInput(f"input {name!r}: the lists differ in length, and a tensor is rectangular") from None
+    if array.dtype == object and spec is not None and spec.datatype in _FLOATS and needs_spec(values):
+        array = _numbers(array)
     if array.dtype.kind in "SUO":
         if array.dtype.kind != "O" and spec is not None and spec.datatype != BYTES and needs_spec(values):
             first = next(iter(array.reshape(-1).tolist()), "")
@@ -117,9 +171,12 @@ def _bytes_tensor(name: str, array: np.ndarray) -> Tensor:
         elif isinstance(value, bytes):
             values[index] = value
         else:
-            raise InvalidInput(
-                f"input {name!r}: element {index} is of type {type(value).__name__}; an array of objects holds text or bytes"
+            mend = (
+                "it is missing, for which text has no word: fill it in"
+                if _is_missing(value)
+                else "an array of objects holds text or bytes; make one of numbers with array.astype(float)"
             )
+            raise InvalidInput(f"input {name!r}: element {index} is of type {type(value).__name__}; {mend}")
     return Tensor(name, BYTES, array.shape, values.reshape(array.shape))
 
 

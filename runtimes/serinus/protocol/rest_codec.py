@@ -139,6 +139,8 @@ class RestCodec:
                 return InferRequest(model_name, (tensor,), model_version, headers=headers, binary=True)
             document = load_object(memoryview(body)[:json_length], "the request's JSON part", limits)
         reader = BinaryReader(body, json_length)
+        if "inputs" not in document and "instances" in document:
+            raise InvalidInput("'inputs' is missing; 'instances' is V1's, which is asked below /v1/models/NAME")
         tensors = decode_tensors(document.get("inputs"), "input", reader, limits)
         reader.finish()
         parameters = decode_parameters(document.get("parameters"), "request", limits)

@@ -24,7 +24,7 @@ import base64
 import binascii
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,6 +41,10 @@ DEFAULT_INPUT = "input-0"
 """Name of the input of a model that names none (KServe's and MLServer's convention)."""
 
 _NO_LIMITS = Limits()
+
+
+_V2_TENSOR: Final = frozenset({"name", "shape", "datatype", "data"})
+"""Members of a tensor in V2's JSON (inference_rest.md, "Request Input")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,11 @@ def to_request(
         inputs, parameters = signature.inputs, {"signature_name": payload.signature_name}
     specs = {spec.name: spec for spec in inputs}
     columns = payload.columns
+    if columns.keys() >= _V2_TENSOR and not _V2_TENSOR <= {*specs, *metadata.column_names}:
+        raise InvalidInput(
+            "'inputs' holds tensors of a V2 request ('name', 'shape', 'datatype', 'data'), which goes to /v2/models/NAME/infer; V1 takes "
+            "rows in 'instances', or values by name in 'inputs'"
+        )
     names = metadata.column_names
     if names and "" not in columns and not (columns.keys() <= specs.keys() and len(specs) == 1):
         return _by_column(columns, metadata.name, model_version, limits)

@@ -146,6 +146,21 @@ def _describe(console: Console, metadata: ModelMetadata, asked: str) -> None:
     for role, specs in (("input", metadata.inputs), ("output", metadata.outputs)):
         for spec in specs:
             table.add_row(role, spec.name, spec.datatype, str(list(spec.shape)))
+    for entry in _parsed(metadata, "optional_outputs"):
+        table.add_row("--want", entry["name"], entry["datatype"], str(entry["shape"]))
     console.print(table, markup=False)
+    names = [str(name) for name in _parsed(metadata, "feature_names")]
+    if names and not set(names) <= {spec.name for spec in metadata.inputs}:
+        console.print(f"or an input a column, by name: {', '.join(names)}", markup=False)
     example = example_inputs(metadata.inputs)
     console.print(f"ask it so: serinus infer {asked} {example or '--json request.json'}", markup=False, soft_wrap=True)
+
+
+def _parsed(metadata: ModelMetadata, key: str) -> list[Any]:
+    """A list among the properties, whose values are texts; empty where a server does not say it so."""
+    value = metadata.parameters.get(key)
+    try:
+        parsed = orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        return []
+    return parsed if isinstance(parsed, list) else []
