@@ -30,6 +30,7 @@ __all__ = [
     "leads_out",
     "override_specs",
     "read_labels",
+    "said_of_another",
     "saved_model_file",
 ]
 
@@ -215,7 +216,7 @@ def find_file(
         better = preferred[0] if preferred else f"model{suffixes[0]}"
         raise ConfigError(f"{root}: holds several models ({names}); name the one file, or call it {better}")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
-    raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}{mend_in(root)}")
+    raise ConfigError(f"{root}: no model file ({accepted}); seen: {seen}{mend_in(root) or said_of_another(files)}")
 
 
 def is_saved_model(folder: Path) -> bool:
@@ -227,6 +228,15 @@ def saved_model_file(folder: Path) -> Path:
     """Name the file of a SavedModel's graph, whether or not it is there; TensorFlow takes the first where there are both."""
     binary, text = (folder / name for name in SAVED_MODEL_FILES)
     return text if text.is_file() and not binary.is_file() else binary
+
+
+def said_of_another(files: Sequence[Path]) -> str:
+    """End a refusal with the first file that another runtime serves, and which; empty: there is none."""
+    for path in files:
+        found = content_of(path)
+        if found.package:
+            return f"; {path.name} is {found.value}, which {found.package} serves"
+    return ""
 
 
 def _said_of(content: Content) -> str:

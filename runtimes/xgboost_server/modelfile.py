@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from serinus import verification_records
+from serinus.artifacts import said_of_another
 from serinus.content.mistaken_content import describe_mistake
 from serinus.content.model_content import content_of
 from serinus.content.pickles import SUFFIXES as PICKLES
@@ -104,7 +105,8 @@ def find(location: Path) -> Path:
         mend = mend_in(location) or "; save with Booster.save_model('model.ubj')"
         raise ConfigError(f"{location}: pickled models are not loaded, since unpickling runs code{mend}")
     held = ", ".join(path.name for path in files[:8]) or "nothing"
-    raise ConfigError(f"{location}: no XGBoost model ({', '.join('*' + suffix for suffix in FORMATS)}) among: {held}")
+    accepted = ", ".join("*" + suffix for suffix in FORMATS)
+    raise ConfigError(f"{location}: no XGBoost model ({accepted}) among: {held}{said_of_another(files)}")
 
 
 def read(path: Path) -> ModelFile:

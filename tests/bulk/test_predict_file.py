@@ -335,9 +335,7 @@ def test_a_run_that_did_no_row_leaves_nothing_behind(source: str, words: list[st
         ({"x": [1]}, "Give the columns the model's names"),
     ],
 )
-def test_columns_that_the_table_lacks_are_named(
-    columns: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
-):
+def test_columns_that_the_table_lacks_are_named(columns: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]):
     parquet.write_table(pa.table(columns), "in.parquet")
     assert predict("in.parquet", "out.jsonl", kind="Fields") == 1
     assert says in capsys.readouterr().err
@@ -346,14 +344,22 @@ def test_columns_that_the_table_lacks_are_named(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("1\n2\nold\n", "rows 1 to 3: column 'age' holds text, the model takes INT32: 'old' in row 3 of these is no number"),
-        ("1\n2\n3\nold\n", "rows 1 to 3: column 'age' holds text, the model takes INT32; in these rows each is a number"),
+        (
+            "1\n2\nold\n",
+            "rows 1 to 3: column 'age' holds text, the model takes INT32: 'old' in row 3 of these is no number",
+        ),
+        (
+            "1\n2\n3\nold\n",
+            "rows 1 to 3: column 'age' holds text, the model takes INT32; in these rows each is a number",
+        ),
     ],
 )
 def test_the_text_that_makes_a_column_of_a_csv_one_of_text_is_told(
     text: str, says: str, capsys: pytest.CaptureFixture[str]
 ):
-    Path("model.py").write_text(SCRIPT.replace("TensorSpec(\"name\", \"BYTES\", (-1, 1)), TensorSpec(\"v\", \"FP32\", (-1, 2))", ""))
+    Path("model.py").write_text(
+        SCRIPT.replace('TensorSpec("name", "BYTES", (-1, 1)), TensorSpec("v", "FP32", (-1, 2))', "")
+    )
     Path("in.csv").write_text("age\n" + text)
     assert main(["predict", "model", "in.csv", "out.csv", "--class", "model.py:Fields", "--rows", "3"]) == 1
     assert says in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from catboost_server import CatBoostModel
 from catboost_server.modelfile import read
 from deferred import Deferred
-from serinus.errors import ConfigError
+from serinus.errors import ConfigError, InvalidInput
 from serinus.loading import infer_implementation
 from serinus.model import Call
 from serinus.settings import ModelSettings
@@ -87,6 +87,8 @@ def test_categories_are_catboosts_own(tmp_path: Path):
     columns = {"0": np.array([1.0, 4.0]), "1": np.array([b"a", b"b"], object)}
     expected = live.predict([[1.0, "a"], [4.0, "b"]], prediction_type="Probability")[:, 1]
     np.testing.assert_allclose(model.predict(columns, Call())["predict"], expected, rtol=1e-12)
+    with pytest.raises(InvalidInput, match="does not take a request of 0 rows; send at least one"):
+        model.predict({name: column[:0] for name, column in columns.items()}, Call())
 
 
 @pytest.mark.parametrize("form", ["cbm", "json"])

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from rich.console import Console
 
+from hosts_support import free_port
 from rest_support import X1, X, rest, rest_in_thread
 from serinus.cli.commands.top import Server, Watch, Watched
 from serinus.cli.model_rates import ModelRates, ProcessState, compare, quantile, read_look, sparkline
@@ -144,7 +145,7 @@ def test_without_a_terminal_a_table_is_printed_once(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--url", "localhost:8080"], "expected http://HOST:PORT"),
+        (["--url", "ftp://localhost:8080"], "expected http://HOST:PORT"),
         (["fraud", "--url", "http://127.0.0.1:1"], "NAME and --url: give one of them"),
     ],
 )
@@ -248,3 +249,11 @@ def test_a_page_that_needs_a_token_is_read_with_it(tmp_path: Path, capsys: pytes
         assert "needs a token" in capsys.readouterr().out
         assert run([*words, "--token", str(tmp_path / "token")]) == 0
         assert json.loads(capsys.readouterr().out)["servers"][0]["models"]
+
+
+@pytest.mark.parametrize(("written", "page"), [("{}", "/metrics"), ("http://{}/", "/metrics"), ("{}/m", "/m")])
+def test_an_address_is_taken_as_serinus_infer_takes_it(written: str, page: str, capsys: pytest.CaptureFixture[str]):
+    address = f"127.0.0.1:{free_port()}"
+    assert run(["top", "--url", written.format(address), "-o", "json"]) == 1
+    (server,) = json.loads(capsys.readouterr().out)["servers"]
+    assert server["url"] == f"http://{address}{page}"

@@ -481,7 +481,9 @@ def test_a_data_frame_is_asked_column_by_column(client: Client):
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", [[[1, 2]], np.zeros((1, 2)), "x", None], ids=["list", "array", "text", "None"])
 def test_inputs_without_names_are_refused_in_words(client: Client, inputs: Any):
-    with pytest.raises(InvalidInput, match=f"a {type(inputs).__name__} came; arrays by their inputs' names were expected"):
+    with pytest.raises(
+        InvalidInput, match=f"a {type(inputs).__name__} came; arrays by their inputs' names were expected"
+    ):
         client.infer("simple", inputs)
 
 

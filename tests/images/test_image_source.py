@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+import mar_support
 from container_support import write_engine
 from serinus.errors import ConfigError, UpstreamFailed
 from serinus.images.container_engine import find_engine
@@ -316,3 +318,18 @@ def test_a_name_is_no_variable_and_no_instruction_of_the_Dockerfile(tmp_path: Pa
     assert "\nRUN id" not in text
     assert "$HOME" not in text.replace("\\$", "")
     assert "${" not in text.replace("\\$", "")
+
+
+@pytest.mark.parametrize("base", ["", "serinus_base:0.1.0"])
+def test_code_that_a_models_files_may_choose_is_allowed_in_the_image_where_it_is_said(tmp_path: Path, base: str):
+    folder = lay(tmp_path / "folder", {"model.txt": LIGHTGBM})
+    recipe = Recipe(source=find_source(folder), base=base, wheel="serinus-1-py3-none-any.whl")
+    assert "ALLOW" not in write_dockerfile(recipe)
+    text = write_dockerfile(dataclasses.replace(recipe, allowed=("pickle", "mine.*")))
+    assert 'ENV SERINUS_ALLOW_IMPLEMENTATION="pickle,mine.*"\n' in text
+
+
+def test_an_archive_of_torchserves_is_a_model_and_no_class(tmp_path: Path):
+    archive = mar_support.words(tmp_path)
+    found = find_source(archive)
+    assert (found.implementation, found.model, found.extras) == ("", (archive,), ("torch_server",))

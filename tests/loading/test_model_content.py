@@ -120,6 +120,18 @@ def test_a_runtime_says_what_a_file_is_that_another_one_serves(tmp_path: Path, n
     assert f"which {content.package} serves" in str(refused.value)
 
 
+@pytest.mark.parametrize("named", ["xgboost_server", "lightgbm_server", "onnx_server"])
+def test_a_runtime_says_what_lies_in_a_folder_that_another_one_serves(tmp_path: Path, named: str):
+    make, content = FORMATS["onnx" if named != "onnx_server" else "xgboost-ubjson"]
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "weights.data").write_bytes(make(tmp_path).read_bytes())
+    (folder / "about.md").write_text("a model")
+    with pytest.raises(ConfigError, match=r"no model file|no XGBoost model") as refused:
+        build_model(ModelSettings(name="m", implementation=named, model_dir=folder)).load()
+    assert f"; weights.data is {content.value}, which {content.package} serves" in str(refused.value)
+
+
 NOTHING = {
     "empty": b"",
     "a text": b"Tree by tree\n",

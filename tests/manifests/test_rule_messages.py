@@ -315,3 +315,25 @@ def test_a_runtime_or_format_that_nobody_has_is_named_with_the_nearest(kind: str
     assert [(problem.severity, said in f"{problem.message}; {problem.mend}") for problem in found] == (
         [("warning", True)] if said else []
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime", "more", "said"),
+    [
+        ("xgboost", "serinus-onnx-server", "", "runtime serinus-onnx-server does not serve xgboost; it serves onnx"),
+        ("tensorflow", "serinus-classic-server", "", "it serves xgboost, lightgbm, sklearn, catboost, onnx"),
+        ("xgboost", "my-server", OWN, "runtime my-server does not serve xgboost; it serves catboost"),
+        ("xgboost", "serinus-xgboost-server", OWN.replace("my-server", "serinus-xgboost-server"), "it serves catboost"),
+        ("catboost, version: '2'", "my-server", OWN, "runtime my-server does not serve catboost 2; it serves catboost"),
+        ("catboost", "my-server", OWN, ""),
+        ("onnx", "serinus-classic-server", "", ""),
+        ("xgboost", "house-runtime", "", ""),
+    ],
+)
+def test_a_format_that_the_named_runtime_does_not_serve_is_an_error(kind: str, runtime: str, more: str, said: str):
+    problems = Problems()
+    check_documents([*load_text(CHOICE % (kind, f", runtime: {runtime}"), "a"), *load_text(more, "b")], problems)
+    found = [problem for problem in problems.all if problem.rule == "runtime-serves-format"]
+    assert [(problem.severity, said in f"{problem.message}; {problem.mend}") for problem in found] == (
+        [("error", True)] if said else []
+    )

@@ -272,5 +272,7 @@ def test_rows_under_inputs_are_answered_as_rows():
 
 def test_a_model_whose_inputs_are_called_as_a_tensors_members_is_asked_by_them():
     names = ("name", "shape", "datatype", "data")
-    found = read({"instances": [dict.fromkeys(names, 1.5)]}, model(*(TensorSpec(name, "FP32", (-1,)) for name in names)))
-    assert {name: tensor.data.tolist() for name, tensor in found.items()} == dict.fromkeys(names, [1.5])
+    found = read(
+        {"instances": [dict.fromkeys(names, 1.5)]}, model(*(TensorSpec(name, "FP32", (-1,)) for name in names))
+    )
+    assert {name: tensor.data.tolist() for name, tensor in found.items()} == {name: [1.5] for name in names}

@@ -184,6 +184,8 @@ def test_what_is_not_compiled_is_served_by_scikit_learn_with_the_reason(
     assert (model.details["engine"], model.details["engine_reason"]) == ("sklearn", "the estimator SVC")
     assert "served by scikit-learn: the estimator SVC" in caplog.text
     np.testing.assert_array_equal(model.predict({"x": rows(9)}, Call())["predict"], live.predict(rows(9)))
+    with pytest.raises(InvalidInput, match="does not take a request of 0 rows; send at least one"):
+        model.predict({"x": rows(9)[:0]}, Call())
     with pytest.raises(ConfigError, match="'compiled', which does not cover it: the estimator SVC"):
         load(tmp_path, engine="compiled")
 

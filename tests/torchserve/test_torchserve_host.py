@@ -190,6 +190,21 @@ async def test_a_class_of_a_base_handler_is_served_by_its_name(network: Path):
         sys.path.remove(str(network.parent))
 
 
+@pytest.mark.slow
+def test_a_folder_called_ts_is_not_taken_for_torchserve(network: Path, tmp_path: Path):
+    (tmp_path / "ts").mkdir()
+    (tmp_path / "ts" / "model.pt").write_bytes(b"")
+    code = (
+        "from serinus.hosts import implementations\n"
+        f"found = implementations.resolve({str(network.parent / 'row_handler.py') + ':RowHandler'!r}).target\n"
+        "print(found.__mro__[1].__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "serinus.hosts.torchserve.base_handler", done.stderr
+
+
 @pytest.mark.parametrize(
     ("handler", "files", "words"),
     [

@@ -383,7 +383,9 @@ def test_a_best_iteration_that_is_no_number_is_refused_where_it_is_asked_for(tmp
         (["amount", "nonsense"], "missing are hour, age, b1, b2, b3; unknown are nonsense"),
     ],
 )
-async def test_what_is_no_column_is_told_however_many_came(tmp_path: Path, form: str, names: list[str], says: str) -> None:
+async def test_what_is_no_column_is_told_however_many_came(
+    tmp_path: Path, form: str, names: list[str], says: str
+) -> None:
     _named(tmp_path)
     async with serving(XGBoostModel, _settings(tmp_path, input_form=form)) as plane:
         with pytest.raises(InvalidInput, match=says):

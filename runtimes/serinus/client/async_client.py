@@ -127,8 +127,9 @@ class AsyncClient:
 
         Args:
             model: its name.
-            inputs: by name, or a DataFrame of one column an input. An array travels with its own datatype (strings and objects are BYTES); numbers, text and lists become what
-                the model's metadata says, which is asked for once; a `serinus.Tensor` says its datatype itself (BF16).
+            inputs: by name, or a DataFrame of one column an input. An array travels with its own datatype (strings and objects are
+                BYTES); numbers, text and lists become what the model's metadata says, which is asked for once; a `serinus.Tensor` says its
+                datatype itself (BF16).
             version: of the model; empty: the server chooses.
             outputs: wanted ones; None: all.
             parameters: of the request.

@@ -98,7 +98,9 @@ def named_values(inputs: Mapping[str, Any] | Frame) -> Mapping[str, Any]:
     if hasattr(inputs, "columns") and hasattr(inputs, "items"):
         return {str(name): _column(values) for name, values in inputs.items()}
     came = type(inputs).__name__
-    raise InvalidInput(f"inputs: a {came} came; arrays by their inputs' names were expected, as in {{'input-0': array}}")
+    raise InvalidInput(
+        f"inputs: a {came} came; arrays by their inputs' names were expected, as in {{'input-0': array}}"
+    )
 
 
 def _column(values: Any) -> np.ndarray:

@@ -43,6 +43,8 @@ class Recipe:
     """Names of build arguments that the step which installs takes (PIP_INDEX_URL and the like)."""
     version: str = ""
     """Of serinus, for a label."""
+    allowed: tuple[str, ...] = ()
+    """Patterns of `serinus serve --allow_implementation`: code that the model's own files may choose in the image."""
 
 
 def write_dockerfile(recipe: Recipe) -> str:
@@ -56,6 +58,8 @@ def write_dockerfile(recipe: Recipe) -> str:
         lines.append("COPY --chown=1000:1000 model /mnt/models/")
     if source.implementation:
         lines.append(f"ENV SERINUS_CLASS={_quoted(source.implementation)}")
+    if recipe.allowed:
+        lines.append(f"ENV SERINUS_ALLOW_IMPLEMENTATION={_quoted(','.join(recipe.allowed))}")
     # Not SERINUS_MODEL_NAME, which would win over what a pod is given.
     lines.append(f"ENV INFERENCE_SERVICE_NAME={_quoted(source.name)}")
     lines.append(

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ..errors import ConfigError
 from ..loading.directory import SETTINGS_FILE
-from ..loading.model_formats import RUNTIMES, infer_implementation, is_runtime
+from ..loading.model_formats import RUNTIMES, TORCHSERVE, infer_implementation, is_runtime
 from ..small_file import read_text
 
 __all__ = ["ImageSource", "find_source"]
@@ -86,6 +86,7 @@ def find_source(
                 "or is named: --class module:Class"
             )
         found = infer_implementation(model_dir)
+    is_archive = found == TORCHSERVE and not implementation
     # MLflow's own list is of all that loading by MLflow takes (mlflow itself, xgboost with CUDA); the runtime's extra is what serving takes.
     is_mlflow = found == "mlflow_server"
     if requirements is None and (folder / "requirements.txt").is_file() and not is_mlflow:
@@ -94,20 +95,27 @@ def find_source(
         raise ConfigError(f"--requirements {requirements}: no such file")
     module = re.split(r"[:.]", found, maxsplit=1)[0]
     known = (*(runtime.package for runtime in RUNTIMES), *_EXTRAS_BESIDES)
-    if found and module not in known and not any(each.stem == module for each in code) and requirements is None:
+    if (
+        found
+        and not is_archive
+        and module not in known
+        and not any(each.stem == module for each in code)
+        and requirements is None
+    ):
         names = ", ".join(each.stem for each in code) or "none"
         raise ConfigError(
             f"--class {found}: no module {module} in {folder} (there: {names}), and no requirements bring it"
         )
     packages = [module, re.split(r"[:.]", str(own.get("implementation") or ""), maxsplit=1)[0]]
     extras = [package for package in dict.fromkeys(packages) if package in known]
+    extras += ["torch_server"] if is_archive else []  # what its handler needs beside PyTorch, requirements say
     extras += [package for package in _HOSTED if package in _imports(code)]
     places = (folder, *(() if model_dir is None or model_dir.is_file() else (model_dir,)))
     return ImageSource(
         name=name or str(own.get("name") or "") or (path.resolve().name if path.is_dir() else path.stem),
         model=model,
         code=code,
-        implementation=found,
+        implementation="" if is_archive else found,  # an archive says what it is
         extras=tuple(extras),
         requirements=requirements,
         folder=path if path.is_dir() else None,

@@ -20,7 +20,7 @@ from .rules.component_rules import COMPONENT_RULES
 from .rules.kinds.core_rules import CORE_RULES, pod_templates
 from .rules.kinds.graph_rules import GRAPH_RULES, TRAINED_MODEL_RULES
 from .rules.kinds.llm_rules import LLM_CONFIG_RULES, LLM_RULES
-from .rules.kinds.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices
+from .rules.kinds.runtime_rules import RUNTIME_RULES, shared_priorities, unknown_choices, unserved_formats
 from .rules.pods.container_rules import CONTAINER_RULES
 from .rules.pods.pod_rules import METADATA_RULES, POD_RULES
 from .rules.pods.pod_value_rules import POD_VALUE_RULES
@@ -72,6 +72,8 @@ def check_documents(
     services = [document for document in documents if document.kind == "InferenceService"]
     for document, (path, message, mend) in unknown_choices(services, runtimes):
         problems.warn(document, path, message, mend, rule="runtime-unknown-choice", layer="unchecked")
+    for document, (path, message, mend) in unserved_formats(services, runtimes):
+        problems.error(document, path, message, mend, rule="runtime-serves-format", layer="controller")
 
 
 def _check_other(document: Document, group: str, problems: Problems) -> None:

@@ -36,7 +36,8 @@ class Problem:
 
     def __str__(self) -> str:
         kind = "" if self.severity == "error" else "warning: "
-        return f"{self.file}:{self.line}:{self.field}: {kind}{self.message}: {self.mend}"
+        where = f"{self.file}:{self.line}:{self.field}".rstrip(":")  # of a file as a whole there is no field
+        return f"{where}: {kind}{self.message}: {self.mend}"
 
     def as_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""

@@ -150,7 +150,7 @@ def to_request(
         inputs, parameters = signature.inputs, {"signature_name": payload.signature_name}
     specs = {spec.name: spec for spec in inputs}
     columns = payload.columns
-    if columns.keys() >= _V2_TENSOR and not _V2_TENSOR <= {*specs, *metadata.column_names}:
+    if columns.keys() >= _V2_TENSOR and not {*specs, *metadata.column_names} >= _V2_TENSOR:
         raise InvalidInput(
             "'inputs' holds tensors of a V2 request ('name', 'shape', 'datatype', 'data'), which goes to /v2/models/NAME/infer; V1 takes "
             "rows in 'instances', or values by name in 'inputs'"

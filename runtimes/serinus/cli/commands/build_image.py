@@ -62,6 +62,14 @@ def build(
         str,
         typer.Option(help="The model's name in URLs; default: its settings', else the folder's.", show_default=False),
     ] = "",
+    allow_implementation: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-implementation",
+            "--allow_implementation",
+            help="As serinus serve's, for the image: pickle, mlflow.pyfunc, torchserve, a pattern of classes; repeatable.",
+        ),
+    ] = None,
     build_arg: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,6 +119,7 @@ def build(
             wheel=found.name if found is not None else "",
             arguments=tuple(arguments),
             version=__version__,
+            allowed=tuple(allow_implementation or ()),
         )
         if print_:
             typer.echo(write_dockerfile(recipe), nl=False)

@@ -276,8 +276,9 @@ def _server_of(address: str) -> Server:
     """Read `--url`.
 
     Raises:
-        ConfigError: it is no http:// or https:// address.
+        ConfigError: it is no http:// or https:// address; without either http:// is meant, as for `serinus infer`.
     """
+    address = address if "://" in address else f"http://{address}"
     parts = urlsplit(address)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise ConfigError(f"--url {address!r}: expected http://HOST:PORT, or the address of a page of metrics")

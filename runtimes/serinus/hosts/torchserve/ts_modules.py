@@ -13,8 +13,11 @@ __all__ = ["register"]
 
 
 def register() -> None:
-    """Make `ts.torch_handler.base_handler`, `ts.context`, `ts.utils.util` and `ts.handler_utils.timer` importable; nothing where TorchServe is installed."""
-    if "ts" in sys.modules or importlib.util.find_spec("ts") is not None:
+    """Make `ts.torch_handler.base_handler`, `ts.context`, `ts.utils.util` and `ts.handler_utils.timer` importable; nothing where TorchServe is installed.
+
+    A folder called `ts`, of TorchScript's files say, is a package without code to Python (PEP 420), and no TorchServe.
+    """
+    if "ts.torch_handler" in sys.modules or _is_installed():
         return
     members: dict[str, dict[str, Any]] = {
         "ts": {},
@@ -36,6 +39,11 @@ def register() -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+
+
+def _is_installed() -> bool:
+    spec = importlib.util.find_spec("ts")
+    return spec is not None and spec.origin is not None
 
 
 def _same(function: Any) -> Any:

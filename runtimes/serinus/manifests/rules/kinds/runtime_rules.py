@@ -12,9 +12,10 @@ from ...conventions import KSERVE_CONTAINER, MODEL_FORMATS, RUNTIME_NAMES
 from ...documents import Document, FieldPath
 from ...fields import listed, mapping, whole_number
 from ...problems import nearest
+from ...serving_runtimes import BUILT_IN, BY_NAME
 from ..rule import Finding, Findings, Rule
 
-__all__ = ["RUNTIME_RULES", "shared_priorities", "unknown_choices"]
+__all__ = ["RUNTIME_RULES", "shared_priorities", "unknown_choices", "unserved_formats"]
 
 
 def runtime_name(document: Document) -> Findings:
@@ -117,6 +118,37 @@ def unknown_choices(services: Sequence[Document], runtimes: Sequence[Document]) 
                         f"did you mean {near}?" if near else "see that the cluster has one",
                     ),
                 )
+
+
+def unserved_formats(services: Sequence[Document], runtimes: Sequence[Document]) -> Iterator[tuple[Document, Finding]]:
+    """Formats that the runtime which a service names does not serve, by its manifest or, of ours, by its name.
+
+    The controller refuses them (predictor.go 332-417 of KServe 0.21: "specified runtime ... does not support specified framework/version").
+    """
+    served = {
+        f"serinus-{app.replace('_', '-')}": [(name, "") for name in names]
+        for app, names in {**BUILT_IN, **BY_NAME}.items()
+    }
+    written: dict[str, list[tuple[str, str]]] = {}
+    for document in runtimes:  # of one name in several namespaces, any may be the one that is meant
+        entries = map(mapping, listed(mapping(document.value.get("spec")).get("supportedModelFormats")))
+        found = [(str(entry.get("name")), str(entry.get("version") or "")) for entry in entries]
+        written.setdefault(document.name, []).extend(found)
+    served |= written
+    for service in services:
+        for path, model in _models(service):
+            wanted = mapping(model.get("modelFormat"))
+            kind, version, runtime = wanted.get("name"), str(wanted.get("version") or ""), model.get("runtime")
+            if not isinstance(kind, str) or not kind or not isinstance(runtime, str) or runtime not in served:
+                continue
+            formats = served[runtime]
+            if not any(name == kind and version in {"", has} for name, has in formats):
+                message = f"runtime {runtime} does not serve {kind} {version}".rstrip()
+                yield service, ((*path, "runtime"), message, f"it serves {_spoken(formats)}")
+
+
+def _spoken(formats: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(dict.fromkeys(f"{name} {version}".strip() for name, version in formats)) or "none"
 
 
 def _models(service: Document) -> Iterator[tuple[FieldPath, Mapping[str, Any]]]:
