@@ -80,6 +80,7 @@ class Frame(Protocol):
 
     def items(self) -> Iterable[tuple[Any, Any]]:
         """Give name and values of each column."""
+        ...
 
 
 def needs_spec(values: Any) -> bool:
