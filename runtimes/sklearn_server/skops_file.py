@@ -159,13 +159,13 @@ class _Reader:
             return array if node["__class__"] == "ndarray" or array.ndim else array.item()
         items = [self.value(one) for one in node["content"]]
         shape = self.value(node["shape"])
-        if math.prod(shape) != len(items):
-            raise ValueError(f"an array of shape {shape} has {len(items)} values")
-        made = np.empty(len(items) if len(shape) == 1 else shape, object)
         if len(shape) == 1:
+            made = np.empty(len(items), object)
             made[:] = items
-        else:
-            made[...] = np.array(items, object)
+        else:  # rows in lists, of each level
+            made = np.array(items, object)
+        if made.shape != tuple(shape):  # an array is not made of what the file says, but of what it has
+            raise ValueError(f"an array of shape {tuple(shape)} has values of shape {made.shape}")
         return made
 
     def _tree(self, node: dict[str, Any]) -> dict[str, Any]:

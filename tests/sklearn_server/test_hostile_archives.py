@@ -64,7 +64,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         "unpack to far more than the file holds",
     ),
     "an array that claims a terabyte": (lambda path: write(path, array_of("a.npy"), a=claims("(125000000000,)")), "no skops file"),
-    "objects of a shape of 80 GB": (lambda path: write(path, objects_of([100_000, 100_000], 1)), "an array of shape (100000, 100000) has 1 values"),
+    "objects of a shape of 80 GB": (lambda path: write(path, objects_of([100_000, 100_000], 1)), "an array of shape (100000, 100000) has values of shape (1,)"),
     "objects of a negative shape": (lambda path: write(path, objects_of([-1, -1], 1)), "no skops file"),
     "nested 100000 times": (lambda path: write(path, nested(100_000)), "no skops file"),
     "nested 900 times": (lambda path: write(path, nested(900)), "no skops file"),
@@ -72,6 +72,19 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a pickle in an array's place": (lambda path: write(path, array_of("a.npy"), a=b"cos\nsystem\n(S'true'\ntR."), "no skops file"),
     "an entry that is not there": (lambda path: write(path, array_of("../../etc/passwd")), "no skops file"),
 }  # fmt: skip
+
+
+def test_an_array_of_objects_has_the_shape_of_its_lists(tmp_path: Path):
+    array = objects_of([2, 3], 0)
+    array["content"] = [
+        node("ListNode", content=[node("JsonNode", content=f'"{row}{column}"') for column in "abc"]) for row in "xy"
+    ]
+    model = {"__module__": "sklearn.a", "__class__": "A", "__loader__": "ObjectNode", "__id__": 1}
+    model["content"] = node(
+        "DictNode", key_types=node("ListNode", content=[node("JsonNode")]), content={"names": array}
+    )
+    found = skops_file.read(write(tmp_path / "model.skops", model)).state["names"]
+    assert found.tolist() == [["xa", "xb", "xc"], ["ya", "yb", "yc"]]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
