@@ -28,7 +28,7 @@ from grpc_support import (
     serving,
 )
 from serinus.protocol import _open_inference_pb2 as pb
-from serinus.server.http.unsent_answers import UnsentAnswers
+from serinus.server.connections.unsent_answers import UnsentAnswers
 from waiting import wait_until
 
 MIB = 1 << 20

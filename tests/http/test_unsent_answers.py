@@ -11,9 +11,9 @@ import pytest
 
 from http_support import Answer, Probe, Raw
 from serinus.errors import Overloaded
+from serinus.server.connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from serinus.server.http.exchange import Exchange, HttpLimits
 from serinus.server.http.thin import ThinServer
-from serinus.server.http.unsent_answers import LARGE_BYTES, UnsentAnswers
 from waiting import until
 
 MB = 1_000_000

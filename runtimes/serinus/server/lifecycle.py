@@ -44,11 +44,11 @@ from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from ..tracing.tracer import Tracer, start_tracing
 from .certificates import Certificates
+from .connections.unsent_answers import UnsentAnswers
 from .exit_bound import CLOSING_S, ExitBound, ExitStatus
 from .file_watch import FileWatch, has_terminal
 from .grpc import start_grpc
 from .grpc.grpc_server import GrpcServer
-from .http.unsent_answers import UnsentAnswers
 from .loop_watchdog import LoopWatchdog
 from .memory_guard import MemoryGuard, default_limit
 from .memory_readings import container_limit, read_memory

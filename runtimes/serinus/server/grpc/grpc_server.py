@@ -14,9 +14,9 @@ from ...errors import ConfigError
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..certificates import Certificates
-from ..http.unsent_answers import UnsentAnswers
+from ..connections.unsent_answers import UnsentAnswers
+from ..connections.waiting_connections import accept_waiting
 from ..request_access import RequestAccess
-from ..waiting_connections import accept_waiting
 from .grpcio_engine import GrpcioEngine, address, credentials_of
 from .service import Service
 

@@ -31,8 +31,8 @@ from ...errors import ConfigError, SerinusError
 from ...protocol import _open_inference_pb2 as pb
 from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
-from ..http.tls_listener import HANDSHAKE_S
-from ..http.unsent_answers import UnsentAnswers
+from ..connections.tls_listener import HANDSHAKE_S
+from ..connections.unsent_answers import UnsentAnswers
 from .calls_in_flight import given_up
 from .reflection import REFLECTION_PATHS, Reflection
 from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers

@@ -43,8 +43,8 @@ from typing import Any
 from ...errors import ConfigError
 from ...model import Cancellable
 from ...settings import ServerSettings
-from ..acceptor import Acceptor
-from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
+from ..connections.acceptor import Acceptor
+from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
 from .relay import Relay
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..http.unsent_answers import SEND_TIMEOUT_S
+from ..connections.unsent_answers import SEND_TIMEOUT_S
 from .size_filter import DROPPED_MOST, INFLATED_HERE, FrameGuard
 
 __all__ = ["Relay"]

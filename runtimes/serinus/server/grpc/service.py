@@ -34,7 +34,7 @@ from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
-from ..http.unsent_answers import LARGE_BYTES, UnsentAnswers
+from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..refusals import refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests

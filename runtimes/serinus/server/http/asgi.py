@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from ..waiting_connections import accept_waiting, unread_bytes
+from ..connections.waiting_connections import accept_waiting, unread_bytes
 from .exchange import (
     CLIENT_LEFT,
     LINGER_S,

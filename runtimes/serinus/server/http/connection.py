@@ -50,7 +50,8 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
-from ..waiting_connections import unread_bytes
+from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
+from ..connections.waiting_connections import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,
     AWAITED,
@@ -102,7 +103,6 @@ from .exchange import (
 )
 from .late_arrivals import LateArrivals
 from .transport_refusals import ExpectationFailed, VersionNotSupported, refuse_chunks, refuse_head, refuse_syntax
-from .unsent_answers import LARGE_BYTES, UnsentAnswers
 
 __all__ = ["Connection", "Listener"]
 

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from ...errors import Cancelled, NotSupported, SerinusError
 from ...model import Cancellable
 from ...protocol.raw import Buffer
-from .unsent_answers import SEND_TIMEOUT_S
+from ..connections.unsent_answers import SEND_TIMEOUT_S
 
 __all__ = [
     "App",

@@ -13,14 +13,14 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any, cast
 
-from ..acceptor import Acceptor
-from ..waiting_connections import accept_waiting
+from ..connections.acceptor import Acceptor
+from ..connections.tls_listener import TlsListener
+from ..connections.unsent_answers import UnsentAnswers
+from ..connections.waiting_connections import accept_waiting
 from .connection import Connection
 from .exchange import REASONS, App, HttpLimits, Observer, RawHeaders
 from .late_arrivals import LateArrivals
 from .stand_in import StandIn
-from .tls_listener import TlsListener
-from .unsent_answers import UnsentAnswers
 
 __all__ = ["ThinServer"]
 

@@ -22,12 +22,12 @@ from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
 from ..certificates import Certificates, Loaded
+from ..connections.unsent_answers import UnsentAnswers
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits, header_pairs
 from ..http.late_arrivals import LateArrivals
 from ..http.stand_in import StandIn
 from ..http.thin import ThinServer
-from ..http.unsent_answers import UnsentAnswers
 from ..request_access import HEALTH, INFERENCE, RequestAccess, rest_kind
 from ..request_observer import RequestObserver, observe_requests
 from .about import LIVENESS

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from ..acceptor import Acceptor
+from .acceptor import Acceptor
 
 __all__ = ["HANDSHAKES", "HANDSHAKE_S", "TlsListener"]
 
