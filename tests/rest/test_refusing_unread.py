@@ -194,7 +194,7 @@ async def test_as_soon_as_there_is_room_the_next_request_is_let_in():
 async def test_what_it_says_is_said_anew_while_it_goes_on(monkeypatch: pytest.MonkeyPatch):
     async with served() as server:
         first = await server.fill()
-        monkeypatch.setattr("serinus.dataplane.batching.batcher._STALE_S", -1.0)
+        monkeypatch.setattr("serinus.dataplane.batching.admission._STALE_S", -1.0)
         asked = server.ask()
         assert not asked.answers, "the long way"
         await until(lambda: asked.answers)

@@ -392,7 +392,7 @@ class Plane(ModelChanges):
         pending = PendingRequest(request, on_complete, now, None, None, _NO_KEY, (), 0, 0)
         if servable is not None:
             servable.statistics.failed(error, pending, self._clock())
-            if servable.batcher.refusal is error and not request.model_version:
+            if servable.batcher.admission.refusal is error and not request.model_version:
                 self.full[request.model_name] = servable
         asyncio.get_running_loop().call_soon(_tell, pending, error)
         return pending

@@ -50,20 +50,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
-from ...errors import Overloaded, SerinusError, TimedOut
+from ...errors import SerinusError, TimedOut
 from ...settings import QUEUE_ROWS, BatchSettings
 from .adaptive_limit import QUICK_S, AdaptiveLimit, shares_of_levels
+from .admission import Admission
 from .pending_request import DONE, QUEUED, RUNNING, Batch, PendingRequest
 from .waiting_requests import WaitingRequests
 from .wake_timer import WakeTimer
 
 __all__ = ["Batcher", "Executor"]
-
-
-_STALE_S: Final = 0.1
-"""How long one refusal is told again: what it says of rows and seconds is that old at the most."""
 
 
 class Executor(Protocol):
@@ -132,7 +129,13 @@ class Batcher:
         self._clock = clock
         self._waiting = WaitingRequests(levels := max(1, settings.priority_levels))
         self._has_levels = levels > 1
-        self._shares = shares_of_levels(levels)
+        self.admission = Admission(
+            self,
+            limit,
+            most_rows=self._max_queue_rows,
+            most_bytes=self._max_bytes,
+            shares=shares_of_levels(levels),
+        )
         self._free = self.places = executor.capacity
         self._batches: set[Batch] = set()
         self._scheduled = False
@@ -142,16 +145,13 @@ class Batcher:
         self._timer = WakeTimer(loop, clock, self._dispatch)
         self._row_s = 0.0
         """Seconds of predict per row, a moving average; 0: not known yet."""
-        self._running_rows = 0
+        self.running_rows = 0
         self.queued_rows = 0
         self.queued = 0
         self.present_bytes = 0
         """Of the tensors of requests that wait or run."""
         self.running = 0
         """Requests in batches that run, those given up included until their batch ends."""
-        self.refusal: Overloaded | None = None
-        """What somebody was refused with while nobody else would have been let in either; `refusal_now` tells whether that is still so."""
-        self._refused_at = 0.0
         self.on_idle: Callable[[], None] | None = None
         """Called when the last request is gone; set by whoever drains."""
 
@@ -159,6 +159,11 @@ class Batcher:
     def idle(self) -> bool:
         """Nothing waits or runs."""
         return not self.queued and self._free == self._executor.capacity
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a batch runs, be it one that nobody waits for."""
+        return bool(self._batches)
 
     @property
     def under_way(self) -> Sequence[Batch]:
@@ -174,7 +179,7 @@ class Batcher:
         own = pending.rows
         waiting, level, limit = self._waiting, pending.level, self._limit
         if self._batches or self.queued:
-            pending.ahead = present = self.queued_rows + self._running_rows + own
+            pending.ahead = present = self.queued_rows + self.running_rows + own
             if self._has_levels:
                 pending.ahead -= sum(waiting.rows[level + 1 :])
             if (
@@ -214,64 +219,15 @@ class Batcher:
         Raises:
             Overloaded: it is refused.
         """
-        limit, now, deadline, ahead = self._limit, pending.arrived, pending.deadline, pending.ahead
-        if deadline is not None and ahead > pending.rows and not limit.meets(now, ahead, deadline):
-            raise self._overloaded(
-                f"the request's deadline is too near: after what is before it, it is answered in about {limit.predicted_s(ahead):.2g} s, "
-                f"and it has {max(0.0, deadline - now):.2g} s"
-            )
-        while (reason := self._reason_to_refuse(pending)) is not None:
+        admission = self.admission
+        admission.check_deadline(pending)
+        while (reason := admission.reason_to_refuse(pending)) is not None:
             lower = self._waiting.last_below(pending.level)
             if lower is None:
-                error = self._overloaded(reason)
-                if self._is_full(now):
-                    self.refusal, self._refused_at = error, now
-                raise error
+                raise admission.refuse_at(pending.arrived, reason)
             self._count_out(lower)
-            self._fail(lower, self._overloaded(f"requests of higher priority came, and {reason}"))
+            self._fail(lower, admission.refuse(f"requests of higher priority came, and {reason}"))
             lower.release()
-
-    def _reason_to_refuse(self, pending: PendingRequest) -> str | None:
-        rows, own = self.queued_rows, pending.rows
-        if self.queued and (rows + own > self._max_queue_rows or self.queued >= self._max_queue_rows):
-            return f"the queue is full: {rows} rows wait, {own} more would pass the limit of {self._max_queue_rows}"
-        if not self.queued and not self._batches:
-            return None
-        held = self.present_bytes
-        if held + pending.size > self._max_bytes:
-            return f"the queue is full: {held} bytes wait or run, {pending.size} more would pass the limit of {self._max_bytes}"
-        present = rows + self._running_rows + own
-        if present <= self._limit.room:
-            self._limit.drained_at = pending.arrived
-        elif not self._limit.admits(pending.arrived, present, self._shares[pending.level]):
-            return (
-                f"the model is overloaded: {present - own} rows are before this request, and would keep it waiting for "
-                f"{self._limit.predicted_s(present):.2g} s"
-            )
-        return None
-
-    def refusal_now(self, now: float) -> Overloaded | None:
-        """Give what any request is refused with at this moment, whatever it holds; None: it must be read to know.
-
-        So one that is refused costs neither decoding nor words. Never with levels of priority, of which the request tells.
-        """
-        error = self.refusal
-        if error is not None and (now - self._refused_at > _STALE_S or not self._is_full(now)):
-            self.refusal = error = None
-        return error
-
-    def _is_full(self, now: float) -> bool:
-        """Whether a request of one row without a deadline is refused, and so every one."""
-        if self._has_levels or (not self.queued and not self._batches):
-            return False
-        rows, most = self.queued_rows, self._max_queue_rows
-        if self.queued and (rows >= most or self.queued >= most):
-            return True
-        present = rows + self._running_rows + 1
-        return present > self._limit.room and not self._limit.admits(now, present)
-
-    def _overloaded(self, reason: str) -> Overloaded:
-        return Overloaded(f"{reason}; come back in {(s := self.retry_after_s()):.2g} s or send to more replicas", s)
 
     def _count_out(self, pending: PendingRequest) -> None:
         """Subtract a queued request, whose entry stays where it is, dead."""
@@ -311,7 +267,7 @@ class Batcher:
 
     def retry_after_s(self) -> float:
         """Estimate how long what is queued will take; 1 s while nothing has been measured."""
-        measured = self._limit.clears_in_s(self.queued_rows + self._running_rows)
+        measured = self._limit.clears_in_s(self.queued_rows + self.running_rows)
         return measured or self.queued_rows * self._row_s / self._executor.capacity or 1.0
 
     def fail_all(self, error: SerinusError) -> None:
@@ -358,7 +314,7 @@ class Batcher:
                 continue
             self._free -= 1
             self.running += len(batch.members)
-            self._running_rows += batch.rows
+            self.running_rows += batch.rows
             self._batches.add(batch)
             self._dispatching = True
             inline = self._executor.run(batch, self._finished)
@@ -402,7 +358,7 @@ class Batcher:
         """Take back a batch, on the loop's thread; the next one is started before this one's answers are made."""
         members = batch.members
         self._free += 1
-        self._running_rows -= batch.rows
+        self.running_rows -= batch.rows
         self._batches.discard(batch)
         first = members[0]
         if batch.infer_to - first.arrived > QUICK_S and batch.error is None and not first.is_stream:

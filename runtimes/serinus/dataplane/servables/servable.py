@@ -146,7 +146,7 @@ class Servable(ABC):
         """Refuse, and count, a request that nobody has read yet; None: it must be read, for itself or for the log."""
         if self.statistics.recorder is not None:
             return None
-        error = self.batcher.refusal_now(self._clock())
+        error = self.batcher.admission.refusal_now(self._clock())
         if error is not None:
             self.statistics.failed(error, None, 0.0)
         return error
