@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from http_support import Probe, Raw
-from serinus.server import acceptor
+from serinus.server.connections import acceptor
 from serinus.server.http.exchange import HttpLimits
 from serinus.server.http.thin import ThinServer
 from waiting import until

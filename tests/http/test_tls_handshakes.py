@@ -13,9 +13,8 @@ import pytest
 
 from certificate_support import Authority
 from http_support import Probe, Raw
-from serinus.server import acceptor
 from serinus.server.certificates import Certificates
-from serinus.server.connections import tls_listener
+from serinus.server.connections import acceptor, tls_listener
 from serinus.server.http.exchange import HttpLimits
 from serinus.server.http.thin import ThinServer
 from waiting import until
