@@ -135,12 +135,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One process more than cores for the whole run: it works while another waits for a server that starts, drains or is to heal.
-
-    The quick run hardly waits, and would pay for one more process that imports and collects; it has a process a core (xdist's own number).
-    """
-    if "not slow" in str(config.getoption("markexpr")) or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One process more than cores: it works while another waits for a server that starts, drains or is to heal, or for a reader that is slow."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
