@@ -23,6 +23,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "serinus.manifests": ("tests/manifests",),
     "serinus.native": ("tests/native",),
     "serinus.protocol": ("tests/protocol",),
+    "serinus.server.connections": ("tests/http",),
     "serinus.server.grpc": ("tests/grpc",),
     "serinus.server.http": ("tests/http",),
     "serinus.server.rest": ("tests/rest",),
