@@ -327,6 +327,7 @@ def test_a_runtime_or_format_that_nobody_has_is_named_with_the_nearest(kind: str
         ("catboost, version: '2'", "my-server", OWN, "runtime my-server does not serve catboost 2; it serves catboost"),
         ("catboost", "my-server", OWN, ""),
         ("onnx", "serinus-classic-server", "", ""),
+        ("sklearn, version: '1'", "serinus-sklearn-server", "", ""),  # which versions, only its manifest says
         ("xgboost", "house-runtime", "", ""),
     ],
 )

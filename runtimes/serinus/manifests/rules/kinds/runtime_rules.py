@@ -125,11 +125,11 @@ def unserved_formats(services: Sequence[Document], runtimes: Sequence[Document])
 
     The controller refuses them (predictor.go 332-417 of KServe 0.21: "specified runtime ... does not support specified framework/version").
     """
-    served = {
-        f"serinus-{app.replace('_', '-')}": [(name, "") for name in names]
+    served: dict[str, list[tuple[str, str | None]]] = {
+        f"serinus-{app.replace('_', '-')}": [(name, None) for name in names]  # which versions, its manifest says
         for app, names in {**BUILT_IN, **BY_NAME}.items()
     }
-    written: dict[str, list[tuple[str, str]]] = {}
+    written: dict[str, list[tuple[str, str | None]]] = {}
     for document in runtimes:  # of one name in several namespaces, any may be the one that is meant
         entries = map(mapping, listed(mapping(document.value.get("spec")).get("supportedModelFormats")))
         found = [(str(entry.get("name")), str(entry.get("version") or "")) for entry in entries]
@@ -142,13 +142,13 @@ def unserved_formats(services: Sequence[Document], runtimes: Sequence[Document])
             if not isinstance(kind, str) or not kind or not isinstance(runtime, str) or runtime not in served:
                 continue
             formats = served[runtime]
-            if not any(name == kind and version in {"", has} for name, has in formats):
+            if not any(name == kind and (has is None or version in {"", has}) for name, has in formats):
                 message = f"runtime {runtime} does not serve {kind} {version}".rstrip()
                 yield service, ((*path, "runtime"), message, f"it serves {_spoken(formats)}")
 
 
-def _spoken(formats: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(dict.fromkeys(f"{name} {version}".strip() for name, version in formats)) or "none"
+def _spoken(formats: Sequence[tuple[str, str | None]]) -> str:
+    return ", ".join(dict.fromkeys(f"{name} {version or ''}".strip() for name, version in formats)) or "none"
 
 
 def _models(service: Document) -> Iterator[tuple[FieldPath, Mapping[str, Any]]]:
