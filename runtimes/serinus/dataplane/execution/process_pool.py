@@ -215,9 +215,8 @@ class _Worker:
             if process.is_alive():
                 process.kill()
                 process.join(_STOP_S)
-            if (
-                process.exitcode is not None
-            ):  # else the kernel still ends it, which may take long on a machine that swaps
+            # Else the kernel still ends it, which may take long on a machine that swaps.
+            if process.exitcode is not None:
                 process.close()
 
     @property
