@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import functools
+import gc
 import socket
 import struct
 import sys
@@ -308,14 +310,24 @@ class Wire:
 
 
 def main() -> None:
-    """Serve until standard input closes, and print the port: `python grpc_support.py ENGINE`."""
+    """Serve until standard input closes, and print the port: `python grpc_support.py ENGINE`.
+
+    Each line of standard input is answered with the memory that is resident once what is free has gone back to the system, in bytes.
+    """
+    import psutil
     import uvloop
+
+    def resident() -> int:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return psutil.Process().memory_info().rss
 
     async def serve() -> None:
         server, plane, _ = await started(sys.argv[1])
         print(server.port, flush=True)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, sys.stdin.read)
+        while await loop.run_in_executor(None, sys.stdin.readline):
+            print(resident(), flush=True)
         await server.close()
         await plane.close()
 
