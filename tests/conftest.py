@@ -136,10 +136,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
 def pytest_xdist_auto_num_workers() -> int | None:
-    """One process more than cores: it works while another waits for a server that starts, drains or is to heal, or for a reader that is slow."""
+    """One process more than cores: it works while another waits for a server that starts, drains or is to heal, or for a reader that is slow.
+
+    The tests of the quick run hardly wait, and a process more would import everything once more.
+    """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if QUICK else cores + 1
 
 
 LONGEST = (
@@ -164,9 +168,23 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return None
 
 
+SECOND_ENGINES = frozenset({"grpcio", "uvicorn"})
+"""The ids of cases for `--grpc grpcio` and `--http uvicorn`; beside each stands one of the default engine."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, where `make test` runs files side by side; all others keep their order."""
+    """Begin with the longest files, where `make test` runs files side by side; all others keep their order.
+
+    Cases of the engines that are not the default are marked slow: the quick run asks the default alone.
+    """
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and hasattr(item, "callspec")
+            and not SECOND_ENGINES.isdisjoint(item.callspec._idlist)
+        ):
+            item.add_marker("slow")
     here = Path(__file__).parent
     rank = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))

@@ -294,6 +294,7 @@ def test_the_reader_gives_so_many_rows_at_a_time_from_any_place_on():
     np.testing.assert_array_equal(whole, rows(1000)[13:, 1])
 
 
+@pytest.mark.slow  # a second
 def test_a_first_run_that_was_interrupted_goes_on_though_its_load_wrote_records(capsys: pytest.CaptureFixture[str]):
     matrix = rows(200)
     booster = xgboost.train({"max_depth": 2}, xgboost.DMatrix(matrix, matrix[:, 0]), 3)

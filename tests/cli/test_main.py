@@ -83,6 +83,7 @@ def test_a_shell_completes_commands():
     assert done.stdout.split() == ["canary"]
 
 
+@pytest.mark.slow  # a process each
 @pytest.mark.parametrize(
     ("words", "without"),
     [

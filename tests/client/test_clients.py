@@ -442,6 +442,7 @@ def test_none_among_numbers_is_what_null_is_on_the_wire():
     np.testing.assert_array_equal(tensor.data, np.float32([[1, np.nan], [2.5, 3]]))
 
 
+@pytest.mark.slow  # imports pandas
 def test_a_data_frame_is_an_input_a_column():
     frame = pandas.DataFrame(
         {

@@ -40,6 +40,7 @@ def test_a_file_that_ends_the_process_is_refused_now_and_at_the_next_start(tmp_p
     assert len(_loads(tmp_path)) == 1, "it is on record"
 
 
+@pytest.mark.slow  # three processes
 def test_a_good_file_is_tried_once_and_again_when_it_changes(tmp_path: Path):
     _model(tmp_path, "fine").load()
     _model(tmp_path, "fine").load()
@@ -87,6 +88,7 @@ def test_serinus_serve_tries_unless_it_is_told_not_to(tmp_path: Path):
         assert settings.trial is wanted
 
 
+@pytest.mark.slow  # waits for a process that is stopped
 def test_a_trial_that_was_stopped_says_nothing_of_the_file(tmp_path: Path):
     _model(tmp_path, "stopped once").load()
     _model(tmp_path, "stopped once").load()

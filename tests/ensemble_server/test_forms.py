@@ -17,6 +17,7 @@ from serinus.protocol.types import InferRequest, Tensor
 FORMS = ("ensemble_server", "ensemble_server.native_model:Ensemble")
 
 
+@pytest.mark.slow  # imports KServe
 async def test_both_forms_answer_alike_and_say_the_same_of_themselves(tmp_path: Path):
     folder = ensemble_support.write(tmp_path)
     inputs = ensemble_support.request(25, 8)

@@ -73,6 +73,7 @@ def messages_of(data: bytes) -> dict[int, tuple[bytes, bool]]:
 REFUSED = (message(MARKER), True)
 
 
+@pytest.mark.slow  # a second of inflating
 @settings(max_examples=300, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40_000), min_size=1, max_size=5),

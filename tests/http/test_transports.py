@@ -492,6 +492,7 @@ async def test_no_more_than_so_many_requests_of_a_connection_are_worked_on():
         await client.close()
 
 
+@pytest.mark.slow  # thousands of requests
 async def test_thousands_of_pipelined_requests_answered_at_once_do_not_recurse():
     async with serving("thin", Probe(), pipeline=2) as (_, port):
         client = await Raw.open(port)

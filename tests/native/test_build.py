@@ -46,6 +46,7 @@ def test_a_warning_of_the_compiler_is_shown_and_stops_nobody(tmp_path: Path, mon
     assert "a warning that nobody had heard of" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # compiles
 @needs_gcc
 def test_a_warning_of_the_compiler_stops_these_checks(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("CC", script(tmp_path / "cc", WARNING))
@@ -138,6 +139,7 @@ def test_where_the_kernels_cannot_be_compiled_the_wheel_is_pure_and_the_builder_
     assert "SERINUS_REQUIRE_KERNELS=1" in said
 
 
+@pytest.mark.slow  # builds a wheel
 def test_an_editable_install_that_cannot_compile_leaves_no_older_kernels_to_serve(tmp_path: Path):
     root = tmp_path / "checkout"
     for name in ("runtimes", "transformers"):
@@ -152,6 +154,7 @@ def test_an_editable_install_that_cannot_compile_leaves_no_older_kernels_to_serv
     assert not older.exists()
 
 
+@pytest.mark.slow  # builds a wheel
 def test_whoever_requires_the_kernels_gets_no_wheel_without_them(tmp_path: Path):
     made, said = wheel(tmp_path, CC=script(tmp_path / "cc", FAILING), SERINUS_REQUIRE_KERNELS="1")
     assert made is None
@@ -176,6 +179,7 @@ def test_a_wheel_built_here_carries_kernels_and_the_tag_of_this_platform(tmp_pat
     assert in_place.stat().st_mtime_ns == before, "the library of the checkout was replaced"
 
 
+@pytest.mark.slow  # builds a wheel
 def test_a_pure_wheel_is_pure_though_the_checkout_has_kernels(tmp_path: Path):
     assert loader.library_path().exists()
     made, said = wheel(tmp_path, SERINUS_PURE="1")

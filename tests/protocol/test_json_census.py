@@ -158,7 +158,7 @@ def test_a_text_that_would_take_more_than_twenty_times_its_size_is_refused(kind:
         check_census(repeated(TINY[kind]), "the request body")
 
 
-@pytest.mark.parametrize("kind", every(3, ORDINARY))
+@pytest.mark.parametrize("kind", every(5, ORDINARY))
 @pytest.mark.usefixtures("counter")
 def test_what_people_send_is_taken_and_takes_no_more_than_twenty_times_its_size(kind: str):
     text = repeated(ORDINARY[kind], draws(2 * len(PADDING), len(PADDING) // 2))

@@ -48,6 +48,7 @@ def _modules() -> list[str]:
     return ["serinus", *(name for name in found if not name.endswith(("__main__", "hatch_build", "_pb2", "_kernels")))]
 
 
+@pytest.mark.slow  # imports every module of the library
 @pytest.mark.parametrize("name", _modules())
 def test_whatever_a_module_exports_exists(name: str):
     try:

@@ -42,6 +42,7 @@ def test_sections_of_two_runs_become_one_report_each_with_its_command_and_date(t
     assert (tmp_path / "RESULTS.md").read_text() == text
 
 
+@pytest.mark.slow  # imports matplotlib
 def test_a_section_of_another_machine_says_which(tmp_path: Path) -> None:
     other = {**run(2, vision=vision(0.02)), "machine": {**MACHINE, "cores": 64}}
     text = write(merged(run(1, idle=idle(0.5)), other), tmp_path, publish=False)

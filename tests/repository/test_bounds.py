@@ -359,6 +359,7 @@ def wide_trees(folder: Path, features: int) -> dict[str, Any]:
         return dict(client.metadata.parameters)
 
 
+@pytest.mark.slow  # trains trees of many columns
 def test_trees_of_more_columns_than_can_be_verified_are_not_compiled(tmp_path: Path):
     assert wide_trees(tmp_path, 4)["engine"] == "forest"
     told = wide_trees(tmp_path, (1 << 18) + 1)

@@ -33,6 +33,7 @@ def clamp(value: int | None, *, most: int = 5) -> int | None:
 '''
 
 
+@pytest.mark.slow  # reads a module some dozen times
 def test_a_sample_is_the_same_for_the_same_seed_and_in_the_order_of_the_lines():
     first, again = mutations.sample(SOURCE, 6, 3), mutations.sample(SOURCE, 6, 3)
     assert first == again
@@ -41,6 +42,7 @@ def test_a_sample_is_the_same_for_the_same_seed_and_in_the_order_of_the_lines():
     assert mutations.sample(SOURCE, 6, 4) != first
 
 
+@pytest.mark.slow  # compiles a module hundreds of times
 def test_every_mutation_runs_otherwise_and_none_touches_annotations_or_docstrings():
     found = list(mutations.mutations_of(SOURCE))
     assert {each.line for each in found} == {6, 8, 9}

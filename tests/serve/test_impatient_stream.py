@@ -57,6 +57,7 @@ def _read_all(reader: int, done: Callable[[], bool]) -> str:
 
 
 @pytest.mark.parametrize("anew", [True, False], ids=["opened-anew", "by-poll"])
+@pytest.mark.slow  # waits two seconds for nobody
 @pytest.mark.parametrize("make", [_pipe, _socket, _terminal])
 def test_what_nobody_reads_is_kept_in_order_then_dropped_and_counted(
     make: Callable[[], contextlib.AbstractContextManager[tuple[int, int]]], anew: bool, monkeypatch: pytest.MonkeyPatch

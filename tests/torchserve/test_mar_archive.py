@@ -58,6 +58,7 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path):
     assert (into / "bomb").stat().st_size < 150 << 20
 
 
+@pytest.mark.slow  # writes an archive of many entries
 def test_more_entries_than_the_bound_are_refused(tmp_path: Path):
     path = tmp_path / "m.mar"
     with zipfile.ZipFile(path, "w") as made:

@@ -172,6 +172,7 @@ async def test_an_archive_of_torchserves_own_archiver_with_a_base_handler_is_ser
         assert "four numbers were expected" in str(refused)
 
 
+@pytest.mark.slow  # imports PyTorch
 async def test_a_class_of_a_base_handler_is_served_by_its_name(network: Path):
     handler = network.parent / "row_handler.py"
     settings = ModelSettings(

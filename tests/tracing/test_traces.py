@@ -329,6 +329,7 @@ def tracer_to(collector: Collector) -> Iterator[Any]:
         provider.shutdown()
 
 
+@pytest.mark.slow  # starts a router
 async def test_a_graph_s_router_goes_on_with_the_trace():
     from opentelemetry import trace  # noqa: F401 # its absence would be another failure
 
