@@ -9,6 +9,7 @@ of the images. The builds of PyTorch for CPUs are named by version alone, in a f
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -35,6 +36,7 @@ def layers() -> dict[str, dict[str, Any]]:
     return {file.stem: tomllib.loads(file.read_text()) for file in sorted((HERE / "layers").glob("*.toml"))}
 
 
+@functools.cache
 def python() -> str:
     """The images' version of Python, as `3.11`: that of the Dockerfile.
 
@@ -62,6 +64,7 @@ def name_of(requirement: str) -> str:
     return normalise(found[1]) + (found[2] or "").replace(" ", "").lower()
 
 
+@functools.cache
 def project() -> dict[str, Any]:
     """The table `project` of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -37,6 +37,7 @@ async def test_both_forms_answer_alike_and_say_the_same_of_themselves(tmp_path: 
         np.testing.assert_array_equal(array, answered[1][name])
 
 
+@pytest.mark.slow  # imports KServe
 async def test_the_form_without_kserve_needs_a_folder():
     with pytest.raises(ConfigError, match="name the folder that holds ensemble"):
         async with serving(FORMS[1], name="fraud"):

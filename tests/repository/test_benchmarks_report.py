@@ -50,6 +50,7 @@ def test_a_section_of_another_machine_says_which(tmp_path: Path) -> None:
     assert text.startswith("# Measured\n\n64 cores of")
 
 
+@pytest.mark.slow  # imports matplotlib
 def test_a_run_from_before_sections_kept_their_own_command_is_taken_too(tmp_path: Path) -> None:
     old = {"when": "2025-12-31", "command": "make bench", "machine": MACHINE, "idle": idle(0.5)}
     text = write(merged(old, run(1, vision=vision(0.02))), tmp_path, publish=False)

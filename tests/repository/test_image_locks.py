@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import subprocess
@@ -44,6 +45,7 @@ def here(requirement: Requirement, extra: str = "") -> bool:
     return requirement.marker is None or requirement.marker.evaluate({**images, "extra": extra})
 
 
+@functools.cache
 def pins() -> dict[str, str]:
     """The versions of constraints.txt, in an image."""
     wanted = map(Requirement, (ROOT / "constraints.txt").read_text().split("\n")[:-1])

@@ -22,6 +22,8 @@ from depth import some_of
 from representative import every
 from seldon_agent import Agent, Server, model_server, obey_permissions
 
+pytestmark = pytest.mark.slow  # servers of processes of their own
+
 xgboost = Deferred("xgboost")
 pb = Deferred("tritonclient.grpc.service_pb2")
 
@@ -238,7 +240,6 @@ def test_an_agent_that_starts_again_unloads_what_it_finds(agent: Agent, xgb: Ser
         assert after.infer("a", again, body())[0] == 200
 
 
-@pytest.mark.slow  # waits for a model that is loaded again
 def test_a_bad_request_has_its_model_loaded_again_and_nobody_else_notices(agent: Agent, artifacts: dict[str, Any]):
     loaded = agent.download("income", artifacts["root"] / "plain", requirements=["xgboost"])
     assert agent.load(loaded) == grpc.StatusCode.OK

@@ -166,9 +166,11 @@ def _find(value: Any, pattern: str, path: FieldPath) -> Iterator[tuple[FieldPath
     found: list[tuple[FieldPath, Any]] = [(path, value)]
     for part in pattern.split("."):
         name, is_list = part.removesuffix("[]"), part.endswith("[]")
-        found = [((*at, name), below.get(name)) for at, below in found if isinstance(below, dict)]
+        found = [((*at, name), below[name]) for at, below in found if isinstance(below, dict) and name in below]
         if is_list:
             found = [((*at, index), item) for at, items in found for index, item in enumerate(listed(items))]
+        if not found:  # as of most patterns, at the first name
+            return
     yield from ((at, below) for at, below in found if below is not None)
 
 
