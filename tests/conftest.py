@@ -176,14 +176,11 @@ SECOND_ENGINES = frozenset({"grpcio", "uvicorn"})
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, where `make test` runs files side by side; all others keep their order.
 
-    Cases of the engines that are not the default are marked slow: the quick run asks the default alone.
+    The quick run asks the default engines alone: for it, the cases of the others are slow.
     """
-    for item in items:
-        if (
-            isinstance(item, pytest.Function)
-            and hasattr(item, "callspec")
-            and not SECOND_ENGINES.isdisjoint(item.callspec._idlist)
-        ):
+    for item in items if QUICK else ():
+        ids = item.callspec._idlist if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        if not SECOND_ENGINES.isdisjoint(ids):
             item.add_marker("slow")
     here = Path(__file__).parent
     rank = {here / name: place for place, name in enumerate(LONGEST)}
