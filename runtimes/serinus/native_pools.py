@@ -2,8 +2,8 @@
 
 Theory of operation. OpenMP (XGBoost, LightGBM, PyTorch, scikit-learn) and OpenBLAS (NumPy, SciPy) make a thread for each core that the kernel
 shows, which is the node's number, not the container's: 64 threads that share half a CPU are throttled together. They read these variables when
-they are loaded. NumPy is loaded by the import of this package, so where this process is the command `serinus serve` they are set by
-the import of this module, which comes before it; nothing is set in any other process that imports serinus. A model's own number (`--nthread`)
+they are loaded. NumPy is loaded by nearly every import of this package, so where this process is the command `serinus serve` they are set by
+the import of this module, which comes first; nothing is set in any other process that imports serinus. A model's own number (`--nthread`)
 goes to its framework by the framework's own way.
 """
 

@@ -97,9 +97,13 @@ def test_a_shell_completes_commands():
                 "serinus.manifests",
                 "serinus.images",
                 "asyncio",
+                "numpy",
             },
         ),
-        (["init", "--help"], {"serinus.local", "serinus.canary", "serinus.tuning", "serinus.client"}),
+        (["init", "--help"], {"serinus.local", "serinus.canary", "serinus.tuning", "serinus.client", "numpy"}),
+        pytest.param(
+            ["up", "--help"], {"serinus.canary", "serinus.tuning", "serinus.server", "numpy"}, marks=pytest.mark.slow
+        ),
         pytest.param(
             ["infer", "--help"], {"serinus.local.plan", "serinus.canary", "serinus.tuning"}, marks=pytest.mark.slow
         ),
