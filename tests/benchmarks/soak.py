@@ -219,7 +219,7 @@ def soak(folder: Path, seconds: float, *, measure_s: float = 5.0, most_rate: flo
     """
     counts = Counts()
     flags = ("--class", "fault_models:Steady", "--model_name", MODEL, "--execution", "thread", "--warmup", "true")
-    with serving(folder, *flags, environment={"PYTHONPATH": str(SUPPORT)}) as served:
+    with serving(folder, *flags, environment={"PYTHONPATH": str(SUPPORT)}, fresh=True) as served:
         before = told(served)
         asyncio.run(_load(served, counts, seconds, measure_s=measure_s, most_rate=most_rate))
         end = time.monotonic() + 20

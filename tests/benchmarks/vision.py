@@ -172,7 +172,7 @@ def compare(form: str, folder: Path, seconds: float, scratch: Path) -> list[dict
 
     table = []
     flags = ("--class", f"{form}_server", "--model_name", "m", "--nthread", str(THREADS))
-    with serving(scratch, str(folder), *flags, timeout_s=180) as server:
+    with serving(scratch, str(folder), *flags, timeout_s=180, fresh=True) as server:
         inside, served = Inside(form, folder), Served(form, server.http_port, server.process.pid)
         try:
             for rows in ROWS:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import warm_start
 from deferred import Deferred
 from depth import some_of
 from serinus.bulk.finished_parts import FinishedParts
@@ -264,23 +263,26 @@ def test_parts_after_a_gap_or_half_written_are_not_counted(tmp_path: Path):
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, number: signal.Signals):
     matrix = rows(3000)
     write("in.parquet", matrix)
-    command = [sys.executable, "-m", "serinus.cli", "predict", "model", "in.parquet", "out.parquet"]
-    command += ["--class", "sums_of_rows:Sums", "--rows", "10", "--in-flight", "2"]
+    words = ["predict", "model", "in.parquet", "out.parquet"]
+    words += ["--class", "sums_of_rows:Sums", "--rows", "10", "--in-flight", "2"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SUMS_SLEEP": "0.2"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as child:
+    with (tmp_path / "said").open("w") as out:
+        child = warm_start.start(words, env=environment, out=out)
+    try:
         wait_until(lambda: (tmp_path / "out.parquet.parts" / "run.json").is_file(), limit_s=30)
         wait_until(lambda: (tmp_path / "out.parquet.parts" / "000000.parquet").is_file(), limit_s=60)
         child.send_signal(number)
-        said, _ = child.communicate(timeout=30)
+        child.wait(30)
+    finally:
+        child.kill()
+    said = (tmp_path / "said").read_text()
     if number != signal.SIGKILL:
         assert child.returncode == 130, said
         assert "the same command goes on" in said
         assert "Traceback" not in said
     assert not Path("out.parquet").exists()
     environment["SUMS_SLEEP"] = "0"
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    assert warm_start.run(words, env=environment, timeout_s=120).returncode == 0
     np.testing.assert_allclose(parquet.read_table("out.parquet").column("sum").to_numpy(), matrix.sum(1), rtol=1e-5)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from rich.console import Console
 
+import warm_start
 from hosts_support import free_port
 from rest_support import X1, X, rest, rest_in_thread
 from serinus.cli.commands.top import Server, Watch, Watched
@@ -96,7 +96,7 @@ def test_a_trend_ends_at_its_largest_value():
 
 
 @pytest.mark.slow
-def test_the_page_of_a_running_server_is_shown_once_as_JSON(capsys: pytest.CaptureFixture[str]):
+def test_the_page_of_a_running_server_is_shown_once_as_JSON(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with rest_in_thread("row", "broken", revision="r3") as server, httpx.Client() as client:
         url = f"http://127.0.0.1:{server.port}"
 
@@ -106,16 +106,15 @@ def test_the_page_of_a_running_server_is_shown_once_as_JSON(capsys: pytest.Captu
             client.post(f"{url}/v2/models/broken/infer", json=X1)
 
         ask()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serinus.cli", "top", "--url", url, "-o", "json", "--interval", "2"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        words = ["top", "--url", url, "-o", "json", "--interval", "2"]
+        with (tmp_path / "told").open("w") as out:
+            process = warm_start.start(words, env=os.environ, out=out)
         until_s = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < until_s:
             ask()
             time.sleep(0.02)  # paced, so that the counts stay small
-        told = json.loads(process.communicate(timeout=30)[0])
+        assert process.wait(30) == 0
+        told = json.loads((tmp_path / "told").read_text())
     (page,) = told["servers"]
     assert (told["interval_s"], page["server"], page["problem"]) == (2.0, f"127.0.0.1:{server.port}", None)
     row, broken = (

@@ -31,7 +31,7 @@ def _within(count: int, total: int, share: float) -> bool:
 
 
 def test_rest_and_grpc_reach_the_same_revision_through_one_port(tmp_path: Path) -> None:
-    (tmp_path / "isvc.yaml").write_text(manifest())
+    (tmp_path / "isvc.yaml").write_text(manifest("--serve_grpc"))
     with up(tmp_path, "isvc.yaml") as running:
         rest, rpc = running.infer(), running.infer_grpc()
         assert (rest["protocol"], rpc["protocol"]) == ("rest", "grpc")
@@ -55,10 +55,10 @@ def test_rest_and_grpc_reach_the_same_revision_through_one_port(tmp_path: Path) 
 
 
 def test_standard_mode_leads_inference_alone_to_the_grpc_port_as_kserves_route_does(tmp_path: Path) -> None:
-    text = manifest(annotations=STANDARD)
+    text = manifest("--serve_grpc", annotations=STANDARD)
     ports = "ports: [{name: http, containerPort: 8080}, {name: h2c, containerPort: 8081}]"
     (tmp_path / "isvc.yaml").write_text(text.replace("image: tiny\n", f"image: tiny\n        {ports}\n"))
-    (tmp_path / "knative.yaml").write_text(manifest(name="other"))
+    (tmp_path / "knative.yaml").write_text(manifest("--serve_grpc", name="other"))
     with up(tmp_path, "isvc.yaml", "knative.yaml") as running:
         assert running.infer_grpc()["protocol"] == "grpc"
 
@@ -80,7 +80,11 @@ def test_a_transformer_calls_its_predictor_over_rest_and_over_grpc(tmp_path: Pat
         folder = tmp_path / protocol
         folder.mkdir()
         (folder / "isvc.yaml").write_text(
-            manifest("--tag=model", transformer=["--tag=features", f"--predictor_protocol={protocol}"])
+            manifest(
+                "--tag=model",
+                "--serve_grpc",
+                transformer=["--tag=features", "--serve_grpc", f"--predictor_protocol={protocol}"],
+            )
         )
         with up(folder, "isvc.yaml") as running:
             answer = running.infer()
@@ -226,7 +230,7 @@ class _Load:
 
 def test_a_rolling_restart_and_a_new_revision_under_load_lose_no_request(tmp_path: Path) -> None:
     path = tmp_path / "isvc.yaml"
-    features = ["--tag=features", "--predictor_protocol=v2"]
+    features = ["--tag=features", "--serve_grpc", "--predictor_protocol=v2"]
     path.write_text(manifest("--tag=v1", "--slow=0.02", transformer=features))
     with up(tmp_path, "isvc.yaml", "--no-watch") as running:
         before = pids_below(running.status())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from command_support import command
 from depth import some_of
 from local_support import Up, all_ready, is_running, manifest, pids_below, up
 from serinus.local.run.processes.process_record import FILE, read_record
@@ -110,7 +111,7 @@ def _bind(thief: socket.socket, port: int) -> bool:
 
 def test_what_is_left_of_a_killed_supervisor_is_ended_by_the_next_command(tmp_path: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest("--deaf"))
-    for command, code, told in (
+    for words, code, told in (
         ("status", 1, "is gone without having been stopped"),
         ("down", 0, "fraud-predictor-00001"),
     ):
@@ -118,12 +119,12 @@ def test_what_is_left_of_a_killed_supervisor_is_ended_by_the_next_command(tmp_pa
             status = running.status()
             pids, deaf = pids_below(status), running.row["pid"]
             # A reaper that is stopped does as little as one that is gone, and must not stay itself.
-            os.kill(status["reaper"], signal.SIGKILL if command == "status" else signal.SIGSTOP)
+            os.kill(status["reaper"], signal.SIGKILL if words == "status" else signal.SIGSTOP)
             os.kill(status["pid"], signal.SIGKILL)
             running.process.wait(10)
             assert is_running(deaf), "neither the kernel's signal nor the reaper ends it"
             os.kill(deaf, signal.SIGSTOP)
-            done = running.cli(command, check=False)
+            done = running.cli(words, check=False)
             assert done.returncode == code
             assert told in done.stdout + done.stderr
             assert not any(map(is_running, {*pids, status["reaper"]}))
@@ -404,8 +405,8 @@ def test_a_new_revision_that_dies_once_it_was_ready_gets_no_traffic_until_it_is_
 
 
 def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "serinus.cli", *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    whole = [sys.executable, "-m", "serinus.cli", *words]
+    return subprocess.Popen(whole, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_two_ups_at_once_run_both_services_in_one_supervisor(tmp_path: Path) -> None:
@@ -418,8 +419,7 @@ def test_two_ups_at_once_run_both_services_in_one_supervisor(tmp_path: Path) -> 
         running = Up(both[0], tmp_path, tmp_path / ".serinus" / "supervisor.log")  # type: ignore[arg-type]
         assert running.infer()["tag"] == running.infer("other.default.localhost", "other")["tag"] == "v1"
     finally:
-        ended = _start(tmp_path, "down")
-        assert ended.communicate(timeout=60)[0] == "stopped\n"
+        assert command(tmp_path, "down").stdout == "stopped\n"
 
 
 @pytest.mark.parametrize("after_s", some_of([0.3, 1.0, 2.0, 3.0], 2))
@@ -427,7 +427,7 @@ def test_down_during_up_leaves_no_process(tmp_path: Path, after_s: float) -> Non
     (tmp_path / "isvc.yaml").write_text(manifest("--start_after=1"))
     starting = _start(tmp_path, "up", "isvc.yaml", "--port", "0")
     time.sleep(after_s)  # at some moment of its start
-    told = _start(tmp_path, "down").communicate(timeout=100)[0]
+    told = command(tmp_path, "down").stdout
     pids = [each.pid for each in read_record(tmp_path / ".serinus")]
     if "stopped" not in told and starting.poll() is None:
         # It had not begun when it was told to end, though it may have by now; it is ended as a user would.
@@ -443,7 +443,7 @@ def test_a_supervisor_that_is_stopped_while_it_starts_is_ended_by_down(tmp_path:
     wait_until(lambda: (tmp_path / ".serinus" / "lock").is_file() and (tmp_path / ".serinus" / "lock").read_text())
     starting.send_signal(signal.SIGSTOP)
     assert not (tmp_path / ".serinus" / "supervisor.json").exists(), "it was stopped before it could be asked"
-    assert _start(tmp_path, "down").communicate(timeout=100)[0] == "stopped\n"
+    assert command(tmp_path, "down").stdout == "stopped\n"
     assert "Traceback" not in starting.communicate(timeout=60)[0]
     assert read_record(tmp_path / ".serinus") == []
 

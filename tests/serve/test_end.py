@@ -8,7 +8,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+import warm_start
 from depth import DEEP
 from serve_support import Served, serving
 from waiting import wait_until
+from warm_start import WarmProcess
 
 pytestmark = pytest.mark.slow  # each test starts servers
 
@@ -226,12 +227,7 @@ def test_a_group_that_is_signalled_answers_what_its_process_models_have(tmp_path
         assert "ended while it predicted" not in served.log.read_text()
 
 
-def start(*arguments: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def start(*arguments: str, environment: dict[str, str]) -> WarmProcess | subprocess.Popen[Any]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
     flags = ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "serinus.cli", "serve", *flags, *arguments],
-        env={**clean, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return warm_start.start(["serve", *flags, *arguments], env={**clean, **environment})

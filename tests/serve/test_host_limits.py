@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import warm_start
 from serve_support import serving
 from waiting import wait_until
 
@@ -61,21 +61,9 @@ def test_where_descriptors_run_out_who_says_nothing_makes_room_and_nobody_is_res
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
 def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [
-        sys.executable,
-        "-m",
-        "serinus.cli",
-        "serve",
-        *STEADY,
-        "--host",
-        "::1",
-        "--http_port",
-        "0",
-        "--grpc_port",
-        "0",
-    ]
+    words = ["serve", *STEADY, "--host", "::1", "--http_port", "0", "--grpc_port", "0"]
     with log.open("w") as output:
-        process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=output, stderr=output)
+        process = warm_start.start(words, env={**os.environ, **ENVIRONMENT}, out=output)
     try:
         wait_until(lambda: "REST on [::1]:" in log.read_text(), limit_s=60)
         port = int(log.read_text().split("REST on [::1]:")[1].split(",")[0])
@@ -91,22 +79,8 @@ def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
 def test_an_address_that_is_not_ours_ends_the_start_in_words(tmp_path: Path, host: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "serinus.cli",
-        "serve",
-        *STEADY,
-        "--host",
-        host,
-        "--http_port",
-        "0",
-        "--grpc_port",
-        "0",
-    ]
-    done = subprocess.run(
-        command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=60, check=False
-    )
+    words = ["serve", *STEADY, "--host", host, "--http_port", "0", "--grpc_port", "0"]
+    done = warm_start.run(words, env={**os.environ, **ENVIRONMENT})
     assert done.returncode != 0
     assert host in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,14 +7,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import yaml
 
+import warm_start
 from serinus import Model
 from serinus.cli.serving.options import parse
 from serinus.dataplane.plane import Plane
@@ -74,13 +73,8 @@ def addresses(tmp_path: Path, *flags: str, environment: dict[str, str] | None = 
     log = tmp_path / "serve.log"
     words = ["--class", "listening_model:Doubler", "--http_port", "0", "--grpc_port", "0", *flags]
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serinus.cli", "serve", *words],
-            env={**clean, "PYTHONPATH": str(tmp_path), **(environment or {})},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        variables = {**clean, "PYTHONPATH": str(tmp_path), **(environment or {})}
+        process = warm_start.start(["serve", *words], env=variables, out=output, session=True)
     try:
 
         def ready() -> bool:

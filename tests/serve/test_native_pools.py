@@ -65,9 +65,10 @@ def half_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 
 def openblas_threads(folder: Path, environment: dict[str, str], *flags: str) -> int:
     body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}]}
+    words = ("--class", "pool_models:Pools", "--model_name", "m", *flags)
     with serving(
-        folder, "--class", "pool_models:Pools", "--model_name", "m", *flags, environment=environment
-    ) as served:
+        folder, *words, environment=environment, fresh=True
+    ) as served:  # its sitecustomize, and NumPy's import
         status, answer = served.ask("POST", "/v2/models/m/infer", body)
         assert status == 200, answer
         assert "0.5 CPUs: 1 thread of a predict" in served.log.read_text()

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+import warm_start
 from deferred import Deferred
 from serinus.cli import main
 from serve_support import Served, serving
@@ -81,7 +81,7 @@ def _body(values: list[list[float]], name: str = "x") -> dict[str, object]:
 
 
 def test_a_model_directory_is_served_under_the_name_given(model: Path, tmp_path: Path):
-    with serving(tmp_path, str(model), "--model_name", "m") as served:
+    with serving(tmp_path, str(model), "--model_name", "m", fresh=True) as served:
         assert served.ask("GET", "/v2/health/ready")[0] == 200
         status, answer = served.ask("POST", "/v2/models/m/infer", _body([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]], "input-0"))
         assert status == 200
@@ -342,9 +342,7 @@ def _count(page: str) -> float:
 
 def _run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
-    command = [sys.executable, "-m", "serinus.cli", "serve", *arguments]
-    clean |= environment or {}
-    return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
+    return warm_start.run(["serve", *arguments], env={**clean, **(environment or {})})
 
 
 def test_every_limit_of_a_request_is_a_setting(tmp_path: Path):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import grpc
+import warm_start
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import serving
 
@@ -40,9 +40,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def serinus(*words: str, environment: dict[str, str] | None = None) -> str:
     """Run the command; gives all that it writes."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "serinus.cli", *words], capture_output=True, text=True, timeout=60, env=environment
-    )
+    ended = warm_start.run(words, env=os.environ if environment is None else environment)
     return ended.stdout + ended.stderr
 
 

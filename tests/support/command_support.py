@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import warm_start
+
 __all__ = ["command"]
 
 
@@ -20,16 +22,7 @@ def command(folder: Path, *words: str, stdin: str = "", **environment: str) -> s
     run takes signals and its time.
     """
     if {"--detach", "-d"} & set(words) or words[0] == "canary":
-        return subprocess.run(
-            [sys.executable, "-m", "serinus.cli", *words],
-            cwd=folder,
-            env={**os.environ, **environment},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return warm_start.run(words, env={**os.environ, **environment}, cwd=folder, stdin=stdin, timeout_s=120)
     from serinus.cli import main as serinus
 
     out, err = io.StringIO(), io.StringIO()

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import warm_start
 from waiting import wait_until
+from warm_start import WarmProcess
 
 __all__ = ["Served", "serving"]
 
@@ -24,7 +26,7 @@ __all__ = ["Served", "serving"]
 class Served:
     """A running server."""
 
-    process: subprocess.Popen[str]
+    process: WarmProcess | subprocess.Popen[Any]
     http_port: int
     grpc_port: int
     log: Path
@@ -57,26 +59,35 @@ def serving(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 60,
     python: str = sys.executable,
+    fresh: bool = False,
 ) -> Iterator[Served]:
     """Start `serinus serve` with these arguments; ready on entry, stopped on exit.
 
     In a container where SERVE_IMAGE names an image: so tests/images runs whole suites against one.
+
+    Args:
+        tmp_path: an empty folder, for its log.
+        arguments: flags and folders.
+        environment: variables besides this process's.
+        timeout_s: for its start.
+        python: another interpreter, or what starts one.
+        fresh: by the interpreter, as a user starts it; else its imports are made before it begins (`warm_start`).
     """
     log = tmp_path / "serve.log"
     flags = ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"]
-    command = [python, "-m", "serinus.cli", "serve", *flags, *arguments]
-    if image := os.environ.get("SERVE_IMAGE"):
-        command = _contained(image, tmp_path, environment or {}, [*flags, *arguments])
+    words = ["serve", *flags, *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERINUS_", "MLSERVER_"))}
+    variables = {**clean, **(environment or {})}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            env={**clean, **(environment or {})},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        if image := os.environ.get("SERVE_IMAGE"):
+            command = _contained(image, tmp_path, environment or {}, words[1:])
+            process = subprocess.Popen(
+                command, env=variables, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        elif fresh or python != sys.executable:
+            process = warm_start.fresh(words, env=variables, out=output, session=True, python=[python])
+        else:
+            process = warm_start.start(words, env=variables, out=output, session=True)
     try:
 
         def ready() -> re.Match[str] | None:
