@@ -128,7 +128,9 @@ def stock(models: Path) -> Iterator[tuple[str, str]]:
         yield url, f"127.0.0.1:{grpc_port}"
 
 
-RUNTIMES = ("lightgbm", "sklearn", "catboost", "classic", "mlflow", "onnx", "torch", "tensorflow")
+RUNTIMES = framework_models.in_this_run(
+    ("lightgbm", "sklearn", "catboost", "classic", "mlflow", "onnx", "torch", "tensorflow")
+)
 
 
 @pytest.mark.slow
@@ -191,9 +193,11 @@ async def test_as_kserve_gives_a_model_that_kserve_can_call(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_reads_of_a_folder_what_it_serves(models: Path):
+def test_the_command_reads_of_a_folder_what_it_serves(tmp_path: Path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").touch()  # it is not loaded
     asked = {"implementation": "", "allow_implementation": [], "model_name": "m", "nthread": 2}
-    settings = read_settings(argparse.Namespace(model_dir=str(models / "tensorflow"), **asked))
+    settings = read_settings(argparse.Namespace(model_dir=str(tmp_path), **asked))
     assert (settings.name, settings.implementation, settings.version, settings.threads) == (
         "m",
         "tensorflow_server",

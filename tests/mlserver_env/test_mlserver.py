@@ -321,7 +321,10 @@ RUNTIMES = ("xgboost", "lightgbm", "sklearn", "catboost", "classic-lightgbm", "c
 
 @pytest.mark.parametrize("model", [*RUNTIMES, "torch", "tensorflow"])
 def test_every_runtime_runs_by_its_own_settings_under_stock_mlserver(model: str, frameworks: Path, stock: Address):
-    rows, expected = np.load(frameworks / "rows.npy"), np.load(frameworks / f"{model.removeprefix('classic-')}.npy")
+    answers = frameworks / f"{model.removeprefix('classic-')}.npy"
+    if not answers.exists():
+        pytest.skip("a deep run has it: tests/support/framework_models.py")
+    rows, expected = np.load(frameworks / "rows.npy"), np.load(answers)
     url = f"{stock.url}/v2/models/{model}"
     metadata = CLIENT.get(url).json()
     name = metadata["inputs"][0]["name"]

@@ -18,7 +18,7 @@ import yaml
 
 import grpc
 from deferred import Deferred
-from depth import some_of
+from depth import only_deep, some_of
 from representative import every
 from seldon_agent import Agent, Server, model_server, obey_permissions
 
@@ -386,21 +386,29 @@ def test_both_steps_in_one_model_answer_the_same_without_a_pipeline(home: Path):
         assert same(got["data"]).tolist() == same(want["data"]).tolist()
 
 
+def recommenders() -> dict[str, str]:
+    """The version's folder by the name of each recommender's Model."""
+    documents = [yaml.safe_load(file.read_text()) for file in sorted(SELDON.glob("model-recommender-*.yaml"))]
+    return {each["metadata"]["name"]: each["spec"]["storageUri"].rpartition("/")[2] for each in documents}
+
+
+def test_the_recommenders_models_are_the_versions_that_are_trained():
+    assert recommenders() == {"recommender-v1": "v1", "recommender-v2": "v2", "recommender-v2-shadow": "v2"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)  # PyTorch is imported twice, and trains
+@only_deep("several models of one server above, and tests/services/test_recommender.py")
 def test_both_recommenders_share_a_server_and_each_has_the_catalogue_beside_it(home: Path):
     import recommender_support
 
     trained = folder(home, "trained")
     recommender_support.train(trained)
-    documents = [yaml.safe_load(file.read_text()) for file in sorted(SELDON.glob("model-recommender-*.yaml"))]
-    versions = {d["metadata"]["name"]: d["spec"]["storageUri"].rpartition("/")[2] for d in documents}
-    assert versions == {"recommender-v1": "v1", "recommender-v2": "v2", "recommender-v2-shadow": "v2"}
     (trained / "v1" / "titles.json").unlink()
     ask = {"inputs": [{"name": "user_id", "datatype": "INT64", "shape": [1], "data": [104]}]}
     with model_server(folder(home, "recommender"), container("recommender")[1]) as server, Agent(server) as agent:
         answers = {}
-        for name, version in versions.items():
+        for name, version in recommenders().items():
             loaded = agent.download(name, trained / version)
             assert agent.load(loaded) == grpc.StatusCode.OK, server.log.read_text()[-2000:]
             status, answers[name] = agent.infer(name, loaded, ask)

@@ -1,7 +1,8 @@
 """How much of a sweep a run draws: `make test` a part of it, `make test DEEP=1` (as CI does) all of it.
 
 A sweep is a test whose cases are many of one kind: mutations of a file, random bodies, every estimator of a library. Each kind is in every
-run; only their number differs. What is not a sweep is never cut.
+run; only their number differs. A test that is left to DEEP=1 as a whole (`only_deep`) is the heavy variant of one that is in every run,
+or plays whole what smaller tests hold part by part; it says which.
 """
 
 from __future__ import annotations
@@ -10,12 +11,23 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-__all__ = ["DEEP", "draws", "some_of"]
+import pytest
+
+__all__ = ["DEEP", "draws", "only_deep", "some_of"]
 
 DEEP = os.environ.get("DEEP_TESTS") == "1"
 """Whether this run is `make test DEEP=1`."""
 
 T = TypeVar("T")
+
+
+def only_deep(lighter: str) -> pytest.MarkDecorator:
+    """Leave a test, or a case, to DEEP=1: a mark.
+
+    Args:
+        lighter: the test that shows the same in every run.
+    """
+    return pytest.mark.skipif(not DEEP, reason=f"with DEEP=1; in every run: {lighter}")
 
 
 def draws(deep: int, few: int) -> int:

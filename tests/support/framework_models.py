@@ -1,5 +1,8 @@
 """A small model of each framework as its own library saves it, for stock servers: `write(FOLDER)`, or as a program with the folder.
 
+What stock servers do with a model of ours is the same whichever framework has it. So every run has the frameworks that are soon imported, and a deep
+one (tests/support/depth.py) also those that take seconds of CPU in each process.
+
 `FOLDER/NAME` holds the model of NAME and, where its file does not say its tensors, a `model-settings.json` that does. `FOLDER/rows.npy` are rows,
 `FOLDER/NAME.npy` is what the framework answers to them; `FOLDER/ensemble.json` is what the fraud ensemble answers, as a class of KServe's;
 `FOLDER/packages.txt` says where the frameworks are installed.
@@ -11,13 +14,15 @@ import json
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["COLUMNS", "WRITERS", "write", "write_ensemble_answers"]
+from depth import DEEP
+
+__all__ = ["COLUMNS", "WRITERS", "in_this_run", "write", "write_ensemble_answers"]
 
 ROWS, COLUMNS = 60, 5
 ENSEMBLE = Path(__file__).resolve().parents[2] / "inferenceservices" / "fraud" / "model"
@@ -123,13 +128,22 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {
 """Each writes a model into its folder, and gives what the framework itself answers to rows, float32 [ROWS, COLUMNS]."""
 
 
+ONLY_DEEP = frozenset({"mlflow", "torch", "tensorflow"})
+"""What takes a second of CPU and more to import."""
+
+
+def in_this_run(names: Iterable[str] = WRITERS) -> list[str]:
+    """Those of the frameworks that a run like this one has."""
+    return [name for name in names if DEEP or name not in ONLY_DEEP]
+
+
 def write(folder: Path) -> None:
-    """Write all of them."""
+    """Write those of this run."""
     rows = np.random.default_rng(5).normal(size=(ROWS, COLUMNS)).astype(np.float32)
     np.save(folder / "rows.npy", rows)
     (folder / "packages.txt").write_text(sysconfig.get_path("platlib"))
-    for name, writer in WRITERS.items():
-        made = folder / name
+    for name in in_this_run():
+        writer, made = WRITERS[name], folder / name
         if name != "mlflow":  # which wants to make it
             made.mkdir()
         with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """Mutated requests to a server, few in this process or many to one of its own: no 5xx, no crash, no growth, good answers all along.
 
-`SERINUS_FUZZ` is the number of the many, in all: unless set 30 000, which take some seconds, and 200 000 with DEEP=1 (depth.py).
+`SERINUS_FUZZ` is the number of the many, in all: unless set 15 000, which take some seconds, and 200 000 with DEEP=1 (depth.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from depth import draws
 
 __all__ = ["MANY_OR_FEW", "PAIR", "SCORES", "TEXT", "Watch", "fuzzed", "mutate", "tenths"]
 
-MANY = int(os.environ.get("SERINUS_FUZZ") or draws(200_000, 30_000))
+MANY = int(os.environ.get("SERINUS_FUZZ") or draws(200_000, 15_000))
 FEW = 5000
 """What takes about a second in all, and mutates every seed in each way."""
 MANY_OR_FEW = pytest.mark.parametrize(
@@ -31,7 +31,7 @@ MANY_OR_FEW = pytest.mark.parametrize(
         pytest.param(True, id="many", marks=(pytest.mark.slow, pytest.mark.timeout(3600))),
     ],
 )
-GROWTH_BYTES = (48 if MANY >= 200_000 else 6) << 20
+GROWTH_BYTES = (48 if MANY >= 200_000 else 3) << 20
 """What allocators and caches may take on from the first tenth of the requests to the last: less of fewer requests, so that as small a leak shows."""
 
 SCORES = json_tensor("scores", "FP32", [2, 4], [1.0, 3.5, 0.5, 2.0, -1.0, 0.0, 1e-3, 7.0])
