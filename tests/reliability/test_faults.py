@@ -31,6 +31,8 @@ ONLY_DEEP = {
     "kill-redis-up": "kill-redis, stop-redis-up",
     "kill-predictor": "kill-transformer, and tests/local/test_runner.py",
     "stop-envoy": "kill-envoy, and tests/local/test_runner_healing.py",
+    "kill-worker": "exits-worker, stop-worker, and tests/serve/test_process.py",
+    "kill-group": "kill-server, and tests/serve/test_process.py",
 }
 """Faults of a deep run, and what shows the same kind in every run."""
 

@@ -15,6 +15,8 @@ __all__ = ["LEAK_BYTES", "Big", "IllInProcess", "IllInThread", "Reads", "SlowToL
 
 WELL, RAISES, HANGS, LEAKS, EXITS, NAN, WRONG_SHAPE, SEGMENTATION, NO_OUTPUT, ALLOCATES = range(10)
 HANG_S = 4.0
+HANGING = "the model hangs\n"
+"""What it writes to standard error by then."""
 LEAK_BYTES = 32 << 20
 
 
@@ -42,6 +44,7 @@ class IllInThread(Steady):
             case 1:
                 raise RuntimeError("a model's own fault")
             case 2:
+                os.write(2, HANGING.encode())
                 time.sleep(HANG_S)  # what is tested
             case 3:
                 self.kept.append(np.ones(LEAK_BYTES, np.uint8))

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.faults import rows
 from benchmarks.faults.file_faults import fill, small_disk
 from benchmarks.faults.rows import Observed, ask, infer, row
 from benchmarks.faults.servers import ILL, children, clock, server
-from fault_models import ALLOCATES, HANGS, WELL
+from fault_models import ALLOCATES, HANGING, HANGS, WELL
+from waiting import wait_until
 
 __all__: list[str] = []
 
@@ -128,7 +130,7 @@ def _tmp_full(folder: Path) -> Observed:
         with server(folder, "IllInProcess", environment=environment) as (served, observed, watch), watch.during():
             with ThreadPoolExecutor(1) as pool:
                 hanging = pool.submit(infer, served.http_port, ILL, HANGS)
-                time.sleep(0.5)  # it is in its predict, which takes 4 s
+                wait_until(lambda: HANGING in served.log.read_text())
                 began = clock()
                 for child in children(served):
                     with contextlib.suppress(ProcessLookupError):
@@ -216,6 +218,7 @@ def _threads(folder: Path) -> Observed:
             end = clock() + 3
             while clock() < end:
                 observed.client.update(pool.map(lambda _: infer(served.http_port, ILL, WELL, timeout_s=5), range(40)))
+                time.sleep(rows.PAUSE_S)  # clients that ask again
         began = clock()
         watch.heal(lambda: infer(served.http_port, ILL, WELL) == "200", began)
     return observed

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.faults.rows import Observed, ask, infer, row
 from benchmarks.faults.servers import ILL, clock, local, server, workers
-from fault_models import HANGS, WELL
+from fault_models import HANGING, HANGS, WELL
 from local_support import Up
 from waiting import wait_until
 
@@ -32,7 +32,7 @@ HOST = "fraud.default.localhost"
 def _kill_server(folder: Path) -> Observed:
     with server(folder, "IllInThread") as (served, observed, watch), ThreadPoolExecutor(1) as pool, watch.during():
         hanging = pool.submit(infer, served.http_port, ILL, HANGS)
-        time.sleep(0.5)  # it is in its predict, which takes 4 s
+        wait_until(lambda: HANGING in served.log.read_text())
         os.kill(served.process.pid, signal.SIGKILL)
         observed.client[hanging.result()] += 1
         wait_until(lambda: infer(served.http_port, ILL, WELL) == "refused")
