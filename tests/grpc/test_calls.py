@@ -5,6 +5,7 @@ Sources: inference_grpc.md; Triton's grpc_service.proto and its extension docume
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import subprocess
 import sys
@@ -186,12 +187,12 @@ def test_the_async_client_is_answered_many_at_a_time(server):
 
 
 @pytest.mark.slow
-def test_kserves_own_client_is_answered(server):
+def test_kserves_own_client_is_answered_by_each_engine():
     script = """if 1:
         import asyncio, sys, numpy as np
         from kserve import InferenceGRPCClient, InferInput, InferRequest
-        async def main():
-            client = InferenceGRPCClient(sys.argv[1])
+        async def main(address):
+            client = InferenceGRPCClient(address)
             assert await client.is_server_live() and await client.is_server_ready() and await client.is_model_ready("sum")
             for raw in (True, False):
                 x = InferInput("x", [2, 3], "FP32")
@@ -201,9 +202,13 @@ def test_kserves_own_client_is_answered(server):
                 assert answer.id == "k1"
             await client.close()
             print("answered")
-        asyncio.run(main())
+        for address in sys.argv[1:]:
+            asyncio.run(main(address))
     """
-    assert in_a_process_of_its_own(script, server.address).endswith("answered")
+    with contextlib.ExitStack() as running:
+        servers = [running.enter_context(serving(engine)) for engine in ENGINES]
+        said = in_a_process_of_its_own(script, *(each.address for each in servers))
+    assert said.splitlines()[-len(ENGINES) :] == ["answered"] * len(ENGINES)
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
