@@ -6,7 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pytest
 
-from browser import NEEDS_CHROMIUM, Tab, dumped, opened
+from browser import NEEDS_CHROMIUM, Tab, opened
 from depth import DEEP
 from rest_support import Rest, rest
 from serinus.dataplane.access.access_tokens import Tokens
@@ -176,18 +176,25 @@ def form(name: str, what: str = "") -> str:
     return f"{found}.querySelector('{what}')" if what else found
 
 
-async def in_a_browser(folder: Path, use: Callable[[Tab], None]) -> None:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """A browser with one page, for all tests: their servers' ports differ, and so what it keeps for each."""
+    with opened(tmp_path_factory.mktemp("browser")) as tab:
+        yield tab
+
+
+async def in_a_browser(tab: Tab, use: Callable[[Tab], None]) -> None:
     """Use a page as a person would, while this loop serves."""
 
     def work() -> None:
-        with opened(folder) as tab:
-            use(tab)
+        use(tab)
+        tab.show("about:blank")
 
     await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 @NEEDS_CHROMIUM
-async def test_try_it_asks_the_server_and_shows_its_answer(tmp_path: Path):
+async def test_try_it_asks_the_server_and_shows_its_answer(browser: Tab):
     async with rest("row", "gate", "broken", access_log=True) as server:
         server.model("gate").open.set()
         said: dict[str, str] = {}
@@ -202,7 +209,7 @@ async def test_try_it_asks_the_server_and_shows_its_answer(tmp_path: Path):
                 said[name] = tab.run(f"{form(name, '.said')}.textContent")
             answered.append(orjson.loads(tab.run(f"{form('row', '.answered')}.textContent")))
 
-        await in_a_browser(tmp_path, use)
+        await in_a_browser(browser, use)
     for name in ("row", "gate"):
         assert re.fullmatch(r"Status 200, [\d.]+ ms, request id [0-9a-f-]{36}", said[name])
     assert said["broken"].startswith("This is not JSON: ")
@@ -214,7 +221,7 @@ STORES = "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage
 
 
 @NEEDS_CHROMIUM
-async def test_try_it_asks_for_a_token_when_the_server_wants_one_and_keeps_it_in_memory(tmp_path: Path):
+async def test_try_it_asks_for_a_token_when_the_server_wants_one_and_keeps_it_in_memory(browser: Tab):
     access = RequestAccess(Tokens([TOKEN]), frozenset({"inference"}))
     stored: list[str] = []
 
@@ -239,14 +246,14 @@ async def test_try_it_asks_for_a_token_when_the_server_wants_one_and_keeps_it_in
             tab.run(f"{form('row', 'button')}.click()")
             tab.wait(f"{form('row', '.said')}.textContent === 'The server needs a token.'")
 
-        await in_a_browser(tmp_path, use)
+        await in_a_browser(browser, use)
         page = await page_of(server)
     assert TOKEN not in stored[0]
     assert "Requests need a token" in page
 
 
 @NEEDS_CHROMIUM
-async def test_a_page_that_needs_a_token_asks_a_person_for_it_and_goes_on_with_it(tmp_path: Path):
+async def test_a_page_that_needs_a_token_asks_a_person_for_it_and_goes_on_with_it(browser: Tab):
     stored: list[str] = []
     async with rest("row", request_access=RequestAccess(Tokens([TOKEN]))) as server:
 
@@ -264,7 +271,7 @@ async def test_a_page_that_needs_a_token_asks_a_person_for_it_and_goes_on_with_i
             tab.wait(f"{form('row', '.said')}.textContent.startsWith('Status 200')")
             stored.append(tab.run(STORES))
 
-        await in_a_browser(tmp_path, use)
+        await in_a_browser(browser, use)
     assert TOKEN not in stored[0]
 
 
@@ -302,15 +309,6 @@ async def test_examples_carry_the_token_where_requests_need_one():
         assert status == 0, output
 
 
-@NEEDS_CHROMIUM
-async def test_under_its_own_policy_its_script_and_style_run(tmp_path: Path):
-    async with rest("row") as server:
-        loop = asyncio.get_running_loop()
-        url = f"http://127.0.0.1:{server.port}/docs"
-        document = await loop.run_in_executor(None, lambda: dumped(tmp_path, url, wait_s=2.0))
-    assert '<form class="try" data-path' in document, "the script has shown the place to ask"
-
-
 def loud_specs() -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(f"a_rather_long_name_of_a_feature_{n:02d}", "FP32", (-1, 1)) for n in range(40))
 
@@ -321,7 +319,7 @@ def loud_specs() -> tuple[TensorSpec, ...]:
     ("width", "scheme"), [(360, "dark"), (1280, "light"), *([(360, "light"), (1280, "dark")] if DEEP else [])]
 )
 async def test_it_renders_light_and_dark_narrow_and_wide_with_long_names_and_many_inputs(
-    width: int, scheme: str, tmp_path: Path
+    width: int, scheme: str, browser: Tab, tmp_path: Path
 ):
     async with rest("row", "simple") as server:
         server.model("row").inputs = loud_specs()
@@ -336,5 +334,5 @@ async def test_it_renders_light_and_dark_narrow_and_wide_with_long_names_and_man
             taken = tab.picture(tmp_path / "page.png")
             assert taken[0] == width
 
-        await in_a_browser(tmp_path, use)
+        await in_a_browser(browser, use)
     assert (tmp_path / "page.png").stat().st_size > 20_000, "a page that shows nothing is a few kilobytes"
