@@ -11,6 +11,10 @@ that has died is replaced at once; the calls in flight are lost. The native engi
 death when its last call has ended, and the call that killed it ends when its client likes: so the task of the loop itself is
 watched, and what is left of the old server is cancelled.
 
+A client may leave, or its deadline pass, in the very moment in which its call is answered. grpc-core then fails what is sent
+(`ExecuteBatchError`), and grpc.aio, where it has not heard yet that the client has gone, logs that with a traceback: under overload
+one for many a client. What we send ends as a cancellation then; what grpc.aio sends by itself we cannot catch, so its logger does not tell of it.
+
 Draining is ours: while calls are in flight new ones are refused with UNAVAILABLE, and only then grpc-core's shutdown
 begins, with GOAWAY. Begun at once, it would end every call that crosses its GOAWAY with CANCELLED, which nobody retries.
 """
@@ -20,9 +24,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Generator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
+
+from grpc._cython import cygrpc  # grpc.aio gives no public name to ExecuteBatchError
 
 import grpc
 from grpc import aio
@@ -41,6 +47,7 @@ from .streams import infer_stream
 __all__ = ["GrpcioEngine", "address"]
 
 _log = logging.getLogger("serinus.grpc")
+_log_of_grpc = logging.getLogger(cygrpc.__name__)
 
 _SERVICES = (
     SERVICE,
@@ -73,6 +80,22 @@ _FLUSH_S = 1.0
 def address(host: str, port: int) -> str:
     """Join host and port; an IPv6 address is bracketed."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_gone(error: BaseException | None) -> bool:
+    """Whether grpc-core has failed to send to a call that is over; what it never began to send was wrong instead (`grpc_call_error`)."""
+    return isinstance(error, cygrpc.ExecuteBatchError) and "grpc_call_start_batch" not in str(error)
+
+
+class _NoNews(logging.Filter):
+    """Leaves out of grpc.aio's log what tells of a client that has gone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is told."""
+        return not (isinstance(record.exc_info, tuple) and _is_gone(record.exc_info[1]))
+
+
+_NO_NEWS = _NoNews()
 
 
 class _Pending:
@@ -187,6 +210,7 @@ class GrpcioEngine:
         self._watcher = self._loop.create_task(self._watch())
 
     async def _listen(self) -> None:
+        _log_of_grpc.addFilter(_NO_NEWS)
         settings = self._settings
         options = [
             ("grpc.max_receive_message_length", settings.grpc_max_receive_message_length),
@@ -244,7 +268,7 @@ class GrpcioEngine:
 
         async def reflection(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             await self._authenticate(REFLECTION_PATHS[0], context)
-            async for response in _ending_well(self._in_place(reflect.stream(messages), context), context):
+            async for response in _ending_well(self._in_place(reflect.stream(_received(messages)), context), context):
                 yield response
 
         async def watch(message: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -253,7 +277,7 @@ class GrpcioEngine:
 
         async def stream(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             headers = await self._authenticate(INFER_STREAM, context)
-            responses = infer_stream(self._service, messages, headers, _deadline(context))
+            responses = infer_stream(self._service, _received(messages), headers, _deadline(context))
             async for response in _ending_well(responses, context):
                 yield response
 
@@ -389,13 +413,35 @@ async def _finish(context: Any, outcome: tuple[bytes, Metadata | None] | Failure
         await _end(context, outcome)
     payload, metadata = outcome
     if metadata:
-        await context.send_initial_metadata(metadata)
+        with _leaving():
+            await context.send_initial_metadata(metadata)
     return payload
 
 
 async def _end(context: Any, failure: Failure) -> NoReturn:
-    await context.abort(_CODES[failure.code], failure.message, tuple(failure.trailing))
+    with _leaving():
+        await context.abort(_CODES[failure.code], failure.message, tuple(failure.trailing))
     raise AssertionError("abort always raises")
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Send to a call whose client may have gone: that is a cancellation."""
+    try:
+        yield
+    except cygrpc.ExecuteBatchError as error:
+        if _is_gone(error):
+            raise asyncio.CancelledError from None
+        raise
+
+
+async def _received(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Read a stream for as long as there is a call: that it is over, or the server stopped, is a cancellation."""
+    try:
+        async for message in messages:
+            yield message
+    except aio.BaseError:
+        raise asyncio.CancelledError from None
 
 
 async def _ending_well(responses: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
