@@ -228,7 +228,8 @@ class Load:
                 task.add_done_callback(tasks.discard)
             await asyncio.sleep(0.001)
         outcome.memory = resident_bytes(pid)
-        await asyncio.wait(tasks or {probing}, timeout=60)
+        if tasks:
+            await asyncio.wait(tasks, timeout=60)
         probing.cancel()
         return outcome
 

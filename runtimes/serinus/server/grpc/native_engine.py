@@ -3,8 +3,9 @@
 Theory of operation. The front hands over calls in batches. A thread waits for the first one with the GIL released and
 wakes the loop once; from then on the loop itself takes whatever has arrived, once a turn and without waiting, so that
 under load no thread is woken at all and requests that arrived together are submitted in one turn, which the plane
-predicts together. When a turn finds nothing, the thread waits again. No coroutine and no task exists for a ModelInfer:
-the answer's callback hands bytes to the front, by the call's number.
+predicts together. When a turn finds nothing, the thread waits again. But while a model refuses, the loop looks by a timer: a
+model that computes in Python wants the GIL all that time, and a thread that is woken for a call takes it from it twice.
+No coroutine and no task exists for a ModelInfer: the answer's callback hands bytes to the front, by the call's number.
 The front serves calls with one request message. Streams (ModelStreamInfer, Health.Watch, reflection) it passes on,
 HTTP/2 frames and all, to a grpcio engine behind it.
 
@@ -67,6 +68,10 @@ _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 # The reasons for these two are beside their twins in grpcio_engine.
 _FLUSH_S = 1.0
 _LOOK_S = 0.01
+_REFUSING_LOOK_S = 0.001
+"""Between two looks while a model refuses: uvloop's shortest timer."""
+_EMPTY_LOOKS = 20
+"""One after the other, until the thread waits again."""
 _TOLD_BYTES = 1 << 20
 """Of answers that are not large, told to the account at a time: it costs a request nothing, and the account is out by so much at most."""
 _FULL_S = 5.0
@@ -206,6 +211,8 @@ class NativeEngine:
         self._thread: threading.Thread | None = None
         self._look_again = threading.Semaphore(0)
         """Released by the loop when it has found nothing, for the thread to wait again."""
+        self._empty_looks = 0
+        """Of the loop, one after the other, while a model refuses."""
         self._listener: Acceptor | None = None
         self.relays: set[Relay] = set()
         self.given = _Given(self, service.unsent, settings.send_timeout_s)
@@ -289,13 +296,24 @@ class NativeEngine:
 
     def _woken(self, events: Sequence[Any]) -> None:
         self._take(events)
-        self._loop.call_soon(self._poll)
+        self._look_on()
+
+    def _look_on(self) -> None:
+        """Look again in the next turn of the loop; where calls are refused, after a moment, for more of them."""
+        if self.service.is_refusing:
+            self._loop.call_later(_REFUSING_LOOK_S, self._poll)
+        else:
+            self._loop.call_soon(self._poll)
 
     def _poll(self) -> None:
         events = self.front.recv_batch_details(_BATCH, 0)
         if events:
+            self._empty_looks = 0
             self._take(events)
-            self._loop.call_soon(self._poll)
+            self._look_on()
+        elif self.service.is_refusing and self._empty_looks < _EMPTY_LOOKS:
+            self._empty_looks += 1
+            self._look_on()
         else:
             self._look_again.release()
 

@@ -257,6 +257,11 @@ class Service(CallsInFlight):
             return None
         return self._begin(message, request, final_wanted, answer, stream=stream)
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether a model has let nobody in lately."""
+        return bool(self._plane.full)
+
     def _is_refused_unread(self, message: bytes, answer: Answer) -> bool:
         """Refuse a call for a model that lets nobody in, by the name that its message begins with; whether it is refused."""
         if message[:1] != _MODEL_NAME or len(message) < 2 or message[1] > 127:
