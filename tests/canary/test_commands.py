@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -158,40 +159,42 @@ def test_a_report_of_no_run_says_which_there_are(tmp_path: Path, capsys: pytest.
 # On this machine
 
 
-@pytest.mark.parametrize(("every", "status"), [(0, 0), (3, 10)], ids=["good", "bad"])
-def test_real_servers_of_standard_mode_under_serinus_up_are_judged_by_real_requests(
-    tmp_path: Path, every: int, status: int
-):
-    """Those of Knative mode are in test_rollouts.py."""
-    (tmp_path / "one.py").write_text(f"EVERY = 0\n{MODEL}")
-    (tmp_path / "two.py").write_text(f"EVERY = {every}\n{MODEL}")
+def test_real_servers_of_standard_mode_under_serinus_up_are_judged_by_real_requests(tmp_path: Path):
+    """A bad version, and then a good one; those of Knative mode are in test_rollouts.py."""
+    for name, every in (("one", 0), ("bad", 3), ("good", 0)):
+        (tmp_path / f"{name}.py").write_text(f"EVERY = {every}\n{MODEL}")
     (tmp_path / "policy.yaml").write_text(
         POLICY.replace("[10, 50, 100]", "[30, 100]").replace("points: 2", "points: 15")
     )
-    (tmp_path / "isvc.yaml").write_text(local_manifest(tmp_path, "Standard", "two.py", 0))
+    (tmp_path / "isvc.yaml").write_text(local_manifest(tmp_path, "Standard", "bad.py", 0))
+    old = "fraud-v1-predictor-00001"
     with up(tmp_path, "isvc.yaml") as running:
-        running.wait(lambda s: all_ready(s) and len(s["services"][0]["traffic"]) == 2, "the canary at 0 %")
         done = threading.Event()
 
         def load() -> None:
             while not done.wait(0.004):
                 ask(running.gateway, "/v2/models/fraud/infer", BODY, host="fraud.default.localhost")
 
+        def shares(status: dict[str, Any]) -> dict[str, int]:
+            return {share["revision"]: share["percent"] for share in status["services"][0]["traffic"]}
+
         thread = threading.Thread(target=load, daemon=True)
         thread.start()
         try:
-            words = ["run", "fraud", "--policy", "policy.yaml", "--interval", "1", "--for", "90", "-o", "lines"]
-            ended = running.cli("canary", *words, check=False)
+            for number, (name, status) in enumerate((("bad", 10), ("good", 0)), 1):
+                new = f"fraud-v2-predictor-{number:05d}"
+                (tmp_path / "isvc.yaml").write_text(local_manifest(tmp_path, "Standard", f"{name}.py", 0))
+                running.wait(lambda s, new=new: all_ready(s) and shares(s) == {old: 100, new: 0}, "the canary at 0 %")
+                words = ["run", "fraud", "--policy", "policy.yaml", "--interval", "1", "--for", "90", "-o", "lines"]
+                ended = running.cli("canary", *words, check=False)
+                assert ended.returncode == status, ended.stdout + ended.stderr
+                report = report_of(running)
+                assert report["problems"] == []
+                assert report["last_look"]["canary"]["latency"]
+                assert shares(running.status())[old if status else new] == 100
         finally:
             done.set()
             thread.join(20)
-        assert ended.returncode == status, ended.stdout + ended.stderr
-        report = report_of(running)
-        assert report["problems"] == []
-        assert report["last_look"]["canary"]["latency"]
-        shares = {share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]}
-        old, new = ("fraud-v1-predictor-00001", "fraud-v2-predictor-00001")
-        assert shares[old if status else new] == 100
 
 
 def test_the_documented_exit_statuses_are_those_of_the_code():

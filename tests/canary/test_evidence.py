@@ -10,6 +10,7 @@ import pytest
 
 from canary_support import EVEN_SCORES, LE_S, lognormal, shifted_scores
 from deferred import Deferred
+from depth import draws
 from representative import every
 from serinus.canary.evidence.any_shift import AnyShift
 from serinus.canary.evidence.blocks import Block, Blocks
@@ -354,10 +355,10 @@ def crosses(rng: np.random.Generator, canary: np.ndarray, looks: int = 120) -> i
     return None
 
 
-@pytest.mark.slow  # 48,000 looks
+@pytest.mark.slow  # up to 48,000 looks
 def test_the_estimate_of_a_tolerated_shift_crosses_the_boundary_with_the_levels_probability_at_most():
     rng = np.random.default_rng(17)
-    runs = 400
+    runs = draws(400, 150)
     wrong = sum(crosses(rng, shifted_scores(0.0499)) is not None for _ in range(runs))
     assert wrong <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
     found = [crosses(rng, shifted_scores(0.13)) for _ in range(40)]

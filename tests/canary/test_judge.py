@@ -69,7 +69,7 @@ EQUAL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("rollout", EQUAL.values(), ids=EQUAL)
 def test_a_canary_as_good_is_rolled_back_no_oftener_than_the_level(rollout: Rollout):
-    runs = draws(20, 10) if rollout.looks > 1000 else draws(60, 30)
+    runs = draws(20, 8) if rollout.looks > 1000 else draws(60, 20)
     rolled_back = [each for each in outcomes(rollout, runs) if each[0] == "rollback"]
     assert len(rolled_back) <= most_wrong(runs)
 

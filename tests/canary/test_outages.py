@@ -276,31 +276,34 @@ def local(folder: Path) -> tuple[Path, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["killed", "down"])
-def test_a_local_runner_that_ends_and_starts_anew_ends_the_run_and_another_one_begins(tmp_path: Path, how: str):
+def test_a_local_runner_that_ends_and_starts_anew_ends_the_run_and_another_one_begins(tmp_path: Path):
     path, words = local(tmp_path)
     with contextlib.ExitStack() as ended:
-        with up(tmp_path, "isvc.yaml") as running, canary_under_load(tmp_path, path, running):
-            run = ended.enter_context(watched(words, tmp_path))
-            run.wait("look")
-            if how == "killed":
-                running.process.kill()
-                running.process.wait()
-            else:
-                running.cli("down")
-            run.wait("problem", "nothing runs in .serinus; start it with: serinus up PATH")
-        path.write_text(local_manifest(tmp_path, "Knative", "one.py", None))
-        with up(tmp_path, "isvc.yaml") as again, canary_under_load(tmp_path, path, again):
-            assert run.end() == EXIT_STATUS["changed"]
-            assert "serinus up was started anew" in run.events("end")[0]["words"]
-            assert len(run.events("move")) == 1
-            shares = {share["revision"]: share["percent"] for share in again.status()["services"][0]["traffic"]}
-            assert sorted(shares.values()) == [0, 100]
-            # The revisions have the names of those before, and are others: nothing that was counted of those counts.
-            follower = ended.enter_context(watched(words, tmp_path))
-            follower.wait("look")
-            assert any("started anew with serinus up" in each["words"] for each in follower.events("note"))
-            assert follower.events("begin")[0]["run"] != run.events("begin")[0]["run"]
+        run = None
+        for how in ("killed", "down", ""):
+            path.write_text(local_manifest(tmp_path, "Knative", "one.py", None))
+            with up(tmp_path, "isvc.yaml") as running, canary_under_load(tmp_path, path, running):
+                if run is not None:
+                    assert run.end() == EXIT_STATUS["changed"]
+                    assert "serinus up was started anew" in run.events("end")[0]["words"]
+                    assert len(run.events("move")) == 1
+                    shares = {
+                        share["revision"]: share["percent"] for share in running.status()["services"][0]["traffic"]
+                    }
+                    assert sorted(shares.values()) == [0, 100]
+                # The revisions have the names of those before, and are others: nothing that was counted of those counts.
+                before, run = run, ended.enter_context(watched(words, tmp_path))
+                run.wait("look")
+                if before is not None:
+                    assert any("started anew with serinus up" in each["words"] for each in run.events("note"))
+                    assert run.events("begin")[0]["run"] != before.events("begin")[0]["run"]
+                if how == "killed":
+                    running.process.kill()
+                    running.process.wait()
+                elif how == "down":
+                    running.cli("down")
+                if how:
+                    run.wait("problem", "nothing runs in .serinus; start it with: serinus up PATH")
 
 
 @pytest.mark.slow

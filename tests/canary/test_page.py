@@ -16,6 +16,7 @@ import pytest
 
 from browser import NEEDS_CHROMIUM, dumped, screenshot
 from canary_support import Rollout, Truth
+from depth import DEEP
 from serinus.canary.policy import load_policy
 from serinus.canary.replay import Replay
 from serinus.canary.rollout.run_events import Event
@@ -402,8 +403,9 @@ def test_a_browser_follows_a_run_to_its_end(tmp_path: Path):
 
 @NEEDS_CHROMIUM
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "dark"), (1280, "light"), *([(390, "light"), (1280, "dark")] if DEEP else [])]
+)
 def test_a_browser_draws_a_report_narrow_and_wide_light_and_dark(tmp_path: Path, width: int, scheme: str):
     path = tmp_path / "report.html"
     path.write_text(render_document([history_of(events_of(BAD, ending="rolled back"))]))

@@ -14,13 +14,13 @@ from depth import draws
 SUPPORT = Path(__file__).parents[1] / "support" / "damaged_files.py"
 
 COUNTS = {
-    ("onnx",): draws(150, 40),
-    ("torchscript", "pt2"): draws(13, 6),
-    ("saved_model",): draws(25, 10),
+    ("onnx",): draws(150, 20),
+    ("torchscript", "pt2"): draws(13, 4),
+    ("saved_model",): draws(25, 6),
     ("skops", "skops_svc"): draws(50, 10),
-    ("cbm", "cbm_json"): draws(25, 7),
+    ("cbm", "cbm_json"): draws(25, 4),
 }
-"""Mutations of each of a framework's formats, so that all together take half a minute of CPU, with DEEP=1 a whole one; `damaged_files.py` has
+"""Mutations of each of a framework's formats, so that all together take a quarter of a minute of CPU, with DEEP=1 a whole one; `damaged_files.py` has
 the command for more."""
 
 

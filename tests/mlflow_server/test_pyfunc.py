@@ -29,6 +29,10 @@ def texts(*values: str | bytes) -> np.ndarray:
     return array
 
 
+HERE: dict[str, Any] = {"allow_implementation": TRUSTED, "execution": "thread"}
+"""In this process, where MLflow is imported already: what is looked at is no matter of where the model runs."""
+
+
 def settings_of(folder: Path, **named: Any) -> ModelSettings:
     return ModelSettings(name="m", implementation="mlflow_server", model_dir=folder, **named)
 
@@ -52,7 +56,9 @@ def test_code_of_a_folder_is_not_loaded_unless_the_operator_allows_it(kind: str,
         build_model(settings_of(folders(kind)))
 
 
-async def test_columns_optional_ones_and_parameters_reach_a_python_model_in_a_process_of_its_own(folders: Any):
+async def test_a_python_model_in_a_process_of_its_own_gets_columns_and_parameters_and_refuses_in_mlflows_words(
+    folders: Any,
+):
     folder = folders("columns")
     async with serving(build_model, settings_of(folder, allow_implementation=TRUSTED)) as plane:
         servable = plane.registry.find("m", "")
@@ -78,13 +84,7 @@ async def test_columns_optional_ones_and_parameters_reach_a_python_model_in_a_pr
         assert status == 200
         (row,) = document["predictions"]
         assert (row["sum"], row["word"]) == (3.0, "x!")
-
-
-@pytest.mark.slow  # a process that imports MLflow
-async def test_rows_by_name_are_answered_over_v1_and_what_mlflow_refuses_is_the_clients_fault_in_its_words(
-    folders: Any,
-):
-    async with serving(build_model, settings_of(folders("columns"), allow_implementation=TRUSTED)) as plane:
+        # By name over V1, and what MLflow refuses is the client's fault, in its words.
         body = json.dumps({"instances": [{"i": 3, "s": "a", "o": 1.0}]}).encode()
         answer = json.loads(await plane.predict_v1("m", body))
         assert answer["predictions"][0]["sum"] == 4.0
@@ -114,9 +114,8 @@ async def test_a_model_that_raises_or_ends_its_process_fails_its_request_alone(f
         assert (await plane.infer(asking(4))).outputs[0].data.tolist() == [8.0]
 
 
-@pytest.mark.slow  # a process that imports MLflow
 async def test_types_with_parts_dates_and_bytes_are_texts_of_the_protocol(folders: Any):
-    async with serving(build_model, settings_of(folders("parted"), allow_implementation=TRUSTED)) as plane:
+    async with serving(build_model, settings_of(folders("parted"), **HERE)) as plane:
         sent = {
             "tags": texts('["a", "b"]'), "place": texts('{"city": "oslo"}'), "day": texts("2024-05-01T10:00:00"), "raw": texts(b"\xff\x00"),
         }  # fmt: skip
@@ -130,18 +129,16 @@ async def test_types_with_parts_dates_and_bytes_are_texts_of_the_protocol(folder
             assert f"input {name!r}" in str(refused)
 
 
-@pytest.mark.slow  # a process that imports MLflow
 async def test_a_model_without_a_signature_takes_columns_and_answers_texts(folders: Any):
-    async with serving(build_model, settings_of(folders("texts"), allow_implementation=TRUSTED)) as plane:
+    async with serving(build_model, settings_of(folders("texts"), **HERE)) as plane:
         request = InferRequest("m", [Tensor.of(name, np.arange(2.0)) for name in "pq"])
         assert (await plane.infer(request)).outputs[0].data.tolist() == [b"2 columns"] * 2
 
 
-@pytest.mark.slow  # a process that imports MLflow
 async def test_the_pyfunc_can_be_asked_for_and_answers_as_the_runtime(folders: Any):
     folder = folders("xgb_classifier")
     data = mlflow_support.frame(6, seed=5)
-    asked = settings_of(folder, allow_implementation=TRUSTED, extra={"served_by": "pyfunc"})
+    asked = settings_of(folder, **HERE, extra={"served_by": "pyfunc"})
     async with serving(build_model, asked) as plane:
         request = InferRequest("m", [Tensor.of(name, data[name].to_numpy()) for name in data])
         answer = (await plane.infer(request)).outputs[0].data

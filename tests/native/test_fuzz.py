@@ -14,6 +14,7 @@ from native_support import (
     CORPUS,
     FUZZ,
     LIBFUZZER_TARGETS,
+    TESTED,
     compile_program,
     has_sanitizers,
     preloaded,
@@ -39,7 +40,7 @@ def _files(target: str) -> list[str]:
 
 @pytest.mark.parametrize("target", LIBFUZZER_TARGETS)
 def test_the_corpus_of_a_kernel_raises_no_complaint(target: str, folder: Path):
-    program = compile_program(["gcc"], folder / target, FUZZ / f"{target}.c", FUZZ / "replay.c")
+    program = compile_program(["gcc"], folder / target, FUZZ / f"{target}.c", FUZZ / "replay.c", flags=TESTED)
     files = _files(target)
     ran = subprocess.run([str(program), *files], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
@@ -50,7 +51,7 @@ def _model_arrays(folder: Path, *arguments: str, before: str = "pass") -> subpro
     """Run model_arrays.py, after some Python, with kernels that AddressSanitizer watches."""
     library = folder / "_kernels_sanitized.so"
     if not library.exists():
-        sanitized_library(folder)
+        sanitized_library(folder, TESTED)
     code = f"import runpy, sys; {before}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(FUZZ / "model_arrays.py"), *arguments, "--library", str(library)]
     return subprocess.run(command, env=preloaded(), capture_output=True, text=True, check=False)

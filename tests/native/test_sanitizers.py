@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from depth import draws
-from native_support import NATIVE, PROGRAMS, compile_program, has_sanitizers
+from native_support import NATIVE, PROGRAMS, TESTED, compile_program, has_sanitizers
 from protocol_support import random_body
 from serinus.native import build
 
@@ -30,20 +30,20 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_the_walks_of_trees_read_no_byte_outside_their_arrays(compiler: list[str], tmp_path: Path):
     trees = sorted((NATIVE / "trees").glob("*.c"))
-    program = compile_program(compiler, tmp_path / "walks", PROGRAMS / "walks.c", *trees)
+    program = compile_program(compiler, tmp_path / "walks", PROGRAMS / "walks.c", *trees, flags=TESTED)
     subprocess.run([str(program)], check=True, capture_output=True)
 
 
 def test_dense_networks_read_no_byte_outside_and_give_the_same_bits_by_all_instructions(
     compiler: list[str], tmp_path: Path
 ):
-    program = compile_program(compiler, tmp_path / "networks", PROGRAMS / "networks.c")
+    program = compile_program(compiler, tmp_path / "networks", PROGRAMS / "networks.c", flags=TESTED)
     ran = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr[-4000:]
 
 
 def test_the_json_kernel_stays_within_its_bounds(compiler: list[str], tmp_path: Path):
-    program = compile_program(compiler, tmp_path / "json_bodies", PROGRAMS / "json_bodies.c")
+    program = compile_program(compiler, tmp_path / "json_bodies", PROGRAMS / "json_bodies.c", flags=TESTED)
     rnd = random.Random(11)
     bodies = [random_body(rnd) for _ in range(draws(30_000, 6_000))]
     bodies += [document[: rnd.randint(0, len(document))] for document in bodies[: len(bodies) // 3]]

@@ -1,4 +1,7 @@
-"""inferenceservices/README.md, played by a stranger: an empty folder, an environment of its own, and the wheel."""
+"""inferenceservices/README.md, played by a stranger in an empty folder; with DEEP=1 in an environment of its own, with the wheel.
+
+That a wheel with an extra is all that a server needs is held in every run by tests/native/test_wheels.py.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from container_support import UV, build_wheel, engine_answers
+from depth import DEEP
 from kubernetes_server import KubernetesServer, kubernetes
 from page_player import blocks_of, playing
 
@@ -24,13 +28,15 @@ EXTRAS = "[serve,local,xgboost_server]"
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an environment into which the page's first command has installed the wheel of this tree."""
+    """The folder of programs of an environment into which the page's first command has installed the wheel of this tree; or of the tests' own."""
+    first = blocks_of(PAGE.read_text())[0]
+    assert first == ("sh", f"pip install 'serinus{EXTRAS}'\n")
+    if not DEEP:
+        return Path(sys.executable).parent
     folder = tmp_path_factory.mktemp("stranger")
     wheel = build_wheel(folder / "dist")
     python = folder / "environment" / "bin" / "python"
     subprocess.run([str(UV), "venv", "-q", "--python", sys.executable, str(python.parents[1])], check=True)
-    first = blocks_of(PAGE.read_text())[0]
-    assert first == ("sh", f"pip install 'serinus{EXTRAS}'\n")
     install = [
         str(UV),
         "pip",

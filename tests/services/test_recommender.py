@@ -14,7 +14,7 @@ import pytest
 
 import recommender_support as support
 from deferred import Deferred
-from depth import DEEP
+from depth import only_deep
 from serinus import InferRequest, Tensor
 from serinus.errors import InvalidInput
 from serinus.loading import settings_from_directory
@@ -112,10 +112,13 @@ def test_requests_of_one_moment_get_each_their_own_users(models: Path, monkeypat
 
 
 @with_models
-def test_rest_grpc_and_v1_say_the_same_and_name_the_version(models: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_rest_grpc_and_v1_say_the_same_and_name_the_version(
+    models: Path, version: str, monkeypatch: pytest.MonkeyPatch
+):
     from serinus.protocol import proto_codec
 
-    with served(models / "v1", monkeypatch) as client:
+    with served(models / version, monkeypatch) as client:
         body = {
             "inputs": [{"name": "user_id", "datatype": "BYTES", "shape": [1], "data": ["105"]}],
             "parameters": {"k": 4},
@@ -131,7 +134,7 @@ def test_rest_grpc_and_v1_say_the_same_and_name_the_version(models: Path, monkey
         assert status == 200, v1
         v1 = json.loads(v1) if isinstance(v1, bytes) else v1
     ids = next(o["data"] for o in rest["outputs"] if o["name"] == "item_id")
-    assert rest["model_version"] == rpc.model_version == v1["model_version"] == "v1"
+    assert rest["model_version"] == rpc.model_version == v1["model_version"] == version
     assert np.ravel(rpc.output("item_id").data).tolist() == ids
     assert [item["item_id"] for item in v1["predictions"][0]["items"]] == ids
     assert v1["predictions"][0]["items"][0]["title"].startswith("Film é ")
@@ -233,7 +236,10 @@ def test_each_predictor_finds_its_own_version_on_this_machine(folder: str):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # two servers that import PyTorch, one after the other
-@pytest.mark.parametrize("form", ["knative", *(["standard"] if DEEP else [])])  # how each is routed: tests/local
+@only_deep(
+    "how each form is routed, tests/local; that a version names itself in its answers, test_rest_grpc_and_v1_say_the_same"
+)
+@pytest.mark.parametrize("form", ["knative", "standard"])
 def test_version_2_gets_its_tenth_behind_the_gateway_and_header_and_body_agree(form: str, models: Path, tmp_path: Path):
     from local_support import all_ready, ask, up
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deferred import Deferred
+from depth import DEEP
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Call
 from sklearn_support import load, save
@@ -43,7 +44,11 @@ def target(random: np.random.Generator, data: np.ndarray, classes: int) -> np.nd
     return score if not classes else np.digitize(score, np.quantile(score, np.linspace(0, 1, classes + 1)[1:-1]))
 
 
-@pytest.mark.parametrize("seed", range(12))
+EACH_KIND = [0, 1, 2, 3, 11]
+"""Of regression and each number of classes, with missing values and without, and as many categories as there can be."""
+
+
+@pytest.mark.parametrize("seed", range(12) if DEEP else EACH_KIND)
 def test_random_models_of_categories_are_equal_to_the_last_bit(seed: int, tmp_path: Path):
     random = np.random.default_rng(seed)
     sizes = [255 if seed == 11 else int(random.choice([2, 5, 40])) for _ in range(int(random.integers(1, 4)))]

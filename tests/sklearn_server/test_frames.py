@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from dataplane_support import serving
 from deferred import Deferred
-from representative import every
 from serinus import InferRequest, Tensor
 from serinus.dataplane.plane import Plane
 from serinus.errors import InvalidInput
@@ -150,20 +148,20 @@ async def test_rows_with_names_are_answered_as_the_data_frame_is(name: str, tmp_
         assert response.outputs[0].data.tolist() == live.predict(full).tolist()
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a text for a number": ({"age": "old"}, "input 'age': a text came in row 0, the model takes numbers"),
-    "a number for a text": ({"city": 3}, "input 'city': the model takes texts, not int64"),
-    "another column": ({"wage": 1}, "input 'wage' is no feature of the model"),
-}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"age": "old"}, "input 'age': a text came in row 0, the model takes numbers"),
+    ({"city": 3}, "input 'city': the model takes texts, not int64"),
+    ({"wage": 1}, "input 'wage' is no feature of the model"),
+]
 
 
-@pytest.mark.parametrize(("case", "name"), every(5, product(REFUSED, ["logistic", "components"]), names=2))
-async def test_columns_of_another_kind_are_refused_by_name(name: str, case: str, tmp_path: Path):
+@pytest.mark.parametrize("name", ["logistic", "components"])
+async def test_columns_of_another_kind_are_refused_by_name(name: str, tmp_path: Path):
     _, frame = _fitted(name, tmp_path)
-    changed, said = REFUSED[case]
     async with serving(SklearnModel, ModelSettings(name="m", model_dir=tmp_path)) as plane:
-        with pytest.raises(InvalidInput, match=said):
-            await _v1(plane, {"instances": [{**_rows(frame.head(1))[0], **changed}]})
+        for changed, said in REFUSED:
+            with pytest.raises(InvalidInput, match=said):
+                await _v1(plane, {"instances": [{**_rows(frame.head(1))[0], **changed}]})
 
 
 async def test_a_category_that_training_did_not_see_is_refused_where_the_encoder_refuses_it(tmp_path: Path):

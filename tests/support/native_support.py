@@ -6,10 +6,11 @@ import os
 import subprocess
 from pathlib import Path
 
+from depth import DEEP
 from serinus.native import build
 
 __all__ = [
-    "CORPUS", "FUZZ", "LIBFUZZER_TARGETS", "NATIVE", "PROGRAMS", "SANITIZERS", "compile_program", "has_sanitizers",
+    "CORPUS", "FUZZ", "LIBFUZZER_TARGETS", "NATIVE", "PROGRAMS", "SANITIZERS", "TESTED", "compile_program", "has_sanitizers",
     "preloaded", "sanitized_library",
 ]  # fmt: skip
 
@@ -21,6 +22,8 @@ LIBFUZZER_TARGETS = ("json_split", "json_number")
 """C files of `FUZZ` that each hold one target."""
 
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+TESTED = SANITIZERS if DEEP else (*SANITIZERS, "-O0")
+"""What is compiled for one short run: without optimisation, which takes a third of the time to compile and leaves every access where it is."""
 
 
 def compile_program(
@@ -48,9 +51,9 @@ def has_sanitizers(compiler: list[str], folder: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def sanitized_library(folder: Path) -> Path:
+def sanitized_library(folder: Path, flags: tuple[str, ...] = SANITIZERS) -> Path:
     """Compile all kernels by gcc with sanitizers, to be loaded by a Python that was started with `preloaded`."""
-    flags = (*SANITIZERS, "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno")
+    flags = (*flags, "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno")
     return compile_program(["gcc"], folder / "_kernels_sanitized.so", *build.sources(), flags=flags, shared=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import InvalidInput, NotFound
+from serinus.hosts import build_model
 from serinus.server.request_access import RequestAccess
 from serinus.server.rest.rest_server import RestServer, start_rest
 from serinus.settings import BatchSettings, ServerSettings
@@ -159,7 +160,8 @@ MODELS: dict[str, type[Model]] = {
 
 
 def make(settings: ModelSettings) -> Model:
-    return MODELS[settings.implementation](settings)
+    kind = MODELS.get(settings.implementation)
+    return build_model(settings) if kind is None else kind(settings)
 
 
 def settings_of(name: str) -> list[ModelSettings]:
@@ -218,18 +220,24 @@ async def rest(
     *models: str,
     http: str = "thin",
     extra_routes: Iterable[Any] = (),
-    discover: bool = True,
+    discover: bool | Callable[[str], list[ModelSettings]] = True,
+    own: Sequence[ModelSettings] = (),
     access: RepositoryAccess = OPEN,
     request_access: RequestAccess | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rest]:
-    """Serve the named models."""
+    """Serve the named models, and a test's own as `serinus serve` makes them; `discover` is what is found where one is loaded again."""
     hurry(http)
     metrics = Metrics(str(settings.get("revision", "")))
-    registry = Registry(make, discover=settings_of if discover else None, index=lambda: list(MODELS), metrics=metrics)
+    registry = Registry(
+        make,
+        discover=(settings_of if discover else None) if isinstance(discover, bool) else discover,
+        index=lambda: list(MODELS),
+        metrics=metrics,
+    )
     plane = Plane(registry, metrics=metrics, access=access)
     server_settings = ServerSettings(host="127.0.0.1", **{"http_port": 0, "http": http, **settings})  # type: ignore[arg-type]
-    await plane.start([one for name in models for one in settings_of(name)])
+    await plane.start([*(one for name in models for one in settings_of(name)), *own])
     server = await start_rest(
         plane, server_settings, metrics=metrics, extra_routes=extra_routes, request_access=request_access
     )
@@ -258,7 +266,7 @@ def rest_in_thread(*models: str, **settings: Any) -> Iterator[Rest]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    if not ready.wait(20):
+    if not ready.wait(60):
         raise RuntimeError("the server did not start")
     try:
         yield started[0]

@@ -19,7 +19,23 @@ import warm_start
 from waiting import wait_until
 from warm_start import WarmProcess
 
-__all__ = ["Served", "serving"]
+__all__ = ["Served", "ask_server", "serving"]
+
+
+def ask_server(
+    port: int, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, Any]:
+    """Send one request to a server of this machine, on a connection of its own; returns the status and the JSON (or text) of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        sent = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
+        connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
+        answer = connection.getresponse()
+        content = answer.read().decode()
+        is_json = (answer.headers.get("Content-Type") or "").startswith("application/json")
+        return answer.status, json.loads(content) if content and is_json else content
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -35,16 +51,7 @@ class Served:
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
         """Send one request on a connection of its own; returns the status and the JSON (or text) of the answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=30)
-        try:
-            sent = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
-            connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
-            answer = connection.getresponse()
-            content = answer.read().decode()
-            is_json = (answer.headers.get("Content-Type") or "").startswith("application/json")
-            return answer.status, json.loads(content) if content and is_json else content
-        finally:
-            connection.close()
+        return ask_server(self.http_port, method, path, body, headers)
 
     def stop(self, *, timeout_s: float = 30) -> int:
         """Send SIGTERM and wait; returns the exit status."""

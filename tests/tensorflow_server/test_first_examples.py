@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import orjson
 import pytest
 
 from deferred import Deferred
+from rest_support import rest_in_thread
 from serinus import Call, InferRequest, ModelSettings, Tensor
 from serinus.errors import ConfigError, InvalidInput
 from serinus.loading import settings_from_directory
-from serve_support import Served, serving
+from serve_support import ask_server
 from vision_support import plane_of
 
 graphs = Deferred("tensorflow_graphs")
@@ -44,9 +44,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings(path: Path, **extra: Any) -> list[ModelSettings]:
+def settings(path: Path, name: str = "m", **extra: Any) -> list[ModelSettings]:
     found = settings_from_directory(path, extra=extra)
-    return [dataclasses.replace(one, name="m", extra={**one.extra, **extra}) for one in found]
+    return [dataclasses.replace(one, name=name, extra={**one.extra, **extra}) for one in found]
 
 
 async def v1(plane: Any, body: Any, verb: str = "predict", version: str = "") -> Any:
@@ -290,14 +290,14 @@ def test_a_version_that_two_folders_claim_is_refused(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[int, Any]]]:
+    """Asks a REST server of two versions."""
     root = tmp_path_factory.mktemp("half_plus_two")
     for version, add in ((123, 2.0), (124, 3.0)):
         graphs.write_half_plus(root / f"{version:08}", add=add)
     extra = {"version_policy": {"all": {}}, "version_labels": {"stable": 123, "canary": 124}}
-    flags = [f"--extra={key}={json.dumps(value)}" for key, value in extra.items()]
-    with serving(root, str(root), "--model_name", "half", "--trial=false", *flags, timeout_s=120) as running:
-        yield running
+    with rest_in_thread(own=settings(root, "half", **extra)) as running:
+        yield lambda *words: ask_server(running.port, *words)
 
 
 ADDRESSES = {
@@ -310,17 +310,17 @@ ADDRESSES = {
 
 
 @pytest.mark.parametrize("place", ADDRESSES)
-def test_versions_and_labels_are_addresses_of_every_verb(served: Served, place: str):
+def test_versions_and_labels_are_addresses_of_every_verb(ask: Callable[..., tuple[int, Any]], place: str):
     wanted = ADDRESSES[place]
     base = f"/v1/models/half{place}"
-    assert served.ask("POST", f"{base}:predict", {"instances": [1.0, 2.0, 5.0]}) == (
+    assert ask("POST", f"{base}:predict", {"instances": [1.0, 2.0, 5.0]}) == (
         200,
         {"predictions": [wanted, wanted + 0.5, wanted + 2]},
     )
     body = {"signature_name": "regress_x_to_y", "examples": [{"x": 1.0}]}
-    assert served.ask("POST", f"{base}:regress", body) == (200, {"results": [wanted]})
+    assert ask("POST", f"{base}:regress", body) == (200, {"results": [wanted]})
     body = {"signature_name": "classify_x_to_y", "examples": [{"x": 1.0}]}
-    assert served.ask("POST", f"{base}:classify", body) == (200, {"results": [[["", wanted]]]})
+    assert ask("POST", f"{base}:classify", body) == (200, {"results": [[["", wanted]]]})
 
 
 NOWHERE = {
@@ -334,12 +334,12 @@ NOWHERE = {
 
 
 @pytest.mark.parametrize("path", NOWHERE)
-def test_an_address_that_leads_nowhere_is_told(served: Served, path: str):
+def test_an_address_that_leads_nowhere_is_told(ask: Callable[..., tuple[int, Any]], path: str):
     status, words = NOWHERE[path]
-    found, answer = served.ask("POST", path, {"examples": [{"x": 1.0}]})
+    found, answer = ask("POST", path, {"examples": [{"x": 1.0}]})
     assert (found, words in answer["error"]) == (status, True), answer
     for verb in ("GET", "DELETE"):
-        assert served.ask(verb, "/v1/models/half:regress")[0] in (404, 405)
+        assert ask(verb, "/v1/models/half:regress")[0] in (404, 405)
 
 
 def test_a_call_of_a_loaded_signature_is_safe_from_many_threads(repository: Path):

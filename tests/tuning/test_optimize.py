@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from depth import only_deep
 from serinus.cli import main
 from serinus.errors import ConfigError
-from serinus.protocol.types import TensorSpec
+from serinus.loading import settings_from_directory
+from serinus.protocol.types import InferRequest, RequestedOutput, Tensor, TensorSpec
+from serinus.testing import InMemoryClient
 from serinus.tuning.forms import report
 from serinus.tuning.forms.agreement import compare
 from serinus.tuning.forms.form_process import FormFailed, FormProcess
@@ -204,10 +207,8 @@ def test_a_torch_model_is_optimised_and_the_winner_serves_the_same_answers(tmp_p
     np.testing.assert_allclose(np.reshape(answer["outputs"][0]["data"], (2, 5)), expected, atol=2e-2)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow's own
-def test_a_savedmodel_becomes_onnx_and_keeps_its_labels(tmp_path: Path) -> None:
+def saved_model(folder: Path) -> Path:
+    """A SavedModel of one signature, softmax, whose labels stand in a file of another name."""
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tf2onnx")
 
@@ -217,12 +218,41 @@ def test_a_savedmodel_becomes_onnx_and_keeps_its_labels(tmp_path: Path) -> None:
             return {"scores": tf.nn.softmax(x)}
 
     module = Scores()
-    tf.saved_model.save(module, str(tmp_path / "model" / "1"), signatures=module.scores)
-    (tmp_path / "model" / "names.txt").write_text("a\nb\nc\n")
+    tf.saved_model.save(module, str(folder / "1"), signatures=module.scores)
+    (folder / "names.txt").write_text("a\nb\nc\n")
     settings = {"implementation": "tensorflow_server", "parameters": {"uri": ".", "extra": {"labels": "names.txt"}}}
-    (tmp_path / "model" / "model-settings.json").write_text(json.dumps(settings))
+    (folder / "model-settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+CLASSIFIED = RequestedOutput("scores", {"classification": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow's own
+def test_a_savedmodel_becomes_onnx_and_keeps_its_labels(tmp_path: Path) -> None:
+    from tensorflow_server.export import export
+
+    (source,) = settings_from_directory(saved_model(tmp_path / "model"))
+    (form,) = [made for made in export(source, {}, tmp_path / "forms") if isinstance(made, Form)]
+    (settings,) = settings_from_directory(form.path)
+    x = np.array([[0, 9, 1]], np.float32)
+    with InMemoryClient(replace(settings, name="m")) as client:
+        (found,) = client.infer({"x": x}).values()
+        classified = client.request(InferRequest("m", [Tensor.of("x", x)], outputs=[CLASSIFIED]))
+    np.testing.assert_allclose(found, np.exp(x) / np.exp(x).sum(), rtol=1e-5)
+    assert classified.outputs[0].data.ravel()[0].endswith(b":1:b")
+
+
+@only_deep("test_a_savedmodel_becomes_onnx_and_keeps_its_labels, and the command, test_a_torch_model_is_optimised")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow's own
+def test_a_savedmodel_is_optimised_and_its_onnx_form_answers_the_same(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["optimize", str(tmp_path / "model"), "-o", str(out), "--batch", "1", "--rounds", "1", "--seconds", "0.02"]
+    folder = saved_model(tmp_path / "model")
+    words = ["optimize", str(folder), "-o", str(out), "--batch", "1", "--rounds", "1", "--seconds", "0.02"]
     assert main(words) == 0
     forms = {form["name"]: form for form in json.loads((out / "report.json").read_text())["forms"]}
     assert forms["onnx"]["max_rel"] < 1e-5

@@ -36,7 +36,7 @@ def test_settings_that_hold_the_slo_are_found_and_written(model: Path, tmp_path:
         "--rate",
         "50/s",
         "--budget",
-        "12s",
+        "8s",
         "-o",
         str(tmp_path / "out"),
     ]
@@ -59,7 +59,7 @@ def test_settings_that_hold_the_slo_are_found_and_written(model: Path, tmp_path:
 def test_an_slo_out_of_reach_says_the_best_found_and_writes_no_settings(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["tune", str(model), "--slo", "p50<1us", "--budget", "4s", "-o", str(tmp_path / "out")]
+    words = ["tune", str(model), "--slo", "p50<1us", "--budget", "3s", "-o", str(tmp_path / "out")]
     assert main(words) == 1
     assert "no settings hold p50<0.001ms; the best found: p50" in capsys.readouterr().out
     assert not (model / "model-settings.json").exists()
