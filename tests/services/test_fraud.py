@@ -153,11 +153,9 @@ def test_serinus_answers_the_example_fused_and_split(tmp_path: Path):
         assert status == 400
         assert "column 'transaction_id': missing" in answer["error"]
     with serve_support.serving(tmp_path, *model) as predictor:
+        # REST between two servers is in every run in tests/onnx_server/test_row_counts.py
         protocols = [("grpc-v2", predictor.grpc_port), *([("v2", predictor.http_port)] if DEEP else [])]
-        for (
-            protocol,
-            port,
-        ) in protocols:  # REST between two servers is in every run in tests/onnx_server/test_row_counts.py
+        for protocol, port in protocols:
             flags = (
                 "--class",
                 "fraud_features",
