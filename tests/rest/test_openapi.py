@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from depth import draws, some_of
+from depth import DEEP, draws, some_of
 from http_support import Raw
 from rest_support import X, rest, rest_in_thread
 from serinus.dataplane.access.repository_access import RepositoryAccess
@@ -118,6 +118,7 @@ expected-statuses = [400, 401, 403, 404, 405, 409, 413, 414, 415, 431]
         (
             *("--checks", "positive_data_acceptance", "--mode", "positive"),
             *("--exclude-path-regex", "infer|generate|predict|explain|classify|regress"),
+            *(() if DEEP else ("--phases", "coverage")),
         ),
     ],
     ids=["every other check", "what fits is taken"],

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import warm_start
+from depth import some_of
 from serinus import Model
 from serinus.cli.serving.options import parse
 from serinus.dataplane.plane import Plane
@@ -98,7 +99,7 @@ def test_a_server_is_reached_from_this_machine_alone(tmp_path: Path, http: str, 
     assert re.search(where, said)
 
 
-@pytest.mark.parametrize("grpc", ["native", "grpcio"])
+@pytest.mark.parametrize("grpc", some_of(["native", "grpcio"], 1))  # both engines are asked above
 def test_so_are_workers(tmp_path: Path, grpc: str):
     found, _ = addresses(tmp_path, "--workers", "2", "--grpc", grpc)
     assert found == {"127.0.0.1"}
