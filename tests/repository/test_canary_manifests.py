@@ -16,6 +16,7 @@ import yaml
 
 from canary_pages import page_of, pages
 from kubernetes_server import kubernetes, service_object
+from kustomize_support import Loader
 from representative import every
 from serinus.canary.targets.kubernetes_client import KubernetesClient
 from serinus.cli.canary.canary_run import EXIT_STATUS
@@ -33,7 +34,7 @@ def render(name: str) -> tuple[dict[str, Any], ...]:
     done = subprocess.run(
         [str(KUBECTL), "kustomize", str(ROOT / "manifests" / name)], capture_output=True, text=True, check=True
     )
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(yaml.load_all(done.stdout, Loader))
 
 
 def only(name: str, kind: str) -> dict[str, Any]:

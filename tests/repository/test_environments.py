@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kustomize_support import COMPONENTS, FOLDERS, RENDERED, ROOT, Loader, overlay, relative, render, runtimes
+from kustomize_support import COMPONENTS, FOLDERS, RENDERED, ROOT, Loader, dump, overlay, relative, render, runtimes
 from representative import every
 from serinus.manifests.reading import check
 
@@ -84,7 +84,7 @@ def service(tmp_path: Path, folder: Path, *components: str) -> dict[str, dict[st
 def _lint(tmp_path: Path, documents: list[dict[str, Any]]) -> None:
     """No error, and no warning but that a kind is unknown."""
     rendered = tmp_path / "rendered.yaml"
-    rendered.write_text(yaml.safe_dump_all(documents))
+    rendered.write_text(dump(documents))
     assert not [str(problem) for problem in check([rendered]).problems if problem.layer != "unchecked"]
 
 

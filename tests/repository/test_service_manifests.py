@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from kustomize_support import dump, render
 
 pytestmark = pytest.mark.slow
 
@@ -27,15 +27,6 @@ FOLDERS = sorted(
 SCREEN_LINES = 35
 KNATIVE = {"fraud/fused": (), "fraud/split": ("knative-transformer",), "vision/fused": ()}
 """Forms that are written for Standard mode, each with what Knative mode takes beside `components/knative`."""
-
-
-@functools.cache
-def render(folder: Path) -> list[dict[str, Any]]:
-    """What kubectl makes of a folder; to be read and not changed, since each is rendered once."""
-    command = [str(Path(sys.executable).with_name("kubectl")), "kustomize", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -180,7 +171,7 @@ def test_the_recommenders_canary_is_promoted_by_renaming_the_stable_predictor(ow
     plans = []
     for name, document in (("before", before), ("after", after)):
         file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump_all([runtime, document]))
+        file.write_text(dump([runtime, document]))
         (plan,) = load(file, (), PlanOptions()).services
         plans.append(plan)
     (canary,) = plans[0].canaries

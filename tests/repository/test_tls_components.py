@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from certificate_support import Authority
-from kustomize_support import overlay, render, runtimes
+from kustomize_support import dump, overlay, render, runtimes
 from prometheus_server import free_port
 from serinus.manifests.documents import load_text
 from serinus.manifests.linter import check_documents
@@ -53,7 +52,7 @@ def test_probes_and_metrics_are_on_plain_ports_and_the_policy_and_the_monitor_kn
 
 def test_the_linter_finds_nothing(rendered: tuple[Path, bool]):
     problems = Problems()
-    check_documents(load_text(yaml.safe_dump_all(render(rendered[0])), "overlay.yaml"), problems)
+    check_documents(load_text(dump(render(rendered[0])), "overlay.yaml"), problems)
     assert problems.errors == ()
 
 

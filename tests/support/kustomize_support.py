@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-__all__ = ["COMPONENTS", "FOLDERS", "RENDERED", "ROOT", "Loader", "overlay", "relative", "render", "runtimes"]
+__all__ = ["COMPONENTS", "FOLDERS", "RENDERED", "ROOT", "Loader", "dump", "overlay", "relative", "render", "runtimes"]
 
 ROOT = Path(__file__).resolve().parents[2]
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 KUBECTL = Path(sys.executable).with_name("kubectl")
 FOLDERS = sorted(
     file.parent.relative_to(ROOT)
@@ -31,6 +32,11 @@ def render(folder: Path) -> list[dict[str, Any]]:
     done = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.load_all(done.stdout, Loader) if document]
+
+
+def dump(documents: list[dict[str, Any]]) -> str:
+    """Write documents as YAML again."""
+    return yaml.dump_all(documents, Dumper=Dumper)
 
 
 def runtimes(folder: Path) -> list[dict[str, Any]]:
