@@ -20,7 +20,8 @@ import grpc
 from deferred import Deferred
 from depth import only_deep, some_of
 from representative import every
-from seldon_agent import Agent, Server, model_server, obey_permissions
+from seldon_agent import Agent, Server, model_server
+from warm_start import obey_permissions
 
 pytestmark = pytest.mark.slow  # servers of processes of their own
 

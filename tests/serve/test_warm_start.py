@@ -77,3 +77,34 @@ def test_a_command_is_run_to_its_end_with_its_streams_apart(tmp_path: Path) -> N
     done = warm_start.run(["--version"], env=os.environ, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("serinus ")
+
+
+WRITES = """\
+import os, subprocess, sys
+from serinus import Model
+
+class Writes(Model):
+    def load(self):
+        place = os.environ["PLACE"]
+        try:
+            open(os.path.join(place, "a"), "w").close()
+        except PermissionError:
+            print("may not", flush=True)
+        subprocess.run(["touch", os.path.join(place, "b")], stderr=sys.stdout)
+        sys.stdout.flush()
+        raise RuntimeError("that is all")
+"""
+
+
+def test_it_may_be_told_to_obey_permissions_though_it_is_roots(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o555)
+    (tmp_path / "writes.py").write_text(WRITES)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PLACE": str(place), "LC_ALL": "C"}
+    words = ["serve", "--class", "writes:Writes", "--http_port", "0", "--grpc_port", "0"]
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        process = warm_start.start(words, env=environment, out=out, err=err, obeys=True)
+    assert process.wait(60) == 1
+    told = (tmp_path / "out").read_text()
+    assert ("may not" in told, "Permission denied" in told, list(place.iterdir())) == (True, True, [])

@@ -7,15 +7,12 @@ operator/config/serverconfigs/mlserver.yaml). Nothing of Seldon's runs here.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +24,13 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 import grpc
+import warm_start
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Agent", "Server", "model_server", "obey_permissions", "server_config"]
+__all__ = ["Agent", "Server", "model_server", "server_config"]
 
 _GO_FIELDS = ("name", "inputs", "outputs", "platform", "versions", "parallel_workers", "implementation", "parameters")
 _GO_PARAMETERS = ("uri", "version", "format", "content_type", "extra", "environment_tarball")
@@ -72,12 +70,6 @@ def _free_ports(count: int) -> list[int]:
         return [sock.getsockname()[1] for sock in sockets]
 
 
-def obey_permissions() -> None:
-    """Let root, too, write only where the folders allow it: without CAP_DAC_OVERRIDE, from the next exec on (capabilities(7))."""
-    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) != 0:  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
-        os._exit(125)
-
-
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Be the agent, whose mount of the same folder is not read-only."""
@@ -107,14 +99,8 @@ def model_server(home: Path, environment: Mapping[str, str]) -> Iterator[Server]
     variables = {**clean, **server_config(folder, http, grpc_port), "SERINUS_CACHE_DIR": str(scratch), **environment}
     log = home / "serve.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serinus.cli", "serve"],
-            env={**variables, "HOME": str(scratch)},
-            cwd=scratch,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=obey_permissions,
+        process = warm_start.start(
+            ["serve"], env={**variables, "HOME": str(scratch)}, cwd=scratch, out=output, session=True, obeys=True
         )
     server = Server(folder, http, grpc_port, log)
     try:

@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["WarmProcess", "fresh", "run", "start"]
+__all__ = ["WarmProcess", "fresh", "obey_permissions", "run", "start"]
 
 COMMAND = (sys.executable, "-m", "serinus.cli")
 IMPORTED = (
@@ -133,6 +133,7 @@ def start(
     out: IO[Any] | None = None,
     err: IO[Any] | None = None,
     session: bool = False,
+    obeys: bool = False,
 ) -> WarmProcess | subprocess.Popen[Any]:
     """Start `python -m serinus.cli WORDS`, its imports made.
 
@@ -144,13 +145,15 @@ def start(
         out: where standard output goes; nowhere unless given.
         err: where standard error goes; None: to `out`.
         session: whether it leads one of its own.
+        obeys: whether root, too, may write only where files' permissions let it, as a user of a container.
 
     Returns:
         The process; a fresh one where the system has no way to fork one, or a library is to be loaded before the interpreter.
     """
     if sys.platform != "linux" or "LD_PRELOAD" in env:
+        assert not obeys, "only a process that is forked here can be told to"
         return fresh(words, env=env, cwd=cwd, stdin=stdin, out=out, err=err, session=session)
-    order = {"words": list(words), "env": dict(env), "cwd": str(cwd or Path.cwd()), "session": session}
+    order = {"words": list(words), "env": dict(env), "cwd": str(cwd or Path.cwd()), "session": session, "obeys": obeys}
     with open(os.devnull, "r+b") as nowhere:
         out = out or nowhere
         pid = _source().fork(order, [each.fileno() for each in (stdin or nowhere, out, err or out)])
@@ -275,8 +278,24 @@ def _next_process(orders: socket.socket) -> dict[str, Any] | None:
         return order
 
 
+def obey_permissions() -> None:
+    """Let root write only where permissions allow it: without CAP_DAC_OVERRIDE, now and in what it executes (capabilities(7), capset(2))."""
+    libc, override = ctypes.CDLL(None, use_errno=True), 1
+    version = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, of this process
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable: the lower halves, then the upper ones
+    for call in (
+        lambda: libc.prctl(24, override, 0, 0, 0),  # PR_CAPBSET_DROP
+        lambda: libc.capget(version, sets),
+        lambda: libc.capset(version, (ctypes.c_uint32 * 6)(*(each & ~(1 << override) for each in sets[:3]), *sets[3:])),
+    ):
+        if call() != 0:
+            raise OSError(ctypes.get_errno(), "CAP_DAC_OVERRIDE cannot be given up")
+
+
 def _become(order: Mapping[str, Any], path: Sequence[str]) -> None:
     """Be a process of these words, variables and folder."""
+    if order["obeys"] and os.geteuid() == 0:
+        obey_permissions()
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
