@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import warm_start
 from depth import draws
 from serinus.server.exit_bound import CLOSING_S
 from serve_support import Served, serving
@@ -183,13 +183,9 @@ def test_a_pod_of_the_manifests_ends_by_itself_before_it_would_be_killed() -> No
             variables = {each["name"]: each.get("value", "") for each in container.get("env", [])}
             given.add(tuple(sorted(pair for pair in variables.items() if pair[0].startswith("SERINUS_DRAIN"))))
     for variables in given:
-        shown = subprocess.run(
-            [sys.executable, "-m", "serinus.cli", "serve", "--show_settings"],
-            env={**os.environ, **dict(variables)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        done = warm_start.run(["serve", "--show_settings"], env={**os.environ, **dict(variables)})
+        assert done.returncode == 0, done.stderr
+        shown = done.stdout
         settings = dict(line.split()[:2] for line in shown.splitlines() if line.startswith("drain_"))
         assert float(settings["drain_delay_s"]) == _manifests_delay_s()
         assert float(settings["drain_delay_s"]) + float(settings["drain_timeout_s"]) + CLOSING_S <= 30 - 3, variables

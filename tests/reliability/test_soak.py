@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_metrics_equal_the_clients_counts_to_the_request_and_memory_is_flat(tmp_path: Path) -> None:
-    counts = soak.soak(tmp_path, draws(10, 5), measure_s=draws(2, 1))
+    counts = soak.soak(tmp_path, draws(10, 4), measure_s=draws(2, 1))
     assert counts.vanished > 0
     assert min(counts.answered["rest"], counts.answered["grpc"]) > 0
     assert counts.problems == []

@@ -15,6 +15,8 @@ import pytest
 import warm_start
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow  # it makes the imports of every command
+
 MODEL = """\
 import json, os, signal, sys, threading
 from serinus import Model
@@ -33,7 +35,6 @@ class Tells(Model):
 """
 
 
-@pytest.mark.slow
 def test_it_is_as_the_interpreter_would_have_started_it(tmp_path: Path) -> None:
     (tmp_path / "tells.py").write_text(MODEL)
     (tmp_path / "here").mkdir()
@@ -53,7 +54,6 @@ def test_it_is_as_the_interpreter_would_have_started_it(tmp_path: Path) -> None:
     assert told[1]["parent"] == os.getpid()
 
 
-@pytest.mark.slow
 def test_its_end_is_told_to_this_process(tmp_path: Path) -> None:
     log = tmp_path / "log"
     words = ["serve", "--model_repository", str(tmp_path), "--http_port", "0", "--grpc_port", "0"]
