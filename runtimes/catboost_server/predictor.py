@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from serinus.artifacts import unchanged
 from serinus.engines.thread_choice import ThreadChoice
 from serinus.errors import ConfigError, InvalidInput, NotSupported
 
@@ -45,7 +46,8 @@ class Predictor:
         """Of a batch; the engine measures it."""
         self._model = catboost.CatBoost()
         try:
-            self._model.load_model(str(file.path), format=file.format)
+            with unchanged(file.path, file.sha256):
+                self._model.load_model(str(file.path), format=file.format)
         except catboost.CatBoostError as error:
             raise ConfigError(
                 f"{file.path}: catboost {catboost.__version__} cannot load it: {_first_line(error)}"

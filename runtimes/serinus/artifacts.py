@@ -6,9 +6,12 @@ All of it runs once, at load; every mistake is a `ConfigError` that names the fi
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +29,14 @@ __all__ = [
     "check_inside",
     "declares_no_batch",
     "find_file",
+    "held",
     "is_saved_model",
     "leads_out",
     "override_specs",
     "read_labels",
     "said_of_another",
     "saved_model_file",
+    "unchanged",
 ]
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
@@ -312,3 +317,66 @@ def override_specs(own: Sequence[TensorSpec], wanted: Sequence[TensorSpec], what
     if own and len(own) != len(wanted):
         raise ConfigError(f"the settings name {len(wanted)} {what}, the model has {len(own)}")
     return tuple(wanted)
+
+
+@contextmanager
+def held(file: Path) -> Iterator[Path]:
+    """Give a path by which a file stays the same while it is looked through and then loaded, by whoever opens it.
+
+    Who may write to a model's folder could put one file there for the check and another for the framework. Another file under the name is never
+    opened here; what is written into this one meanwhile is noticed at the end.
+
+    Raises:
+        ConfigError: the file cannot be read, or was written to or replaced meanwhile; what is raised within names `file`.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    own = Path(f"/proc/self/fd/{handle}")
+    try:
+        before = _state(os.fstat(handle))
+        try:
+            yield own if own.exists() else file
+        except ConfigError as error:
+            raise ConfigError([problem.replace(str(own), str(file)) for problem in error.problems]) from error.__cause__
+        if _state(os.fstat(handle)) != before:
+            raise ConfigError(f"{file}: changed while it was loaded; load it again")
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def unchanged(file: Path, sha256: str) -> Iterator[None]:
+    """Have a framework read a file again that was read and checked before.
+
+    Args:
+        file: what it reads.
+        sha256: of what was checked, in hex.
+
+    Raises:
+        ConfigError: it is another, or changes meanwhile; nothing of the framework's is to be used then.
+    """
+    changed = ConfigError(f"{file}: changed while it was loaded; load it again")
+    try:
+        before = _state(file.stat())
+        with file.open("rb") as opened:
+            digest = hashlib.sha256()
+            while piece := opened.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read again: {error.strerror}") from None
+    if digest.hexdigest() != sha256:
+        raise changed
+    yield
+    try:
+        after = _state(file.stat())
+    except OSError:
+        raise changed from None
+    if after != before:
+        raise changed
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What differs of another file, or once a file was written to: nobody sets `ctime` back."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serinus.artifacts import find_file
+from serinus.artifacts import find_file, unchanged
 from serinus.content.model_content import Content, content_of
 from serinus.content.pickles import SUFFIXES as PICKLES
 from serinus.content.pickles import mend_of, pickled_class
@@ -90,7 +90,8 @@ def find(settings: ModelSettings) -> ModelFile:
     if content_of(path) is Content.PICKLE:
         _check_pickle(path, settings)
         return ModelFile(path, sha256, True, None)
-    model = checked(skops_file.read(path), path)
+    with unchanged(path, sha256):
+        model = checked(skops_file.read(path), path)
     return ModelFile(path, sha256, False, model)
 
 

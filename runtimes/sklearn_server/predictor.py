@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from serinus.artifacts import unchanged
 from serinus.errors import ConfigError, InvalidInput
 from serinus.settings import ModelSettings
 
@@ -124,15 +125,17 @@ def _load(file: ModelFile, settings: ModelSettings, version: str) -> Any:
             _log.warning(
                 "%s: is loaded by unpickling, which runs code of the file: --allow_implementation pickle", file.path
             )
-            return joblib.load(file.path)
+            with unchanged(file.path, file.sha256):
+                return joblib.load(file.path)
         try:
             import skops.io
         except ImportError:
             raise ConfigError(
                 f"{file.path}: loading this model takes skops, which is not installed; pip install 'serinus[sklearn_server]'"
             ) from None
-        trusted = check_types(skops.io.get_untrusted_types(file=file.path), file.path, settings)
-        return skops.io.load(file.path, trusted=trusted)
+        with unchanged(file.path, file.sha256):
+            trusted = check_types(skops.io.get_untrusted_types(file=file.path), file.path, settings)
+            return skops.io.load(file.path, trusted=trusted)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 # a file's code, classes of any version and damage raise whatever they like

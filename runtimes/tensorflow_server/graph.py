@@ -55,8 +55,8 @@ _MOST_BYTES: Final = 2**31 - 1
 _VOCABULARY: Final = "InitializeTableFromTextFileV2"
 
 
-def check(folder: Path, allows: Callable[[str], bool]) -> None:
-    """Look through a SavedModel.
+def check(folder: Path, allows: Callable[[str], bool]) -> Any:
+    """Look through a SavedModel, and give what was looked through: the file may be another when it is read again.
 
     Args:
         folder: holds saved_model.pb.
@@ -76,7 +76,10 @@ def check(folder: Path, allows: Callable[[str], bool]) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
     for graph in saved_model.meta_graphs:
-        _check(folder, graph, allows)
+        looked_at = type(graph)()
+        looked_at.CopyFrom(graph)  # asking a protocol buffer's map for what is not in it puts that into it
+        _check(folder, looked_at, allows)
+    return saved_model
 
 
 def _check(folder: Path, graph: Any, allows: Callable[[str], bool]) -> None:

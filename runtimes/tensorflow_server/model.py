@@ -101,11 +101,11 @@ class TensorflowModel(Model):
         folder = self._folder()
         for path in (*folder.glob("saved_model.pb*"), *folder.glob("variables/*"), *folder.glob("assets/*")):
             check_inside(path, self.settings)
-        graph.check(folder, self.settings.allows)
+        checked = graph.check(folder, self.settings.allows)
         files = (saved_model_file(folder), *sorted(folder.glob("variables/*")), *sorted(folder.glob("assets/*")))
         load_trial.try_apart(self, files, {"tensorflow": tf.__version__})
         try:
-            self._loaded = SavedModel(folder, threads=self.settings.native_threads, cpu=bool(self._placed_on))
+            self._loaded = SavedModel(folder, checked, threads=self.settings.native_threads, cpu=bool(self._placed_on))
         except (
             Exception
         ) as error:  # of a damaged SavedModel a dozen classes are raised, IndexError and TypeError among them

@@ -81,6 +81,7 @@ class SavedModel:
 
     Args:
         folder: holds saved_model.pb or saved_model.pbtxt.
+        checked: the file as it was read for its check; this is what is loaded.
         threads: for one operator.
         cpu: leave GPUs alone.
 
@@ -89,7 +90,7 @@ class SavedModel:
         OSError, ValueError, KeyError, tf.errors.OpError: TensorFlow refuses it.
     """
 
-    def __init__(self, folder: Path, *, threads: int, cpu: bool) -> None:
+    def __init__(self, folder: Path, checked: Any, *, threads: int, cpu: bool) -> None:
         config = config_pb2.ConfigProto(
             intra_op_parallelism_threads=threads,
             inter_op_parallelism_threads=1,
@@ -99,7 +100,8 @@ class SavedModel:
         # Otherwise TensorFlow takes all of the GPU's memory at once, and no other process or framework gets any.
         config.gpu_options.allow_growth = True
         loader = loader_impl.SavedModelLoader(str(folder))
-        tags = _tags(folder)
+        loader._saved_model = checked
+        tags = _tags(folder, checked)
         graph = tf.Graph()
         self._session = session = tf.compat.v1.Session(graph=graph, config=config)
         try:
@@ -134,9 +136,9 @@ def _tensor(graph: Any, info: Any) -> SignatureTensor | None:
     return SignatureTensor(tensor.dtype.base_dtype, sizes)
 
 
-def _tags(folder: Path) -> list[str]:
+def _tags(folder: Path, saved_model: Any) -> list[str]:
     """Choose the graph: the one for serving, or the only one there is."""
-    graphs = [list(graph.meta_info_def.tags) for graph in loader_impl.parse_saved_model(str(folder)).meta_graphs]
+    graphs = [list(graph.meta_info_def.tags) for graph in saved_model.meta_graphs]
     if [_SERVING] in graphs:
         return [_SERVING]
     if len(graphs) == 1:

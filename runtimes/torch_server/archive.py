@@ -60,11 +60,12 @@ _VALUES: Final = frozenset({"oo", "int_oo", "nan", "zoo", "true", "false"})
 _GUARD_CALLS: Final = frozenset({"size", "stride", "storage_offset", "dim", "isnan"})
 
 
-def check(file: Path, allows: Callable[[str], bool]) -> None:
+def check(file: Path, content: bytes, allows: Callable[[str], bool]) -> None:
     """Look through an archive.
 
     Args:
-        file: the archive.
+        file: the archive, for messages.
+        content: its bytes, which are what is loaded then: the file may be another by that time.
         allows: whether the operator allows a target (`torch.ops.mylib.op.default`); `ModelSettings.allows`.
 
     Raises:
@@ -74,9 +75,9 @@ def check(file: Path, allows: Callable[[str], bool]) -> None:
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
     try:
-        reader = PT2ArchiveReader(str(file))
+        reader = PT2ArchiveReader(io.BytesIO(content))
         names = list(reader.get_file_names())
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             listed = [info.filename.partition("/")[2] for info in archive.infolist()]
     except Exception as error:  # noqa: BLE001 # PyTorch and zipfile raise half a dozen classes, all meaning that it is no archive
         raise ConfigError(f"{file}: no archive of torch.export.save: {' '.join(str(error).split())[:200]}") from None

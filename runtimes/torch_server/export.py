@@ -155,7 +155,7 @@ def _onnx(
 
 def _module(file: Path, source: ModelSettings) -> Any:
     if is_program(file):
-        return load_program(file).module()
+        return load_program(file, file.read_bytes()).module()
     class_name = source.extra.get("class")
     if class_name:
         module_name, _, name = class_name.partition(":")

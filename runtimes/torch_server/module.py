@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from serinus import Call, Family, Model, TensorSpec
-from serinus.artifacts import Extra, override_specs, read_labels
+from serinus.artifacts import Extra, held, override_specs, read_labels
 from serinus.engines import mlp_records, thread_choice
 from serinus.engines.mlp import CompiledMLP
 from serinus.engines.mlp_records import MLPRecord
@@ -110,8 +110,10 @@ class TorchModule(Model):
         self._least_rows, self._most_rows = 1, None
         if is_program(file):
             try:
-                archive.check(file, self.settings.allows)
-                program = load_program(file)
+                content = file.read_bytes()
+                archive.check(file, content, self.settings.allows)
+                program = load_program(file, content)
+                del content
                 self._module = program.module().to(self._device)
                 own_inputs, own_outputs, self._keywords = describe_program(program)
                 self._least_rows, self._most_rows = row_bounds(program)
@@ -127,14 +129,16 @@ class TorchModule(Model):
                     f"extra setting 'class' is {class_name!r}, and code is not loaded because a model directory says so; to trust it, "
                     f"start with --allow_implementation {class_name.replace(':', '.')!r}, or give --extra class={class_name} yourself"
                 )
-            if zipfile.is_zipfile(file):  # before 1.6 torch.save wrote no archive; that reader checks
-                check_storages(file)
-            self._module = load_state(file, class_name, arguments, self._device)
+            with held(file) as own:
+                if zipfile.is_zipfile(own):  # before 1.6 torch.save wrote no archive; that reader checks
+                    check_storages(own)
+                self._module = load_state(own, class_name, arguments, self._device)
         else:
-            archive.check_script(file, self.settings.allows)
-            if zipfile.is_zipfile(file):
-                check_storages(file)
-            self._module = load_script(file, self._device)
+            with held(file) as own:
+                archive.check_script(own, self.settings.allows)
+                if zipfile.is_zipfile(own):
+                    check_storages(own)
+                self._module = load_script(own, self._device)
         self._names = [spec.name for spec in own_inputs] or arguments_of(self._module)
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
         labels = read_labels(self.settings, labels_file)

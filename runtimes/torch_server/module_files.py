@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import pickle
 import warnings
 import zipfile
@@ -92,17 +93,18 @@ def _is_pickle(file: Path) -> bool:
     return "data.pkl" in names and "constants.pkl" not in names
 
 
-def load_program(file: Path) -> torch.export.ExportedProgram:
+def load_program(file: Path, content: bytes) -> torch.export.ExportedProgram:
     """Load an exported program.
+
+    Args:
+        file: for messages.
+        content: its bytes, which were looked through.
 
     Raises:
         ConfigError: the file is something else, or of another PyTorch.
     """
     try:
-        if file.suffix == ".pt2":
-            return torch.export.load(str(file))
-        with file.open("rb") as opened:  # by a name without the suffix it would take the file for another kind
-            return torch.export.load(opened)
+        return torch.export.load(io.BytesIO(content))
     except Exception as error:  # whatever torch.export raises means that the file is not one of its own
         raise ConfigError(f"{file}: not an exported program of this PyTorch ({torch.__version__}): {error}") from error
 

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import orjson
 
+from serinus.artifacts import unchanged
 from serinus.engines.thread_choice import ThreadChoice
 from serinus.errors import ConfigError
 
@@ -53,10 +54,12 @@ class Booster:
                 # Since 3.1 xgboost reads the old binary format no more; the same model as JSON it does. Of JSON it is given what was
                 # checked: of a key that is there twice, two readers may take different values. UBJSON's reader refuses such.
                 self.booster.load_model(bytearray(orjson.dumps(file.document, option=orjson.OPT_SERIALIZE_NUMPY)))
-            elif file.path.suffix == ".ubj":
-                self.booster.load_model(file.path)
-            else:  # of a file's name xgboost would believe the suffix
-                self.booster.load_model(bytearray(file.path.read_bytes()))
+            else:
+                with unchanged(file.path, file.sha256):
+                    if file.path.suffix == ".ubj":
+                        self.booster.load_model(file.path)
+                    else:  # of a file's name xgboost would believe the suffix
+                        self.booster.load_model(bytearray(file.path.read_bytes()))
             self.booster.set_param({"nthread": threads})
             self.columns: int = self.booster.num_features()
         except xgboost.core.XGBoostError as error:

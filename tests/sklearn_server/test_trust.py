@@ -117,6 +117,17 @@ def _rewrite(path: Path, change: Any) -> None:
             archive.writestr(name, body)
 
 
+def test_a_compressed_pickle_takes_no_memory_for_what_its_head_claims():
+    """A `.lzma` file says itself how large its dictionary is: 2 GiB here, which was a MemoryError where so much is not there."""
+    script = (
+        "import lzma, resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); from serinus.content.pickles import is_pickle; "
+        "packed = lzma.compress(b'\\x80\\x04' + bytes(9999), format=lzma.FORMAT_ALONE); "
+        "print(is_pickle(packed), is_pickle(packed[:1] + (1 << 31).to_bytes(4, 'little') + packed[5:]))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert told.stdout.split() == ["True", "False"], told.stderr
+
+
 def test_a_class_that_nobody_trusts_is_refused_by_name(tmp_path: Path):
     path = save(svm.SVC().fit(rows(), classes(rows())), tmp_path)
 

@@ -21,6 +21,8 @@ SUFFIXES: Final = (".joblib", ".pkl", ".pickle")
 
 _HEAD_BYTES: Final = 1 << 16
 """Enough of a file to find its first class; arrays come after it."""
+_LZMA_BYTES: Final = 1 << 27
+"""Of a dictionary, whose size the file's head says, up to 4 GiB; `xz -9` takes 65 MiB."""
 _PROTOCOLS: Final = (b"\x02", b"\x03", b"\x04", b"\x05")
 _MACHINERY: Final = ("copyreg", "copy_reg", "builtins", "__builtin__", "numpy", "joblib", "_codecs", "collections")
 """Modules whose classes hold an object's parts and are never the model."""
@@ -77,7 +79,7 @@ def _decompressed(head: bytes) -> bytes:
         if head[:3] == b"BZh":
             return bz2.BZ2Decompressor().decompress(head, _HEAD_BYTES)
         if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"\x5d\x00\x00":
-            return lzma.LZMADecompressor().decompress(head, _HEAD_BYTES)
+            return lzma.LZMADecompressor(memlimit=_LZMA_BYTES).decompress(head, _HEAD_BYTES)
     except (zlib.error, OSError, EOFError, lzma.LZMAError):
         return b""
     return head
