@@ -16,18 +16,30 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "serinus.client": ("tests/client",),
     "serinus.dataplane": ("tests/dataplane",),
     "serinus.dataplane.joining": ("tests/joining",),
+    "serinus.dataplane.large_bodies": ("tests/dataplane", "tests/rest/test_large_bodies.py"),
+    "serinus.dataplane.model_files": ("tests/dataplane", "tests/serve/test_worker_records.py"),
     "serinus.hosts": ("tests/hosts",),
     "serinus.loading": ("tests/loading",),
-    "serinus.local.plan": ("tests/local/test_*plan*.py", "tests/local/test_envoy*.py", "tests/local/test_rout*.py"),
+    "serinus.local.plan": (
+        *("tests/local/test_*plan*.py", "tests/local/test_envoy*.py", "tests/local/test_rout*.py"),
+        *("tests/local/test_arm_choice.py", "tests/local/test_canary_tracks.py", "tests/local/test_local_class.py"),
+        *("tests/local/test_manifest_options.py", "tests/local/test_storage_spec.py"),
+    ),
     "serinus.local.run": ("tests/local",),
     "serinus.manifests": ("tests/manifests",),
     "serinus.native": ("tests/native",),
     "serinus.protocol": ("tests/protocol",),
+    "serinus.protocol.documents.example_values": ("tests/protocol", "tests/rest/test_docs_page.py"),
+    "serinus.protocol.proto_census": ("tests/protocol", "tests/grpc/test_large_messages.py"),
     "serinus.server.connections": ("tests/http",),
     "serinus.server.grpc": ("tests/grpc",),
     "serinus.server.http": ("tests/http",),
     "serinus.server.rest": ("tests/rest",),
     "serinus.server": ("tests/serve",),
+    "serinus.server.access_log": ("tests/serve", "tests/rest/test_access_log.py", "tests/grpc/test_access_log.py"),
+    "serinus.server.refusals": ("tests/serve", "tests/rest/test_refusals.py"),
+    "serinus.server.request_access": ("tests/serve", "tests/rest/test_tokens.py", "tests/grpc/test_tokens.py"),
+    "serinus.server.request_observer": ("tests/serve", "tests/rest/test_access_log.py", "tests/rest/test_request_ids.py"),
     "serinus.cli": ("tests/serve",),
     "serinus.tuning": ("tests/tuning",),
 }
@@ -56,7 +68,9 @@ class Module:
         prefixes = [prefix for prefix in _ROOMS if self.name == prefix or self.name.startswith(prefix + ".")]
         patterns = _ROOMS[max(prefixes, key=len)] if prefixes else (f"tests/{self.name.partition('.')[0]}",)
         found = {
-            path for pattern in patterns for path in root.glob(pattern if "*" in pattern else pattern + "/test_*.py")
+            path
+            for pattern in patterns
+            for path in root.glob(pattern if pattern.endswith(".py") else pattern + "/test_*.py")
         }
         if not found:
             raise UnknownModule(f"no tests of {self.name!r} at {' '.join(patterns)}; name its room in mutants/rooms.py")
