@@ -176,7 +176,7 @@ def _load(served: Served, kind: str, stop: threading.Event) -> None:
     while not stop.is_set():
         connection.request("POST", path, content, {"Content-Type": "application/json"})
         connection.getresponse().read()
-        stop.wait(2.0 if kind == "hanging" else _PAUSE_S)
+        stop.wait(5.0 if kind == "hanging" else _PAUSE_S)  # a process ends over each that hangs
     connection.close()
 
 
