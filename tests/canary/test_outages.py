@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import warm_start
 from canary_cluster import BODY, MODEL, POLICY, cluster, local_manifest
 from canary_pages import free_port, prometheus, wait_until
 from canary_world import World, world
@@ -162,19 +162,17 @@ class Watched:
 
     def __init__(self, words: list[str], folder: Path) -> None:
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "serinus.cli", "canary", "run", *words, "-o", "json"],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        told, out = os.pipe()
+        self._told = os.fdopen(told)
+        with os.fdopen(out, "wb") as output:
+            command = ["canary", "run", *words, "-o", "json"]
+            self.process = warm_start.start(command, env=os.environ, cwd=folder, out=output)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.lines.extend(self.process.stdout)  # ends with the process
+        with self._told:
+            self.lines.extend(self._told)  # ends with the process
 
     def events(self, kind: str, since: int = 0) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.lines[since:] if line.startswith("{")]
@@ -202,8 +200,6 @@ def watched(words: list[str], folder: Path) -> Iterator[Watched]:
         if run.process.poll() is None:
             run.process.kill()
         run.end()
-        assert run.process.stdout is not None
-        run.process.stdout.close()
 
 
 @pytest.mark.slow
