@@ -327,7 +327,8 @@ def test_without_the_compiled_kernels_the_booster_serves(tmp_path: Path) -> None
 
     path = save(train(trees=2), tmp_path)
     script = (
-        "import sys; from pathlib import Path; from xgboost_server import XGBoostModel\n"
+        "import sys; sys.modules.update(sklearn=None, pandas=None)\n"  # XGBoost imports them where they are
+        "from pathlib import Path; from xgboost_server import XGBoostModel\n"
         "from serinus.settings import ModelSettings\n"
         "model = XGBoostModel(ModelSettings(name='m', model_dir=Path(sys.argv[1]))); model.load()\n"
         "print(model.details['engine'], model.details['engine_reason'])\n"

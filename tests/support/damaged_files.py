@@ -236,7 +236,14 @@ FORMATS: dict[str, _Format] = {
     "torchscript": _Format(
         _script, "torch_server", "torch", ("model.pt",), zipped=True, imports=("torch_server.module",)
     ),
-    "pt2": _Format(_program, "torch_server", "torch", ("model.pt2",), zipped=True, imports=("torch_server.module",)),
+    "pt2": _Format(
+        _program,
+        "torch_server",
+        "torch",
+        ("model.pt2",),
+        zipped=True,
+        imports=("torch_server.module", "torch._export.serde.serialize"),
+    ),
     "saved_model": _Format(
         _saved_model,
         "tensorflow_server",
