@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from absent_packages import BESIDE_BOOSTERS, without
 from container_support import UV, build_wheel, engine_answers
 from depth import DEEP
 from kubernetes_server import KubernetesServer, kubernetes
@@ -111,7 +112,9 @@ def test_every_command_of_the_page_does_what_it_says(programs: Path, cluster: Ku
     )
     folder = tmp_path / "empty"
     folder.mkdir()
-    with playing(folder, programs, exchange, KUBECONFIG=str(kubeconfig), **not_brought(tmp_path)) as player:
+    # What XGBoost imports where it is, the page's first command does not bring.
+    environment = {"KUBECONFIG": str(kubeconfig), **({} if DEEP else without(tmp_path, *BESIDE_BOOSTERS))}
+    with playing(folder, programs, exchange, **environment) as player:
         try:
             player.play(PAGE.read_text())
         finally:
@@ -131,14 +134,6 @@ def test_every_command_of_the_page_does_what_it_says(programs: Path, cluster: Ku
         assert "request.json: y FP32 [2] = 2.5, 4.0" in said["serinus build . --tag churn:1"]
     assert cluster.service("iris")["spec"]["predictor"]["model"]["storageUri"] == "gs://your-bucket/iris/1"
     assert cluster.service("churn")["spec"]["predictor"]["model"]["runtime"] == "churn"
-
-
-def not_brought(folder: Path) -> dict[str, str]:
-    """Variables that hide what XGBoost imports where it is, and the page's first command does not bring: it takes each process a second."""
-    for name in () if DEEP else ("pandas", "sklearn"):
-        (folder / "hidden").mkdir(exist_ok=True)
-        (folder / "hidden" / f"{name}.py").write_text("raise ImportError('not in the environment of a stranger')\n")
-    return {} if DEEP else {"PYTHONPATH": str(folder / "hidden")}
 
 
 def commands() -> list[str]:

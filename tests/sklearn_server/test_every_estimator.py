@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from absent_packages import BESIDE_SKOPS, without
 from deferred import Deferred
 from depth import some_of
 from serinus.client import Client
@@ -90,8 +91,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, P
     save(live, folder / "first")
     # Neither times nor joined rows are looked at here, nor files that end a process, and the checks of them take most of a load.
     words = ["--model_repository", str(folder), "--warmup", "false", "--batchable", "false", "--trial", "false"]
-    environment = {"SERINUS_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-    with serving(tmp_path_factory.mktemp("run"), *words, environment=environment) as running:
+    place = tmp_path_factory.mktemp("run")
+    environment = {"SERINUS_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), **without(place, *BESIDE_SKOPS)}
+    with serving(place, *words, environment=environment) as running:
         yield running, folder
 
 

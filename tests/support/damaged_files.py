@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from absent_packages import BESIDE_SKOPS, BESIDE_TENSORFLOW, without
+
 __all__ = ["FORMATS", "Outcome", "mutate", "try_all"]
 
 _TIMEOUT_S = 60
@@ -208,6 +210,8 @@ class _Format:
     """Loaded as `serinus serve` does, in a process of its own first: the framework ends over some files, and only that process with it."""
     message: str = ""
     """Class of the first file's protocol buffer."""
+    absent: tuple[str, ...] = ()
+    """Packages that the framework imports where they are, and no image of ours has: these processes do not find them."""
     imports: tuple[str, ...] = ()
     """Modules that loading imports late and that take seconds: this process has them before its first fork, which would import them for itself."""
 
@@ -223,9 +227,17 @@ _OTHER_FORMATS = (
 
 FORMATS: dict[str, _Format] = {
     "onnx": _Format(_onnx, "onnx_server", "onnxruntime", ("model.onnx",), message="onnx:ModelProto"),
-    "skops": _Format(_skops, "sklearn_server", "sklearn", ("model.skops",), zipped=True, imports=("skops.io",)),
+    "skops": _Format(
+        _skops, "sklearn_server", "sklearn", ("model.skops",), zipped=True, absent=BESIDE_SKOPS, imports=("skops.io",)
+    ),
     "skops_svc": _Format(
-        _skops_other, "sklearn_server", "sklearn", ("model.skops",), zipped=True, imports=("skops.io",)
+        _skops_other,
+        "sklearn_server",
+        "sklearn",
+        ("model.skops",),
+        zipped=True,
+        absent=BESIDE_SKOPS,
+        imports=("skops.io",),
     ),
     "cbm": _Format(
         lambda folder: _catboost(folder, "cbm"), "catboost_server", "catboost", ("model.cbm",), is_tried=True
@@ -250,6 +262,7 @@ FORMATS: dict[str, _Format] = {
         "tensorflow",
         ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"),
         message="tensorflow.core.protobuf.saved_model_pb2:SavedModel",
+        absent=BESIDE_TENSORFLOW,
     ),
 }
 
@@ -511,6 +524,7 @@ def try_all(named: str, seeds: Iterator[int] | range, *, folder: Path) -> Iterat
     """
     form = FORMATS[named]
     os.environ["SERINUS_CACHE_DIR"] = str(folder / "cache")
+    sys.path.insert(0, without(folder, *form.absent)["PYTHONPATH"])
     for name in (form.framework, f"{form.package}.model", *form.imports):
         __import__(name)
     good = folder / "good"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from absent_packages import BESIDE_TENSORFLOW, without
 from depth import only_deep
 from serinus.cli import main
 from serinus.errors import ConfigError
@@ -231,9 +232,11 @@ CLASSIFIED = RequestedOutput("scores", {"classification": 1})
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow's own
-def test_a_savedmodel_becomes_onnx_and_keeps_its_labels(tmp_path: Path) -> None:
+def test_a_savedmodel_becomes_onnx_and_keeps_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorflow_server.export import export
 
+    for name, value in without(tmp_path, *BESIDE_TENSORFLOW).items():  # of the process that converts
+        monkeypatch.setenv(name, value)
     (source,) = settings_from_directory(saved_model(tmp_path / "model"))
     (form,) = [made for made in export(source, {}, tmp_path / "forms") if isinstance(made, Form)]
     (settings,) = settings_from_directory(form.path)
