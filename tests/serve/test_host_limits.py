@@ -8,9 +8,13 @@ import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
+import grpc
 import warm_start
+from grpc_support import INFER, PREFACE, SETTINGS, frame
 from serve_support import serving
 from waiting import wait_until
 
@@ -20,6 +24,11 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 STEADY = ("--class", "fault_models:Steady", "--model_name", "m")
 ENVIRONMENT = {"PYTHONPATH": str(SUPPORT)}
 BODY = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+CALL = pb.ModelInferRequest(
+    model_name="m",
+    inputs=[pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 1])],
+    raw_input_contents=[np.float32(1).tobytes()],
+).SerializeToString()
 HAS_IPV6 = (
     Path("/proc/net/if_inet6").is_file()
     and "00000000000000000000000000000001" in Path("/proc/net/if_inet6").read_text()
@@ -56,6 +65,29 @@ def test_where_descriptors_run_out_who_says_nothing_makes_room_and_nobody_is_res
         for _ in range(3):
             assert served.ask("GET", "/v2/health/live")[0] == 200
             assert served.ask("POST", "/v2/models/m/infer", BODY)[0] == 200
+
+
+@pytest.mark.parametrize("said", ["nothing", "a preface"])
+def test_where_descriptors_run_out_who_calls_nothing_over_grpc_makes_room_for_both_transports(
+    said: str, tmp_path: Path
+) -> None:
+    python = _python(tmp_path, "ulimit -n 120")
+    with (
+        serving(tmp_path, *STEADY, environment=ENVIRONMENT, python=python) as served,
+        contextlib.ExitStack() as clients,
+    ):
+        for _ in range(240):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", served.grpc_port), timeout=10))
+            if said != "nothing":
+                client.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        with contextlib.ExitStack() as callers:
+            for _ in range(3):
+                assert served.ask("GET", "/v2/health/live")[0] == 200
+                assert served.ask("POST", "/v2/models/m/infer", BODY)[0] == 200
+                options = [("grpc.use_local_subchannel_pool", 1)]
+                channel = callers.enter_context(grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}", options=options))
+                answer = channel.unary_unary(INFER)(CALL, timeout=10, wait_for_ready=True)
+                assert pb.ModelInferResponse.FromString(answer).raw_output_contents[0] == np.float32(2).tobytes()
 
 
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")

@@ -44,6 +44,7 @@ from ..model import Model
 from ..settings import ModelSettings, ServerSettings
 from ..tracing.tracer import Tracer, start_tracing
 from .certificates import Certificates
+from .connections.idle_room import IdleRoom
 from .connections.unsent_answers import UnsentAnswers
 from .exit_bound import CLOSING_S, ExitBound, ExitStatus
 from .file_watch import FileWatch, has_terminal
@@ -307,6 +308,7 @@ async def _open(
     repository = worker.apply if worker is not None else None
     unsent = UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
     plane.metrics.add_source(unsent.families)
+    room = IdleRoom()
     grpc = None
     if settings.enable_grpc:
         port = settings.grpc_port if launch.grpc_port is None else launch.grpc_port
@@ -320,6 +322,7 @@ async def _open(
             certificates=certificates,
             tracer=tracer,
             unsent=unsent,
+            room=room,
         )
     try:
         rest = await start_rest(
@@ -334,6 +337,7 @@ async def _open(
             request_access=launch.request_access,
             certificates=certificates,
             unsent=unsent,
+            room=room,
         )
     except BaseException:
         if grpc is not None:

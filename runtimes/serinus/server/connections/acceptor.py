@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Acceptor"]
+__all__ = ["NO_DESCRIPTORS", "Acceptor"]
 
 _log = logging.getLogger("serinus.connections")
 
@@ -26,7 +27,8 @@ _REST_S: Final = 0.1
 """Until the next try where there are no descriptors and no connection is idle; asyncio's ACCEPT_RETRY_DELAY is 1 s, as long as a probe waits."""
 _QUIET_S: Final = 60.0
 """Between two lines of the log that say so."""
-_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What the kernel says where there is no room for one more socket."""
 
 
 class Acceptor:
@@ -37,6 +39,7 @@ class Acceptor:
         make: makes the protocol of a connection.
         backlog: connections that may wait to be accepted.
         make_room: closes a connection that is idle, where descriptors have run out; gives whether there was one.
+        is_full: whether no more are to be accepted until room is made.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Acceptor:
         *,
         backlog: int,
         make_room: Callable[[], bool] = lambda: False,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_full = is_full
         self._sock = sock
         self._make = make
         self._make_room = make_room
@@ -98,6 +103,9 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED):
+            if self._is_full() and not self._shed():
+                self._wait_for_room(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+                return
             try:
                 connection, _ = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -116,7 +124,7 @@ class Acceptor:
             _log.error(
                 "no connection can be accepted: %s; idle ones are closed for new ones (ulimit -n)", error.strerror
             )
-        if error.errno in _NO_DESCRIPTORS and self._shed():
+        if error.errno in NO_DESCRIPTORS and self._shed():
             return  # the socket is readable still, so the next turn comes back here
         self._loop.remove_reader(self._sock)
         self._resting = self._loop.call_later(_REST_S, self._go_on)

@@ -35,6 +35,7 @@ class TlsListener(Acceptor):
         make: makes the protocol of a connection.
         backlog: connections that may wait to be accepted.
         make_room: see `Acceptor`.
+        is_full: see `Acceptor`.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class TlsListener(Acceptor):
         *,
         backlog: int,
         make_room: Callable[[], bool] = lambda: False,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self.context = context
-        super().__init__(sock, make, backlog=backlog, make_room=make_room)
+        super().__init__(sock, make, backlog=backlog, make_room=make_room, is_full=is_full)
 
     def adopt(self, connection: socket.socket) -> None:
         """Begin a handshake, in the place of the eldest where there are too many."""

@@ -14,6 +14,7 @@ from ...errors import ConfigError
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..certificates import Certificates
+from ..connections.idle_room import IdleRoom
 from ..connections.unsent_answers import UnsentAnswers
 from ..connections.waiting_connections import accept_waiting
 from ..request_access import RequestAccess
@@ -75,6 +76,7 @@ async def start_grpc(
     request_access: RequestAccess | None = None,
     certificates: Certificates | None = None,
     unsent: UnsentAnswers | None = None,
+    room: IdleRoom | None = None,
 ) -> GrpcServer:
     """Start serving gRPC on the running loop.
 
@@ -88,6 +90,7 @@ async def start_grpc(
         request_access: which calls need a token; None: none does.
         certificates: for TLS, exchanged with them; None: those of the settings, for good.
         unsent: what waits for slow clients, of REST too; None: an account of its own.
+        room: who closes an idle connection where descriptors run out, of REST too; None: the native engine alone; grpcio's accepts by itself.
 
     Raises:
         ConfigError: the port is taken, a TLS file cannot be read, or the engine asked for is not installed.
@@ -105,7 +108,7 @@ async def start_grpc(
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine
 
-        native = NativeEngine(service, settings)
+        native = NativeEngine(service, settings, room)
         try:
             await native.start(settings.host, port)
         except OSError as error:

@@ -38,6 +38,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from ...errors import ConfigError
 from ...model import Cancellable
 from ...settings import ServerSettings
 from ..connections.acceptor import Acceptor
+from ..connections.idle_room import Idle, IdleRoom
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
 from .relay import Relay
@@ -76,6 +78,9 @@ _TOLD_BYTES = 1 << 20
 """Of answers that are not large, told to the account at a time: it costs a request nothing, and the account is out by so much at most."""
 _FULL_S = 5.0
 """Without a refusal for so long, what waits is not too much any more: who was refused is told to come back in a second."""
+_SILENT_S = 60.0
+"""A connection that has said and been told nothing for so long may be closed for another where descriptors run out, though a call may wait on it: whose
+it is the front does not tell."""
 _PROGRESS_S = 0.5
 """Between two looks at which connections something goes to, while large answers wait."""
 
@@ -201,7 +206,10 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, service: Service, settings: ServerSettings) -> None:
+    def __init__(self, service: Service, settings: ServerSettings, room: IdleRoom | None = None) -> None:
+        self.room = room or IdleRoom()
+        """Who closes an idle connection where descriptors run out."""
+        self.room.add(self._idlest, self._descriptors)
         self.service = service
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -259,9 +267,16 @@ class NativeEngine:
         self._listener = Acceptor(
             sock,
             lambda: Relay(
-                str(front), FrameGuard(limit, marker), self.relays, self._settings.send_timeout_s, self._closed_slow
+                str(front),
+                FrameGuard(limit, marker),
+                self.relays,
+                self._settings.send_timeout_s,
+                self._closed_slow,
+                self.room.make,
             ),
             backlog=_BACKLOG,
+            make_room=self.room.make,
+            is_full=self.room.is_full,
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
@@ -357,6 +372,27 @@ class NativeEngine:
         await self.service.wait_idle(timeout_s)
         while self.unsent_calls() and self._loop.time() < until:  # noqa: ASYNC110 # the front tells nobody when all is sent
             await asyncio.sleep(_LOOK_S)
+
+    def _idlest(self) -> Idle | None:
+        """The connection that has been silent for longest: of those without a call so far, else of those that may have ended all theirs."""
+        relays = [relay for relay in self.relays if not relay.is_closing]
+        chosen = [relay for relay in relays if not relay.has_called]
+        if not chosen:
+            silent = self._loop.time() - _SILENT_S
+            chosen = [relay for relay in relays if relay.heard_at < silent]
+        if not chosen:
+            return None
+        longest = min(chosen, key=lambda relay: relay.heard_at)
+        return longest.heard_at, partial(self._close_idle, longest)
+
+    def _close_idle(self, relay: Relay) -> None:
+        self.relays.discard(relay)
+        relay.abort()
+
+    def _descriptors(self) -> int:
+        """Of each connection: the client's, the relay's to the front, and the front's."""
+        beginning = self._listener.beginning if self._listener is not None else 0
+        return 3 * (beginning + len(self.relays))
 
     def _closed_slow(self) -> None:
         self.service.unsent.closed += 1

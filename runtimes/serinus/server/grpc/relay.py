@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..connections.acceptor import NO_DESCRIPTORS
 from ..connections.unsent_answers import SEND_TIMEOUT_S
 from .size_filter import DROPPED_MOST, INFLATED_HERE, FrameGuard
 
@@ -20,6 +21,8 @@ __all__ = ["Relay"]
 
 _log = logging.getLogger("serinus.grpc")
 
+_REST_S = 0.1
+"""Until another try where there are no descriptors, and nobody to close."""
 _SOON_S = 1e-3
 """What no pace is told over less than."""
 
@@ -33,6 +36,7 @@ class Relay(asyncio.Protocol):
         relays: the set of all open ones; this adds and removes itself.
         send_timeout_s: how long the client may take nothing of what waits for it.
         on_stalled: told when it is closed for that.
+        make_room: closes another connection where there is no descriptor for the one to the front; whether there was one.
     """
 
     def __init__(
@@ -42,7 +46,12 @@ class Relay(asyncio.Protocol):
         relays: set[Relay],
         send_timeout_s: float = SEND_TIMEOUT_S,
         on_stalled: Callable[[], None] = lambda: None,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._make_room = make_room
+        self._time = asyncio.get_running_loop().time
+        self.heard_at = self._time()
+        """Loop time at which either side last said something."""
         self._send_timeout_s = send_timeout_s
         self._on_stalled = on_stalled
         self._stalled: asyncio.TimerHandle | None = None
@@ -76,12 +85,17 @@ class Relay(asyncio.Protocol):
 
     async def _join(self) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            front, _ = await loop.create_unix_connection(lambda: _FrontSide(self), self._path)
-        except OSError as error:
-            _log.error("the gRPC front does not accept: %s", error)
-            self._client.abort()
-            return
+        while True:
+            try:
+                front, _ = await loop.create_unix_connection(lambda: _FrontSide(self), self._path)
+                break
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTORS:
+                    _log.error("the gRPC front does not accept: %s", error)
+                    self._client.abort()
+                    return
+                if not self._make_room():
+                    await asyncio.sleep(_REST_S)
         if self._client.is_closing():
             front.abort()
             return
@@ -95,6 +109,7 @@ class Relay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the guard lets through."""
+        self.heard_at = self._time()
         if self._front is None or self._inflating is not None:
             self._early += data
             self._client.pause_reading()
@@ -166,6 +181,16 @@ class Relay(asyncio.Protocol):
 
         self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, look)
 
+    @property
+    def has_called(self) -> bool:
+        """Whether anything of a message has come."""
+        return self._guard.has_data
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is on its way out."""
+        return self._client is None or self._client.is_closing()
+
     def note_progress(self, now: float) -> None:
         """Note whether anything has gone to the client since the last look."""
         if self._sent != self._seen:
@@ -192,6 +217,7 @@ class Relay(asyncio.Protocol):
 
     def from_front(self, data: bytes) -> None:
         """Pass on what the front answers."""
+        self.heard_at = self._time()
         self._sent += len(data)
         self._client.write(data)
 

@@ -83,6 +83,8 @@ class FrameGuard:
         self._preface = True
         self._blind = False
         self._messages: dict[int, _Message] = {}
+        self.has_data = False
+        """A DATA frame has come."""
         self.has_work = False
         """What `feed` was not to inflate begins what it has kept; call it again, from wherever that may take its time."""
         self.dropped = 0
@@ -124,6 +126,7 @@ class FrameGuard:
             if after > end:
                 break
             if kind == _DATA:
+                self.has_data = True
                 if (
                     length < 5
                     or data[position + 9]

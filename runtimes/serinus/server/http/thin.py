@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, cast
 
 from ..connections.acceptor import Acceptor
+from ..connections.idle_room import Idle, IdleRoom
 from ..connections.tls_listener import TlsListener
 from ..connections.unsent_answers import UnsentAnswers
 from ..connections.waiting_connections import accept_waiting
@@ -35,6 +36,7 @@ class ThinServer:
         fields: that every answer carries.
         unsent: what waits for slow clients, of other servers of this process too; None: of this one alone.
         arrivals: told how late the loop is; None: nobody tells.
+        room: who closes an idle connection where descriptors run out, of other servers of this process too; None: this one alone.
         most_connections: open at a time; the eldest is closed for one more. None: as many as there are descriptors.
     """
 
@@ -47,8 +49,11 @@ class ThinServer:
         fields: RawHeaders = (),
         unsent: UnsentAnswers | None = None,
         arrivals: LateArrivals | None = None,
+        room: IdleRoom | None = None,
         most_connections: int | None = None,
     ) -> None:
+        self._room = room or IdleRoom()
+        self._room.add(self._idlest, lambda: len(self._connections) + self.beginning)
         self._most_connections = most_connections
         self.arrivals = arrivals or LateArrivals()
         self.unsent = UnsentAnswers(patience_s=limits.send_timeout_s) if unsent is None else unsent
@@ -84,9 +89,11 @@ class ThinServer:
         self._ssl = ssl
         make = partial(Connection, self)
         if ssl is not None:
-            self._server = TlsListener(sock, ssl, make, backlog=backlog, make_room=self.close_idle)
+            self._server = TlsListener(
+                sock, ssl, make, backlog=backlog, make_room=self._room.make, is_full=self._room.is_full
+            )
         else:
-            self._server = Acceptor(sock, make, backlog=backlog, make_room=self.close_idle)
+            self._server = Acceptor(sock, make, backlog=backlog, make_room=self._room.make, is_full=self._room.is_full)
 
     async def change_certificate(self, ssl: Any) -> None:
         """Begin connections with another TLS context; those that are open go on as they are."""
@@ -137,15 +144,24 @@ class ThinServer:
 
         As nginx does where `worker_connections` are not enough ("reusing connections"). One with a request that is worked on is never closed.
         """
+        idle = self._idlest()
+        if idle is None:
+            return False
+        idle[1]()
+        return True
+
+    def _idlest(self) -> Idle | None:
         useless = [
             (since, connection) for connection in self._connections if (since := connection.useless_since) is not None
         ]
         if not useless:
-            return False
-        _, longest = min(useless, key=lambda found: found[0])
-        del self._connections[longest]
-        longest.abort()
-        return True
+            return None
+        since, longest = min(useless, key=lambda found: found[0])
+        return since, partial(self._close_idle, longest)
+
+    def _close_idle(self, connection: Connection) -> None:
+        del self._connections[connection]
+        connection.abort()
 
     @property
     def connection_count(self) -> int:

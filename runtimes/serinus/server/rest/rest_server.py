@@ -22,6 +22,7 @@ from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
 from ..certificates import Certificates, Loaded
+from ..connections.idle_room import IdleRoom
 from ..connections.unsent_answers import UnsentAnswers
 from ..http.asgi import UvicornServer
 from ..http.exchange import HttpLimits, header_pairs
@@ -133,6 +134,7 @@ async def start_rest(
     request_access: RequestAccess | None = None,
     certificates: Certificates | None = None,
     unsent: UnsentAnswers | None = None,
+    room: IdleRoom | None = None,
 ) -> RestServer:
     """Start serving REST on the running loop.
 
@@ -148,6 +150,7 @@ async def start_rest(
         request_access: which requests need a token; None: none does.
         certificates: for TLS, exchanged with them; None: those of the settings, for good.
         unsent: what waits for slow clients, of gRPC too; None: an account of its own.
+        room: who closes an idle connection where descriptors run out, of gRPC too; None: this transport alone.
 
     Raises:
         ConfigError: the port is taken, TLS files cannot be read, or the transport's package is missing.
@@ -194,7 +197,9 @@ async def start_rest(
         page = DocsPage(plane, document, revision=settings.revision, over_tls=over_tls, needs_token=needs_token)
         app.add_docs(page)
     unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
-    transport = partial(ThinServer, unsent=unsent, arrivals=arrivals) if settings.http == "thin" else UvicornServer
+    transport = (
+        partial(ThinServer, unsent=unsent, arrivals=arrivals, room=room) if settings.http == "thin" else UvicornServer
+    )
     if settings.http != "thin":
         _log.info("HTTP transport: %s; for trusted networks: %s", settings.http, _TRUSTED)
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
