@@ -205,9 +205,7 @@ async def test_where_all_threads_hang_the_model_does_whatever_was_answered(gate:
         assert looked.servable("thread").at_work
 
 
-async def test_the_log_says_where_a_thread_is_four_frames_deep_and_that_a_task_has_none(
-    gate: Gate, caplog: Any
-):
+async def test_the_log_says_where_a_thread_is_four_frames_deep_and_that_a_task_has_none(gate: Gate, caplog: Any):
     async with looking(of("thread"), of("task")) as looked:
         await looked.begin(HANGS, "thread")
         await looked.begin(HANGS)

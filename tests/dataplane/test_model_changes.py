@@ -102,7 +102,9 @@ async def test_whoever_hears_of_no_load_is_not_needed():
 
 
 @pytest.mark.parametrize(
-    ("error", "refusals"), [(ConfigError("no such file"), 0), (UntrustedModel("no signature"), 1)], ids=["file", "trust"]
+    ("error", "refusals"),
+    [(ConfigError("no such file"), 0), (UntrustedModel("no signature"), 1)],
+    ids=["file", "trust"],
 )
 async def test_wrong_settings_are_the_fault_of_who_asks_for_the_load_and_distrust_is_counted(
     error: ConfigError, refusals: int

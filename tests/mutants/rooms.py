@@ -39,7 +39,11 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "serinus.server.access_log": ("tests/serve", "tests/rest/test_access_log.py", "tests/grpc/test_access_log.py"),
     "serinus.server.refusals": ("tests/serve", "tests/rest/test_refusals.py"),
     "serinus.server.request_access": ("tests/serve", "tests/rest/test_tokens.py", "tests/grpc/test_tokens.py"),
-    "serinus.server.request_observer": ("tests/serve", "tests/rest/test_access_log.py", "tests/rest/test_request_ids.py"),
+    "serinus.server.request_observer": (
+        "tests/serve",
+        "tests/rest/test_access_log.py",
+        "tests/rest/test_request_ids.py",
+    ),
     "serinus.cli": ("tests/serve",),
     "serinus.tuning": ("tests/tuning",),
 }

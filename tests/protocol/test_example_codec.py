@@ -46,8 +46,6 @@ def message_of_example() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.Example"))
 
 
-
-
 def read(row: bytes) -> dict[str, tuple[str | None, list[Any]]]:
     """Name to the kind of list that a feature has, and its values, as protobuf reads them."""
     found = message_of_example().FromString(row).features.feature
@@ -149,7 +147,12 @@ def test_the_rows_are_one_input_of_bytes():
     request = to_request(Examples([b"a", b"bb"]), model(CLASSES, SCORES), "classify", version="3")
     (tensor,) = request.inputs
     assert (request.model_name, request.model_version, dict(request.parameters)) == ("m", "3", {})
-    assert (tensor.name, tensor.datatype, tensor.shape, tensor.data.tolist()) == ("inputs", "BYTES", (2,), [b"a", b"bb"])
+    assert (tensor.name, tensor.datatype, tensor.shape, tensor.data.tolist()) == (
+        "inputs",
+        "BYTES",
+        (2,),
+        [b"a", b"bb"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,6 @@ def test_a_signature_that_is_not_there_is_told_with_those_that_are(signatures: d
 
 def results(response: InferResponse, task: Any, rows: int) -> Any:
     return orjson.loads(encode(response, task, rows))
-
 
 
 LABELS = np.array([[b"cat", "hund"], [b"\xff", 3]], object)
