@@ -190,7 +190,9 @@ def test_a_request_has_spans_of_its_wait_its_batch_and_its_predict_each_within_t
     assert queue.attributes == predict.attributes == named
     sizes = {"serinus.rows": 4, "serinus.batch.rows": 4, "serinus.batch.requests": 1}
     assert batch.attributes == {**named, **sizes}
-    assert not queue.links and not batch.links and not predict.links
+    assert not queue.links
+    assert not batch.links
+    assert not predict.links
 
 
 def test_a_model_without_a_version_has_none_in_its_spans():
@@ -264,7 +266,8 @@ def links_of(others: Sequence[Mapping[str, str]]) -> list[Any]:
     batch_of(*map(pending_of, others), mine)
     RequestRecorder(collector).failed("m", "", mine, InvalidInput("bad"), 14.0)
     queue, batch, predict = collector.spans
-    assert not queue.links and not predict.links
+    assert not queue.links
+    assert not predict.links
     return list(batch.links)
 
 
