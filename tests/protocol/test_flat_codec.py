@@ -116,10 +116,10 @@ def test_a_key_that_only_looks_as_if_it_were_there_twice_is_fine(body: bytes, te
 
 def test_a_model_that_tells_no_inputs_or_one_called_parameters_is_sent_to_infer():
     metadata = ModelMetadata("m", (), "", (), ())
-    with pytest.raises(InvalidInput, match="model 'm' does not say what its inputs are.*use /infer"):
+    with pytest.raises(InvalidInput, match=r"model 'm' does not say what its inputs are.*use /infer"):
         decode(b'{"text": "a"}', metadata, version="", limits=Limits(), headers={})
     spec = TensorSpec("parameters", "BYTES", (-1,))
-    with pytest.raises(InvalidInput, match="an input named 'parameters'.*use /infer"):
+    with pytest.raises(InvalidInput, match=r"an input named 'parameters'.*use /infer"):
         decoded({"parameters": {}}, spec)
     assert decoded({"text": "a"}, spec, TEXT).inputs[0].name == "text"
 

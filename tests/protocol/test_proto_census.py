@@ -103,7 +103,7 @@ def test_limits_of_a_request_are_a_million_fields_and_four_million_numbers():
     check_message(b"\x18\x01" * MOST_FIELDS)
     check_message(contents(3, b"\x01" * MOST_NUMBERS))
     for message in (b"\x18\x01" * (MOST_FIELDS + 1), contents(3, b"\x01" * (MOST_NUMBERS + 1))):
-        with pytest.raises(TooLarge, match="more than 1048576 fields .* or more than 4194304 typed integers"):
+        with pytest.raises(TooLarge, match=r"more than 1048576 fields .* or more than 4194304 typed integers"):
             check_message(message)
 
 
