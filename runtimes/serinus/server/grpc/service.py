@@ -154,6 +154,14 @@ def initial_metadata(response: InferResponse | None, headers: Mapping[str, str])
     return tuple(metadata.items())
 
 
+def _leading_name(message: bytes) -> str | None:
+    """The model's name where a message begins with it, in up to 127 bytes, and with no version behind it."""
+    if message[:1] != _MODEL_NAME or len(message) < 2 or message[1] > 127:
+        return None
+    end = 2 + message[1]
+    return None if message[end : end + 1] == _MODEL_VERSION else message[2:end].decode("utf-8", "replace")
+
+
 class Service(CallsInFlight):
     """The calls of `inference.GRPCInferenceService` and `grpc.health.v1.Health` over one plane.
 
@@ -264,12 +272,8 @@ class Service(CallsInFlight):
 
     def _is_refused_unread(self, message: bytes, answer: Answer) -> bool:
         """Refuse a call for a model that lets nobody in, by the name that its message begins with; whether it is refused."""
-        if message[:1] != _MODEL_NAME or len(message) < 2 or message[1] > 127:
-            return False
-        end = 2 + message[1]
-        if message[end : end + 1] == _MODEL_VERSION:
-            return False
-        error = self._plane.refuse_unread(message[2:end].decode("utf-8", "replace"))
+        name = _leading_name(message)
+        error = None if name is None else self._plane.refuse_unread(name)
         if error is None:
             return False
         known = self._refused
