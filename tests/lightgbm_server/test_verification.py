@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from absent_packages import BESIDE_BOOSTERS, without
 from lightgbm_server import adapter as adapters
 from lightgbm_server import modelfile, verify
 from lightgbm_server.adapter import LightGBMAdapter
@@ -128,7 +130,8 @@ def test_a_record_that_can_be_saved_nowhere_is_said_in_the_log(
 def test_the_command_tells_what_agrees_and_what_is_left_to_the_booster(path: Path, tmp_path: Path) -> None:
     linear = save(train("regression", linear_tree=True), tmp_path, "linear.txt")
     command = [sys.executable, "-m", "lightgbm_server.verify", str(path.parent), str(linear), str(tmp_path / "absent")]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **without(tmp_path, *BESIDE_BOOSTERS)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 1
     assert "the compiled engine agrees" in ran.stdout
     assert "served by lightgbm's Booster: linear trees" in ran.stderr

@@ -19,11 +19,11 @@ def without(folder: Path, *names: str) -> dict[str, str]:
     """Variables of a process that does not find these packages.
 
     Args:
-        folder: gets a folder `absent`, which stands first on the process's path.
+        folder: gets a folder `absent-packages`, which stands first on the process's path.
         names: of top packages. To import one raises what it raises where it is not installed; to look for it with
             importlib.util.find_spec finds it.
     """
-    absent = folder / "absent"
+    absent = folder / "absent-packages"
     absent.mkdir(parents=True, exist_ok=True)
     for name in names:
         text = f"No module named {name!r}"

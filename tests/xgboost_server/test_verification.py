@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from absent_packages import BESIDE_BOOSTERS, without
 from serinus import verification_records
 from serinus.engines import tree_verification
 from serinus.errors import ConfigError
@@ -224,8 +225,9 @@ def test_the_command_tells_what_is_left_to_the_booster(
 
 
 @pytest.mark.slow
-def test_the_command_runs_as_a_module(path: Path) -> None:
+def test_the_command_runs_as_a_module(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "xgboost_server.verify", str(path), "--iteration-range", "0,4"]
-    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=True)
+    environment = {**os.environ, **without(tmp_path, *BESIDE_BOOSTERS)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "agrees" in ran.stdout
     assert json.loads(path.with_name("model.ubj.verdict.json").read_text())["iterations"] == [0, 4]
