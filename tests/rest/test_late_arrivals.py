@@ -13,7 +13,7 @@ from http_support import Answer, Raw
 from rest_support import Rest, request_of, rest, wire
 from serinus.dataplane.batching.adaptive_limit import INTERVAL_S, STANDING_S
 from serinus.errors import Overloaded
-from serinus.server.http.late_arrivals import LATE_S, LateArrivals
+from serinus.server.http.late_arrivals import FEW, LATE_S, LateArrivals
 from serinus.server.http.late_arrivals import OLD_S as OLDEST_S
 
 ROW = request_of(x=np.zeros((1, 3), np.float32))
@@ -44,18 +44,29 @@ def judged(waits: list[tuple[float, float]]) -> list[bool]:
 
 
 LONG = INTERVAL_S + 0.01
+QUEUE = [(0.0, OLD_S)] * FEW
 
 
 @pytest.mark.parametrize(
     ("waits", "refused"),
     [
         ([(0, OLD_S)] * 100, [False] * 100),
-        ([(0, OLD_S), (LONG, OLD_S), (0, OLD_S)], [False, True, True]),
-        ([(0, OLD_S), (LONG, STANDING_S / 2), (0, OLD_S)], [False] * 3),
-        ([(0, OLD_S), (LONG, (STANDING_S + OLDEST_S) / 2), (0, OLD_S)], [False, False, True]),
+        ([*QUEUE, (LONG, OLD_S), (0, OLD_S)], [*[False] * FEW, True, True]),
+        ([*QUEUE, (LONG, STANDING_S / 2), (0, OLD_S)], [False] * (FEW + 2)),
+        ([*QUEUE, (LONG, (STANDING_S + OLDEST_S) / 2), (0, OLD_S)], [*[False] * FEW, False, True]),
         ([(1, STANDING_S / 2)] * 3, [False] * 3),
+        ([(OLD_S, OLD_S)] * FEW, [False] * FEW),
+        ([(OLD_S, OLD_S)] * FEW + [(OLD_S, STANDING_S / 2)] + [(OLD_S, OLD_S)] * FEW, [False] * (2 * FEW + 1)),
     ],
-    ids=["a pause, read at once", "waits that stand", "a young one between", "neither young nor old", "all young"],
+    ids=[
+        "a pause, read at once",
+        "waits that stand",
+        "a young one between",
+        "neither young nor old",
+        "all young",
+        "one client, request after request",
+        "one client, in two bad seconds",
+    ],
 )
 def test_only_old_requests_of_a_standing_wait_are_refused(waits: list[tuple[float, float]], refused: list[bool]):
     assert judged(waits) == refused
@@ -66,7 +77,8 @@ def test_nobody_is_asked_while_the_loop_is_in_time_and_what_stood_is_forgotten()
     arrivals = LateArrivals(clock)
     arrivals.note(LATE_S * 2)
     assert arrivals.is_late
-    arrivals.check(OLD_S)
+    for _ in range(FEW):
+        arrivals.check(OLD_S)
     arrivals.note(LATE_S / 2)
     assert not arrivals.is_late
     clock.now += LONG
@@ -96,7 +108,7 @@ V1 = {"instances": [[0.0, 0.0, 0.0]]}
 async def test_over_sockets_old_inference_is_429_before_it_is_decoded_and_all_else_is_answered():
     async with rest("row") as server:
         server.server.arrivals.note(1.0)
-        server.server.arrivals._since = time.monotonic() - 1
+        server.server.arrivals._since, server.server.arrivals._stood = time.monotonic() - 1, FEW
         asked = [
             wire("POST", "/v2/models/row/infer", b"no JSON"),
             wire("POST", "/v1/models/row:predict", V1),
@@ -124,6 +136,6 @@ async def test_a_model_with_priorities_judges_its_requests_itself():
         for servable in server.plane.registry.servables():
             servable.has_priorities = True
         server.server.arrivals.note(1.0)
-        server.server.arrivals._since = time.monotonic() - 1
+        server.server.arrivals._since, server.server.arrivals._stood = time.monotonic() - 1, FEW
         answers = await read_late(server, wire("POST", "/v2/models/row/infer", ROW))
         assert answers[0].status == 200
