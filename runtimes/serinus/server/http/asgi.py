@@ -3,6 +3,7 @@
 uvicorn owns the sockets, the parsing and the connections; this module turns one ASGI HTTP scope into one `Exchange`.
 What uvicorn has no setting for is left as uvicorn does it: a header section is measured when it has come, pipelined
 requests one at a time, half-closed clients taken for gone. tests/http/test_transports.py lists every difference that a client can see.
+Connections are accepted by our `Acceptor`, and what waits for slow clients is bounded as on the thin transport.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import contextlib
 import math
 import socket
 from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from ...errors import ConfigError, RequestTimedOut, SerinusError, TooLarge
+from ...errors import ConfigError, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from ..connections.acceptor import Acceptor
+from ..connections.tls_listener import TlsListener
+from ..connections.unsent_answers import LARGE_BYTES, Reader, UnsentAnswers
 from ..connections.waiting_connections import accept_waiting, unread_bytes
 from .exchange import (
     CLIENT_LEFT,
@@ -40,6 +44,8 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 _JSON: Final = "application/json"
+_READER: Final = "serinus.reader"
+"""Key of a scope: its connection, for whom answers wait."""
 
 
 class _Gone(Exception):
@@ -97,8 +103,15 @@ class AsgiApp:
     """An ASGI 3 application around an `App`: http scopes only."""
 
     def __init__(
-        self, app: App, limits: HttpLimits, *, observer: Observer | None = None, fields: RawHeaders = ()
+        self,
+        app: App,
+        limits: HttpLimits,
+        unsent: UnsentAnswers,
+        *,
+        observer: Observer | None = None,
+        fields: RawHeaders = (),
     ) -> None:
+        self._unsent = unsent
         self._app = app
         self._limits = limits
         self._observer = observer
@@ -139,7 +152,7 @@ class AsgiApp:
         if exchange.pieces is not None:
             await self._send_pieces(exchange, exchange.reply, exchange.pieces, receive, send)
         else:
-            await self._send(exchange, exchange.reply, send)
+            await self._send(exchange, exchange.reply, send, scope.get(_READER))
 
     def _check_head(self, scope: _Message, target: bytes, headers: Headers) -> None:
         if len(target) > self._limits.target_bytes:
@@ -211,13 +224,29 @@ class AsgiApp:
         exchange: Exchange,
         reply: tuple[int, str, Sequence[Buffer], RawHeaders],
         send: _Send,
+        reader: Reader | None,
     ) -> None:
         status, _, chunks, _ = reply
-        body = b"".join(chunks)
+        body = b"" if exchange.method == b"HEAD" else b"".join(chunks)
+        length = sum(len(memoryview(chunk).cast("B")) for chunk in chunks)
+        is_large = len(body) > LARGE_BYTES and reader is not None
+        if is_large:
+            try:
+                self._unsent.check(len(body))
+            except Overloaded as error:
+                is_large = False
+                extra = [
+                    *exchange.headers.request_id_back(),
+                    (b"Retry-After", b"%d" % math.ceil(error.retry_after_s or 1)),
+                ]
+                status, body = error.http_status, self._app.error_body(error)
+                reply, length = (status, _JSON, [body], extra), len(body)
         if self._observer is not None:
-            self._observer(exchange, status, len(body))
-        await send(self._start(reply, len(body)))
-        await send({"type": "http.response.body", "body": b"" if exchange.method == b"HEAD" else body})
+            self._observer(exchange, status, length)
+        await send(self._start(reply, length))
+        if is_large and reader is not None:
+            self._unsent.add(reader, len(body))
+        await send({"type": "http.response.body", "body": body})
 
     def _start(self, reply: tuple[int, str, Sequence[Buffer], RawHeaders], length: int | None) -> _Message:
         status, content_type, _, extra = reply
@@ -265,6 +294,10 @@ class AsgiApp:
             exchange.leave()
 
 
+def _listening(sock: socket.socket, ssl: Any, make: Callable[[], asyncio.Protocol], backlog: int) -> Acceptor:
+    return Acceptor(sock, make, backlog=backlog) if ssl is None else TlsListener(sock, ssl, make, backlog=backlog)
+
+
 async def _disconnected(receive: _Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -274,8 +307,15 @@ class UvicornServer:
     """uvicorn on a socket of ours, inside a running loop."""
 
     def __init__(
-        self, app: App, limits: HttpLimits, *, observer: Observer | None = None, fields: RawHeaders = ()
+        self,
+        app: App,
+        limits: HttpLimits,
+        *,
+        observer: Observer | None = None,
+        fields: RawHeaders = (),
+        unsent: UnsentAnswers | None = None,
     ) -> None:
+        account = UnsentAnswers(patience_s=limits.send_timeout_s) if unsent is None else unsent
         try:
             import uvicorn
             from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -283,6 +323,56 @@ class UvicornServer:
             raise ConfigError("http=uvicorn needs the package 'uvicorn': install serinus[uvicorn]") from error
 
         class Protocol(HttpToolsProtocol):
+            """One client's connection, and the `Reader` that its answers wait for."""
+
+            tells_pace = True
+            stalled: asyncio.TimerHandle | None = None
+
+            def on_message_begin(self) -> None:
+                super().on_message_begin()
+                cast("_Message", self.scope)[_READER] = self
+
+            def pause_writing(self) -> None:
+                super().pause_writing()
+                account.add(self, 0)
+                self.await_reading(self.unsent())
+
+            def resume_writing(self) -> None:
+                super().resume_writing()
+                self.stop_waiting()
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                account.drop(self)
+                super().connection_lost(exc)
+                self.stop_waiting()
+
+            def await_reading(self, before: int) -> None:
+                """Close if the client takes nothing of what waits for it."""
+
+                def look() -> None:
+                    left = self.unsent()
+                    if left < before:
+                        self.await_reading(left)
+                    else:
+                        account.closed += not self.transport.is_closing()
+                        self.transport.abort()
+
+                self.stop_waiting()
+                self.stalled = asyncio.get_running_loop().call_later(limits.send_timeout_s, look)
+
+            def stop_waiting(self) -> None:
+                if self.stalled is not None:
+                    self.stalled.cancel()
+                    self.stalled = None
+
+            def unsent(self) -> int:
+                return self.transport.get_write_buffer_size()
+
+            def give_up(self) -> bool:
+                self.transport.abort()
+                account.drop(self)
+                return True
+
             def send_400_response(self, msg: str) -> None:
                 """Say in JSON what uvicorn says in text, and before any answer of its own to the same request."""
                 body = app.error_body(BadRequest("malformed HTTP request"))
@@ -293,9 +383,8 @@ class UvicornServer:
         self._protocol = Protocol
         self._uvicorn = uvicorn
         self._limits = limits
-        self._app = AsgiApp(app, limits, observer=observer, fields=fields)
+        self._app = AsgiApp(app, limits, account, observer=observer, fields=fields)
         self._server: Any = None
-        self._sock: socket.socket
         self._task: asyncio.Task[None] | None = None
 
     async def listen(self, *, sock: socket.socket, ssl: Any = None, backlog: int = 2048) -> None:
@@ -315,13 +404,24 @@ class UvicornServer:
         config.load()
         config.ssl = ssl
 
+        protocol = self._protocol
+
         class Server(self._uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await self.lifespan.startup()
+
+                def make() -> asyncio.Protocol:  # as uvicorn's own
+                    return protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+
+                assert sockets is not None  # noqa: S101 # `serve` below gives one
+                self.servers: list[Any] = [_listening(one, config.ssl, make, backlog) for one in sockets]
+                self.started = True
+
             @contextlib.contextmanager
             def capture_signals(self) -> Generator[None, None, None]:
                 yield  # signals belong to `serinus.server.lifecycle`
 
         sock.setblocking(False)
-        self._sock = sock
         self._server = Server(config)
         self._task = task = asyncio.ensure_future(self._server.serve(sockets=[sock]))
         while not self._server.started:
@@ -331,24 +431,11 @@ class UvicornServer:
             await asyncio.sleep(0.005)
 
     async def change_certificate(self, ssl: Any) -> None:
-        """Accept from the same queue of connections with another TLS context; connections that are open go on as they are."""
-        if self._app.closing or self._server is None:
-            return
-        server, config = self._server, self._server.config
-        config.ssl = ssl
-
-        def make(_loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Protocol:  # as uvicorn.Server.startup
-            return self._protocol(
-                config=config, server_state=server.server_state, app_state=server.lifespan.state, _loop=_loop
-            )
-
-        sock = self._sock.dup()
-        sock.setblocking(False)
-        new = await asyncio.get_running_loop().create_server(make, sock=sock, ssl=ssl, backlog=config.backlog)
-        self._sock = sock
-        old, server.servers = server.servers, [new]
-        for one in (*old, *((new,) if self._app.closing else ())):
-            one.close()
+        """Begin connections with another TLS context; those that are open go on as they are."""
+        if self._server is not None:
+            for server in self._server.servers:
+                if isinstance(server, TlsListener):
+                    server.context = ssl
 
     async def take_waiting(self) -> None:
         """Accept the connections that the kernel has: closing the listening socket would reset them."""

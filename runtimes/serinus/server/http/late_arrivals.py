@@ -5,8 +5,9 @@ sees them, and each is old when it is read. First come, first served then serves
 request for inference is asked how long its last bytes have waited, which the kernel knows, and that wait is judged as every other queue here is (CoDel,
 RFC 8289; `adaptive_limit`): one that has waited for more than `OLD_S` is refused before its body is decoded, once waits of more than
 `STANDING_S` have stood for `INTERVAL_S`. A pause, after which all that waited is read within a few milliseconds, refuses nothing; nor does a model that is idle
-lose a request, since one that is young ends the standing. And what has waited must be a queue: where a hundred scrapes keep the loop for a second, the few requests
-beside them wait as long, and refusing those shortens nothing (CoDel drops nothing either while less than a packet's worth waits: RFC 8289, 4.4).
+lose a request, since one that is young ends the standing. And what has waited must be a queue: where a hundred scrapes keep the loop for a
+second, the few requests beside them wait as long, and refusing those shortens nothing (CoDel drops nothing either while no more than a packet
+waits: RFC 8289, section 5, `maxpacket`).
 """
 
 from __future__ import annotations

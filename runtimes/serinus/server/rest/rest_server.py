@@ -43,8 +43,8 @@ __all__ = ["RestServer", "start_rest"]
 _log = logging.getLogger("serinus.rest")
 
 _TRUSTED: Final = (
-    "answers that wait for slow readers are not bounded over all clients, requests that have waited too long are served all the same, and liveness "
-    "waits while the event loop is held; keep strangers behind a gateway, or use --http thin"
+    "requests that have waited too long are served all the same, liveness waits while the event loop is held, and where descriptors run out idle "
+    "connections make no room; keep strangers behind a gateway, or use --http thin"
 )
 
 _PLAIN_CONNECTIONS: Final = 256
@@ -197,9 +197,10 @@ async def start_rest(
         page = DocsPage(plane, document, revision=settings.revision, over_tls=over_tls, needs_token=needs_token)
         app.add_docs(page)
     unsent = unsent or UnsentAnswers(settings.max_unsent_bytes, patience_s=settings.send_timeout_s)
-    transport = (
-        partial(ThinServer, unsent=unsent, arrivals=arrivals, room=room) if settings.http == "thin" else UvicornServer
-    )
+    if settings.http == "thin":
+        transport = partial(ThinServer, unsent=unsent, arrivals=arrivals, room=room)
+    else:
+        transport = partial(UvicornServer, unsent=unsent)
     if settings.http != "thin":
         _log.info("HTTP transport: %s; for trusted networks: %s", settings.http, _TRUSTED)
     fields = header_pairs({REVISION_FIELD: settings.revision}) if settings.revision else ()
