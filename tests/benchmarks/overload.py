@@ -377,9 +377,13 @@ def main() -> None:
         "--kinds",
         action="store_true",
         help="5 ms and 10x of models that compute in Python, of those in threads and processes, pipelines and KServe's classes over REST and the "
-        "native engine, and of the others over grpcio: some five minutes",
+        "native engine, and of the others over grpcio: some five minutes; with --mlserver-python MLServer's classes too",
     )
-    parser.add_argument("--mlserver-python", default="", help="of the environment that has MLServer, for its rows")
+    parser.add_argument(
+        "--mlserver-python",
+        default="",
+        help="of the environment that has MLServer (make .venv/.mlserver), for its rows",
+    )
     parser.add_argument("--predict-ms", nargs="+", type=float, default=[5.0, 20.0])
     parser.add_argument("--times", nargs="+", type=float, default=[1.5, 3.0, 10.0])
     parser.add_argument("--clients", nargs="+", default=["patient", "impatient"], choices=list(DEADLINE_S))
@@ -393,7 +397,9 @@ def main() -> None:
         arguments.models = [*MODELS, *OTHERS, *(_of_mlserver if arguments.mlserver_python else ())]
     if arguments.kinds:
         arguments.times, arguments.predict_ms, arguments.seconds = [10.0], [5.0], 3.0
-    rows = KINDS if arguments.kinds else [(model, each) for each in arguments.transport for model in arguments.models]
+    hosted = [(model, transport) for model in _of_mlserver for transport in ("rest", "grpcio")]
+    kinds = [*KINDS, *(hosted if arguments.mlserver_python else ())]
+    rows = kinds if arguments.kinds else [(model, each) for each in arguments.transport for model in arguments.models]
     print(
         f"limit {arguments.limit or 'default'}, load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
     )

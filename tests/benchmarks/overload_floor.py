@@ -3,10 +3,11 @@
 Usage: PYTHONPATH=tests python -m benchmarks.overload_floor [--rate 1800] [--seconds 2] [--rounds 5]
 
 The least that a refusal takes, for there is no model, no plane and no HTTP in it; so no server of these parts keeps more of a model under
-so many refusals. Three servers, one process each, which all compute 5 ms after 5 ms in a thread, as `Computing` of the overload benchmark does:
+so many refusals. Four servers, one process each, which all compute 5 ms after 5 ms in a thread, as `Computing` of the overload benchmark does:
   rest    a protocol that answers whatever it reads with the bytes of a 429: one read and one write for each
   grpc    the same with the frames of RESOURCE_EXHAUSTED
   native  relays, size filter and front of the native engine, over a service that fails every call: two reads and two writes
+  grpcio  grpcio's engine over the same service
 Steps of the thread without refusals and with them, in turns, so that what the machine does beside hits both; the median of the rounds. The clients
 are those of the overload benchmark, each connection with one request at a time, on the same cores.
 """
@@ -30,7 +31,7 @@ from .overload_models import compute
 
 __all__ = ["main"]
 
-KINDS = ("rest", "grpc", "native")
+KINDS = ("rest", "grpc", "native", "grpcio")
 PREDICT_S = 0.005
 _BODY = b'{"error":"the model is overloaded; come back in 0.1 s or send to more replicas"}'
 REFUSAL = (
@@ -78,11 +79,12 @@ class _Steps:
             self.done += 1
 
 
-async def _native_server() -> int:
+async def _engine_server(kind: str) -> int:
     from serinus.dataplane.plane import Plane
     from serinus.dataplane.registry import Registry
     from serinus.dataplane.telemetry.metrics import Metrics
     from serinus.server.grpc.answers import Answer, Failure
+    from serinus.server.grpc.grpcio_engine import GrpcioEngine
     from serinus.server.grpc.native_engine import NativeEngine
     from serinus.server.grpc.service import Service
     from serinus.settings import ServerSettings
@@ -108,8 +110,14 @@ async def _native_server() -> int:
     metrics = Metrics()
     plane = Plane(Registry(lambda chosen: None, metrics=metrics), metrics=metrics)  # type: ignore[arg-type, return-value] # it makes none
     settings = ServerSettings(host="127.0.0.1")
-    engine = NativeEngine(Refusing(plane, settings, metrics=metrics), settings)
-    await engine.start("127.0.0.1", 0)
+    service = Refusing(plane, settings, metrics=metrics)
+    engine: NativeEngine | GrpcioEngine
+    if kind == "native":
+        engine = NativeEngine(service, settings)
+        await engine.start("127.0.0.1", 0)
+    else:
+        engine = GrpcioEngine(service, settings)
+        await engine.start("127.0.0.1:0")
     _kept.append(engine)
     return engine.port
 
@@ -123,7 +131,7 @@ async def _serve(kind: str) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Refusing(is_grpc=kind == "grpc"), "127.0.0.1", 0)
     rest = server.sockets[0].getsockname()[1]
-    print(rest, await _native_server() if kind == "native" else rest, flush=True)
+    print(rest, await _engine_server(kind) if kind in ("native", "grpcio") else rest, flush=True)
     steps = _Steps()
     while await loop.run_in_executor(None, sys.stdin.readline):
         print(steps.done, flush=True)
