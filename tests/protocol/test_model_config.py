@@ -31,14 +31,14 @@ def test_a_model_that_is_not_batched_has_its_shapes_whole():
 
 
 def test_a_batched_model_has_them_without_the_rows_and_a_scalar_a_row_is_told_so():
-    assert document(max_batch_rows=8, max_delay_s=0.0015) == {
+    assert document(max_batch_rows=8, max_delay_s=2.5) == {
         "name": "m",
         "platform": "onnx",
         "backend": "onnx",
         "max_batch_size": 8,
         "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [3]}],
         "output": [{"name": "one", "data_type": "TYPE_INT64", "dims": [1], "reshape": {"shape": []}}],
-        "dynamic_batching": {"max_queue_delay_microseconds": 1500},
+        "dynamic_batching": {"max_queue_delay_microseconds": 2_500_000},
     }
 
 
