@@ -143,7 +143,10 @@ def _positions(source: str, operator: Operator) -> Iterator[tuple[int, int]]:
 
 
 def _apply(source: str, name: str, operator: Operator, occurrence: int, at: tuple[int, int]) -> Mutation | None:
-    mutated = MutationVisitor.mutate_code(source, operator, occurrence)
+    try:
+        mutated = MutationVisitor.mutate_code(source, operator, occurrence)
+    except AttributeError:  # Cosmic Ray 8.4's ExceptionReplacer takes `module.Error` within a tuple for a plain name
+        return None
     try:
         if mutated is None or _what_runs(mutated) == _what_runs(source) or _is_warned_of(mutated):
             return None
