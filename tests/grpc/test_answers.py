@@ -28,7 +28,7 @@ PAYLOAD = encode_response(RESPONSE, REQUEST)
     [
         ("", True),
         ("an id", True),
-        ("~!\"{}", True),
+        ('~!"{}', True),
         ("é", False),
         ("日本", False),
         ("a\nb", False),

@@ -103,9 +103,7 @@ def test_a_time_alone_leaves_the_others(key: str):
 
 @pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), (1, 1.0), ("a", 0.0)])
 def test_a_call_and_a_whole_request_have_a_limit_as_soon_as_one_is_written(value: Any, seconds: float):
-    graph = parse_inference_graph(
-        document({"nodes": {}, "routerTimeouts": {"serviceClient": value}, "timeout": value})
-    )
+    graph = parse_inference_graph(document({"nodes": {}, "routerTimeouts": {"serviceClient": value}, "timeout": value}))
     assert (graph.timeouts.service_client_s, graph.timeout_s) == (seconds, seconds)
 
 

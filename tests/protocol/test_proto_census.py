@@ -88,8 +88,26 @@ def test_what_several_parts_hold_adds_up(counter: str):
 
 @pytest.mark.parametrize(
     "message",
-    [b"", b"\x18", b"\x80" * 11, field(5, b"x")[:-1], b"\x2a\xff\xff\xff\x7f", b"\x19\x00", field(5, b"\x80"), field(5, b"\x18\x01" * 2 * FIELDS)[:-1]],
-    ids=["empty", "no value", "a varint too long", "cut", "longer than all", "a fixed one cut", "cut within", "many and cut"],
+    [
+        b"",
+        b"\x18",
+        b"\x80" * 11,
+        field(5, b"x")[:-1],
+        b"\x2a\xff\xff\xff\x7f",
+        b"\x19\x00",
+        field(5, b"\x80"),
+        field(5, b"\x18\x01" * 2 * FIELDS)[:-1],
+    ],
+    ids=[
+        "empty",
+        "no value",
+        "a varint too long",
+        "cut",
+        "longer than all",
+        "a fixed one cut",
+        "cut within",
+        "many and cut",
+    ],
 )
 def test_what_is_damaged_is_left_to_whoever_parses_it(message: bytes, counter: str):
     assert not is_laborious(message)
