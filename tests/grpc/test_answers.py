@@ -113,11 +113,13 @@ async def test_a_stream_that_nobody_reads_on_stops_the_model_and_is_cancelled():
     assert stream.ends == [(GrpcStatus.CANCELLED, len(PAYLOAD))]
 
 
-async def test_a_stream_of_which_nobody_asks_the_end_ends_all_the_same():
-    stream = Stream([RESPONSE])
-    stream.responses.on_end = None
-    await stream.fill()
-    assert [one async for one in stream.responses] == [PAYLOAD]
+@pytest.mark.parametrize("final_wanted", [True, False])
+async def test_a_stream_of_which_nobody_asks_the_end_ends_all_the_same(final_wanted: bool):
+    source: ResponseStream[InferResponse] = ResponseStream()
+    responses = Responses(source, REQUEST, 1000, final_wanted=final_wanted)
+    assert (responses.request, responses.final_wanted) == (REQUEST, final_wanted)
+    source.end_with_only(RESPONSE)
+    assert [one async for one in responses] == [PAYLOAD]
 
 
 # Observed answers

@@ -145,6 +145,7 @@ def test_the_thread_reads_all_at_once_where_it_is_told_to_and_only_then(looks: L
     assert looks.reads.threads == other.threads == {"serinus-keys"}
     looks.watch.reload_all()
     wait_until(lambda: (looks.reads.count, other.count) == (2, 2))
+    wait_until(lambda: not looks.watch._wake.is_set())
 
 
 def test_the_thread_looks_each_period_until_it_is_closed(tmp_path: Path):

@@ -1,0 +1,206 @@
+"""What is decided of each function of a model, and which of it is kept for a later start."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from serinus import Call, Model, ModelSettings, TensorSpec
+from serinus.dataplane.joining.decision import Batching, decide, first_dimension, settle
+from serinus.errors import ModelFailed
+from serinus.model import Provenance
+from serinus.protocol.types import Signature
+
+X, Y = (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),)
+FIXED = (TensorSpec("x", "FP32", (4, 3)),)
+RECORD = "model.bin.batching.verdict.json"
+
+
+class Functions(Model):
+    """Doubles rows, sums them up or refuses them, by its signature."""
+
+    batching = "earned"
+    inputs, outputs = X, Y
+    default_signature = "main"
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self.signatures = {name: Signature(X, Y) for name in ("main", "doubles", "sums")}
+        self.told: list[bool] = []
+        self.asked: set[str] = set()
+
+    def join_rows(self, joined: bool) -> None:
+        self.told.append(joined)
+
+    def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+        name = call.parameters.get("signature_name", "")
+        self.asked.add(name)
+        return {"y": np.cumsum(inputs["x"], axis=0) if name == "sums" else inputs["x"] * 2}
+
+
+def made(folder: Path | None = None) -> Functions:
+    settings = ModelSettings(name="m")
+    model = Functions(settings)
+    if folder is not None:
+        (folder / "model.bin").write_bytes(b"x" * 3_000_000)
+        model.provenance = Provenance((folder / "model.bin",), {"framework": "1"})
+    return model
+
+
+def decided(model: Functions, *, clock: Any = lambda: 0.0, error: Exception | None = None, **fields: Any) -> Batching:
+    @contextlib.contextmanager
+    def trial() -> Iterator[Any]:
+        if error is not None:
+            raise error
+        yield model.predict
+
+    return decide(model, ModelSettings(name="m", **fields), trial, clock, could=True)
+
+
+def test_each_function_is_judged_by_itself_and_those_that_join_are_not_named():
+    found = decided(made())
+    assert found.joined
+    assert not found.doubtful
+    assert set(found.signatures) == {"sums"}
+    assert "differs from its answer alone" in found.signatures["sums"]
+
+
+def test_the_default_function_is_asked_without_its_name_and_once():
+    model = made()
+    decided(model)
+    assert model.asked == {"", "doubles", "sums"}
+
+
+def test_a_function_whose_rows_are_fixed_is_not_asked():
+    model = made()
+    model.signatures = {"main": Signature(X, Y), "sums": Signature(FIXED, Y)}
+    assert dict(decided(model).signatures) == {}
+    assert model.asked == {""}
+
+
+def test_where_the_default_function_is_not_joined_none_is_and_the_others_are_not_asked():
+    model = made()
+    model.predict = lambda inputs, call: model.asked.add(call.parameters.get("signature_name", "")) or {  # type: ignore[method-assign]
+        "y": np.cumsum(inputs["x"], axis=0)
+    }
+    found = decided(model)
+    assert (found.joined, dict(found.signatures), model.asked) == (False, {}, {""})
+
+
+@pytest.mark.parametrize("sure", [None, True])
+def test_a_check_that_cannot_be_made_joins_nothing_but_by_the_owners_word(sure: bool | None):
+    found = decided(made(), error=ModelFailed("no process"), batchable=sure)
+    assert found.joined is bool(sure)
+    assert "whether rows are independent could not be checked: no process" in found.reason
+    assert dict(found.signatures) == {}
+
+
+def test_what_was_found_is_kept_and_found_again(tmp_path: Path):
+    first = decided(made(tmp_path))
+    body = orjson.loads((tmp_path / RECORD).read_bytes())
+    assert {name: one["outcome"] for name, one in body["functions"].items()} == {
+        "": "independent",
+        "doubles": "independent",
+        "sums": "dependent",
+    }
+    again = made(tmp_path)
+    found = decided(again)
+    assert again.asked == set()
+    assert (found.joined, found.reason, dict(found.signatures)) == (True, first.reason, dict(first.signatures))
+
+
+@pytest.mark.parametrize("change", ["the file", "the last byte of the file", "a fact", "the owner's word", "the rows"])
+def test_what_decides_the_answers_makes_another_record(change: str, tmp_path: Path):
+    decided(made(tmp_path))
+    model, fields = made(tmp_path), {}
+    if change == "the file":
+        (tmp_path / "model.bin").write_bytes(b"other")
+    elif change == "the last byte of the file":
+        (tmp_path / "model.bin").write_bytes(b"x" * 2_999_999 + b"y")
+    elif change == "a fact":
+        model.provenance = Provenance((tmp_path / "model.bin",), {"framework": "2"})
+    elif change == "the owner's word":
+        fields = {"batchable": True}
+    else:
+        model.inputs = (TensorSpec("x", "FP32", (-1, 4)),)
+    decided(model, **fields)
+    assert model.asked
+
+
+def test_what_was_not_found_out_in_time_is_not_kept(tmp_path: Path):
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 100.0
+        return now[0]
+
+    model = made(tmp_path)
+    assert not decided(model, clock=clock).joined
+    assert not (tmp_path / RECORD).exists()
+    decided(model, error=ModelFailed("no process"))
+    assert not (tmp_path / RECORD).exists()
+
+
+def test_nothing_is_kept_of_a_model_that_does_not_say_what_it_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path))
+    assert decided(made()).joined
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"functions": {}},
+        {"functions": {"sums": {"outcome": "independent", "reason": ""}}},
+        {"functions": {"": {"outcome": "late", "reason": ""}}},
+        {"functions": {"": {"outcome": "independent"}}},
+        {"functions": {"": "independent"}},
+        {"functions": []},
+        {"sha256": "other"},
+    ],
+)
+def test_a_record_that_says_less_is_none(damage: dict[str, Any], tmp_path: Path):
+    decided(made(tmp_path))
+    body = orjson.loads((tmp_path / RECORD).read_bytes())
+    (tmp_path / RECORD).write_bytes(orjson.dumps({**body, **damage}))
+    model = made(tmp_path)
+    decided(model)
+    assert model.asked
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        (X, Y, ""),
+        (FIXED, Y, "input 'x' has shape [4, 3], whose first dimension is not free"),
+        (X, FIXED, "output 'x' has shape [4, 3], whose first dimension is not free"),
+        ((TensorSpec("s", "FP32", ()),), Y, "input 's' has shape [], whose first dimension is not free"),
+        (FIXED, FIXED, "input 'x' has shape [4, 3], whose first dimension is not free"),
+    ],
+)
+def test_the_first_dimension_of_every_tensor_is_that_of_rows(inputs: Any, outputs: Any, said: str):
+    assert first_dimension(inputs, outputs) == said
+
+
+def test_a_model_and_its_processes_are_told_no_first_and_then_what_was_decided():
+    model, told = made(), []
+
+    @contextlib.contextmanager
+    def trial() -> Iterator[Any]:
+        assert model.told == [False], "while it is checked it joins nothing"
+        yield model.predict
+
+    settle(model, ModelSettings(name="m"), trial, lambda: 0.0, told=told.append)
+    assert model.told == told == [False, True]
+    assert set(model.unbatched_signatures) == {"sums"}
+    assert model.details["batching"] == "joined"
+    model = made()
+    settle(model, ModelSettings(name="m", batchable=False), trial, lambda: 0.0)
+    assert model.told == [False]
+    assert model.details["batching"] == "alone"
