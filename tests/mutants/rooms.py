@@ -42,6 +42,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "serinus.server.request_observer": (
         "tests/serve",
         "tests/rest/test_access_log.py",
+        "tests/rest/test_observed_exchanges.py",
         "tests/rest/test_request_ids.py",
     ),
     "serinus.cli": ("tests/serve",),
