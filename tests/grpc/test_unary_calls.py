@@ -21,12 +21,12 @@ NAMES = (
 )
 
 
-def calls_of(plane: Any, *, ready: bool = True) -> Any:
+def calls_of(plane: Any, *, ready: bool = True, repository: Any = None) -> Any:
     def model_ready(name: str, version: str) -> bool:
         return ready and plane.model_ready(name, version)
 
     readiness: Any = SimpleNamespace(server_live=lambda: True, server_ready=lambda: ready, model_ready=model_ready)
-    return UnaryCalls(plane, readiness, None, mlservers_metadata=False).by_path()
+    return UnaryCalls(plane, readiness, repository, mlservers_metadata=False).by_path()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,3 +64,40 @@ async def test_a_model_is_asked_for_by_its_name_and_version(name: str):
         for fields in ({"name": "other"}, {"name": "m", "version": "3"}):
             with pytest.raises(NotFound):
                 await call(kind(**fields).SerializeToString())
+
+
+LOAD, UNLOAD = f"{SERVICE}/RepositoryModelLoad", f"{SERVICE}/RepositoryModelUnload"
+
+
+async def test_models_are_loaded_and_unloaded_by_their_names():
+    async with serving(Doubler) as plane:
+        calls = calls_of(plane)
+        old = plane.registry.find("m")
+        answer = pb.RepositoryModelLoadResponse.FromString(
+            await calls[LOAD](pb.RepositoryModelLoadRequest(model_name="m").SerializeToString())
+        )
+        assert (answer.model_name, answer.isLoaded) == ("m", True)
+        assert plane.registry.find("m") is not old
+        gone = pb.RepositoryModelUnloadResponse.FromString(
+            await calls[UNLOAD](pb.RepositoryModelUnloadRequest(model_name="m").SerializeToString())
+        )
+        assert (gone.model_name, gone.isUnloaded) == ("m", True)
+        with pytest.raises(NotFound):
+            plane.registry.find("m")
+
+
+async def test_where_several_workers_share_the_port_all_of_them_are_told():
+    told: list[Any] = []
+
+    async def repository(action: str, name: str, parameters: Any) -> None:
+        told.append((action, name, dict(parameters)))
+
+    async with serving(Doubler) as plane:
+        old = plane.registry.find("m")
+        calls = calls_of(plane, repository=repository)
+        load = pb.RepositoryModelLoadRequest(model_name="m")
+        load.parameters["config"].string_param = "{}"
+        await calls[LOAD](load.SerializeToString())
+        await calls[UNLOAD](pb.RepositoryModelUnloadRequest(model_name="m").SerializeToString())
+        assert told == [("load", "m", {"config": "{}"}), ("unload", "m", {})]
+        assert plane.registry.find("m") is old

@@ -77,6 +77,7 @@ def test_a_plain_probe_is_answered_and_its_connection_closed(head: bytes, place:
     client = place.connect(head)
     place.serve()
     assert everything(client) == ANSWER
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0, "it is closed, not reset: all was read"
     assert place.adopted == []
 
 
@@ -90,6 +91,7 @@ OTHERS = {
     "half a head": HEAD[:-2],
     "two requests": HEAD + HEAD,
     "a head and more": HEAD + b"x",
+    "a head and empty lines": HEAD + b"\r\n\r\n",
     "a length": HEAD.replace(b"Host: a", b"Content-Length: 0"),
     "chunks": HEAD.replace(b"Host: a", b"TRANSFER-ENCODING : chunked"),
     "an expectation": HEAD.replace(b"Host: a", b"Expect:100-continue"),

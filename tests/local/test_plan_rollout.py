@@ -49,6 +49,7 @@ def test_the_books_after_a_revision_has_become_ready(books: Rollout, newest: str
         (ONE, None, (Share("1", 100, "latest"),)),
         (TWO, None, (Share("2", 100, "latest"),)),
         (TWO, 100, (Share("2", 100, "latest"),)),
+        (TWO, 101, (Share("2", 100, "latest"),)),
         (TWO, 99, (Share("2", 99, "latest"), Share("1", 1, "prev"))),
         (TWO, 10, (Share("2", 10, "latest"), Share("1", 90, "prev"))),
         (TWO, 0, (Share("2", 0, "latest"), Share("1", 100, "prev"))),
