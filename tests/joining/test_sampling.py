@@ -72,7 +72,9 @@ def test_optional_inputs_are_tried_with_and_without():
     assert {tuple(scene.rows) for scene in alone} == {("b",)}, "a scene has inputs"
 
 
-@pytest.mark.parametrize(("columns", "fits"), [(MOST_BYTES // (5 * 8 * 224), True), (MOST_BYTES // (5 * 8 * 224) + 1, False)])
+@pytest.mark.parametrize(
+    ("columns", "fits"), [(MOST_BYTES // (5 * 8 * 224), True), (MOST_BYTES // (5 * 8 * 224) + 1, False)]
+)
 def test_a_fallback_beyond_sixty_four_mebibytes_is_left_out(columns: int, fits: bool, monkeypatch: pytest.MonkeyPatch):
     # Not drawn, for its size: what is asked is which are.
     asked: list[str] = []
@@ -86,7 +88,9 @@ def test_a_fallback_beyond_sixty_four_mebibytes_is_left_out(columns: int, fits: 
 
 
 def test_the_same_rows_are_drawn_every_time():
-    for one, other in zip(drawn(TensorSpec("x", "BYTES", (-1, 2))), drawn(TensorSpec("x", "BYTES", (-1, 2))), strict=True):
+    for one, other in zip(
+        drawn(TensorSpec("x", "BYTES", (-1, 2))), drawn(TensorSpec("x", "BYTES", (-1, 2))), strict=True
+    ):
         assert one.rows["x"].tolist() == other.rows["x"].tolist()
 
 
@@ -97,11 +101,14 @@ def test_floats_are_features_probabilities_pixels_counts_and_hundreds(datatype: 
     rows = {kind: array.astype(np.float64) for kind, array in found.items()}
     assert rows["normal"].min() < 0
     assert 2 < np.abs(rows["normal"]).max() < 6
-    assert 0 <= rows["unit"].min() and 0.9 < rows["unit"].max() <= 1
-    assert 0 <= rows["wide"].min() and 230 < rows["wide"].max() <= 255
+    assert rows["unit"].min() >= 0
+    assert 0.9 < rows["unit"].max() <= 1
+    assert rows["wide"].min() >= 0
+    assert 230 < rows["wide"].max() <= 255
     assert set(np.unique(rows["whole"])) <= set(range(10))
     assert (rows["whole"] == 0).mean() > 0.25
-    assert rows["spread"].min() < -100 and 200 < rows["spread"].max() < 600
+    assert rows["spread"].min() < -100
+    assert 200 < rows["spread"].max() < 600
 
 
 @pytest.mark.parametrize("datatype", ["INT32", "UINT32", "INT64", "UINT64"])
@@ -207,7 +214,8 @@ def test_a_models_own_example_is_varied_first():
     assert (first.label, first.fallback, second.label) == ("around the model's own example", False, "normal numbers")
     x, ids = first.rows["x"], first.rows["ids"]
     assert (x.shape, x.dtype) == ((ROWS, 1000), np.float32)
-    assert 9 < x.std() < 11 and 99 < x.mean() < 101
+    assert 9 < x.std() < 11
+    assert 99 < x.mean() < 101
     assert len({tuple(row) for row in ids.tolist()}) == ROWS
     assert all(sorted(row) == list(range(1000)) for row in ids.tolist()), "in another order"
     zeros = drawn(TensorSpec("x", "FP32", (-1, 4)), given={"x": np.zeros((1, 1000))})[0].rows["x"]

@@ -86,9 +86,12 @@ def test_a_function_whose_rows_are_fixed_is_not_asked():
 
 def test_where_the_default_function_is_not_joined_none_is_and_the_others_are_not_asked():
     model = made()
-    model.predict = lambda inputs, call: model.asked.add(call.parameters.get("signature_name", "")) or {  # type: ignore[method-assign]
-        "y": np.cumsum(inputs["x"], axis=0)
-    }
+    model.predict = lambda inputs, call: (
+        model.asked.add(call.parameters.get("signature_name", ""))
+        or {  # type: ignore[method-assign]
+            "y": np.cumsum(inputs["x"], axis=0)
+        }
+    )
     found = decided(model)
     assert (found.joined, dict(found.signatures), model.asked) == (False, {}, {""})
 
@@ -147,7 +150,9 @@ def test_what_was_not_found_out_in_time_is_not_kept(tmp_path: Path):
     assert not (tmp_path / RECORD).exists()
 
 
-def test_nothing_is_kept_of_a_model_that_does_not_say_what_it_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_kept_of_a_model_that_does_not_say_what_it_was_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path))
     assert decided(made()).joined
     assert list(tmp_path.iterdir()) == []

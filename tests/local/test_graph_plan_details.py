@@ -34,7 +34,8 @@ def planned(folder: Any, *, annotations: Any = None, options: PlanOptions | None
 
 
 @pytest.mark.parametrize(
-    ("written", "stopped"), [(None, False), ("true", True), ("True", True), ("false", False), ("yes", False), ("", False)]
+    ("written", "stopped"),
+    [(None, False), ("true", True), ("True", True), ("false", False), ("yes", False), ("", False)],
 )
 def test_a_graph_is_stopped_by_its_annotation(written: str | None, stopped: bool, tmp_path: Any):
     annotations = {} if written is None else {"serving.kserve.io/stop": written}
@@ -91,7 +92,9 @@ def test_a_service_goes_by_its_name_and_by_those_of_its_components():
     service = service_of(manifest(name="a"))
     assert set(_labels(service)) == {("default", name) for name in ("a", "a-predictor", "a-transformer")}
     named = replace(service, predictor=replace(service.predictor, name="v2"))
-    assert set(_labels(named)) == {("default", name) for name in ("a", "a-v2-predictor", "a-predictor", "a-transformer")}
+    assert set(_labels(named)) == {
+        ("default", name) for name in ("a", "a-v2-predictor", "a-predictor", "a-transformer")
+    }
 
 
 def model_of(*, args: list[str] | None = None, **env: str) -> Any:

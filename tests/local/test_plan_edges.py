@@ -25,7 +25,10 @@ def made(server: str | None, protocol: str = "", *, has_storage: bool = True) ->
             "serving.kserve.io/v1alpha1",
             "ServingRuntime",
             {} if server is None else {"serving.kserve.io/server-type": server},
-            {"supportedModelFormats": [{"name": "xgboost"}], "containers": [{"name": "kserve-container", "image": "x"}]},
+            {
+                "supportedModelFormats": [{"name": "xgboost"}],
+                "containers": [{"name": "kserve-container", "image": "x"}],
+            },
         ),
     )
     service, runtime = load_text(

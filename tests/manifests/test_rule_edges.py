@@ -88,7 +88,10 @@ def test_a_claim_asks_for_more_than_nothing(storage: Any, said: str | None):
         ({"value": "b"}, [("spec", "tolerations", 0, "operator")]),
         ({"key": "a", "operator": "Exists", "value": "b"}, [("spec", "tolerations", 0, "value")]),
         ({"key": "a", "tolerationSeconds": 5}, [("spec", "tolerations", 0, "tolerationSeconds")]),
-        ({"key": "a", "tolerationSeconds": 0, "effect": "NoSchedule"}, [("spec", "tolerations", 0, "tolerationSeconds")]),
+        (
+            {"key": "a", "tolerationSeconds": 0, "effect": "NoSchedule"},
+            [("spec", "tolerations", 0, "tolerationSeconds")],
+        ),
         ({"key": "a", "tolerationSeconds": 5, "effect": "NoExecute"}, []),
     ],
 )

@@ -98,7 +98,9 @@ def test_the_number_of_nodes_is_kept(old: Any, new: Any, sizes: tuple[int, int] 
     assert [one.endswith(expected) for one in found] == ([] if sizes is None else [True])
 
 
-@pytest.mark.parametrize(("old", "new", "fine"), [({}, {}, True), ({}, None, False), (None, {}, True), (None, None, True)])
+@pytest.mark.parametrize(
+    ("old", "new", "fine"), [({}, {}, True), ({}, None, False), (None, {}, True), (None, None, True)]
+)
 def test_a_runtime_keeps_its_workers(old: Any, new: Any, fine: bool):
     specs = [{} if each is None else {"workerSpec": each} for each in (old, new)]
     assert bool(said("ServingRuntime", *specs)) is not fine
@@ -161,7 +163,11 @@ def test_devices_of_the_container_that_leads_workers_are_known(part: str, value:
 def test_devices_are_declared_by_a_runtimes_or_the_services_annotations(
     part: str, own: Any, inherited: Any, known: bool
 ):
-    leads = {"containers": [container("kserve-container", *CUSTOM)]} if part == "spec" else {"model": container("m", *CUSTOM)}
+    leads = (
+        {"containers": [container("kserve-container", *CUSTOM)]}
+        if part == "spec"
+        else {"model": container("m", *CUSTOM)}
+    )
     worker = {"workerSpec": {"containers": [container("worker-container", *CUSTOM)]}}
     found = devices(block(part, {**worker, **leads, "annotations": own}, **inherited))
     assert bool(found) is not known

@@ -92,7 +92,11 @@ def test_every_exchange_but_a_probe_has_a_span_of_its_route(method: bytes, targe
 def test_a_span_says_what_was_asked_and_answered():
     observed = Observed(revision="r7")
     exchange = observed.exchange(
-        b"POST", b"/v2/models/m/infer?a=b&c=d", x_request_id=b"mine", traceparent=PARENT.header().encode(), user_agent=b"me"
+        b"POST",
+        b"/v2/models/m/infer?a=b&c=d",
+        x_request_id=b"mine",
+        traceparent=PARENT.header().encode(),
+        user_agent=b"me",
     )
     assert observed.tracer.begun == [("POST", PARENT, {"http.request.method": "POST"})]
     exchange.headers.record.model = "m"
@@ -115,9 +119,7 @@ def test_a_span_says_what_was_asked_and_answered():
     }
 
 
-@pytest.mark.parametrize(
-    ("status", "error"), [(200, ""), (400, ""), (404, ""), (499, ""), (500, "500"), (503, "503")]
-)
+@pytest.mark.parametrize(("status", "error"), [(200, ""), (400, ""), (404, ""), (499, ""), (500, "500"), (503, "503")])
 def test_a_servers_error_is_one_of_its_own(status: int, error: str):
     (span,) = Observed().ended(b"POST", b"/v2/models/m/infer", status)
     assert span.error == error

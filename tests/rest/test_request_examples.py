@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import Self
 
 from serinus.protocol.types import ModelMetadata, TensorSpec
 from serinus.server.rest.pages.request_examples import curl_example, fits_a_page, infer_path, python_example
@@ -25,7 +26,8 @@ def model(*inputs: TensorSpec, outputs: tuple[TensorSpec, ...] = (Y,), name: str
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("m", "/v2/models/m/infer"), ("a/b c", "/v2/models/a%2Fb%20c/infer"), ("é", "/v2/models/%C3%A9/infer")]
+    ("name", "path"),
+    [("m", "/v2/models/m/infer"), ("a/b c", "/v2/models/a%2Fb%20c/infer"), ("é", "/v2/models/%C3%A9/infer")],
 )
 def test_a_name_is_quoted_in_its_path(name: str, path: str):
     assert infer_path(model(X, name=name)) == path
@@ -86,7 +88,7 @@ class Asked:
     def __init__(self, base: str, **options: Any) -> None:
         self.made.append((base, options))
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

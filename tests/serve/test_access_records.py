@@ -18,7 +18,9 @@ SERVED = ModelServed("r7", "m", "2", "sha256:abc")
 LONGEST_ID = 200
 
 
-def record(request_id: str = "mine", *, arrived: float = 10.25, batch: bool = True, traced: bool = False) -> RequestRecord:
+def record(
+    request_id: str = "mine", *, arrived: float = 10.25, batch: bool = True, traced: bool = False
+) -> RequestRecord:
     """Of a request that came at 10, was queued for 0.5 s, read for 0.125, predicted for 1 and written for 0.0625."""
     found = RequestRecord(request_id, None, TRACE if traced else None)
     found.came, found.arrived, found.rows = 10.0, arrived, 3

@@ -81,9 +81,7 @@ def test_all_that_are_taken_are_told_together():
         assert len(problems(http_port=one, grpc_port=two, enable_grpc=False)) == 1
 
 
-@pytest.mark.parametrize(
-    ("only_metrics", "told"), [(False, list(NAMES)), (True, ["metrics_port", "health_port"])]
-)
+@pytest.mark.parametrize(("only_metrics", "told"), [(False, list(NAMES)), (True, ["metrics_port", "health_port"])])
 def test_those_of_inference_are_left_out_where_they_are_bound_already(only_metrics: bool, told: list[str]):
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(taken()) for name in NAMES}
