@@ -6,7 +6,7 @@ import pytest
 
 from serinus.dataplane.batching.adaptive_limit import INTERVAL_S, STANDING_S
 from serinus.errors import Overloaded
-from serinus.server.http.late_arrivals import LATE_S, OLD_S, LateArrivals
+from serinus.server.http.late_arrivals import FEW, LATE_S, OLD_S, LateArrivals
 
 
 class Clock:
@@ -34,6 +34,11 @@ class Judge:
             return True
         return False
 
+    def stand(self, count: int = FEW) -> None:
+        """Read as many that have waited, which nobody is refused for as yet."""
+        for _ in range(count):
+            assert not self.refuses(STANDING_S)
+
     @property
     def refused(self) -> float:
         (family,) = self.arrivals.families()
@@ -47,7 +52,7 @@ LONG = INTERVAL_S + 0.001
 
 
 def test_the_bounds_are_those_that_are_told():
-    assert (LATE_S, OLD_S) == (0.02, 0.5)
+    assert (LATE_S, OLD_S, FEW) == (0.02, 0.5, 8)
 
 
 @pytest.mark.parametrize(("late_s", "is_late"), [(0.0, False), (LATE_S, False), (LATE_S + 0.001, True), (5.0, True)])
@@ -72,7 +77,7 @@ def test_a_request_is_refused_that_is_older_than_half_a_second_where_waits_have_
     standing_s: float, waited_s: float, is_refused: bool
 ):
     judge = Judge()
-    assert not judge.refuses(STANDING_S), "the first of those that wait"
+    judge.stand()
     assert judge.refuses(waited_s, after_s=standing_s) is is_refused
     assert judge.refused == int(is_refused)
 
@@ -80,16 +85,25 @@ def test_a_request_is_refused_that_is_older_than_half_a_second_where_waits_have_
 @pytest.mark.parametrize(("between_s", "goes_on"), [(STANDING_S, True), (STANDING_S - 0.001, False), (0.0, False)])
 def test_one_that_is_young_ends_the_standing(between_s: float, goes_on: bool):
     judge = Judge()
-    judge.refuses(1.0)
+    judge.stand()
     judge.refuses(between_s, after_s=LONG)
     assert judge.refuses(1.0) is goes_on
+    for _ in range(FEW):
+        judge.refuses(1.0)
     assert judge.refuses(1.0, after_s=LONG), "it begins anew"
+
+
+@pytest.mark.parametrize(("count", "is_refused"), [(1, False), (FEW - 1, False), (FEW, True), (FEW + 1, True)])
+def test_what_stands_is_a_queue_of_more_than_eight(count: int, is_refused: bool):
+    judge = Judge()
+    judge.stand(count)
+    assert judge.refuses(1.0, after_s=LONG) is is_refused
 
 
 @pytest.mark.parametrize(("late_s", "goes_on"), [(LATE_S, False), (LATE_S + 0.001, True)])
 def test_a_loop_that_is_in_time_ends_the_standing_and_one_that_is_late_does_not(late_s: float, goes_on: bool):
     judge = Judge()
-    judge.refuses(1.0)
+    judge.stand()
     judge.arrivals.note(late_s)
     assert judge.refuses(1.0, after_s=LONG) is goes_on
 
@@ -97,7 +111,7 @@ def test_a_loop_that_is_in_time_ends_the_standing_and_one_that_is_late_does_not(
 def test_each_that_is_refused_counts_and_is_told_what_it_waited_and_when_to_come_back():
     judge = Judge()
     assert judge.refused == 0
-    judge.refuses(1.0)
+    judge.stand()
     judge.clock.now += LONG
     for count in (1, 2, 3):
         with pytest.raises(Overloaded) as refused:

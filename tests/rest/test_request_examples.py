@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typing_extensions import Self
 
 from serinus.protocol.types import ModelMetadata, TensorSpec
 from serinus.server.rest.pages.request_examples import curl_example, fits_a_page, infer_path, python_example
@@ -80,16 +79,13 @@ def test_of_many_values_a_program_makes_the_request(token: bool):
     assert ("Authorization: Bearer $TOKEN" in asked) is token
 
 
-class Asked:
+class Asked(contextlib.AbstractContextManager[Any]):
     """Stands for the client in the program's own words: it notes what it is given."""
 
     made: list[tuple[Any, ...]] = []  # noqa: RUF012 # emptied by each run
 
     def __init__(self, base: str, **options: Any) -> None:
         self.made.append((base, options))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         return None
