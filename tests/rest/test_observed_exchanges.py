@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.dataplane.telemetry.request_records import RequestRecord
 from serinus.server.http.exchange import Headers
-from serinus.server.request_observer import RequestObserver
+from serinus.server.request_observer import RequestObserver, observe_requests
 from serinus.server.rest.request_headers import ExchangeObserver, RecordedHeaders
 from serinus.server.rest.router import Router
+from serinus.settings import ServerSettings
 from serinus.tracing.spans import Span
 from serinus.tracing.trace_context import TraceContext
 from serinus.tracing.tracer import Tracer
@@ -171,3 +173,19 @@ def test_headers_with_a_record_have_its_id_and_the_span_that_asks_and_are_else_a
 def test_a_request_without_an_id_gets_one():
     record = Observed().exchange(b"GET", b"/v2").headers.record
     assert len(record.request_id) == 36
+
+
+@pytest.mark.parametrize(
+    ("settings", "traced", "observed"),
+    [
+        ({}, False, False),
+        ({"access_log": True}, False, True),
+        ({"slow_request_s": 0.5}, False, True),
+        ({}, True, True),
+        ({"access_log": True, "slow_request_s": 0.5}, True, True),
+    ],
+)
+def test_requests_are_observed_where_a_log_or_a_trace_asks_for_it(settings: Any, traced: bool, observed: bool):
+    plane: Any = None  # asked at a request's end alone
+    found = observe_requests(plane, ServerSettings(**settings), Metrics(), Spans() if traced else None)
+    assert (found is not None) is observed
