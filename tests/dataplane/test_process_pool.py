@@ -171,9 +171,9 @@ def test_what_a_model_raises_there_is_raised_here_and_the_process_goes_on(ignore
     pool, _, restarts = pool_of()
     with pytest.raises(RemoteError, match="ValueError: unlucky"):
         asked(pool, 13)
-    with pytest.raises(InvalidInput, match="^no such row$"):
+    with pytest.raises(InvalidInput, match=r"^no such row$"):
         asked(pool, 14)
-    with pytest.raises(ModelFailed, match="^model 'm': this and that$"):
+    with pytest.raises(ModelFailed, match=r"^model 'm': this and that$"):
         asked(pool, 15)
     assert asked(pool, 1)["y"].tolist() == [[2, 2]]
     assert (restarts, len(Doubles.made)) == ([], 1)
@@ -186,7 +186,12 @@ def test_a_process_that_ends_fails_its_batch_and_is_replaced_by_one_that_is_told
 ):
     pool, _, restarts = pool_of()
     pool.join_rows(True)
-    killer = threading.Thread(target=lambda: (wait_until(lambda: Doubles.made[0].joined), InThread.all[0].end(status)))
+
+    def kill() -> None:
+        wait_until(lambda: Doubles.made[0].joined and pool._workers[0]._busy_since is not None)
+        InThread.all[0].end(status)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(ModelFailed) as failed:
         asked(pool, 77)

@@ -12,7 +12,7 @@ import yaml
 from local_support import manifest
 from serinus.local.plan.container_environment import config_data
 from serinus.local.plan.deployment_plan import GRACE_S, PlanOptions, ServicePlan
-from serinus.local.plan.graph_planner import _configured_headers, _labels, _model_name
+from serinus.local.plan.graph_planner import _configured_headers, _container_protocol, _labels, _model_name
 from serinus.local.plan.plan_loader import load
 from serinus.manifests.containers import Probe
 from serinus.manifests.documents import load_text
@@ -157,3 +157,20 @@ def configured(name: str, kind: str = "ConfigMap", router: str | None = PROPAGAT
 )
 def test_headers_are_those_of_KServes_own_config(name: str, kind: str, router: str | None, headers: tuple[str, ...]):
     assert configured(name, kind, router) == headers
+
+
+@pytest.mark.parametrize(
+    ("containers", "protocol"),
+    [
+        ([], "v1"),
+        ([{}], "v1"),
+        ([{"env": [{"name": "A", "value": "x"}, {"name": "Z", "value": "y"}]}], "v1"),
+        ([{"env": [{"name": "A", "value": "x"}, {"name": "PROTOCOL", "value": "v2"}]}], "v2"),
+        ([{"env": [{"name": "Z", "value": "x"}, {"name": "PROTOCOL", "value": "v2"}]}], "v2"),
+        ([{"env": [{"name": "PROTOCOL"}]}], ""),
+        ([{"name": "a"}, {"env": [{"name": "PROTOCOL", "value": "v2"}]}], "v1"),
+        ([{"name": "a"}, {"name": "transformer-container", "env": [{"name": "PROTOCOL", "value": "v2"}]}], "v2"),
+    ],
+)
+def test_the_protocol_is_that_of_the_container_that_requests_come_to(containers: Any, protocol: str):
+    assert _container_protocol(containers) == protocol
