@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from serinus import Call, Model, ModelSettings, TensorSpec
-from serinus.dataplane.execution.process_pool import ProcessPool, RemoteError
+from serinus.dataplane.execution.process_pool import ProcessPool, RemoteError, _end_with_parent
 from serinus.errors import InvalidInput, ModelFailed, TimedOut
 from waiting import wait_until
 
@@ -80,6 +80,7 @@ class InThread:
         self.thread = threading.Thread(target=self._run, args=(target, rest), name=name, daemon=daemon)
         self.all.append(self)
         self.closed = False
+        self.joins = 0
 
     def _run(self, target: Any, rest: Any) -> None:
         target(self.pipe, *rest)
@@ -101,6 +102,7 @@ class InThread:
         self.end(-9)
 
     def join(self, timeout: float | None = None) -> None:
+        self.joins += 1
         wait_until(lambda: self.exitcode is not None, limit_s=timeout or 30)
 
     def close(self) -> None:
@@ -259,6 +261,25 @@ def test_one_that_does_not_come_back_fails_each_batch_with_the_reason_until_it_d
     wait_until(lambda: pool._workers[0]._return is None)
     assert asked(pool, 1)["y"].tolist() == [[2, 2]]
     pool.close()
+
+
+def test_one_that_has_ended_while_nothing_ran_is_waited_for_and_replaced_before_the_next_batch(ignored: list[Any]):
+    pool, _, _ = pool_of()
+    InThread.all[0].end(1)
+    assert asked(pool, 1)["y"].tolist() == [[2, 2]]
+    assert InThread.all[0].joins == 1
+    assert len(InThread.all) == 2
+    pool.close()
+
+
+@pytest.mark.parametrize("has_parent", [True, False])
+def test_a_process_ends_with_its_parent(has_parent: bool, monkeypatch: pytest.MonkeyPatch):
+    told: list[Any] = []
+    parent = SimpleNamespace(join=lambda: told.append("joined")) if has_parent else None
+    monkeypatch.setattr("serinus.dataplane.execution.process_pool.multiprocessing.parent_process", lambda: parent)
+    monkeypatch.setattr("serinus.dataplane.execution.process_pool.os._exit", told.append)
+    _end_with_parent()
+    assert told == (["joined", 0] if has_parent else [])
 
 
 def test_a_pool_that_is_closed_predicts_nothing(ignored: list[Any]):

@@ -75,7 +75,9 @@ def test_a_graph_is_one_and_a_service_is_none(tmp_path: Any):
     assert service.stable.predictor.grace_s == 30.0
 
 
-def test_secrets_of_the_storage_are_in_no_text():
+def test_secrets_of_containers_and_of_the_storage_are_in_no_text(tmp_path: Any):
+    (container,) = planned(tmp_path).stable.entry.containers
+    assert "hidden" not in repr(replace(container, env={"TOKEN": "hidden"}))
     assert "hidden" not in repr(PlanOptions(storage_config={"key": "hidden"}))
     assert PlanOptions().max_replicas == 1
 

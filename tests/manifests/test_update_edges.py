@@ -134,6 +134,7 @@ def devices(found: Block) -> list[tuple[Any, ...]]:
         ("predictor", {"model": container("m", *CUSTOM)}, [("spec", "predictor", "model")]),
         ("predictor", {"containers": [container("kserve-container", *CUSTOM)]}, []),
         ("transformer", {"model": container("m", *CUSTOM)}, []),
+        ("transformer", {"containers": [container("kserve-container", *CUSTOM)]}, []),
         ("spec", {"model": container("m", *CUSTOM)}, []),
         ("spec", {"containers": [container("kserve-container", *CUSTOM)]}, [("spec", "containers", 0)]),
         ("spec", {"containers": [container("other", *CUSTOM)]}, []),
@@ -171,6 +172,27 @@ def test_devices_are_declared_by_a_runtimes_or_the_services_annotations(
     worker = {"workerSpec": {"containers": [container("worker-container", *CUSTOM)]}}
     found = devices(block(part, {**worker, **leads, "annotations": own}, **inherited))
     assert bool(found) is not known
+
+
+@pytest.mark.parametrize(
+    ("written", "fine"),
+    [
+        ('["example.com/tpu"]', True),
+        ('["example.com/tpu", "b"]', True),
+        ('["example.com/tpu", ""]', False),
+        ('["example.com/tpu", 1]', False),
+        ("[]", False),
+        ("{}", False),
+        ('"example.com/tpu"', False),
+        ("[", False),
+    ],
+)
+@pytest.mark.parametrize("part", ["explainer", "predictor", "spec", "transformer"])
+def test_an_annotation_of_devices_is_a_list_of_names_where_it_is_written(written: str, fine: bool, part: str):
+    annotations = {DEVICES: written}
+    found = devices(block(part, {**WORKER, "annotations": annotations}, **annotations))
+    where = ("spec", "annotations", DEVICES) if part == "spec" else ("metadata", "annotations", DEVICES)
+    assert found == ([] if fine else [where])
 
 
 # Volumes and findings
