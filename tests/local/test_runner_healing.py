@@ -244,6 +244,19 @@ def test_an_edit_that_kserve_forbids_of_an_update_is_refused_and_taken_of_a_new_
         assert running.infer()["tag"] == "v1"
 
 
+def test_a_second_up_waits_for_its_own_services_and_not_for_others_that_still_start(tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text(manifest("--start_after=60", name="slow"))
+    (tmp_path / "isvc.yaml").write_text(manifest())
+    with up(tmp_path, "slow.yaml", ready=False) as running:
+        running.wait(lambda status: bool(status["services"]), "the slow service")
+        told = running.cli("up", "isvc.yaml").stdout
+        assert "default/slow" in told
+        assert "starting" in told
+        assert running.infer()["tag"] == "v1"
+        (tmp_path / "isvc.yaml").write_text(manifest("--crash_at_start"))
+        assert running.cli("up", "isvc.yaml", check=False).returncode == 1, "its own that does not start is told"
+
+
 def test_options_of_a_second_up_hold_for_its_paths_or_are_refused(tmp_path: Path) -> None:
     from local_support import SERVER
 

@@ -194,7 +194,7 @@ def _given(context: typer.Context, options: DaemonOptions) -> dict[str, Any]:
 def _apply(
     console: Console, client: Client, given: dict[str, Any], folders: list[Path], timeout_s: float, *, pull: bool
 ) -> None:
-    """Apply manifests to the supervisor that runs."""
+    """Apply manifests to the supervisor that runs, and wait for their services; what else runs there is not what was asked for."""
     if pull:
         raise ConfigError("--pull is for the start: serinus down first, then serinus up --pull")
     try:
@@ -202,7 +202,8 @@ def _apply(
     except ControlFailed as error:
         raise ConfigError(error.problems) from None
     _show_status(console, status, folders)
-    if not all(service["ready"] for service in status["services"]):
+    applied = [each for each in status["services"] if f"{each['namespace']}/{each['name']}" in status["applied"]]
+    if not all(service["ready"] for service in applied):
         show_trouble(console, status)
         raise typer.Exit(1)
 
@@ -252,7 +253,8 @@ def _detach(console: Console, client: Client, folders: list[Path], timeout_s: fl
     log = client.state / "supervisor.log"
     try:
         client.state.mkdir(parents=True, exist_ok=True)
-        out = log.open("wb")
+        out = log.open("ab")  # where two start at once both write to it, and each behind the other
+        out.truncate(0)
     except OSError as error:
         raise ConfigError(
             f"--state-dir {client.state}: cannot be written: {error.strerror}; make room or rights there, or give another --state-dir"

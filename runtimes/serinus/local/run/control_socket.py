@@ -3,9 +3,9 @@
 `{"op": "status"}` is answered by `{"ok": true, ...}`, a failure by `{"ok": false, "error": "...", "problems": [...]}`. The socket
 and its folder belong to the user alone. `Client` blocks; the server's side is in `serinus.local.run.daemon`.
 
-Operations: `status`; `apply` (paths, wait_s); `restart` (name); `down` (name, empty: everything); `traffic` (name, percent or
-null, canary, wait_s, warm_s), which is what patching `canaryTrafficPercent`, or a canary's `trafficPercent`, is in a cluster;
-`mirror` (name, percent, canary): a copy of so many percent of the requests to the canary.
+Operations: `status`; `apply` (paths, wait_s), whose answer names the services of its paths in `applied`; `restart` (name); `down`
+(name, empty: everything); `traffic` (name, percent or null, canary, wait_s, warm_s), which is what patching `canaryTrafficPercent`, or
+a canary's `trafficPercent`, is in a cluster; `mirror` (name, percent, canary): a copy of so many percent of the requests to the canary.
 """
 
 from __future__ import annotations

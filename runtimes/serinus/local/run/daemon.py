@@ -230,9 +230,15 @@ class Daemon:
             return self._status()
         if op == "apply":
             given = self._take_options(request.get("options") or {})
+            applied: list[RunningService] = []
             for one in await self._read([Path(path) for path in request["paths"]], given):
-                await self._wait(await self._apply(one), wait_s)
-            return self._status()
+                services = await self._apply(one)
+                await self._wait(services, wait_s)
+                applied += services
+            return {
+                "applied": [f"{service.plan.namespace}/{service.plan.name}" for service in applied],
+                **self._status(),
+            }
         if op == "traffic":
             warm_s = float(request.get("warm_s") or 0)
             cluster.set_traffic(request["name"], request.get("percent"), request.get("canary") or "", warm_s=warm_s)
