@@ -216,3 +216,47 @@ def test_a_service_without_shares_has_its_hosts_no_traffic_and_its_own_time_or_a
         ("service:default/fraud", [("p", 0)], 7.0),
         ("predictor:default/fraud", [], 60.0),
     ]
+
+
+@pytest.mark.parametrize(("percent", "told"), [(None, 0), (0, 0), (1, 1), (30, 30), (100, 100)])
+def test_the_status_says_how_many_percent_of_the_requests_are_copied(percent: int | None, told: int):
+    mirror = None if percent is None else (OLD.stable, percent)
+    assert document(routed=dataclasses.replace(SPLIT, mirror=mirror))["mirror"] == told
+
+
+def test_the_status_names_the_revision_that_is_kept_warm_or_none():
+    for warm, told in ((None, ""), (OLD.stable, "t-1"), (NEW.stable, "t-2")):
+        status = ServiceStatus(SPLIT, True, "", None, {}, warm)
+        found = service_document(status, [], names=NAMES, ready={}, port=1)
+        assert (found["warm"], found["canary_percent"], found["components"]) == (told, None, [])
+
+
+def test_the_status_says_what_is_wrong_with_a_process_and_with_the_service():
+    status = ServiceStatus(SPLIT, False, "no room", 10, {})
+    looping = process("p2", NEW.stable.predictor.digest, crash_loop=True, last_lines=("a", "b"), restarts=3)
+    fine = process("t2", NEW.stable.entry.digest, component="transformer", pid=None)
+    found = service_document(status, [looping, fine], names=NAMES, ready={}, port=8080)
+    assert (found["kind"], found["problem"], found["settled"], found["ready"]) == (
+        "InferenceService",
+        "no room",
+        False,
+        False,
+    )
+    assert [share["ready"] for share in found["traffic"]] == [False, False]
+    assert [
+        (row["component"], row["pid"], row["crash_loop"], row["last_lines"], row["restarts"])
+        for row in found["components"]
+    ] == [("predictor", 7, True, ["a", "b"], 3), ("transformer", None, False, [], 0)]
+
+
+def test_shares_of_one_revision_add_up_and_have_all_their_tags():
+    chains = (
+        (Share(NEW.stable.entry.digest, 60, "latest"), NEW.stable),
+        (Share(NEW.stable.entry.digest, 5, "v2"), NEW.stable),
+        (Share(OLD.stable.entry.digest, 35, "prev"), OLD.stable),
+    )
+    found = document(routed=RoutedService(NEW, chains))
+    assert [(row["revision"], row["traffic"], row["tags"]) for row in found["components"]] == [
+        ("p2", 65, ["latest", "v2"]),
+        ("old", 0, []),
+    ]
