@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import logging
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from serinus.server import memory_guard
 from serinus.server.memory_guard import MemoryGuard, default_limit
 from serinus.server.memory_readings import MemoryReading, container_limit, read_memory, reserved_on_gpus
 from serve_support import serving
@@ -133,16 +136,104 @@ def test_growth_is_by_the_hour_over_the_last_hour():
     assert machine.guard.growth() == pytest.approx(60 * MIB)
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+def test_growth_is_told_from_the_sixth_minute_on_and_up_to_the_newest(count: int):
+    machine = Machine(limit=0)
+    for own in [100] * (count - 1) + [160]:
+        machine.own = own
+        machine.look(every_s=60)
+    assert machine.guard.growth() == pytest.approx(0 if count < 6 else 60 * MIB * 60 / (count - 1))
+    assert machine.gauges()["serinus_memory_growth_bytes_per_hour"] == machine.guard.growth()
+
+
+@pytest.mark.parametrize(("minutes", "grows"), [(59, True), (60, True), (61, False)])
+def test_what_is_an_hour_ago_is_no_growth_any_more(minutes: int, grows: bool):
+    machine = Machine(limit=0)
+    machine.look(every_s=60)
+    machine.own = 200
+    machine.look(minutes, every_s=60)
+    assert (machine.guard.growth() > 0) is grows
+
+
+@pytest.mark.parametrize(("every_s", "sampled"), [(59.0, 4), (60.0, 7), (61.0, 7)])
+def test_growth_is_of_looks_that_are_a_minute_apart(every_s: float, sampled: int):
+    machine = Machine(limit=0)
+    machine.look(7, every_s=every_s)
+    assert len(machine.guard._samples) == sampled
+
+
+@pytest.mark.parametrize(
+    ("own", "children", "gpu", "is_past"),
+    [
+        (200, 0, 50, False),
+        (150, 50, 50, False),
+        (150, 51, 0, True),
+        (201, 0, 0, True),
+        (0, 0, 51, True),
+        (0, 0, 50, False),
+    ],
+)
+def test_a_limit_is_passed_above_it(own: int, children: int, gpu: int, is_past: bool):
+    machine = Machine(gpu_limit_bytes=50 * MIB)
+    machine.look()
+    machine.own, machine.children, machine.gpu = own, children, gpu
+    machine.look(3)
+    assert bool(machine.told) is bool(machine.guard.reason) is is_past
+
+
+def test_what_is_told_after_the_pages_are_given_back_is_what_is_left():
+    machine = Machine()
+    machine.look()
+    machine.own, machine.children, machine.after_trim = 300, 5, 250
+    machine.look(3)
+    assert machine.told == [
+        "memory is 255 MiB, past the limit of 200 MiB (memory_limit_bytes): the server ends for a clean start"
+    ]
+    assert machine.guard._last.own == 250 * MIB
+
+
+@pytest.mark.looptime
+async def test_memory_is_looked_at_at_once_and_every_two_seconds():
+    machine = Machine()
+    looks: list[float] = []
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    guard = MemoryGuard(
+        0, read=machine.read, clock=lambda: looks.append(loop.time() - begun) or 0.0, on_passed=machine.told.append
+    )
+    running = asyncio.ensure_future(guard.run())
+    await asyncio.sleep(7)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert looks == pytest.approx([0, 2, 4, 6])
+
+
+def test_free_pages_are_given_back_where_the_allocator_can(monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+
+    class Library:
+        def malloc_trim(self, pad: int) -> None:
+            asked.append(pad)
+
+    for library in (Library(), object()):
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, library=library: asked.append(name) or library)
+        memory_guard._trim()
+    assert asked == [None, 0, None]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "limit"),
     [
+        ("memory.max", f"{(1 << 60) - 1}", (1 << 60) - 1),
+        ("memory.max", f"{1 << 60}", None),
         ("memory.max", "1073741824\n", 1 << 30),
         ("memory.max", "max\n", None),
         ("memory/memory.limit_in_bytes", "1073741824\n", 1 << 30),
         ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
         ("other", "1", None),
     ],
-    ids=["v2", "v2 none", "v1", "v1 none", "no cgroup"],
+    ids=["v2 large", "v2 too large", "v2", "v2 none", "v1", "v1 none", "no cgroup"],
 )
 def test_the_limit_is_nine_tenths_of_the_containers(name: str, text: str, limit: int | None, tmp_path: Path):
     file = tmp_path / name
@@ -150,6 +241,53 @@ def test_the_limit_is_nine_tenths_of_the_containers(name: str, text: str, limit:
     file.write_text(text)
     assert container_limit(tmp_path) == limit
     assert default_limit(limit) == (0 if limit is None else int(limit * 0.9))
+
+
+def test_the_newer_cgroup_is_asked_first(tmp_path: Path):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1000")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_limit(tmp_path) is None
+
+
+def proc(root: Path, pid: int, status: str | None, **children: str | None) -> None:
+    """Write what the kernel tells of a process; the children of each of its threads, None where they cannot be read."""
+    folder = root / str(pid)
+    folder.mkdir()
+    if status is not None:
+        (folder / "status").write_text(status)
+    for thread, text in children.items():
+        task = folder / "task" / thread
+        task.mkdir(parents=True)
+        if text is None:
+            (task / "children").mkdir()
+        else:
+            (task / "children").write_text(text)
+
+
+STATUS = "Name:\tpython\nVmRSS:\t  999 kB\nRssAnon:\t   40 kB\nRssFile:\t  900 kB\nRssShmem:\t  2 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "kib"),
+    [(STATUS, 42), ("RssAnon:\t7 kB\n", 7), ("RssAnon:\n", 0), ("RssAnon:\tmuch kB\n", 0), ("", 0), (None, 0)],
+    ids=["usual", "anonymous alone", "no number", "a word", "a kernel's own", "gone"],
+)
+def test_what_counts_is_anonymous_and_shared_and_nothing_of_one_that_is_gone(
+    status: str | None, kib: int, tmp_path: Path
+):
+    proc(tmp_path, 1, status)
+    assert read_memory(1, tmp_path) == MemoryReading(kib << 10)
+
+
+def test_all_below_a_process_count_and_one_that_ends_meanwhile_hides_no_other(tmp_path: Path):
+    proc(tmp_path, 1, STATUS, a="2 3 ", b=None, c="not numbers", d="4", e="")
+    proc(tmp_path, 2, "RssAnon:\t1 kB\n", a="5")
+    proc(tmp_path, 3, "RssAnon:\t10 kB\n", a=None)
+    proc(tmp_path, 4, None)
+    proc(tmp_path, 5, "RssAnon:\t100 kB\n")
+    proc(tmp_path, 6, "RssAnon:\t1000 kB\n")
+    assert read_memory(1, tmp_path) == MemoryReading(42 << 10, 111 << 10)
 
 
 def test_memory_is_read_of_a_process_and_all_below_it():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,45 @@ def test_time_that_the_supervisor_itself_missed_is_nobodys_silence():
     pulse.look(1.0)
     assert pulse.look(1001.0)[0] == pytest.approx(2.0)
     assert pulse.look(1002.0)[0] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("second", "silent_s"), [(2.0, 2.0), (2.9, 2.9), (3.0, 3.0), (3.5, 2.0), (100.0, 2.0)])
+def test_a_look_that_comes_up_to_an_interval_late_is_no_pause_of_the_supervisor(second: float, silent_s: float):
+    pulse = Pulse(1.0)
+    pulse.hear(0, 0.0)
+    assert pulse.look(1.0) == {0: 1.0}
+    assert pulse.look(second) == {0: pytest.approx(silent_s)}
+
+
+def test_before_the_first_look_nothing_was_missed_and_nobody_is_silent_for_less_than_nothing():
+    pulse = Pulse(1.0)
+    pulse.forget(3)
+    pulse.hear(0, 0.0)
+    pulse.hear(1, 60.0)
+    assert pulse.look(50.0) == {0: 50.0, 1: 0.0}
+    assert Pulse(1.0).look(5.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("stat", "is_it"),
+    [
+        ("7 (python) T 1 7", True),
+        ("7 (python) t 1 7", False),
+        ("7 (python) S 1 7", False),
+        ("7 (python) Z 1 7", False),
+        ("7 (a) T (b) S 1 7", False),
+        ("7 (a) S (b) T 1 7", True),
+        ("7 (T) S 1 T", False),
+        ("7 (python)", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_process_is_stopped_in_the_state_that_its_name_does_not_make(stat: str | None, is_it: bool, tmp_path: Path):
+    if stat is not None:
+        (tmp_path / "7").mkdir()
+        (tmp_path / "7" / "stat").write_text(stat)
+    assert is_stopped(7, tmp_path) is is_it
 
 
 def test_a_stopped_process_is_known_and_one_that_is_gone_is_none():
@@ -70,6 +110,57 @@ def test_each_change_has_a_number_of_its_own_and_an_unload_is_remembered():
         "b": {"versions": {}, "parameters": {}, "change": 3},
     }
     assert not present.differs({"a": {"2": {}}})
+
+
+@pytest.mark.parametrize(
+    ("loaded", "names"),
+    [
+        ([{}], {}),
+        ([{"a": {"1": {}, "2": {}}}], {"a": {"1", "2"}}),
+        ([{"a": {"1": {}}}, {}], {}),
+        ([{}, {"a": {"1": {}}}], {}),
+        ([{"a": {"1": {}}}, {"a": {"2": {}}}], {}),
+        ([{"a": {"1": {}, "2": {}}}, {"a": {"2": {}, "3": {}}}, {"a": {"2": {}}}], {"a": {"2"}}),
+        ([{"a": {"1": {}}}, {"a": {"1": {}}}, {"b": {"1": {}}}], {}),
+    ],
+)
+def test_the_set_has_the_versions_that_each_worker_has(loaded: list[Any], names: dict[str, set[str]]):
+    present = PresentModels()
+    present.change("old", {"": {}}, {})
+    present.settle(loaded)
+    assert {name: set(one["versions"]) for name, one in present.document().items()} == names
+
+
+@pytest.mark.parametrize(
+    ("loaded", "differs"),
+    [
+        ({"a": {"1": {}, "2": {}}}, False),
+        ({"a": {"2": {"f": "other"}, "1": {}}}, False),
+        ({"a": {"1": {}}}, True),
+        ({"a": {"1": {}, "2": {}, "3": {}}}, True),
+        ({"a": {"1": {}, "2": {}}, "b": {"": {}}}, True),
+        ({"a": {"1": {}, "2": {}}, "gone": {"": {}}}, True),
+        ({}, True),
+    ],
+)
+def test_a_worker_differs_that_lacks_a_version_or_has_one_too_many(loaded: Any, differs: bool):
+    present = PresentModels()
+    present.change("gone", {}, {})
+    present.change("a", {"1": {}, "2": {}}, {})
+    assert present.differs(loaded) is differs
+
+
+def test_what_is_told_of_the_set_is_a_copy():
+    present, versions, parameters = PresentModels(), {"1": {"f": "x"}}, {"config": "{}"}
+    present.change("a", versions, parameters)
+    before = present.document()
+    versions["2"] = {}
+    parameters.clear()
+    told = present.document()
+    assert told == before
+    told["a"]["versions"].clear()
+    told["a"]["parameters"].clear()
+    assert present.document() == before
 
 
 def test_files_are_the_same_by_content_and_what_is_written_beside_them_later_changes_nothing(tmp_path: Path):
