@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 import rest_support
 from http_support import Answer, Raw
 from rest_support import Rest, rest, wire
+from serinus import InferRequest, InferResponse, Tensor
 from stream_support import Counting, Writing
+from waiting import until
 
 EVENTS = "text/event-stream; charset=utf-8"
 ASKED = {"PROMPT": "hello world", "STREAM": False}
@@ -169,6 +172,44 @@ async def test_an_error_of_the_model_is_an_event_whose_status_is_the_first_ones(
         ["hello world"] * before,
         {"error": "An Error Occurred"},
     )
+
+
+class Unwritable(Writing):
+    """Gives for ever what cannot be written as JSON."""
+
+    element: ClassVar[Any] = "no number"
+    datatype: ClassVar[str] = "INT64"
+    left: ClassVar[list[str]] = []
+
+    async def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
+        try:
+            while True:
+                values = np.array([self.element], dtype=object)
+                yield InferResponse("", [Tensor("TEXT", self.datatype, values.shape, values)], self.version)
+        finally:
+            self.left.append(self.name)
+
+
+@pytest.mark.parametrize(
+    ("verb", "element", "datatype", "status", "said"),
+    [
+        ("generate", "no number", "INT64", 400, "exactly 1 response"),
+        ("generate_stream", "no number", "INT64", 500, "the model's values cannot be written as INT64"),
+        ("generate_stream", b"\xff", "BYTES", 400, "is not UTF-8"),
+    ],
+)
+async def test_a_model_whose_first_response_cannot_be_written_is_left(
+    verb: str, element: Any, datatype: str, status: int, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(rest_support.MODELS, "unwritable", Unwritable)
+    for name, value in (("left", []), ("element", element), ("datatype", datatype)):
+        monkeypatch.setattr(Unwritable, name, value)
+    async with rest("unwritable") as server:
+        answer = await generate(server, ASKED, "unwritable", verb)
+        assert answer.status == status
+        (told,) = events(answer) if status == 500 else [answer.json]
+        assert said in told["error"]
+        await until(lambda: Unwritable.left == ["unwritable"])
 
 
 async def test_an_error_of_the_model_is_an_error_of_generate(server: Rest):
