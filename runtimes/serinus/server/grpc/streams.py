@@ -182,7 +182,11 @@ async def _in_places(
     async def submit(message: bytes) -> None:
         place = _Place(message, service, loop)
         place.pending = service.infer(message, headers, deadline, place, stream=True)
-        await places.put(place)
+        try:
+            await places.put(place)
+        except asyncio.CancelledError:  # the client has left while there was no room
+            place.cancel()
+            raise
 
     async def read() -> None:
         try:
