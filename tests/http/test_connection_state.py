@@ -141,6 +141,17 @@ def test_no_request_is_taken_after_the_last():
             assert all(after >= Reading.LAST for after in _reachable(states.READING_EVENTS, state))
 
 
+def test_the_order_of_the_reading_states_is_that_by_which_they_are_compared():
+    assert {state.name for state in Reading if state >= Reading.LAST} == {
+        "LAST",
+        "BROKEN",
+        "INPUT_ENDED",
+        "PROBED",
+        "CLOSED",
+    }
+    assert {state.name for state in Reading if state >= Reading.INPUT_ENDED} == {"INPUT_ENDED", "PROBED", "CLOSED"}
+
+
 def test_a_step_calls_no_function_of_python():
     """The connection takes three for each request: the hash of a plain Enum would be a call each."""
     calls = []
