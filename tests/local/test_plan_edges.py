@@ -13,7 +13,7 @@ from serinus.local.plan.plan_loader import _is_kserve
 from serinus.local.plan.server_defaults import _tracing_arguments, with_server_defaults
 from serinus.manifests.documents import load_text
 from serinus.manifests.inference_service import parse_inference_service
-from serinus.manifests.serving_runtimes import app_class, parse_runtime
+from serinus.manifests.serving_runtimes import parse_runtime
 
 
 def made(server: str | None, protocol: str = "", *, has_storage: bool = True) -> tuple[dict[str, str], Any]:
@@ -106,32 +106,3 @@ def test_kserve_is_its_own_runtimes_unless_a_path_has_that_name(tmp_path: Path, 
     assert not _is_kserve(Path("other"))
     (tmp_path / "kserve").mkdir()
     assert not _is_kserve(Path("kserve"))
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("__serinus_class__ = 'a.b:C'", "a.b:C"),
-        ("__serinus_class__: str = 'a.b:C'", "a.b:C"),
-        ("from .b import C as __unused\n__serinus_class__ = C", "edge_app"),
-        ("__serinus_class__: str", "edge_app"),
-        ("other = __serinus_class_ = 'a'", None),
-        ("", None),
-        ("this is no Python", None),
-    ],
-)
-def test_an_app_says_its_class_without_being_imported(
-    text: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "edge_app").mkdir()
-    (tmp_path / "edge_app" / "__init__.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert app_class("edge_app") == found
-
-
-def test_what_is_no_app_folder_has_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "edge_module.py").write_text("__serinus_class__ = 'a:B'")
-    (tmp_path / "edge_space").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("edge_module", "edge_space", "edge_nothing", "not-a-name", "", "a.b", "__main__"):
-        assert app_class(name) is None, name

@@ -85,7 +85,7 @@ def app_class(name: str) -> str | None:
         return None
     try:
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
+    except (OSError, SyntaxError, ValueError):  # ValueError: no UTF-8, or (before 3.12) a zero byte
         return None
     for node in tree.body:
         targets = (
