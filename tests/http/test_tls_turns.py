@@ -122,5 +122,21 @@ async def test_a_handshake_has_its_time(monkeypatch: pytest.MonkeyPatch):
     assert given == [HANDSHAKE_S] == [10.0]
 
 
+async def test_a_handshake_that_is_given_up_closes_its_connection_however_far_it_was(monkeypatch: pytest.MonkeyPatch):
+    given: list[socket.socket] = []
+
+    async def connect(make: object, connection: socket.socket, **options: object) -> None:
+        given.append(connection)
+        await asyncio.get_running_loop().create_future()  # for ever
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", connect)
+    async with listening() as (_, port, _):
+        client = await Raw.open(port)
+        await until(lambda: given)
+    assert [connection.fileno() for connection in given] == [-1]
+    assert await client.ended()
+    await client.close()
+
+
 def test_handshakes_under_way_hold_64_MiB_at_the_most():
     assert HANDSHAKES * (256 << 10) == 64 << 20

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -128,3 +130,9 @@ def test_a_connection_without_a_socket_or_with_one_that_tells_nothing_has_nothin
     assert unread_bytes(transport(None)) == 0
     with open(os.devnull, "rb") as nothing:
         assert unread_bytes(transport(nothing)) == 0
+
+
+@pytest.mark.parametrize(("descriptor", "count"), [(-1, 0), (0, 7), (1, 7), (1000, 7)])
+def test_a_socket_that_is_closed_has_a_descriptor_below_0(descriptor: int, count: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fcntl, "ioctl", lambda *asked: struct.pack("i", 7))
+    assert unread_bytes(transport(SimpleNamespace(fileno=lambda: descriptor))) == count

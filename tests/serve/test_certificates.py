@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -290,6 +292,68 @@ def test_a_key_of_another_is_refused_and_an_exchange_for_it_changes_nothing(
         held.reload()
     assert str(refused.value) == said + "key values mismatch"
     assert held.loaded is before
+
+
+def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """Have two ends shake hands without a socket; the client's."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    open_ends = [theirs, ours]
+    for _ in range(10):
+        for end in open_ends[:]:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                open_ends.remove(end)
+    assert open_ends == []
+    return theirs
+
+
+def client_of(authority: Authority, *protocols: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.set_alpn_protocols(list(protocols))
+    return context
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_is_loaded_is_shown_and_speaks_http_1_1(
+    in_memory: bool, files: tuple[Path, Path, Path], authority: Authority, monkeypatch: pytest.MonkeyPatch
+):
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create")
+    server = Certificates(files[0], files[1], None).context()
+    client = shake(server, client_of(authority, "h2", "http/1.1"))
+    assert (client.selected_alpn_protocol(), client.version()) == ("http/1.1", "TLSv1.3")
+    shown = client.getpeercert(binary_form=True)
+    assert shown == ssl.PEM_cert_to_DER_cert(files[0].read_text().partition("\n-----BEGIN")[0] + "\n")
+    old = client_of(authority)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert shake(server, old).version() == "TLSv1.2"
+
+
+def test_a_client_without_a_certificate_is_refused_where_they_need_one(
+    files: tuple[Path, Path, Path], authority: Authority
+):
+    server = Certificates(*files).context()
+    client = client_of(authority)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2  # of 1.3 the client learns of it after its handshake
+    with pytest.raises(ssl.SSLError, match=r"(?i)peer did not return a certificate"):
+        shake(server, client)
+    issued = authority.issue(f"client-{next(NUMBER)}")
+    client.load_cert_chain(issued.certificate, issued.key)
+    assert shake(server, client).version() == "TLSv1.2"
+
+
+@pytest.mark.parametrize(("over", "is_read"), [(0, True), (1, False)])
+def test_a_file_is_read_up_to_four_mebibytes(over: int, is_read: bool, files: tuple[Path, Path, Path]):
+    chain, key, _ = files
+    body = chain.read_bytes()
+    chain.write_bytes(body + b"#" * ((4 << 20) + over - len(body)))
+    if is_read:
+        assert len(Certificates(chain, key, None).loaded.chain) == 4 << 20
+    else:
+        with pytest.raises(ConfigError, match=f"--ssl_certfile {chain}: cannot be read"):
+            Certificates(chain, key, None)
 
 
 # Settings

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from serinus.server import loop_watchdog
 from serinus.server.loop_watchdog import LoopWatchdog
 
 BOUNDS = ("0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "+Inf")
@@ -81,3 +83,51 @@ async def test_a_watch_that_is_closed_stands_in_for_nobody_and_tells_no_end(capl
     watchdog._stand(time.monotonic() - 60)
     assert (stand_in.served, stand_in.ended) == (0, 1)
     assert caplog.records == []
+
+
+async def test_where_the_loop_is_held_is_told_by_its_four_innermost_places():
+    watchdog = LoopWatchdog(interval_s=3600, patience_s=20)
+    try:
+
+        def outer() -> str:
+            return middle()
+
+        def middle() -> str:
+            return inner()
+
+        def inner() -> str:
+            return watchdog._place()
+
+        places = outer().split(", called by ")
+        assert [place.partition(" (")[0] for place in places] == ["_place", "inner", "middle", "outer"]
+        assert all(f"({__file__}:" in place for place in places[1:])
+        watchdog._thread_of_loop = 0
+        assert watchdog._place() == "unknown"
+    finally:
+        watchdog.close()
+
+
+@pytest.mark.parametrize(
+    ("stand_in_after_s", "patience_s", "used_s"), [(0.03, 1.0, 0.03), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0)]
+)
+async def test_a_stand_in_begins_no_later_than_patience_ends(stand_in_after_s: float, patience_s: float, used_s: float):
+    watchdog = LoopWatchdog(interval_s=3600, patience_s=patience_s, stand_in_after_s=stand_in_after_s)
+    watchdog.close()
+    assert watchdog._stand_in_after_s == used_s
+
+
+@pytest.mark.parametrize("bound", range(13))
+async def test_a_bucket_has_its_upper_bound_and_the_next_what_is_above(bound: int, monkeypatch: pytest.MonkeyPatch):
+    now = 1000.0
+    watchdog = LoopWatchdog(interval_s=3600, patience_s=20)
+    try:
+        monkeypatch.setattr(loop_watchdog, "time", SimpleNamespace(monotonic=lambda: now))
+        upper_s = loop_watchdog._BUCKETS_S[bound]
+        now = upper_s
+        watchdog._answer(0.0)
+        assert watchdog._counts == [int(number == bound) for number in range(14)]
+        now = upper_s * 1.001
+        watchdog._answer(0.0)
+        assert watchdog._counts == [int(number in (bound, bound + 1)) for number in range(14)]
+    finally:
+        watchdog.close()
