@@ -167,6 +167,35 @@ async def test_who_leaves_takes_all_of_its_requests_along(taken: int):
     assert all(pending.is_cancelled for _, _, pending in desk.taken[taken:])
 
 
+class Begun(Desk):
+    """Answers each request with responses that never come."""
+
+    def infer(self, message: bytes, headers: Any, deadline: float | None, answer: Any, *, stream: bool) -> Pending:
+        class Never(Several):
+            async def __anext__(self) -> bytes:
+                return await asyncio.get_running_loop().create_future()
+
+        pending = super().infer(message, headers, deadline, answer, stream=stream)
+        answer.begin(Never())
+        return pending
+
+
+@pytest.mark.parametrize("count", [1, 2, 65, 66, 200])
+async def test_who_leaves_takes_responses_along_that_nobody_has_begun_to_read(count: int):
+    desk = Begun()
+    answers = stream_of(desk, *map(asked, range(count)))
+    reading = asyncio.ensure_future(anext(answers))
+    await turns(500)
+    assert len(desk.taken) == desk.open == min(count, 66)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await answers.aclose()
+    await turns()
+    assert desk.open == 0
+    assert all(pending.is_cancelled for _, _, pending in desk.taken)
+
+
 async def test_a_request_that_is_answered_twice_or_after_it_was_left_is_answered_once():
     desk = Desk()
     answers = stream_of(desk, asked(0), asked(1))
