@@ -8,8 +8,8 @@ import multiprocessing
 import signal
 import socket
 import ssl
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +38,7 @@ from serinus.errors import (
 )
 from serinus.protocol.datatypes import NUMPY_DTYPES
 from serinus.protocol.types import TensorSpec
+from waiting import wait_until
 
 pandas = Deferred("pandas")
 
@@ -513,12 +514,13 @@ async def test_TLS_with_the_callers_own_authorities_and_certificate(certificate:
 @pytest.mark.slow
 def test_ctrl_c_ends_a_wait(server: Server):
     with Client(f"http://127.0.0.1:{server.http_port}") as ours:
-        began = threading.Event()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        began, main = threading.Event(), threading.main_thread().ident or 0
 
         def interrupt() -> None:
             began.wait(10)
-            time.sleep(0.2)  # the request must be out; nothing tells when it is
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            wait_until(lambda: sys._current_frames()[main].f_code.co_name == "wait")  # for the answer
+            signal.pthread_kill(main, signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
         thread.start()
