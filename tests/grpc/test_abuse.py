@@ -41,6 +41,7 @@ from grpc_support import (
     serving,
 )
 from seeded import seeded
+from waiting import wait_until
 
 MIB = 1024 * 1024
 
@@ -64,9 +65,9 @@ def serves(server: Running) -> bool:
     return answer.raw_output_contents[0] == np.array([[3]], np.float32).tobytes()
 
 
-def serves_again(server: Running) -> bool:
+def serves_again(server: Running, tries: int = 5) -> bool:
     """As `serves`, but a call may be lost: grpc.aio may have crashed under it, and be replaced."""
-    for _ in range(5):
+    for _ in range(tries):
         with contextlib.suppress(grpc.RpcError):
             return serves(server)
     return False
@@ -199,7 +200,8 @@ def test_calls_that_come_while_the_loop_is_held_take_bounded_memory(server):
         grown = memory() - before
     finally:
         go.set()
-    assert serves_again(server)
+    # grpc-core cancels at random while more calls wait than it may keep (grpc.server.max_pending_requests), others' too.
+    wait_until(lambda: all(serves_again(server, tries=1) for _ in range(20)), limit_s=60)
     assert grown < 220 * MIB
 
 
