@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import uvloop
 
-from http_support import Answer, Probe, Raw
+from http_support import Probe, Raw, ask, never_reads
 from serinus.server.connections.unsent_answers import UnsentAnswers
 from serinus.server.http.asgi import UvicornServer
 from serinus.server.http.exchange import Exchange, HttpLimits
@@ -45,17 +45,6 @@ async def serving(account: UnsentAnswers, **limits: float) -> AsyncIterator[tupl
         yield server, port, app
     finally:
         await server.close()
-
-
-async def ask(client: Raw, request: bytes) -> Answer:
-    await client.send(request)
-    return await client.answer()
-
-
-async def never_reads(port: int) -> Raw:
-    client = await Raw.open(port, limit=1024)
-    client.writer.transport.pause_reading()
-    return client
 
 
 async def test_answers_for_clients_that_never_read_stay_within_the_bound_and_others_are_served():

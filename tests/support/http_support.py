@@ -163,3 +163,16 @@ async def exchange_bytes(port: int, script: bytes, *, end_input: bool = True) ->
     finally:
         await client.close()
     return answers
+
+
+async def ask(client: Raw, request: bytes) -> Answer:
+    """Send a request and read its answer."""
+    await client.send(request)
+    return await client.answer()
+
+
+async def never_reads(port: int) -> Raw:
+    """Connect a client that takes nothing of what is sent to it."""
+    client = await Raw.open(port, limit=1024)
+    client.writer.transport.pause_reading()
+    return client
