@@ -116,7 +116,14 @@ def _killed_process(folder: Path) -> Observed:
     return observed
 
 
-@row("exits-worker", "predict calls os._exit in one of two workers", "reset", neighbour_loses=True, turns_unready=None)
+@row(
+    "exits-worker",
+    "predict calls os._exit in one of two workers",
+    "reset",
+    neighbour_loses=True,
+    ends_a_probe=True,
+    turns_unready=None,
+)
 def _exits_worker(folder: Path) -> Observed:
     with server(folder, "IllInThread", "--workers", "2") as (served, observed, watch), watch.during():
         wait_until(lambda: len(workers(served)) == 2)

@@ -39,7 +39,14 @@ def _kill_server(folder: Path) -> Observed:
     return observed
 
 
-@row("kill-worker", "kill -9 of one of two workers", "reset|200", neighbour_loses=True, turns_unready=None)
+@row(
+    "kill-worker",
+    "kill -9 of one of two workers",
+    "reset|200",
+    neighbour_loses=True,
+    ends_a_probe=True,
+    turns_unready=None,
+)
 def _kill_worker(folder: Path) -> Observed:
     with (
         server(folder, "IllInThread", "--workers", "2") as (served, observed, watch),

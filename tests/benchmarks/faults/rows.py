@@ -63,6 +63,8 @@ class Expected:
     neighbour_loses: bool = False
     """Whether requests to the other model may be lost (they share what dies)."""
     stays_live: bool = True
+    ends_a_probe: bool = False
+    """Whether what dies may have accepted a probe's connection, which ends with it: one answer of liveness may be `reset`."""
     turns_unready: bool | None = False
     """Whether readiness must turn false meanwhile; None: it may."""
     heals: bool = True
