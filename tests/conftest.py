@@ -136,14 +136,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
 def pytest_xdist_auto_num_workers() -> int | None:
-    """One process more than cores: it works while another waits for a server that starts, drains or is to heal, or for a reader that is slow.
+    """Two processes more than cores: they work while others wait for a server that starts, drains or is to heal, or for a reader that is slow.
 
     The tests of the quick run hardly wait, and a process more would import everything once more.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if QUICK else cores + 1
+    return cores if QUICK else cores + 2
 
 
 LONGEST = (
