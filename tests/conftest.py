@@ -149,6 +149,8 @@ def pytest_xdist_auto_num_workers() -> int | None:
 LONGEST = (
     "hosts/test_mlserver.py",
     "reliability/test_faults.py",
+    "local/test_runner_healing.py",
+    "services/test_own_model_page.py",
     "image_pixels/test_models.py",
     "rest/test_openapi.py",
     "loading/test_damaged_files.py",
@@ -157,6 +159,11 @@ LONGEST = (
     "rest/test_fuzz.py",
     "local/test_runner.py",
     "monitoring/test_alerts.py",
+    "repository/test_mutants.py",
+    "canary/test_outages.py",
+    "local/test_interrupt.py",
+    "serve/test_workers_agree.py",
+    "tuning/test_tune.py",
 )
 """Files of the whole run that take more than half a minute; begun last, one of them would go on while all others have ended."""
 

@@ -144,7 +144,8 @@ def test_a_killed_reaper_is_replaced_and_does_its_work(tmp_path: Path) -> None:
 
 
 def test_an_up_after_a_kill_takes_the_same_port(tmp_path: Path) -> None:
-    (tmp_path / "isvc.yaml").write_text(manifest("--deaf"))
+    patience = "  predictor:\n    terminationGracePeriodSeconds: 3\n"
+    (tmp_path / "isvc.yaml").write_text(manifest("--deaf").replace("  predictor:\n", patience))
     with up(tmp_path, "isvc.yaml") as running:
         status = running.status()
         port = status["gateway"]["port"]

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 import warm_start
-from depth import draws
+from depth import draws, only_deep
 from serinus.server.exit_bound import CLOSING_S
 from serve_support import Served, serving
 
@@ -60,8 +60,9 @@ class Stop:
     grace_s: float = 30.0
 
 
+MANIFESTS = "as the manifests have it"
 STOPS = {
-    "as the manifests have it": Stop(told_after_s=1.0, drain_delay_s=_manifests_delay_s()),
+    MANIFESTS: Stop(told_after_s=1.0, drain_delay_s=_manifests_delay_s()),
     "preStop sleep": Stop(told_after_s=1.0, pre_stop_s=3.0),
     "docker stop": Stop(told_after_s=-0.5, grace_s=10.0),
 }
@@ -136,7 +137,10 @@ def _end(router: Router, served: Served, stop: Stop) -> int:
     return status
 
 
-@pytest.mark.parametrize("name", STOPS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == MANIFESTS else [only_deep(f"[{MANIFESTS}]")]) for name in STOPS],
+)
 def test_servers_replaced_under_load_lose_no_request(name: str, tmp_path: Path) -> None:
     stop, folders = STOPS[name], itertools.count()
     router, statuses = Router(), []
