@@ -208,10 +208,10 @@ def walk(test, rng, canary, stable, *, blocks, requests=500, share=0.1) -> float
 
 
 def test_a_canary_at_the_margin_is_promoted_no_oftener_than_the_level():
-    rng = np.random.default_rng(2)
+    rng, runs = np.random.default_rng(2), draws(150, 150, 60)
     stable, canary = np.array([0.995, 0.005]), np.array([0.99, 0.01])
-    reached = sum(walk(NotWorse(np.zeros(2), 0.005), rng, canary, stable, blocks=80) >= WANTED for _ in range(150))
-    assert reached <= 150 * 0.05 + 3 * math.sqrt(150 * 0.05 * 0.95)
+    reached = sum(walk(NotWorse(np.zeros(2), 0.005), rng, canary, stable, blocks=80) >= WANTED for _ in range(runs))
+    assert reached <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
 
 
 def test_a_canary_as_good_is_promoted_within_the_requests_that_were_told():
@@ -552,9 +552,9 @@ DRAWS = {
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 @pytest.mark.parametrize("sign", every(2, [1.0, -1.0]))
 def test_equal_means_are_called_worse_no_oftener_than_the_level(draw, sign):
-    rng = np.random.default_rng(13)
-    reached = sum(mean_walk(LargeMean(sign, 0.0, 1000), draw(rng), rng, 1.0, 60) >= WANTED for _ in range(100))
-    assert reached <= 100 * 0.05 + 3 * math.sqrt(100 * 0.05 * 0.95)
+    rng, runs = np.random.default_rng(13), draws(100, 100, 40)
+    reached = sum(mean_walk(LargeMean(sign, 0.0, 1000), draw(rng), rng, 1.0, 60) >= WANTED for _ in range(runs))
+    assert reached <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
 
 
 @pytest.mark.parametrize(

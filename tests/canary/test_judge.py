@@ -505,7 +505,7 @@ guardrails:
 def test_a_version_that_is_slower_by_no_more_than_is_tolerated_is_rolled_back_with_the_levels_probability_at_most(
     times: float, most: float
 ):
-    runs = 60
+    runs = draws(60, 60, 30)
     found = outcomes(Rollout(canary=Truth(median_s=0.02 * times)), runs, judged_by=policy(SLOWER))
     assert sum(decision == "rollback" for decision, _, _ in found) <= most_wrong(runs, most)
 

@@ -234,6 +234,7 @@ def test_the_help_shows_examples(capsys: pytest.CaptureFixture[str]):
     assert "serinus canary replay looks.jsonl" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
+@pytest.mark.slow  # a process
 def test_a_replay_pays_for_no_clusters_targets_and_no_page():
     program = (
         "import sys; from serinus.cli import main; main(['canary', 'policy']); "

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 import grpc
-from conformance_support import Server, server_process
+from conformance_support import Server, server_here, server_process
 from deferred import Deferred
+from depth import QUICK
 from hosts_support import free_port
 from predictor_support import Predictor, doubled, http
 from serinus.client import AsyncClient, Client
@@ -45,7 +46,7 @@ pandas = Deferred("pandas")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with server_process(tmp_path_factory.mktemp("client")) as running:
+    with server_here() if QUICK else server_process(tmp_path_factory.mktemp("client")) as running:
         yield running
 
 

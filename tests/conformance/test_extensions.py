@@ -24,16 +24,19 @@ from conformance_support import (
     ids,
     infer_message,
     json_tensor,
+    server_here,
     server_process,
     values_of,
 )
+from depth import QUICK
 from serinus.protocol import _open_inference_pb2 as pb
 from serve_support import serving
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with server_process(tmp_path_factory.mktemp("extensions")) as running:
+    """A process; in this one for the quick run, whose cases ask for no model of XGBoost's."""
+    with server_here() if QUICK else server_process(tmp_path_factory.mktemp("extensions")) as running:
         yield running
 
 
@@ -335,7 +338,7 @@ def _(s: Server) -> None:
     assert after["success"] == before["success"]
 
 
-@case(TABLE, "statistics-of-all-and-of-versions", f"{STATISTICS}: the name and the version are optional")
+@case(TABLE, "statistics-of-all-and-of-versions", f"{STATISTICS}: the name and the version are optional", slow=True)
 def _(s: Server) -> None:
     everything = s.ask("GET", "/v2/models/stats").json["model_stats"]
     assert {"labels", "versioned", "xgb"} <= {found["name"] for found in everything}
@@ -583,7 +586,7 @@ def _(s: Server) -> None:
     assert s.ask("POST", "/v1/models/versioned/versions/3:predict", body).status == 404
 
 
-@case(TABLE, "v1-equals-v2", "ours: one data plane")
+@case(TABLE, "v1-equals-v2", "ours: one data plane", slow=True)
 def _(s: Server) -> None:
     rows = [[0.1, -0.2, 0.3, 0.4], [1, 2, 3, 4]]
     v1 = s.ask("POST", "/v1/models/xgb:predict", {"instances": rows}).json["predictions"]
@@ -660,17 +663,17 @@ def _(s: Server) -> None:
 XGB = json_tensor("input-0", "FP32", [1, 4], [1.0, 3.5, 0.5, 2.0])
 
 
-@case(TABLE, "metadata-of-a-booster", "inference_rest.md, Model Metadata Response JSON Object")
+@case(TABLE, "metadata-of-a-booster", "inference_rest.md, Model Metadata Response JSON Object", slow=True)
 def _(s: Server) -> None:
     check_metadata(s, "xgb", XGB)
 
 
-@case(TABLE, "no-rows-of-a-booster", "inference_rest.md, shape: unsigned integers")
+@case(TABLE, "no-rows-of-a-booster", "inference_rest.md, shape: unsigned integers", slow=True)
 def _(s: Server) -> None:
     check_no_rows(s, "xgb", XGB)
 
 
-@case(TABLE, "config-of-a-booster-equals-rest", CONFIG)
+@case(TABLE, "config-of-a-booster-equals-rest", CONFIG, slow=True)
 def _(s: Server) -> None:
     check_config(s, "xgb")
 

@@ -279,7 +279,7 @@ def test_a_model_that_works_on_many_requests_at_a_time_and_slows_none_is_not_lim
 
 @pytest.mark.parametrize(
     ("size", "rate", "kind"),
-    every(5, product([1, 50], [500, 2000, 5000], ["array", "inside"]), names=3),
+    every(11, product([1, 50], [500, 2000, 5000], ["array", "inside"]), names=3),
     ids=lambda value: {1: "steady", 50: "bursts"}.get(value),
 )
 def test_a_model_that_gains_by_batching_is_given_its_batches(kind: str, rate: int, size: int):

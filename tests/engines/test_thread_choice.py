@@ -104,6 +104,7 @@ def _said(threads: object) -> str:
     return threads
 
 
+@pytest.mark.slow  # both frameworks
 @pytest.mark.usefixtures("two_cpus")
 @pytest.mark.parametrize("framework", ["xgboost", "lightgbm"])
 def test_a_booster_is_measured_and_answers_the_same_with_any_threads(tmp_path: Path, framework: str):

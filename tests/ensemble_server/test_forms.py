@@ -44,6 +44,7 @@ async def test_the_form_without_kserve_needs_a_folder():
             pass
 
 
+@pytest.mark.slow  # a process
 def test_without_kserve_the_package_gives_the_other_form():
     code = (
         "import importlib.util as util, sys\n"

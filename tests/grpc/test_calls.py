@@ -167,6 +167,7 @@ def in_a_process_of_its_own(script: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_async_client_is_answered_many_at_a_time(server):
     script = """if 1:
         import asyncio, sys, numpy as np

@@ -32,7 +32,7 @@ from serinus import InferRequest, InferResponse, RequestModel
 SERVICE = "/inference.GRPCInferenceService"
 CALLS = 40
 """Of one connection; most are answered while it goes."""
-TURNS = draws(10, 5)
+TURNS = draws(10, 5, 2)
 """Connections of each case."""
 
 
@@ -127,7 +127,7 @@ def test_whose_deadline_passes_while_it_is_answered_is_no_news_and_is_counted(se
     """The calls that so ended in the log: grpc-core knows of the end of one before grpc.aio does."""
     each = [call for call in ANSWERS.values() for _ in range(10)]
     sent = answered = 0
-    for turn in range(draws(120, 60)):
+    for turn in range(draws(120, 60, 20)):
         with Wire(server.port) as wire:
             for n in range(len(each)):
                 method, body, more = each[n] if n % 6 else ("ModelInfer", request("holding"), {})

@@ -11,7 +11,6 @@ import pytest
 import grpc
 from depth import some_of
 from grpc_support import ENGINES, Running, serving
-from representative import every
 from serinus.errors import TooLarge
 from serinus.protocol import _open_inference_pb2 as pb
 from serinus.protocol import proto_census
@@ -66,7 +65,7 @@ COSTLY = costly(MOST_FIELDS, MOST_NUMBERS)
 @pytest.mark.parametrize(
     ("kind", "counter"),
     [(kind, "compiled") for kind in COSTLY]
-    + every(len(COSTLY), [(kind, "plain") for kind in some_of(list(reversed(COSTLY)), 1)], names=2),
+    + [pytest.param(kind, "plain", marks=pytest.mark.slow) for kind in some_of(list(reversed(COSTLY)), 1)],
     indirect=["counter"],
 )
 def test_a_message_of_millions_of_nothings_is_refused_before_it_is_parsed(kind: str, counter: str):

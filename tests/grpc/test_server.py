@@ -142,6 +142,7 @@ def test_a_timeout_parameter_is_a_deadline_too(channel):
 # Limits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     "compression", every(2, [None, grpc.Compression.Deflate, grpc.Compression.Gzip]), ids=["plain", "deflate", "gzip"]

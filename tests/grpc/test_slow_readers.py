@@ -118,6 +118,7 @@ def test_who_takes_nothing_for_the_send_timeout_is_given_up_for_others(engine: s
         wait_until(is_empty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_small_answers_that_nobody_takes_do_not_make_large_ones_that_are_read_count(engine: str):
     with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=600) as server, Wire(server.port) as wire:
@@ -143,6 +144,7 @@ def test_who_takes_nothing_and_keeps_its_connection_moving_is_given_up_for_other
         wait_until(is_served)
 
 
+@pytest.mark.slow
 def test_a_client_whose_socket_is_full_is_closed_after_the_send_timeout():
     """The window is open wide, and nothing is read: TCP holds the answer up."""
     with serving("native", send_timeout_s=1) as server, Wire(server.port) as wire:

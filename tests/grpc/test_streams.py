@@ -197,6 +197,7 @@ def test_a_deadline_ends_a_stream(server: Running, channel: grpc.Channel, model:
     server.until(lambda: COUNTING[model].closed == 1)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_holds_the_model_back(server: Running, channel: grpc.Channel):
     answers = triton_stream(channel, [request_for("counting", 200, size=1_000_000)])
     model = COUNTING["counting"]

@@ -47,6 +47,7 @@ async def serving(account: UnsentAnswers, **limits: float) -> AsyncIterator[tupl
         await server.close()
 
 
+@pytest.mark.slow
 async def test_answers_for_clients_that_never_read_stay_within_the_bound_and_others_are_served():
     account = UnsentAnswers(30 * MB)
     async with serving(account) as (server, port, app):
@@ -72,6 +73,7 @@ async def test_answers_for_clients_that_never_read_stay_within_the_bound_and_oth
         await other.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_takes_nothing_for_the_send_timeout_is_closed_and_counted():
     account = UnsentAnswers(1000 * MB)
     async with serving(account, send_timeout_s=0.2) as (server, port, _):

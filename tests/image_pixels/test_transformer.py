@@ -41,6 +41,7 @@ def test_one_step_gives_the_pixels_of_resizing_and_then_cropping(size: tuple[int
     assert np.abs(found.astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_large_jpeg_decoded_smaller_looks_the_same():
     image = Image.fromarray(np.asarray(gradient(1600, 1200)) // 4 * 2)
     content = saved(image, "JPEG", quality=95)

@@ -223,6 +223,7 @@ def test_a_model_that_stopped_early_holds_its_best_iterations(tmp_path: Path) ->
 # Starting
 
 
+@pytest.mark.slow  # a process
 def test_a_warm_start_imports_no_lightgbm(tmp_path: Path) -> None:
     path = save(train(categorical=True), tmp_path)
     load(path)

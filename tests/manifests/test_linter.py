@@ -413,6 +413,7 @@ def test_a_flag_is_read_in_every_spelling(words: list[str], value: str | None) -
     assert flag_value(words, "a_b") == value
 
 
+@pytest.mark.slow  # processes
 def test_lint_exits_by_severity_and_speaks_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

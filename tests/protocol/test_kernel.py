@@ -53,12 +53,12 @@ def agrees(text: str) -> None:
 def test_both_paths_answer_alike_to_right_and_wrong_requests(seed: int):
     rnd = random.Random(seed)
     codec, plain = RestCodec(), plain_codec()
-    taken = 0
-    for _ in range(2500):
+    count, taken = draws(2500, 2500, 1000), 0
+    for _ in range(count):
         document = random_body(rnd)
         assert outcome(codec, document) == outcome(plain, document), document
         taken += took(document)
-    assert taken > 400
+    assert taken > 0.16 * count
 
 
 def test_both_paths_answer_alike_to_damaged_real_requests():
@@ -73,7 +73,7 @@ def test_both_paths_answer_alike_to_damaged_real_requests():
         parameters={"timeout": 1000},
     )
     assert took(whole)
-    for _ in range(10_000):
+    for _ in range(draws(10_000, 10_000, 3000)):
         document = bytearray(whole)
         damage(rnd, document)
         assert outcome(codec, bytes(document)) == outcome(plain, bytes(document)), bytes(document)
@@ -90,7 +90,7 @@ def test_both_paths_answer_alike_to_damaged_requests_with_raw_tensors():
     ]
     encoded = codec.encode_request(InferRequest("m", tensors, id="i", binary=True), binary=True)
     whole, length = encoded.to_bytes(), encoded.json_length or 0
-    for _ in range(10_000):
+    for _ in range(draws(10_000, 10_000, 3000)):
         document = bytearray(whole[:length])
         if rnd.random() < 0.5:
             damage(rnd, document)

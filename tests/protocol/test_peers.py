@@ -103,6 +103,7 @@ def test_tritons_http_client_and_we_read_each_other():
     )
 
 
+@pytest.mark.slow  # a process
 def test_tritons_raw_form_of_strings_and_half_floats_is_ours():
     run(
         "tritonclient",
@@ -124,6 +125,7 @@ def test_tritons_raw_form_of_strings_and_half_floats_is_ours():
     )
 
 
+@pytest.mark.slow  # a process
 def test_tritons_grpc_messages_and_ours_are_the_same_bytes():
     run(
         "tritonclient",

@@ -57,6 +57,7 @@ def test_a_run_from_before_sections_kept_their_own_command_is_taken_too(tmp_path
     assert "`make bench`, 2025-12-31." in text
 
 
+@pytest.mark.slow  # matplotlib
 def test_the_engine_is_shown_by_its_times_and_by_its_largest_difference(tmp_path: Path) -> None:
     cells = [{"trees": 200, "rows": rows, "forest_us": 1.0 * rows, "xgboost_us": 1000.0 * rows} for rows in (1, 64)]
     equality = [{"objective": "binary:logistic", "rows": 5_000_000, "margin": 0.0, "prediction": 6e-8}]

@@ -33,9 +33,10 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *identity, *words], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that a release touches, in a repository of their own."""
+    tmp_path = tmp_path_factory.mktemp("begun")
     for pattern in (release.VERSION_FILE, release.CHANGELOG, *release.WITH_TAGS):
         for path in ROOT.glob(pattern):
             to = tmp_path / path.relative_to(ROOT)
@@ -46,6 +47,13 @@ def tree(tmp_path: Path) -> Path:
     git(tmp_path, "config", "user.email", "t@example.com")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-qm", "Begin")
+    return tmp_path
+
+
+@pytest.fixture
+def tree(begun: Path, tmp_path: Path) -> Path:
+    """A repository of those files, of this test alone."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -104,6 +112,7 @@ def test_a_version_that_is_none_or_not_later_is_refused(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_added_is_no_patch_and_an_empty_changelog_no_release(tree: Path, capsys: pytest.CaptureFixture[str]):
     major, minor, patch = release.numbers(__version__)
     (tree / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n### Added\n\n- a thing\n")
@@ -117,6 +126,7 @@ def test_what_is_added_is_no_patch_and_an_empty_changelog_no_release(tree: Path,
     assert "not committed" in said
 
 
+@pytest.mark.slow
 def test_what_was_to_go_by_then_keeps_a_release_back(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -65,6 +65,7 @@ def test_names_of_custom_routes_are_escaped_on_the_page():
     assert "<b>" not in operations_html(document).partition("custom</h3>")[2].partition("<h3>")[0]
 
 
+@pytest.mark.slow  # schemathesis
 def test_the_document_is_valid_openapi():
     schemathesis = pytest.importorskip("schemathesis")
     document, _ = openapi_document()

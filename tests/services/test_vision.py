@@ -34,6 +34,7 @@ def service(form: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_gpu_component_gives_the_network_a_gpu_as_the_runtimes_component_does():
     predictor = service("collocated-gpu")["spec"]["predictor"]
     assert predictor["model"]["resources"]["limits"]["nvidia.com/gpu"] == "1"

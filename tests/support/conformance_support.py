@@ -95,13 +95,16 @@ class Case:
     id: str
     source: str
     run: Callable[[Server], None]
+    slow: bool = False
 
 
-def case(table: list[Case], name: str, source: str) -> Callable[[Callable[[Server], None]], Callable[[Server], None]]:
-    """Add a function to a table."""
+def case(
+    table: list[Case], name: str, source: str, *, slow: bool = False
+) -> Callable[[Callable[[Server], None]], Callable[[Server], None]]:
+    """Add a function to a table; a slow one is left out of the quick run."""
 
     def add(function: Callable[[Server], None]) -> Callable[[Server], None]:
-        table.append(Case(name, source, function))
+        table.append(Case(name, source, function, slow))
         return function
 
     return add
@@ -113,7 +116,8 @@ def ids(table: list[Case]) -> Any:
 
     names = [one.id for one in table]
     assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)
-    return pytest.mark.parametrize("one", table, ids=names)
+    cases = [pytest.param(one, marks=pytest.mark.slow if one.slow else ()) for one in table]
+    return pytest.mark.parametrize("one", cases, ids=names)
 
 
 @dataclass(frozen=True)
@@ -473,7 +477,7 @@ def server_here(*, http: str = "thin", engine: str = "native") -> Iterator[Serve
     metrics = Metrics()
     plane = Plane(Registry(build_model, metrics=metrics), metrics=metrics, access=OPEN)
     settings = ServerSettings(host="127.0.0.1", http_port=0, http=http, grpc=engine)  # type: ignore[arg-type] # names of each
-    labels = [(name, "Labels", "") for name in (ODD_NAME, "spare")]
+    labels = [(name, "Labels", "") for name in (ODD_NAME, "spare", "churn")]
     labels += [("versioned", "Labels", version) for version in VERSIONS]
     models = [
         ModelSettings(name=name, version=version, implementation=f"conformance_models.{kind}")

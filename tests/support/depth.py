@@ -1,4 +1,4 @@
-"""How much of a sweep a run draws: `make test` a part of it, `make test DEEP=1` (as CI does) all of it.
+"""How much of a sweep a run draws: `make test` a part of it, `make test DEEP=1` (as CI does) all of it, `make test-quick` less where a test says so.
 
 A sweep is a test whose cases are many of one kind: mutations of a file, random bodies, every estimator of a library. Each kind is in every
 run; only their number differs. A test that is left to DEEP=1 as a whole (`only_deep`) is the heavy variant of one that is in every run,
@@ -13,10 +13,12 @@ from typing import TypeVar
 
 import pytest
 
-__all__ = ["DEEP", "draws", "only_deep", "some_of"]
+__all__ = ["DEEP", "QUICK", "draws", "only_deep", "some_of"]
 
 DEEP = os.environ.get("DEEP_TESTS") == "1"
 """Whether this run is `make test DEEP=1`."""
+QUICK = os.environ.get("QUICK_TESTS") == "1"
+"""Whether this run is `make test-quick`."""
 
 T = TypeVar("T")
 
@@ -30,9 +32,9 @@ def only_deep(lighter: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not DEEP, reason=f"with DEEP=1; in every run: {lighter}")
 
 
-def draws(deep: int, few: int) -> int:
-    """How many random cases a sweep draws: `deep` with DEEP=1, else `few`."""
-    return deep if DEEP else few
+def draws(deep: int, few: int, quick: int | None = None) -> int:
+    """How many random cases a sweep draws: `deep` with DEEP=1, `quick` in the quick run where it is given, else `few`."""
+    return deep if DEEP else quick if QUICK and quick is not None else few
 
 
 def some_of(cases: Sequence[T], few: int) -> list[T]:

@@ -367,6 +367,7 @@ def test_warm_up_rows_fit(tmp_path: Path) -> None:
         assert model.predict(model.warmup_inputs(), Call())["predict"].shape == (1,)
 
 
+@pytest.mark.slow  # a process
 def test_a_warm_start_imports_neither_xgboost_nor_anything_of_scipy(tmp_path: Path) -> None:
     path = save(train(), tmp_path)
     wanted = _ask(load(path), rows(3))["predict"]
