@@ -72,9 +72,6 @@ def _import_tritonclient_apart() -> None:
         descriptor_pool.Default = default
 
 
-_import_tritonclient_apart()
-
-
 def _let_examples_take_their_time() -> None:
     """How long one takes to draw or to run is the machine's doing, and no property is about time."""
     if importlib.util.find_spec("hypothesis") is None:  # MLServer's environment
@@ -86,9 +83,6 @@ def _let_examples_take_their_time() -> None:
         "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples
     )
     settings.load_profile("any machine")
-
-
-_let_examples_take_their_time()
 
 
 def _ask_once_which_fixtures_are_loops() -> None:
@@ -106,11 +100,17 @@ def _ask_once_which_fixtures_are_loops() -> None:
     plugin._should_patch = should_patch
 
 
-_ask_once_which_fixtures_are_loops()
+def _runs_tests(config: pytest.Config) -> bool:
+    """Whether this is a process that runs tests: of pytest-xdist the one that prints runs none, and others wait for it to begin."""
+    return hasattr(config, "workerinput") or config.getoption("dist", "no") == "no"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Print what the dearest files cost, where COSTS says how many (tests/support/cpu_costs.py)."""
+    """Prepare what tests import, and print what the dearest files cost, where COSTS says how many (tests/support/cpu_costs.py)."""
+    if _runs_tests(config):
+        _import_tritonclient_apart()
+        _let_examples_take_their_time()
+        _ask_once_which_fixtures_are_loops()
     most = int(os.environ.get("COSTS", "0"))
     if most and importlib.util.find_spec("cpu_costs") is not None:  # MLServer's environment has it not
         from cpu_costs import CpuCosts
