@@ -16,6 +16,7 @@ from rich.console import Console
 
 import warm_start
 from hosts_support import free_port
+from representative import every
 from rest_support import X1, X, rest, rest_in_thread
 from serinus.cli.commands.top import Server, Watch, Watched
 from serinus.cli.model_rates import ModelRates, ProcessState, compare, quantile, read_look, sparkline
@@ -250,7 +251,9 @@ def test_a_page_that_needs_a_token_is_read_with_it(tmp_path: Path, capsys: pytes
         assert json.loads(capsys.readouterr().out)["servers"][0]["models"]
 
 
-@pytest.mark.parametrize(("written", "page"), [("{}", "/metrics"), ("http://{}/", "/metrics"), ("{}/m", "/m")])
+@pytest.mark.parametrize(
+    ("written", "page"), every(3, [("{}/m", "/m"), ("{}", "/metrics"), ("http://{}/", "/metrics")], names=2)
+)
 def test_an_address_is_taken_as_serinus_infer_takes_it(written: str, page: str, capsys: pytest.CaptureFixture[str]):
     address = f"127.0.0.1:{free_port()}"
     assert run(["top", "--url", written.format(address), "-o", "json"]) == 1

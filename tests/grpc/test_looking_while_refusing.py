@@ -67,6 +67,7 @@ def wakeups(server: Running) -> int:
     return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])
 
 
+@pytest.mark.alone  # whoever else works on the cores makes a thread wait
 def test_refusals_wake_no_thread_and_what_comes_later_does(server):
     with Wire(server.port) as wire:
         send(wire, 1)

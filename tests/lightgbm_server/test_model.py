@@ -66,7 +66,7 @@ def test_predictions_and_raw_scores_equal_the_boosters(objective: str, categoric
     ],
     ids=lambda parameters: "-".join(f"{name}={value}" for name, value in parameters.items()),
 )
-@pytest.mark.parametrize("categorical", [True, False], ids=["categories", "numbers"])
+@pytest.mark.parametrize("categorical", every(2, [True, False]), ids=["categories", "numbers"])
 @pytest.mark.parametrize("objective", every(2, ["multiclass", "binary"]))
 def test_every_way_of_training_is_walked_as_the_booster_walks_it(
     parameters: dict, categorical: bool, objective: str, tmp_path: Path

@@ -106,7 +106,7 @@ def test_an_archive_is_unpacked(tmp_path: Path, name: str, make: Make):
         ("m.zip", zipped(*((f"{n}", b"") for n in range(60))), "more than 50 files"),
         ("m.zip", zipped(*((f"{n}/", b"") for n in range(60))), "more than 50 files"),
         ("m.zip", large_directory, "its directory alone has 20971520 bytes"),
-        ("m.tar.gz", long_header, "it has a header of 209715200 bytes"),
+        pytest.param("m.tar.gz", long_header, "it has a header of 209715200 bytes", marks=pytest.mark.slow),
         ("m.tar", tar(("../out", b"x"), mode="w"), "'../out' would leave the folder"),
         ("m.tar", tar(("/out", b"x"), mode="w"), "'/out' would leave the folder"),
         ("m.zip", zipped(("a/../../out", b"x")), "would leave the folder"),

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from representative import every
 from serinus import __version__
 from serinus.cli.serving.deprecations import Deprecation
 
@@ -103,7 +104,11 @@ def test_a_dry_run_shows_it_and_changes_nothing(tree: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [("1.0", "expected MAJOR.MINOR.PATCH"), ("01.2.3", "expected MAJOR.MINOR.PATCH"), ("0.0.1", "not later than")],
+    every(
+        2,
+        [("1.0", "expected MAJOR.MINOR.PATCH"), ("01.2.3", "expected MAJOR.MINOR.PATCH"), ("0.0.1", "not later than")],
+        names=2,
+    ),
 )
 def test_a_version_that_is_none_or_not_later_is_refused(
     tree: Path, version: str, says: str, capsys: pytest.CaptureFixture[str]
