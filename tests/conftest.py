@@ -200,12 +200,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Run files side by side at a cost that does not grow with the tests that have ended."""
+    """Run files side by side at a cost that does not grow with the tests that have ended; in the quick run, frameworks in one process."""
     if config.getoption("dist") != "loadfile":
         return None
     from file_scheduling import FileScheduling
 
-    return FileScheduling(config, log)
+    return FileScheduling(config, log, by_folder=QUICK)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

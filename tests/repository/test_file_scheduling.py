@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from file_scheduling import next_file
+
 SUPPORT = Path(__file__).parents[1] / "support"
 CONFTEST = """
+import os
 from file_scheduling import FileScheduling
 
 def pytest_xdist_make_scheduler(config, log):
-    return FileScheduling(config, log)
+    return FileScheduling(config, log, by_folder="BY_FOLDER" in os.environ)
 """
 FILE = """
 import os, pytest
@@ -67,8 +70,34 @@ def test_a_process_that_dies_is_told_by_its_test_and_another_runs_what_is_left_o
     assert (tmp_path / "ran").read_text().split() == ["0", "1", "2", "3", "3", "4", "5"]
 
 
+QUEUE = ["tests/bulk/test_a.py", "tests/rest/test_b.py", "tests/grpc/test_c.py", "tests/hosts/test_d.py", "test_e.py"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "given"),
+    [
+        ({}, "tests/bulk/test_a.py"),
+        ({"frameworks": "other"}, "tests/rest/test_b.py"),
+        ({"frameworks": "other", "tests/rest": "this"}, "tests/rest/test_b.py"),
+        ({"frameworks": "other", "tests/rest": "other"}, "tests/grpc/test_c.py"),
+        ({"tests/rest": "other", "tests/grpc": "other"}, "tests/bulk/test_a.py"),
+        ({"frameworks": "other", "tests/rest": "other", "tests/grpc": "other"}, "test_e.py"),
+        ({"frameworks": "other", "tests/rest": "other", "tests/grpc": "other", "": "other"}, "tests/bulk/test_a.py"),
+    ],
+)
+def test_a_process_is_given_what_it_has_begun_or_nobody_has_and_what_others_have_at_the_end(
+    begun: dict[str, str], given: str
+):
+    assert next_file(QUEUE, begun, "this") == given
+
+
 @pytest.mark.slow  # three processes
-def test_every_test_runs_once_and_a_file_in_one_process(tmp_path: Path):
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_every_test_runs_once_and_a_file_in_one_process(
+    tmp_path: Path, by_folder: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if by_folder:
+        monkeypatch.setenv("BY_FOLDER", "1")
     for folder in ("many", "other"):
         (tmp_path / folder).mkdir()
         for number in range(5):
