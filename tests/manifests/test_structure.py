@@ -238,6 +238,7 @@ def test_a_field_that_an_older_kserve_lacks_is_warned_of_where_the_version_is_gi
     assert newer((0, 15)) == ["spec.predictor.storageUris", "spec.canary"]
 
 
+@pytest.mark.slow  # imports both for this alone
 def test_known_fields_are_those_of_the_kserve_and_kubernetes_clients() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the packages' own, at import

@@ -44,12 +44,12 @@ def _terminal() -> Iterator[tuple[int, int]]:
     os.close(theirs)
 
 
-def _read_all(reader: int, done: Callable[[], bool]) -> str:
-    """Read until nothing more comes though all is written; a terminal hands on what is written when the kernel has time."""
+def _read_all(reader: int, done: Callable[[], bool], *, handed_on_s: float = 1.0) -> str:
+    """Read until nothing more comes though all is written; a terminal hands on what is written when the kernel has time, a pipe at once."""
     pieces = []
     while True:
         written = done()
-        ready, _, _ = select.select([reader], [], [], 1.0 if written else 0.05)
+        ready, _, _ = select.select([reader], [], [], handed_on_s if written else 0.05)
         if ready:
             pieces.append(os.read(reader, 65536))
         elif written:
@@ -108,7 +108,7 @@ def test_what_is_logged_in_the_midst_of_a_write_does_not_wait_for_its_end() -> N
             gc.set_threshold(*thresholds)
             gc.callbacks.remove(finalise)
         assert not filling.is_alive()
-        assert _read_all(reader, lambda: stream.settle(0)).count("met\n") == len(met) > 0
+        assert _read_all(reader, lambda: stream.settle(0), handed_on_s=0).count("met\n") == len(met) > 0
 
 
 def test_the_descriptor_of_others_waits_as_before() -> None:
@@ -151,7 +151,9 @@ def test_lines_of_many_threads_are_whole(tmp_path: Path) -> None:
         threads = [threading.Thread(target=lambda: [stream.write(LINE) for _ in range(300)]) for _ in range(8)]
         for thread in threads:
             thread.start()
-        text = _read_all(reader, lambda: not any(map(threading.Thread.is_alive, threads)) and stream.settle(0))
+        text = _read_all(
+            reader, lambda: not any(map(threading.Thread.is_alive, threads)) and stream.settle(0), handed_on_s=0
+        )
         assert text == LINE * 2400
 
 
