@@ -102,7 +102,7 @@ test: $(VENV)/.test $(VENV)/.mlserver ## Run every test, on all cores: make test
 	some $(PYTEST) -q -m alone $(ARGS) -n 0
 
 .PHONY: test-quick
-test-quick: $(VENV)/.test ## Run the tests that are quick: a minute on two cores
+test-quick: $(VENV)/.test ## Run the tests that take no more than a few seconds each
 	@export QUICK_TESTS=1
 	$(PYTEST) -q -m "not slow and not alone" $(ALL_CORES) $(ARGS) || [ $$? = 5 ]
 
