@@ -113,9 +113,7 @@ class ServerSettings:
     )
     grpc: Literal["auto", "native", "grpcio"] = field(
         default="auto",
-        metadata=_flags(
-            help="gRPC transport: native (HTTP/2 in Rust, no TLS), grpcio, or auto: native where it can serve"
-        ),
+        metadata=_flags(help="gRPC transport: native (HTTP/2 in Rust), grpcio, or auto: native where it can serve"),
     )
     workers: int = field(
         default=1,

@@ -51,8 +51,11 @@ class Loaded:
     """When the first certificate of the chain ends, seconds since 1970."""
     client_ca_expires: float | None
 
-    def context(self) -> ssl.SSLContext:
-        """Make what a listener is given: TLS 1.2 at least (RFC 8996), HTTP/1.1.
+    def context(self, protocol: str = "http/1.1") -> ssl.SSLContext:
+        """Make what a listener is given: TLS 1.2 at least (RFC 8996).
+
+        Args:
+            protocol: what is spoken inside, by its name in ALPN (RFC 7301); a client that offers others alone is not refused here.
 
         Raises:
             ssl.SSLError: the files do not fit one another.
@@ -60,7 +63,7 @@ class Loaded:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         with _as_file(self.chain) as chain, _as_file(self.key) as key:
             # OpenSSL would ask the terminal for the passphrase of a key that has one.
             context.load_cert_chain(chain, key, password=lambda: b"")
@@ -104,9 +107,9 @@ class Certificates:
         client_ca = Path(settings.ssl_ca_certs) if settings.ssl_ca_certs else None
         return cls(Path(settings.ssl_certfile), Path(settings.ssl_keyfile), client_ca)
 
-    def context(self) -> ssl.SSLContext:
-        """Make a context of what is loaded now."""
-        return self.loaded.context()
+    def context(self, protocol: str = "http/1.1") -> ssl.SSLContext:
+        """Make a context of what is loaded now, for a protocol by its name in ALPN."""
+        return self.loaded.context(protocol)
 
     def on_change(self, tell: Callable[[Loaded], None]) -> None:
         """Have it told what is new, on the thread that calls `reload`."""

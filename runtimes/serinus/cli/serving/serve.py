@@ -220,8 +220,6 @@ def _server_settings(values: Mapping[str, Any]) -> ServerSettings:
     name = chosen["model_signature"]
     if not name or "/" in name or name in {".", ".."}:
         problems.append(f"--model_signature {name[:80]!r}: the name of a file in the model's folder was expected")
-    if chosen["ssl_certfile"] and chosen["grpc"] == "native":
-        problems.append("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
     if chosen["workers"] < 1:
         problems.append(f"--workers {chosen['workers']}: at least 1")
     if chosen["log_level"].upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:

@@ -17,6 +17,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from .idle_room import Idle
+
 __all__ = ["NO_DESCRIPTORS", "Acceptor"]
 
 _log = logging.getLogger("serinus.connections")
@@ -56,8 +58,8 @@ class Acceptor:
         self._make = make
         self._make_room = make_room
         self._loop = asyncio.get_running_loop()
-        self._beginning: dict[asyncio.Task[None], None] = {}
-        """Connections that were accepted and have no protocol yet, in the order in which they came."""
+        self._beginning: dict[asyncio.Task[None], float] = {}
+        """Connections that were accepted and have no protocol yet, with the loop time of that, in the order in which they came."""
         self._resting: asyncio.TimerHandle | None = None
         self._told_at = float("-inf")
         self._is_open = True
@@ -74,6 +76,10 @@ class Acceptor:
     def beginning(self) -> int:
         """Connections that were accepted and have no protocol yet."""
         return len(self._beginning)
+
+    def idlest(self) -> Idle | None:
+        """What was accepted first and has no protocol yet; None: a connection begins in a moment, and nobody need be closed for it."""
+        return None
 
     def close(self) -> None:
         """Accept no more; what was accepted begins."""
@@ -95,7 +101,7 @@ class Acceptor:
     def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
         task = self._loop.create_task(self._begin(connection))
-        self._beginning[task] = None
+        self._beginning[task] = self._loop.time()
         task.add_done_callback(self._begun)
 
     def _begun(self, task: asyncio.Task[None]) -> None:

@@ -12,13 +12,15 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from .acceptor import Acceptor
+from .idle_room import Idle
 
 __all__ = ["HANDSHAKES", "HANDSHAKE_S", "TlsListener"]
 
-_log = logging.getLogger("serinus.http")
+_log = logging.getLogger("serinus.connections")
 
 HANDSHAKE_S: Final = 10.0
 """`TLSHandshakeTimeout` of Go's net/http (DefaultTransport); asyncio's 60 is meant for any network."""
@@ -54,19 +56,27 @@ class TlsListener(Acceptor):
     def adopt(self, connection: socket.socket) -> None:
         """Begin a handshake, in the place of the eldest where there are too many."""
         if len(self._beginning) >= HANDSHAKES:
-            eldest = next(iter(self._beginning))
-            del self._beginning[eldest]
-            eldest.cancel()
+            self._give_up(next(iter(self._beginning)))
         super().adopt(connection)
+
+    def idlest(self) -> Idle | None:
+        """The eldest handshake, of no use since it was accepted."""
+        for eldest, since in self._beginning.items():
+            return since, partial(self._give_up, eldest)
+        return None
+
+    def _give_up(self, handshake: asyncio.Task[None]) -> None:
+        self._beginning.pop(handshake, None)
+        handshake.cancel()
 
     def _shed(self) -> bool:
         if super()._shed():
             return True
-        for eldest in self._beginning:
-            del self._beginning[eldest]
-            eldest.cancel()
-            return True
-        return False
+        eldest = self.idlest()
+        if eldest is None:
+            return False
+        eldest[1]()
+        return True
 
     async def _begin(self, connection: socket.socket) -> None:
         try:

@@ -105,12 +105,13 @@ async def start_grpc(
         unsent=unsent,
     )
     port = settings.grpc_port if port is None else port
+    certificates = certificates or Certificates.of(settings)
     if choose_engine(settings) == "native":
         from .native_engine import NativeEngine
 
         native = NativeEngine(service, settings, room)
         try:
-            await native.start(settings.host, port)
+            await native.start(settings.host, port, certificates)
         except OSError as error:
             if settings.grpc == "native":
                 raise ConfigError(
@@ -120,9 +121,7 @@ async def start_grpc(
         else:
             return GrpcServer(native)
     engine = GrpcioEngine(service, settings)
-    await engine.start(
-        address(settings.host, port), credentials=credentials_of(certificates or Certificates.of(settings))
-    )
+    await engine.start(address(settings.host, port), credentials=credentials_of(certificates))
     return GrpcServer(engine)
 
 
@@ -133,17 +132,14 @@ def choose_engine(settings: ServerSettings) -> str:
         ConfigError: native was asked for and cannot serve.
     """
     installed = importlib.util.find_spec("pygrpc_native") is not None
-    tls = settings.ssl_certfile is not None
     if settings.grpc == "native":
         if not installed:
             raise ConfigError(
                 "--grpc native: the package pygrpc-native is not installed; pip install 'serinus[grpc_native]'"
             )
-        if tls:
-            raise ConfigError("--grpc native has no TLS; use --grpc grpcio with --ssl_certfile")
         return "native"
-    if settings.grpc == "grpcio" or tls or not installed:
-        reason = "TLS is on" if tls else "asked for" if installed else "pygrpc-native is not installed"
+    if settings.grpc == "grpcio" or not installed:
+        reason = "asked for" if installed else "pygrpc-native is not installed"
         _log.info("gRPC engine: grpcio (%s); for trusted networks: %s", reason, _TRUSTED)
         return "grpcio"
     _log.info("gRPC engine: native")

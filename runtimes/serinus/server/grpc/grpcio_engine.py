@@ -1,4 +1,4 @@
-"""The grpcio engine: grpc.aio with handlers of raw bytes. It has TLS, and serves the streams of the native engine.
+"""The grpcio engine: grpc.aio with handlers of raw bytes. It serves the streams of the native engine too.
 
 Theory of operation. grpc.aio makes one task per call whatever is done; the task submits the request and waits for one
 future. grpc-core keeps deadlines, flow control and limits: when the client leaves or the deadline passes it cancels the

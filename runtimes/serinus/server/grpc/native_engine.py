@@ -23,7 +23,7 @@ to the same tests as grpcio, and to HTTP/2 abuse (tests/test_grpc_abuse.py):
     is above what Envoy lets through.
   - gzip is the only compression of requests. Deflate is mended in deflate.py for grpc-core's clients, and UNIMPLEMENTED, with what
     is accepted, for others. Answers are not compressed. Left.
-  - TLS: none. `auto` chooses grpcio where TLS is on.
+  - TLS: none. It ends before the front, at the relay, in asyncio's transports (TlsListener); the front never sees it.
 On paper, libnghttp2 bound to an asyncio protocol costs about the same CPU (72-124 us against 54-90 us a call in prototypes) and
 brings its own limits, but the binding, and gRPC over it (framing, deadlines, compression, drain), would be ours to write and keep.
 """
@@ -31,6 +31,7 @@ brings its own limits, but the binding, and gRPC over it (framing, deadlines, co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import socket
@@ -45,11 +46,13 @@ from typing import Any
 from ...errors import ConfigError
 from ...model import Cancellable
 from ...settings import ServerSettings
+from ..certificates import Certificates, Loaded
 from ..connections.acceptor import Acceptor
 from ..connections.idle_room import Idle, IdleRoom
+from ..connections.tls_listener import TlsListener
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
-from .relay import Relay
+from .relay import ALPN, Relay
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
 from .size_filter import FrameGuard
 
@@ -229,8 +232,13 @@ class NativeEngine:
         """Calls that have come and are not answered, by the front's number."""
         self.port = 0
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
         """Listen on a TCP port.
+
+        Args:
+            host: an address of this machine.
+            port: 0 picks a free one.
+            certificates: for TLS, exchanged with them; None: none is spoken.
 
         Raises:
             OSError: there is no writable temporary directory for the sockets between guard, front and streams.
@@ -264,21 +272,33 @@ class NativeEngine:
             raise ConfigError(
                 f"cannot listen on {address(host, port)} for gRPC: {error.strerror}; is another server running?"
             ) from None
-        self._listener = Acceptor(
-            sock,
-            lambda: Relay(
+
+        def make() -> Relay:
+            return Relay(
                 str(front),
                 FrameGuard(limit, marker),
                 self.relays,
                 self._settings.send_timeout_s,
                 self._closed_slow,
                 self.room.make,
-            ),
-            backlog=_BACKLOG,
-            make_room=self.room.make,
-            is_full=self.room.is_full,
-        )
+            )
+
+        listen = Acceptor if certificates is None else partial(TlsListener, context=certificates.context(ALPN))
+        self._listener = listen(sock, make=make, backlog=_BACKLOG, make_room=self.room.make, is_full=self.room.is_full)
+        if certificates is not None:
+            certificates.on_change(self._change)
         self.port = self._listener.sockets[0].getsockname()[1]
+
+    def _change(self, loaded: Loaded) -> None:
+        """Begin connections with another certificate; called on the thread that has read it."""
+        context = loaded.context(ALPN)
+
+        def take() -> None:
+            if isinstance(self._listener, TlsListener):
+                self._listener.context = context
+
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(take)
 
     def _bind(self, host: str, port: int) -> socket.socket:
         """Bind a socket, to the addresses that REST's has: one for "::" takes IPv4 too.
@@ -377,12 +397,16 @@ class NativeEngine:
         """The connection that has been silent for longest: of those without a call so far, else of those that may have ended all theirs."""
         relays = [relay for relay in self.relays if not relay.is_closing]
         chosen = [relay for relay in relays if not relay.has_called]
+        chosen += (relay for relay in self.relays if relay.has_left)
         if not chosen:
             silent = self._loop.time() - _SILENT_S
             chosen = [relay for relay in relays if relay.heard_at < silent]
+        handshake = self._listener.idlest() if self._listener is not None else None
         if not chosen:
-            return None
+            return handshake
         longest = min(chosen, key=lambda relay: relay.heard_at)
+        if handshake is not None and handshake[0] < longest.heard_at:
+            return handshake
         return longest.heard_at, partial(self._close_idle, longest)
 
     def _close_idle(self, relay: Relay) -> None:
@@ -406,6 +430,7 @@ class NativeEngine:
         self.service.drain()
         if self._listener is not None:
             self._listener.close()
+            await self._listener.wait_closed()
         await self._streams.close()
         if self.front is not None:
             await self._loop.run_in_executor(None, self.front.close)

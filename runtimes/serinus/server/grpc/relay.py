@@ -3,6 +3,9 @@
 Theory of operation. What the client sends goes through `FrameGuard`; what the front answers is passed on unread. Back-pressure goes through: a client that does
 not read stops the reading from the front, whose own flow control then stops the answers. What the guard may not inflate on the event loop it does
 in a thread, and the client is not read meanwhile.
+
+TLS ends here. Its transport (asyncio's and uvloop's `sslproto`) takes what is written as any other, with a buffer of its own before that of the socket;
+it knows no half-close: who says that it sends no more (close_notify) is told the same, and is closed.
 """
 
 from __future__ import annotations
@@ -17,10 +20,14 @@ from ..connections.acceptor import NO_DESCRIPTORS
 from ..connections.unsent_answers import SEND_TIMEOUT_S
 from .size_filter import DROPPED_MOST, INFLATED_HERE, FrameGuard
 
-__all__ = ["Relay"]
+__all__ = ["ALPN", "Relay"]
 
 _log = logging.getLogger("serinus.grpc")
 
+ALPN = "h2"
+"""HTTP/2 over TLS (RFC 9113, 3.2)."""
+_TLS_BUFFER_BYTES = 64 * 1024
+"""What may wait before encryption or the socket's own buffer, which is as large (asyncio's high-water mark); `sslproto` would have 512 KiB."""
 _REST_S = 0.1
 """Until another try where there are no descriptors, and nobody to close."""
 _SOON_S = 1e-3
@@ -75,10 +82,21 @@ class Relay(asyncio.Protocol):
         """The guard is at work in a thread; what is read meanwhile is early too."""
         self._is_held = False
         """The front takes nothing more."""
+        self._is_tls = False
+        self._leaving: asyncio.TimerHandle | None = None
+        """The front has left; waits for the client to take the rest."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to join; nothing is read before that is done."""
+        """Begin to join; nothing is read before that is done. Who speaks TLS and has not agreed on HTTP/2 is closed."""
         self._client = transport
+        encrypted = transport.get_extra_info("ssl_object")
+        if encrypted is not None:
+            self._is_tls = True
+            if encrypted.selected_alpn_protocol() != ALPN:
+                _log.debug("a TLS client of the gRPC port does not offer %s in ALPN, as every gRPC client does", ALPN)
+                self._client.abort()
+                return
+            self._client.set_write_buffer_limits(_TLS_BUFFER_BYTES)
         self._client.pause_reading()
         self._relays.add(self)
         self._joining = asyncio.get_running_loop().create_task(self._join())
@@ -147,12 +165,12 @@ class Relay(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> bool:
-        """Tell the front; answers may still come."""
+        """Tell the front; answers may still come, but for a client of TLS."""
         if self._front is None or self._inflating is not None:
             self._early_end = True
         elif not self._front.is_closing():
             self._front.write_eof()
-        return True
+        return not self._is_tls
 
     def pause_writing(self) -> None:
         """Stop reading from the front while the client does not read."""
@@ -191,6 +209,11 @@ class Relay(asyncio.Protocol):
         """Whether it is on its way out."""
         return self._client is None or self._client.is_closing()
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the front has left and all is written: it waits for the client's last word alone, which not every client says."""
+        return self._leaving is not None and not self._client.get_write_buffer_size()
+
     def note_progress(self, now: float) -> None:
         """Note whether anything has gone to the client since the last look."""
         if self._sent != self._seen:
@@ -208,8 +231,10 @@ class Relay(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
         """Leave the front too, which cancels the calls."""
         self._relays.discard(self)
-        if self._stalled is not None:
-            self._stalled.cancel()
+        for timer in (self._stalled, self._leaving):
+            if timer is not None:
+                timer.cancel()
+        self._stalled = self._leaving = None
         if self._joining is not None:
             self._joining.cancel()
         if self._front is not None:
@@ -232,8 +257,10 @@ class Relay(asyncio.Protocol):
             self._client.resume_reading()
 
     def front_left(self) -> None:
-        """Close once everything written has gone out."""
+        """Close once everything written has gone out, or nobody has taken it for the client's time."""
         self._client.close()
+        if self in self._relays and self._leaving is None:
+            self._leaving = asyncio.get_running_loop().call_later(self._send_timeout_s, self.abort)
 
     def abort(self) -> None:
         """Drop the connection."""

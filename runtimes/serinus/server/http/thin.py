@@ -151,12 +151,15 @@ class ThinServer:
         return True
 
     def _idlest(self) -> Idle | None:
+        handshake = self._server.idlest() if self._server is not None else None
         useless = [
             (since, connection) for connection in self._connections if (since := connection.useless_since) is not None
         ]
         if not useless:
-            return None
+            return handshake
         since, longest = min(useless, key=lambda found: found[0])
+        if handshake is not None and handshake[0] < since:
+            return handshake
         return since, partial(self._close_idle, longest)
 
     def _close_idle(self, connection: Connection) -> None:
