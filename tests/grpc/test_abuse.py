@@ -31,14 +31,15 @@ from grpc_support import (
     RST_STREAM,
     SETTINGS,
     SLOW,
+    TLS,
     WINDOW_UPDATE,
     Running,
-    Wire,
     call_headers,
     frame,
     literal,
     message,
     serving,
+    tls_context,
 )
 from seeded import seeded
 from waiting import wait_until
@@ -46,7 +47,7 @@ from waiting import wait_until
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=[*ENGINES, TLS])
 def server(request):
     with serving(request.param) as running:
         yield running
@@ -59,7 +60,7 @@ def infer_message(model: str = "sum") -> bytes:
 
 
 def serves(server: Running) -> bool:
-    with grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with server.channel([("grpc.use_local_subchannel_pool", 1)]) as channel:
         call = channel.unary_unary(INFER)
         answer = pb.ModelInferResponse.FromString(call(infer_message(), timeout=20, wait_for_ready=True))
     return answer.raw_output_contents[0] == np.array([[3]], np.float32).tobytes()
@@ -120,7 +121,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_not_allowed_harms_nobody_else(server, case):
-    with Wire(server.port) as wire:
+    with server.wire() as wire:
         wire.send(CASES[case])
         assert serves(server)
     assert serves(server)
@@ -129,7 +130,7 @@ def test_what_is_not_allowed_harms_nobody_else(server, case):
 @pytest.mark.alone
 def test_a_claimed_length_of_4_GiB_takes_no_memory_and_is_refused(server):
     before = memory()
-    wires = [Wire(server.port) for _ in range(8)]
+    wires = [server.wire() for _ in range(8)]
     for wire in wires:
         for stream in range(1, 200, 2):
             wire.send(opening(stream) + frame(DATA, 0, stream, message(b"", claim=2**32 - 1)))
@@ -145,7 +146,7 @@ def test_a_claimed_length_of_4_GiB_takes_no_memory_and_is_refused(server):
 def test_streams_that_are_opened_and_reset_at_once_exhaust_nothing(server):
     """CVE-2023-44487: each reset stream's work must end, or the connection be closed; and nothing grows."""
     before = memory()
-    with Wire(server.port) as wire:
+    with server.wire() as wire:
         for burst in range(100):
             streams = range(1 + burst * 400, 1 + (burst + 1) * 400, 2)
             body = message(infer_message("slow"))
@@ -162,7 +163,7 @@ def test_streams_that_are_opened_and_reset_at_once_exhaust_nothing(server):
 def test_endless_headers_are_cut_off(server):
     """CVE-2024-27316: CONTINUATION without end."""
     before = memory()
-    with Wire(server.port) as wire:
+    with server.wire() as wire:
         wire.send(frame(HEADERS, 0, 1, call_headers()))
         for i in range(12_000):  # 96 MB
             if not wire.send(frame(CONTINUATION, 0, 1, literal(f"x-{i}", "y" * 8000))):
@@ -175,7 +176,7 @@ def test_endless_headers_are_cut_off(server):
 @pytest.mark.parametrize("flood", [frame(PING, 0, 0, b"12345678"), frame(SETTINGS, 0, 0)], ids=["PING", "SETTINGS"])
 def test_floods_of_what_must_be_answered_are_bounded(server, flood):
     before = memory()
-    with Wire(server.port) as wire:
+    with server.wire() as wire:
         wire.socket.settimeout(1)
         for _ in range(100):
             if not wire.send(flood * 1000):  # and never reads
@@ -185,6 +186,9 @@ def test_floods_of_what_must_be_answered_are_bounded(server, flood):
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize(
+    "server", ENGINES, indirect=True, scope="module"
+)  # over TLS a loop that is held shakes no hands
 def test_calls_that_come_while_the_loop_is_held_take_bounded_memory(server):
     """The transports' threads take calls in whatever Python does: 30 000 of them took grpcio 0.5 GB."""
     before, go = memory(), threading.Event()
@@ -195,7 +199,7 @@ def test_calls_that_come_while_the_loop_is_held_take_bounded_memory(server):
             TimeoutError
         ):  # native: whose loop is held accepts no more than a few hundred connections
             for _ in range(3000):
-                with contextlib.suppress(ConnectionError), Wire(server.port, timeout_s=2) as wire:
+                with contextlib.suppress(ConnectionError), server.wire(timeout_s=2) as wire:
                     wire.send(calls)
         grown = memory() - before
     finally:
@@ -210,7 +214,7 @@ def test_a_client_that_does_not_read_its_answers_holds_only_its_own(server):
     before = memory()
     entry = pb.ModelInferRequest.InferInputTensor(name="x", datatype="INT64", shape=[1])
     big = pb.ModelInferRequest(model_name="big", inputs=[entry], raw_input_contents=[np.array([200_000]).tobytes()])
-    with Wire(server.port) as wire:
+    with server.wire() as wire:
         for stream in range(1, 201, 2):
             wire.send(opening(stream) + frame(DATA, END_STREAM, stream, message(big.SerializeToString())))
         for _ in range(20):
@@ -244,7 +248,11 @@ def test_random_damage_to_a_right_conversation_is_survived(server):
             contextlib.suppress(ConnectionError),
             socket.create_connection(("127.0.0.1", server.port), timeout=10) as wire,
         ):
-            wire.sendall(damaged)
+            if server.is_tls and turn % 2:  # else in the place of TLS
+                with tls_context().wrap_socket(wire, server_hostname="127.0.0.1") as encrypted:
+                    encrypted.sendall(damaged)
+            else:
+                wire.sendall(damaged)
         if turn % 100 == 0:
             assert serves_again(server)
     assert serves_again(server)
@@ -252,8 +260,8 @@ def test_random_damage_to_a_right_conversation_is_survived(server):
 
 
 def test_GOAWAY_tells_clients_to_go_when_the_server_stops():
-    for engine in ENGINES:
-        with serving(engine) as server, Wire(server.port) as wire:
+    for engine in (*ENGINES, TLS):
+        with serving(engine) as server, server.wire() as wire:
             wire.send(opening() + frame(DATA, END_STREAM, 1, GOOD))
             assert wire.ended(1)
             server.run(server.server.drain(5))
@@ -267,7 +275,7 @@ def test_GOAWAY_tells_clients_to_go_when_the_server_stops():
 def test_a_path_that_is_no_text_ends_nothing_while_its_client_stays(server):
     """grpc.aio tells of its end when its last call has ended: whoever kills it and stays would keep it dead."""
     bad = call_headers().replace(INFER.encode(), b"\xb9" * len(INFER))
-    with Wire(server.port) as neighbour, Wire(server.port) as wire:
+    with server.wire() as neighbour, server.wire() as wire:
         neighbour.send(opening() + frame(DATA, 0, 1, message(infer_message("slow"))))
         wire.send(frame(HEADERS, END_HEADERS, 1, bad))
         for _ in range(3):
@@ -276,7 +284,7 @@ def test_a_path_that_is_no_text_ends_nothing_while_its_client_stays(server):
 
 def test_a_path_that_is_no_text_ends_nothing(server):
     """grpc.aio's serving loop dies of it; the engine must serve on."""
-    with Wire(server.port) as wire:
+    with server.wire() as wire:
         bad = call_headers().replace(INFER.encode(), b"\xb9" * len(INFER))
         wire.send(frame(HEADERS, END_HEADERS, 1, bad) + frame(DATA, END_STREAM, 1, GOOD))
         wire.ended(1)

@@ -18,8 +18,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 import grpc
-from depth import draws
-from grpc_support import ENGINES, GATE, INFER, SLOW, Running, serving
+from depth import draws, only_deep
+from grpc_support import ENGINES, GATE, INFER, SLOW, TLS, Running, channel_to, serving, settings_of
 from representative import every
 from serinus.errors import ConfigError
 from serinus.server.grpc import start_grpc
@@ -30,7 +30,7 @@ from serinus.settings import ServerSettings
 KIB = 1024
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=[*ENGINES, TLS])
 def server(request):
     with serving(request.param) as running:
         yield running
@@ -38,7 +38,7 @@ def server(request):
 
 @pytest.fixture
 def channel(server: Running):
-    with grpc.insecure_channel(server.address) as channel:
+    with server.channel() as channel:
         yield channel
 
 
@@ -80,7 +80,7 @@ def test_a_call_that_its_client_cancels_leaves_the_model(server, channel):
 
 
 def test_calls_of_a_client_that_vanishes_leave_the_model(server):
-    channel = grpc.insecure_channel(server.address)
+    channel = server.channel()
     calls = [infer(channel).future(request_for("slow")) for _ in range(3)]
     server.until(lambda: SLOW["slow"].came == 3)
     channel.close()
@@ -150,7 +150,7 @@ def test_a_timeout_parameter_is_a_deadline_too(channel):
 def test_a_request_over_the_limit_is_refused_and_one_within_it_is_not(engine, compression):
     with (
         serving(engine, grpc_max_receive_message_length=512 * KIB) as server,
-        grpc.insecure_channel(server.address) as channel,
+        server.channel() as channel,
     ):
         call = infer(channel)
         for columns in (600 * KIB, 40_000 * KIB):
@@ -166,7 +166,7 @@ def test_a_response_over_the_limit_is_refused():
     for engine in ENGINES:
         with (
             serving(engine, grpc_max_send_message_length=512 * KIB) as server,
-            grpc.insecure_channel(server.address) as channel,
+            server.channel() as channel,
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 infer(channel)(request_for("big", np.array([600 * KIB])), timeout=30)
@@ -180,7 +180,7 @@ def test_a_response_over_the_limit_is_refused():
 def test_large_messages_go_both_ways_whole(server):
     options = [("grpc.max_receive_message_length", -1)]
     array = np.random.default_rng(1).integers(0, 256, (1, 12 * KIB * KIB), np.uint8)
-    with grpc.insecure_channel(server.address, options=options) as channel:
+    with server.channel(options) as channel:
         answers = [infer(channel).future(request_for("echo", array), timeout=60) for _ in range(2)]
         for answer in answers:
             assert answer.result().raw_output_contents[0] == array.tobytes()
@@ -210,7 +210,7 @@ def test_a_draining_server_finishes_what_it_has_and_takes_no_more(server, channe
     server.until(lambda: SLOW["slow"].came == 1)
     server.loop.call_soon_threadsafe(server.server.stop_accepting)
     draining = asyncio.run_coroutine_threadsafe(server.server.drain(20), server.loop)
-    with grpc.insecure_channel(server.address) as other, pytest.raises(grpc.RpcError) as caught:
+    with server.channel() as other, pytest.raises(grpc.RpcError) as caught:
         infer(other)(request_for("sum"), timeout=10)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     late = call.future(request_for("sum"), timeout=10).exception(timeout=10)
@@ -259,20 +259,20 @@ def test_a_taken_port_is_told_in_words(server):
 
 
 def test_workers_share_the_port():
-    for engine in ENGINES:
+    for engine in (*ENGINES, TLS):
         with serving(engine, workers=2) as first:
-            chosen = ServerSettings(host="127.0.0.1", grpc=engine, workers=2)
+            chosen = settings_of(engine, workers=2)
             second = first.run(start_grpc(first.plane, chosen, metrics=first.metrics, port=first.port))
             assert second.port == first.port
             for _ in range(20):
-                with grpc.insecure_channel(first.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                with first.channel([("grpc.use_local_subchannel_pool", 1)]) as channel:
                     assert infer(channel)(request_for("sum"), timeout=10).raw_output_contents
             first.run(second.close())
 
 
 @pytest.mark.parametrize(
     ("wanted", "tls", "engine"),
-    [("auto", False, "native"), ("auto", True, "grpcio"), ("grpcio", False, "grpcio"), ("native", False, "native")],
+    [("auto", False, "native"), ("auto", True, "native"), ("grpcio", True, "grpcio"), ("native", True, "native")],
 )
 def test_the_engine_is_chosen_by_setting_and_tls_and_said(wanted, tls, engine, caplog):
     caplog.set_level(logging.INFO)
@@ -283,8 +283,6 @@ def test_the_engine_is_chosen_by_setting_and_tls_and_said(wanted, tls, engine, c
 
 
 def test_native_is_refused_where_it_cannot_serve(monkeypatch):
-    with pytest.raises(ConfigError, match="TLS"):
-        choose_engine(ServerSettings(grpc="native", ssl_certfile="c", ssl_keyfile="k"))
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"serinus\[grpc_native\]"):
@@ -292,12 +290,13 @@ def test_native_is_refused_where_it_cannot_serve(monkeypatch):
     assert choose_engine(ServerSettings(grpc="auto")) == "grpcio"
 
 
-def test_TLS_is_served(tmp_path: Path):
+@pytest.mark.parametrize(("wanted", "engine"), [("auto", "native"), ("grpcio", "grpcio")])
+def test_TLS_is_served_with_an_RSA_key_too(wanted, engine, tmp_path: Path):
     key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
     make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
     subprocess.run([*make.split(), "-keyout", key, "-out", chain], check=True, capture_output=True)
-    with serving("auto", ssl_certfile=str(chain), ssl_keyfile=str(key)) as server:
-        assert server.server.engine == "grpcio"
+    with serving(wanted, ssl_certfile=str(chain), ssl_keyfile=str(key)) as server:
+        assert server.server.engine == engine
         credentials = grpc.ssl_channel_credentials(chain.read_bytes())
         with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
             assert infer(channel)(request_for("sum"), timeout=20).raw_output_contents
@@ -315,7 +314,7 @@ def test_the_access_log_has_a_line_for_each_call(caplog):
     caplog.set_level(logging.INFO, "serinus.access")
     for engine in ENGINES:
         caplog.clear()
-        with serving(engine, access_log=True) as server, grpc.insecure_channel(server.address) as channel:
+        with serving(engine, access_log=True) as server, server.channel() as channel:
             infer(channel)(request_for("sum"), timeout=10)
             infer(channel).future(request_for("nope"), timeout=10).exception(timeout=10)
             service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=10)
@@ -401,7 +400,7 @@ def test_many_clients_at_once_each_get_their_own_answer(engine):
 
 
 @pytest.mark.slow  # the memory is that of a process of its own, which no test beside it touches
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, pytest.param(TLS, marks=only_deep("the case native"))])
 def test_thousands_of_calls_good_bad_and_cancelled_leave_no_memory_behind(engine):
     script = Path(__file__).parents[1] / "support/grpc_support.py"
     process = subprocess.Popen(
@@ -410,14 +409,14 @@ def test_thousands_of_calls_good_bad_and_cancelled_leave_no_memory_behind(engine
     try:
         assert process.stdin is not None
         assert process.stdout is not None
-        port = int(process.stdout.readline())
+        port, roots = process.stdout.readline().split(maxsplit=1)
 
         def resident() -> int:
             process.stdin.write("\n")
             process.stdin.flush()
             return int(process.stdout.readline())
 
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with channel_to(f"127.0.0.1:{port}", Path(roots.strip()) if engine == TLS else None) as channel:
             call = infer(channel)
             good, unknown = request_for("sum", np.ones((100, 3), np.float32)), request_for("nope")
             slow = request_for("slow")

@@ -20,6 +20,7 @@ from grpc_support import (
     INFER,
     PING,
     SETTINGS,
+    TLS,
     Running,
     Wire,
     call_headers,
@@ -45,7 +46,7 @@ def asks_for(count: int) -> bytes:
 def ask(server: Running, count: int) -> bytes:
     """Have a client ask, and read; again, where a busy machine's model has too many before it."""
     options = [("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(server.address, options) as channel:
+    with server.channel(options) as channel:
         while True:
             try:
                 return channel.unary_unary(INFER)(asks_for(count), timeout=30)
@@ -80,9 +81,9 @@ def hold_all(server: Running, wire: Wire) -> None:
     wait_until(is_full)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, TLS])
 def test_answers_that_nobody_takes_stay_within_the_bound_and_small_ones_go_out(engine: str):
-    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=600) as server, Wire(server.port) as wire:
+    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=600) as server, server.wire() as wire:
         hold_all(server, wire)
         assert account_of(server).waiting_bytes <= 16 * MIB
         assert len(ask(server, 1000)) > 1000
@@ -94,9 +95,9 @@ def test_answers_that_nobody_takes_stay_within_the_bound_and_small_ones_go_out(e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, TLS])
 def test_who_takes_nothing_for_the_send_timeout_is_given_up_for_others(engine: str):
-    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, Wire(server.port) as wire:
+    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, server.wire() as wire:
         account = account_of(server)
         hold_all(server, wire)
 
@@ -119,9 +120,9 @@ def test_who_takes_nothing_for_the_send_timeout_is_given_up_for_others(engine: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, TLS])
 def test_small_answers_that_nobody_takes_do_not_make_large_ones_that_are_read_count(engine: str):
-    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=600) as server, Wire(server.port) as wire:
+    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=600) as server, server.wire() as wire:
         wire.send(frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 0)))  # INITIAL_WINDOW_SIZE
         ask_and_read_nothing(wire, 100, 8)
         for _ in range(20):
@@ -130,8 +131,9 @@ def test_small_answers_that_nobody_takes_do_not_make_large_ones_that_are_read_co
 
 
 @pytest.mark.slow
-def test_who_takes_nothing_and_keeps_its_connection_moving_is_given_up_for_others():
-    with serving("native", max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, Wire(server.port) as wire:
+@pytest.mark.parametrize("engine", ["native", TLS])
+def test_who_takes_nothing_and_keeps_its_connection_moving_is_given_up_for_others(engine: str):
+    with serving(engine, max_unsent_bytes=16 * MIB, send_timeout_s=1) as server, server.wire() as wire:
         hold_all(server, wire)
 
         def is_served() -> bool:
@@ -145,9 +147,10 @@ def test_who_takes_nothing_and_keeps_its_connection_moving_is_given_up_for_other
 
 
 @pytest.mark.slow
-def test_a_client_whose_socket_is_full_is_closed_after_the_send_timeout():
+@pytest.mark.parametrize("engine", ["native", TLS])
+def test_a_client_whose_socket_is_full_is_closed_after_the_send_timeout(engine: str):
     """The window is open wide, and nothing is read: TCP holds the answer up."""
-    with serving("native", send_timeout_s=1) as server, Wire(server.port) as wire:
+    with serving(engine, send_timeout_s=1) as server, server.wire() as wire:
         account = account_of(server)
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         opened = frame(4, 0, 0, b"\x00\x04\x7f\xff\xff\xff") + frame(8, 0, 0, (2**31 - 1 - 65535).to_bytes(4, "big"))

@@ -1,4 +1,4 @@
-"""A gRPC server with small models on a thread of its own, and HTTP/2 by hand for what no client library would send."""
+"""A gRPC server with small models on a thread of its own, over TLS too, and HTTP/2 by hand for what no client library would send."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import ctypes
 import functools
 import gc
 import socket
+import ssl
 import struct
 import sys
+import tempfile
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+import grpc
+from certificate_support import Authority
 from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
@@ -30,6 +35,8 @@ from waiting import until
 T = TypeVar("T")
 
 ENGINES = ("grpcio", "native")
+TLS = "native, TLS"
+"""What `serving` takes as an engine too."""
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 SERVERS = "servers under test"
 """The thread that all servers of a test process run on."""
@@ -151,10 +158,51 @@ MODELS = {
 }
 
 
+@functools.cache
+def _authority() -> tuple[tempfile.TemporaryDirectory[str], Authority, dict[str, str]]:
+    """The CA of all servers under test, and the settings of one that shows its certificate; the folder goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="serinus-ca-")
+    authority = Authority(Path(folder.name), "ours")
+    issued = authority.issue("server")
+    return folder, authority, {"ssl_certfile": str(issued.certificate), "ssl_keyfile": str(issued.key)}
+
+
+def authority() -> Authority:
+    """The CA of the servers that `serving` starts over TLS."""
+    return _authority()[1]
+
+
+@functools.cache
+def tls_context(*alpn: str) -> ssl.SSLContext:
+    """What a client of such a server connects with; it offers h2 if nothing is named, and nothing for an empty name."""
+    context = ssl.create_default_context(cafile=str(authority().certificate))
+    names = [name for name in alpn or ("h2",) if name]
+    if names:
+        context.set_alpn_protocols(names)
+    return context
+
+
+def channel_to(address: str, roots: Path | None, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
+    """A grpcio client's channel: over TLS, where a CA is named that is trusted."""
+    if roots is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(roots.read_bytes()), options=options)
+
+
+def settings_of(engine: str, **more: Any) -> ServerSettings:
+    """What a server is started with: `engine` is one of ENGINES, or TLS."""
+    if engine == TLS:
+        engine, more = "native", _authority()[2] | more
+    return ServerSettings(host="127.0.0.1", grpc=engine, **more)  # type: ignore[arg-type] # one of ENGINES
+
+
 class Running:
     """A server, its loop, and a way onto that loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, server: GrpcServer, plane: Plane, metrics: Metrics) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, server: GrpcServer, plane: Plane, metrics: Metrics, *, is_tls: bool
+    ) -> None:
+        self.is_tls = is_tls
         self.loop = loop
         self.server = server
         self.plane = plane
@@ -167,6 +215,14 @@ class Running:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def channel(self, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
+        """A grpcio client's channel to it."""
+        return channel_to(self.address, authority().certificate if self.is_tls else None, options)
+
+    def wire(self, *, timeout_s: float = 10) -> Wire:
+        """A raw HTTP/2 connection to it."""
+        return Wire(self.port, timeout_s=timeout_s, tls=tls_context() if self.is_tls else None)
 
     def run(self, work: Coroutine[Any, Any, T], timeout_s: float = 30) -> T:
         """Run a coroutine on the server's loop."""
@@ -184,13 +240,22 @@ async def started(
     request_access: RequestAccess | None = None,
     **settings: Any,
 ) -> tuple[GrpcServer, Plane, Metrics]:
-    """Start a plane with the test models, and a server, on the running loop."""
+    """Start a plane with the test models, and a server, on the running loop.
+
+    Args:
+        engine: one of ENGINES, or TLS.
+        names: of the models.
+        access: who may load and unload them.
+        request_access: which calls need a token.
+        settings: the server's others.
+    """
     metrics = Metrics()
     registry = Registry(lambda chosen: MODELS[chosen.name](chosen), metrics=metrics)
     plane = Plane(registry, metrics=metrics, access=access)
     await plane.start([ModelSettings(name=name, warmup=name not in {"broken", "gate"}) for name in names])
-    chosen = ServerSettings(host="127.0.0.1", grpc=engine, **settings)  # type: ignore[arg-type] # one of ENGINES
-    server = await start_grpc(plane, chosen, metrics=metrics, port=0, request_access=request_access)
+    server = await start_grpc(
+        plane, settings_of(engine, **settings), metrics=metrics, port=0, request_access=request_access
+    )
     return server, plane, metrics
 
 
@@ -199,7 +264,7 @@ def serving(engine: str, **settings: Any) -> Iterator[Running]:
     """A server on a thread of its own, so that blocking clients may call it."""
     server, plane, metrics = run_on_server_loop(started(engine, **settings))
     try:
-        yield Running(_server_loop(), server, plane, metrics)
+        yield Running(_server_loop(), server, plane, metrics, is_tls=engine == TLS)
     finally:
         run_on_server_loop(server.close())
         run_on_server_loop(plane.close())
@@ -263,8 +328,10 @@ def message(payload: bytes, *, compressed: int = 0, claim: int | None = None) ->
 class Wire:
     """One raw HTTP/2 connection."""
 
-    def __init__(self, port: int, *, timeout_s: float = 10) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 10, tls: ssl.SSLContext | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self.send(PREFACE + frame(SETTINGS, 0, 0))
         self._buffer = b""
         self.closed = False
@@ -279,7 +346,7 @@ class Wire:
         """Send, whatever the server thinks of it; False: it has hung up, or stopped reading."""
         try:
             self.socket.sendall(data)
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, ssl.SSLError):
             return False
         return True
 
@@ -294,7 +361,7 @@ class Wire:
                 yield head[3], head[4], int.from_bytes(head[5:9], "big"), payload
             try:
                 data = self.socket.recv(65536)
-            except ConnectionError:
+            except (ConnectionError, ssl.SSLError):
                 data = b""
             if not data:
                 self.closed = True
@@ -310,7 +377,7 @@ class Wire:
 
 
 def main() -> None:
-    """Serve until standard input closes, and print the port: `python grpc_support.py ENGINE`.
+    """Serve until standard input closes, and print the port, and the CA over TLS: `python grpc_support.py ENGINE`.
 
     Each line of standard input is answered with the memory that is resident once what is free has gone back to the system, in bytes.
     """
@@ -324,7 +391,7 @@ def main() -> None:
 
     async def serve() -> None:
         server, plane, _ = await started(sys.argv[1])
-        print(server.port, flush=True)
+        print(server.port, authority().certificate if sys.argv[1] == TLS else "-", flush=True)
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(None, sys.stdin.readline):
             print(resident(), flush=True)

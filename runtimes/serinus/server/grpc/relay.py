@@ -89,16 +89,16 @@ class Relay(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to join; nothing is read before that is done. Who speaks TLS and has not agreed on HTTP/2 is closed."""
         self._client = transport
+        self._relays.add(self)
         encrypted = transport.get_extra_info("ssl_object")
         if encrypted is not None:
             self._is_tls = True
             if encrypted.selected_alpn_protocol() != ALPN:
                 _log.debug("a TLS client of the gRPC port does not offer %s in ALPN, as every gRPC client does", ALPN)
-                self._client.abort()
+                self.front_left()  # after the handshake, as grpcio's engine: a monitor of certificates has seen what it wanted
                 return
             self._client.set_write_buffer_limits(_TLS_BUFFER_BYTES)
         self._client.pause_reading()
-        self._relays.add(self)
         self._joining = asyncio.get_running_loop().create_task(self._join())
 
     async def _join(self) -> None:
