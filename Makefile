@@ -91,7 +91,7 @@ down: $(VENV)/.run ## Stop what `make up` started
 $(VENV)/.mlserver: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/uv
 	@echo "serinus: making .venv-mlserver, for the tests of MLServer's classes"
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-mlserver
-	$(UV) pip install -q --python .venv-mlserver/bin/python -e ".[mlserver,lightgbm_server,onnx_server]" mlserver-xgboost==1.7.1 onnx httpx pytest pytest-asyncio pytest-timeout
+	$(UV) pip install -q --python .venv-mlserver/bin/python -e ".[mlserver,grpc_native,lightgbm_server,onnx_server]" mlserver-xgboost==1.7.1 onnx httpx pytest pytest-asyncio pytest-timeout
 	touch $@
 
 .PHONY: test

@@ -19,7 +19,7 @@ import framework_models
 REPOSITORY = Path(__file__).parents[2]
 FINDS = """
 from importlib.util import find_spec
-names = ("mlserver_xgboost", "lightgbm", "onnx", "onnxruntime", "serinus", "pytest_asyncio", "pytest_timeout", "httpx")
+names = ("mlserver_xgboost", "pygrpc_native", "lightgbm", "onnx", "onnxruntime", "serinus", "pytest_asyncio", "pytest_timeout", "httpx")
 raise SystemExit(not all(map(find_spec, names)))
 """
 PYTHON = REPOSITORY / ".venv-mlserver" / "bin" / "python"
@@ -37,7 +37,7 @@ def _make_environment() -> None:
         subprocess.run([command, "venv", "-q", "--python", version, str(folder)], check=True, timeout=120)
     packages = [
         "-e",
-        f"{REPOSITORY}[mlserver,lightgbm_server,onnx_server]",
+        f"{REPOSITORY}[mlserver,grpc_native,lightgbm_server,onnx_server]",
         "mlserver-xgboost==1.7.1",
         "onnx",
         "httpx",

@@ -85,7 +85,7 @@ async def test_room_is_made_by_the_server_first_and_by_the_eldest_handshake_then
 async def test_a_handshake_that_fails_leaves_nothing_and_a_line_for_who_looks_closely(
     caplog: pytest.LogCaptureFixture,
 ):
-    caplog.set_level(logging.DEBUG, "serinus.http")
+    caplog.set_level(logging.DEBUG, "serinus.connections")
     async with listening() as (listener, port, _):
         (client,) = await silent(port, listener, 1)
         await client.send(b"GET / HTTP/1.1\r\n\r\n")
@@ -93,7 +93,7 @@ async def test_a_handshake_that_fails_leaves_nothing_and_a_line_for_who_looks_cl
             await client.reader.read()
         await until(lambda: not listener.beginning)
         await client.close()
-    (record,) = [one for one in caplog.records if one.name == "serinus.http"]
+    (record,) = [one for one in caplog.records if one.name == "serinus.connections"]
     assert record.levelno == logging.DEBUG
     assert record.getMessage().startswith("a TLS handshake failed: ")
 

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from .idle_room import Idle
@@ -102,10 +103,12 @@ class Acceptor:
         """Serve a connection that was accepted elsewhere."""
         task = self._loop.create_task(self._begin(connection))
         self._beginning[task] = self._loop.time()
-        task.add_done_callback(self._begun)
+        task.add_done_callback(partial(self._begun, connection))
 
-    def _begun(self, task: asyncio.Task[None]) -> None:
+    def _begun(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._beginning.pop(task, None)
+        if task.cancelled():
+            connection.close()  # a task that was given up before its first step has closed nothing
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED):
