@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from grpc_support import loaded, tls_context
+from serinus.server.connections.acceptor import Acceptor
+from serinus.server.connections.tls_listener import TlsListener
 from serinus.server.grpc import relay as relay_module
 from serinus.server.grpc.relay import Relay
 from serinus.server.grpc.size_filter import FrameGuard
+from waiting import until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PIECE = bytes(range(256)) * 256
@@ -44,14 +48,21 @@ class Joined:
 
 
 @contextlib.asynccontextmanager
-async def relayed(folder: Path, guard: FrameGuard | None = None) -> AsyncIterator[Joined]:
-    loop, front, relays = asyncio.get_running_loop(), Front(), set()
+async def relayed(
+    folder: Path, guard: FrameGuard | None = None, *, tls: bool = False, send_timeout_s: float = 60
+) -> AsyncIterator[Joined]:
+    front, relays = Front(), set()
     path = str(folder / "front")
     behind = await asyncio.start_unix_server(front.accept, path, limit=1 << 16)
     made = guard or FrameGuard(1000, b"marker")
-    before = await loop.create_server(lambda: Relay(path, made, relays), "127.0.0.1", 0)
-    port = before.sockets[0].getsockname()[1]
-    client = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+    sock = socket.create_server(("127.0.0.1", 0))
+    before = (
+        TlsListener(sock, loaded().context("h2"), lambda: Relay(path, made, relays, send_timeout_s), backlog=10)
+        if tls
+        else Acceptor(sock, lambda: Relay(path, made, relays, send_timeout_s), backlog=10)
+    )
+    names = {"ssl": tls_context(), "server_hostname": "127.0.0.1"} if tls else {}
+    client = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1], limit=1 << 16, **names)
     joined = Joined(relays, client, await asyncio.wait_for(front.connections.get(), 10))
     try:
         yield joined
@@ -80,8 +91,9 @@ async def write_until_held(writer: asyncio.StreamWriter) -> int:
     pytest.fail(f"{sent} bytes were taken for one who does not read")
 
 
-async def test_a_client_that_does_not_read_stops_the_front_and_gets_all_once_it_reads(tmp_path: Path):
-    async with relayed(tmp_path) as joined:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_a_client_that_does_not_read_stops_the_front_and_gets_all_once_it_reads(tmp_path: Path, tls: bool):
+    async with relayed(tmp_path, tls=tls) as joined:
         sent = await write_until_held(joined.front_writer)
         got = await asyncio.wait_for(joined.reader.readexactly(sent), 20)
         assert got == PIECE * (sent // len(PIECE))
@@ -90,16 +102,18 @@ async def test_a_client_that_does_not_read_stops_the_front_and_gets_all_once_it_
         assert await asyncio.wait_for(joined.reader.readexactly(sent), 20) == PIECE * (sent // len(PIECE))
 
 
-async def test_a_front_that_does_not_read_stops_the_client_and_gets_all_once_it_reads(tmp_path: Path):
-    async with relayed(tmp_path) as joined:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_a_front_that_does_not_read_stops_the_client_and_gets_all_once_it_reads(tmp_path: Path, tls: bool):
+    async with relayed(tmp_path, tls=tls) as joined:
         for _ in range(2):
             sent = await write_until_held(joined.writer)
             got = await asyncio.wait_for(joined.front_reader.readexactly(sent), 20)
             assert got == PIECE * (sent // len(PIECE))
 
 
-async def test_a_client_that_is_held_still_gets_its_answers(tmp_path: Path):
-    async with relayed(tmp_path) as joined:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_a_client_that_is_held_still_gets_its_answers(tmp_path: Path, tls: bool):
+    async with relayed(tmp_path, tls=tls) as joined:
         await write_until_held(joined.writer)
         joined.front_writer.write(b"answer")
         assert await asyncio.wait_for(joined.reader.readexactly(6), 10) == b"answer"
@@ -116,14 +130,34 @@ async def test_the_end_of_what_a_client_sends_reaches_the_front_and_answers_stil
         assert await asyncio.wait_for(joined.reader.read(), 10) == b""
 
 
-async def test_a_front_that_leaves_closes_the_client_after_all_that_it_wrote(tmp_path: Path):
-    async with relayed(tmp_path) as joined:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_a_front_that_leaves_closes_the_client_after_all_that_it_wrote(tmp_path: Path, tls: bool):
+    async with relayed(tmp_path, tls=tls) as joined:
         joined.front_writer.write(PIECE * 8)
         joined.front_writer.close()
         assert await asyncio.wait_for(joined.reader.read(-1), 10) == PIECE * 8
         joined.writer.close()
         while joined.relays:
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_a_client_that_takes_nothing_of_what_a_front_has_left_is_closed_after_its_time(tmp_path: Path, tls: bool):
+    async with relayed(tmp_path, tls=tls, send_timeout_s=0.3) as joined:
+        sock = joined.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        transport: asyncio.Transport = joined.writer.transport  # type: ignore[assignment] # of a connection
+        transport.pause_reading()
+        (relay,) = joined.relays
+        with contextlib.suppress(asyncio.TimeoutError):
+            while (
+                not relay._client.get_write_buffer_size()
+            ):  # the kernel takes no more: something waits, too little to hold the front
+                joined.front_writer.write(PIECE[:16384])
+                await joined.front_writer.drain()
+                await asyncio.sleep(0)
+        joined.front_writer.close()
+        await until(lambda: not joined.relays, limit_s=20)
 
 
 async def test_a_client_that_leaves_ends_the_fronts_connection_and_is_forgotten(tmp_path: Path):

@@ -287,5 +287,29 @@ async def test_a_client_that_reads_again_is_not_closed():
     assert (told, client.asked) == ([], ["pause", "resume"])
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize("takes_all", [True, False])
+async def test_what_the_front_has_left_waits_for_its_client_no_longer_than_any_other_answer(takes_all: bool):
+    guard: Any = Guard()
+    relays: set[Relay] = set()
+    relay = Relay("/nowhere", guard, relays, 30.0)
+    relays.add(relay)
+    client: Any = Wire()
+    relay._client = client
+    client.waiting = 10
+    relay.front_left()
+    relay.front_left()
+    assert (client.asked, relay.has_left) == (["close", "close"], False)
+    await asyncio.sleep(29)
+    assert client.asked == ["close", "close"]
+    client.waiting = 0
+    assert relay.has_left, "so it is of no use to anybody"
+    if takes_all:
+        relay.connection_lost(None)
+        assert not relay.has_left
+    await asyncio.sleep(60)
+    assert client.asked == ["close", "close"] + ([] if takes_all else ["abort"])
+
+
 def test_the_rest_and_the_shortest_time_of_a_pace_are_those_that_are_told():
     assert (relay_module._REST_S, relay_module._SOON_S) == (0.1, 0.001)

@@ -103,6 +103,24 @@ async def test_a_client_at_its_handshake_when_the_end_begins_is_answered(authori
         await plain.close()
 
 
+async def test_the_eldest_handshake_makes_room_for_other_transports_and_a_connection_idle_for_longer_goes_first(
+    authority: Authority,
+):
+    async with serving(authority) as (server, port, context):
+        idle = await Raw.open(port, ssl=context, server_hostname="127.0.0.1")
+        await until(lambda: server.connection_count == 1)
+        halves = []
+        for count in (1, 2):
+            halves.append(await Raw.open(port))
+            await until(lambda count=count: server.beginning == count)
+        for gone in (idle, *halves):
+            assert server._room.make()
+            assert await gone.ended()
+        assert not server._room.make()
+        for client in (idle, *halves):
+            await client.close()
+
+
 async def test_what_is_no_tls_ends_its_connection_alone(authority: Authority):
     async with serving(authority) as (server, port, context):
         plain = await Raw.open(port)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
+import ssl
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 import grpc
 import warm_start
+from certificate_support import Authority
 from grpc_support import INFER, PREFACE, SETTINGS, frame
 from serve_support import serving
 from waiting import wait_until
@@ -88,6 +91,47 @@ def test_where_descriptors_run_out_who_calls_nothing_over_grpc_makes_room_for_bo
                 channel = callers.enter_context(grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}", options=options))
                 answer = channel.unary_unary(INFER)(CALL, timeout=10, wait_for_ready=True)
                 assert pb.ModelInferResponse.FromString(answer).raw_output_contents[0] == np.float32(2).tobytes()
+
+
+@pytest.mark.parametrize("said", ["nothing", "a hello", "a preface", "no ALPN"])
+def test_where_descriptors_run_out_who_calls_nothing_over_tls_makes_room_for_both_transports(
+    said: str, tmp_path: Path, authority: Authority
+) -> None:
+    python = _python(tmp_path, "ulimit -n 120")
+    issued = authority.issue("server")
+    flags = ("--ssl_certfile", str(issued.certificate), "--ssl_keyfile", str(issued.key))
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    if said != "no ALPN":
+        context.set_alpn_protocols(["h2"])
+    https = ssl.create_default_context(cafile=str(authority.certificate))
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+    with (
+        serving(tmp_path, *STEADY, *flags, environment=ENVIRONMENT, python=python) as served,
+        contextlib.ExitStack() as clients,
+    ):
+        for _ in range(80):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", served.grpc_port), timeout=10))
+            if said == "a hello":
+                client.sendall(bytes.fromhex("1603010200010001fc0303"))
+            elif said != "nothing":
+                client = clients.enter_context(context.wrap_socket(client, server_hostname="127.0.0.1"))
+                with contextlib.suppress(OSError):  # without h2 it is closed, and stays
+                    client.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        with contextlib.ExitStack() as callers:
+            for _ in range(3):
+                connection = http.client.HTTPSConnection("127.0.0.1", served.http_port, timeout=10, context=https)
+                callers.callback(connection.close)
+                connection.request("GET", "/v2/health/live")
+                assert connection.getresponse().status == 200
+                options = [("grpc.use_local_subchannel_pool", 1)]
+                channel = grpc.secure_channel(f"127.0.0.1:{served.grpc_port}", credentials, options=options)
+                answer = callers.enter_context(channel).unary_unary(INFER)(CALL, timeout=10, wait_for_ready=True)
+                assert pb.ModelInferResponse.FromString(answer).raw_output_contents[0] == np.float32(2).tobytes()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), "ours")
 
 
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -189,7 +191,8 @@ def test_exchanged_files_are_for_new_connections_and_open_ones_go_on(
     old, new = authority.issue("client"), stranger.issue("client")
     trusted = tmp_path / "both.pem"
     trusted.write_bytes(authority.certificate.read_bytes() + stranger.certificate.read_bytes())
-    words = arguments(tmp_path, secret, "--workers", workers, "--http", http)
+    engine = "native" if http == "thin" else "grpcio"
+    words = arguments(tmp_path, secret, "--workers", workers, "--http", http, "--grpc", engine)
     with serving(tmp_path, *words) as server:
         ports = (server.http_port, server.grpc_port)
         context = Trust(authorities=trusted, certificate=old.certificate, key=old.key).tls_context()
@@ -221,7 +224,43 @@ def test_exchanged_files_are_for_new_connections_and_open_ones_go_on(
     assert 'certificate="client_ca"' in page
 
 
-def try_shown(port: int, trusted: Path, identity: Issued) -> bytes | None:
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_of_a_thousand_calls_during_an_exchange_none_is_lost(
+    workers: str, tmp_path: Path, secret: Path, authority: Authority
+):
+    """On connections that stay and on new ones; both certificates are of the CA that the clients trust."""
+    replaced = authority.issue("server-2")
+    halfway, done, each = threading.Event(), itertools.count(1), 125
+
+    def work(client_number: int) -> list[list[float]]:
+        answers: list[list[float]] = []
+        while len(answers) < each:
+            with Client(
+                f"grpcs://127.0.0.1:{server.grpc_port}", authorities=authority.certificate, retries=0, timeout_s=20
+            ) as client:
+                # Four clients keep their connection, four come anew for every fifth call.
+                for _ in range(each if client_number < 4 else 5):
+                    answers.append(client.infer("m", {"x": [1.0, 2.0]})["y"].tolist())
+                    if next(done) == 8 * each // 2:
+                        halfway.set()
+        return answers
+
+    words = arguments(tmp_path, secret, "--workers", workers, mutual=False)
+    with serving(tmp_path, *words) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert f"gRPC on 127.0.0.1:{server.grpc_port} (native)" in server.log.read_text() or workers == "2"
+        running = [pool.submit(work, number) for number in range(8)]
+        assert halfway.wait(60)
+        put(secret, replaced, authority.certificate)
+        server.process.send_signal(signal.SIGHUP)
+        answers = [answer for one in running for answer in one.result(60)]
+        for _ in range(4):  # whichever worker accepts
+            wait_until(lambda: try_shown(server.grpc_port, authority.certificate, None) == der(replaced), limit_s=20)
+        assert server.stop() == 0
+    assert answers == [[2.0, 4.0]] * (8 * each)
+
+
+def try_shown(port: int, trusted: Path, identity: Issued | None) -> bytes | None:
     try:
         return shown_by(port, trusted, identity)
     except (OSError, ssl.SSLError):

@@ -7,6 +7,7 @@ import functools
 import http.client
 import json
 import signal
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from certificate_support import Authority
 from serve_support import Served, serving
 from waiting import wait_until
 
@@ -114,13 +116,26 @@ def test_a_request_that_comes_while_a_predict_holds_the_loop_during_the_drain(co
         assert served.process.wait(SOON_S) == 0
 
 
-@pytest.mark.parametrize("engine", ["native", "grpcio"])
-def test_grpc_calls_that_were_sent(engine: str, connect: Connect, tmp_path: Path):
-    with holding(tmp_path, "--grpc", engine) as served, contextlib.ExitStack() as stack:
+@pytest.mark.parametrize(
+    ("engine", "tls"), [("native", False), ("native", True), ("grpcio", False)], ids=["native", "native, TLS", "grpcio"]
+)
+def test_grpc_calls_that_were_sent(engine: str, tls: bool, connect: Connect, tmp_path: Path):
+    flags, trusted, context = ["--grpc", engine], {}, None
+    if tls:
+        authority = Authority(tmp_path / "authority", "ours")
+        issued = authority.issue("server")
+        flags += ["--ssl_certfile", str(issued.certificate), "--ssl_keyfile", str(issued.key)]
+        trusted = {"ssl": True, "root_certificates": str(authority.certificate)}
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+    with holding(tmp_path, *flags) as served, contextlib.ExitStack() as stack:
         address = f"127.0.0.1:{served.grpc_port}"
-        clients = [stack.enter_context(InferenceServerClient(address)) for _ in range(CLIENTS)]
+        clients = [stack.enter_context(InferenceServerClient(address, **trusted)) for _ in range(CLIENTS)]
         assert all(client.is_server_live() for client in clients)
-        hold = connect(served)
+        if context is None:
+            hold = connect(served)
+        else:
+            hold = http.client.HTTPSConnection("127.0.0.1", served.http_port, timeout=SOON_S, context=context)
+            stack.callback(hold.close)
         send(hold, 1)
         wait_until((tmp_path / "begun").exists)
         outcomes: dict[int, Any] = {}

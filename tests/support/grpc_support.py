@@ -27,6 +27,7 @@ from serinus.dataplane.registry import Registry
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.model import Call, Model, RequestModel
 from serinus.protocol.types import InferRequest, InferResponse, Tensor, TensorSpec
+from serinus.server.certificates import Certificates, Loaded
 from serinus.server.grpc import GrpcServer, start_grpc
 from serinus.server.request_access import RequestAccess
 from serinus.settings import ModelSettings, ServerSettings
@@ -170,6 +171,12 @@ def _authority() -> tuple[tempfile.TemporaryDirectory[str], Authority, dict[str,
 def authority() -> Authority:
     """The CA of the servers that `serving` starts over TLS."""
     return _authority()[1]
+
+
+def loaded() -> Loaded:
+    """What such a server has read: its certificate and key."""
+    files = _authority()[2]
+    return Certificates(Path(files["ssl_certfile"]), Path(files["ssl_keyfile"]), None).loaded
 
 
 @functools.cache
