@@ -1,21 +1,25 @@
 """What gRPC costs per request, on each engine: one row of 30 FP32 through a model that does next to nothing (W1g).
 
-Usage: python tests/benchmarks/grpc_floor.py [--seconds 3] [--engine native]
+Usage: python tests/benchmarks/grpc_floor.py [--seconds 3] [--engine native] [--tls]
 Needs h2load (Debian: nghttp2-client). Prints requests/s as h2load counts them and the server's CPU time (user + system) per
-request; every answer must be a success.
+request; every answer must be a success. The engines are loaded in turn, load by load, so that what else the machine does meets each; with
+--tls each is measured over TLS (1.3, a certificate of P-256) and without.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +50,21 @@ class Nothing(Model):
         return {"y": inputs["x"][:, :1]}
 
 
-async def serve(engine: str) -> None:
+@dataclass(frozen=True)
+class Measured:
+    """A server that is loaded."""
+
+    name: str
+    process: subprocess.Popen[str]
+    url: str
+
+
+async def serve(engine: str, files: Mapping[str, str]) -> None:
     """Serve until standard input closes; prints the port first."""
     metrics = Metrics()
     plane = Plane(Registry(Nothing, metrics=metrics), metrics=metrics)
     await plane.start([ModelSettings(name="m")])
-    settings = ServerSettings(host="127.0.0.1", grpc=engine)  # type: ignore[arg-type] # checked by argparse
+    settings = ServerSettings(host="127.0.0.1", grpc=engine, **files)  # type: ignore[arg-type] # checked by argparse
     server = await start_grpc(plane, settings, metrics=metrics, port=0)
     print(server.port, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -59,34 +72,50 @@ async def serve(engine: str) -> None:
     await plane.close()
 
 
-def measure(engine: str, seconds: int, body: Path) -> None:
-    """Start a server, load it in each way in turn, and print a line for each."""
+@contextlib.contextmanager
+def serving(engine: str, folder: Path, *, tls: bool) -> Iterator[Measured]:
+    """Start a server, and see that it answers: h2load sees HTTP's status alone."""
     command = [sys.executable, __file__, "--serve", engine]
+    chain = folder / "chain.pem"
+    if tls:
+        command += ["--files", str(chain), str(folder / "key.pem")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        url = f"http://127.0.0.1:{int(process.stdout.readline())}{PATH}"
-        with grpc.insecure_channel(
-            url.split("/")[2]
-        ) as channel:  # h2load sees HTTP's status alone, so look once at gRPC's
-            channel.unary_unary(PATH)(body.read_bytes()[5:], timeout=10)
-        server = psutil.Process(process.pid)
-        for connections, calls in LOADS:
-            before = server.cpu_times()
-            load = ["h2load", "-D", str(seconds), "-t1", f"-c{connections}", f"-m{calls}", "-d", str(body)]
-            headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-            done = subprocess.run([*load, *headers, url], capture_output=True, text=True, check=True)
-            after = server.cpu_times()
-            counted = re.search(r"requests: (\d+) total.* (\d+) done, (\d+) succeeded", done.stdout)
-            assert counted is not None, done.stdout
-            answered, succeeded = int(counted[2]), int(counted[3])
-            assert answered == succeeded > 0, done.stdout
-            cpu_s = after.user + after.system - before.user - before.system
-            rate, cost = succeeded / seconds, 1e6 * cpu_s / succeeded
-            print(
-                f"{engine:7} {connections:3} connections x {calls:2} calls: {rate:8.0f} requests/s {cost:6.1f} us CPU each"
-            )
+        address = f"127.0.0.1:{int(process.stdout.readline())}"
+        credentials = grpc.ssl_channel_credentials(chain.read_bytes()) if tls else None
+        with grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address) as channel:
+            channel.unary_unary(PATH)((folder / "message").read_bytes()[5:], timeout=10)
+        yield Measured(f"{engine}, TLS" if tls else engine, process, f"http{'s' if tls else ''}://{address}{PATH}")
         process.stdin.close()
+
+
+def measure(measured: Measured, seconds: int, connections: int, calls: int, body: Path) -> None:
+    """Load a server in one way, and print a line."""
+    server = psutil.Process(measured.process.pid)
+    before = server.cpu_times()
+    load = ["h2load", "-D", str(seconds), "-t1", f"-c{connections}", f"-m{calls}", "-d", str(body)]
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    done = subprocess.run([*load, *headers, measured.url], capture_output=True, text=True, check=True)
+    after = server.cpu_times()
+    counted = re.search(r"requests: (\d+) total.* (\d+) done, (\d+) succeeded", done.stdout)
+    assert counted is not None, done.stdout
+    answered, succeeded = int(counted[2]), int(counted[3])
+    assert answered == succeeded > 0, done.stdout
+    cpu_s = after.user + after.system - before.user - before.system
+    rate, cost = succeeded / seconds, 1e6 * cpu_s / succeeded
+    print(
+        f"{measured.name:12} {connections:3} connections x {calls:2} calls: {rate:8.0f} requests/s {cost:6.1f} us CPU each",
+        flush=True,
+    )
+
+
+def make_certificate(folder: Path) -> None:
+    """Make a certificate for this machine's loopback address, and its key."""
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    words = [*make.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    words += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "chain.pem")]
+    subprocess.run(words, check=True, capture_output=True)
 
 
 def main() -> None:
@@ -94,22 +123,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--engine", choices=["grpcio", "native"], action="append")
+    parser.add_argument("--tls", action="store_true", help="over TLS too")
     parser.add_argument("--serve", choices=["grpcio", "native"], help=argparse.SUPPRESS)
+    parser.add_argument("--files", nargs=2, default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         import uvloop
 
-        uvloop.run(serve(arguments.serve))
+        uvloop.run(serve(arguments.serve, dict(zip(("ssl_certfile", "ssl_keyfile"), arguments.files, strict=False))))
         return
     if shutil.which("h2load") is None:
         sys.exit("h2load is not installed (Debian: apt-get install nghttp2-client)")
     row = Tensor("x", "FP32", (1, 30), np.zeros((1, 30), np.float32))
     message = encode_request(InferRequest("m", [row]), raw=True)
-    with tempfile.TemporaryDirectory() as folder:
-        body = Path(folder) / "message"
+    with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
+        folder = Path(made)
+        body = folder / "message"
         body.write_bytes(struct.pack("!BI", 0, len(message)) + message)
-        for engine in arguments.engine or ["grpcio", "native"]:
-            measure(engine, arguments.seconds, body)
+        if arguments.tls:
+            make_certificate(folder)
+        servers = [
+            stack.enter_context(serving(engine, folder, tls=tls))
+            for tls in ((False, True) if arguments.tls else (False,))
+            for engine in arguments.engine or ["grpcio", "native"]
+        ]
+        print(f"load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+        for connections, calls in LOADS:
+            for measured in servers:
+                measure(measured, arguments.seconds, connections, calls, body)
 
 
 if __name__ == "__main__":

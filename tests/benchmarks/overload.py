@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import orjson
 
 from serinus.protocol import _open_inference_pb2 as pb
 
+from .grpc_floor import make_certificate
 from .measure import resident_bytes
 
 __all__ = ["main"]
@@ -183,7 +185,11 @@ class Outcome:
 class Load:
     """Connections to one port."""
 
-    def __init__(self, port: int, make: type[Client] = Client, probe_port: int = 0) -> None:
+    def __init__(
+        self, port: int, make: type[Client] = Client, probe_port: int = 0, trusted: Path | None = None
+    ) -> None:
+        self._tls = None if trusted is None else _context(trusted, "h2" if make is GrpcClient else "http/1.1")
+        self._probe_tls = None if trusted is None else _context(trusted, "http/1.1")
         self._port = port
         self._make = make
         self._probe_port = probe_port or port
@@ -234,7 +240,9 @@ class Load:
         return outcome
 
     async def _probe(self, outcome: Outcome) -> None:
-        _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", self._probe_port)
+        _, client = await asyncio.get_running_loop().create_connection(
+            Client, "127.0.0.1", self._probe_port, ssl=self._probe_tls
+        )
         while True:
             start = time.perf_counter()
             await client.ask(PROBE, None)
@@ -246,8 +254,16 @@ class Load:
             client = self._idle.pop()
             if not client.transport.is_closing():
                 return client
-        _, client = await asyncio.get_running_loop().create_connection(self._make, "127.0.0.1", self._port)
+        _, client = await asyncio.get_running_loop().create_connection(
+            self._make, "127.0.0.1", self._port, ssl=self._tls
+        )
         return client
+
+
+def _context(trusted: Path, protocol: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(trusted))
+    context.set_alpn_protocols([protocol])
+    return context
 
 
 def _port() -> int:
@@ -294,10 +310,14 @@ def _start(
         command += ["--grpc_port", str(grpc), "--grpc", "grpcio" if transport == "grpcio" else "native"]
     if execution or arguments.execution != "auto":
         command += ["--execution", execution or arguments.execution]
+    chain = folder / "chain.pem" if arguments.tls else None
+    if chain is not None:
+        make_certificate(folder)
+        command += ["--ssl_certfile", str(chain), "--ssl_keyfile", str(folder / "key.pem")]
     command += [] if arguments.limit is None else ["--max_queue_rows", str(arguments.limit)]
     environment = {**os.environ, "OVERLOAD_PREDICT_S": str(predict_s), "PYTHONPATH": str(here.parent)}
     process = subprocess.Popen(command, env=environment, cwd=folder)
-    return process, Load(port, GrpcClient if transport != "rest" else Client, rest)
+    return process, Load(port, GrpcClient if transport != "rest" else Client, rest, chain)
 
 
 def _cpu_s(pid: int) -> float:
@@ -343,7 +363,7 @@ async def _measure(arguments: argparse.Namespace, model: str, transport: str, pr
                             break
                     recovery_s = time.perf_counter() - start
                     cells = [
-                        f"{model} {predict_ms:g} ms, {arguments.transport}",
+                        f"{model} {predict_ms:g} ms, {arguments.transport}{', TLS' if arguments.tls else ''}",
                         clients,
                         f"{times:g}x",
                         f"{good:.0%}",
@@ -392,12 +412,13 @@ def main() -> None:
         "--limit", type=int, default=None, help="max_queue_rows; the server's default where it is left out"
     )
     parser.add_argument("--execution", default="auto")
+    parser.add_argument("--tls", action="store_true", help="all of it over TLS")
     arguments = parser.parse_args()
     if arguments.models == ["all"]:
         arguments.models = [*MODELS, *OTHERS, *(_of_mlserver if arguments.mlserver_python else ())]
     if arguments.kinds:
         arguments.times, arguments.predict_ms, arguments.seconds = [10.0], [5.0], 3.0
-    hosted = [(model, transport) for model in _of_mlserver for transport in ("rest", "grpcio")]
+    hosted = [(model, transport) for model in _of_mlserver for transport in ("rest", "native")]
     kinds = [*KINDS, *(hosted if arguments.mlserver_python else ())]
     rows = kinds if arguments.kinds else [(model, each) for each in arguments.transport for model in arguments.models]
     print(

@@ -15,6 +15,8 @@ from mlserver.types import InferenceRequest
 from processes import OURS, Address
 
 import grpc
+from serinus.server.grpc.grpc_server import choose_engine
+from serinus.settings import ServerSettings
 
 
 @pytest.fixture
@@ -26,6 +28,11 @@ def stub(ours: Address) -> Iterator[GRPCInferenceServiceStub]:
 def request(name: str) -> Any:
     payload = InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.ones((1, 2), np.float32))])
     return converters.ModelInferRequestConverter.from_types(payload, model_name=name, model_version=None)
+
+
+def test_calls_are_served_by_the_native_engine_here_too():
+    """Its package has no requirements that could meet MLServer's."""
+    assert choose_engine(ServerSettings()) == "native"
 
 
 @pytest.mark.parametrize("name", ["theirs", "ours"])
