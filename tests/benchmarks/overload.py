@@ -72,6 +72,8 @@ def _message() -> bytes:
 
 
 MESSAGE = _message()
+_CONNECTIONS = 512
+"""Made before each stretch over TLS, as clients have them: made on the way, handshakes take this generator a core of its own."""
 DEADLINE_S = {"patient": 1.0, "impatient": 0.25}
 MODELS = ("Sleeping", "Computing", "SleepingRequests", "ComputingRequests")
 _of_kserve = ("KServeSleeping", "KServeComputing", "KServeAsyncSleeping", "KServeAsyncComputing")
@@ -254,6 +256,14 @@ class Load:
             client = self._idle.pop()
             if not client.transport.is_closing():
                 return client
+        return await self._connect()
+
+    async def connect(self, count: int) -> None:
+        """Make connections until so many are idle."""
+        while len(self._idle) < count:
+            self._idle.append(await self._connect())
+
+    async def _connect(self) -> Client:
         _, client = await asyncio.get_running_loop().create_connection(
             self._make, "127.0.0.1", self._port, ssl=self._tls
         )
@@ -297,7 +307,7 @@ def _start(
     if kind in _of_kserve:
         command += ["--class", f"benchmarks.overload_hosted:{kind}"]
     elif kind.startswith("MLServer"):
-        command[0] = arguments.mlserver_python
+        command[0] = str(Path(arguments.mlserver_python).absolute())
         command += ["--class", f"benchmarks.overload_hosted:{kind}"]
     else:
         name = "Sleeping" if kind == "Pipeline" else kind
@@ -350,6 +360,8 @@ async def _measure(arguments: argparse.Namespace, model: str, transport: str, pr
                 deadline_s = DEADLINE_S[clients]
                 for times in arguments.times:
                     patience_s = deadline_s if clients == "impatient" else None
+                    if arguments.tls:
+                        await load.connect(_CONNECTIONS)
                     began, used = time.process_time(), _cpu_s(process.pid)
                     out = await load.open_loop(times * capacity, arguments.seconds, patience_s, process.pid)
                     mine, its = time.process_time() - began, _cpu_s(process.pid) - used
