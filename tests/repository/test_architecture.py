@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
 import pkgutil
 import subprocess
@@ -61,6 +63,21 @@ def test_whatever_a_module_exports_exists(name: str):
     if exported is None:
         return
     assert [entry for entry in exported if not hasattr(module, entry)] == []
+
+
+@pytest.mark.slow  # as above
+def test_no_dataclass_has_a_default_that_python_3_10_refuses():
+    """No dict, list or set may be one there, not even a hashable one; later versions take that, and so do the tests that run on them."""
+    refused = []
+    for name in _modules():
+        with contextlib.suppress(ImportError):  # the test above says which may fail
+            for each in vars(importlib.import_module(name)).values():
+                if isinstance(each, type) and dataclasses.is_dataclass(each) and each.__module__ == name:
+                    defaults = ((field.name, field.default) for field in dataclasses.fields(each))
+                    refused += [
+                        f"{name}.{each.__name__}.{of}" for of, value in defaults if isinstance(value, (dict, list, set))
+                    ]
+    assert refused == []
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -14,7 +14,7 @@ from ...protocol import v1_codec
 from ...protocol.documents.json_values import NotFinite
 from ...protocol.json_codec import load_object, load_value
 from ...protocol.peers import example_codec
-from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse, Limits, ModelMetadata
+from ...protocol.types import InferRequest, InferResponse, Limits, ModelMetadata, no_parameters
 from ..large_bodies import LARGE_BODY_BYTES, begin_aside
 from ..telemetry.request_records import error_ids
 
@@ -31,7 +31,7 @@ class V1Request:
     """A body of V1, and what is to be done."""
 
     body: bytes
-    headers: Mapping[str, str] = NO_PARAMETERS
+    headers: Mapping[str, str] = field(default_factory=no_parameters)
     version: str = ""
     """The one asked for; empty: the server chooses."""
     deadline: float | None = None
