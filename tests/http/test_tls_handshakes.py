@@ -109,15 +109,15 @@ async def test_the_eldest_handshake_makes_room_for_other_transports_and_a_connec
     async with serving(authority) as (server, port, context):
         idle = await Raw.open(port, ssl=context, server_hostname="127.0.0.1")
         await until(lambda: server.connection_count == 1)
-        halves = []
-        for count in (1, 2):
-            halves.append(await Raw.open(port))
-            await until(lambda count=count: server.beginning == count)
-        for gone in (idle, *halves):
+        half = await Raw.open(port)
+        await until(lambda: server.beginning == 1)
+        late = await Raw.open(port, ssl=context, server_hostname="127.0.0.1")
+        await until(lambda: server.connection_count == 2)
+        for gone in (idle, half, late):
             assert server._room.make()
             assert await gone.ended()
         assert not server._room.make()
-        for client in (idle, *halves):
+        for client in (idle, half, late):
             await client.close()
 
 

@@ -109,14 +109,20 @@ def test_where_descriptors_run_out_who_calls_nothing_over_tls_makes_room_for_bot
         serving(tmp_path, *STEADY, *flags, environment=ENVIRONMENT, python=python) as served,
         contextlib.ExitStack() as clients,
     ):
+        silent = []
         for _ in range(80):
             client = clients.enter_context(socket.create_connection(("127.0.0.1", served.grpc_port), timeout=10))
+            silent.append(client)
             if said == "a hello":
                 client.sendall(bytes.fromhex("1603010200010001fc0303"))
             elif said != "nothing":
                 client = clients.enter_context(context.wrap_socket(client, server_hostname="127.0.0.1"))
                 with contextlib.suppress(OSError):  # without h2 it is closed, and stays
                     client.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        if said in ("nothing", "a hello"):
+            for client in silent[:45]:  # the others are accepted, or nearly all, and take nobody's place any more
+                with contextlib.suppress(ConnectionResetError):
+                    assert client.recv(100) == b""
         with contextlib.ExitStack() as callers:
             for _ in range(3):
                 connection = http.client.HTTPSConnection("127.0.0.1", served.http_port, timeout=10, context=https)
