@@ -35,6 +35,7 @@ from grpc_support import (
     Running,
     authority,
     call_headers,
+    channel_to,
     frame,
     message,
     run_on_server_loop,
@@ -424,47 +425,71 @@ def test_a_handshake_gives_way_where_descriptors_run_out_whoever_needs_one(monke
         assert not server.run(make()), "nobody is left"
 
 
-# Memory
+# Memory, of a process of its own, which no test beside it touches
 
 
-@pytest.mark.slow  # the memory is that of a process of its own, which no test beside it touches
-def test_connections_that_come_and_go_leave_no_memory_behind():
-    script = Path(__file__).parents[1] / "support/grpc_support.py"
-    with subprocess.Popen([sys.executable, script, TLS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+class Apart:
+    """A server in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        port, roots = process.stdout.readline().decode().split(maxsplit=1)
-        context = ssl.create_default_context(cafile=roots.strip())
-        context.set_alpn_protocols(["h2"])
+        self._in, self._out = process.stdin, process.stdout
+        port, roots = self._out.readline().decode().split(maxsplit=1)
+        self.port, self.roots = int(port), Path(roots.strip())
 
-        def resident() -> int:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
+    def resident(self) -> int:
+        """Bytes of memory, once what is free has gone back to the system."""
+        self._in.write(b"\n")
+        self._in.flush()
+        return int(self._out.readline())
 
-        def come_and_go(count: int) -> None:
-            for number in range(count):
-                with (
-                    socket.create_connection(("127.0.0.1", int(port)), 10) as plain,
-                    context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
-                ):
-                    client.sendall(OPENED + call(1, "sum"))
-                    if number % 3:
-                        client.recv(4096)
-                    if number % 5 == 0:
-                        with contextlib.suppress(OSError):
-                            client.unwrap()
+    def connected(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 10)
 
-        come_and_go(300)
-        before = resident()
-        rounds = draws(4000, 400)
-        come_and_go(rounds)
-        grown = resident() - before
+
+@pytest.fixture
+def apart() -> Iterator[Apart]:
+    script = Path(__file__).parents[1] / "support/grpc_support.py"
+    with subprocess.Popen([sys.executable, script, TLS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield Apart(process)
+        assert process.stdin is not None
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_connections_that_come_and_go_leave_no_memory_behind(apart: Apart):
+    context = ssl.create_default_context(cafile=str(apart.roots))
+    context.set_alpn_protocols(["h2"])
+
+    def come_and_go(count: int) -> None:
+        for number in range(count):
+            with apart.connected() as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+                client.sendall(OPENED + call(1, "sum"))
+                if number % 3:
+                    client.recv(4096)
+                if number % 5 == 0:
+                    with contextlib.suppress(OSError):
+                        client.unwrap()
+
+    come_and_go(300)
+    before, rounds = apart.resident(), draws(4000, 400)
+    come_and_go(rounds)
+    grown = apart.resident() - before
     assert grown < 2_500_000 + 500 * rounds, f"{grown} bytes for {rounds} connections"
+
+
+@pytest.mark.slow
+def test_a_flood_of_half_handshakes_takes_bounded_memory_and_clients_are_served(apart: Apart):
+    before = apart.resident()
+    with contextlib.ExitStack() as halves:
+        for _ in range(tls_listener.HANDSHAKES + 150):
+            halves.enter_context(apart.connected()).sendall(HELLO)
+        with channel_to(f"127.0.0.1:{apart.port}", apart.roots) as channel:
+            assert channel.unary_unary(INFER)(request_for("sum").SerializeToString(), timeout=10, wait_for_ready=True)
+        grown = apart.resident() - before
+    assert grown < tls_listener.HANDSHAKES * (256 << 10), f"{grown} bytes"
 
 
 def test_the_server_loop_is_uvloops():
