@@ -207,7 +207,13 @@ class Running:
     """A server, its loop, and a way onto that loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, server: GrpcServer, plane: Plane, metrics: Metrics, *, is_tls: bool
+        self,
+        loop: asyncio.AbstractEventLoop,
+        server: GrpcServer,
+        plane: Plane,
+        metrics: Metrics,
+        *,
+        is_tls: bool = False,
     ) -> None:
         self.is_tls = is_tls
         self.loop = loop

@@ -380,9 +380,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._tls = transport.get_extra_info("ssl_object") is not None
         self.server.add(self)
-        self._since = (
-            self.server.loop.time()
-        )  # of no tick: a new connection would seem to be idle for longer than one of a second ago
+        self._since = self.server.now
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or we have closed: cancel what is still being worked on."""

@@ -123,9 +123,9 @@ class ThinServer:
     # Connections and clock
 
     def add(self, connection: Connection) -> None:
-        """Count a connection in; the first starts the clock."""
+        """Count a connection in, at the time that it is: by that of the last tick it would be older than what came before it. The first starts the clock."""
+        self._read_clock()
         if self._timer is None:
-            self._read_clock()
             self._timer = self.loop.call_later(self.tick_s, self._tick)
         self._connections[connection] = None
         if self._most_connections is not None and len(self._connections) > self._most_connections:
