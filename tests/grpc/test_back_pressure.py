@@ -13,7 +13,7 @@ import pytest
 
 from grpc_support import loaded, tls_context
 from serinus.server.connections.acceptor import Acceptor
-from serinus.server.connections.tls_listener import TlsListener
+from serinus.server.connections.tls_connection import TlsConnections
 from serinus.server.grpc import relay as relay_module
 from serinus.server.grpc.relay import Relay
 from serinus.server.grpc.size_filter import FrameGuard
@@ -57,7 +57,7 @@ async def relayed(
     made = guard or FrameGuard(1000, b"marker")
     sock = socket.create_server(("127.0.0.1", 0))
     before = (
-        TlsListener(sock, loaded().context("h2"), lambda: Relay(path, made, relays, send_timeout_s), backlog=10)
+        TlsConnections(sock, loaded().context("h2"), lambda: Relay(path, made, relays, send_timeout_s), backlog=10)
         if tls
         else Acceptor(sock, lambda: Relay(path, made, relays, send_timeout_s), backlog=10)
     )

@@ -80,12 +80,21 @@ class TlsListener(Acceptor):
 
     async def _begin(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                self._make, connection, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_S
-            )
+            await self._connect(connection, HANDSHAKE_S)
         except (OSError, asyncio.TimeoutError) as error:  # the client's doing, at any rate over the internet
             _log.debug("a TLS handshake failed: %s", error)
             connection.close()
         except BaseException:
             connection.close()
             raise
+
+    async def _connect(self, connection: socket.socket, handshake_s: float) -> None:
+        """Shake hands, for at most so many seconds, and give the connection its protocol.
+
+        Raises:
+            OSError: the handshake failed.
+            asyncio.TimeoutError: it took too long.
+        """
+        await self._loop.connect_accepted_socket(
+            self._make, connection, ssl=self.context, ssl_handshake_timeout=handshake_s
+        )

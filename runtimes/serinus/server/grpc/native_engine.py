@@ -23,7 +23,7 @@ to the same tests as grpcio, and to HTTP/2 abuse (tests/test_grpc_abuse.py):
     is above what Envoy lets through.
   - gzip is the only compression of requests. Deflate is mended in deflate.py for grpc-core's clients, and UNIMPLEMENTED, with what
     is accepted, for others. Answers are not compressed. Left.
-  - TLS: none. It ends before the front, at the relay, in asyncio's transports (TlsListener); the front never sees it.
+  - TLS: none. It ends before the front, before the relay (TlsConnection); the front never sees it.
 On paper, libnghttp2 bound to an asyncio protocol costs about the same CPU (72-124 us against 54-90 us a call in prototypes) and
 brings its own limits, but the binding, and gRPC over it (framing, deadlines, compression, drain), would be ours to write and keep.
 """
@@ -49,7 +49,7 @@ from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
 from ..connections.acceptor import Acceptor
 from ..connections.idle_room import Idle, IdleRoom
-from ..connections.tls_listener import TlsListener
+from ..connections.tls_connection import TlsConnections
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
 from .relay import ALPN, Relay
@@ -283,7 +283,7 @@ class NativeEngine:
                 self.room.make,
             )
 
-        listen = Acceptor if certificates is None else partial(TlsListener, context=certificates.context(ALPN))
+        listen = Acceptor if certificates is None else partial(TlsConnections, context=certificates.context(ALPN))
         self._listener = listen(sock, make=make, backlog=_BACKLOG, make_room=self.room.make, is_full=self.room.is_full)
         if certificates is not None:
             certificates.on_change(self._change)
@@ -294,7 +294,7 @@ class NativeEngine:
         context = loaded.context(ALPN)
 
         def take() -> None:
-            if isinstance(self._listener, TlsListener):
+            if isinstance(self._listener, TlsConnections):
                 self._listener.context = context
 
         with contextlib.suppress(RuntimeError):  # the loop has closed
@@ -397,7 +397,6 @@ class NativeEngine:
         """The connection that has been silent for longest: of those without a call so far, else of those that may have ended all theirs."""
         relays = [relay for relay in self.relays if not relay.is_closing]
         chosen = [relay for relay in relays if not relay.has_called]
-        chosen += (relay for relay in self.relays if relay.has_left)
         if not chosen:
             silent = self._loop.time() - _SILENT_S
             chosen = [relay for relay in relays if relay.heard_at < silent]

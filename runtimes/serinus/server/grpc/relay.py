@@ -4,8 +4,7 @@ Theory of operation. What the client sends goes through `FrameGuard`; what the f
 not read stops the reading from the front, whose own flow control then stops the answers. What the guard may not inflate on the event loop it does
 in a thread, and the client is not read meanwhile.
 
-TLS ends here. Its transport (asyncio's and uvloop's `sslproto`) takes what is written as any other, with a buffer of its own before that of the socket;
-it knows no half-close: who says that it sends no more (close_notify) is told the same, and is closed.
+TLS ends before it (`TlsConnection`), with the plain transport's buffers and ends, so that nothing here differs.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ _log = logging.getLogger("serinus.grpc")
 
 ALPN = "h2"
 """HTTP/2 over TLS (RFC 9113, 3.2)."""
-_TLS_BUFFER_BYTES = 64 * 1024
-"""What may wait before encryption or the socket's own buffer, which is as large (asyncio's high-water mark); `sslproto` would have 512 KiB."""
 _REST_S = 0.1
 """Until another try where there are no descriptors, and nobody to close."""
 _SOON_S = 1e-3
@@ -82,7 +79,6 @@ class Relay(asyncio.Protocol):
         """The guard is at work in a thread; what is read meanwhile is early too."""
         self._is_held = False
         """The front takes nothing more."""
-        self._is_tls = False
         self._leaving: asyncio.TimerHandle | None = None
         """The front has left; waits for the client to take the rest."""
 
@@ -91,13 +87,10 @@ class Relay(asyncio.Protocol):
         self._client = transport
         self._relays.add(self)
         encrypted = transport.get_extra_info("ssl_object")
-        if encrypted is not None:
-            self._is_tls = True
-            if encrypted.selected_alpn_protocol() != ALPN:
-                _log.debug("a TLS client of the gRPC port does not offer %s in ALPN, as every gRPC client does", ALPN)
-                self.front_left()  # after the handshake, as grpcio's engine: a monitor of certificates has seen what it wanted
-                return
-            self._client.set_write_buffer_limits(_TLS_BUFFER_BYTES)
+        if encrypted is not None and encrypted.selected_alpn_protocol() != ALPN:
+            _log.debug("a TLS client of the gRPC port does not offer %s in ALPN, as every gRPC client does", ALPN)
+            self.front_left()  # after the handshake, as grpcio's engine: a monitor of certificates has seen what it wanted
+            return
         self._client.pause_reading()
         self._joining = asyncio.get_running_loop().create_task(self._join())
 
@@ -165,12 +158,12 @@ class Relay(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> bool:
-        """Tell the front; answers may still come, but for a client of TLS."""
+        """Tell the front; answers may still come."""
         if self._front is None or self._inflating is not None:
             self._early_end = True
         elif not self._front.is_closing():
             self._front.write_eof()
-        return not self._is_tls
+        return True
 
     def pause_writing(self) -> None:
         """Stop reading from the front while the client does not read."""
@@ -208,11 +201,6 @@ class Relay(asyncio.Protocol):
     def is_closing(self) -> bool:
         """Whether it is on its way out."""
         return self._client is None or self._client.is_closing()
-
-    @property
-    def has_left(self) -> bool:
-        """Whether the front has left and all is written: it waits for the client's last word alone, which not every client says."""
-        return self._leaving is not None and not self._client.get_write_buffer_size()
 
     def note_progress(self, now: float) -> None:
         """Note whether anything has gone to the client since the last look."""
