@@ -392,6 +392,18 @@ def test_a_client_that_leaves_ends_its_calls_however_it_leaves(server: Running, 
     server.until(lambda: not engine_of(server).relays)
 
 
+def test_a_connection_that_the_front_ends_is_over_at_once_for_who_says_no_goodbye(server: Running):
+    """As gRPC's clients do not: a call on it would wait for its deadline."""
+    wire = server.wire()
+    wire.send(frame(SETTINGS, 0, 0, bytes(5)))  # RFC 9113, 6.5: FRAME_SIZE_ERROR
+    assert not wire.ended(1)
+    assert isinstance(wire.socket, ssl.SSLSocket)
+    with socket.socket(fileno=wire.socket.detach()) as below:
+        below.settimeout(10)
+        assert is_closed(below)
+    server.until(lambda: not engine_of(server).relays)
+
+
 def test_a_clients_goodbye_leaves_no_line_in_the_log(server: Running, caplog: pytest.LogCaptureFixture):
     wire = server.wire()
     wire.send(call(1, "sum"))
