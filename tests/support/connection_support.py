@@ -98,6 +98,7 @@ class Joined:
         self.server._date = b"today"
         self.server._timer = self.server.loop.call_later(3600, lambda: None)
         self.server.now = 1000.0
+        self.server._read_clock = lambda: None  # type: ignore[method-assign] # it stands
         self.connection = Connection(self.server)
         self.connection.connection_made(self.wire)
 
