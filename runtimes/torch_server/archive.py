@@ -53,8 +53,23 @@ _NAME: Final = re.compile(r"[A-Za-z_]\w*")
 _PATH: Final = re.compile(r"[\w.@]*")
 _TEXT: Final = re.compile(r"[^\\\n\r]*")
 _KEY: Final = re.compile(r"[\w .:/-]*")
-_SCRIPT: Final = re.compile(rb"\.\s*(save|from_file|load_tensor)\b|\b(rpc_(?:a?sync|remote))\b")
-"""Operators in TorchScript's code; whatever name they are reached by, they follow a dot."""
+_REACHING: Final = rb"save|from_file|load_tensor"
+_SCRIPT: Final = (
+    re.compile(rb"\.[\s\\]*(%b)\b" % _REACHING),
+    re.compile(rb"(?m)^[^#\n]*#[^\n]*\n[\s\\]*(%b)\b" % _REACHING),
+    re.compile(rb"\b(rpc_(?:a?sync|remote))\b"),
+)
+"""Operators in TorchScript's code; whatever name they are reached by, they follow a dot, maybe with broken lines or a comment between
+(torch/csrc/jit/frontend/lexer.h), or are a text that `getattr` is given."""
+_GETATTR: Final = re.compile(
+    rb"\bgetattr\((?:[^\"'#\\\n()]|\([^\"'#\\\n()]*\))*, \"(?!(?:%b)\")[^\"\\\n]*\"\)" % _REACHING
+)
+"""`getattr` as PyTorch writes it (python_print.cpp), for a name that is no identifier: `getattr(self.layers, "0")`. Within are no texts; those that
+are nested are replaced from the inside. What is written otherwise may spell a name in ways that no pattern knows: `"sa" "ve"`, octal digits."""
+_ANY: Final = "torch.ops.*"
+"""What stands for all operators."""
+_MOST_NESTED: Final = 64
+"""Times that `getattr` stands within itself; each takes one more look at the code. A module within modules without names is a few deep."""
 _SYMBOL: Final = re.compile(r"[a-z_]+\d+")
 _VALUES: Final = frozenset({"oo", "int_oo", "nan", "zoo", "true", "false"})
 _GUARD_CALLS: Final = frozenset({"size", "stride", "storage_offset", "dim", "isnan"})
@@ -117,11 +132,22 @@ def check_script(file: Path, allows: Callable[[str], bool]) -> None:
             code = reader.get_record(name)
         except RuntimeError as error:
             raise ConfigError(f"{file}: the archive is damaged: {name}: {str(error).splitlines()[0][:200]}") from None
-        for match in _SCRIPT.finditer(code):
-            word = (match[1] or match[2]).decode()
-            operator = f"torch.ops.prim.{word}" if match[2] else f"torch.ops.aten.{word}"
+        for word in (found[1].decode() for pattern in _SCRIPT for found in pattern.finditer(code)):
+            operator = f"torch.ops.{'prim' if word.startswith('rpc_') else 'aten'}.{word}"
             if not allows(operator):
                 raise _refused(file, f"{operator} in {name}, which reaches beyond the model", operator)
+        if not allows(_ANY):
+            _check_getattr(file, name, code)
+
+
+def _check_getattr(file: Path, name: str, code: bytes) -> None:
+    """Refuse an attribute that is asked for by a text, unless PyTorch writes it so: it could be an operator's name."""
+    for _ in range(_MOST_NESTED):
+        code, replaced = _GETATTR.subn(b"_", code)
+        if not replaced:
+            break
+    if re.search(rb"\bgetattr\b", code):
+        raise _refused(file, f"getattr in {name}, not as PyTorch writes it, so that it may name any operator", _ANY)
 
 
 def _refused(file: Path, what: str, allowance: str = "") -> ConfigError:

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import pickle
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -253,6 +254,48 @@ def test_torchscript_that_reads_or_writes_files_is_refused_unless_the_operator_a
     with pytest.raises(ConfigError, match=f"--allow_implementation '{operator}'"):
         loaded(tmp_path)
     assert loaded(tmp_path, operator).platform == "pytorch_torchscript"
+
+
+SPELLINGS = {
+    "getattr": 'getattr(torch, "save")(x, place)',
+    "of a namespace": 'getattr(ops.aten, "save")(x, place)',
+    "nested": 'getattr(getattr(ops, "aten"), "save")(x, place)',
+    "octal digits": r'getattr(torch, "\163ave")(x, place)',
+    "texts side by side": 'getattr(torch, "sa" "ve")(x, place)',
+    "three quotes": 'getattr(torch, """save""")(x, place)',
+    "an argument with brackets": 'getattr((torch), "save")(x, place)',
+    "a broken line": "torch.\\\n      save(x, place)",
+    "a comment": "(torch.# then\n      save)(x, place)",
+    "two comments": "(torch # one.\n      . # two\n\n      save)(x, place)",
+    "another line": "(torch.\n      save)(x, place)",
+}
+"""`torch.save(x, place)` as TorchScript's parser takes it."""
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_an_operator_that_reaches_files_is_found_however_it_is_spelled(case: str, tmp_path: Path):
+    made, marker = io.BytesIO(), tmp_path / "ran"
+    spelled = b"_ = " + SPELLINGS[case].replace("place", f'"{marker}"').encode()
+    torch.jit.save(torch.jit.script(torch_classes.Named()), made)
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(made) as honest, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as hostile:
+        for name in honest.namelist():
+            code = honest.read(name)
+            if name.endswith(".py"):
+                code = re.sub(rb"(\n +)(return )", lambda found: found[1] + spelled + found[0], code)
+            hostile.writestr(name, code)
+    with pytest.raises(ConfigError, match=r"--allow_implementation 'torch\.ops\."):
+        loaded(tmp_path)
+    torch.jit.load(str(path))(torch.ones(1, 3))  # nothing but the check keeps it out
+    assert marker.exists()
+
+
+def test_modules_without_names_are_loaded(tmp_path: Path):
+    within = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(3, 1)))
+    torch.jit.script(torch.nn.Sequential(within, within)).save(str(tmp_path / "model.pt"))
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive:
+        assert any(b"getattr(" in archive.read(name) for name in archive.namelist() if name.endswith(".py"))
+    assert loaded(tmp_path).platform == "pytorch_torchscript"
 
 
 def test_the_class_of_a_state_dict_is_for_the_operator_to_choose(tmp_path: Path):
