@@ -1,7 +1,7 @@
 """What a SavedModel's graph may do: TensorFlow lets any graph read and write files and call Python, so the graph is looked through before.
 
 Source: tensorflow/SECURITY.md, "TensorFlow models are programs": ReadFile and WriteFile are operators like any other. Refused are
-operators that reach files, other machines, or Python functions of the process, wherever they stand in the graph or its function library:
+operators that reach files, other machines, or Python functions of the process, or end it, wherever they stand in the graph or its function library:
 some functions run while the model is loaded. Two kinds belong into an honest file. Its own checkpoint is saved and restored by operators
 that take any file's name; they may stand only where TensorFlow's saver calls them, and what is run at load, restoring, may save nothing and
 read no file but the one that the loader names. A vocabulary is read from a text file; its name
@@ -28,13 +28,25 @@ _REFUSED: Final = re.compile(
     r"|(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB|Load|Save|Snapshot|MatchingFiles|Cache)Dataset(V\d)?|DatasetToTFRecord"
     r"|SnapshotDatasetReader|SnapshotNestedDatasetReader|SnapshotChunkDataset|ListSnapshotChunksDataset|DistributedSave"
     r"|CreateSummary(File|Db)Writer|Debug(Identity|GradientIdentity|NanCount|NumericSummary)(V\d)?|FileSystemSetConfiguration"
-    r"|ImmutableConst|CalibrationStatisticsSaver|InitializeTableFromTextFile"
+    r"|ImmutableConst|CalibrationStatisticsSaver|InitializeTableFromTextFile|GenerateVocabRemapping|LoadAndRemapMatrix|Skipgram"
+    r"|InitializeTRTResource"
     # other machines
     r"|Rpc\w*|TryRpc|DataServiceDataset(V\d)?|RegisterDataset(V\d)?|_?(Host)?(Send|Recv)"
     # code
     r"|PyFunc(Stateless)?|EagerPyFunc|TPUPartitionedCall|XlaCustomCall(V2)?"
+    # graphs that stand in a text, where nobody looks through them
+    r"|DatasetFromGraph|DeserializeIterator|MlirPassthroughOp|_(XlaHostCompute|TPUCompile)Mlir"
+    # the end of the process
+    r"|Abort|WorkerHeartbeat"
     r")"
 )
+_PLACES: Final[Mapping[str, tuple[str, re.Pattern[bytes]]]] = {
+    "PrintV2": ("output_stream", re.compile(rb"(?!file://).*", re.DOTALL)),
+    "FixedUnigramCandidateSampler": ("vocab_file", re.compile(rb"")),
+    "DecodeProtoV2": ("descriptor_source", re.compile(rb"local://|bytes://.*|", re.DOTALL)),
+    "EncodeProto": ("descriptor_source", re.compile(rb"local://|bytes://.*|", re.DOTALL)),
+}
+"""Operators that compute unless an attribute names a file, that attribute, and what of it names none."""
 _CHECKPOINT: Final = frozenset(
     [
         "Save",
@@ -100,8 +112,8 @@ def _check(folder: Path, graph: Any, allows: Callable[[str], bool]) -> None:
                 _refuse(folder, node, where, allows, "elsewhere than where the model's own checkpoint is read")
             elif node.op == _VOCABULARY and not _is_asset(node, nodes, assets, where):
                 _refuse(folder, node, where, allows, "of a file that is no asset of the model")
-            elif node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file://"):
-                _refuse(folder, node, where, allows, "into a file")
+            elif node.op in _PLACES and _names_a_file(node, *_PLACES[node.op]):
+                _refuse(folder, node, where, allows, f"whose {_PLACES[node.op][0]} is a file")
 
 
 def _check_restoring(
@@ -160,6 +172,12 @@ def _refuse(folder: Path, node: Any, where: str, allows: Callable[[str], bool], 
             f"{folder}: is not loaded: its node {node.name!r}{place} is {node.op}, {why}; to trust it, start with "
             f"--allow_implementation {name}"
         )
+
+
+def _names_a_file(node: Any, attribute: str, harmless: re.Pattern[bytes]) -> bool:
+    """Whether an attribute does, or is filled in by whoever calls the function that the node stands in."""
+    value = node.attr[attribute]
+    return bool(value.placeholder) or not harmless.fullmatch(value.s)
 
 
 def _is_asset(node: Any, nodes: Mapping[str, Any], assets: set[str], where: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,33 @@ def _length(path: Any) -> Any:
     return tf.cast(tf.strings.length(tf.io.read_file(path)), tf.float32)
 
 
+def _sampled(file: str) -> Any:
+    """Words drawn by their number in a file; without one by the numbers that the graph says."""
+    options: dict[str, Any] = {"vocab_file": file} if file else {"unigrams": [1.0, 1.0, 1.0]}
+    drawn = tf.raw_ops.FixedUnigramCandidateSampler(
+        true_classes=tf.constant([[0]], tf.int64), num_true=1, num_sampled=1, unique=False, range_max=3, **options
+    )
+    return tf.cast(drawn.sampled_candidates[0], tf.float32)
+
+
+def _decoded(source: str) -> Any:
+    sizes = tf.raw_ops.DecodeProtoV2(
+        bytes=tf.constant([b""]), message_type="a.B", field_names=[], output_types=[], descriptor_source=source
+    ).sizes
+    return tf.cast(tf.size(sizes), tf.float32)
+
+
+def _of_text(graph: bytes) -> Any:
+    made = tf.raw_ops.DatasetFromGraph(graph_def=tf.constant(graph))
+    (found,) = tf.raw_ops.DatasetToSingleElement(dataset=made, output_types=[tf.float32], output_shapes=[[]])
+    return found
+
+
+def _ends(x: Any) -> Any:
+    with tf.control_dependencies([tf.raw_ops.Abort(error_msg="", exit_without_error=False)]):
+        return tf.identity(x)
+
+
 STEPS: dict[str, tuple[Step, str]] = {
     "read": (lambda x: x * _length("/etc/passwd"), "ReadFile"),
     "read below": (lambda x: tf.map_fn(lambda row: row * _length("/etc/passwd"), x), "ReadFile"),
@@ -56,6 +84,37 @@ STEPS: dict[str, tuple[Step, str]] = {
         ),
         "RestoreV2",
     ),
+    "words that two files share": (
+        lambda x: (
+            x
+            * tf.cast(
+                tf.raw_ops.GenerateVocabRemapping(
+                    new_vocab_file="/etc/passwd", old_vocab_file="/tmp/x", new_vocab_offset=0, num_new_vocab=1
+                ).num_present,
+                tf.float32,
+            )
+        ),
+        "GenerateVocabRemapping",
+    ),
+    "another model's weights": (
+        lambda x: (
+            x
+            * tf.raw_ops.LoadAndRemapMatrix(
+                ckpt_path="/tmp/x",
+                old_tensor_name="w",
+                row_remapping=tf.constant([0], tf.int64),
+                col_remapping=tf.constant([], tf.int64),
+                initializing_values=[],
+                num_rows=1,
+                num_cols=2,
+            )
+        ),
+        "LoadAndRemapMatrix",
+    ),
+    "a file of a sampler": (lambda x: x * _sampled("/etc/passwd"), "FixedUnigramCandidateSampler"),
+    "a file of message types": (lambda x: x * _decoded("/etc/passwd"), "DecodeProtoV2"),
+    "a graph in a text": (lambda x: x * _of_text(b"\n\0"), "DatasetFromGraph"),
+    "the end of the process": (_ends, "Abort"),
     "lines": (
         lambda x: x * tf.data.TextLineDataset("/etc/passwd").reduce(0.0, lambda count, _: count + 1),
         "TextLineDataset",
@@ -101,6 +160,53 @@ def test_a_graph_that_computes_and_prints_to_the_log_is_loaded_with_its_variable
     model = loaded(written(tmp_path, step))
     answer = model.predict({model.inputs[0].name: np.ones((1, 2), np.float32)}, Call())
     np.testing.assert_array_equal(answer["y"], [[1, 2]])
+
+
+def test_a_sampler_whose_graph_has_the_numbers_is_loaded(tmp_path: Path):
+    assert loaded(written(tmp_path, lambda x: x * _sampled(""))).inputs
+
+
+def test_a_file_that_a_function_s_caller_names_is_refused(tmp_path: Path):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = written(tmp_path, lambda x: x * _sampled(""))
+    document = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    for function in document.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            if node.op == "FixedUnigramCandidateSampler":
+                node.attr["vocab_file"].placeholder = "file"
+    (folder / "saved_model.pb").write_bytes(document.SerializeToString())
+    with pytest.raises(ConfigError, match="whose vocab_file is a file"):
+        loaded(folder)
+
+
+LOOKED_AT = {
+    "InitializeTableFromTextFileV2",  # of an asset
+    "ShardedFilename",  # makes a name, and opens nothing
+    "ShardedFilespec",
+    "ConfigureTPUEmbeddingHost",  # none of its kind is in a server's TensorFlow
+}
+
+
+def test_every_operator_of_this_tensorflow_that_takes_a_file_is_known():
+    from tensorflow.core.framework import op_def_pb2, types_pb2
+    from tensorflow.python.client.pywrap_tf_session import TF_GetAllOpList, TF_GetBuffer
+
+    from tensorflow_server import graph
+
+    named = re.compile(
+        r"file|path|(^|_)dir(ectory)?$|vocab|url|descriptor|graph_def|mlir_module|ckpt|address", re.IGNORECASE
+    )
+    takes = {
+        operator.name
+        for operator in op_def_pb2.OpList.FromString(TF_GetBuffer(TF_GetAllOpList())).op
+        if named.search(operator.name)
+        or any(named.search(one.name) for one in operator.input_arg if one.type == types_pb2.DT_STRING)
+        or any(named.search(one.name) for one in operator.attr if one.type in ("string", "list(string)"))
+    }
+    assert {"ReadFile", "Skipgram", "DatasetFromGraph"} <= takes
+    known = LOOKED_AT | graph._CHECKPOINT | set(graph._PLACES)
+    assert sorted(name for name in takes - known if not graph._REFUSED.fullmatch(name)) == []
 
 
 def vocabulary(folder: Path) -> Path:
