@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -29,6 +30,8 @@ _log = logging.getLogger("serinus.sklearn")
 
 METHODS: Final = ("predict", "predict_proba", "decision_function", "transform")
 """What a model may be asked, in the order of the outputs."""
+
+_TEXTS: Final = re.compile(r"sklearn\.feature_extraction\.text\.\w*Vectorizer")
 
 
 def installed_version() -> str:
@@ -64,6 +67,9 @@ class Predictor:
             self._live = _load(file, settings, self.version)
         # Again, of what was made: two readers of one file may take different things from it.
         self.model: Estimator = checked(describe(self._live), file.path)
+        if not file.is_pickle:
+            _check_texts(self.model, file, settings)
+        _limit_jobs(self._live, settings.native_threads)
         self.outputs: tuple[str, ...] = tuple(method for method in METHODS if _has(self._live, method))
         self.columns: Columns = columns_of(self.model)
         columns = self.columns
@@ -142,6 +148,45 @@ def _load(file: ModelFile, settings: ModelSettings, version: str) -> Any:
         raise ConfigError(
             f"{file.path}: scikit-learn {version} cannot load it: {type(error).__name__}: {_first_line(error)}"
         ) from None
+
+
+def _check_texts(model: Estimator, file: ModelFile, settings: ModelSettings) -> None:
+    """Refuse a step that takes the texts of a request for names of files (`CountVectorizer(input="filename")`), and counts the words in those.
+
+    Raises:
+        ConfigError: there is one that nobody allowed.
+    """
+    for part in model.parts():
+        if _TEXTS.fullmatch(part.kind) and part.get("input") != "content" and not settings.allows(part.kind):
+            raise ConfigError(
+                f"{file.path}: its step {part.kind.rpartition('.')[2]} has input={part.get('input')!r}, so that it would open whatever file a client "
+                f"names; save it with input='content', or, to trust it and its clients, start with --allow_implementation {part.kind}"
+            )
+
+
+def _limit_jobs(live: Any, threads: int) -> None:
+    """Let no step of a model start more threads than the server has.
+
+    A file says any number, and -1 is all CPUs of the machine, whatever the container's limit.
+    """
+    seen: set[int] = set()
+    waiting = [live]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, type):
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, np.ndarray):
+            waiting += value.reshape(-1).tolist() if value.dtype == object else []
+        elif isinstance(held := getattr(value, "__dict__", None), dict):
+            waiting += held.values()
+            jobs = held.get("n_jobs")
+            if isinstance(jobs, int | np.integer) and not 0 <= jobs <= threads:
+                held["n_jobs"] = threads
 
 
 @contextlib.contextmanager

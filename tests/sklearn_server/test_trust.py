@@ -6,6 +6,7 @@ import gzip
 import pickle
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ pytestmark = pytest.mark.slow
 
 ensemble = Deferred("sklearn.ensemble")
 linear = Deferred("sklearn.linear_model")
+pipeline = Deferred("sklearn.pipeline")
 svm = Deferred("sklearn.svm")
+text = Deferred("sklearn.feature_extraction.text")
 xgboost = Deferred("xgboost")
 lightgbm = Deferred("lightgbm")
 joblib = Deferred("joblib")
@@ -141,6 +144,39 @@ def test_a_class_that_nobody_trusts_is_refused_by_name(tmp_path: Path):
         ConfigError, match=r"names os\.path\.System, which is not among .*--allow_implementation 'os\.path\.System'"
     ):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["CountVectorizer", "TfidfVectorizer", "HashingVectorizer"])
+def test_a_model_that_opens_the_files_that_clients_name_is_refused(kind: str, tmp_path: Path):
+    step = getattr(text, kind)(input="filename")
+    (tmp_path / "x").write_text("a word")
+    live = pipeline.make_pipeline(step, linear.LogisticRegression()).fit([str(tmp_path / "x")] * 2, [0, 1])
+    save(live, tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"input='filename'.*--allow_implementation sklearn\.feature_extraction\.text\.{kind}$"
+    ):
+        load(tmp_path)
+    live.steps[0][1].input = "content"
+    save(live, tmp_path)
+    answer = load(tmp_path).predict({"x": np.array([[b"a word"]], object)}, Call())
+    np.testing.assert_array_equal(answer["predict"], live.predict(["a word"]))
+
+
+@pytest.mark.parametrize("name", ["model.skops", "model.joblib"])
+def test_a_model_starts_no_more_threads_than_the_server_has(name: str, tmp_path: Path):
+    live = ensemble.VotingClassifier([("a", _forest()), ("b", _forest())]).fit(rows(), classes(rows()))
+    for jobs, one in zip([3000, -1], live.estimators_, strict=True):
+        one.n_jobs = jobs
+    live.n_jobs = 3000
+    save(live, tmp_path, name)
+    model = load(tmp_path, engine="sklearn", threads=2, allow_implementation=("pickle",))
+    live.n_jobs = live.estimators_[0].n_jobs = None
+    before = set(threading.enumerate())
+    made = model.predict({"x": rows(9)}, Call())
+    assert (
+        len(set(threading.enumerate()) - before) <= 2 * 3
+    )  # each of joblib's pools has two threads of its own besides
+    np.testing.assert_array_equal(made["predict"], live.predict(rows(9)))
 
 
 @pytest.mark.parametrize(
