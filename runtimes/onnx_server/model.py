@@ -6,6 +6,7 @@ import logging
 import mmap
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -25,7 +26,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
 
 from .containers import CONTAINERS, Maps, OptionalTensor, Sequenced, read_classes
-from .external_weights import find_weights, give_weights
+from .external_weights import find_weights, give_weights, unmixed
 from .session_threads import SessionThreads
 
 __all__ = ["OnnxModel"]
@@ -59,6 +60,19 @@ _PROVIDERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Settings of a model, in ONNX Runtime's words."""
+
+    providers: list[str]
+    options: list[Mapping[str, Any]]
+    """Of each provider."""
+    fallback: bool
+    level: Any
+    binding: str
+    labels: str
+
+
 class OnnxModel(Model):
     """One `.onnx` file; `extra_settings` are its settings."""
 
@@ -81,7 +95,7 @@ class OnnxModel(Model):
             ConfigError: no file, a graph that ONNX Runtime refuses, or a provider that is not there.
         """
         extra = Extra(self.settings.extra, known=tuple(self.extra_settings))
-        wanted = extra.texts("providers", ("cpu",))
+        names = extra.texts("providers", ("cpu",))
         fallback = extra.truth("provider_fallback")
         labels_file = extra.text("labels")
         levels = {
@@ -94,38 +108,40 @@ class OnnxModel(Model):
         binding = extra.choice("io_binding", ("auto", "on", "off"))
         provider_options = extra.mapping("provider_options")
         extra.close()
-        providers = _providers(wanted, fallback=fallback)
+        providers = _providers(names, fallback=fallback)
         named = {_PROVIDERS.get(name.lower(), name): values for name, values in provider_options.items()}
+        options = [named.get(name, {}) for name in providers]
+        wanted = _Wanted(providers, options, fallback, levels[level], binding, labels_file)
         file = find_file(self.settings, (".onnx",), preferred=("model.onnx",), contents=(Content.ONNX,))
 
-        def make(threads: int) -> onnxruntime.InferenceSession:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
-            options.graph_optimization_level = levels[level]
-            # Spinning threads would burn a container's CPU limit between requests.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            held = give_weights(options, file)
-            session = onnxruntime.InferenceSession(
-                str(file), options, providers=providers, provider_options=[named.get(name, {}) for name in providers]
-            )
-            del held  # ONNX Runtime has copied it
-            return session
+        with unmixed(file) as own:
+            self._open(own, file, wanted)
 
+    def _open(self, own: Path, file: Path, wanted: _Wanted) -> None:
+        """Open the graph.
+
+        Args:
+            own: by which it is read.
+            file: its name.
+            wanted: the settings.
+
+        Raises:
+            ConfigError: ONNX Runtime refuses it, or it cannot be served.
+        """
         try:
-            self._session = make(self.settings.native_threads)
+            self._session = _session(own, wanted, self.settings.native_threads)
         except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all meaning "not loadable"
-            raise ConfigError(f"{file}: ONNX Runtime refuses it: {error}") from error
+            raise ConfigError(f"{own}: ONNX Runtime refuses it: {error}") from error
         active = self._session.get_providers()
-        missing = [name for name in providers if name not in active]
-        if missing and not fallback:
+        missing = [name for name in wanted.providers if name not in active]
+        if missing and not wanted.fallback:
             raise ConfigError(
                 f"{', '.join(missing)} did not start (active: {', '.join(active)}); see its log above, or set provider_fallback"
             )
         own_inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        own_outputs = self._described(file, own_inputs)
+        own_outputs = self._described(own, own_inputs)
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self.unbatchable_reason = _declared_no(nodes) or _computed_no(file) or self._sequence_no()
+        self.unbatchable_reason = _declared_no(nodes) or _computed_no(own) or self._sequence_no()
         free = all(spec.shape and spec.shape[0] == -1 for spec in (*own_inputs, *own_outputs))
         self.batchable = free and not self.unbatchable_reason
         if not self.settings.outputs:
@@ -134,10 +150,10 @@ class OnnxModel(Model):
         self._output_names = [spec.name for spec in own_outputs]
         self.inputs = override_specs(own_inputs, self.settings.inputs, "inputs")
         outputs = override_specs(own_outputs, self.settings.outputs, "outputs")
-        labels = read_labels(self.settings, labels_file)
+        labels = read_labels(self.settings, wanted.labels)
         self.outputs = tuple(_labelled(spec, labels) for spec in outputs)
         on_gpu = active[0] != "CPUExecutionProvider"
-        self._binds = (binding == "on" or (binding == "auto" and on_gpu)) and not self._containers
+        self._binds = (wanted.binding == "on" or (wanted.binding == "auto" and on_gpu)) and not self._containers
         self._output_device = "cuda" if on_gpu else "cpu"
         self.computes_in = (
             "FP16" if on_gpu else ""
@@ -148,7 +164,7 @@ class OnnxModel(Model):
         if not (self.settings.threads or on_gpu or self._binds) and self.settings.warmup:
             files = self.provenance.files
             self._sessions.measure(
-                make,
+                lambda threads: _session(own, wanted, threads),
                 lambda rows: _zeros(own_inputs, rows),
                 file_bytes=sum(each.stat().st_size for each in files),
                 most_rows=self.settings.batch.max_batch_rows if self.batchable else 1,
@@ -157,8 +173,8 @@ class OnnxModel(Model):
         self.details |= {"file": file.name, "providers": ",".join(active), "threads": str(self._sessions.choice)}
         classes = {
             spec.name: list(container.classes)
-            for own, spec in zip(self._output_names, self.outputs, strict=True)
-            if isinstance(container := self._containers.get(own), Maps)
+            for name, spec in zip(self._output_names, self.outputs, strict=True)
+            if isinstance(container := self._containers.get(name), Maps)
         }
         if classes:
             self.details["classes"] = classes
@@ -289,6 +305,21 @@ class OnnxModel(Model):
             binding.bind_output(name, self._output_device)
         self._session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()
+
+
+def _session(graph: Path, wanted: _Wanted, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = wanted.level
+    # Spinning threads would burn a container's CPU limit between requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    weights = give_weights(options, graph)
+    session = onnxruntime.InferenceSession(
+        str(graph), options, providers=wanted.providers, provider_options=wanted.options
+    )
+    del weights  # ONNX Runtime has copied them
+    return session
 
 
 def _zeros(inputs: Sequence[TensorSpec], rows: int) -> dict[str, np.ndarray]:

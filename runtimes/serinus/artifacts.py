@@ -36,6 +36,7 @@ __all__ = [
     "read_labels",
     "said_of_another",
     "saved_model_file",
+    "steady",
     "unchanged",
 ]
 
@@ -375,6 +376,34 @@ def unchanged(file: Path, sha256: str) -> Iterator[None]:
         raise changed from None
     if after != before:
         raise changed
+
+
+@contextmanager
+def steady(files: Sequence[Path]) -> Iterator[None]:
+    """Have a framework read files by their names, some more than once, and notice that one was written to or replaced meanwhile.
+
+    For what consists of several files, which belong together, or can be opened by its name alone.
+
+    Args:
+        files: each is there.
+
+    Raises:
+        ConfigError: one changed, or is gone; nothing of the framework's is to be used then.
+    """
+    before = [(file, _named_state(file)) for file in files]
+    try:
+        yield
+    finally:
+        changed = next((file for file, state in before if _named_state(file) != state), None)
+        if changed is not None:  # whatever was raised of it: a mixture is refused for being one
+            raise ConfigError(f"{changed}: changed while it was loaded; load it again")
+
+
+def _named_state(file: Path) -> tuple[int, ...]:
+    try:
+        return _state(file.stat())
+    except OSError:
+        return ()
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from serinus.artifacts import (
     override_specs,
     read_labels,
     saved_model_file,
+    steady,
 )
 from serinus.content.pickles import mend_in
 from serinus.engines import load_trial
@@ -101,15 +102,20 @@ class TensorflowModel(Model):
         folder = self._folder()
         for path in (*folder.glob("saved_model.pb*"), *folder.glob("variables/*"), *folder.glob("assets/*")):
             check_inside(path, self.settings)
-        checked = graph.check(folder, self.settings.allows)
-        files = (saved_model_file(folder), *sorted(folder.glob("variables/*")), *sorted(folder.glob("assets/*")))
-        load_trial.try_apart(self, files, {"tensorflow": tf.__version__})
-        try:
-            self._loaded = SavedModel(folder, checked, threads=self.settings.native_threads, cpu=bool(self._placed_on))
-        except (
-            Exception
-        ) as error:  # of a damaged SavedModel a dozen classes are raised, IndexError and TypeError among them
-            raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
+        beside = [path for place in ("variables/*", "assets/*") for path in sorted(folder.glob(place))]
+        with steady(
+            beside
+        ):  # the graph is loaded from what was checked; the numbers and words of another version are not its own
+            checked = graph.check(folder, self.settings.allows)
+            load_trial.try_apart(self, (saved_model_file(folder), *beside), {"tensorflow": tf.__version__})
+            try:
+                self._loaded = SavedModel(
+                    folder, checked, threads=self.settings.native_threads, cpu=bool(self._placed_on)
+                )
+            except (
+                Exception
+            ) as error:  # of a damaged SavedModel a dozen classes are raised, IndexError and TypeError among them
+                raise ConfigError(f"{folder}: TensorFlow refuses it: {error}") from error
         self._signatures = self._loaded.signatures
         if not self._signatures:
             raise ConfigError(f"{folder}: has no signatures; export it with one (model.export, or signatures=...)")

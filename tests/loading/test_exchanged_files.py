@@ -23,6 +23,8 @@ from serinus.settings import ModelSettings
 
 torch = Deferred("torch")
 TorchModel = Deferred("torch_server", "TorchModel")
+onnx = Deferred("onnx")
+OnnxModel = Deferred("onnx_server", "OnnxModel")
 tf = Deferred("tensorflow")
 TensorflowModel = Deferred("tensorflow_server", "TensorflowModel")
 xgboost = Deferred("xgboost")
@@ -171,6 +173,63 @@ def test_a_saved_model_is_the_graph_that_was_looked_through(folder: Path, tmp_pa
     after(monkeypatch, tensorflow_server.graph, "check", lambda: replace(file, other.read_bytes()))
     answer = load(TensorflowModel, folder).predict({"x": np.zeros((1, 2), np.float32)}, Call())
     np.testing.assert_array_equal(answer["y"], [[1, 1]])
+
+
+def test_the_variables_of_a_saved_model_are_those_of_its_graph(folder: Path, replace, monkeypatch):
+    import tensorflow_server.graph
+
+    class Module(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = tf.Variable([1.0, 2.0])
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def serve(self, x: Any) -> dict[str, Any]:
+            return {"y": x * self.scale}
+
+    module = Module()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    (file,) = (folder / "variables").glob("variables.data*")
+    other = np.array([3.0, 4.0], np.float32).tobytes()
+    after(monkeypatch, tensorflow_server.graph, "check", lambda: replace(file, other + file.read_bytes()[len(other) :]))
+    with pytest.raises(ConfigError, match=f"{file}: changed while it was loaded"):
+        load(TensorflowModel, folder)
+
+
+def _adds(file: Path, number: float, *, beside: bool = False) -> None:
+    value, weights = onnx.helper.make_tensor_value_info, np.full(2, number, np.float32)
+    initializer = onnx.numpy_helper.from_array(weights, "w")
+    if beside:
+        initializer.ClearField("raw_data")
+        initializer.data_location = onnx.TensorProto.EXTERNAL
+        initializer.external_data.add(key="location", value="weights.bin")
+        (file.parent / "weights.bin").write_bytes(weights.tobytes())
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    tensors = ([value(name, onnx.TensorProto.FLOAT, ["n", 2])] for name in "xy")
+    made = onnx.helper.make_graph([node], "g", *tensors, [initializer])
+    made = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize("which", ["the graph", "a graph with weights beside it", "weights"])
+def test_an_onnx_model_is_one_graph_with_its_own_weights(
+    which: str, folder: Path, tmp_path: Path, replace, monkeypatch
+):
+    import onnx_server.model
+
+    file, other = folder / "model.onnx", tmp_path / "other.onnx"
+    _adds(file, 1, beside=which != "the graph")
+    _adds(other, 2)
+    changed, content = file, other.read_bytes()
+    if which == "weights":
+        changed, content = folder / "weights.bin", np.full(2, 2, np.float32).tobytes()
+    after(
+        monkeypatch, onnx_server.model, "_session", lambda: replace(changed, content)
+    )  # a second session is made then
+    with pytest.raises(ConfigError, match=f"^{changed}: changed while it was loaded"):
+        load(OnnxModel, folder)
+    answer = load(OnnxModel, folder).predict({"x": np.zeros((1, 2), np.float32)}, Call())
+    np.testing.assert_array_equal(answer["y"], [[2, 2]])
 
 
 def _xgboost(file: Path, rounds: int) -> None:
