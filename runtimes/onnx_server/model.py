@@ -18,6 +18,7 @@ from serinus.content.model_content import Content
 from serinus.errors import ConfigError, InvalidInput
 from serinus.model import Provenance
 from serinus.protocol.datatypes import NUMPY_DTYPES
+from serinus.settings import ModelSettings
 
 try:
     import onnxruntime
@@ -53,6 +54,15 @@ _GENERATED: Final = re.compile(r"unk__|.*_dim_\d+$|[su]\d+$|\W|\d|(?i:none|unkno
 _WHOLE_TENSOR: Final = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
 """Operators (ai.onnx, com.microsoft) that quantise a whole tensor by its own range: what `onnxruntime.quantization.quantize_dynamic` writes."""
 _BATCH: Final = re.compile(r"(?i)batch")
+_COMPUTES: Final = re.compile(
+    r"device_id|use_arena|gpu_mem_limit|arena_extend_strategy|cudnn_conv\w+|do_copy_in_default_stream|enable_cuda_graph|use_tf32|prefer_nhwc|sdpa_kernel"
+    r"|fuse_conv_bias|enable_skip_layer_norm_strict_mode|use_ep_level_unified_stream|tunable_op_(enable|tuning_enable|max_tuning_duration_ms)"
+    r"|trt_(max_workspace_size|max_partition_iterations|min_subgraph_size|(fp16|bf16|int8|dla)_enable|dla_core|cuda_graph_enable|sparsity_enable"
+    r"|force_sequential_engine_build|context_memory_sharing_enable|layer_norm_fp32_fallback|build_heuristics_enable|detailed_build_log"
+    r"|builder_optimization_level|auxiliary_streams|tactic_sources|profile_(min|max|opt)_shapes|engine_hw_compatible|op_types_to_exclude"
+    r"|weight_stripped_engine_enable)"
+)
+"""Options of providers that a model's own files may set (onnxruntime.ai/docs/execution-providers, CUDA and TensorRT): numbers and words of how to compute."""
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -108,6 +118,8 @@ class OnnxModel(Model):
         binding = extra.choice("io_binding", ("auto", "on", "off"))
         provider_options = extra.mapping("provider_options")
         extra.close()
+        if "provider_options" not in self.settings.told:
+            _check_options(provider_options, self.settings)
         providers = _providers(names, fallback=fallback)
         named = {_PROVIDERS.get(name.lower(), name): values for name, values in provider_options.items()}
         options = [named.get(name, {}) for name in providers]
@@ -359,6 +371,30 @@ def _providers(wanted: tuple[str, ...], *, fallback: bool) -> list[str]:
     if "CPUExecutionProvider" not in providers:
         providers.append("CPUExecutionProvider")  # single operators without a GPU kernel need it
     return providers
+
+
+def _check_options(options: Mapping[str, Any], settings: ModelSettings) -> None:
+    """Refuse options of a model's own files that can do more than set how a provider computes.
+
+    TensorRT loads the libraries that they name, as plugins, and writes to the paths that they name; some of CUDA's are addresses of functions.
+
+    Raises:
+        ConfigError: naming all that nobody allowed.
+    """
+    named = {
+        name: value for values in options.values() if isinstance(values, Mapping) for name, value in values.items()
+    }
+    refused = sorted(
+        f"onnxruntime.{name}"
+        for name in named
+        if not _COMPUTES.fullmatch(name) and not settings.allows(f"onnxruntime.{name}")
+    )
+    if refused:
+        raise ConfigError(
+            f"extra setting 'provider_options' names {', '.join(name.partition('.')[2] for name in refused)}, and no library is loaded and no file written "
+            f"because a model directory says so; to trust it, start with --allow_implementation '{','.join(refused)}', or give --extra "
+            "provider_options=... yourself"
+        )
 
 
 def _spec(node: Any) -> TensorSpec:

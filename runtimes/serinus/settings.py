@@ -430,6 +430,8 @@ class ModelSettings:
     one (`serinus.engines.load_trial`). `serinus serve` says true: there other models would end with it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """`parameters.extra` and `parameters` keys that only this runtime knows; it must refuse those that it does not."""
+    told: frozenset[str] = frozenset()
+    """Keys of `extra` that the operator gave (`--extra`), and no file of the model's: their values may reach beyond it."""
     allow_implementation: tuple[str, ...] = ()
     """`--allow_implementation`: patterns of the code that the model's own files may choose beside the installed runtimes; see
     `allows`."""

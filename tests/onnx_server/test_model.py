@@ -236,6 +236,26 @@ def test_provider_options_reach_onnx_runtime(tmp_path):
     assert "CPUExecutionProvider" in model._session.get_provider_options()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"tensorrt": {"trt_fp16_enable": True, "trt_extra_plugin_lib_paths": "/mnt/models/x.so"}},
+        {"tensorrt": {"trt_engine_cache_path": "/etc/cron.d"}},
+        {"tensorrt": {"trt_dump_ep_context_model": True}},
+        {"cuda": {"device_id": 0, "gpu_external_alloc": "4198400"}},
+    ],
+)
+def test_options_of_a_model_s_files_load_no_library_and_write_no_file_unless_the_operator_gives_or_allows_them(
+    option: dict[str, dict[str, Any]], tmp_path: Path
+):
+    name = list(next(iter(option.values())))[-1]
+    settings: dict[str, Any] = {"extra": {"provider_options": option}}
+    with pytest.raises(ConfigError, match=rf"names {name}, .*--allow_implementation 'onnxruntime\.{name}'"):
+        loaded(two(tmp_path), **settings)
+    assert loaded(tmp_path, allow_implementation=(f"onnxruntime.{name}",), **settings).inputs
+    assert loaded(tmp_path, told=frozenset({"provider_options"}), **settings).inputs
+
+
 def test_files_that_are_no_graph_are_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ConfigError, match="ONNX Runtime refuses it"):

@@ -70,6 +70,17 @@ def test_what_names_a_model_comes_before_its_folder(tmp_path: Path):
     assert _names(fraud) == [("fraud", "")]
 
 
+def test_a_setting_that_the_operator_gives_is_told_from_one_of_the_model_s_files(tmp_path: Path):
+    fraud = _model(tmp_path / "fraud")
+    (fraud / "model-settings.json").write_text(
+        '{"parameters": {"extra": {"providers": ["cpu"], "optimization": "basic"}}}'
+    )
+    parsed = parse([str(fraud), "--extra", "optimization=all"], {})
+    (settings,) = find_models(parsed, None).models
+    assert settings.extra == {"providers": ["cpu"], "optimization": "all"}
+    assert settings.told == {"optimization"}
+
+
 def test_numbered_folders_are_versions_of_the_folder_that_they_lie_in(tmp_path: Path):
     for name, version in (("resnet", "1"), ("resnet", "7"), ("other", "3")):
         _model(tmp_path / name / version, "saved_model.pb")

@@ -120,6 +120,7 @@ def _run(model: Model) -> tuple[str | None, str]:
         "name": settings.name,
         "model_dir": str(settings.model_dir),
         "extra": dict(settings.extra),
+        "told": sorted(settings.told),
         "allow_implementation": list(settings.allow_implementation),
         "allow_uri": list(map(str, settings.allow_uri)),
     }
@@ -151,6 +152,7 @@ def main(words: Sequence[str]) -> int:
         name=told["name"],
         model_dir=Path(told["model_dir"]),
         extra=told["extra"],
+        told=frozenset(told["told"]),
         threads=1,
         allow_implementation=tuple(told["allow_implementation"]),
         allow_uri=tuple(map(Path, told["allow_uri"])),

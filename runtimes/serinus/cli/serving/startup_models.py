@@ -338,6 +338,7 @@ def _with_options(
             changes["score"] = score
         if extra:
             changes["extra"] = {**settings.extra, **extra}
+            changes["told"] = frozenset(extra)
             if isinstance(extra.get("class"), str):  # the operator's own choice
                 changes["allow_implementation"] = (*settings.allow_implementation, glob.escape(extra["class"]))
         batch = {
