@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -70,10 +71,12 @@ class Catalogue:
                 f"{path}: no such file; `make models-recommender` makes it, CATALOGUE_DIR says where it is"
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
                 inputs = tuple(str(name) for name in file["inputs"])
-        except (OSError, KeyError, ValueError) as error:
+            if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f"{', '.join(other)}: no array")
+        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path}: no catalogue of a recommender: {error}") from error
         found = cls(inputs=inputs, titles=_titles(folder / TITLES_FILE, arrays["item_ids"]), **arrays)
         found._check(path)

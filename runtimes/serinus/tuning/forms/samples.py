@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,14 +24,16 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 samples = {name: archive[name] for name in archive.files}
+            if other := [name for name, array in samples.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f"its entry {other[0]!r} is no array")
         else:
             request = RestCodec().decode_request(path.read_bytes(), model_name="model")
             samples = {tensor.name: tensor.data for tensor in request.inputs}
     except OSError as error:
         raise ConfigError(f"--inputs {path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, SerinusError, json.JSONDecodeError) as error:
+    except (ValueError, TypeError, EOFError, BadZipFile, SerinusError) as error:
         raise ConfigError(f"--inputs {path}: neither an .npz nor a V2 request in JSON: {error}") from None
     rows = {name: array.shape[0] if array.ndim else 0 for name, array in samples.items()}
     if not samples or len(set(rows.values())) != 1 or not min(rows.values()):
