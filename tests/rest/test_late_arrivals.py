@@ -105,8 +105,9 @@ async def read_late(server: Rest, *requests: bytes) -> list[Answer]:
 V1 = {"instances": [[0.0, 0.0, 0.0]]}
 
 
-async def test_over_sockets_old_inference_is_429_before_it_is_decoded_and_all_else_is_answered():
-    async with rest("row") as server:
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+async def test_over_sockets_old_inference_is_429_before_it_is_decoded_and_all_else_is_answered(http: str):
+    async with rest("row", http=http) as server:
         server.server.arrivals.note(1.0)
         server.server.arrivals._since, server.server.arrivals._stood = time.monotonic() - 1, FEW
         asked = [
@@ -131,8 +132,9 @@ async def test_over_sockets_old_inference_is_429_before_it_is_decoded_and_all_el
         )
 
 
-async def test_a_model_with_priorities_judges_its_requests_itself():
-    async with rest("row") as server:
+@pytest.mark.parametrize("http", ["thin", "uvicorn"])
+async def test_a_model_with_priorities_judges_its_requests_itself(http: str):
+    async with rest("row", http=http) as server:
         for servable in server.plane.registry.servables():
             servable.has_priorities = True
         server.server.arrivals.note(1.0)

@@ -3,7 +3,8 @@
 uvicorn owns the sockets, the parsing and the connections; this module turns one ASGI HTTP scope into one `Exchange`.
 What uvicorn has no setting for is left as uvicorn does it: a header section is measured when it has come, pipelined
 requests one at a time, half-closed clients taken for gone. tests/http/test_transports.py lists every difference that a client can see.
-Connections are accepted by our `Acceptor`, and what waits for slow clients is bounded as on the thin transport.
+Connections are accepted by our `Acceptor`; what waits for slow clients is bounded, and what has waited in the kernel for too long refused, as on the thin
+transport.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final, cast
 from ...errors import ConfigError, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
 from ..connections.acceptor import Acceptor
+from ..connections.tcp_information import silent_s
 from ..connections.tls_listener import TlsListener
 from ..connections.unsent_answers import LARGE_BYTES, Reader, UnsentAnswers
 from ..connections.waiting_connections import accept_waiting, unread_bytes
@@ -55,10 +57,12 @@ class _Gone(Exception):
 class _Exchange(Exchange):
     """A request in one ASGI call."""
 
-    __slots__ = ("answered", "pieces", "reply")
+    __slots__ = ("answered", "pieces", "reply", "transport")
 
-    def __init__(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> None:
-        super().__init__(method, target, headers, body)
+    def __init__(self, method: bytes, target: bytes, headers: Headers, transport: asyncio.BaseTransport | None) -> None:
+        super().__init__(method, target, headers, b"")
+        self.transport = transport
+        """Of its connection; None where the scope does not tell (an ASGI server that is not ours)."""
         self.answered = asyncio.Event()
         self.reply: tuple[int, str, Sequence[Buffer], RawHeaders] | None = None
         self.pieces: asyncio.Queue[bytes | None] | None = None
@@ -85,6 +89,10 @@ class _Exchange(Exchange):
         self.pieces = asyncio.Queue()
         self.reply = (status, content_type, (), headers)
         self.answered.set()
+
+    def waited_s(self) -> float:
+        """See `Exchange.waited_s`."""
+        return 0.0 if self.transport is None else silent_s(self.transport)
 
     async def send(self, piece: bytes) -> None:
         """See `Exchange.send`."""
@@ -130,7 +138,8 @@ class AsgiApp:
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
         headers = Headers(scope["headers"])
-        exchange = _Exchange(scope["method"].encode(), target, headers, b"")
+        reader = scope.get(_READER)
+        exchange = _Exchange(scope["method"].encode(), target, headers, getattr(reader, "transport", None))
         try:
             self._check_head(scope, target, headers)
             exchange.body = await self._read_body(headers, receive)
@@ -152,7 +161,7 @@ class AsgiApp:
         if exchange.pieces is not None:
             await self._send_pieces(exchange, exchange.reply, exchange.pieces, receive, send)
         else:
-            await self._send(exchange, exchange.reply, send, scope.get(_READER))
+            await self._send(exchange, exchange.reply, send, reader)
 
     def _check_head(self, scope: _Message, target: bytes, headers: Headers) -> None:
         if len(target) > self._limits.target_bytes:

@@ -40,8 +40,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
@@ -50,6 +48,7 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from ..connections.tcp_information import is_closed, silent_s
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..connections.waiting_connections import unread_bytes
 from .connection_state import (
@@ -115,8 +114,6 @@ _SMALL_PART: Final = 4096
 """Pieces of a body below this size are gathered: an object for each two bytes of a chunked body would take 28 times its size."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON: Final = "application/json"
-_TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
-_LAST_DATA_RECV: Final = 52  # of struct tcp_info, linux/include/uapi/linux/tcp.h: tcpi_last_data_recv
 
 
 _NO_HEADERS: Final = Headers(())
@@ -212,9 +209,8 @@ class _Exchange(Exchange):
         self.respond(error.http_status, _JSON, [self.connection.server.app.error_body(error)], extra)
 
     def waited_s(self) -> float:
-        """See `Exchange.waited_s`: Linux tells it of a TCP socket (tcp(7), TCP_INFO), in milliseconds."""
-        info = _tcp_info(self.connection.transport, _LAST_DATA_RECV + 4)
-        return int.from_bytes(info[_LAST_DATA_RECV:], sys.byteorder) / 1000 if len(info) == _LAST_DATA_RECV + 4 else 0.0
+        """See `Exchange.waited_s`."""
+        return silent_s(self.connection.transport)
 
     def unsent(self) -> int:
         """Bytes of it that its connection has not been given yet."""
@@ -263,17 +259,6 @@ class _Exchange(Exchange):
             connection.server.observer(self, self.status, self.sent)
         if connection.queue[0] is self:
             connection.send_ready()
-
-
-def _tcp_info(transport: asyncio.BaseTransport, size: int) -> bytes:
-    """Give the first bytes of what the kernel tells of a connection; none where it tells nothing."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family == getattr(socket, "AF_UNIX", None) or not hasattr(socket, "TCP_INFO"):
-        return b""
-    try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
-    except OSError:
-        return b""
 
 
 def _byte_length(chunk: Buffer) -> int:
@@ -875,9 +860,7 @@ class Connection(asyncio.Protocol):
             self.reading = PROBE[self.reading]
             if self.queue[0].keep_alive and not self.queue[0].say_keep_alive:  # HTTP/1.0 knows no 1xx
                 self._transport.write(_CONTINUE)
-        else:
-            info = _tcp_info(self._transport, 1)
-            if info and info[0] == _TCP_CLOSE:
-                self._transport.abort()
-                return
+        elif is_closed(self._transport):
+            self._transport.abort()
+            return
         self._probe_timer = self.server.loop.call_later(_PROBE_S, self._probe)
