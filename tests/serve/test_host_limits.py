@@ -140,6 +140,26 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"), "ours")
 
 
+def test_where_descriptors_run_out_a_grpc_connection_without_an_open_call_goes_before_one_that_has_one(
+    tmp_path: Path,
+) -> None:
+    python = _python(tmp_path, "ulimit -n 120")
+    with (
+        serving(tmp_path, *STEADY, environment=ENVIRONMENT, python=python) as served,
+        contextlib.ExitStack() as callers,
+    ):
+
+        def connect() -> grpc.Channel:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            return callers.enter_context(grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}", options=options))
+
+        watching = connect().unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60, wait_for_ready=True)
+        assert next(watching)
+        for _ in range(60):  # some thirty are all that the descriptors are enough for
+            assert connect().unary_unary(INFER)(CALL, timeout=10, wait_for_ready=True)
+        assert watching.is_active(), "it was silent for longest, and is the only one that waits for something"
+
+
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
 def test_a_server_listens_on_ipv6_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"

@@ -16,7 +16,7 @@ from typing import Final
 __all__ = ["Idle", "IdleRoom"]
 
 Idle = tuple[float, Callable[[], object]]
-"""Loop time since which a connection has been of no use, and what closes it."""
+"""Loop time since which a connection has been of no use (now: it may yet be of some), and what closes it."""
 _SPARE: Final = 24
 """Descriptors left for files that models open, logs, and connections that are being joined; an eighth of all where that is less."""
 
@@ -40,10 +40,17 @@ class IdleRoom:
 
     def is_full(self) -> bool:
         """Whether the connections have all descriptors that they may have."""
+        return self._share() >= 1
+
+    def is_scarce(self) -> bool:
+        """Whether the connections have a quarter of them: it is worth while to know more of each that comes from now on."""
+        return self._share() >= 0.25
+
+    def _share(self) -> float:
         used = sum(used() for _, used in self._holders)
         if self._most < 0:
             self._most = _descriptors_left() + used
-        return used >= self._most
+        return used / self._most
 
     def make(self) -> bool:
         """Close the longest of all; whether there was one."""

@@ -82,8 +82,8 @@ _TOLD_BYTES = 1 << 20
 _FULL_S = 5.0
 """Without a refusal for so long, what waits is not too much any more: who was refused is told to come back in a second."""
 _SILENT_S = 60.0
-"""A connection that has said and been told nothing for so long may be closed for another where descriptors run out, though a call may wait on it: whose
-it is the front does not tell."""
+"""A connection with open calls that has said and been told nothing for so long may be closed for another where descriptors run out and all have open calls:
+otherwise streams that wait for ever could keep everybody else out."""
 _PROGRESS_S = 0.5
 """Between two looks at which connections something goes to, while large answers wait."""
 
@@ -281,6 +281,7 @@ class NativeEngine:
                 self._settings.send_timeout_s,
                 self._closed_slow,
                 self.room.make,
+                counts_calls=self.room.is_scarce(),
             )
 
         listen = Acceptor if certificates is None else partial(TlsConnections, context=certificates.context(ALPN))
@@ -394,19 +395,23 @@ class NativeEngine:
             await asyncio.sleep(_LOOK_S)
 
     def _idlest(self) -> Idle | None:
-        """The connection that has been silent for longest: of those without a call so far, else of those that may have ended all theirs."""
+        """The connection that has been silent for longest: of those without a call so far, else of those known to have no open one.
+
+        Where there is none, who has been silent for `_SILENT_S` goes, but after every idle connection of another transport.
+        """
         relays = [relay for relay in self.relays if not relay.is_closing]
-        chosen = [relay for relay in relays if not relay.has_called]
-        if not chosen:
-            silent = self._loop.time() - _SILENT_S
-            chosen = [relay for relay in relays if relay.heard_at < silent]
+        chosen = [relay for relay in relays if not relay.has_called] or [r for r in relays if not r.is_at_work]
+        now, is_idle = self._loop.time(), bool(chosen)
+        if not is_idle:
+            chosen = [relay for relay in relays if relay.heard_at < now - _SILENT_S]
         handshake = self._listener.idlest() if self._listener is not None else None
         if not chosen:
             return handshake
         longest = min(chosen, key=lambda relay: relay.heard_at)
-        if handshake is not None and handshake[0] < longest.heard_at:
+        since = longest.heard_at if is_idle else now
+        if handshake is not None and handshake[0] < since:
             return handshake
-        return longest.heard_at, partial(self._close_idle, longest)
+        return since, partial(self._close_idle, longest)
 
     def _close_idle(self, relay: Relay) -> None:
         self.relays.discard(relay)

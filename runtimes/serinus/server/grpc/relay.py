@@ -1,8 +1,9 @@
 """A client's connection of the native engine, joined to one of its own to the front, through the guard.
 
-Theory of operation. What the client sends goes through `FrameGuard`; what the front answers is passed on unread. Back-pressure goes through: a client that does
-not read stops the reading from the front, whose own flow control then stops the answers. What the guard may not inflate on the event loop it does
-in a thread, and the client is not read meanwhile.
+Theory of operation. What the client sends goes through `FrameGuard`; what the front answers is passed on unread, unless descriptors are scarce: then the
+heads of its frames are read for the streams that they end. Which connections have open calls nobody else knows, and one that has none is closed for
+another before one that has some. Back-pressure goes through: a client that does not read stops the reading from the front, whose own flow control then
+stops the answers. What the guard may not inflate on the event loop it does in a thread, and the client is not read meanwhile.
 
 TLS ends before it (`TlsConnection`), with the plain transport's buffers and ends, so that nothing here differs.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +29,10 @@ ALPN = "h2"
 """HTTP/2 over TLS (RFC 9113, 3.2)."""
 _REST_S = 0.1
 """Until another try where there are no descriptors, and nobody to close."""
+_HEADERS, _RST_STREAM, _END_STREAM = 1, 3, 1
+"""Types of frames, and the flag of HEADERS that are trailers (RFC 9113, 6.2, 6.4)."""
+_HEAD = struct.Struct(">IBI")
+"""A frame's length (24 bits) and type in one number, its flags, its stream (RFC 9113, 4.1)."""
 _SOON_S = 1e-3
 """What no pace is told over less than."""
 
@@ -41,6 +47,7 @@ class Relay(asyncio.Protocol):
         send_timeout_s: how long the client may take nothing of what waits for it.
         on_stalled: told when it is closed for that.
         make_room: closes another connection where there is no descriptor for the one to the front; whether there was one.
+        counts_calls: know which calls are open, for half a microsecond an answer.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class Relay(asyncio.Protocol):
         send_timeout_s: float = SEND_TIMEOUT_S,
         on_stalled: Callable[[], None] = lambda: None,
         make_room: Callable[[], bool] = lambda: False,
+        *,
+        counts_calls: bool = False,
     ) -> None:
         self._make_room = make_room
         self._time = asyncio.get_running_loop().time
@@ -68,6 +77,9 @@ class Relay(asyncio.Protocol):
         """Since when `pace` counts."""
         self._path = path
         self._guard = guard
+        self.counts_calls = counts_calls
+        if counts_calls:
+            guard.open = set()
         self._relays = relays
         self._client: Any = None
         self._front: Any = None
@@ -81,6 +93,10 @@ class Relay(asyncio.Protocol):
         """The front takes nothing more."""
         self._leaving: asyncio.TimerHandle | None = None
         """The front has left; waits for the client to take the rest."""
+        self._head = b""
+        """What has come of the head of a frame of the front's; empty: nothing."""
+        self._ahead = 0
+        """Bytes until the next one begins."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to join; nothing is read before that is done. Who speaks TLS and has not agreed on HTTP/2 is closed."""
@@ -198,6 +214,11 @@ class Relay(asyncio.Protocol):
         return self._guard.has_data
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether a call is open, or an answer has not gone out yet; true where nobody counts."""
+        return not self.counts_calls or bool(self._guard.open) or self._client.get_write_buffer_size() > 0
+
+    @property
     def is_closing(self) -> bool:
         """Whether it is on its way out."""
         return self._client is None or self._client.is_closing()
@@ -234,6 +255,24 @@ class Relay(asyncio.Protocol):
         self._sent += len(data)
         self._client.write(data)
 
+    def counted_from_front(self, data: bytes) -> None:
+        """Pass on what the front answers, and note the streams that it ends."""
+        self.from_front(data)
+        assert self._guard.open is not None  # noqa: S101 # see `__init__`
+        if self._head:
+            data, self._head = self._head + data, b""
+        position, end = self._ahead, len(data)
+        while position <= end - 9:
+            word, flags, stream = _HEAD.unpack_from(data, position)
+            kind = word & 0xFF
+            if (kind == _HEADERS and flags & _END_STREAM) or kind == _RST_STREAM:
+                self._guard.open.discard(stream)
+            position += 9 + (word >> 8)
+        if position < end:
+            self._head = data[position:]
+            position = end
+        self._ahead = position - end
+
     def hold_client(self, held: bool) -> None:
         """Stop or go on reading from the client, as the front can take more or not."""
         self._is_held = held
@@ -260,7 +299,7 @@ class _FrontSide(asyncio.Protocol):
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self.data_received = relay.from_front
+        self.data_received = relay.counted_from_front if relay.counts_calls else relay.from_front
 
     def eof_received(self) -> bool:
         return False

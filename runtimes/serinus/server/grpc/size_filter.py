@@ -85,6 +85,10 @@ class FrameGuard:
         self._messages: dict[int, _Message] = {}
         self.has_data = False
         """A DATA frame has come."""
+        self.open: set[int] | None = None
+        """Streams that the client has begun and not cancelled; whoever reads the answers takes those away that the front has ended. None: nobody does, and
+        none are noted."""
+        self._newest = 0
         self.has_work = False
         """What `feed` was not to inflate begins what it has kept; call it again, from wherever that may take its time."""
         self.dropped = 0
@@ -147,15 +151,20 @@ class FrameGuard:
                             changed = []
                         changed += (data[unsent:position], passed)
                         unsent = after
-            elif messages and (kind == _RST_STREAM or (kind == _HEADERS and flags & _END_STREAM)):
-                message = messages.pop(stream & _STREAM_MASK, None)
-                if message is not None:
-                    self.dropped += message.held_bytes
-            if kind == _HEADERS and data.find(NAMED, position, after) >= 0:
-                if changed is None:
-                    changed = []
-                changed += (data[unsent:position], data[position:after].replace(NAMED, HIDDEN))
-                unsent = after
+            elif kind == _HEADERS:
+                if self.open is not None:
+                    self._note_begun(stream & _STREAM_MASK)
+                if messages and flags & _END_STREAM:
+                    self._forget(stream & _STREAM_MASK)
+                if data.find(NAMED, position, after) >= 0:
+                    if changed is None:
+                        changed = []
+                    changed += (data[unsent:position], data[position:after].replace(NAMED, HIDDEN))
+                    unsent = after
+            elif kind == _RST_STREAM:
+                if self.open is not None:
+                    self.open.discard(stream & _STREAM_MASK)
+                self._forget(stream & _STREAM_MASK)
             position = after
         if position < end:
             self._tail = data[position:]
@@ -164,6 +173,18 @@ class FrameGuard:
             return data
         changed.append(data[unsent:])
         return b"".join(changed)
+
+    def _note_begun(self, stream: int) -> None:
+        """Note a stream, unless these HEADERS are trailers of one that is there already (RFC 9113, 5.1.1)."""
+        if self.open is not None and stream > self._newest:
+            self._newest = stream
+            self.open.add(stream)
+
+    def _forget(self, stream: int) -> None:
+        """Drop what was held of a stream that has ended."""
+        message = self._messages.pop(stream, None)
+        if message is not None:
+            self.dropped += message.held_bytes
 
     def _may_inflate(self, stream: int, data: bytes, position: int, length: int) -> bool:
         """Whether a DATA frame may hold something of a compressed message: it is plain where one plain message fills all of it."""
