@@ -37,6 +37,8 @@ BOMBS = {
     "an alias of nothing": ("a: *b", "b"),
     "nesting": ("[" * 100_000, "nested too deep"),
     "nesting by aliases": ("\n".join(["a0: &a0 []", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 100))]), "nested too deep"),
+    "a number of sixties": ("a: 1" + ":59" * 200_000, "a number of 600001 digits"),
+    "a long number": ("a: " + "9" * 5000, "a number of 5000 digits"),
     "a tag that makes objects": ("a: !!python/object/apply:os.system [id]", "constructor"),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from serinus.errors import ConfigError
 from serinus.manifests import documents
-from serinus.manifests.documents import Document, Place, Source, field_text, load_text
+from serinus.manifests.documents import Document, FieldPath, Place, Source, field_text, load_text
 from serinus.manifests.fields import containers_of, flag_value, listed, mapping, variables_of, whole_number
 from serinus.manifests.kustomization import find_kustomization, read_text
 from serinus.manifests.problems import Problem, Problems, nearest
@@ -191,13 +191,43 @@ def test_a_text_that_is_no_manifest_is_told_with_its_line(text: str, said: str):
             "f:7: more than 500,000 fields",
         ),
         (f"a: {'[' * 5000}{']' * 5000}", "nested too deep"),
+        (f"a: 1\nb: {'9' * 5000}", "f:2: not YAML: a number of 5000 digits; at most 400 are read"),
+        (f"a: 0x{'f' * 5000}", "f:1: not YAML: a number of 5002 digits"),
+        (f"a: 1{':59' * 200_000}", "f:1: not YAML: a number of 600001 digits"),
+        (f"a: 1{':59' * 200_000}.5", "f:1: not YAML: a number of 600003 digits"),
+        (f"{'9' * 500}: 1", "f:1: not YAML: a number of 500 digits"),
+        ("a: !!int [1]", "f:1: not YAML: a number was expected"),
+        ("a: !!float x", "f:1: not YAML: no number: could not convert"),
     ],
-    ids=["a list in itself", "a mapping in itself", "ten of ten of ten", "thousands of levels"],
+    ids=[
+        *("a list in itself", "a mapping in itself", "ten of ten of ten", "thousands of levels", "a long number"),
+        *("a long number of sixteens", "a number of sixties", "a fraction of sixties", "a key", "a list for a number"),
+        "a word for a number",
+    ],
 )
 def test_a_text_without_an_end_is_refused(text: str, said: str):
     with pytest.raises(ConfigError) as refused:
         load_text(text, "f")
     assert said in str(refused.value)
+
+
+def test_each_object_of_a_list_knows_its_lines_and_the_places_are_looked_through_once():
+    class Places(dict[FieldPath, Place]):
+        looks = 0
+
+        def items(self) -> Any:
+            self.looks += 1
+            return super().items()
+
+    places = Places({("items", number, "x"): Place("f.yaml", number + 2) for number in range(30)})
+    whole = Document({"kind": "List", "items": [{"x": 1}] * 30}, places, "f.yaml")
+    assert [document.place(("x",)).line for document in documents._open_list(whole)] == list(range(2, 32))
+    assert places.looks == 1
+
+
+def test_numbers_as_kubernetes_may_have_them_are_read():
+    (document,) = load_text(f"a: {'9' * 300}\nb: -0x1F\nc: 1e3\nd: 1_000\ne: 1:30\nf: -.inf", "f")
+    assert document.value == {"a": int("9" * 300), "b": -31, "c": "1e3", "d": 1000, "e": 90, "f": float("-inf")}
 
 
 def test_a_value_of_several_documents_is_where_the_first_wrote_it_that_holds_it():

@@ -126,6 +126,22 @@ def test_findings_are_written_for_code_scanning_and_as_annotations(
     )
 
 
+def test_a_finding_is_one_short_line_whatever_the_manifest_has(
+    tmp_path: Path, lint: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    key, value = r'"x\e[2J\n::warning file=z::\ud800"', f'"{"v" * 100_000}"'
+    (tmp_path / "a\n::error::.yaml").write_text(
+        f"apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {{name: a}}\nspec: {{{key}: 1, predictor: {{minReplicas: {value}}}}}\n"
+    )
+    done = lint(".")
+    assert not done.stderr
+    lines = done.stdout.splitlines()
+    assert all(line.startswith(r"a\n::error::.yaml:4:spec.") for line in lines[:-1]), lines
+    assert r"spec.x\x1b[2J\n::warning file=z::\ud800: unknown field" in done.stdout
+    assert "… (100024 characters)" in done.stdout
+    assert len(done.stdout) < 5000
+
+
 @pytest.mark.slow
 def test_a_version_that_is_none_and_a_cluster_that_is_not_there_are_told(
     tmp_path: Path, lint: Callable[..., subprocess.CompletedProcess[str]]

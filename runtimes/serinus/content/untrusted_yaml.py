@@ -8,12 +8,18 @@ message; so what they would be, written out, is bounded as well.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
 import yaml
 
 __all__ = ["load_untrusted"]
+
+_MOST_DIGITS: Final = 400
+"""A float64 has 309 before its point."""
+_NUMBER: Final = re.compile(r"[-+]?[\d_:.]+")
+"""Of such a text PyYAML may make a number, and of sixties (`1:59:59`, YAML 1.1) each costs as much as all before it."""
 
 _MOST_DEPTH: Final = 64
 """Levels; MLflow writes 6, TorchServe's examples have 4."""
@@ -78,6 +84,8 @@ def _check_form(events: Iterable[yaml.Event]) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             if event.value == "<<" or event.tag == "tag:yaml.org,2002:merge":
                 raise ValueError("has a merge key ('<<'), which nothing that writes such a file makes")
+            if len(event.value) > _MOST_DIGITS and _NUMBER.fullmatch(event.value):
+                raise ValueError(f"has a number of {len(event.value)} digits; at most {_MOST_DIGITS} are read")
             if event.anchor is not None:
                 anchors[event.anchor] = 1, 0
             add(1, 0)

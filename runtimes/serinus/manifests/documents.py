@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -155,7 +155,36 @@ def _loaders() -> tuple[type[_Loader], ...]:
     return (cast("type[_Loader]", Fast), _Loader)
 
 
+_MOST_DIGITS: Final = 400
+"""Of a number. A float64 has 309 before its point, and Python writes no more than 4300; of sixties (`1:59:59`, YAML 1.1) each costs as much as all
+before it."""
+
+
+def _number(
+    construct: Callable[[SafeConstructor, yaml.ScalarNode], Any],
+) -> Callable[[SafeConstructor, yaml.Node], Any]:
+    """Have a number made only of a text that can be one."""
+
+    def constructed(loader: SafeConstructor, node: yaml.Node) -> Any:
+        digits = len(node.value)
+        if not isinstance(node, yaml.ScalarNode):
+            problem = "a number was expected"
+        elif digits > _MOST_DIGITS:
+            problem = f"a number of {digits} digits; at most {_MOST_DIGITS} are read (is it a text without its quotes?)"
+        else:
+            try:
+                return construct(loader, node)
+            except (ValueError, OverflowError) as error:
+                problem = f"no number: {error}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+    return constructed
+
+
 _LOADERS: Final = _loaders()
+for _loader in _LOADERS:
+    _loader.add_constructor("tag:yaml.org,2002:int", _number(SafeConstructor.construct_yaml_int))
+    _loader.add_constructor("tag:yaml.org,2002:float", _number(SafeConstructor.construct_yaml_float))
 
 
 _MOST_DEPTH: Final = 200
@@ -286,8 +315,10 @@ def _open_list(document: Document) -> Iterator[Document]:
     if not document.kind.endswith("List") or not isinstance(items, list):
         yield document
         return
+    places: dict[int, dict[FieldPath, Place]] = {}
+    for path, place in document.places.items():
+        if path[:1] == ("items",) and len(path) > 1:
+            places.setdefault(cast("int", path[1]), {})[path[2:]] = place
     for index, item in enumerate(items):
         if isinstance(item, dict):
-            prefix: FieldPath = ("items", index)
-            places = {path[2:]: place for path, place in document.places.items() if path[:2] == prefix}
-            yield Document(item, places, document.file)
+            yield Document(item, places.get(index, {}), document.file)

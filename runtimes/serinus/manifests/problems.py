@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from .documents import Document, FieldPath, Place, Source, field_text
 
-__all__ = ["Layer", "Problem", "Problems", "nearest"]
+__all__ = ["Layer", "Problem", "Problems", "in_one_line", "nearest"]
+
+_MOST_CHARACTERS: Final = 1000
+"""Of a field's name, of a message: longer than any that quotes honest values."""
 
 Layer = Literal["server", "webhook", "controller", "ignored", "unchecked", "file"]
 """Who speaks, and when.
@@ -34,14 +37,32 @@ class Problem:
     rule: str = ""
     """The rule's id, such as `scaling-hpa-metric`."""
 
+    def __post_init__(self) -> None:
+        """Shorten what quotes a value of any length."""
+        for name in ("field", "message", "mend"):
+            text = getattr(self, name)
+            if len(text) > _MOST_CHARACTERS + 40:  # the words that say so, and are there when it is copied
+                object.__setattr__(self, name, f"{text[:_MOST_CHARACTERS]}… ({len(text)} characters)")
+
     def __str__(self) -> str:
         kind = "" if self.severity == "error" else "warning: "
         where = f"{self.file}:{self.line}:{self.field}".rstrip(":")  # of a file as a whole there is no field
-        return f"{where}: {kind}{self.message}: {self.mend}"
+        return in_one_line(f"{where}: {kind}{self.message}: {self.mend}")
 
     def as_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return asdict(self)
+
+
+def in_one_line(text: str) -> str:
+    """Write a text, which may quote a manifest, as one line that a terminal shows.
+
+    What is not printable is escaped: a key of a stranger's manifest could begin a line of its own, which is a command where GitHub Actions reads the output
+    (`::warning::`), or move the cursor.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 class Problems:
