@@ -110,6 +110,16 @@ REFUSED = {
     ),
     "other scores": (changed("canary.score.counts", [1, 2]), "canary.score.counts: 2 buckets, stable has 3"),
     "one score": (both("score.counts", [1]), "stable.score.counts: 1 bucket; at least 2"),
+    "bounds without an end": (
+        both("latency", {"le_s": [*range(1, 1000)], "counts": [1] * 1000}),
+        "stable.latency.le_s: 999 bounds; at most 512",
+    ),
+    "buckets without an end": (both("score.counts", [1] * 1000), "stable.score.counts: 1000 buckets; at most 512"),
+    "a long name": (
+        both("means", {"m" * 1000: {"values": []}}),
+        "stable.means: a name has 1000 characters; at most 256",
+    ),
+    "a long unknown name": (changed("x" * 1000, 1), f"{'x' * 256}: unknown; known are"),
     "sums that cannot be": (both("means.revenue.sum", 600.0), "stable.means.revenue: 3 values cannot have the sum 600"),
     "values too large": (
         both("means.revenue", {"values": [1e200]}),

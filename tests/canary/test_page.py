@@ -290,6 +290,7 @@ def test_a_run_that_is_gone_on_with_shows_what_was_before(tmp_path: Path):
         ("GET", "/live.json", {"Origin": "http://evil.example"}, 403),
         ("POST", "/", {"Content-Length": "many"}, 411),
         ("POST", "/", {"Content-Length": "99999999999"}, 413),
+        ("POST", "/", {"Content-Length": "9" * 5000}, 413),
         ("GET", "/?" + "a=b&" * 100, {}, 400),
         ("PUT", "/", {}, 501),
     ],

@@ -27,6 +27,10 @@ __all__ = ["Arm", "Latency", "Look", "Mean", "Rate", "listed", "load_line", "par
 
 _MOST: Final = 1 << 53
 """Counts above it lose units in the float64 that Prometheus keeps them in."""
+_MOST_BUCKETS: Final = 512
+"""Of a histogram, whose counts a judge keeps for each run: Prometheus' own have 11, native ones 160 at the most unless told otherwise."""
+_MOST_NAME: Final = 256
+"""Of a metric."""
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -224,7 +228,7 @@ def _plain_look(value: Mapping[str, Any], run: str, seconds: float, percent: flo
             and {*map(type, bounds), *map(type, canary_bounds)} <= _REAL
             and bounds == canary_bounds
             and len(counts) == len(canary_counts) == len(bounds) + 1 > 1
-            and len(bins) == len(canary_bins) >= 2
+            and _MOST_BUCKETS >= len(bins) == len(canary_bins) >= 2
             and errors <= requests
             and canary_errors <= canary_requests
         )
@@ -312,6 +316,8 @@ def _latency(value: Any, name: str) -> Latency:
 @functools.lru_cache(maxsize=256)
 def _bounds(bounds: tuple[Any, ...], name: str) -> tuple[float, ...]:
     """Checked once for all looks that have them."""
+    if len(bounds) > _MOST_BUCKETS:
+        raise InvalidInput(f"{name}.le_s: {len(bounds)} bounds; at most {_MOST_BUCKETS} were expected")
     le_s = tuple([_number(bound, f"{name}.le_s[{index}]") for index, bound in enumerate(bounds)])
     if le_s[0] <= 0 or any(low >= high for low, high in itertools.pairwise(le_s)):
         raise InvalidInput(
@@ -325,11 +331,20 @@ def _score(value: Any, name: str) -> tuple[int, ...]:
     counts = _counts(value.get("counts"), f"{name}.counts")
     if len(counts) < 2:
         raise InvalidInput(f"{name}.counts: {len(counts)} bucket; at least 2 were expected")
+    if len(counts) > _MOST_BUCKETS:
+        raise InvalidInput(f"{name}.counts: {len(counts)} buckets; at most {_MOST_BUCKETS} were expected")
     return counts
 
 
-def _means(value: Any, name: str) -> Iterator[tuple[str, Mean]]:
+def _metrics(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     for key, item in _object(value, name).items():
+        if len(key) > _MOST_NAME:
+            raise InvalidInput(f"{name}: a name has {len(key)} characters; at most {_MOST_NAME} were expected")
+        yield key, item
+
+
+def _means(value: Any, name: str) -> Iterator[tuple[str, Mean]]:
+    for key, item in _metrics(value, name):
         where = f"{name}.{key}"
         _known(_object(item, where), _MEAN_KEYS, where)
         if "values" in item:
@@ -360,7 +375,7 @@ def _means(value: Any, name: str) -> Iterator[tuple[str, Mean]]:
 
 
 def _rates(value: Any, name: str) -> Iterator[tuple[str, Rate]]:
-    for key, item in _object(value, name).items():
+    for key, item in _metrics(value, name):
         where = f"{name}.{key}"
         _known(_object(item, where), _RATE_KEYS, where)
         for part in ("count", "events"):
@@ -398,7 +413,7 @@ def _check_alike(look: Look) -> None:
 def _known(value: Mapping[str, Any], known: frozenset[str], where: str) -> None:
     if value.keys() <= known:
         return
-    key = next(key for key in value if key not in known)
+    key = next(key for key in value if key not in known)[:_MOST_NAME]
     near = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
     raise InvalidInput(f"{where}.{key}: unknown; {hint}" if where else f"{key}: unknown; {hint}")

@@ -60,8 +60,8 @@ class JudgedRuns:
             LookRefused: one does not follow those before; these were judged.
         """
         found = []
-        with self._lock:
-            for index, look in enumerate(looks):
+        for index, look in enumerate(looks):
+            with self._lock:  # for each anew: whoever asks for a decision does not wait for thousands of looks
                 try:
                     found.append(self._see(look))
                 except InvalidInput as error:

@@ -167,8 +167,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             return self._send(as_json(411, {"error": "Content-Length is missing; a body of known size was expected"}))
-        if int(length) > _MOST_BODY_BYTES:
-            words = f"the body has {length} bytes, {_MOST_BODY_BYTES} at most were expected; post fewer looks at a time"
+        if len(length) > len(str(_MOST_BODY_BYTES)) or int(length) > _MOST_BODY_BYTES:
+            words = f"the body has {length[:20]} bytes, {_MOST_BODY_BYTES} at most were expected; post fewer looks at a time"
             return self._send(as_json(413, {"error": words}))
         body = self.rfile.read(int(length))
         if len(body) < int(length):
