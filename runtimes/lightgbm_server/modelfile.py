@@ -40,8 +40,9 @@ PREFERRED: Final = ("model.txt", "model.bst")
 _MOST_DEPTH: Final = 4096
 """Deepest tree taken: LightGBM goes down its trees by recursion, and memory to explain one grows with the square. Trees of a thousand
 leaves are a few dozen deep."""
-_LINE_END: Final = re.compile(r"\r*\n|\r")
-"""Unix, Windows (also where a tool has put a carriage return before each one twice), and old Mac line endings."""
+_LINE_END: Final = re.compile(r"(?<!\r)\r*\n|\r")
+"""Unix, Windows (also where a tool has put a carriage return before each one twice), and old Mac line endings. Of many carriage returns only the first looks
+for the end of them all."""
 _OBJECTIVE: Final = re.compile(r"[a-z][a-z0-9_]*( (sqrt|[a-z_]+:[0-9.eE+-]+))*")
 """An `objective=` line as LightGBM writes it."""
 

@@ -261,7 +261,7 @@ def declares_no_batch(model_dir: Path | None) -> bool:
             text = read_text(place / "config.pbtxt", errors="replace")
         except OSError:
             continue
-        sizes = re.findall(r"^\s*max_batch_size\s*:\s*(\d+)", text, re.MULTILINE)
+        sizes = re.findall(r"^[^\S\n]*max_batch_size\s*:\s*(\d+)", text, re.MULTILINE)
         return bool(sizes) and not sizes[-1].strip("0")
     return False
 

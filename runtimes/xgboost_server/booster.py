@@ -16,6 +16,7 @@ from serinus.errors import ConfigError
 
 from .forest_reader import Iterations
 from .modelfile import ModelFile
+from .soundness import check_readable
 
 __all__ = ["Booster"]
 
@@ -48,6 +49,10 @@ class Booster:
         self._inplace = file.booster != "gblinear"
         self._alone = threading.Lock()
         """Held where a prediction goes by way of a DMatrix, which xgboost documents as thread-safe for trees only."""
+        try:
+            check_readable(file.model, xgboost.__version__)
+        except ValueError as error:
+            raise ConfigError(f"{file.path}: not loaded: {error}") from None
         try:
             self.booster = xgboost.Booster()
             if file.format != "ubj":

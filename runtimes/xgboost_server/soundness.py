@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["MOST_COLUMNS", "check"]
+__all__ = ["MOST_COLUMNS", "check", "check_readable"]
 
 MOST_COLUMNS: Final = 1 << 24
 """Most features of a row taken: 64 MiB in float32. A file can announce billions, and every buffer of rows would follow."""
+_MOST_OUTPUTS: Final = 1 << 16
+"""Of a row. XGBoost makes room for those that a file announces before it looks for their trees: 8 GB for a billion."""
 _MOST_CATEGORY: Final = 1 << 24
 """XGBoost's own limit (src/common/categorical.h, OutOfRangeCat); a set takes a bit for each category up to its largest."""
 _MOST_DEPTH: Final = 4096
@@ -38,6 +40,8 @@ def check(model: Mapping[str, Any], *, booster: str, columns: int, groups: int, 
     """
     if not 0 <= columns <= MOST_COLUMNS:
         raise ValueError(f"num_feature is {columns}; at most {MOST_COLUMNS} are taken")
+    if not 1 <= groups <= _MOST_OUTPUTS:
+        raise ValueError(f"num_class or num_target is {groups}; at most {_MOST_OUTPUTS} outputs are taken")
     if booster == "gblinear":
         if len(model["weights"]) != (columns + 1) * groups:
             raise ValueError(f"{len(model['weights'])} weights for {columns} features and {groups} outputs")
@@ -53,7 +57,7 @@ def check(model: Mapping[str, Any], *, booster: str, columns: int, groups: int, 
         raise ValueError(f"{len(weights)} weights for {len(trees)} trees")
     for number, tree in enumerate(trees):
         try:
-            _check_tree(tree, columns, number)
+            _check_tree(tree, columns, groups, number)
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"tree {number}: {error}") from None
 
@@ -74,10 +78,40 @@ def _numbers(tree: Mapping[str, Any], name: str, *counts: int) -> None:
         raise ValueError(f"{name} holds {len(found)} values, and {counts[0]} numbers were expected")
 
 
-def _check_tree(tree: Mapping[str, Any], columns: int, number: int) -> None:
+def check_readable(model: Mapping[str, Any], version: str) -> None:
+    """Check that the installed XGBoost reads leaves of several numbers as the file has them: since 3.1 in leaf_weights, without a look whether that is there.
+
+    Args:
+        model: of the gradient booster, checked.
+        version: of XGBoost.
+
+    Raises:
+        ValueError: it would end the process.
+    """
+    if tuple(map(int, version.split(".")[:2])) < (3, 1):
+        return
+    for number, tree in enumerate(model.get("trees", ())):
+        if _width(tree) > 1 and "leaf_weights" not in tree:
+            raise ValueError(
+                f"tree {number}: leaf_weights is missing; an XGBoost before 3.1 has written these leaves of {_width(tree)} numbers, {version} does not read "
+                "them: train the model anew, or serve it with xgboost 3.0"
+            )
+
+
+def _width(tree: Mapping[str, Any]) -> int:
+    """Numbers of a leaf."""
+    width = int(tree["tree_param"].get("size_leaf_vector", 1))
+    if width < 0:
+        raise ValueError(f"size_leaf_vector is {width}")
+    return max(1, width)
+
+
+def _check_tree(tree: Mapping[str, Any], columns: int, groups: int, number: int) -> None:
     parameters = tree["tree_param"]
     left, right, parents = (_integers(tree, name) for name in ("left_children", "right_children", "parents"))
-    count, width = len(left), max(1, int(parameters.get("size_leaf_vector", 1)))
+    count, width = len(left), _width(tree)
+    if width not in (1, groups):
+        raise ValueError(f"size_leaf_vector is {width}, the model has {groups} outputs")
     if int(parameters["num_nodes"]) != count or not count:
         raise ValueError(f"num_nodes is {parameters['num_nodes']}, and {count} came")
     if columns and int(parameters["num_feature"]) > columns:

@@ -73,6 +73,14 @@ def test_a_file_with_other_line_endings_answers_as_the_original_and_the_log_says
     np.testing.assert_array_equal(explained, booster.predict(sent[:5], pred_contrib=True))
 
 
+@pytest.mark.timeout(20)  # each carriage return looked for the end of them all: minutes
+def test_a_file_of_carriage_returns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.txt"
+    path.write_bytes(b"tree\nversion=v4\n" + b"\r" * 600_000)
+    with pytest.raises(ConfigError, match="the line 'end of trees' is missing"):
+        modelfile.read(path)
+
+
 def test_a_plain_file_is_not_said_to_be_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "serinus.lightgbm"):
         modelfile.read(save(train(), tmp_path))

@@ -81,6 +81,13 @@ def test_a_triton_configuration_may_say_a_size_of_any_length(tmp_path, size, no)
     assert declares_no_batch(tmp_path) is no
 
 
+@pytest.mark.timeout(20)  # each empty line looked for the end of them all: minutes
+@pytest.mark.parametrize("blank", ["\n", " ", "\r\n", "\t\n"])
+def test_a_triton_configuration_may_have_any_number_of_empty_lines(tmp_path, blank):
+    (tmp_path / "config.pbtxt").write_text(blank * 200_000 + "\n \tmax_batch_size:\n 0\n", newline="")
+    assert declares_no_batch(tmp_path)
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_repository_is_listed_whatever_lies_where_settings_would(tmp_path, kind):

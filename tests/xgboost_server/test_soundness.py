@@ -56,7 +56,21 @@ def parameter(name: str, value: str) -> Callable[[dict[str, Any]], None]:
     return lambda document: document["learner"]["learner_model_param"].update({name: value})
 
 
+def _leaf_vector(size: str) -> Callable[[dict[str, Any]], None]:
+    return lambda document: tree_of(document)["tree_param"].update(size_leaf_vector=size)
+
+
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "a billion classes": (parameter("num_class", "1000000000"), "num_class or num_target is 1000000000; at most 65536"),
+    "a billion targets": (
+        parameter("num_target", "1000000000"),
+        "num_class or num_target is 1000000000; at most 65536",
+    ),
+    "a leaf of a billion numbers": (
+        _leaf_vector("1000000000"),
+        "size_leaf_vector is 1000000000, the model has 1 outputs",
+    ),
+    "a leaf of fewer numbers than none": (_leaf_vector("-1"), "size_leaf_vector is -1"),
     "a child beyond all": (put("right_children", 0, 2**40), "a child is not one of"),
     "a child below all": (put("left_children", 0, -7), "a child is not one of"),
     "one child": (put("left_children", 0, -1), "has one child"),
@@ -101,6 +115,39 @@ def test_a_file_whose_indices_lead_out_is_refused_in_words(case: str, engine: st
     with pytest.raises(ConfigError, match=said) as caught:
         load(path, engine)
     assert str(path) in str(caught.value)
+
+
+def _of_xgboost_3_0(tree: dict[str, Any]) -> None:
+    del tree["leaf_weights"]
+    tree["right_children"] = [
+        -1 if left == -1 else right for left, right in zip(tree["left_children"], tree["right_children"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_of_xgboost_3_0, "leaf_weights is missing; an XGBoost before 3.1"),
+        (
+            lambda tree: tree["tree_param"].update(size_leaf_vector="2"),
+            "size_leaf_vector is 2, the model has 3 outputs",
+        ),
+        (lambda tree: tree.update(leaf_weights=tree["leaf_weights"][:3]), "lead out of leaf_weights"),
+    ],
+)
+def test_leaves_of_several_numbers_are_where_xgboost_looks_for_them(
+    change: Callable[[Any], Any], said: str, tmp_path: Path
+):
+    rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    settings = {"multi_strategy": "multi_output_tree", "tree_method": "hist", "nthread": 1, "max_depth": 2}
+    path = tmp_path / "model.json"
+    xgboost.train(settings, xgboost.DMatrix(rows, rows), 2).save_model(path)
+    assert load(path).outputs
+    document = json.loads(path.read_text())
+    change(tree_of(document))
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=said):
+        load(path)
 
 
 def test_linear_weights_that_are_too_few_are_refused(tmp_path: Path):

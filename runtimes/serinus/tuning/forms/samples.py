@@ -24,10 +24,7 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         if path.suffix == ".npz":
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-                samples = {name: archive[name] for name in archive.files}
-            if other := [name for name, array in samples.items() if not isinstance(array, np.ndarray)]:
-                raise ValueError(f"its entry {other[0]!r} is no array")
+            samples = _arrays(path)
         else:
             request = RestCodec().decode_request(path.read_bytes(), model_name="model")
             samples = {tensor.name: tensor.data for tensor in request.inputs}
@@ -40,6 +37,14 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
         raise ConfigError(
             f"--inputs {path}: every array needs the same number of rows, at least 1; found {rows or 'nothing'}"
         )
+    return samples
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        samples = {name: archive[name] for name in archive.files}
+    if other := [name for name, array in samples.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"its entry {other[0]!r} is no array")
     return samples
 
 
