@@ -9,6 +9,7 @@ Source: `mlflow.types.schema` of 2.x and 3.x (`ColSpec`, `TensorSpec`, `ParamSpe
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -139,10 +140,10 @@ def _columns(document: Mapping[str, Any], key: str, prefix: str, where: str) -> 
         _column(entry, index, prefix, f"{where}: signature.{key}[{index}]")
         for index, entry in enumerate(_listed(document, key, where) or ())
     )
-    names = [column.spec.name for column in columns]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise ConfigError(f"{where}: signature.{key}: {twice[0]!r} is there more than once")
+    counts = Counter(column.spec.name for column in columns)
+    twice = min((name for name, count in counts.items() if count > 1), default=None)
+    if twice is not None:
+        raise ConfigError(f"{where}: signature.{key}: {twice!r} is there more than once")
     return columns
 
 

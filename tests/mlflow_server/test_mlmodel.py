@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_a_folder_with_an_mlmodel_is_mlflow_servers_and_the_file_itself_is_too(t
 def test_a_file_that_is_none_is_refused_in_words(document: Any, words: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=words):
         make(folder_of(tmp_path, document))
+
+
+@pytest.mark.timeout(20)  # each column was looked for among all: a minute
+def test_of_many_columns_one_that_is_there_twice_is_found_soon(tmp_path: Path):
+    columns = [{"type": "double", "name": f"column {min(number, 59_998)}"} for number in range(60_000)]
+    with pytest.raises(ConfigError, match="'column 59998' is there more than once"):
+        make(folder_of(tmp_path, changed(signature={"inputs": json.dumps(columns)})))
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path):
