@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from serinus.cli.main import main
+from serinus.manifests import kustomization
 from serinus.manifests.documents import load_text
 from serinus.manifests.problems import Problem, Problems
 from serinus.manifests.reading import check
@@ -196,3 +197,15 @@ UPDATES = [
 def test_an_update_is_judged_against_what_is_there(old: str, new: str, rules: list[str]) -> None:
     assert [rule for rule, _ in updates(old, new)] == rules
     assert updates(old, old) == []
+
+
+def test_a_kustomization_that_is_never_rendered_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text("#!/bin/sh\nexec sleep 60\n")
+    kubectl.chmod(0o755)
+    monkeypatch.setattr(kustomization, "_kubectl", lambda: str(kubectl))
+    monkeypatch.setattr(kustomization, "_RENDER_S", 0.2)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "kustomization.yaml").write_text("resources: [https://192.0.2.1/base.yaml]\n")
+    (problem,) = check([tmp_path / "app"]).problems
+    assert "kustomize has not rendered it after 0.2 s" in problem.message

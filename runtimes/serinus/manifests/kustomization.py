@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import ConfigError
 from ..small_file import is_folder, is_there
@@ -20,6 +20,9 @@ from .fields import listed
 
 __all__ = ["find_kustomization", "kustomization_files", "live_documents", "read_text", "render"]
 
+_RENDER_S: Final = 120.0
+"""Remote bases are fetched meanwhile: kustomize itself gives git 27 s for each."""
+_ASK_S: Final = 60.0
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
 
@@ -58,6 +61,18 @@ def _kubectl() -> str:
         return found
 
 
+def _run(words: Sequence[str], timeout_s: float, late: str) -> subprocess.CompletedProcess[str]:
+    """Run kubectl.
+
+    Raises:
+        ConfigError: it takes longer; the message begins with `late`.
+    """
+    try:
+        return subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{late} after {timeout_s:g} s; is a server that it names out of reach?") from None
+
+
 def render(kustomization: Path) -> list[Document]:
     """Render a kustomization and find where each field was written.
 
@@ -68,13 +83,8 @@ def render(kustomization: Path) -> list[Document]:
         ConfigError: there is no kubectl, or it could not render it.
     """
     folder = kustomization.parent
-    done = subprocess.run(
-        [_kubectl(), "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    words = [_kubectl(), "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder)]
+    done = _run(words, _RENDER_S, f"{kustomization}:1: kustomize has not rendered it")
     if done.returncode:
         words = done.stderr.strip().removeprefix("error: ")
         raise ConfigError(f"{kustomization}:1: kustomize cannot render it: {words}")
@@ -111,7 +121,7 @@ def live_documents(documents: Sequence[Document]) -> list[Document]:
         words = [kubectl, "get", kind, document.name, "--ignore-not-found", "-o", "yaml"]
         if "namespace" in document.metadata:
             words += ["--namespace", document.namespace]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        done = _run(words, _ASK_S, f"kubectl has not told {document.kind} {document.name}")
         if done.returncode:
             raise ConfigError(f"kubectl could not read {document.kind} {document.name}: {done.stderr.strip()}")
         for live in load_text(done.stdout, "<live>"):
