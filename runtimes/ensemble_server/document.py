@@ -26,6 +26,9 @@ _MOST_VALUES = 100_000
 """Nodes of the document, each counted as often as aliases name it ("billion laughs")."""
 _MOST_DEPTH = 32
 """Levels of a document; the schema has 6, and a combiner's parameters a few more."""
+_MOST_DIGITS = 400
+"""Of a number: a float64 has 309 before its point. Of sixties (`1:59:59`, YAML 1.1) each costs as much as all before it."""
+_NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 _PLAIN = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 _NOUNS: dict[Any, str] = {
@@ -108,6 +111,10 @@ class Checker:
     def _scalar(self, node: Node, where: Where) -> Any:
         if not isinstance(node, ScalarNode):
             self.problem(where, "a mapping or list cannot be a key")
+            return None
+        if len(node.value) > _MOST_DIGITS and node.tag in _NUMBERS:
+            self.lines[where] = node.start_mark.line + 1
+            self.problem(where, f"is a number of {len(node.value)} digits; at most {_MOST_DIGITS} are read")
             return None
         try:
             return self._constructor.construct_object(node)  # type: ignore[no-untyped-call] # PyYAML has no annotations

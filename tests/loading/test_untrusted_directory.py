@@ -497,6 +497,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!int ''\n", "cannot be read"),
         ("a: !!timestamp x\n", "cannot be read"),
         ("a: " + "x" * (1 << 20), "a description of an ensemble takes at most"),
+        ("a: 1" + ":59" * 200_000, "is a number of 600001 digits"),
+        ("a: 1" + ":59" * 180 + ".5", "is a number of 543 digits"),
     ],
     ids=[
         "laughs",
@@ -511,6 +513,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         "int",
         "time",
         "long",
+        "sixties",
+        "a fraction of sixties",
     ],
 )
 def test_yaml_made_to_hurt_is_refused_in_words(text: str, message: str, tmp_path: Path):

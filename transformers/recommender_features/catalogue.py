@@ -72,10 +72,8 @@ class Catalogue:
             )
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _ARRAYS}
+                arrays = {name: _array(file[name], name) for name in _ARRAYS}
                 inputs = tuple(str(name) for name in file["inputs"])
-            if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-                raise ValueError(f"{', '.join(other)}: no array")
         except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path}: no catalogue of a recommender: {error}") from error
         found = cls(inputs=inputs, titles=_titles(folder / TITLES_FILE, arrays["item_ids"]), **arrays)
@@ -101,6 +99,13 @@ class Catalogue:
 
 
 _ARRAYS: Final = ("item_ids", "popularity", "user_ids", "user_features", "history", "seen", "seen_ends")
+
+
+def _array(value: object, name: str) -> np.ndarray:
+    """Give an entry that is an array; what an archive has besides, NumPy gives as bytes."""
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name} is no array")  # noqa: TRY004 # of a file, as all that is wrong with it
+    return value
 
 
 def _titles(path: Path, item_ids: np.ndarray) -> tuple[bytes, ...]:

@@ -174,7 +174,7 @@ def _number(
         else:
             try:
                 return construct(loader, node)
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 problem = f"no number: {error}"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
