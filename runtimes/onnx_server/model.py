@@ -75,7 +75,7 @@ class _Wanted:
     """Settings of a model, in ONNX Runtime's words."""
 
     providers: list[str]
-    options: list[Mapping[str, Any]]
+    options: list[dict[str, Any]]
     """Of each provider."""
     fallback: bool
     level: Any
@@ -118,11 +118,13 @@ class OnnxModel(Model):
         binding = extra.choice("io_binding", ("auto", "on", "off"))
         provider_options = extra.mapping("provider_options")
         extra.close()
+        if other := [name for name, values in provider_options.items() if not isinstance(values, Mapping)]:
+            raise ConfigError(f"extra setting 'provider_options': those of {other[0]!r} are no object")
         if "provider_options" not in self.settings.told:
             _check_options(provider_options, self.settings)
         providers = _providers(names, fallback=fallback)
         named = {_PROVIDERS.get(name.lower(), name): values for name, values in provider_options.items()}
-        options = [named.get(name, {}) for name in providers]
+        options = [dict(named.get(name, {})) for name in providers]
         wanted = _Wanted(providers, options, fallback, levels[level], binding, labels_file)
         file = find_file(self.settings, (".onnx",), preferred=("model.onnx",), contents=(Content.ONNX,))
 
@@ -381,9 +383,7 @@ def _check_options(options: Mapping[str, Any], settings: ModelSettings) -> None:
     Raises:
         ConfigError: naming all that nobody allowed.
     """
-    named = {
-        name: value for values in options.values() if isinstance(values, Mapping) for name, value in values.items()
-    }
+    named = {name for values in options.values() for name in values}
     refused = sorted(
         f"onnxruntime.{name}"
         for name in named

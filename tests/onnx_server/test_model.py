@@ -256,6 +256,11 @@ def test_options_of_a_model_s_files_load_no_library_and_write_no_file_unless_the
     assert loaded(tmp_path, told=frozenset({"provider_options"}), **settings).inputs
 
 
+def test_options_that_are_no_object_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="those of 'cpu' are no object"):
+        loaded(two(tmp_path), extra={"provider_options": {"cpu": ["use_arena"]}})
+
+
 def test_files_that_are_no_graph_are_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ConfigError, match="ONNX Runtime refuses it"):

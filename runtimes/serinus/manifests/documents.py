@@ -160,12 +160,10 @@ _MOST_DIGITS: Final = 400
 before it."""
 
 
-def _number(
-    construct: Callable[[SafeConstructor, yaml.ScalarNode], Any],
-) -> Callable[[SafeConstructor, yaml.Node], Any]:
+def _number(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Have a number made only of a text that can be one."""
 
-    def constructed(loader: SafeConstructor, node: yaml.Node) -> Any:
+    def constructed(loader: Any, node: Any) -> Any:
         digits = len(node.value)
         if not isinstance(node, yaml.ScalarNode):
             problem = "a number was expected"
