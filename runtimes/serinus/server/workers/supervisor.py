@@ -145,20 +145,20 @@ class Supervisor:
         had_terminal = has_terminal()
         loop.add_signal_handler(signal.SIGHUP, lambda: self._hang_up(had_terminal))
         check_ports(self._settings, only_metrics=True)
-        http = bind(self._settings.host, self._settings.http_port)
-        # Holding the gRPC port, bound but not listening, fixes its number for all workers when 0 was asked for.
-        grpc = bind(self._settings.host, self._settings.grpc_port, share=True) if self._settings.enable_grpc else None
-        beat = asyncio.ensure_future(self._beat())
-        try:
-            for index in range(self._settings.workers):
-                self._spawn(self._keep(index, http, grpc))
-            await self._stopping.wait()
-            await self._stop()
-        finally:
-            beat.cancel()
-            http.close()
-            if grpc is not None:
-                grpc.close()
+        with contextlib.ExitStack() as ports:
+            http = ports.enter_context(bind(self._settings.host, self._settings.http_port))
+            grpc = None
+            if self._settings.enable_grpc:
+                # Bound but not listening, it fixes the port's number for all workers when 0 was asked for.
+                grpc = ports.enter_context(bind(self._settings.host, self._settings.grpc_port, share=True))
+            beat = asyncio.ensure_future(self._beat())
+            try:
+                for index in range(self._settings.workers):
+                    self._spawn(self._keep(index, http, grpc))
+                await self._stopping.wait()
+                await self._stop()
+            finally:
+                beat.cancel()
         return self._exit_status
 
     def _signalled(self, number: int) -> None:
