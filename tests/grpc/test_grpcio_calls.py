@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -121,7 +122,11 @@ class Server:
 
     async def stop(self, grace: float | None) -> None:
         self.stopped.append(grace)
-        if not self.over.done():
+        if self.over.done():
+            return
+        if self.dies.done():  # it tells of its death when its last call has ended
+            self.over.set_exception(self.dies.exception() or ValueError)
+        else:
             self.over.set_result(None)
 
 
@@ -245,6 +250,8 @@ async def test_a_server_that_dies_is_replaced_at_the_same_address(
         await found.close()
         assert found._watcher.done()
         assert Server.made[2].stopped == [None]
+        gc.collect()
+        assert [record for record in caplog.records if record.name == "asyncio"] == [], "nothing that nobody looked at"
 
 
 async def test_one_that_dies_while_it_drains_is_not(caplog: pytest.LogCaptureFixture):
