@@ -597,7 +597,7 @@ async def test_connections_have_a_moment_at_the_end_and_are_closed_then():
 
 
 @pytest.mark.looptime
-@pytest.mark.parametrize(("sent_after_s", "took_s"), [(None, 5.0), (0.5, 0.5), (0.0, 0.0)])
+@pytest.mark.parametrize(("sent_after_s", "took_s"), [(None, 0.5), (0.2, 0.2), (0.0, 0.0)])
 async def test_a_drain_waits_for_answers_that_the_front_has_not_sent_and_not_beyond_its_time(
     sent_after_s: float | None, took_s: float
 ):
@@ -609,7 +609,7 @@ async def test_a_drain_waits_for_answers_that_the_front_has_not_sent_and_not_bey
             loop.call_later(sent_after_s, lambda: engine.front.has(1, **{"0": (1, 5)}))
         began = loop.time()
         await asyncio.sleep(0)
-        await engine.drain(5.0)
+        await engine.drain(0.5)
         assert engine.service.draining
         assert loop.time() - began == pytest.approx(took_s, abs=0.02)
 

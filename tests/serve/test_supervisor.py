@@ -279,6 +279,7 @@ async def test_one_that_has_ended_meanwhile_is_not_told_to(monkeypatch: pytest.M
         first.say(type="memory", reason="large")
         await until(lambda: running.supervisor._retiring.locked())
         await first.die()
+        await until(lambda: running.supervisor._workers.get(0) is not first.known)
         await second.let_in()
         await running.next(0)
         await until(lambda: not running.supervisor._retiring.locked())
