@@ -163,6 +163,14 @@ async def test_a_load_that_is_given_up_changes_nothing_and_the_name_is_free_agai
         assert supervisor.plane.registry.find("m") is before
 
 
+@pytest.mark.parametrize("what", [{"type": "commit", "change": 1}, {"type": "discard"}], ids=["commit", "discard"])
+async def test_the_end_of_a_change_that_was_never_prepared_is_none(what: dict[str, Any]):
+    async with supervised() as supervisor:
+        before = supervisor.plane.registry.find("m")
+        assert await supervisor.ask(id=4, **what) == {"type": "committed", "id": 4, "error": None}
+        assert supervisor.plane.registry.find("m") is before
+
+
 async def test_an_unload_has_no_versions_and_happens_when_it_is_committed():
     async with supervised() as supervisor:
         prepared = await supervisor.ask(type="prepare", id=1, action="unload", name="m", parameters={})
