@@ -14,7 +14,6 @@ from dataplane_support import Doubler, serving
 from grpc_calls import TOKEN, Heard, broken, deflated, message_of, refusals, request, service_of
 from serinus.dataplane.access.access_tokens import Tokens
 from serinus.dataplane.access.repository_access import RepositoryAccess
-from serinus.dataplane.large_bodies import LARGE_BODY_BYTES
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import (
     Conflict,
@@ -325,24 +324,27 @@ async def test_an_answer_that_cannot_be_written_is_a_failure_of_the_server():
 # Large and deflated messages
 
 
+def numbers(count: int) -> bytes:
+    """A request whose numbers are written one by one, four bytes each."""
+    message = pb.ModelInferRequest(model_name="m")
+    message.inputs.add(name="x", datatype="FP32", shape=[count // 2, 2]).contents.fp32_contents.extend([1.0] * count)
+    return message.SerializeToString()
+
+
 @pytest.mark.parametrize(
     ("message", "laborious"),
     [
         (b"", False),
         (request(), False),
         (deflated(request()), True),
-        (b"\xff" * (LARGE_BODY_BYTES + 1), True),
+        (numbers(2), False),
+        (numbers(80_000), True),
+        (request(rows=40_000), False),  # raw bytes, which cost nothing to read
     ],
-    ids=["empty", "usual", "deflated", "large"],
+    ids=["empty", "usual", "deflated", "small", "large", "large and raw"],
 )
 async def test_a_message_that_takes_long_to_read_is_known(message: bytes, laborious: bool):
     async with serving(Doubler, metrics=Metrics()) as plane:
-        if len(message) > LARGE_BODY_BYTES:
-            packed = pb.ModelInferRequest(model_name="m")
-            packed.inputs.add(name="x", datatype="FP32", shape=[40_000, 2]).contents.fp32_contents.extend(
-                [1.0] * 80_000
-            )
-            message = packed.SerializeToString()
         assert service_of(plane).is_laborious(message) is laborious
 
 

@@ -19,6 +19,7 @@ from serinus.dataplane.plane import Plane
 from serinus.errors import NotReady
 from serinus.feature_columns import FeatureColumns
 from serinus.protocol.documents.example_values import example_request
+from serinus.server.rest.pages import docs_page
 from serinus.server.rest.pages.docs_page import DocsPage, content_security_policy, offers_docs, token_question
 from serinus.server.rest.pages.openapi import openapi_document, operations_html
 from serinus.server.rest.pages.request_examples import curl_example, python_example
@@ -233,6 +234,8 @@ def assert_is_a_document(page: str) -> None:
 
 def test_the_policy_lets_in_what_the_page_has_and_nothing_else():
     words = [part.split() for part in re.sub(r"'sha256-[^']*'", "HASH", content_security_policy()).split("; ")]
+    assert content_security_policy() is content_security_policy(), "it is made once, and so are its parts"
+    assert docs_page._asset("docs.js") is docs_page._asset("docs.js")
     assert words == [
         ["default-src", "'none'"],
         ["style-src", "HASH"],
