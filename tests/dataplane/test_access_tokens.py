@@ -38,6 +38,14 @@ def test_the_token_that_is_wrong_is_named_by_its_place_where_there_are_several(t
         read_tokens(file_of(tmp_path, "# ours", "t" * 20, "", "short"), "w")
 
 
+def test_a_file_that_is_not_there_or_no_text_is_said_to_be_so(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"^w: cannot be read: No such file or directory$"):
+        read_tokens(tmp_path / "tokens", "w")
+    (tmp_path / "tokens").write_bytes(b"\xff" * 20)
+    with pytest.raises(ConfigError, match=r"^w: is no text in UTF-8; one token a line was expected$"):
+        read_tokens(tmp_path / "tokens", "w")
+
+
 @pytest.mark.parametrize("count", [1, 2, MOST])
 def test_up_to_a_thousand_and_twenty_four_tokens_are_taken(count: int, tmp_path: Path):
     tokens = [f"{number:020}" for number in range(count)]

@@ -118,6 +118,33 @@ def test_what_was_found_is_kept_and_found_again(tmp_path: Path):
     assert (found.joined, found.reason, dict(found.signatures)) == (True, first.reason, dict(first.signatures))
 
 
+@pytest.mark.parametrize(
+    "damage", ["of another file", "without functions", "of no form", "with an odd outcome", "no JSON"]
+)
+def test_where_the_first_record_is_none_the_next_place_is_looked_at(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path / "cache"))
+    decided(made(tmp_path))
+    record = tmp_path / RECORD
+    body = orjson.loads(record.read_bytes())
+    kept = tmp_path / "cache" / "verdicts" / f"{body['sha256']}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    record.rename(kept)
+    if damage == "of another file":
+        body["sha256"] = "0" * 64
+    elif damage == "without functions":
+        del body["functions"]
+    elif damage == "of no form":
+        body["functions"] = {"": {"outcome": "independent"}}
+    elif damage == "with an odd outcome":
+        body["functions"][""]["outcome"] = "perhaps"
+    record.write_bytes(b"{" if damage == "no JSON" else orjson.dumps(body))
+    again = made(tmp_path)
+    assert decided(again).joined
+    assert again.asked == set()
+
+
 @pytest.mark.parametrize("change", ["the file", "the last byte of the file", "a fact", "the owner's word", "the rows"])
 def test_what_decides_the_answers_makes_another_record(change: str, tmp_path: Path):
     decided(made(tmp_path))

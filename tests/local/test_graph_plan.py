@@ -73,6 +73,15 @@ MODEL = (
         ([RUNTIME.format("v1, v2"), MODEL.format("runtime: r, protocolVersion: v2")], "/v1/models/a:predict"),
         ([RUNTIME.format("v1, v2"), MODEL.format("protocolVersion: v2")], "/v2/models/a/infer"),
         ([RUNTIME.format("v1, v2"), MODEL.format("args: [--model_name=m]")], "/v1/models/m:predict"),
+        # Another that comes before it does not.
+        (
+            [
+                RUNTIME.format("v1").replace("{name: r}", "{name: another, namespace: default}"),
+                RUNTIME.format("v2").replace("{name: r}", "{name: r, namespace: default}"),
+                MODEL.format("runtime: r"),
+            ],
+            "/v2/models/a/infer",
+        ),
     ],
 )
 def test_a_service_s_name_becomes_its_url_by_its_protocol(tmp_path: Path, manifests: list[str], path: str) -> None:

@@ -47,6 +47,7 @@ def test_a_graph_is_one_router_that_is_asked_whether_it_is_ready(tmp_path: Any):
     component = plan.stable.entry
     (container,) = component.containers
     assert (plan.key, plan.name, plan.namespace, plan.canaries) == ("default/g", "g", "default", ())
+    assert (plan.standard, plan.affinity, plan.canary_policy, plan.canary_percent) == (False, None, "", None)
     assert (component.kind, component.deployment, component.knative, component.storage) == ("router", "g", False, ())
     assert (component.timeout_s, component.replicas, component.grace_s) == (60.0, 1, 30.0)
     assert (container.http_port, container.grpc_port, container.name) == (8080, 8081, "router")

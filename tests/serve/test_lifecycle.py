@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from serinus.server import lifecycle
 from serinus.server.exit_bound import ExitStatus
 from serinus.server.lifecycle import Launch
 from serinus.server.request_access import RequestAccess
-from waiting import until
+from waiting import turns, until
 
 TOKEN = "a-token-of-a-person-0123456789"
 
@@ -53,13 +54,13 @@ async def test_it_serves_until_it_is_to_stop_and_leaves_nothing(said: pytest.Log
         def unload(self) -> None:
             left.append(self.name)
 
-    life = Life(launch_of("a", "b", factory=Leaving))
+    life = Life(launch_of("a", "b", factory=Leaving, started=time.monotonic() - 1000))
     port, grpc_port = await life.announced()
     assert grpc_port is None
     assert life.bound.done == ["listen"]
     assert collected == ["collect", "freeze"]
     (line,) = [line for line in said.messages if line.startswith("ready in")]
-    assert re.fullmatch(rf"ready in \d+\.\d\d s: REST on {HOST}:{port}; repository control: off", line)
+    assert re.fullmatch(rf"ready in 10\d\d\.\d\d s: REST on {HOST}:{port}; repository control: off", line)
     assert (await ask(port, "/v2/models/a/ready")).json["ready"]
     page = (await ask(port, "/metrics")).body.decode()
     for name in (
@@ -183,6 +184,8 @@ async def test_a_wish_to_stop_while_models_load_ends_it_at_once(said: pytest.Log
         assert await life.ended() == ExitStatus.CLEAN
         assert not life.ports.done()
         assert said.messages == []
+        await turns()
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody loads on"
     finally:
         gate.set()
 
