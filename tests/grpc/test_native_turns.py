@@ -552,6 +552,21 @@ async def test_an_engine_that_is_closed_leaves_no_folder_no_thread_and_no_port(f
         await engine.close()  # again: nothing is left to end
 
 
+async def test_one_that_is_closed_at_once_takes_nobody_in_meanwhile(folders: Path):
+    pytest.importorskip("pygrpc_native")
+    async with over() as plane:
+        settings = ServerSettings(host=HOST)
+        engine = NativeEngine(Service(plane, settings, metrics=plane.metrics), settings)
+        await engine.start(HOST, 0)
+        closing = asyncio.ensure_future(engine.close())
+        await asyncio.sleep(0)
+        assert engine.service.draining
+        assert engine.listeners == () or engine.listeners[0].fileno() == -1, "before its streams have ended"
+        await closing
+        with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+            sock.connect((HOST, engine.port))
+
+
 async def test_a_port_that_is_taken_ends_the_start_and_leaves_nothing(folders: Path):
     pytest.importorskip("pygrpc_native")
     with socket.socket() as other:

@@ -541,6 +541,10 @@ WHOLE: list[tuple[str, str, list[str]]] = [
     ("object-no-key-twice", ISVC + "spec:\n  a: 1\n  b: 2\n", []),
     ("core-secret-data", "apiVersion: v1\nkind: Secret\ndata: {a: 'ab c', b: YWI=, c: minio}\n", ["data.a", "data.c"]),
     ("core-secret-data", "apiVersion: v1\nkind: Secret\ndata: {a: YWI=}\nstringData: {b: 'ab c'}\n", []),
+    *(  # a kind of somebody else's that has the same name
+        ("core-secret-data", f"apiVersion: {version}\nkind: Secret\ndata: {{a: 'ab c'}}\n", [])
+        for version in ("example.org/v1", "vault.example.org/v1")
+    ),
     ("core-selectors-match", DEPLOYMENT % ("{}", "{app: a}"), ["spec.selector"]),
     ("core-selectors-match", DEPLOYMENT % ("{matchLabels: {app: a}}", "{app: b}"), ["spec.template.metadata.labels.app"]),
     ("core-selectors-match", DEPLOYMENT % ("{matchLabels: {app: a}}", "{app: a, b: c}"), []),

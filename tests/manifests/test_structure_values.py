@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from serinus.manifests.documents import load_text
+from serinus.manifests.documents import FieldPath, load_text
 from serinus.manifests.problems import Problems
 from serinus.manifests.published_schemas import Schema
-from serinus.manifests.structure import check_structure
+from serinus.manifests.structure import _is_filled, check_structure
 
 INT32, INT64 = 2**31, 2**63
 WHOLE32 = {"type": "integer", "format": "int32"}
@@ -140,3 +140,30 @@ def test_a_list_has_a_least_and_a_most(count: int, said: str):
 def test_a_word_is_one_of_those_that_are_accepted(words: list[str], value: str, mend: str | None):
     told = found({"type": "string", "enum": words}, value)
     assert told == ([] if mend is None else [("structure-enum", f"{value!r} is not accepted", mend)])
+
+
+SPEC = ("spec", "predictor")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "filled"),
+    [
+        # The first container of a custom predictor is named by the webhook, and a framework's block has an empty name.
+        ((*SPEC, "containers", 0), "name", True),
+        ((*SPEC, "containers", 1), "name", False),
+        ((*SPEC, "xgboost"), "name", True),
+        ((), "name", False),
+        *(((*SPEC, "containers", 0, key, 0), "name", False) for key in ("env", "ports")),
+        ((*SPEC, "initContainers", 0), "name", False),
+        ((*SPEC, "model", "modelFormat"), "name", False),
+        ((*SPEC, "httpHeaders", 3), "value", True),
+        *(((*SPEC, probe, "httpGet"), "port", True) for probe in ("livenessProbe", "readinessProbe", "startupProbe")),
+        ((*SPEC, "lifecycle", "httpGet"), "port", False),
+        ((*SPEC, "canary", 1), "trafficPercent", True),
+        ((*SPEC, "autoScaling", "metrics", 1), "type", True),
+        (SPEC, "containers", True),
+        *((SPEC, name, False) for name in ("image", "other", "volumes", "zone")),
+    ],
+)
+def test_fields_that_kserve_or_knative_fills_may_be_left_out(path: FieldPath, name: str, filled: bool):
+    assert _is_filled(path, name) is filled

@@ -431,9 +431,8 @@ class NativeEngine:
 
     async def close(self) -> None:
         """End what is left: GOAWAY to every client, UNAVAILABLE to calls still running."""
-        self.service.drain()
+        self.stop_accepting()
         if self._listener is not None:
-            self._listener.close()
             await self._listener.wait_closed()
         await self._streams.close()
         if self.front is not None:
