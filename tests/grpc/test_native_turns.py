@@ -28,7 +28,7 @@ from serinus.server.grpc import native_engine
 from serinus.server.grpc.answers import Failure
 from serinus.server.grpc.native_engine import NativeEngine, _Call, _unended
 from serinus.server.grpc.relay import Relay
-from serinus.server.grpc.service import SERVICE, Service
+from serinus.server.grpc.service import INFER, SERVICE, Service
 from serinus.server.grpc.size_filter import FrameGuard
 from serinus.settings import ServerSettings
 from waiting import until
@@ -550,6 +550,55 @@ async def test_an_engine_that_is_closed_leaves_no_folder_no_thread_and_no_port(f
         with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
             sock.connect((HOST, engine.port))
         await engine.close()  # again: nothing is left to end
+
+
+async def test_the_front_is_asked_for_its_limits_and_told_where_streams_are_served(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pygrpc_native = pytest.importorskip("pygrpc_native")
+    asked: list[Any] = []
+
+    class Noted(Front):
+        """Serves nobody."""
+
+        def __init__(self, address: str, methods: Any, **options: Any) -> None:
+            super().__init__()
+            asked.append((address, methods, options))
+
+        def set_fallback(self, path: str) -> None:
+            asked.append(path)
+
+        def start(self) -> None:
+            asked.append("start")
+
+        def recv_batch_details(self, most: int, *wait: int) -> Any:
+            return None
+
+        def close(self) -> None:
+            asked.append("close")
+
+    monkeypatch.setattr(pygrpc_native, "NativeGrpcFront", Noted)
+    async with over() as plane:
+        settings = ServerSettings(host=HOST)
+        service = Service(plane, settings, metrics=plane.metrics)
+        engine = NativeEngine(service, settings)
+        await engine.start(HOST, 0)
+        (folder,) = folders.iterdir()
+        (address, methods, options), *then = asked
+        assert address == f"unix:{folder}/front.sock"
+        assert methods == [(path, False) for path in (INFER, *service.unary)]
+        assert options == {
+            "io_threads": 1,
+            "call_details": True,
+            "metrics": True,
+            "keepalive_time_ms": 60_000,
+            "keepalive_timeout_ms": 20_000,
+            "max_concurrent_streams": 1024,
+            "max_metadata_size": 65536,
+        }
+        assert then == [f"{folder}/streams.sock", "start"]
+        await engine.close()
+        assert asked[-1] == "close"
 
 
 async def test_one_that_is_closed_at_once_takes_nobody_in_meanwhile(folders: Path):

@@ -104,6 +104,17 @@ def test_a_check_that_cannot_be_made_joins_nothing_but_by_the_owners_word(sure: 
     assert dict(found.signatures) == {}
 
 
+@pytest.mark.parametrize("sure", [None, False, True])
+def test_a_model_that_does_not_say_what_it_takes_is_joined_by_its_owners_word_alone(sure: bool | None):
+    model = made()
+    model.inputs = ()
+    found = decided(model, batchable=sure)
+    assert found.joined is bool(sure)
+    assert ("its inputs are not declared, so nothing was checked" in found.reason) is (sure is not False)
+    assert ("'batchable': " in found.reason) is (sure is not None)
+    assert model.asked == set()
+
+
 def test_what_was_found_is_kept_and_found_again(tmp_path: Path):
     first = decided(made(tmp_path))
     body = orjson.loads((tmp_path / RECORD).read_bytes())

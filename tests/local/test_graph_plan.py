@@ -73,6 +73,9 @@ MODEL = (
         ([RUNTIME.format("v1, v2"), MODEL.format("runtime: r, protocolVersion: v2")], "/v1/models/a:predict"),
         ([RUNTIME.format("v1, v2"), MODEL.format("protocolVersion: v2")], "/v2/models/a/infer"),
         ([RUNTIME.format("v1, v2"), MODEL.format("args: [--model_name=m]")], "/v1/models/m:predict"),
+        # One that says none leaves it to the model.
+        ([RUNTIME.format(""), MODEL.format("runtime: r, protocolVersion: v2")], "/v2/models/a/infer"),
+        ([RUNTIME.format(""), MODEL.format("runtime: r")], "/v1/models/a:predict"),
         # Another that comes before it does not.
         (
             [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serinus.manifests.kustomization import kustomization_files
+from serinus.manifests.kustomization import _sources, kustomization_files
 
 
 def write(folder: Path, name: str, text: str = "") -> Path:
@@ -43,3 +43,10 @@ def test_all_that_is_named_is_found_once_whichever_way_it_is_named(tmp_path: Pat
     found = list(kustomization_files(tmp_path))
     assert found[0] == top
     assert sorted(found) == sorted([top, base, part, *files, *inner])
+
+
+def test_objects_are_read_of_all_files_but_kustomizations_and_lists_of_operations_are_none(tmp_path: Path):
+    write(tmp_path, "kustomization.yaml", "resources: [a.yaml]\npatches: [{path: patch.yaml}]\n")
+    write(tmp_path, "a.yaml", "kind: A\n---\nkind: B\n")
+    write(tmp_path, "patch.yaml", "- {op: remove, path: /spec}\n")
+    assert [document.kind for document in _sources(tmp_path)] == ["A", "B"]

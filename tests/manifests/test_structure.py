@@ -41,6 +41,23 @@ spec:
 """
 
 
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: a}}
+spec:
+  selector: {{matchLabels: {{a: b}}}}
+  template:
+    metadata: {{labels: {{a: b}}}}
+    spec:
+      containers:
+        - name: c
+          image: a
+          {}
+      {}
+"""
+
+
 def found(text: str) -> list[Problem]:
     problems = Problems()
     check_documents(load_text(text, "f"), problems)
@@ -301,3 +318,25 @@ def test_what_kubectl_gives_back_is_accepted() -> None:
     problems = Problems()
     check_documents(load_text(json.dumps(value), "f"), problems)
     assert problems.all == ()
+
+
+TWICE = "env: [{name: A, value: '1'}, {name: A, value: '2'}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "severity", "said"),
+    [
+        (DEPLOYMENT.format(TWICE, ""), "warning", "name A is item 0 already: server-side apply refuses it"),
+        (
+            DEPLOYMENT.format("", "volumes: [{name: a, emptyDir: {}}, {name: a, emptyDir: {}}]"),
+            "error",
+            "name a is item 0 already; items of volumes",
+        ),
+        (RUNTIME % (TWICE, ""), "error", "name A is item 0 already; items of env are told apart by name"),
+    ],
+    ids=["decoded and loose", "decoded", "by a schema"],
+)
+def test_items_of_one_name_are_refused_but_where_the_last_one_simply_holds(text: str, severity: str, said: str) -> None:
+    told = [(problem.severity, problem.message) for problem in found(text) if problem.rule == "structure-list-key"]
+    assert [severity] == [one for one, _ in told]
+    assert told[0][1].startswith(said)
