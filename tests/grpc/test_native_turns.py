@@ -6,10 +6,12 @@ The front, which is another project's, is stood in for; nothing here listens, bu
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 from dataplane_support import Doubler, serving
+from grpc_support import run_on_server_loop
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import ConfigError, GrpcStatus
@@ -520,12 +523,23 @@ async def test_each_connection_has_three_descriptors_and_one_that_is_given_up_is
 # Beginning and end
 
 
+def on_the_loop_of_servers(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test there: grpc.aio does not stand several loops in a process."""
+
+    @functools.wraps(test)
+    def run(*fixtures: Any, **named: Any) -> None:
+        run_on_server_loop(test(*fixtures, **named))
+
+    return run
+
+
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(native_engine.tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
+@on_the_loop_of_servers
 async def test_an_engine_that_is_closed_leaves_no_folder_no_thread_and_no_port(folders: Path):
     pytest.importorskip("pygrpc_native")
     async with over() as plane:
@@ -552,6 +566,7 @@ async def test_an_engine_that_is_closed_leaves_no_folder_no_thread_and_no_port(f
         await engine.close()  # again: nothing is left to end
 
 
+@on_the_loop_of_servers
 async def test_the_front_is_asked_for_its_limits_and_told_where_streams_are_served(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -601,6 +616,7 @@ async def test_the_front_is_asked_for_its_limits_and_told_where_streams_are_serv
         assert asked[-1] == "close"
 
 
+@on_the_loop_of_servers
 async def test_one_that_is_closed_at_once_takes_nobody_in_meanwhile(folders: Path):
     pytest.importorskip("pygrpc_native")
     async with over() as plane:
@@ -616,6 +632,7 @@ async def test_one_that_is_closed_at_once_takes_nobody_in_meanwhile(folders: Pat
             sock.connect((HOST, engine.port))
 
 
+@on_the_loop_of_servers
 async def test_a_port_that_is_taken_ends_the_start_and_leaves_nothing(folders: Path):
     pytest.importorskip("pygrpc_native")
     with socket.socket() as other:

@@ -83,6 +83,24 @@ async def test_it_serves_until_it_is_to_stop_and_leaves_nothing(said: pytest.Log
     await until(lambda: "loop-watchdog" not in {thread.name for thread in threading.enumerate()})
 
 
+class Grpc:
+    """Stands for gRPC's server: grpc.aio does not stand several loops in a process."""
+
+    engine, port = "grpcio", 4711
+
+    async def take_waiting(self) -> None:
+        pass
+
+    def stop_accepting(self) -> None:
+        pass
+
+    async def drain(self, timeout_s: float) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
@@ -109,8 +127,12 @@ async def test_it_serves_until_it_is_to_stop_and_leaves_nothing(said: pytest.Log
     ids=["grpc", "metrics", "health", "open", "loopback", "token", "request tokens"],
 )
 async def test_the_line_at_start_says_where_it_listens_and_who_may_what(
-    fields: Any, line: str, said: pytest.LogCaptureFixture
+    fields: Any, line: str, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    async def start_grpc(*words: Any, **more: Any) -> Grpc:
+        return Grpc()
+
+    monkeypatch.setattr(lifecycle, "start_grpc", start_grpc)
     life = Life(launch_of(**fields))
     _, grpc_port = await life.announced()
     (found,) = [line for line in said.messages if line.startswith("ready in")]

@@ -67,7 +67,7 @@ async def working(
 
 
 async def test_a_worker_opens_its_ports_when_it_is_told_so_and_says_which(monkeypatch: pytest.MonkeyPatch):
-    async with working(monkeypatch, enable_grpc=True, grpc="grpcio") as worker:
+    async with working(monkeypatch) as worker:
         assert worker.life.status.done() is False
         worker.say(type="begin", present=None)
         assert await worker.heard() == {"type": "ready", "loaded": {"m": {"": {}}}}
