@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -300,7 +302,7 @@ async def test_a_signal_goes_to_all_workers_and_the_group_ends_as_they_do(monkey
 
 def trapping(action: str, folder: Path) -> tuple[str, ...]:
     """A program that does so at SIGTERM; it makes a file in the folder when it is ready to."""
-    return ("sh", "-c", f"trap '{action}' TERM; : > {folder}/$SERINUS_WORKER; sleep 600 & wait; wait")
+    return ("sh", "-c", f"sleep 600 & trap '{action}' TERM; : > {folder}/$SERINUS_WORKER; wait; wait")
 
 
 async def test_the_status_is_the_largest_of_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -340,6 +342,27 @@ async def test_a_second_signal_kills_them_and_ends_this_process(monkeypatch: pyt
         assert ended == [(130, "SIGINT came again: the workers are killed")]
         await running.stopped()
         assert [worker.known.process.returncode for worker in workers] == [-signal.SIGKILL] * 2
+
+
+@pytest.mark.parametrize("how", ["stop", "hang up"])
+async def test_a_signal_leaves_it_to_asyncio_to_look_whether_a_worker_has_ended(
+    how: str, monkeypatch: pytest.MonkeyPatch
+):
+    polled: list[int] = []
+    poll = subprocess.Popen.poll
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda process: polled.append(process.pid) or poll(process))
+    supervisor = Supervisor(ServerSettings(host=HOST, workers=1), IDLE)
+    process = await asyncio.create_subprocess_exec(*IDLE)
+    worker: Any = SimpleNamespace(index=0, process=process, ready=LOADED)
+    supervisor._workers[0] = worker
+    for _ in range(2):  # the second time it has ended
+        if how == "stop":
+            await supervisor._stop()
+        else:
+            supervisor._hang_up(False)
+        number = signal.SIGTERM if how == "stop" else signal.SIGHUP
+        assert await process.wait() == -number
+    assert polled == [], "who looks takes its status away"
 
 
 async def test_a_hang_up_is_passed_on_to_those_that_are_ready(monkeypatch: pytest.MonkeyPatch):

@@ -176,8 +176,7 @@ class Supervisor:
             return
         for worker in self._workers.values():
             if worker.ready is not None:  # one that is not may take no signal yet, and reads what is new anyway
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.send_signal(signal.SIGHUP)
+                _signal(worker, signal.SIGHUP)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -448,8 +447,10 @@ class Supervisor:
 
 
 def _signal(worker: _Worker, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        worker.process.send_signal(number)
+    # Not by `send_signal`, which looks first whether the process has ended: where it has, asyncio, which waits for it, is left with 255 for its status.
+    if worker.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.process.pid, number)
 
 
 def _kill(worker: _Worker) -> None:
