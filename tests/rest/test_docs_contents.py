@@ -164,7 +164,8 @@ async def test_a_server_without_models_says_so():
 
 
 async def test_a_model_that_is_not_ready_is_said_to_be_so_and_one_that_has_just_gone_is_left_out():
-    async with serving(Taker, *settings("m", "gone")) as plane:
+    async with serving(Taker, *settings("a", "gone", "m")) as plane:
+        assert plane.model_names() == ["a", "gone", "m"]
 
         class Changing:
             """The plane, a moment later."""
@@ -175,12 +176,14 @@ async def test_a_model_that_is_not_ready_is_said_to_be_so_and_one_that_has_just_
             def model_ready(self, name: str) -> bool:
                 if name == "gone":
                     raise NotReady("gone")
-                return False
+                return name == "a"
 
         page = page_of(Changing())  # type: ignore[arg-type] # all that the page asks of it
-    assert '<li><a href="#model-0">m</a> (not ready)</li></ul>' in page
+    listed = '<li><a href="#model-0">a</a></li><li><a href="#model-1">m</a> (not ready)</li></ul>'
+    assert listed in page
     assert [part.partition("</p>")[0].partition('<p class="soft">')[2] for part in parts(page)] == [
-        'a&lt;b <strong class="bad">not ready</strong>'
+        "a&lt;b",
+        'a&lt;b <strong class="bad">not ready</strong>',
     ]
 
 

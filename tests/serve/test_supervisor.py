@@ -240,6 +240,50 @@ async def test_a_stopped_process_is_killed_sooner_though_it_has_not_come_up(
     assert f"worker 0 (pid {worker.pid}) was stopped by a signal for 0 s: it is killed, and replaced" in caplog.messages
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("stopped", "timeout_s", "killed_after_s", "said"),
+    [
+        (False, 10.0, 11, "has given no sign of life for 11 s"),
+        (True, 10.0, 4, "was stopped by a signal for 4 s"),
+        (True, 2.0, 3, "was stopped by a signal for 3 s"),  # its limit where that is shorter
+        (False, 0.0, None, ""),
+        (True, 0.0, None, ""),
+    ],
+)
+async def test_a_silent_worker_is_killed_after_its_time_and_a_stopped_one_after_three_seconds(
+    stopped: bool,
+    timeout_s: float,
+    killed_after_s: int | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    loop, killed = asyncio.get_running_loop(), []
+    began = loop.time()
+    supervisor = Supervisor(ServerSettings(host=HOST, workers=1, worker_timeout_s=timeout_s), IDLE)
+    asked: list[Any] = []
+    channel = SimpleNamespace(send=lambda **message: asked.append(message["type"]))
+    worker: Any = SimpleNamespace(
+        index=0, process=SimpleNamespace(pid=7), listening=True, channel=channel, reason="ended"
+    )
+    supervisor._workers[0] = worker
+    supervisor._pulse.hear(0, began)
+    monkeypatch.setattr(module, "is_stopped", lambda pid: stopped)
+    monkeypatch.setattr(module, "_kill", lambda one: killed.append((one, loop.time() - began)))
+    beating = asyncio.ensure_future(supervisor._beat())
+    await asyncio.sleep(11.5 if killed_after_s is None else killed_after_s + 0.5)
+    beating.cancel()
+    assert [(one is worker, round(after_s, 3)) for one, after_s in killed] == (
+        [] if killed_after_s is None else [(True, float(killed_after_s))]
+    )
+    assert worker.reason == ("ended" if killed_after_s is None else "silent")
+    assert asked == ["ping"] * (11 if killed_after_s is None else killed_after_s - 1)
+    assert [line.partition(") ")[2] for line in caplog.messages] == (
+        [f"{said}: it is killed, and replaced"] if said else []
+    )
+
+
 async def test_a_listening_worker_is_asked_for_signs_of_life_and_one_that_loads_is_not(monkeypatch: pytest.MonkeyPatch):
     async with group(monkeypatch, workers=1) as running:
         (worker,) = await running.first_round()
