@@ -189,3 +189,22 @@ def test_requests_are_observed_where_a_log_or_a_trace_asks_for_it(settings: Any,
     plane: Any = None  # asked at a request's end alone
     found = observe_requests(plane, ServerSettings(**settings), Metrics(), Spans() if traced else None)
     assert (found is not None) is observed
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "version"),
+    [
+        (b"/v2/models/m/infer", "m", ""),
+        (b"/v2/models/m/versions/2/infer", "m", "2"),
+        (b"/v1/models/m:predict", "m", ""),
+        (b"/v2", "", ""),
+        (b"/v2/nowhere", "", ""),
+    ],
+)
+def test_the_end_is_told_with_the_model_and_the_version_that_the_path_names(
+    target: bytes, model: str, version: str, monkeypatch: pytest.MonkeyPatch
+):
+    observed, told = Observed(), []
+    monkeypatch.setattr(observed.observer, "end", lambda record, *words, **about: told.append((*words, about)))
+    observed.ended(b"POST", target, 404)
+    assert told == [("rest", f"POST {target.decode()}", 404, 44, {"model": model, "version": version})]

@@ -336,6 +336,23 @@ def test_a_signal_stops_it(number: int, as_before: None):
     assert not [thread for thread in threading.enumerate() if thread.name in ("exit-bound", "serinus-keys")]
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_loop_is_uvloops_where_that_is_installed(installed: bool, monkeypatch: pytest.MonkeyPatch, as_before: None):
+    if installed:
+        pytest.importorskip("uvloop")
+    else:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    loops: list[str] = []
+
+    async def serve(*words: Any) -> int:
+        loops.append(type(asyncio.get_running_loop()).__module__)
+        return 7
+
+    monkeypatch.setattr(lifecycle, "_serve", serve)
+    assert lifecycle.run(launch_of()) == 7
+    assert (loops == ["uvloop"]) is installed
+
+
 def test_a_shorter_switch_interval_is_left_as_it_is(as_before: None):
     sys.setswitchinterval(0.0001)
     lifecycle.run(launch_of(), announce=signals_itself(signal.SIGTERM))
