@@ -264,3 +264,15 @@ def test_metadata_goes_on_with_the_requests_id_and_the_span_that_asks(context: T
     assert found.record is record
     work = "other" if record.work is None else record.work.header()
     assert dict(found) == {"a": "b", "x-request-id": "mine", "traceparent": work}
+
+
+@pytest.mark.parametrize(
+    ("code", "is_error"), [(GrpcStatus.OK, False), (GrpcStatus.NOT_FOUND, False), (GrpcStatus.INTERNAL, True)]
+)
+def test_a_span_of_a_server_has_the_servers_errors_alone(code: int, is_error: bool, monkeypatch: pytest.MonkeyPatch):
+    observed, spans = Observed(), []
+    monkeypatch.setattr(observed.observer, "emit", lambda record, name, attributes: spans.append((name, attributes)))
+    observed.answer.end(code, 0)
+    ((name, attributes),) = spans
+    assert name == attributes["rpc.method"] == INFER[1:]
+    assert ("error.type" in attributes) is is_error

@@ -270,3 +270,17 @@ async def test_a_compressed_body_is_taken(server: Rest):
     body = gzip.compress(json.dumps(ASKED).encode())
     answer = await server.ask("POST", "/v2/models/writing/generate", body, {"Content-Encoding": "gzip"})
     assert (answer.status, answer.json["TEXT"]) == (200, "hello world")
+
+
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+async def test_a_model_that_knows_these_names_as_others_of_infer_is_asked_so(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As a hosted class of MLServer's is: the body is an InferRequest."""
+    monkeypatch.setattr(Counting, "has_generate", True, raising=False)
+    async with rest("counting") as server:
+        body = {"inputs": [{"name": "count", "shape": [1], "datatype": "INT64", "data": [1]}]}
+        answer = await generate(server, body, "counting", verb)
+        assert answer.status == 200
+        if verb == "generate":
+            assert [output["name"] for output in answer.json["outputs"]] == ["n", "text"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +115,17 @@ async def test_a_stand_in_begins_no_later_than_patience_ends(stand_in_after_s: f
     watchdog = LoopWatchdog(interval_s=3600, patience_s=patience_s, stand_in_after_s=stand_in_after_s)
     watchdog.close()
     assert watchdog._stand_in_after_s == used_s
+
+
+async def test_what_nobody_sets_is_as_a_probe_waits_and_its_thread_holds_up_no_end():
+    before = set(threading.enumerate())
+    watchdog = LoopWatchdog()
+    try:
+        assert (watchdog._stand_in_after_s, watchdog._patience_s) == (0.03, 1.0)
+        (thread,) = [one for one in set(threading.enumerate()) - before if one.name == "loop-watchdog"]
+        assert thread.daemon
+    finally:
+        watchdog.close()
 
 
 @pytest.mark.parametrize("bound", range(13))

@@ -383,3 +383,11 @@ def test_workers_that_leak_are_replaced_one_at_a_time(tmp_path: Path):
         assert 'serinus_worker_restarts_total{reason="memory"} 1' in served.ask("GET", "/metrics")[1]
         assert "worker" in served.log.read_text()
         assert served.stop() == 0
+
+
+def test_what_is_told_of_a_gpus_memory_names_both_in_mebibytes():
+    machine = Machine(gpu_limit_bytes=50 * MIB)
+    machine.look()
+    machine.gpu = 51
+    machine.look(3)
+    assert machine.guard.reason.startswith("GPU memory is 51 MiB, past the limit of 50 MiB (gpu_memory_limit_bytes)")
