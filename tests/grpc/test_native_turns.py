@@ -297,13 +297,21 @@ async def test_the_thread_wakes_the_loop_once_and_waits_until_it_is_told_to():
 # What waits for clients
 
 
-def connection(engine: Any, *, sent: int = 0, closing: bool = False, called: bool = False, heard: float = 0.0) -> Any:
+def connection(
+    engine: Any,
+    *,
+    sent: int = 0,
+    closing: bool = False,
+    called: bool = False,
+    at_work: bool = True,
+    heard: float = 0.0,
+) -> Any:
     """A connection of the engine's, of which so much has gone to its client."""
 
     class Known(Relay):
         """Without a socket."""
 
-        is_closing, has_called, aborted = closing, called, 0  # type: ignore[assignment] # as a real one would say
+        is_closing, has_called, is_at_work, aborted = closing, called, at_work, 0  # type: ignore[assignment] # as a real one would say
 
         def abort(self) -> None:
             self.aborted += 1
@@ -489,7 +497,7 @@ async def test_calls_that_the_front_has_not_sent_are_counted():
 # Room for new connections
 
 
-async def test_the_idlest_is_who_has_called_nothing_and_of_others_who_was_silent_for_long():
+async def test_the_idlest_is_who_has_called_nothing_then_who_has_no_open_call_then_who_was_silent_for_long():
     async with over() as plane:
         engine = engine_of(plane)
         assert engine._idlest() is None
@@ -498,15 +506,36 @@ async def test_the_idlest_is_who_has_called_nothing_and_of_others_who_was_silent
         assert engine._idlest() is None
         silent = connection(engine, called=True, heard=now - native_engine._SILENT_S - 5)
         quiet = connection(engine, called=True, heard=now - native_engine._SILENT_S - 1)
-        connection(engine, heard=now - 10_000, closing=True)
-        heard, close = engine._idlest()
-        assert heard == silent.heard_at
-        late, early = connection(engine, heard=now - 1), connection(engine, heard=now - 2)
-        heard, close = engine._idlest()
-        assert heard == early.heard_at
+        connection(engine, heard=now - 10_000, closing=True, at_work=False)
+        since, close = engine._idlest()
+        assert since >= now, "after everybody who is known to be idle"
         close()
-        assert early not in engine.relays
-        assert [relay.aborted for relay in (early, late, silent, quiet, busy)] == [1, 0, 0, 0, 0]
+        served = [connection(engine, called=True, at_work=False, heard=now - ago) for ago in (3, 4)]
+        assert engine._idlest()[0] == served[1].heard_at
+        late, early = connection(engine, heard=now - 1), connection(engine, heard=now - 2)
+        since, close = engine._idlest()
+        assert since == early.heard_at
+        close()
+        assert not {early, silent} & engine.relays
+        assert [one.aborted for one in (early, late, silent, quiet, busy, *served)] == [1, 0, 1, 0, 0, 0, 0]
+
+
+async def test_a_connection_that_has_not_begun_goes_first_where_it_is_older():
+    async with over() as plane:
+        engine = engine_of(plane)
+        handshakes: list[Any] = [None]
+        engine._listener = SimpleNamespace(idlest=lambda: handshakes[0])
+        assert engine._idlest() is None
+        handshakes[0] = (500.0, "close it")
+        assert engine._idlest() == (500.0, "close it")
+        silent = connection(engine, called=True, heard=engine._loop.time() - native_engine._SILENT_S - 5)
+        assert engine._idlest() == (500.0, "close it")
+        engine.relays.discard(silent)
+        for heard, first in ((499.0, "ours"), (500.0, "ours"), (501.0, "theirs")):
+            ours = connection(engine, heard=heard)
+            since, close = engine._idlest()
+            assert (since, close == "close it") == (min(heard, 500.0), first == "theirs")
+            engine.relays.discard(ours)
 
 
 async def test_each_connection_has_three_descriptors_and_one_that_is_given_up_is_counted():
