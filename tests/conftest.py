@@ -6,7 +6,9 @@ import gc
 import importlib.util
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,16 @@ def _keep_to_one_thread() -> None:
 
 
 _keep_to_one_thread()
+
+
+def _hear_interrupts() -> None:
+    """Let Ctrl-C be heard by what tests start: a shell has what runs in its background ignore it, and all of its children inherit that."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_hear_interrupts()
 
 
 def _let_go_use_memory() -> None:
