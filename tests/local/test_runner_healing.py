@@ -285,10 +285,10 @@ def test_options_of_a_second_up_hold_for_its_paths_or_are_refused(tmp_path: Path
         rows = _rows(running)
         assert len(rows) == 1
         running.cli("up", "isvc.yaml", "--replicas", "2")
-        running.wait(lambda s: all_ready(s) and all(row["ready"] for row in _rows_of(s)), "two replicas")
+        running.wait(lambda s: all_ready(s) and all(row["ready"] for row in _processes(s)), "two replicas")
         assert len(_rows(running)) == 2
         running.cli("up", "isvc.yaml", "--replicas", "1")
-        running.wait(lambda s: len(_rows_of(s)) == 1, "one replica again")
+        running.wait(lambda s: len(_processes(s)) == 1, "one replica again")
         running.cli("up", "isvc.yaml", "--image", f"mine={command} --tag=second")
         assert running.infer()["tag"] == "second"
         before = _rows(running)[0]["pid"]
@@ -310,12 +310,8 @@ def test_options_of_a_second_up_hold_for_its_paths_or_are_refused(tmp_path: Path
         running.cli("up", "isvc.yaml", "--port", running.gateway.rsplit(":", 1)[1])
 
 
-def _rows_of(status: dict) -> list[dict]:
-    return [row for service in status["services"] if service["name"] == "fraud" for row in service["components"]]
-
-
 def _rows(running: Up) -> list[dict]:
-    return _rows_of(running.status())
+    return _processes(running.status())
 
 
 def test_prestop_runs_before_sigterm_within_the_grace(tmp_path: Path) -> None:
