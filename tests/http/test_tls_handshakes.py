@@ -91,16 +91,16 @@ async def test_the_end_does_not_wait_for_a_handshake(authority: Authority):
 
 async def test_a_client_at_its_handshake_when_the_end_begins_is_answered(authority: Authority):
     async with serving(authority) as (server, port, context):
-        plain = await Raw.open(port)
+        plain = socket.create_connection(("127.0.0.1", port))
         await until(lambda: server.beginning == 1)
         drained = asyncio.ensure_future(server.drain(30))
         await asyncio.sleep(0)
-        await plain.writer.start_tls(context, server_hostname="127.0.0.1")
-        await plain.send(GET)
-        answer = await plain.answer()
+        client = Raw(*await asyncio.open_connection(sock=plain, ssl=context, server_hostname="127.0.0.1"))
+        await client.send(GET)
+        answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         await drained
-        await plain.close()
+        await client.close()
 
 
 async def test_the_eldest_handshake_makes_room_for_other_transports_and_a_connection_idle_for_longer_goes_first(
