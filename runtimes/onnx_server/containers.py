@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,8 @@ import numpy as np
 
 from serinus.errors import ModelFailed
 from serinus.protocol.datatypes import NUMPY_DTYPES
+
+from .message_fields import fields, varint
 
 __all__ = ["CONTAINERS", "Maps", "OptionalTensor", "Sequenced", "read_classes"]
 
@@ -118,9 +120,9 @@ def read_classes(file: Path) -> dict[str, Classes]:
     found: dict[str, Classes] = {}
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
         try:
-            for number, start, end in _fields(body, 0, len(body)):
+            for number, start, end in fields(body, 0, len(body)):
                 if number == 7:  # ModelProto.graph
-                    for part, node_start, node_end in _fields(body, start, end):
+                    for part, node_start, node_end in fields(body, start, end):
                         if part == 1:  # GraphProto.node
                             found.update(_zipmap(body[node_start:node_end]))
         except (IndexError, ValueError):
@@ -136,7 +138,7 @@ def _zipmap(node: bytes) -> dict[str, Classes]:
     operator = ""
     ints: list[int] = []
     texts: list[str] = []
-    for number, start, end in _fields(node, 0, len(node)):
+    for number, start, end in fields(node, 0, len(node)):
         if number == 2:
             outputs.append(node[start:end].decode())
         elif number == 4:
@@ -148,49 +150,11 @@ def _zipmap(node: bytes) -> dict[str, Classes]:
 
 
 def _attribute(attribute: bytes, ints: list[int], texts: list[str]) -> None:
-    for number, start, end in _fields(attribute, 0, len(attribute)):
+    for number, start, end in fields(attribute, 0, len(attribute)):
         if number == 9:
             texts.append(attribute[start:end].decode())
         elif number == 8:  # one varint a field, or packed: all in one
             at = start
             while at < end:
-                value, at = _varint(attribute, at)
+                value, at = varint(attribute, at)
                 ints.append(value - (1 << 64) if value >= 1 << 63 else value)
-
-
-def _fields(body: Any, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Walk a protobuf message: each field's number, and where its value begins and ends.
-
-    Raises:
-        ValueError: it is none.
-    """
-    while at < end:
-        tag, at = _varint(body, at)
-        kind, start = tag & 7, at
-        if kind == 0:
-            _, at = _varint(body, at)
-        elif kind == 1:
-            at += 8
-        elif kind == 2:
-            size, start = _varint(body, at)
-            at = start + size
-        elif kind == 5:
-            at += 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at > end:
-            raise ValueError("a field leads out of its message")
-        yield tag >> 3, start, at
-
-
-def _varint(body: Any, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = body[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")

@@ -27,7 +27,7 @@ except ImportError as error:  # pragma: no cover # the image has it
     raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
 
 from .containers import CONTAINERS, Maps, OptionalTensor, Sequenced, read_classes
-from .external_weights import find_weights, give_weights, unmixed
+from .external_weights import find_weights, giving_weights, unmixed
 from .session_threads import SessionThreads
 
 __all__ = ["OnnxModel"]
@@ -144,6 +144,8 @@ class OnnxModel(Model):
         """
         try:
             self._session = _session(own, wanted, self.settings.native_threads)
+        except ConfigError:
+            raise
         except Exception as error:  # ONNX Runtime raises a dozen classes of its own, all meaning "not loadable"
             raise ConfigError(f"{own}: ONNX Runtime refuses it: {error}") from error
         active = self._session.get_providers()
@@ -328,12 +330,10 @@ def _session(graph: Path, wanted: _Wanted, threads: int) -> onnxruntime.Inferenc
     options.graph_optimization_level = wanted.level
     # Spinning threads would burn a container's CPU limit between requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    weights = give_weights(options, graph)
-    session = onnxruntime.InferenceSession(
-        str(graph), options, providers=wanted.providers, provider_options=wanted.options
-    )
-    del weights  # ONNX Runtime has copied them
-    return session
+    with giving_weights(options, graph) as read:
+        return onnxruntime.InferenceSession(
+            str(read), options, providers=wanted.providers, provider_options=wanted.options
+        )
 
 
 def _zeros(inputs: Sequence[TensorSpec], rows: int) -> dict[str, np.ndarray]:
