@@ -153,8 +153,9 @@ metrics-table: $(VENV)/.test ## Write the table of all metrics again (runtimes/s
 	@PYTHONPATH=tests/support $(BIN)/python -m metrics_table
 
 .PHONY: dashboards
-dashboards: $(VENV)/.test ## Write Grafana's dashboards again (manifests/monitoring/dashboards)
-	@$(BIN)/python manifests/monitoring/dashboards/generate.py
+dashboards: $(VENV)/.test ## Write Grafana's dashboards again (manifests/monitoring/dashboards); needs Python 3.11
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "serinus: Grafana\x27s SDK needs Python 3.11 or later")'
+	$(BIN)/python manifests/monitoring/dashboards/generate.py
 
 .PHONY: models
 models: $(VENV)/.models ## Train the demo models again and write their held-out data
