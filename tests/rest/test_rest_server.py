@@ -216,13 +216,12 @@ async def test_the_page_says_that_requests_need_a_token_where_those_to_models_do
 
 async def test_metrics_and_health_have_ports_of_their_own_that_answer_nothing_else():
     async with running(metrics_port=0, health_port=0, request_access=RequestAccess(Tokens([TOKEN]))) as server:
-        ports = {server.port, server.metrics_port, server.health_port}
-        assert len(ports) == 3
-        assert None not in ports
-        found = {
-            path: [(await ask(port, path, BEARER)).status for port in (server.metrics_port, server.health_port)]
-            for path in ("/metrics", "/", "/v2/health/ready", "/v2/models/m/ready", "/v2", "/docs", "/openapi.json")
-        }
+        assert len({server.port, server.metrics_port, server.health_port}) == 3
+        assert None not in (server.port, server.metrics_port, server.health_port)
+        ports = (server.metrics_port, server.health_port)
+        found: dict[str, list[int]] = {}
+        for path in ("/metrics", "/", "/v2/health/ready", "/v2/models/m/ready", "/v2", "/docs", "/openapi.json"):
+            found[path] = [(await ask(port, path, BEARER)).status for port in ports]
         assert found == {
             "/metrics": [200, 404],
             **{path: [404, 200] for path in ("/", "/v2/health/ready", "/v2/models/m/ready")},
