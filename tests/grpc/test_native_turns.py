@@ -9,9 +9,10 @@ import asyncio
 import functools
 import os
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -563,9 +564,11 @@ def on_the_loop_of_servers(test: Callable[..., Coroutine[Any, Any, None]]) -> Ca
 
 
 @pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(native_engine.tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where an engine makes its folder; pytest's own paths may be too long for sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(native_engine.tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @on_the_loop_of_servers

@@ -462,3 +462,18 @@ def test_without_a_writable_temporary_directory_grpcio_serves_and_native_alone_s
         insisting = ServerSettings(host="127.0.0.1", grpc="native")
         with pytest.raises(ConfigError, match="writable temporary directory"):
             running.run(start_grpc(running.plane, insisting, metrics=running.metrics, port=0))
+
+
+def test_in_a_temporary_directory_too_deep_for_sockets_grpcio_serves_and_native_alone_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("serinus.server.grpc.native_engine.tempfile.tempdir", str(deep))
+    with serving("auto", names=("sum",)) as running:
+        assert running.server.engine == "grpcio"
+        assert "107 are the most; name a shorter one" in caplog.text
+        insisting = ServerSettings(host="127.0.0.1", grpc="native")
+        with pytest.raises(ConfigError, match=r"directory \(TMPDIR\) for its sockets: a socket in it has a path of"):
+            running.run(start_grpc(running.plane, insisting, metrics=running.metrics, port=0))
+    assert list(deep.iterdir()) == []

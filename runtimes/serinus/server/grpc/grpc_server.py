@@ -117,7 +117,7 @@ async def start_grpc(
                 raise ConfigError(
                     f"--grpc native needs a writable temporary directory (TMPDIR) for its sockets: {error.strerror}"
                 ) from None
-            _log.warning("gRPC engine: grpcio, since native has no writable temporary directory: %s", error.strerror)
+            _log.warning("gRPC engine: grpcio, since native has no temporary directory that serves: %s", error.strerror)
         else:
             return GrpcServer(native)
     engine = GrpcioEngine(service, settings)

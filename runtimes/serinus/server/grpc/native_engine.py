@@ -32,9 +32,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -75,6 +78,8 @@ _FLUSH_S = 1.0
 _LOOK_S = 0.01
 _REFUSING_LOOK_S = 0.001
 """Between two looks while a model refuses: uvloop's shortest timer."""
+_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+"""`sun_path` of sockaddr_un, less its closing zero (unix(7); macOS has four bytes fewer)."""
 _EMPTY_LOOKS = 20
 """One after the other, until the thread waits again."""
 _TOLD_BYTES = 1 << 20
@@ -241,13 +246,20 @@ class NativeEngine:
             certificates: for TLS, exchanged with them; None: none is spoken.
 
         Raises:
-            OSError: there is no writable temporary directory for the sockets between guard, front and streams.
+            OSError: there is no writable temporary directory for the sockets between guard, front and streams, or its path is too long.
             ConfigError: the address cannot be bound.
         """
         from pygrpc_native import NativeGrpcFront
 
         self._directory = Path(tempfile.mkdtemp(prefix="serinus-grpc-"))
         behind, front = self._directory / "streams.sock", self._directory / "front.sock"
+        if (path_bytes := len(os.fsencode(behind))) > _SOCKET_PATH_BYTES:
+            self._directory.rmdir()
+            self._directory = None
+            raise OSError(
+                errno.ENAMETOOLONG,
+                f"a socket in it has a path of {path_bytes} bytes, {_SOCKET_PATH_BYTES} are the most; name a shorter one",
+            )
         await self._streams.start(f"unix:{behind}")
         self.front = NativeGrpcFront(
             f"unix:{front}",
