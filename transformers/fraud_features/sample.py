@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,10 @@ def save_sample(path: Path, sample: Sample) -> None:
     writer.writerow([*sample.columns, "fraud"])
     lists = [[v.decode() if isinstance(v, bytes) else v for v in values.tolist()] for values in sample.columns.values()]
     writer.writerows(zip(*lists, sample.labels.tolist(), strict=True))
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    packer = zlib.compressobj(
+        9, zlib.DEFLATED, 16 + zlib.MAX_WBITS
+    )  # gzip.compress names another system in each version of Python
+    path.write_bytes(packer.compress(text.getvalue().encode()) + packer.flush())
 
 
 def load_history(path: str | Path) -> Sample:
