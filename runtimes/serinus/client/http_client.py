@@ -23,6 +23,7 @@ from typing import Any, Final
 import httptools
 
 from ..errors import TimedOut, UpstreamFailed
+from ..transports.gathered_writes import gathering_writer
 
 __all__ = ["HttpClient", "HttpResponse", "Unreachable"]
 
@@ -96,7 +97,7 @@ class _Connection(asyncio.Protocol):
         self._chunks = []
         self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
-        self._transport.writelines(list(chunks))
+        gathering_writer(self._transport)(list(chunks))
 
     @property
     def is_open(self) -> bool:

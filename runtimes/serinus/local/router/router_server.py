@@ -17,6 +17,8 @@ from typing import Any
 import httptools
 import orjson
 
+from ...transports.gathered_writes import gathering_writer
+
 __all__ = ["ConnectionLimits", "HttpAnswer", "HttpRequest", "RouterConnection", "error_body"]
 
 _HEAD_BYTES = 64 * 1024
@@ -199,7 +201,7 @@ class RouterConnection(asyncio.Protocol):
         self._closing = self._closing or not keep_alive
         lines = [f"HTTP/1.1 {answer.status} {_phrase(answer.status)}", f"content-type: {answer.content_type}"]
         lines += [f"content-length: {len(answer.body)}", *(["connection: close"] if self._closing else []), "", ""]
-        self._transport.writelines(["\r\n".join(lines).encode("latin-1"), b"" if head_only else answer.body])
+        gathering_writer(self._transport)(["\r\n".join(lines).encode("latin-1"), b"" if head_only else answer.body])
         if self._closing:
             self._transport.close()
 

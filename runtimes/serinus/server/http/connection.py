@@ -48,6 +48,7 @@ import httptools
 
 from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
 from ...protocol.raw import Buffer
+from ...transports.gathered_writes import gathering_writer
 from ..connections.tcp_information import is_closed, silent_s
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from ..connections.waiting_connections import unread_bytes
@@ -363,6 +364,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; asyncio calls this once."""
         self._transport = cast("asyncio.Transport", transport)
+        self._write_pieces = gathering_writer(self._transport)
         self._tls = transport.get_extra_info("ssl_object") is not None
         self.server.add(self)
         self._since = self.server.now
@@ -739,7 +741,7 @@ class Connection(asyncio.Protocol):
         if len(out) == 1:
             self._transport.write(out[0])
         else:
-            self._transport.writelines(out)
+            self._write_pieces(out)
         self._out = []
 
     def _dispatch_waiting(self) -> None:

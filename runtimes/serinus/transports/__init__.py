@@ -1,0 +1,1 @@
+"""What serinus makes up for in the transports of event loops."""
