@@ -4,9 +4,10 @@ Source: XGBoost 3.2, src/data/cat_container.cc (`CatContainer::Save`): `enc` has
 numbers as `type` and `values`, both empty for a feature that is no category; `feature_segments` are where each feature's categories
 begin, and `sorted_idx` is their order. XGBoost's own reader follows all of these.
 
-Texts beyond ASCII. Up to 3.2 at least, `offsets` of a pandas DataFrame count characters, though they are used as bytes
-(python-package/xgboost/_data_utils.py, `npstr_to_arrow_strarr`), and the last bytes are lost; those of Arrow are right. Where the file leaves
-open which it is, a category has a name only if both readings give it the same one.
+Texts beyond ASCII. Up to 3.3, `offsets` of a pandas DataFrame count characters, though they are used as bytes
+(python-package/xgboost/_data_utils.py, `npstr_to_arrow_strarr`), and the last bytes are lost; those of Arrow are right, and all are from 3.4 on.
+The version in the file is of whoever saved it last, and says nothing of who trained it. Where the file leaves open which it is, a category
+has a name only if both readings give it the same one.
 """
 
 from __future__ import annotations

@@ -273,19 +273,38 @@ def test_a_file_without_names_of_categories_takes_codes_and_says_so(tmp_path: Pa
         named.join({"a": np.array([b"oslo"], object), "b": np.zeros(1)})
 
 
+def _as_characters(names: list[str]) -> dict[str, list[int]]:
+    """What XGBoost up to 3.3 writes of a DataFrame's categories: offsets count characters, and the last bytes are lost."""
+    offsets = np.cumsum([0, *map(len, names)]).tolist()
+    return {"offsets": offsets, "values": list("".join(names).encode()[: offsets[-1]])}
+
+
+def _as_bytes(names: list[str]) -> dict[str, list[int]]:
+    """What XGBoost writes from 3.4 on."""
+    encoded = [name.encode() for name in names]
+    return {"offsets": np.cumsum([0, *map(len, encoded)]).tolist(), "values": list(b"".join(encoded))}
+
+
 NOT_ASCII = {
-    "read by character where bytes make no text": (["bodø", "oslo", "tromsø"], ["bodø", "oslo", None]),
-    "only what both readings agree on": (["c", "d", "øab"], ["c", "d", None]),
-    "nothing behind a name that shifts the rest": (["ab", "bøx", "cd"], ["ab", None, None]),
+    "read by character where bytes make no text": (_as_characters, ["bodø", "oslo", "tromsø"], ["bodø", "oslo", None]),
+    "nothing where each reading has another": (_as_bytes, ["bodø", "oslo", "tromsø"], [None, None, None]),
+    "only what both readings agree on": (_as_characters, ["c", "d", "øab"], ["c", "d", None]),
+    "only what both readings agree on, of bytes": (_as_bytes, ["c", "d", "øab"], ["c", "d", None]),
+    "nothing behind a name that shifts the rest": (_as_characters, ["ab", "bøx", "cd"], ["ab", None, None]),
+    "nothing behind it, of bytes": (_as_bytes, ["ab", "bøx", "cd"], ["ab", None, None]),
 }
 
 
 @pytest.mark.parametrize("case", NOT_ASCII)
 def test_names_beyond_ascii_are_never_taken_for_another_category(tmp_path: Path, case: str) -> None:
-    names, wanted = NOT_ASCII[case]
+    written, names, wanted = NOT_ASCII[case]
     frame = pandas.DataFrame({"a": np.arange(60.0), "city": pandas.Series(names * 20).astype("category")})
     matrix = xgboost.DMatrix(frame, label=frame.city == names[0], enable_categorical=True)
-    save(xgboost.train({"max_cat_to_onehot": 1, "nthread": 1}, matrix, 3), tmp_path)
+    document = json.loads(xgboost.train({"max_cat_to_onehot": 1, "nthread": 1}, matrix, 3).save_raw("json"))
+    entry = document["learner"]["gradient_booster"]["model"]["cats"]["enc"][1]
+    assert [value & 0xFF for value in entry["values"]] in (_as_characters(names)["values"], _as_bytes(names)["values"])
+    entry |= written(names)
+    (tmp_path / "model.json").write_text(json.dumps(document))
     columns = load(tmp_path).columns
     assert columns is not None
     assert list(columns.categories[1]) == wanted
