@@ -154,12 +154,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_xdist_auto_num_workers() -> int | None:
     """Two processes more than cores: they work while others wait for a server that starts, drains or is to heal, or for a reader that is slow.
 
-    The tests of the quick run hardly wait, and a process more would import everything once more.
+    The tests of the quick run wait less, and each process more imports everything once more: one is enough for them.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if QUICK else cores + 2
+    return cores + 1 if QUICK else cores + 2
 
 
 LONGEST = (

@@ -104,6 +104,7 @@ def test_a_file_that_is_none_is_refused_in_words(document: Any, words: str, tmp_
 
 
 @pytest.mark.timeout(20)  # each column was looked for among all: a minute
+@pytest.mark.slow
 def test_of_many_columns_one_that_is_there_twice_is_found_soon(tmp_path: Path):
     columns = [{"type": "double", "name": f"column {min(number, 59_998)}"} for number in range(60_000)]
     with pytest.raises(ConfigError, match="'column 59998' is there more than once"):

@@ -67,6 +67,7 @@ def later(minor: int = 1) -> str:
     return f"{major}.{now + minor}.0"
 
 
+@pytest.mark.slow
 def test_a_release_moves_the_version_the_changelog_and_every_images_tag_and_is_tagged(tree: Path):
     assert run(tree, later()) == 0
     assert release.read_version(tree) == later()

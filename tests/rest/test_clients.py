@@ -107,6 +107,7 @@ def test_the_configuration_of_scalars_is_one_that_tritons_clients_take():
 
 
 @BOTH
+@pytest.mark.slow
 async def test_kserves_client_is_at_home(http):
     kserve = pytest.importorskip("kserve")
     async with rest("row", http=http) as server:

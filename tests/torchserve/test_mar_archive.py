@@ -99,6 +99,7 @@ def test_a_manifest_that_is_none_is_refused_in_words(manifest: Any, words: str, 
         open_archive(path, tmp_path / "into")
 
 
+@pytest.mark.slow
 def test_no_damage_of_an_archive_ends_in_anything_but_words(tmp_path: Path):
     whole = mar_support.words(tmp_path).read_bytes()
     chance = random.Random(5)
