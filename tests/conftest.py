@@ -180,8 +180,16 @@ LONGEST = (
     "local/test_interrupt.py",
     "serve/test_workers_agree.py",
     "tuning/test_tune.py",
+    "tuning/test_optimize.py",
+    "monitoring/test_dashboards_and_runbooks.py",
+    "local/test_cpu_weight.py",
+    "bulk/test_predict_file.py",
+    "native/test_wheels.py",
+    "tensorflow_server/test_first_examples.py",
+    "torch_server/test_archive.py",
+    "xgboost_server/test_model.py",
 )
-"""Files of the whole run that take more than half a minute; begun last, one of them would go on while all others have ended."""
+"""Files of the whole run that take long; begun last, one of them would go on while all others have ended."""
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

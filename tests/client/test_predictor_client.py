@@ -459,7 +459,6 @@ async def test_a_header_that_grpc_cannot_carry_is_left_behind():
     assert not {"baggage", "tracestate"} & metadata.keys()
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 async def test_a_grpc_predictor_that_is_back_after_a_while_is_reached_at_once():
     servicer = Servicer("a")

@@ -33,8 +33,8 @@ def _with(text: str, *lines: str) -> str:
 
 
 def _processes(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """The processes of all services; a service that has just been read has none yet."""
-    return [row for service in status["services"] for row in service["components"]]
+    """The processes of the service; one that has just been read has none yet."""
+    return [row for service in status["services"] if service["name"] == "fraud" for row in service["components"]]
 
 
 def _restarted(running: Up, times: int = 1) -> dict:

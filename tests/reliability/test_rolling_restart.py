@@ -16,7 +16,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "form", ["split", pytest.param("fused", marks=only_deep("split, of which the predictor is one process too"))]
+    "form",
+    [
+        pytest.param("split", marks=only_deep("fused, whose one process is replaced as each of the two")),
+        "fused",
+    ],
 )
 def test_rolling_restarts_under_load_lose_no_request_over_rest_and_grpc(form: str) -> None:
     restarts = draws(2, 1)
