@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dataplane_support import Doubler, serving
-from http_support import TRANSPORTS, Answer, Raw, hurry
+from http_support import TRANSPORTS, Answer, Raw, hurry, is_open
 from rest_support import wire
 from serinus.dataplane.access.access_tokens import Tokens
 from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess
@@ -66,16 +66,6 @@ async def ask(port: int | None, path: str, headers: dict[str, str] | None = None
         return await client.answer()
     finally:
         await client.close()
-
-
-async def is_open(port: int) -> bool:
-    """Whether anybody listens."""
-    try:
-        client = await Raw.open(port)
-    except ConnectionError:
-        return False
-    await client.close()
-    return True
 
 
 def bound(port: int = 0) -> socket.socket:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from dataplane_support import Doubler
-from http_support import Raw
-from lifecycle_support import HOST, Life, ask, is_open, launch_of, note_collections, reasons_of
+from http_support import Raw, is_open
+from lifecycle_support import HOST, Life, ask, launch_of, note_collections, reasons_of
 from rest_support import wire
 from serinus.dataplane.access.access_tokens import Tokens
 from serinus.dataplane.access.repository_access import OPEN, RepositoryAccess

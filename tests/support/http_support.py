@@ -176,3 +176,13 @@ async def never_reads(port: int) -> Raw:
     client = await Raw.open(port, limit=1024)
     client.writer.transport.pause_reading()
     return client
+
+
+async def is_open(port: int) -> bool:
+    """Whether anybody listens."""
+    try:
+        client = await Raw.open(port)
+    except ConnectionError:
+        return False
+    await client.close()
+    return True

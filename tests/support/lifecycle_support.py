@@ -18,7 +18,7 @@ from serinus.server.file_watch import FileWatch
 from serinus.server.lifecycle import Launch, _Stop
 from serinus.settings import ServerSettings
 
-__all__ = ["HOST", "Bound", "Life", "ask", "is_open", "launch_of", "note_collections", "reasons_of"]
+__all__ = ["HOST", "Bound", "Life", "ask", "launch_of", "note_collections", "reasons_of"]
 
 HOST = "127.0.0.1"
 
@@ -101,12 +101,3 @@ async def reasons_of(port: int) -> dict[str, str]:
         return {entry["name"]: entry.get("reason", "") for entry in (await client.answer()).json}
     finally:
         await client.close()
-
-
-async def is_open(port: int) -> bool:
-    try:
-        client = await Raw.open(port)
-    except ConnectionError:
-        return False
-    await client.close()
-    return True
