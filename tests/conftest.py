@@ -152,7 +152,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(optionalhook=True)  # MLServer's environment has no xdist
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Two processes more than cores: they work while others wait for a server that starts, drains or is to heal, or for a reader that is slow.
+    """Three processes more than cores: they work while others wait for a server that starts, drains or is to heal, or for a reader that is slow.
 
     The tests of the quick run wait less, and each process more imports everything once more: one is enough for them.
     """

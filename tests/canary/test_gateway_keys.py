@@ -48,6 +48,27 @@ def test_a_user_counts_once_a_request_without_a_key_each_time_and_a_testers_not_
     assert source.observe(NAMES).canary.affinity_keys == 5, "a log that was emptied is read from its beginning"
 
 
+def test_users_that_come_while_the_pods_are_asked_wait_for_the_look_that_has_their_requests(tmp_path: Path):
+    log = tmp_path / "access.log"
+    log.touch()
+
+    class Busy(Requests):
+        """A new user comes to each arm while it is asked."""
+
+        asked = 0
+
+        def observe(self, names: ArmNames) -> Observation:
+            self.asked += 1
+            with log.open("a") as file:
+                file.writelines([line("old", f"{self.asked:016x}"), line("new", f"{self.asked:016x}")])
+            return super().observe(names)
+
+    source = WithAffinityKeys(Busy(), log)
+    source.observe(NAMES)
+    keys = [source.observe(NAMES).canary.affinity_keys for _ in range(3)]
+    assert keys == [None, 1, 2]
+
+
 def test_without_affinity_requests_are_what_is_counted(tmp_path: Path):
     log = tmp_path / "access.log"
     source = WithAffinityKeys(Requests(), log)

@@ -86,7 +86,8 @@ def run(folder: Path, *words: str, tell_all: str = "") -> tuple[dict[str, list[s
         "TELL_ALL": tell_all,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
-    environment.pop("PYTEST_XDIST_WORKER", None)
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):  # this run's own
+        environment.pop(name, None)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     told: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -83,13 +84,16 @@ class WithAffinityKeys:
         self._told = False
 
     def observe(self, names: ArmNames) -> Observation:
-        """See `Source.observe`; the log is read from the first look on."""
+        """See `Source.observe`; the log is read from the first look on.
+
+        What both arms did in the while in which they are asked is in the requests and not in the users, so that there are never more of these.
+        """
+        notes = self._read() if self._offset is not None else ()
         observed = self._source.observe(names)
-        try:
-            self._read()
-        except OSError as error:
-            note = f"users are not counted, {self._path}: {error.strerror}; requests are"
-            return replace(observed, notes=(*observed.notes, note))
+        if self._offset is None:
+            notes = self._read()
+        if notes:
+            return replace(observed, notes=(*observed.notes, *notes))
         if not self._told:
             return observed
         return replace(
@@ -102,20 +106,25 @@ class WithAffinityKeys:
         keys = self._keys.get(revision)
         return replace(arm, affinity_keys=(keys.count if keys else 0) + self._keyless.get(revision, 0))
 
-    def _read(self) -> None:
-        with self._path.open("rb") as file:
-            size = file.seek(0, 2)
-            if self._offset is None:
-                self._offset = size
-                return
-            if size < self._offset:  # somebody has emptied it
-                self._offset, self._rest = 0, b""
-            file.seek(self._offset)
-            while chunk := file.read(_CHUNK):
-                self._offset += len(chunk)
-                *lines, self._rest = (self._rest + chunk).split(b"\n")
-                for line in lines:
-                    self._enter(line)
+    def _read(self) -> Sequence[str]:
+        """Take in what is new; at first, only where the log ends. Gives notes of what failed."""
+        try:
+            with self._path.open("rb") as file:
+                size = file.seek(0, 2)
+                if self._offset is None:
+                    self._offset = size
+                    return ()
+                if size < self._offset:  # somebody has emptied it
+                    self._offset, self._rest = 0, b""
+                file.seek(self._offset)
+                while chunk := file.read(_CHUNK):
+                    self._offset += len(chunk)
+                    *lines, self._rest = (self._rest + chunk).split(b"\n")
+                    for line in lines:
+                        self._enter(line)
+        except OSError as error:
+            return (f"users are not counted, {self._path}: {error.strerror}; requests are",)
+        return ()
 
     def _enter(self, line: bytes) -> None:
         try:
