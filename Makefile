@@ -30,8 +30,8 @@ TEST_EXTRAS := $(RUN_EXTRAS),lightgbm_server,sklearn_server,catboost_server,clas
 SERVICE_ENVIRONMENT = $(VENV)/$(if $(filter fraud,$(SERVICE)),.run,.test)
 
 PYTEST ?= $(BIN)/python -m pytest
-# A process a core, and one more (tests/conftest.py); a file stays with one, since its tests share servers. In the order of the
-# names: the longest files are not last.
+# More processes than cores, since tests wait for servers (tests/conftest.py, which begins the longest files first); a file stays
+# with one process, since its tests share servers.
 ALL_CORES := -n auto --dist loadfile --no-loadscope-reorder
 # Where the environment forbids it (as in images), each process that a test or a demo starts would compile its packages anew.
 unexport PYTHONDONTWRITEBYTECODE
