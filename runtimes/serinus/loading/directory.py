@@ -384,12 +384,12 @@ class _Reader:
             name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
             if not isinstance(name, str) or not name:
                 self.problem(f"{where}: 'name' is missing")
-            elif datatype not in DATATYPES:
+            elif not isinstance(datatype, str) or datatype not in DATATYPES:
                 self.problem(f"{where}: datatype {datatype!r} is none of {', '.join(sorted(DATATYPES))}")
             elif not isinstance(shape, list) or not all(type(size) is int and size >= -1 for size in shape):
                 self.problem(f"{where}: shape {shape!r} is not an array of sizes (-1: any)")
             else:
-                found.append(TensorSpec(name, str(datatype), tuple(shape)))
+                found.append(TensorSpec(name, datatype, tuple(shape)))
         return tuple(found)
 
     def batchable(self, document: Mapping[str, Any]) -> bool | None:
