@@ -88,6 +88,15 @@ def test_a_predictor_gets_no_arguments_but_its_ports_and_its_model_folder(tmp_pa
     assert launch.env["SERINUS_HOST"] == "127.0.0.1"
 
 
+@pytest.mark.parametrize("share", ["trafficPercent: null, ", ""])
+def test_a_canary_that_says_no_percentage_gets_no_traffic_as_admission_writes_it(share: str) -> None:
+    text = manifest("--tag=a").rstrip() + f"\n  canary:\n  - {{{share}predictor: {{name: v2}}}}\n"
+    (document,) = load_text(text, "isvc.yaml")
+    assert [(canary.predictor.name, canary.percent) for canary in parse_inference_service(document).canaries] == [
+        ("v2", 0)
+    ]
+
+
 def test_what_listens_everywhere_in_its_pod_listens_on_loopback_here() -> None:
     folder = Path(__file__).parents[2] / "inferenceservices" / "fraud"
     runtime = (folder / "runtime" / "servingruntime.yaml").read_text()

@@ -20,7 +20,7 @@ run = Deferred("reliability.fuzz.run")
 NAMES = (
     *("rest_json", "rest_binary", "rest_response", "v1", "protobuf", "protobuf_response", "generate", "examples"),
     *("event_structured", "event_binary", "deflate", "http", "http2_frames"),
-    *("manifests", "kustomization", "policy", "policy_annotation", "looks", "gjson"),
+    *("manifests", "plans", "kustomization", "policy", "policy_annotation", "looks", "gjson"),
     "model_settings",
 )
 FRAMEWORKS = ("skops", "cbm", "xgboost_json", "xgboost_ubjson", "lightgbm")
@@ -30,7 +30,7 @@ MOST_S = draws(400, 400, 100) / 1000
 MOST = draws(2000, 2000, 500)
 DOCUMENTS = (
     *("rest_json", "rest_response", "v1", "generate", "examples", "event_structured"),
-    *("manifests", "kustomization", "policy", "policy_annotation", "looks", "model_settings"),
+    *("manifests", "plans", "kustomization", "policy", "policy_annotation", "looks", "model_settings"),
 )
 ODD_MOST = draws(2000, 300, 100)
 """For each kind of document: of up to 25,000."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .conventions import deployment_mode
 from .documents import Document, Source
-from .fields import LEGACY_FRAMEWORKS, listed, mapping
+from .fields import LEGACY_FRAMEWORKS, listed, mapping, whole_number
 
 __all__ = [
     "Canary",
@@ -209,7 +209,8 @@ def parse_inference_service(document: Document) -> InferenceService:
         # predictor.go 861-1038: a deep copy of the stable predictor, the canary's fields over it; lists are replaced whole.
         merged = _override({key: value for key, value in stable.items() if key != "canaryTrafficPercent"}, override)
         source = Source(((document, path), (document, ("spec", "predictor"))))
-        canaries.append(Canary(int(item["trafficPercent"]), _component("predictor", merged, source)))
+        percent = whole_number(item.get("trafficPercent")) or 0  # admission writes 0 where it is left out or null
+        canaries.append(Canary(percent, _component("predictor", merged, source)))
     transformer = mapping(spec.get("transformer"))
     return InferenceService(
         name=document.name,

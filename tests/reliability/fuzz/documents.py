@@ -1,4 +1,4 @@
-"""What operators write: manifests and kustomizations, policies, files of looks, conditions of graphs (GJSON)."""
+"""What operators write: manifests, read by the linter and by who runs them here, and kustomizations, policies, files of looks, conditions of graphs (GJSON)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from serinus.canary.looks import parse_look
 from serinus.canary.policy import parse_policy
 from serinus.canary.policy_annotation import parse_annotation
 from serinus.errors import ConfigError
+from serinus.local.plan.deployment_plan import PlanOptions
+from serinus.local.plan.plan_loader import load
 from serinus.manifests.graphs import gjson_path
 from serinus.manifests.kustomization import kustomization_files
 from serinus.manifests.reading import check
@@ -31,6 +33,21 @@ def _text(data: bytes) -> str:
 def _manifests() -> list[bytes]:
     found = [*(ROOT / "inferenceservices").rglob("*.yaml"), *(ROOT / "manifests" / "base").rglob("*.yaml")]
     return [path.read_bytes() for path in sorted(found) if path.stat().st_size < 4000][:40]
+
+
+def _services() -> list[bytes]:
+    """Those of this repository that run on one machine, and what they seldom say."""
+    canary = """
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: demo, annotations: {serving.kserve.io/deploymentMode: Standard}}
+spec:
+  predictor: {minReplicas: 4, model: {modelFormat: {name: sklearn}, storageUri: "gs://bucket/model"}}
+  canary:
+  - trafficPercent: 10
+    predictor: {name: v2, model: {modelFormat: {name: sklearn}, storageUri: "gs://bucket/v2"}}
+"""
+    return [canary.encode(), *(text for text in _manifests() if b"kind: InferenceService" in text)]
 
 
 def _kustomizations() -> list[bytes]:
@@ -66,6 +83,7 @@ def _gjson(data: bytes) -> object:
 
 
 target("manifests", in_file("manifest.yaml", lambda path: check([path])), _manifests)
+target("plans", in_file("service.yaml", lambda path: load(path, [Path("kserve")], PlanOptions())), _services)
 target(
     "kustomization", in_file("kustomization.yaml", lambda path: list(kustomization_files(path.parent))), _kustomizations
 )
