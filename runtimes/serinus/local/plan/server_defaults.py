@@ -71,7 +71,7 @@ def server_type(runtime: ServingRuntime) -> str:
 def _with_variables(model: ModelSpec, wanted: Mapping[str, str], *, always: bool = False) -> ModelSpec:
     """Append variables, each only where it is absent, or `always`."""
     present: list[Any] = list(listed(model.container.get("env")))
-    names = set() if always else {mapping(item).get("name") for item in present}
+    names = [] if always else [mapping(item).get("name") for item in present]
     added = [{"name": key, "value": value} for key, value in wanted.items() if key not in names]
     return replace(model, container={**model.container, "env": [*present, *added]})
 

@@ -70,7 +70,7 @@ def uris_exclude_uri(block: Block) -> Findings:
     if not listed(block.value.get("storageUris")):
         return
     for index, item in enumerate(listed(block.value.get("containers"))):
-        names = {mapping(variable).get("name") for variable in listed(mapping(item).get("env"))}
+        names = [mapping(variable).get("name") for variable in listed(mapping(item).get("env"))]
         if "STORAGE_URI" in names and mapping(item).get("name", KSERVE_CONTAINER) == KSERVE_CONTAINER:
             yield (
                 (*block.path, "storageUris"),
