@@ -5,6 +5,10 @@ out is a JSON object, saved beside the model where that folder can be written (i
 (`SERINUS_CACHE_DIR`, `$XDG_CACHE_HOME/serinus`, `~/.cache/serinus`), so that a warm start imports no framework. The engine puts
 into it all that it holds for, the file's SHA-256 first, and checks that when it loads it again. A record says only that a file was
 checked: it is as trustworthy as the model file beside it, and cannot speak for another.
+
+A record beside the model that is of this very file, but by other versions or settings, came with the model (a checkout, an image, a shared
+folder) and is in force where it came from. Serving leaves it and goes on to the cache folder; only who asks for a record (`verify`)
+replaces it.
 """
 
 from __future__ import annotations
@@ -57,10 +61,20 @@ def load(where: Iterable[Path]) -> Iterator[dict[str, Any]]:
             yield body
 
 
-def save(where: Iterable[Path], record: Mapping[str, Any]) -> Path | None:
-    """Write a record to the first place that can be written, in one step; None: there is none."""
+def save(where: Iterable[Path], record: Mapping[str, Any], *, replace: bool = False) -> Path | None:
+    """Write a record to the first place that can be written, in one step; None: there is none.
+
+    Args:
+        where: the places, that beside the model first.
+        record: a JSON object with the SHA-256 of what it is about as `files_sha256` or `sha256`.
+        replace: write beside the model even where that replaces a record of the same file by other versions, which else is the
+            last place.
+    """
+    places = list(where)
+    if not replace and any(_is_of_same_file(body, record) for body in load(places[:1])):
+        places.append(places.pop(0))
     body = orjson.dumps(record, option=orjson.OPT_INDENT_2)
-    for path in where:
+    for path in places:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -74,3 +88,8 @@ def save(where: Iterable[Path], record: Mapping[str, Any]) -> Path | None:
                 raise
             return path
     return None
+
+
+def _is_of_same_file(body: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    name = "files_sha256" if "files_sha256" in record else "sha256"
+    return name in record and body.get(name) == record[name]

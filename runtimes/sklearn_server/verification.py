@@ -119,10 +119,10 @@ def find(file: ModelFile, version: str) -> Verification | None:
     return None
 
 
-def save(file: ModelFile, found: Verification) -> Path | None:
-    """Save the record in the first place that can be written; None: there is none."""
+def save(file: ModelFile, found: Verification, *, replace: bool = False) -> Path | None:
+    """Save the record; arguments and result as of `serinus.verification_records.save`."""
     body = {**found.holds_for, "rows": found.rows, "difference": found.difference, "agrees": found.agrees}
-    return verification_records.save(verification_records.paths(file.path, file.sha256), body)
+    return verification_records.save(verification_records.paths(file.path, file.sha256), body, replace=replace)
 
 
 def _difference(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:

@@ -49,7 +49,7 @@ def _verify(settings: ModelSettings) -> tuple[bool, str]:
         return False, f"{file.path}: served by scikit-learn: {reason}"
     found = verification.verify(file, program, predictor.columns, predictor)
     program.head.close()
-    place = verification.save(file, found)
+    place = verification.save(file, found, replace=True)
     kept = f"kept in {place}" if place else "could be kept nowhere"
     says = (
         "the compiled program agrees" if found.agrees else "served by scikit-learn, since the compiled program differs"

@@ -197,7 +197,7 @@ def test_the_metadata_says_what_the_framework_says(folder: Path) -> None:
 
 
 def test_a_record_spares_the_framework_and_lapses_with_its_version(
-    folder: Path, loaded: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, loaded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = _load(folder).details
     assert first["engine_reason"].startswith(
@@ -208,8 +208,9 @@ def test_a_record_spares_the_framework_and_lapses_with_its_version(
     monkeypatch.setattr(VotesAdapter, "version", "2.0")
     _load(folder)
     assert len(loaded) == 2
-    record = json.loads((folder / ("votes.json" + verification_records.SUFFIX)).read_text())
-    assert (record["votes"], record["engine64"], record["agrees"]) == ("2.0", 1, True)
+    came = json.loads((folder / ("votes.json" + verification_records.SUFFIX)).read_text())
+    (own,) = verification_records.load((tmp_path / "cache" / "verdicts").iterdir())
+    assert (came["votes"], own["votes"], own["engine64"], own["agrees"]) == ("1.0", "2.0", 1, True)
 
 
 def test_what_the_walk_does_not_cover_or_does_otherwise_is_the_frameworks(

@@ -250,8 +250,18 @@ async def test_a_later_start_checks_nothing_until_what_decides_the_answers_chang
     assert how == ("alone" if other == "sums" else "joined")
 
 
-async def test_a_record_in_a_folder_that_cannot_be_written_is_kept_in_the_cache(graph, tmp_path, monkeypatch):
-    monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path / "cache"))
+async def test_a_record_that_came_with_the_files_is_left_by_a_start_with_another_framework(graph, tmp_path):
+    await start(graph())
+    came = (tmp_path / "model.bin.batching.verdict.json").read_bytes()
+    File.version_of_framework = "2"
+    assert (await start(graph()))[0] > 0
+    assert (tmp_path / "model.bin.batching.verdict.json").read_bytes() == came
+    assert (await start(graph()))[0] == 0
+    File.version_of_framework = "1"
+    assert (await start(graph()))[0] == 0
+
+
+async def test_a_record_in_a_folder_that_cannot_be_written_is_kept_in_the_cache(graph, tmp_path):
     settings = graph()
     (tmp_path / "model.bin.batching.verdict.json").mkdir()  # as good as unwritable, for root too
     assert (await start(settings))[0] > 0

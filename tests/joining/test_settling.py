@@ -132,10 +132,7 @@ def test_what_was_found_is_kept_and_found_again(tmp_path: Path):
 @pytest.mark.parametrize(
     "damage", ["of another file", "without functions", "of no form", "with an odd outcome", "no JSON"]
 )
-def test_where_the_first_record_is_none_the_next_place_is_looked_at(
-    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path / "cache"))
+def test_where_the_first_record_is_none_the_next_place_is_looked_at(damage: str, tmp_path: Path):
     decided(made(tmp_path))
     record = tmp_path / RECORD
     body = orjson.loads(record.read_bytes())

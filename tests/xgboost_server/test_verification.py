@@ -105,6 +105,23 @@ def test_the_record_that_ships_with_the_fraud_model_holds(monkeypatch: pytest.Mo
     assert boosters.made == 0
 
 
+def test_the_record_that_ships_with_the_fraud_model_is_left_by_another_xgboost(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fraud.ubj", "fraud.ubj.verdict.json"):
+        (tmp_path / name).write_bytes((FRAUD / name).read_bytes())
+    came = (FRAUD / "fraud.ubj.verdict.json").read_bytes()
+    monkeypatch.setattr(XGBoostAdapter, "installed_version", lambda *_: "99.0")
+    boosters = _Boosters(monkeypatch)
+    for _ in range(2):
+        assert load(tmp_path / "fraud.ubj").details["engine"] == "forest"
+    assert boosters.made == 1
+    assert (tmp_path / "fraud.ubj.verdict.json").read_bytes() == came
+    assert [json.loads(path.read_text())["xgboost"] for path in (cache / "verdicts").iterdir()] == ["99.0"]
+    assert verify.main([str(tmp_path / "fraud.ubj")]) == 0
+    assert json.loads((tmp_path / "fraud.ubj.verdict.json").read_text())["xgboost"] == "99.0"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": 1}', "null"])
 def test_a_damaged_record_is_made_anew(content: str, path: Path) -> None:
     kept = path.with_name("model.ubj.verdict.json")

@@ -92,8 +92,8 @@ def find(adapter: TreeAdapter, forest: Walker, version: str) -> Verification | N
     return None
 
 
-def save(adapter: TreeAdapter, verification: Verification) -> Path | None:
-    """Save the record in the first place that can be written; None: there is none."""
+def save(adapter: TreeAdapter, verification: Verification, *, replace: bool = False) -> Path | None:
+    """Save the record; arguments and result as of `verification_records.save`."""
     facts = adapter.facts
     body = {
         **verification.holds_for,
@@ -102,7 +102,7 @@ def save(adapter: TreeAdapter, verification: Verification) -> Path | None:
         "prediction_difference": verification.prediction_difference,
         "agrees": verification.agrees,
     }
-    return verification_records.save(verification_records.paths(facts.path, facts.sha256), body)
+    return verification_records.save(verification_records.paths(facts.path, facts.sha256), body, replace=replace)
 
 
 def largest_difference(got: np.ndarray, wanted: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -129,7 +129,8 @@ def decide(
         if name != model.default_signature and not first_dimension(signature.inputs, signature.outputs)
     }
     most_rows = min(settings.batch.max_batch_rows, LARGEST)
-    key = _key(model, functions, sure, most_rows) if model.provenance is not None else ""
+    files = _digests(model.provenance) if model.provenance is not None else []
+    key = _key(model, model.provenance, functions, sure, most_rows, files) if model.provenance is not None else ""
     found = _kept(model.provenance, key) if model.provenance is not None else None
     if found is None:
         if not settings.warmup:
@@ -137,7 +138,7 @@ def decide(
             return Batching(True, f"{_OWNER}: true; {why}") if sure else Batching(False, why)
         found = _checked(model, functions, sure, trial, clock, most_rows)
         if model.provenance is not None and all(finding.outcome != "late" for finding in found.values()):
-            _keep(model, model.provenance, key, found)
+            _keep(model, model.provenance, key, files, found)
     return _judged(found, sure)
 
 
@@ -218,9 +219,20 @@ def _function(
     )
 
 
-def _key(model: Model, functions: Mapping[str, Signature], sure: bool, most_rows: int) -> str:
+def _digests(provenance: Provenance) -> list[tuple[str, str]]:
+    """The name and SHA-256 of each of the model's files."""
+    return [(name, _sha256(path)) for path in provenance.files for name, path in _files(path)]
+
+
+def _key(
+    model: Model,
+    provenance: Provenance,
+    functions: Mapping[str, Signature],
+    sure: bool,
+    most_rows: int,
+    files: Sequence[tuple[str, str]],
+) -> str:
     """Digest all that the record holds for."""
-    provenance = cast("Provenance", model.provenance)
     known = {
         "check": CHECK,
         "serinus": __version__,
@@ -233,7 +245,7 @@ def _key(model: Model, functions: Mapping[str, Signature], sure: bool, most_rows
             name: [[(spec.name, spec.datatype, spec.shape, spec.optional) for spec in specs] for specs in pair]
             for name, pair in ((name, (each.inputs, each.outputs)) for name, each in functions.items())
         },
-        "files": [(name, _sha256(path)) for path in provenance.files for name, path in _files(path)],
+        "files": files,
     }
     return hashlib.sha256(orjson.dumps(known, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()
 
@@ -271,8 +283,11 @@ def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
     return None
 
 
-def _keep(model: Model, provenance: Provenance, key: str, found: Mapping[str, Finding]) -> None:
+def _keep(
+    model: Model, provenance: Provenance, key: str, files: Sequence[tuple[str, str]], found: Mapping[str, Finding]
+) -> None:
     functions = {name: {"outcome": finding.outcome, "reason": finding.reason} for name, finding in found.items()}
-    body = {"about": "batching", "sha256": key, "functions": functions}
+    files_sha256 = hashlib.sha256(orjson.dumps(files)).hexdigest()
+    body = {"about": "batching", "sha256": key, "files_sha256": files_sha256, "functions": functions}
     if verification_records.save(verification_records.paths(provenance.files[0], key, _RECORD), body) is None:
         _log.warning("model '%s': what was found can be kept nowhere, so every start checks its rows", model.name)
