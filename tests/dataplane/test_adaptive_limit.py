@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depth import some_of
+from depth import QUICK, some_of
 from representative import every
 from serinus import Call, InferRequest
-from serinus.dataplane.batching.adaptive_limit import BURST_S, INTERVAL_S, STANDING_S, AdaptiveLimit
+from serinus.dataplane.batching.adaptive_limit import (
+    BURST_S,
+    INTERVAL_S,
+    STANDING_S,
+    AdaptiveLimit,
+    Joining,
+    shares_of_levels,
+)
 from serinus.dataplane.batching.batcher import Batcher
 from serinus.dataplane.batching.deadlines import Deadlines
 from serinus.dataplane.batching.pending_request import DONE, Batch, BatchKey, PendingRequest, held_bytes
@@ -292,7 +299,7 @@ def test_a_model_that_gains_by_batching_is_given_its_batches(kind: str, rate: in
     queue.load(20, 1)  # all that was ever seen of it: one request at a time
     loop.run()
     for member in range(size):
-        loop.call_later(member * 1e-6, queue.load, rate / size, 4)
+        loop.call_later(member * 1e-6, queue.load, rate / size, 1 if QUICK else 4)
     loop.run()
     assert not queue.refused
 
@@ -450,6 +457,97 @@ def test_the_standing_delay_is_shorter_than_a_burst_may_be():
     limit.progress_at = later = 10.0 + 2 * INTERVAL_S
     assert limit.admits(later, 1 + STANDING_S / 0.01 - 0.1)
     assert not limit.admits(later, 1 + STANDING_S / 0.01 + 0.1)
+
+
+@pytest.mark.parametrize(("late_s", "is_standing"), [(0.0, False), (INTERVAL_S, False), (INTERVAL_S + 0.001, True)])
+def test_a_queue_stands_when_it_was_not_drained_for_longer_than_the_interval(late_s: float, is_standing: bool):
+    limit = AdaptiveLimit("alone")
+    limit.expect(0.01, 0.0)
+    limit.drained_at, limit.progress_at = 0.0, late_s
+    between = 1 + (STANDING_S + BURST_S) / 2 / 0.01
+    assert limit.admits(late_s, between) is not is_standing
+
+
+# The own time, how requests are given to the model, its places; then what a standing queue and a burst may add.
+DELAYS: list[tuple[float, Joining, int, float, float]] = [
+    (0.001, "alone", 1, 0.08, 0.2),
+    (0.02, "alone", 1, 0.08, 0.2),
+    (0.05, "alone", 1, 0.2, 0.4),
+    (0.1, "alone", 4, 0.1, 0.2),
+    (0.4, "alone", 4, 0.4, 0.8),
+    (0.04, "joined", 1, 0.08, 0.2),
+    (0.1, "joined", 1, 0.2, 0.4),
+    (0.1, "inside", 4, 0.2, 0.4),
+]
+
+
+@pytest.mark.parametrize(("own_s", "joining", "places", "standing_s", "burst_s"), DELAYS)
+def test_a_slow_model_may_have_four_requests_worth_of_queue_and_eight_of_a_burst(
+    own_s: float, joining: Joining, places: int, standing_s: float, burst_s: float
+):
+    limit = AdaptiveLimit(joining, places=places)
+    limit.expect(own_s, 0.0)
+    assert (limit.standing_s, limit.burst_s) == pytest.approx((standing_s, burst_s))
+
+
+@pytest.mark.parametrize(
+    ("levels", "shares"), [(1, [1.0]), (2, [1.0, 0.5]), (3, [1.0, 0.75, 0.5]), (5, [1.0, 0.875, 0.75, 0.625, 0.5])]
+)
+def test_the_lowest_level_may_cause_half_of_the_delay_and_the_highest_all_of_it(levels: int, shares: list[float]):
+    assert shares_of_levels(levels) == shares
+
+
+@pytest.mark.parametrize(("joining", "own_s"), [("alone", 0.01), ("joined", 0.015), ("inside", 0.015)])
+def test_a_prediction_of_the_time_begins_with_the_own_time_and_half_a_batch_where_requests_are_joined(
+    joining: Joining, own_s: float
+):
+    limit = AdaptiveLimit(joining)
+    assert limit.predicted_s(1) == 0
+    limit.expect(0.01, 0.001)
+    slope_s = 0.01 if joining == "alone" else 0.001
+    for present in (1, 3, 10):
+        assert limit.predicted_s(present) == pytest.approx(own_s + (present - 1) * slope_s)
+        assert limit.clears_in_s(present) == pytest.approx(present * slope_s)
+        margin_s = 1.25 * (present - 1) * slope_s
+        assert limit.meets(5.0, present, 5.0 + own_s + margin_s + 1e-6)
+        assert not limit.meets(5.0, present, 5.0 + own_s + margin_s - 1e-6)
+
+
+def test_a_limit_that_is_a_number_admits_all_but_judges_deadlines():
+    limit = AdaptiveLimit("alone", is_fixed=True)
+    limit.expect(1.0, 0.0)
+    assert limit.room == float("inf")
+    assert limit.admits(1e9, 1e6)
+    assert not limit.meets(0.0, 2, 2.2)
+
+
+def test_the_own_time_is_the_least_of_three_and_then_follows_by_a_tenth():
+    limit = AdaptiveLimit("alone")
+    seen = []
+    for turn, service_s in enumerate([0.5, 0.1, 0.2, 1.1, 1.0]):
+        limit.answered(turn, present=1, rows=1, delay_s=9.0, service_s=service_s)
+        seen.append(limit.own_s)
+        assert limit.progress_at == turn
+    assert seen == pytest.approx([0.5, 0.1, 0.1, 0.2, 0.28])
+
+
+def test_a_crowd_is_the_first_at_once_then_the_larger_by_half_and_the_smaller_by_little():
+    limit = AdaptiveLimit("joined")
+    limit.expect(0.01, 0.0)
+    slopes = []
+    for present, delay_s in [(11, 0.12), (21, 0.22), (8, 0.02), (2, 0.02)]:
+        limit.answered(1.0, present=present, rows=1, delay_s=delay_s, service_s=0.01)
+        slopes.append(limit.slope_s)
+    # (crowd's mean delay - two own times) / (its mean rows - 1)
+    means = [(11, 0.12), (16, 0.17), (14.4, 0.14), (14.4 - 12.4 * 0.005, 0.14 - 0.12 * 0.005)]
+    assert slopes == pytest.approx([(delay_s - 0.02) / (rows - 1) for rows, delay_s in means])
+
+
+@pytest.mark.parametrize(("own_s", "room"), [(0.0, 1 + 256), (0.02, 1 + 2), (0.1, 1 + 2), (0.001, 1 + 40)])
+def test_room_is_half_of_what_a_standing_queue_may_add(own_s: float, room: float):
+    limit = AdaptiveLimit("alone")
+    limit.expect(own_s, 0.0)
+    assert limit.room == pytest.approx(room)
 
 
 def test_simulated_time_calls_in_order_and_not_what_was_cancelled():

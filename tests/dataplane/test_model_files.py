@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serinus.dataplane import model_files
 from serinus.dataplane.model_files import fingerprint, is_unchanged
 
 MOST_HASHED = 64 * 1024 * 1024
@@ -75,10 +76,20 @@ def test_up_to_sixty_four_mebibytes_together_contents_count_and_not_times(
     )
 
 
-@pytest.mark.parametrize(("count", "is_one"), [(MOST_FILES, False), (MOST_FILES + 1, True)])
+@pytest.mark.parametrize(
+    ("most", "count", "is_one"),
+    [
+        (8, 8, False),
+        (8, 9, True),
+        pytest.param(MOST_FILES, 1024, False, marks=pytest.mark.slow),
+        pytest.param(MOST_FILES, 1025, True, marks=pytest.mark.slow),
+    ],
+)
 def test_of_more_than_a_thousand_and_twenty_four_files_one_digest_stands_for_all(
-    count: int, is_one: bool, tmp_path: Path
+    most: int, count: int, is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    assert model_files._MOST_FILES == MOST_FILES
+    monkeypatch.setattr(model_files, "_MOST_FILES", most)
     for number in range(count):
         (tmp_path / f"{number:04}").touch()
     before = fingerprint(tmp_path)
