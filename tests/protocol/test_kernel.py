@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import threading
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from depth import draws
 from protocol_support import ODD_NUMBERS, body, damage, outcome, plain_codec, random_body, tensor_json
 from representative import every
 from serinus.native.json import json_powers
+from serinus.protocol.datatypes import NUMPY_DTYPES
 from serinus.protocol.json_kernel import JsonKernel
 from serinus.protocol.rest_codec import RestCodec
 from serinus.protocol.types import InferRequest, Limits, Tensor
@@ -59,6 +61,19 @@ def test_both_paths_answer_alike_to_right_and_wrong_requests(seed: int):
         assert outcome(codec, document) == outcome(plain, document), document
         taken += took(document)
     assert taken > 0.16 * count
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("datatype", [name for name, dtype in NUMPY_DTYPES.items() if dtype.kind in "iuf"])
+def test_the_kernel_takes_a_tensor_of_the_very_limit_and_leaves_one_that_is_a_byte_larger(
+    datatype: str, shape: tuple[int, ...]
+):
+    size = prod(shape) * NUMPY_DTYPES[datatype].itemsize
+    document = body(tensor_json(datatype, list(shape), [1] * prod(shape)))
+    for most, is_taken in [(size, True), (size - 1, False)]:
+        kernel = JsonKernel.open(Limits(tensor_bytes=most))
+        assert kernel is not None
+        assert (kernel.decode_request(document, None, "m", "", {}) is not None) is is_taken
 
 
 def test_both_paths_answer_alike_to_damaged_real_requests():
