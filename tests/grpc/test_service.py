@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,9 @@ from serinus.dataplane.access.access_tokens import Tokens
 from serinus.dataplane.access.repository_access import RepositoryAccess
 from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.errors import (
-    Conflict,
     GrpcStatus,
-    InvalidInput,
     NotFound,
     Overloaded,
-    SerinusError,
     Unauthenticated,
 )
 from serinus.model import RequestModel
@@ -35,50 +31,10 @@ from serinus.server.grpc.service import (
     INFER_STREAM,
     SERVICE,
     _leading_name,
-    failure_of,
-    initial_metadata,
     plain_headers,
 )
 from serinus.server.request_access import RequestAccess
 from waiting import turns
-
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "trailing"),
-    [
-        (NotFound("why"), GrpcStatus.NOT_FOUND, ()),
-        (InvalidInput("why"), GrpcStatus.INVALID_ARGUMENT, ()),
-        (Overloaded("why", 2.4), GrpcStatus.RESOURCE_EXHAUSTED, (("retry-after", "3"),)),
-        (Overloaded("why", 0.0), GrpcStatus.RESOURCE_EXHAUSTED, (("retry-after", "1"),)),
-        (Conflict("why"), Conflict("").grpc_status, ()),
-    ],
-)
-def test_an_error_is_its_status_and_says_when_to_come_back(error: SerinusError, code: int, trailing: Any):
-    assert failure_of(error) == Failure(code, "why", trailing)
-
-
-def test_a_missing_token_is_asked_for():
-    failure = failure_of(Unauthenticated("why", invalid=False))
-    assert failure == Failure(GrpcStatus.UNAUTHENTICATED, "why", (("www-authenticate", 'Bearer realm="serinus"'),))
-
-
-def test_what_nobody_foresaw_is_logged_and_told_nothing_of_but_its_id(caplog: pytest.LogCaptureFixture):
-    failure = failure_of(ZeroDivisionError("secret"), {"x-request-id": "abc"})
-    assert (failure.code, failure.trailing) == (GrpcStatus.INTERNAL, (("x-request-id", "abc"),))
-    assert "secret" not in failure.message
-    (record,) = caplog.records
-    assert (record.name, record.getMessage()) == ("serinus.grpc", "a gRPC call failed")
-    assert failure_of(ZeroDivisionError("secret"), {"x-request-id": "é"}).trailing == ()
-
-
-@pytest.mark.parametrize(("length", "kept"), [(4095, 4095), (4096, 4096), (4097, 4096), (9000, 4096)])
-def test_a_message_is_cut_where_clients_would_refuse_it(length: int, kept: int):
-    message = failure_of(NotFound("x" * length)).message
-    assert len(message) == kept
-    assert message.endswith("xxx" if length == kept else "x...")
-
 
 # Metadata
 
@@ -100,48 +56,6 @@ def test_a_message_is_cut_where_clients_would_refuse_it(length: int, kept: int):
 def test_metadata_are_headers_joined_by_commas_and_without_what_is_binary_or_our_own(pairs: Any, headers: Any):
     assert plain_headers(pairs) == headers
     assert plain_headers(tuple(pairs)) == headers
-
-
-def response(**headers: Any) -> InferResponse:
-    return InferResponse("m", [], headers={name.replace("_", "-"): value for name, value in headers.items()})
-
-
-@pytest.mark.parametrize(
-    ("answer", "asked", "sent"),
-    [
-        (None, {}, None),
-        (None, {"x-request-id": "i"}, (("x-request-id", "i"),)),
-        (response(), {}, None),
-        (response(), {"x-request-id": "i", "other": "1"}, (("x-request-id", "i"),)),
-        (response(X_Model="Echo"), {}, (("x-model", "Echo"),)),
-        (response(a=1), {"x-request-id": "i"}, (("x-request-id", "i"), ("a", "1"))),
-        (response(x_request_id="own"), {"x-request-id": "i"}, (("x-request-id", "own"),)),
-        (response(**{"a.b_c": "1"}), {}, (("a.b-c", "1"),)),
-        *(
-            (response(**{name: "1", "good": "2"}), {}, (("good", "2"),))
-            for name in (
-                *("Content-Type", "content-length", "Content-Encoding", "Transfer-Encoding", "TE", "Connection"),
-                *(
-                    "keep-alive",
-                    "host",
-                    "grpc-status",
-                    "GRPC-Message",
-                    ":path",
-                    "x-bin",
-                    "a b",
-                    "a/b",
-                    "naïve",
-                    "--",
-                    "",
-                ),
-            )
-        ),
-        *((response(bad=value, good="2"), {}, (("good", "2"),)) for value in ("ü", "a\nb", "\x00")),
-        (response(te="1"), {}, ()),
-    ],
-)
-def test_a_models_headers_go_along_where_grpc_can_carry_them(answer: Any, asked: Mapping[str, str], sent: Any):
-    assert initial_metadata(answer, asked) == sent
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from serinus.errors import (
     SerinusError,
     Unauthenticated,
 )
-from serinus.server.grpc.service import failure_of
+from serinus.server.grpc.answers import failure_of
 from serinus.server.http.exchange import Exchange, Headers
 from serinus.server.refusals import refuse
 from serinus.server.rest.responder import Responder

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ...dataplane.response_stream import ResponseStream
+from ...dataplane.telemetry.request_records import REQUEST_ID
 from ...errors import GrpcStatus, SerinusError, TooLarge
 from ...protocol.proto_codec import encode_response
-from ...protocol.types import InferRequest, InferResponse
+from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
+from ..refusals import refuse
 
-__all__ = ["Answer", "Failure", "Metadata", "Responses", "StreamAnswer", "can_be_metadata", "too_long"]
+__all__ = [
+    "Answer",
+    "Failure",
+    "Metadata",
+    "Responses",
+    "StreamAnswer",
+    "can_be_metadata",
+    "failure_of",
+    "initial_metadata",
+    "too_long",
+]
+
+_log = logging.getLogger("serinus.grpc")
+
+_MESSAGE_CHARACTERS = 4096
+"""Longest status message: a client's header limit is 8 KiB in grpc-core, and percent-encoding may triple what is not ASCII."""
+_TRANSPORT_HEADERS = frozenset(
+    {
+        "content-type",
+        "content-length",
+        "content-encoding",
+        "transfer-encoding",
+        "te",
+        "connection",
+        "keep-alive",
+        "host",
+    }
+)
 
 Metadata = Sequence[tuple[str, str]]
 """Names in lower case, values of printable ASCII (gRPC over HTTP/2, "Custom-Metadata")."""
@@ -86,6 +116,58 @@ class Responses:
         on_end, self.on_end = self.on_end, None
         if on_end is not None:
             on_end(status, self._sent)
+
+
+def failure_of(error: BaseException, headers: Mapping[str, str] = NO_PARAMETERS) -> Failure:
+    """Map an error to a status; one that is not ours is logged with its traceback and told to nobody else.
+
+    Args:
+        error: what a call raised, or the plane answered.
+        headers: the call's metadata.
+
+    Returns:
+        The failure; `retry-after` (seconds) trails where the server says when to come back, `www-authenticate` where it wants a token, and
+        `x-request-id` where its log has a line of it.
+    """
+    refusal = refuse(error, lambda: "a gRPC call", log=_log, headers=headers)
+    message = refusal.message
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[: _MESSAGE_CHARACTERS - 3] + "..."
+    trailing: list[tuple[str, str]] = []
+    if refusal.retry_after_s is not None:
+        trailing.append(("retry-after", str(refusal.retry_after_s)))
+    if refusal.challenge:
+        trailing.append(("www-authenticate", refusal.challenge))
+    request_id = refusal.ids.get("request_id", "")
+    if request_id and can_be_metadata(request_id):
+        trailing.append((REQUEST_ID, request_id))
+    return Failure(refusal.grpc_status, message, tuple(trailing))
+
+
+def initial_metadata(response: InferResponse | None, headers: Mapping[str, str]) -> Metadata | None:
+    """Metadata to send before the response: the model's own headers, and the request's x-request-id.
+
+    What gRPC reserves or cannot carry is left out: names of the transport or starting with `grpc-` or `:`, and values outside
+    printable ASCII.
+
+    Args:
+        response: its `headers` were set by the model; None: no model has answered.
+        headers: the request's.
+
+    Returns:
+        None where there is nothing to send.
+    """
+    request_id = headers.get("x-request-id")
+    if response is None or not response.headers:
+        return None if request_id is None else (("x-request-id", request_id),)
+    metadata: dict[str, str] = {} if request_id is None else {"x-request-id": request_id}
+    for name, value in response.headers.items():
+        name, value = name.lower(), str(value)
+        known = name in _TRANSPORT_HEADERS or name.startswith(("grpc-", ":")) or name.endswith("-bin")
+        legal = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        if not known and legal and value.isascii() and value.isprintable():
+            metadata[name] = value
+    return tuple(metadata.items())
 
 
 def can_be_metadata(value: str) -> bool:

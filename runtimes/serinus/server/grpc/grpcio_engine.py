@@ -39,9 +39,10 @@ from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
 from ..connections.tls_listener import HANDSHAKE_S
 from ..connections.unsent_answers import UnsentAnswers
+from .answers import Failure, Metadata, failure_of
 from .calls_in_flight import given_up
 from .reflection import REFLECTION_PATHS, Reflection
-from .service import INFER, INFER_STREAM, SERVICE, Failure, Metadata, Service, failure_of, plain_headers
+from .service import INFER, INFER_STREAM, SERVICE, Service, plain_headers
 from .streams import infer_stream
 
 __all__ = ["GrpcioEngine", "address"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,24 +20,19 @@ from google.protobuf.message import DecodeError
 from ...dataplane.large_bodies import LARGE_BODY_BYTES, begin_aside, read_aside
 from ...dataplane.plane import Plane
 from ...dataplane.telemetry.metrics import Metrics
-from ...dataplane.telemetry.request_records import REQUEST_ID
 from ...errors import ClientError, InvalidInput, NotFound, NotReady, Overloaded, SerinusError, TooLarge
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
 from ...protocol.proto_census import check_few_fields, check_message, is_laborious
-from ...protocol.proto_codec import (
-    decode_request,
-    encode_response,
-)
+from ...protocol.proto_codec import decode_request, encode_response
 from ...protocol.types import NO_PARAMETERS, InferRequest, InferResponse
 from ...settings import ServerSettings
 from ...tracing.tracer import Tracer
 from ..access_log import REVISION_FIELD
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
-from ..refusals import refuse
 from ..request_access import RequestAccess, grpc_kind
 from ..request_observer import observe_requests
-from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, can_be_metadata, too_long
+from .answers import Answer, Failure, Metadata, Responses, StreamAnswer, failure_of, initial_metadata, too_long
 from .calls_in_flight import CallsInFlight, IdleStreams
 from .deflate import DEFLATED, HIDDEN_HEADER, inflate
 from .health import Health
@@ -59,53 +53,11 @@ __all__ = [
     "plain_headers",
 ]
 
-_log = logging.getLogger("serinus.grpc")
-
 INFER = f"/{SERVICE}/ModelInfer"
 INFER_STREAM = f"/{SERVICE}/ModelStreamInfer"
 
-_MESSAGE_CHARACTERS = 4096
-"""Longest status message: a client's header limit is 8 KiB in grpc-core, and percent-encoding may triple what is not ASCII."""
 _MODEL_NAME, _MODEL_VERSION = b"\x0a", b"\x12"
 """Tags of the first two fields of ModelInferRequest (open_inference_grpc.proto); who writes them in another order is read whole."""
-_TRANSPORT_HEADERS = frozenset(
-    {
-        "content-type",
-        "content-length",
-        "content-encoding",
-        "transfer-encoding",
-        "te",
-        "connection",
-        "keep-alive",
-        "host",
-    }
-)
-
-
-def failure_of(error: BaseException, headers: Mapping[str, str] = NO_PARAMETERS) -> Failure:
-    """Map an error to a status; one that is not ours is logged with its traceback and told to nobody else.
-
-    Args:
-        error: what a call raised, or the plane answered.
-        headers: the call's metadata.
-
-    Returns:
-        The failure; `retry-after` (seconds) trails where the server says when to come back, `www-authenticate` where it wants a token, and
-        `x-request-id` where its log has a line of it.
-    """
-    refusal = refuse(error, lambda: "a gRPC call", log=_log, headers=headers)
-    message = refusal.message
-    if len(message) > _MESSAGE_CHARACTERS:
-        message = message[: _MESSAGE_CHARACTERS - 3] + "..."
-    trailing: list[tuple[str, str]] = []
-    if refusal.retry_after_s is not None:
-        trailing.append(("retry-after", str(refusal.retry_after_s)))
-    if refusal.challenge:
-        trailing.append(("www-authenticate", refusal.challenge))
-    request_id = refusal.ids.get("request_id", "")
-    if request_id and can_be_metadata(request_id):
-        trailing.append((REQUEST_ID, request_id))
-    return Failure(refusal.grpc_status, message, tuple(trailing))
 
 
 def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
@@ -126,32 +78,6 @@ def plain_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, s
         if not name.endswith("-bin") and name != HIDDEN_HEADER:
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
-
-
-def initial_metadata(response: InferResponse | None, headers: Mapping[str, str]) -> Metadata | None:
-    """Metadata to send before the response: the model's own headers, and the request's x-request-id.
-
-    What gRPC reserves or cannot carry is left out: names of the transport or starting with `grpc-` or `:`, and values outside
-    printable ASCII.
-
-    Args:
-        response: its `headers` were set by the model; None: no model has answered.
-        headers: the request's.
-
-    Returns:
-        None where there is nothing to send.
-    """
-    request_id = headers.get("x-request-id")
-    if response is None or not response.headers:
-        return None if request_id is None else (("x-request-id", request_id),)
-    metadata: dict[str, str] = {} if request_id is None else {"x-request-id": request_id}
-    for name, value in response.headers.items():
-        name, value = name.lower(), str(value)
-        known = name in _TRANSPORT_HEADERS or name.startswith(("grpc-", ":")) or name.endswith("-bin")
-        legal = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        if not known and legal and value.isascii() and value.isprintable():
-            metadata[name] = value
-    return tuple(metadata.items())
 
 
 def _leading_name(message: bytes) -> str | None:

@@ -28,7 +28,8 @@ from ...dataplane.response_stream import closing
 from ...errors import ClientError, GrpcStatus, TimedOut
 from ...model import Cancellable
 from ...protocol import _open_inference_pb2 as pb
-from .service import Failure, Metadata, Responses, Service, failure_of
+from .answers import Failure, Metadata, Responses, failure_of
+from .service import Service
 
 __all__ = ["infer_stream"]
 
