@@ -15,10 +15,11 @@ import yaml
 import fraud_support as support
 from deferred import Deferred
 from fraud_features import features
+from fraud_features.column_reader import parse
 from fraud_features.evaluation import average_precision, recall_at_review_rate
 from fraud_features.features import FEATURE_NAMES, batch_of, chord_km, compute
 from fraud_features.sample import Sample, load_history, load_sample, raw_tensors, save_history, save_sample
-from fraud_features.schema import Labels, Transactions, parse
+from fraud_features.schema import Labels, Transactions
 from fraud_features.store import FeatureStore, MemoryStore, Row
 from fraud_features.stream import replay
 from fraud_support import NOW_S, SERVICE

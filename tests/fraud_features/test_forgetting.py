@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fraud_support as support
+from fraud_features.column_reader import parse
 from fraud_features.features import FEATURE_NAMES, batch_of, compute
-from fraud_features.schema import Labels, parse
+from fraud_features.schema import Labels
 from fraud_features.store import AGGREGATES, DELAY_DAYS, KEEP_DAYS, Batch, MemoryStore
 from fraud_support import NOW_S, START_S
 

@@ -54,7 +54,7 @@ class Sample:
 
 
 def raw_tensors(sample: Sample, *, with_labels: bool = False) -> dict[str, RawTensor]:
-    """The columns as `schema.parse` takes them; `with_labels` adds the column `fraud`."""
+    """The columns as `column_reader.parse` takes them; `with_labels` adds the column `fraud`."""
     tensors = {name: RawTensor(DATATYPES[name], values.shape, values) for name, values in sample.columns.items()}
     if with_labels:
         tensors["fraud"] = RawTensor("INT8", sample.labels.shape, sample.labels)

@@ -1,6 +1,6 @@
 """The stream of transactions that `training` and `novelty` use, and its features.
 
-It is synccfd's: the Fraud Detection Handbook's simulator with places. Features come from the code that serves (`schema`, `store`,
+It is synccfd's: the Fraud Detection Handbook's simulator with places. Features come from the code that serves (`column_reader`, `store`,
 `features`).
 """
 
@@ -14,9 +14,10 @@ from typing import Final
 
 import numpy as np
 
+from .column_reader import parse
 from .features import batch_of, compute
 from .sample import Sample, raw_tensors
-from .schema import Labels, parse
+from .schema import Labels
 from .store import MemoryStore
 
 __all__ = ["SCENARIOS", "generate", "replay", "stream_days"]

@@ -1,6 +1,6 @@
 """`FraudFeatures`: the KServe transformer between raw transactions and the fraud ensemble.
 
-Theory of operation. `preprocess` checks the whole request (`schema`), then counts it in the feature store and reads the
+Theory of operation. `preprocess` checks the whole request (`column_reader`), then counts it in the feature store and reads the
 windows in one step (`store`), then computes the features (`features`), and hands the predictor three tensors. `postprocess` gives
 the predictor's outputs their transaction ids back. KServe passes no request to `postprocess`; what it needs travels in a context
 variable, which belongs to the task that runs the three methods of one request.
@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from .column_reader import columns_of_instances, parse, parse_labels
 from .features import FEATURE_NAMES, batch_of, compute
 from .schema import (
     COLUMNS,
@@ -28,9 +29,6 @@ from .schema import (
     Labels,
     RawTensor,
     Transactions,
-    columns_of_instances,
-    parse,
-    parse_labels,
 )
 from .store import FeatureStore, MemoryStore
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import fraud_support as support
 from fraud_features import schema
-from fraud_features.schema import BadTransactions, RawTensor, columns_of_instances, parse, parse_labels
+from fraud_features.column_reader import columns_of_instances, parse, parse_labels
+from fraud_features.schema import BadTransactions, RawTensor
 from fraud_support import NOW_S
 
 
