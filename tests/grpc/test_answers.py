@@ -208,6 +208,8 @@ def test_a_response_says_where_it_is_in_its_trace(context: Any, metadata: Any, s
     [
         ("mine", (), (("x-request-id", "mine"),)),
         ("mine", (("a", "b"),), (("a", "b"), ("x-request-id", "mine"))),
+        ("mine", (("x-z", "b"),), (("x-z", "b"), ("x-request-id", "mine"))),
+        ("mine", (("x-z", "b"), ("x-request-id", "its own")), (("x-z", "b"), ("x-request-id", "its own"))),
         ("mine", (("x-request-id", "its own"),), (("x-request-id", "its own"),)),
         ("é", (), ()),
         ("a\nb", (("a", "b"),), (("a", "b"),)),

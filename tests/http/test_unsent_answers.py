@@ -46,9 +46,9 @@ class Reads:
 class Account(UnsentAnswers):
     """With a clock that the test moves."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, *, patience_s: float = 60) -> None:
         self.now = 1000.0
-        super().__init__(most_bytes, patience_s=60, clock=lambda: self.now)
+        super().__init__(most_bytes, patience_s=patience_s, clock=lambda: self.now)
 
     def readers(self, count: int, **how: bool) -> list[Reads]:
         """So many clients."""
@@ -170,6 +170,149 @@ def test_refusals_in_a_crowd_do_not_look_at_everybody_each_time():
         with pytest.raises(Overloaded):
             crowd[0].is_given(MB)
     assert looks == 100
+
+
+class Engine(Reads):
+    """Holds answers of many clients, and drops those that have not moved."""
+
+    stuck = 0
+
+    def give_up(self) -> bool:
+        dropped, self.stuck = self.stuck, 0
+        self.left -= dropped
+        return dropped > 0
+
+
+def refused(account: UnsentAnswers) -> bool:
+    """Whether a large answer is refused now."""
+    try:
+        account.check(account._most_bytes + MB)
+    except Overloaded:
+        return True
+    return False
+
+
+# Seconds since the first refusal, then the patience: it is halved with each second, down to four seconds.
+PATIENCES = [
+    (0.0, 60),
+    (0.9, 60),
+    (1.0, 30),
+    (1.9, 30),
+    (2.0, 15),
+    (3.0, 7.5),
+    (3.9, 7.5),
+    (4.0, 4),
+    (40.0, 4),
+    (2000.0, 4),
+]
+
+
+@pytest.mark.parametrize(("after_s", "patience_s"), PATIENCES)
+def test_patience_becomes_half_with_every_second_of_refusals_and_never_less_than_four(
+    after_s: float, patience_s: float
+):
+    account = Account(MB)
+    Engine(account, tells_pace=False).is_given(MB)
+    began = account.now
+    assert refused(account)
+    while account.now < began + after_s:
+        account.now = min(began + after_s, account.now + 3)
+        assert refused(account)
+    assert account._patience_now_s(account.now) == patience_s
+    assert account._patience_now_s(account.now + 5.1) == 60
+    account.now += 5.1
+    assert refused(account), "the next refusals begin anew"
+    assert account._patience_now_s(account.now) == 60
+
+
+def test_a_patience_of_less_than_four_seconds_stays_as_it_is():
+    account = Account(MB, patience_s=2)
+    Engine(account, tells_pace=False).is_given(MB)
+    for _ in range(3):
+        assert refused(account)
+        assert account._patience_now_s(account.now) == 2
+        account.now += 3
+
+
+# What is left of two megabytes after ten seconds, and whether who has read the rest would need more than a minute for it.
+PACES = [(2 * MB, True), (2 * MB - 1000, True), (MB * 13 // 7, True), (MB * 12 // 7, False), (MB, False)]
+
+
+@pytest.mark.parametrize(("left", "is_slow"), PACES)
+def test_the_pace_of_a_reader_is_that_of_all_its_answers(left: int, is_slow: bool):
+    account = Account(5 * MB // 2)
+    reader, new = account.readers(2)
+    reader.is_given(MB)
+    account.look()
+    reader.is_given(MB)
+    account.now += 10
+    reader.left = left
+    with contextlib.suppress(Overloaded):
+        new.is_given(3 * MB // 2)
+    assert reader.gone is is_slow
+
+
+@pytest.mark.parametrize(("spent_s", "is_slow"), [(0.99, False), (1.0, True)])
+def test_nobody_is_called_slow_within_a_second_of_the_first_look(spent_s: float, is_slow: bool):
+    account = Account(MB)
+    reader, new = account.readers(2)
+    reader.is_given(MB)
+    account.now += 100
+    account.look()  # what was taken until now went into the kernel's buffers
+    account.now += spent_s
+    with contextlib.suppress(Overloaded):
+        new.is_given(MB)
+    assert reader.gone is is_slow
+
+
+@pytest.mark.parametrize(("stuck", "is_taken"), [(0, False), (MB // 2, False), (MB, True), (2 * MB, True)])
+def test_an_engine_is_asked_once_what_it_has_given_up_and_stays_in_the_account(stuck: int, is_taken: bool):
+    account = Account(2 * MB)
+    engine, (new,) = Engine(account, tells_pace=False), account.readers(1)
+    engine.is_given(2 * MB)
+    account.now += 60
+    engine.stuck = stuck
+    with contextlib.suppress(Overloaded):
+        new.is_given(MB)
+    assert (new.left > 0) is is_taken
+    assert account.closed == (stuck > 0)
+    assert account.waiting_bytes == engine.left + new.left
+
+
+@pytest.mark.parametrize(("more", "is_closed"), [(0, False), (1, True)])
+def test_small_answers_beyond_the_bound_close_who_is_slow_and_those_within_it_nobody(more: int, is_closed: bool):
+    account = Account(MB)
+    (reader,) = account.readers(1)
+    account.add(reader, 0)
+    reader.left = MB + more  # nobody has counted them
+    account.look()
+    account.now += 60
+    account.tend()
+    assert (reader.gone, account.closed, account.refused) == (is_closed, int(is_closed), 0)
+
+
+@pytest.mark.parametrize(("look_s", "next_s"), [(0.0, 0.001), (0.00001, 0.001), (0.01, 0.2)])
+def test_looks_at_everybody_take_a_twentieth_of_the_time_at_most(look_s: float, next_s: float):
+    account = Account(MB)
+    looks = 0
+
+    class Costly(Reads):
+        def unsent(self) -> int:
+            nonlocal looks
+            looks += 1
+            account.now += look_s
+            return self.left
+
+    reader = Costly(account)
+    reader.is_given(MB)
+    began = account.now
+    assert refused(account)
+    account.now = began + 0.99 * next_s
+    assert refused(account)
+    assert looks == 1
+    account.now = began + 1.01 * next_s
+    assert refused(account)
+    assert looks == 2
 
 
 # Real sockets

@@ -131,7 +131,9 @@ async def test_as_many_rows_as_are_documented_are_answered_and_one_more_is_refus
     )
     with pytest.raises(SerinusError, match="100001 rows came, expected at most 100000; split the request"):
         await plane.infer(infer_request(part))
-    rows = draws(100_000, 20_000)  # all 100,000 pass the schema in every run: tests/fraud_features/test_column_reader.py
+    rows = draws(
+        100_000, 20_000
+    )  # all 100,000 pass the schema in every run: tests/fraud_features/test_column_reader.py
     response = await plane.infer(infer_request(part.part(0, rows)))
     assert response.outputs[0].shape == (rows,)
 
