@@ -30,7 +30,8 @@ the answers before them are written, and while the client's window is full, thei
 *Clock.* One timer for all connections, running only while there are any; it looks at each and sets the coarse time `now` that they
 note. So a request costs no timer and no system call for the time, and deadlines hold to within one tick.
 
-*States* and the steps between them are in `connection_state`, as tables; here is what is done at each.
+*States* and the steps between them are in `connection_state`, as tables; here is what is done at each. What becomes of one request is in
+`queued_exchange`.
 
 This module is longer than others here because it is the hot path: it is one object, and every call that a split would add is
 paid by every request.
@@ -39,18 +40,14 @@ paid by every request.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
 
 import httptools
 
-from ...errors import MethodNotAllowed, NotSupported, Overloaded, RequestTimedOut, SerinusError, TooLarge
-from ...protocol.raw import Buffer
+from ...errors import MethodNotAllowed, NotSupported, RequestTimedOut, SerinusError, TooLarge
 from ...transports.gathered_writes import gathering_writer
-from ..connections.tcp_information import is_closed, silent_s
-from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
+from ..connections.tcp_information import is_closed
 from ..connections.waiting_connections import unread_bytes
 from .connection_state import (
     AWAIT_CONTINUE,
@@ -90,200 +87,38 @@ from .connection_state import (
 from .exchange import (
     CLIENT_LEFT,
     LINGER_S,
-    App,
     BadRequest,
-    Exchange,
     Headers,
     HttpLimits,
-    Observer,
-    RawHeaders,
     too_many_fields,
     unknown_coding,
     wrong_host,
 )
 from .late_arrivals import LateArrivals
+from .queued_exchange import JOIN_BYTES, JSON, Answering, QueuedExchange
 from .transport_refusals import ExpectationFailed, VersionNotSupported, refuse_chunks, refuse_head, refuse_syntax
 
 __all__ = ["Connection", "Listener"]
 
 _PROBE_S: Final = 0.25
-_JOIN_BYTES: Final = LARGE_BYTES
-"""Answers up to this size are copied into one buffer; beyond it the pieces go out as they are."""
 _GATHERED: Final = 16
 """Small answers that are written together at most: 1 MiB."""
 _SMALL_PART: Final = 4096
 """Pieces of a body below this size are gathered: an object for each two bytes of a chunked body would take 28 times its size."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_JSON: Final = "application/json"
-
-
 _NO_HEADERS: Final = Headers(())
 
 
-class _Exchange(Exchange):
-    """A request of one connection, and its place in the connection's order."""
-
-    __slots__ = (
-        "chunked",
-        "connection",
-        "held",
-        "keep_alive",
-        "pieces",
-        "refusal",
-        "reply",
-        "say_keep_alive",
-        "sent",
-        "status",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        method: bytes,
-        target: bytes,
-        headers: Headers,
-        body: bytes,
-        keep_alive: bool,
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.body = body
-        self.pending = None
-        self.gone = False
-        self.connection = connection
-        self.keep_alive = keep_alive
-        self.say_keep_alive = False
-        """The client speaks HTTP/1.0 and asked for it (RFC 9112, 9.3)."""
-        self.held = 0
-        """Bytes counted in the connection's `_held`."""
-        self.refusal: SerinusError | None = None
-        """Found by the transport: answered in its turn, without the application."""
-        self.reply: bytes | list[Any] | None = None
-        self.pieces: list[bytes] | None = None
-        """Of an answer in pieces: what waits for its turn; None: it is no such answer."""
-
-    def respond(
-        self,
-        status: int,
-        content_type: str,
-        chunks: Sequence[Buffer],
-        headers: RawHeaders = (),
-    ) -> None:
-        """See `Exchange.respond`."""
-        if self.gone or self.reply is not None:
-            return
-        connection = self.connection
-        server = connection.server
-        self.pending = None
-        length = _byte_length(chunks[0]) if len(chunks) == 1 else sum(map(_byte_length, chunks))
-        if server.closing:
-            self.keep_alive = False
-        if status == 200 and self.keep_alive and not headers and not self.say_keep_alive:
-            prefix = server.prefixes.get(content_type)
-            if prefix is None:
-                prefix = server.make_prefix(content_type)
-            head = b"%b%d\r\n\r\n" % (prefix, length)
-        else:
-            head = server.head(status, content_type, length, headers, self.keep_alive, self.say_keep_alive)
-        if self.method == b"HEAD":
-            self.reply = head
-        elif length <= _JOIN_BYTES:
-            self.reply = b"".join((head, *chunks))
-        else:
-            try:
-                server.unsent.check(length)
-            except Overloaded as error:
-                self._refuse_large(error)
-                return
-            server.unsent.add(connection, length)
-            self.reply = [head]
-            self.reply += [chunk if type(chunk) is bytes else memoryview(chunk).cast("B") for chunk in chunks if chunk]
-        if server.observer is not None:
-            server.observer(self, status, length)
-        if connection.queue[0] is self:
-            connection.send_ready()
-
-    def _refuse_large(self, error: Overloaded) -> None:
-        """Answer that there is no room for the answer."""
-        extra = [*self.headers.request_id_back(), (b"Retry-After", b"%d" % math.ceil(error.retry_after_s or 1))]
-        self.respond(error.http_status, _JSON, [self.connection.server.app.error_body(error)], extra)
-
-    def waited_s(self) -> float:
-        """See `Exchange.waited_s`."""
-        return silent_s(self.connection.transport)
-
-    def unsent(self) -> int:
-        """Bytes of it that its connection has not been given yet."""
-        reply = self.reply
-        if reply is None:
-            return 0
-        return len(reply) if isinstance(reply, bytes) else sum(map(len, reply))
-
-    def begin(self, status: int, content_type: str, headers: RawHeaders = ()) -> None:
-        """See `Exchange.begin`."""
-        if self.gone or self.reply is not None:
-            return
-        server = self.connection.server
-        chunked = not self.connection.old
-        if server.closing or not chunked:
-            self.keep_alive = False
-        self.status = status
-        self.sent = 0
-        self.pieces = [server.head(status, content_type, None, headers, self.keep_alive, False, chunked=chunked)]
-        self.chunked = chunked and self.method != b"HEAD"
-        self.connection.send_pieces(self)
-
-    async def send(self, piece: bytes) -> None:
-        """See `Exchange.send`."""
-        if self.gone or self.pieces is None or self.method == b"HEAD":
-            return
-        self.sent += len(piece)
-        self.pieces.append(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece)
-        connection = self.connection
-        connection.send_pieces(self)
-        await connection.room(self)
-
-    def finish(self, *, whole: bool = True) -> None:
-        """See `Exchange.finish`."""
-        pieces = self.pieces
-        if self.gone or pieces is None or self.reply is not None:
-            return
-        self.pending = None
-        if not whole:
-            self.keep_alive = False
-        elif self.chunked:
-            pieces.append(b"0\r\n\r\n")
-        self.reply = b"".join(pieces)
-        connection = self.connection
-        if connection.server.observer is not None:
-            connection.server.observer(self, self.status, self.sent)
-        if connection.queue[0] is self:
-            connection.send_ready()
-
-
-def _byte_length(chunk: Buffer) -> int:
-    return len(chunk) if type(chunk) is bytes else memoryview(chunk).nbytes
-
-
-class Listener(Protocol):
+class Listener(Answering, Protocol):
     """What a connection needs of the transport that it belongs to."""
 
-    app: App
     limits: HttpLimits
-    observer: Observer | None
     loop: asyncio.AbstractEventLoop
     now: float
     """Loop time of the last tick, seconds."""
     tick_s: float
-    unsent: UnsentAnswers
-    """Of all connections together."""
     arrivals: LateArrivals
     """Whether the loop is late."""
-    closing: bool
-    """Each answer says `Connection: close`."""
-    prefixes: dict[str, bytes]
-    """Content type to the head of a plain 200, up to the length."""
 
     def add(self, connection: Connection) -> None:
         """Count a connection in."""
@@ -291,24 +126,6 @@ class Listener(Protocol):
 
     def discard(self, connection: Connection) -> None:
         """Count it out."""
-        ...
-
-    def make_prefix(self, content_type: str) -> bytes:
-        """Build and keep an entry of `prefixes`."""
-        ...
-
-    def head(
-        self,
-        status: int,
-        content_type: str,
-        length: int | None,
-        headers: RawHeaders,
-        keep_alive: bool,
-        say_keep_alive: bool,
-        *,
-        chunked: bool = False,
-    ) -> bytes:
-        """Build the head of any answer; a length that is not known is None."""
         ...
 
 
@@ -322,8 +139,8 @@ class Connection(asyncio.Protocol):
         self.reading: Reading = IDLE
         """Changed by the tables of `connection_state` alone, as is `writing`."""
         self.writing: Writing = OPEN
-        self.queue: deque[_Exchange] = deque()
-        self._waiting: deque[_Exchange] = deque()
+        self.queue: deque[QueuedExchange] = deque()
+        self._waiting: deque[QueuedExchange] = deque()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._parser: Any = httptools.HttpRequestParser(self)
         # The request being read.
@@ -525,7 +342,7 @@ class Connection(asyncio.Protocol):
             body = b"".join(self._parts)
             held = len(body)
             self._parts = None
-        exchange = _Exchange(self, self._parser.get_method(), self._url, self._headers, body, self._keep_alive)
+        exchange = QueuedExchange(self, self._parser.get_method(), self._url, self._headers, body, self._keep_alive)
         self._body = b""
         if not self._keep_alive:
             self.reading = LAST_REQUEST[self.reading]
@@ -604,7 +421,7 @@ class Connection(asyncio.Protocol):
         method, headers = b"GET", _NO_HEADERS
         if state is BODY or state is AWAITED:
             method, headers = self._parser.get_method(), self._headers
-        exchange = _Exchange(self, method, self._url, headers, b"", sound and self._keep_alive)
+        exchange = QueuedExchange(self, method, self._url, headers, b"", sound and self._keep_alive)
         exchange.refusal = error
         self.reading = (REFUSED_SOUNDLY if exchange.keep_alive else REFUSED)[state]
         if self._waiting or self.writing is not OPEN:
@@ -613,7 +430,7 @@ class Connection(asyncio.Protocol):
             self.queue.append(exchange)
             self._answer(exchange)
 
-    def _answer(self, exchange: _Exchange) -> None:
+    def _answer(self, exchange: QueuedExchange) -> None:
         """Let the application answer, or the refusal."""
         error = exchange.refusal
         if error is None:
@@ -622,7 +439,7 @@ class Connection(asyncio.Protocol):
             extra = exchange.headers.request_id_back()
             if isinstance(error, MethodNotAllowed):
                 extra.append((b"Allow", ", ".join(error.allow).encode()))
-            exchange.respond(error.http_status, _JSON, [self.server.app.error_body(error)], extra)
+            exchange.respond(error.http_status, JSON, [self.server.app.error_body(error)], extra)
 
     def _refuse_syntax(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
         if self.reading >= LAST:
@@ -706,20 +523,20 @@ class Connection(asyncio.Protocol):
             elif state is AWAITED:
                 self._say_continue()
 
-    def send_pieces(self, exchange: _Exchange) -> None:
+    def send_pieces(self, exchange: QueuedExchange) -> None:
         """Write what there is of an answer in pieces, if it is its turn; what one turn of the loop brings leaves together."""
         pieces = exchange.pieces
         if self.queue[0] is not exchange or not pieces:
             return
         self._out += pieces
         exchange.pieces = []
-        if len(self._out) >= _GATHERED or len(pieces[-1]) > _JOIN_BYTES:
+        if len(self._out) >= _GATHERED or len(pieces[-1]) > JOIN_BYTES:
             self._flush()
         elif not self._feeding and not self._flush_due:
             self._flush_due = True
             self.server.loop.call_soon(self._flush)
 
-    async def room(self, exchange: _Exchange) -> None:
+    async def room(self, exchange: QueuedExchange) -> None:
         """Wait until it is this answer's turn and its client takes more."""
         while not exchange.gone and (self.writing is FULL or self.queue[0] is not exchange):
             sender: asyncio.Future[None] = self.server.loop.create_future()
