@@ -119,9 +119,11 @@ async def test_over_sockets_old_inference_is_429_before_it_is_decoded_and_all_el
             wire("GET", "/v2/models/row/ready"),
             wire("GET", "/metrics"),
             wire("POST", "/v2/repository/index", {}),
+            wire("POST", "/v2/repository/models/row/load", {}),
+            wire("PUT", "/v2/models/row/infer", ROW),
         ]
         answers = await read_late(server, *asked)
-        assert [answer.status for answer in answers] == [429, 429, 429, 200, 200, 200, 200, 200]
+        assert [answer.status for answer in answers] == [429, 429, 429, 200, 200, 200, 200, 200, 200, 405]
         assert all(answer.headers["retry-after"] == "1" for answer in answers[:3])
         assert "before it could be read" in answers[0].json["error"]
         assert server.server.arrivals.refused == 3
