@@ -245,23 +245,16 @@ def _tree(file: Path, text: str, what: str) -> ast.expr:
         raise _refused(file, f"{what} {text[:120]!r}") from None
 
 
+_ARITHMETIC: Final = (
+    *(ast.Call, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp),
+    *(ast.operator, ast.unaryop, ast.cmpop, ast.boolop),
+)
+"""Of what both a shape and a guard are written."""
+
+
 def _check_expression(file: Path, text: str) -> None:
     """Let through sympy's constructors on numbers and symbols, as `sympy.srepr` writes them, and arithmetic."""
-    allowed = (
-        *(
-            ast.Call,
-            ast.keyword,
-            ast.Name,
-            ast.Load,
-            ast.Constant,
-            ast.BinOp,
-            ast.UnaryOp,
-            ast.Compare,
-            ast.BoolOp,
-            ast.operator,
-        ),
-        *(ast.unaryop, ast.cmpop, ast.boolop, ast.Tuple),
-    )
+    allowed = (*_ARITHMETIC, ast.keyword, ast.Tuple)
     tree = _tree(file, text, "the shape")
     functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
@@ -281,21 +274,7 @@ def _check_expression(file: Path, text: str) -> None:
 
 def _check_guard(file: Path, text: str) -> None:
     """Let through comparisons of the sizes of inputs: `L['x'].size()[0] >= 2`."""
-    allowed = (
-        *(
-            ast.Call,
-            ast.Name,
-            ast.Load,
-            ast.Constant,
-            ast.BinOp,
-            ast.UnaryOp,
-            ast.Compare,
-            ast.BoolOp,
-            ast.operator,
-            ast.unaryop,
-        ),
-        *(ast.cmpop, ast.boolop, ast.Subscript, ast.Attribute),
-    )
+    allowed = (*_ARITHMETIC, ast.Subscript, ast.Attribute)
     for node in ast.walk(_tree(file, text, "the guard")):
         good = isinstance(node, allowed)
         if isinstance(node, ast.Name):

@@ -32,6 +32,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+def up(disk: Path, *more: str) -> list[str]:
+    """The command of a service whose state is on a disk."""
+    return [
+        sys.executable,
+        "-m",
+        "serinus.cli",
+        "up",
+        "isvc.yaml",
+        "--port",
+        "0",
+        "--state-dir",
+        str(disk / "s"),
+        *more,
+    ]
+
+
 def _fill(folder: Path) -> Path:
     file = folder / "ballast"
     with file.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
@@ -61,17 +77,7 @@ def test_a_service_goes_on_and_heals_on_a_full_disk(tmp_path: Path, small_disk: 
     log = tmp_path / "up.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "serinus.cli",
-                "up",
-                "isvc.yaml",
-                "--port",
-                "0",
-                "--state-dir",
-                str(small_disk / "s"),
-            ],
+            up(small_disk),
             cwd=tmp_path,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -102,18 +108,7 @@ def test_a_service_goes_on_and_heals_on_a_full_disk(tmp_path: Path, small_disk: 
 def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
     (tmp_path / "isvc.yaml").write_text(manifest())
     _fill(small_disk)
-    command = [
-        sys.executable,
-        "-m",
-        "serinus.cli",
-        "up",
-        "isvc.yaml",
-        "--port",
-        "0",
-        "--state-dir",
-        str(small_disk / "s"),
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(up(small_disk), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -123,8 +118,9 @@ def test_a_read_only_state_folder_is_told_in_a_line(tmp_path: Path, small_disk: 
     (tmp_path / "isvc.yaml").write_text(manifest())
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for more in ([], ["--detach"]):
-        command = [sys.executable, "-m", "serinus.cli", "up", "isvc.yaml", "--state-dir", str(small_disk / "s"), *more]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(
+            up(small_disk, *more), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
         assert done.returncode == 1
         assert "cannot be written: Read-only file system" in done.stderr
         assert "Traceback" not in done.stderr

@@ -27,9 +27,9 @@ from ..judge import Decision, Judge
 from ..policy import Policy
 from ..sources.source import Source
 from ..targets.kubernetes_client import Refused
-from ..targets.target import Action, Target, TargetChanged, TargetFailed, TargetGone, TargetState
+from ..targets.target import Action, Target, TargetChanged, TargetFailed, TargetState
 from .look_taker import LookTaker
-from .mover import Mover, deleted
+from .mover import Mover, of_target
 from .run_events import Ending, Event, EventKind
 from .run_files import RunFiles
 from .shadow import Shadow
@@ -273,11 +273,9 @@ class Controller:
         """Read the target and hold it to what this run left."""
         expected = self._expected
         try:
-            seen = self._target.state()
+            seen = of_target(self._target.state)
         except TargetChanged:
             raise
-        except TargetGone as error:
-            raise deleted(error) from None
         except TargetFailed as error:
             self._tell("problem", f"the target was not heard: {error}")
             assert expected is not None  # noqa: S101 # `_begin` has set it

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from ..targets.kubernetes_client import Refused
 from ..targets.target import Action, Change, Target, TargetChanged, TargetFailed, TargetGone, TargetState
 from .run_events import Tell
 
-__all__ = ["Mover", "deleted"]
+__all__ = ["Mover", "of_target"]
+
+_T = TypeVar("_T")
 
 _POLL_S: Final = 1.0
 _TRIES: Final = 5
@@ -101,24 +103,20 @@ class Mover:
         self._change("finish", 0, seen, lambda _: False)
 
     def _change(self, action: Action, percent: int, seen: TargetState, is_done: Callable[[TargetState], bool]) -> None:
-        for left in range(_TRIES - 1, -1, -1):
-            try:
-                change = self._target.change(action, percent, seen)
-            except (TargetChanged, Refused):
-                raise
-            except TargetGone as error:
-                raise deleted(error) from None
-            except TargetFailed as error:
-                if not left:
-                    raise
-                self._tell("problem", f"{error}; trying again")
-                self._sleep(_AGAIN_S)
-                if self._is_done(is_done):  # it was done, and the answer was lost
-                    self._tell("move", f"{action} was done though its answer was lost", percent=percent, patch=[])
-                    return
-            else:
-                self.tell(change, percent if action in ("percent", "shadow") else None)
-                return
+        tries = 0
+
+        def change() -> Change | None:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and self._is_done(is_done):
+                return None
+            return self._target.change(action, percent, seen)
+
+        made = self._insist(change, final=Refused)
+        if made is None:
+            self._tell("move", f"{action} was done though its answer was lost", percent=percent, patch=[])
+        else:
+            self.tell(made, percent if action in ("percent", "shadow") else None)
 
     def _is_done(self, is_done: Callable[[TargetState], bool]) -> bool:
         try:
@@ -133,17 +131,24 @@ class Mover:
             TargetChanged: the service is gone.
             TargetFailed: it fails too often.
         """
+        return self._insist(self._target.state, words="the target was not heard: ")
+
+    def _insist(self, ask: Callable[[], _T], *, words: str = "", final: type[TargetFailed] = TargetChanged) -> _T:
+        """Ask the target, a few times where its server fails, which is told in these words.
+
+        Raises:
+            TargetChanged: so it is, or gone.
+            TargetFailed: it fails too often, or with a `final` error.
+        """
         for left in range(_TRIES - 1, -1, -1):
             try:
-                return self._target.state()
-            except TargetChanged:
+                return of_target(ask)
+            except (TargetChanged, final):
                 raise
-            except TargetGone as error:
-                raise deleted(error) from None
             except TargetFailed as error:
                 if not left:
                     raise
-                self._tell("problem", f"the target was not heard: {error}; trying again")
+                self._tell("problem", f"{words}{error}; trying again")
                 self._sleep(_AGAIN_S)
         raise AssertionError  # the last try returns or raises
 
@@ -162,12 +167,10 @@ class Mover:
         deadline = self._clock() + self._settle_s
         while True:
             try:
-                if self._target.is_settled(action, percent):
+                if of_target(lambda: self._target.is_settled(action, percent)):
                     return True
             except TargetChanged:
                 raise
-            except TargetGone as error:
-                raise deleted(error) from None
             except TargetFailed as error:
                 self._tell("problem", f"the target was not heard: {error}")
             if self._clock() >= deadline:
@@ -179,6 +182,14 @@ class Mover:
             self._sleep(_POLL_S)
 
 
-def deleted(error: TargetGone) -> TargetChanged:
-    """What a run ends with where its service is no more."""
-    return TargetChanged(f"somebody else has deleted the service: {error}; nothing was done")
+def of_target(ask: Callable[[], _T]) -> _T:
+    """Ask a target in the midst of a run.
+
+    Raises:
+        TargetChanged: somebody else has changed the service, or deleted it.
+        TargetFailed: see `Target`.
+    """
+    try:
+        return ask()
+    except TargetGone as error:
+        raise TargetChanged(f"somebody else has deleted the service: {error}; nothing was done") from None
