@@ -114,6 +114,34 @@ def test_a_value_is_of_its_type(kind: str):
 
 
 @pytest.mark.parametrize(
+    ("count", "mend"),
+    [
+        (1, "remove it; known here: known00"),
+        (11, f"remove it; known here: {', '.join(f'known{place:02}' for place in range(11))}"),
+        (12, "remove it"),
+    ],
+)
+def test_an_unknown_field_is_told_with_those_that_are_known_where_they_are_few(count: int, mend: str):
+    root = {"type": "object", "fields": {"apiVersion": 1, "kind": 1, "x": 2}}
+    node = {"type": "object", "fields": {f"known{place:02}": 1 for place in range(count)}}
+    schema = Schema(root, (root, {"type": "string"}, node))
+    problems = Problems()
+    check_structure(
+        load_text("apiVersion: example.com/v1\nkind: Made\nx: {zzz: 1}\n", "made.yaml")[0], schema, problems
+    )
+    assert [(problem.rule, problem.mend) for problem in problems.all] == [("structure-unknown-field", mend)]
+
+
+def test_a_required_field_that_the_schema_does_not_describe_may_be_filled_with_anything():
+    text = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nspec: {}\n"
+    root = {"type": "object", "fields": {"apiVersion": 1, "kind": 1, "spec": 2}}
+    problems = Problems()
+    node = {"type": "object", "fields": {}, "required": ["trafficPercent"]}
+    check_structure(load_text(text, "made.yaml")[0], Schema(root, (root, {"type": "string"}, node)), problems)
+    assert problems.all == ()
+
+
+@pytest.mark.parametrize(
     ("count", "said"),
     [(0, "0 items, fewer than 1"), (1, ""), (3, ""), (4, "4 items, more than 3")],
 )

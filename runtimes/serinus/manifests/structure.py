@@ -195,7 +195,7 @@ def _check_list(walk: _Walk, path: FieldPath, value: Any, schema: Schema) -> Non
     if not isinstance(value, list):
         walk.error(path, f"{_kind(value)} is not a list", "begin each item with a dash", rule="structure-type")
         return
-    for key, limit, compare, word in (("minItems", 0, int.__lt__, "fewer"), ("maxItems", 0, int.__gt__, "more")):
+    for key, compare, word in (("minItems", int.__lt__, "fewer"), ("maxItems", int.__gt__, "more")):
         limit = schema.node.get(key)
         if limit is not None and compare(len(value), limit):
             walk.error(path, f"{len(value)} items, {word} than {limit}", f"write {limit}", rule="structure-range")
