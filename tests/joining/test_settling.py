@@ -171,6 +171,48 @@ def test_what_decides_the_answers_makes_another_record(change: str, tmp_path: Pa
     assert model.asked
 
 
+# What changes in a model's folder, and whether the rows are checked again.
+CHANGES: dict[str, tuple[str, bool]] = {
+    "a file": ("weights/part.bin", True),
+    "a file that is new": ("weights/other.bin", True),
+    "a file far below": ("weights/a/b/c.bin", True),
+    "a hidden file": ("weights/.lock", False),
+    "a record": ("weights/part.bin.verdict.json", False),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_all_files_of_a_folder_decide_the_answers_but_what_is_kept_there_about_it(change: str, tmp_path: Path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "part.bin").write_bytes(b"x")
+    first = made()
+    first.provenance = Provenance((tmp_path / "weights",), {})
+    decided(first)
+    assert first.asked
+    name, is_checked = CHANGES[change]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"y")
+    again = made()
+    again.provenance = Provenance((tmp_path / "weights",), {})
+    decided(again)
+    assert bool(again.asked) is is_checked
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_what_can_be_kept_nowhere_is_said_in_the_log(
+    is_writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    model = made(tmp_path)
+    if (
+        not is_writable
+    ):  # a folder in the record's place, and a file in the cache's, are as good as unwritable, for root too
+        (tmp_path / RECORD).mkdir()
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path / "file"))
+    assert decided(model).joined
+    assert ("what was found can be kept nowhere" in caplog.text) is not is_writable
+
+
 def test_what_was_not_found_out_in_time_is_not_kept(tmp_path: Path):
     now = [0.0]
 
