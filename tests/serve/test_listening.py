@@ -136,7 +136,7 @@ def test_the_image_says_that_it_listens_everywhere():
 
 def containers() -> dict[str, dict]:
     found = {}
-    # Those of services as a whole, with what components add: tests/repository/test_short_services.py.
+    # Those of services as a whole, with what components add: tests/repository/test_service_manifests.py.
     paths = [*ROOT.glob("manifests/base/*.yaml"), *ROOT.glob("inferenceservices/**/servingruntime.yaml")]
     for path in paths:
         for document in yaml.safe_load_all(path.read_text()):

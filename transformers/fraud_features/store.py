@@ -9,7 +9,7 @@ add exactly in any order, so that every implementation returns the same numbers 
 Risk looks at windows that end `DELAY_DAYS` before the transaction: outcomes are only known after a week or so, and a model
 trained on fresher ones would expect in service what it cannot have there (Handbook, 3.5.3).
 
-Rules that every implementation keeps, and `tests/test_fraud_store.py` holds them to:
+Rules that every implementation keeps, and `tests/fraud_features/test_store.py` holds them to:
 
 - A transaction counts itself: every count is at least 1.
 - An id is counted once. While it is remembered, a repeat returns the aggregates of the first time, bit by bit.
