@@ -185,7 +185,7 @@ class Model:
     def join_rows(self, joined: bool) -> None:
         """Learn whether rows of several requests will be joined, before the first of them.
 
-        A model that earns its batching is told false before the check and the verdict after it, so that `predict` can do no more with
+        A model that earns its batching is told false before the check and what was found after it, so that `predict` can do no more with
         the rows of one request than is right: padding them, for instance, needs independent rows.
         """
         self.batchable = joined

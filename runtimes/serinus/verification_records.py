@@ -70,11 +70,11 @@ def save(where: Iterable[Path], record: Mapping[str, Any], *, replace: bool = Fa
         replace: write beside the model even where that replaces a record of the same file by other versions, which else is the
             last place.
     """
-    places = list(where)
-    if not replace and any(_is_of_same_file(body, record) for body in load(places[:1])):
-        places.append(places.pop(0))
+    candidates = list(where)
+    if not replace and any(_is_of_same_file(body, record) for body in load(candidates[:1])):
+        candidates.append(candidates.pop(0))
     body = orjson.dumps(record, option=orjson.OPT_INDENT_2)
-    for path in places:
+    for path in candidates:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

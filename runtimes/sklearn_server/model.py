@@ -173,7 +173,7 @@ class SklearnModel(Model):
             found = verification.verify(file, program, self._columns, predictor)
             if verification.save(file, found) is None:
                 _log.warning(
-                    "model %s: the verification record can be kept nowhere, so every start imports scikit-learn",
+                    "model %s: the verification record can be saved nowhere, so every start imports scikit-learn",
                     self.name,
                 )
         if found.agrees:

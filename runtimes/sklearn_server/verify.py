@@ -50,11 +50,11 @@ def _verify(settings: ModelSettings) -> tuple[bool, str]:
     found = verification.verify(file, program, predictor.columns, predictor)
     program.head.close()
     place = verification.save(file, found, replace=True)
-    kept = f"kept in {place}" if place else "could be kept nowhere"
+    saved = f"saved in {place}" if place else "could be saved nowhere"
     says = (
         "the compiled program agrees" if found.agrees else "served by scikit-learn, since the compiled program differs"
     )
-    return found.agrees, f"{file.path}: {says}: {found}; {kept}"
+    return found.agrees, f"{file.path}: {says}: {found}; {saved}"
 
 
 if __name__ == "__main__":

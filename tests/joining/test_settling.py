@@ -210,7 +210,7 @@ def test_what_can_be_kept_nowhere_is_said_in_the_log(
         (tmp_path / "file").touch()
         monkeypatch.setenv("SERINUS_CACHE_DIR", str(tmp_path / "file"))
     assert decided(model).joined
-    assert ("what was found can be kept nowhere" in caplog.text) is not is_writable
+    assert ("what was found can be saved nowhere" in caplog.text) is not is_writable
 
 
 def test_what_was_not_found_out_in_time_is_not_kept(tmp_path: Path):

@@ -123,7 +123,7 @@ def test_a_record_that_can_be_saved_nowhere_is_said_in_the_log(
 ) -> None:
     monkeypatch.setattr(verification_records, "paths", lambda *_: iter([]))
     assert load(path).details["engine"] == "forest"
-    assert "kept nowhere" in caplog.text
+    assert "saved nowhere" in caplog.text
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def test_a_record_that_can_be_saved_nowhere_is_said_in_the_log(
 ) -> None:
     monkeypatch.setattr(verification_records, "paths", lambda *_: iter([]))
     assert load(path).details["engine"] == "forest"
-    assert "kept nowhere" in caplog.text
+    assert "saved nowhere" in caplog.text
 
 
 def test_an_engine_that_differs_is_found_out_and_the_booster_serves(

@@ -62,16 +62,16 @@ def try_apart(model: Model, files: Sequence[Path], facts: Mapping[str, str]) -> 
     if not model.settings.trial:
         return
     digest = _digest(files)
-    places = list(verification_records.paths(files[0], f"{digest}-{_ABOUT}", _ABOUT))
+    paths = list(verification_records.paths(files[0], f"{digest}-{_ABOUT}", _ABOUT))
     wanted = {"files_sha256": digest, **facts}
-    record = next((body for body in verification_records.load(places) if _holds(body, wanted)), None)
+    record = next((body for body in verification_records.load(paths) if _holds(body, wanted)), None)
     if record is None:
         with _alone():
             ended, said = _run(model)
         if ended is None:
             return
         record = {**wanted, "ended_by": ended, "said": said}
-        verification_records.save(places, record)
+        verification_records.save(paths, record)
     if record["ended_by"]:
         why = f": {record['said']}" if record["said"] else ""
         raise ConfigError(

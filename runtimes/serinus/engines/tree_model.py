@@ -209,7 +209,7 @@ class CompiledTreeModel(Model):
             found = tree_verification.verify(adapter, forest, predictor)
             if tree_verification.save(adapter, found) is None:
                 self._log.warning(
-                    "model %s: the verification record can be kept nowhere, so every start imports %s",
+                    "model %s: the verification record can be saved nowhere, so every start imports %s",
                     self.name,
                     framework,
                 )

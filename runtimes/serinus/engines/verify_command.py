@@ -103,6 +103,6 @@ def _verify(adapter_class: type[TreeAdapter], location: Path, extra: Mapping[str
     found = tree_verification.verify(adapter, forest, predictor)
     forest.close()
     place = tree_verification.save(adapter, found, replace=True)
-    kept = f"kept in {place}" if place else "could be kept nowhere"
+    saved = f"saved in {place}" if place else "could be saved nowhere"
     says = "the compiled engine agrees" if found.agrees else f"{fallback}, since the compiled engine differs"
-    return found.agrees, f"{path}: {says}: {found}; {kept}"
+    return found.agrees, f"{path}: {says}: {found}; {saved}"

@@ -1,4 +1,4 @@
-"""Whether rows of several requests to a model are joined: who may say no, what is checked, and where the result is kept.
+"""Whether rows of several requests to a model are joined: who may say no, what is checked, and where the result is saved.
 
 Theory of operation. A no always wins: of the owner (`batchable: false`, `max_batch_size: 0`), of the file (a first dimension that is fixed,
 symbolic names that differ), of a class's author. A class whose author wrote `predict` is believed when it says yes
@@ -10,8 +10,8 @@ The owner's yes (`batchable: true`) is about what the check cannot know: it stan
 coarse as in half precision (1e-2). Where rows are seen to depend on one another, the check wins, with a warning: otherwise callers would
 get one another's numbers.
 
-The record is kept by all that decides the answers: checksums of the files, versions, settings (`Model.provenance`), where
-`serinus.verification_records` keeps things; a later start that finds it predicts nothing. "Not in time" is not kept.
+The record is found by all that decides the answers: checksums of the files, versions, settings (`Model.provenance`), where
+`serinus.verification_records` says; a later start that finds it predicts nothing. "Not in time" is not saved.
 """
 
 from __future__ import annotations
@@ -131,15 +131,15 @@ def decide(
     most_rows = min(settings.batch.max_batch_rows, LARGEST)
     files = _digests(model.provenance) if model.provenance is not None else []
     key = _key(model, model.provenance, functions, sure, most_rows, files) if model.provenance is not None else ""
-    found = _kept(model.provenance, key) if model.provenance is not None else None
+    found = _load_record(model.provenance, key) if model.provenance is not None else None
     if found is None:
         if not settings.warmup:
             why = "warm-up is off, so nothing was checked"
             return Batching(True, f"{_OWNER}: true; {why}") if sure else Batching(False, why)
-        found = _checked(model, functions, sure, trial, clock, most_rows)
+        found = _check(model, functions, sure, trial, clock, most_rows)
         if model.provenance is not None and all(finding.outcome != "late" for finding in found.values()):
-            _keep(model, model.provenance, key, files, found)
-    return _judged(found, sure)
+            _save_record(model, model.provenance, key, files, found)
+    return _judge(found, sure)
 
 
 def first_dimension(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
@@ -151,7 +151,7 @@ def first_dimension(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec])
     return ""
 
 
-def _judged(found: Mapping[str, Finding], sure: bool) -> Batching:
+def _judge(found: Mapping[str, Finding], sure: bool) -> Batching:
     def joined(finding: Finding) -> bool:
         return finding.outcome == "independent" or (sure and finding.outcome in ("refused", "late"))
 
@@ -164,7 +164,7 @@ def _judged(found: Mapping[str, Finding], sure: bool) -> Batching:
     return Batching(joined(own), reason, alone if joined(own) else NO_PARAMETERS, doubtful)
 
 
-def _checked(
+def _check(
     model: Model,
     functions: Mapping[str, Signature],
     sure: bool,
@@ -268,7 +268,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
+def _load_record(provenance: Provenance, key: str) -> dict[str, Finding] | None:
     for body in verification_records.load(verification_records.paths(provenance.files[0], key, _RECORD)):
         if body.get("sha256") != key:
             continue
@@ -283,11 +283,11 @@ def _kept(provenance: Provenance, key: str) -> dict[str, Finding] | None:
     return None
 
 
-def _keep(
+def _save_record(
     model: Model, provenance: Provenance, key: str, files: Sequence[tuple[str, str]], found: Mapping[str, Finding]
 ) -> None:
     functions = {name: {"outcome": finding.outcome, "reason": finding.reason} for name, finding in found.items()}
     files_sha256 = hashlib.sha256(orjson.dumps(files)).hexdigest()
     body = {"about": "batching", "sha256": key, "files_sha256": files_sha256, "functions": functions}
     if verification_records.save(verification_records.paths(provenance.files[0], key, _RECORD), body) is None:
-        _log.warning("model '%s': what was found can be kept nowhere, so every start checks its rows", model.name)
+        _log.warning("model '%s': what was found can be saved nowhere, so every start checks its rows", model.name)

@@ -127,7 +127,7 @@ class KServeHost(RequestModel):
         self.predictor = predictor if predictor is not None and predictor.host else None
         self.client = PredictorClient(self.predictor) if self.predictor is not None else None
         self._config = config_of(predictor)
-        self._own_loop: LoopThread | None = None
+        self._loop_thread: LoopThread | None = None
         self._engine: asyncio.Task[Any] | None = None
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"kserve-{settings.name}")
         base = kserve.Model
@@ -152,22 +152,24 @@ class KServeHost(RequestModel):
         own = getattr(type(self.hosted), name, None)
         if own is None or (own is getattr(kserve.Model, name) and name not in vars(self.hosted)):
             return None
-        execution = self.settings.execution if self._own_loop is None else "inline"
+        execution = self.settings.execution if self._loop_thread is None else "inline"
         return MethodExecutor(getattr(self.hosted, name), self._threads, execution=execution)
 
     async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await a coroutine of the class's on the loop that it lives on."""
-        return await (work if self._own_loop is None else self._own_loop.call(work))
+        return await (work if self._loop_thread is None else self._loop_thread.call(work))
 
     def load(self) -> None:
         """Load the model, unless its constructor did; then read what it says of its tensors."""
         if asks_for_loop(type(self.hosted)):
-            self._own_loop = LoopThread(f"kserve-{self.name}")
+            self._loop_thread = LoopThread(f"kserve-{self.name}")
         try:
-            load_kserve(self.hosted, self.settings.name, asyncio.run if self._own_loop is None else self._own_loop.run)
+            load_kserve(
+                self.hosted, self.settings.name, asyncio.run if self._loop_thread is None else self._loop_thread.run
+            )
             if getattr(self.hosted, "engine", False):
-                self._own_loop = self._own_loop or LoopThread(f"kserve-{self.name}")
-                self._own_loop.run(self._start_engine())
+                self._loop_thread = self._loop_thread or LoopThread(f"kserve-{self.name}")
+                self._loop_thread.run(self._start_engine())
         except BaseException:
             self._close()
             raise
@@ -204,14 +206,14 @@ class KServeHost(RequestModel):
     def unload(self) -> None:
         """Stop the model, as KServe's server does at its end."""
         self.hosted.stop()
-        if self._own_loop is not None:
-            if not self._own_loop.run_within(_STOP_S, self._stop_on_own_loop):
+        if self._loop_thread is not None:
+            if not self._loop_thread.run_within(_STOP_S, self._stop_on_loop_thread):
                 _log.warning("model '%s' still works at something after %.0f s, and is left at it", self.name, _STOP_S)
         elif self.client is not None and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
         self._close()
 
-    async def _stop_on_own_loop(self) -> None:
+    async def _stop_on_loop_thread(self) -> None:
         if self.client is not None:
             await self.client.close()
         if getattr(self.hosted, "engine", False):
@@ -222,8 +224,8 @@ class KServeHost(RequestModel):
 
     def _close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._own_loop is not None:
-            self._own_loop.close()
+        if self._loop_thread is not None:
+            self._loop_thread.close()
 
     def metrics(self) -> Sequence[Family]:
         """Tell what the class counts with `prometheus_client`, which KServe's server shows beside its own."""
@@ -294,7 +296,7 @@ class KServeHost(RequestModel):
             kind = next((value for name, value in back.items() if name.lower() == "content-type"), default)
         if isinstance(result, AsyncIterator):
             pieces = _pieces(result)
-            return V1Answer(pieces if self._own_loop is None else self._own_loop.each(pieces), _own(back), kind)
+            return V1Answer(pieces if self._loop_thread is None else self._loop_thread.each(pieces), _own(back), kind)
         return V1Answer(result.encode() if isinstance(result, str) else result, _own(back), kind)
 
     async def _answer(
@@ -340,7 +342,7 @@ class KServeHost(RequestModel):
 
     def _stage(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        if self._own_loop is None:
+        if self._loop_thread is None:
             self.observe_stage(stage, now - started)
         elif self._loop is not None:
             self._loop.call_soon_threadsafe(self.observe_stage, stage, now - started)

@@ -93,7 +93,7 @@ class Pipeline(KServeHost):
         )
 
     async def _predictor(self, question: Coroutine[Any, Any, _T]) -> _T:
-        if self._own_loop is None or self._loop is None:
+        if self._loop_thread is None or self._loop is None:
             return await question
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
 

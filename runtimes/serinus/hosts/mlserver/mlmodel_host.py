@@ -176,7 +176,7 @@ class MLServerHost(RequestModel):
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request on the model's loop."""
-        loop = self.own_loop()
+        loop = self.loop_thread()
         self._check_ready()
         return await loop.call(self._answer(request))
 
@@ -198,7 +198,7 @@ class MLServerHost(RequestModel):
 
     def infer_stream(self, requests: AsyncIterator[InferRequest]) -> AsyncIterator[InferResponse]:
         """Answer with the class's `predict_stream`."""
-        return self.own_loop().each(self._streamed(bring(asyncio.get_running_loop(), requests)))
+        return self.loop_thread().each(self._streamed(bring(asyncio.get_running_loop(), requests)))
 
     def extra_routes(self) -> Sequence[Any]:
         """Routes of the model's custom handlers."""
@@ -227,7 +227,7 @@ class MLServerHost(RequestModel):
 
         return read_families(REGISTRY.collect(), is_own)
 
-    def own_loop(self) -> LoopThread:
+    def loop_thread(self) -> LoopThread:
         """Give the loop that the model lives on.
 
         Raises:
@@ -332,7 +332,7 @@ class _AsgiRoute:
 
     async def __call__(self, request: Any) -> tuple[int, Mapping[str, str], bytes | AsyncIterator[bytes]]:
         """Answer one request with the handler that FastAPI finds for it, on the model's own loop."""
-        answers = self._host.own_loop().each(self._answer(request))
+        answers = self._host.loop_thread().each(self._answer(request))
         async with AsyncExitStack() as unless_streaming:
             await unless_streaming.enter_async_context(closing(answers))
             status, headers, body, more = cast("_Head", await anext(answers))
