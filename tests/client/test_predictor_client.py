@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import numpy as np
@@ -19,8 +16,8 @@ import orjson
 import pytest
 
 import grpc
-from hosts_support import free_port, here, hosted, serving
-from predictor_support import Predictor, doubled, http
+from hosts_support import free_port
+from predictor_support import Predictor, Servicer, client, doubled, http, question
 from serinus.client.predictor_client import FORWARDED_HEADERS, PredictorClient, forwarded, split_host
 from serinus.errors import (
     ClientError,
@@ -31,20 +28,8 @@ from serinus.errors import (
     TimedOut,
     UpstreamFailed,
 )
-from serinus.model import V1Answer
-from serinus.protocol import _open_inference_pb2 as pb
-from serinus.protocol import proto_codec
-from serinus.protocol.types import InferRequest, InferResponse, Tensor
-from serinus.server.refusals import refuse
+from serinus.protocol.types import InferRequest, Tensor
 from serinus.settings import PredictorSettings
-
-
-def client(port: int, **settings: Any) -> PredictorClient:
-    return PredictorClient(PredictorSettings(host=f"127.0.0.1:{port}", **{"protocol": "v2", **settings}))
-
-
-def question(**fields: Any) -> InferRequest:
-    return InferRequest("m", [Tensor.of("x", np.array([[1.5, 2.5]], np.float32))], **fields)
 
 
 @pytest.mark.parametrize(
@@ -352,60 +337,6 @@ async def test_v1_rows_go_out_and_predictions_come_back():
     assert orjson.loads(predictor.requests[1][3]) == {"instances": [{"n": 1, "s": "a"}, {"n": 2, "s": "b"}]}
 
 
-class Servicer(grpc.GenericRpcHandler):
-    """A gRPC predictor on raw bytes."""
-
-    def __init__(
-        self,
-        name: str,
-        status: grpc.StatusCode | None = None,
-        pushback: str | None = None,
-        version: str = "",
-        retry_after: str | None = None,
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.status = status
-        self.trailing = [("grpc-retry-pushback-ms", pushback)] if pushback else []
-        self.trailing += [("retry-after", retry_after)] if retry_after else []
-        self.calls: list[tuple[dict[str, str], float | None]] = []
-
-    def service(self, details):
-        if details.method.endswith("ModelInfer"):
-            return grpc.unary_unary_rpc_method_handler(self.infer)
-        return grpc.unary_unary_rpc_method_handler(self.ready)
-
-    async def ready(self, message: bytes, context) -> bytes:
-        return pb.ServerReadyResponse(ready=True).SerializeToString()
-
-    async def infer(self, message: bytes, context) -> bytes:
-        self.calls.append((dict(context.invocation_metadata()), context.time_remaining()))
-        if self.status is not None:
-            status, self.status = self.status, None
-            if self.trailing:
-                context.set_trailing_metadata(tuple(self.trailing))
-            await context.abort(status, "because")
-        request = proto_codec.decode_request(message)
-        output = Tensor.of("y", request.inputs[0].data * 2)
-        answer = InferResponse(self.name, [output], self.version, id=request.id)
-        return proto_codec.encode_response(answer, request)
-
-    @contextlib.asynccontextmanager
-    async def listening(self, port: int = 0, *, tls: tuple[bytes, bytes] | None = None) -> AsyncIterator[int]:
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((self,))
-        address = f"127.0.0.1:{port}"
-        if tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, grpc.ssl_server_credentials((tls,)))
-        await server.start()
-        try:
-            yield port
-        finally:
-            await server.stop(None)
-
-
 @pytest.mark.parametrize("trusted", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", ""])
 @pytest.mark.parametrize("protocol", ["v2", "v1", "grpc-v2"])
 async def test_a_predictor_over_TLS_is_asked_where_its_certificate_is_trusted(
@@ -432,254 +363,6 @@ async def test_a_predictor_over_TLS_is_asked_where_its_certificate_is_trusted(
         else:
             with pytest.raises(UpstreamFailed, match=r"certificate|SSL|handshake"):
                 await ours.infer(question())
-
-
-async def test_each_client_has_a_channel_to_its_own_target():
-    async with Servicer("a").listening() as first, Servicer("b").listening() as second:
-        one, two = client(first, protocol="grpc-v2"), client(second, protocol="grpc-v2")
-        assert (await one.infer(question(id="9"))).model_name == "a"
-        answer = await two.infer(question(id="9"))
-        assert (answer.model_name, answer.id, answer.outputs[0].data.tolist()) == ("b", "9", [[3.0, 5.0]])
-        assert await one.server_ready()
-        assert await one.model_ready("m")
-        await one.close()
-        await two.close()
-
-
-async def test_a_header_that_grpc_cannot_carry_is_left_behind():
-    servicer = Servicer("a")
-    headers = {"baggage": "who=ü", "tracestate": "a\x07b", "traceparent": "00-1", "x-request-id": "r 1"}
-    async with servicer.listening() as port:
-        ours = client(port, protocol="grpc-v2")
-        answer = await ours.infer(question(headers=headers))
-        await ours.close()
-    assert answer.outputs[0].data.tolist() == [[3.0, 5.0]]
-    metadata = servicer.calls[0][0]
-    assert (metadata["traceparent"], metadata["x-request-id"]) == ("00-1", "r 1")
-    assert not {"baggage", "tracestate"} & metadata.keys()
-
-
-@pytest.mark.slow
-async def test_a_grpc_predictor_that_is_back_after_a_while_is_reached_at_once():
-    servicer = Servicer("a")
-    async with servicer.listening() as port:
-        ours = client(port, protocol="grpc-v2")
-        await ours.infer(question())
-    gone = time.monotonic()
-    while time.monotonic() - gone < 6:  # long enough that gRPC's own pauses, by now 4 s, would be seen
-        with pytest.raises(UpstreamFailed):
-            await ours.infer(question())
-        await asyncio.sleep(0.1)  # gRPC's core keeps its own time
-    async with servicer.listening(port):
-        back = time.monotonic()
-        while not await ours.server_ready():
-            assert time.monotonic() - back < 2
-            await asyncio.sleep(0.02)  # likewise
-        assert (await ours.infer(question())).model_name == "a"
-        await ours.close()
-
-
-async def test_grpc_carries_deadline_and_headers():
-    servicer = Servicer("a")
-    async with servicer.listening() as port:
-        ours = client(port, protocol="grpc-v2")
-        await ours.infer(question(deadline=time.monotonic() + 7, headers={"traceparent": "00-1", "cookie": "no"}))
-        await ours.close()
-    metadata, remaining = servicer.calls[0]
-    assert metadata["traceparent"] == "00-1"
-    assert "cookie" not in metadata
-    assert remaining is not None
-    assert 5 < remaining <= 7.01  # gRPC writes a deadline of seconds in steps of 10 ms, rounded up
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
-        (grpc.StatusCode.NOT_FOUND, UpstreamFailed),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, TimedOut),
-        (grpc.StatusCode.UNAVAILABLE, NotReady),
-        (grpc.StatusCode.INTERNAL, UpstreamFailed),
-    ],
-)
-async def test_a_grpc_status_becomes_the_right_error_and_is_not_retried(status: grpc.StatusCode, expected: type):
-    servicer = Servicer("a", status)
-    async with servicer.listening() as port:
-        ours = client(port, protocol="grpc-v2", retries=3)
-        with pytest.raises(expected, match="because"):
-            await ours.infer(question())
-        await ours.close()
-    assert len(servicer.calls) == 1
-
-
-async def test_a_grpc_refusal_with_pushback_is_tried_again():
-    servicer = Servicer("a", grpc.StatusCode.UNAVAILABLE, "10")
-    async with servicer.listening() as port:
-        ours = client(port, protocol="grpc-v2", retries=1)
-        assert (await ours.infer(question())).model_name == "a"
-        await ours.close()
-    assert len(servicer.calls) == 2
-
-
-@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
-@pytest.mark.parametrize(("http_status", "expected"), [(429, Overloaded), (503, NotReady)])
-async def test_when_a_full_predictor_says_to_come_back_is_what_the_client_is_told(
-    protocol: str, http_status: int, expected: type[Overloaded | NotReady]
-):
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED if http_status == 429 else grpc.StatusCode.UNAVAILABLE
-    rest, servicer = Predictor(http(http_status, retry_after="7")), Servicer("a", code, retry_after="7")
-    async with rest.listening(), servicer.listening() as port:
-        ours = client(rest.port if protocol == "v2" else port, protocol=protocol)
-        with pytest.raises(expected, match="the predictor answered") as caught:
-            await ours.infer(question())
-        await ours.close()
-    refusal = refuse(caught.value, lambda: "a request", log=logging.getLogger("test"))
-    assert (refusal.http_status, refusal.retry_after_s) == (http_status, 7)
-
-
-async def test_a_grpc_refusal_of_our_own_server_is_tried_again_as_over_rest():
-    servicer = Servicer("a", grpc.StatusCode.UNAVAILABLE, retry_after="0")
-    async with servicer.listening() as port:
-        ours = client(port, protocol="grpc-v2", retries=1)
-        assert (await ours.infer(question())).model_name == "a"
-        await ours.close()
-    assert len(servicer.calls) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
-@pytest.mark.parametrize("transformer", ["ImageTransformer", "SuperTransformer"])
-async def test_a_transformer_reaches_its_remote_predictor_whichever_way_it_predicts(protocol: str, transformer: str):
-    """The author's `preprocess`, KServe's `Model.predict` and our client in a row."""
-    rest, servicer = Predictor(doubled), Servicer("a")
-    async with rest.listening(), servicer.listening() as port:
-        target = rest.port if protocol == "v2" else port
-        predictor = PredictorSettings(host=f"127.0.0.1:{target}", protocol=protocol)
-        async with serving(here(transformer), predictor=predictor) as plane:
-            if transformer == "ImageTransformer":
-                request = InferRequest("m", [Tensor.of("image", np.array([b"AQI=", b"/38="], dtype=object))])
-            else:
-                request = question()
-            request.headers = {"host": "x", "x-request-id": "abc"}
-            response = await plane.infer(request)
-    if transformer == "SuperTransformer":
-        assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
-    else:
-        assert set(response.outputs[0].data.tolist()) <= {b"dark", b"bright"}
-    seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
-    assert seen["x-request-id"] == "abc"
-
-
-@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
-async def test_the_predictors_version_and_the_trace_are_not_lost_on_the_way(protocol: str):
-    """Departures 21 and 22 of KServe's: `from_bytes` drops the version, and `traceparent` is not forwarded."""
-    output = {"name": "y", "shape": [1], "datatype": "FP32", "data": [1.0]}
-    answer = orjson.dumps({"model_name": "m", "model_version": "7", "outputs": [output]})
-    rest, servicer = Predictor(http(200, answer)), Servicer("m", version="7")
-    async with rest.listening(), servicer.listening() as port:
-        predictor = PredictorSettings(host=f"127.0.0.1:{rest.port if protocol == 'v2' else port}", protocol=protocol)
-        async with serving(here("Versioned"), predictor=predictor) as plane:
-            response = await plane.infer(question(headers={"host": "x", "traceparent": "00-1"}))
-    assert response.outputs[0].data.tolist() == [b"7"]
-    seen = rest.requests[0][2] if protocol == "v2" else servicer.calls[0][0]
-    assert seen["traceparent"] == "00-1"
-
-
-@pytest.mark.parametrize("kind", ["EarlierTransformer", "EarlierHeaders", "EarlierAttributes"])
-@pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v2"])
-async def test_a_transformer_of_kserve_0_11_to_0_16_is_hosted_as_it_was_meant(
-    kind: str, protocol: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    rest, servicer = Predictor(http(200, b'{"predictions": [[3, 5]]}') if protocol == "v1" else doubled), Servicer("a")
-    async with rest.listening(), servicer.listening() as port:
-        host = f"127.0.0.1:{port if protocol == 'grpc-v2' else rest.port}"
-        predictor = PredictorSettings(host=host, protocol=protocol, timeout_s=30, retries=2)
-        monkeypatch.setattr("serinus.hosts.earlier_kserve._told", set())
-        async with serving(here(kind), predictor=predictor) as plane:
-            if protocol == "v1":
-                answer = await plane.predict_v1("m", b'{"instances": [[1.5, 2.5]]}')
-                document = answer.document if isinstance(answer, V1Answer) else answer
-                assert document == {"predictions": [[3, 5]]}
-            else:
-                response = await plane.infer(question(headers={"host": "a"}))
-                assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
-                assert response.headers.get("x-seen") == ("yes" if kind == "EarlierHeaders" else None)
-            seen = hosted(plane).seen
-    assert {(entry[0], entry[1]) for entry in seen} == {(host, protocol)}
-    warnings = [record.getMessage() for record in caplog.records if "up to 0.16" in record.getMessage()]
-    assert len(warnings) == 1
-    assert kind in warnings[0]
-
-
-async def test_a_predictor_that_an_earlier_class_names_itself_is_asked(monkeypatch: pytest.MonkeyPatch):
-    async with Predictor(doubled).listening() as predictor:
-        monkeypatch.setattr("kserve_classes.EarlierFixed.address", f"127.0.0.1:{predictor.port}")
-        async with serving(here("EarlierFixed")) as plane:
-            response = await plane.infer(question())
-            assert response.outputs[0].data.tolist() == [[3.0, 5.0]]
-            assert hosted(plane).seen == [(f"127.0.0.1:{predictor.port}", "v2", False, 30, 1)]
-
-
-async def test_an_earlier_transformer_stands_in_front_of_a_model_in_its_process():
-    async with serving("hosts_support:Pixels", transformer=here("EarlierTransformer")) as plane:
-        response = await plane.infer(InferRequest("m", [Tensor.of("pixels", np.ones((1, 2), np.float32))]))
-        assert response.outputs[0].data.tolist() == [2.0]
-
-
-async def test_a_predictor_of_an_earlier_kserve_reads_what_it_was_without_a_configuration():
-    async with serving(here("EarlierPredictor")) as plane:
-        assert await plane.predict_v1("m", b'{"instances": []}') == {"predictions": ["v1", None, 600]}
-
-
-@pytest.mark.parametrize("sent", ["2", ""])
-async def test_the_version_of_a_transformer_is_none_of_its_predictors(sent: str):
-    async with Predictor(doubled).listening() as predictor:
-        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2")
-        async with serving(here("SuperTransformer"), predictor=settings, version="2") as plane:
-            response = await plane.infer(InferRequest("m", question().inputs, sent))
-    assert response.model_version == "2"
-    assert predictor.requests[0][1] == "/v2/models/m/infer"
-
-
-async def test_a_version_that_a_class_sets_itself_is_the_predictors():
-    async with Predictor(doubled).listening() as predictor:
-        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2")
-        async with serving(here("AsksForVersion"), predictor=settings) as plane:
-            await plane.infer(question())
-    assert predictor.requests[0][1] == "/v2/models/m/versions/7/infer"
-
-
-@pytest.mark.parametrize("protocol", ["v1", "v2"])
-async def test_response_headers_of_the_predictor_reach_a_transformer_that_asked_for_them_and_the_client(protocol: str):
-    body = b'{"model_name": "m", "outputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [3.0]}]}'
-    answer = http(200, b'{"predictions": [3.0]}' if protocol == "v1" else body, x_revision="7", server="other")
-    async with Predictor(answer).listening() as predictor:
-        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol=protocol)
-        async with serving(here("HeadersThrough"), predictor=settings) as plane:
-            response = await plane.infer(question(headers={"host": "a"}))
-            v1 = await plane.predict_v1("m", b'{"instances": [1]}') if protocol == "v1" else None
-    assert response.headers == {"x-revision": "7", "x-seen": "7"}
-    if protocol == "v1":
-        assert v1 == V1Answer({"predictions": [3.0]}, {"x-revision": "7", "x-seen": "7"})
-
-
-async def test_a_v1_body_for_a_predictor_over_grpc_is_refused_in_words():
-    settings = PredictorSettings(host="127.0.0.1:1", protocol="grpc-v2")
-    async with serving(here("SuperTransformer"), predictor=settings) as plane:
-        with pytest.raises(InvalidInput, match=r"gRPC .*has no V1"):
-            await plane.predict_v1("m", b'{"instances": [1]}')
-
-
-async def test_readiness_asks_the_predictor_where_it_is_told_to():
-    async with Predictor(http(200)).listening() as predictor:
-        settings = PredictorSettings(host=f"127.0.0.1:{predictor.port}", protocol="v2", health_check=True)
-        async with serving(here("SuperTransformer"), predictor=settings) as plane:
-            model: Any = plane.registry.find("m", "").model
-            assert await model.is_ready()
-            assert predictor.requests[-1][1] == "/v2/models/m/ready"
-            predictor.answers[:] = [http(503)]
-            assert not await model.is_ready()
 
 
 def test_a_client_needs_a_host():

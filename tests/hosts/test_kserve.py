@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import sys
 import threading
-import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from deferred import Deferred
-from hosts_support import here, hosted, serving
+from hosts_support import GRPC, REST, here, hosted, rows, serving, text
 from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.dataplane.telemetry.metrics import Metrics
@@ -33,7 +29,6 @@ from serinus.errors import (
     UpstreamFailed,
 )
 from serinus.hosts import build_model
-from serinus.hosts.kserve.scripts import script_models, settings_from_script
 from serinus.hosts.loop_thread import asks_for_loop
 from serinus.hosts.method_executor import MethodExecutor
 from serinus.model import V1Answer
@@ -51,19 +46,6 @@ KServeInput = Deferred("kserve.protocol.infer_type", "InferInput")
 translate = Deferred("serinus.hosts.kserve.kserve_errors", "translate")
 to_kserve_request = Deferred("serinus.hosts.kserve.kserve_types", "to_kserve_request")
 to_kserve_response = Deferred("serinus.hosts.kserve.kserve_types", "to_kserve_response")
-
-REST = {"host": "127.0.0.1", "content-type": "application/json"}
-GRPC = {"user-agent": "grpc-python/1.0"}
-
-
-def text(*values: str) -> Tensor:
-    array = np.empty(len(values), dtype=object)
-    array[:] = [value.encode() for value in values]
-    return Tensor.of("kind", array)
-
-
-def rows(*values: list[float]) -> Tensor:
-    return Tensor.of("x", np.array(values, dtype=np.float32))
 
 
 async def test_a_documented_predictor_answers_v2_and_v1():
@@ -625,261 +607,3 @@ async def test_a_class_that_is_not_ready_after_load_does_not_start():
     with pytest.raises(SerinusError, match="left `ready` False"):
         async with serving(here("NeverReady")):
             pass
-
-
-async def test_a_transformer_without_predictor_says_so():
-    async with serving(here("SuperTransformer")) as plane:
-        with pytest.raises(NotSupported, match="predictor"):
-            await plane.infer(InferRequest("m", [rows([1])], headers=REST))
-
-
-def image(*values: int) -> str:
-    return base64.b64encode(bytes(values)).decode()
-
-
-@pytest.mark.parametrize("headers", [REST, GRPC], ids=["rest", "grpc"])
-async def test_a_fused_transformer_feeds_the_model_in_its_process(headers: dict[str, str]):
-    async with serving(here("Pixels"), transformer=here("ImageTransformer")) as plane:
-        request = InferRequest("m", [text(image(1, 2), image(200, 200))], id="7", headers=headers)
-        response = await plane.infer(request)
-        assert response.outputs[0].data.tolist() == [b"dark", b"bright"]
-        assert response.id == "7"
-        body = json.dumps({"instances": [{"image": {"b64": image(255, 255)}}]}).encode()
-        assert await plane.predict_v1("m", body) == {"predictions": [{"label": "bright"}]}
-
-
-async def test_a_fused_transformer_that_calls_super_predict_reaches_the_model_too():
-    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
-        response = await plane.infer(
-            InferRequest("m", [Tensor.of("pixels", np.ones((2, 3), np.float32))], headers=REST)
-        )
-    assert response.output("sum").data.tolist() == [3.0, 3.0]
-
-
-async def test_rows_of_concurrent_requests_are_one_batch_behind_a_fused_transformer():
-    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
-        model: Any = plane.registry.look_up("m-predictor").model
-        model.batches.clear()
-        one = Tensor.of("pixels", np.ones((1, 3), np.float32))
-        answers = await asyncio.gather(*(plane.infer(InferRequest("m", [one], headers=REST)) for _ in range(16)))
-        assert [answer.outputs[0].data.tolist() for answer in answers] == [[3.0]] * 16
-        assert max(model.batches) > 1
-
-
-async def test_one_bad_request_spares_its_neighbours_behind_a_fused_transformer():
-    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
-        good = InferRequest("m", [Tensor.of("pixels", np.ones((1, 3), np.float32))], headers=REST)
-        bad = InferRequest("m", [Tensor.of("pixels", np.ones((3,), np.float32))], headers=REST)
-        answers = await asyncio.gather(plane.infer(good), plane.infer(bad), plane.infer(good), return_exceptions=True)
-    assert answers[0].outputs[0].data.tolist() == [3.0]
-    assert isinstance(answers[1], InvalidInput)
-    assert answers[2].outputs[0].data.tolist() == [3.0]
-
-
-async def test_a_deadline_reaches_the_model_behind_a_fused_transformer():
-    async with serving(here("Pixels"), transformer=here("SuperTransformer")) as plane:
-        request = InferRequest("m", [Tensor.of("pixels", np.ones((1, 3), np.float32))], headers=REST)
-        request.deadline = time.monotonic() - 1
-        with pytest.raises(TimedOut):
-            await plane.infer(request)
-
-
-def test_transformer_and_remote_predictor_exclude_each_other():
-    settings = ModelSettings(name="m", implementation=here("Pixels"))
-    with pytest.raises(ConfigError, match="--predictor_host"):
-        build_model(
-            settings,
-            transformer=here("ImageTransformer"),
-            predictor=PredictorSettings(host="127.0.0.1:1"),
-        )
-    with pytest.raises(ConfigError, match=r"a kserve\.Model was expected"):
-        build_model(settings, transformer=here("Pixels"))
-
-
-SCRIPT = """
-import argparse
-import kserve
-import beside_the_script
-
-parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
-parser.add_argument("--weight", type=float, required=True)
-args, _ = parser.parse_known_args()
-
-
-class Weighted(kserve.Model):
-    def predict(self, payload, headers=None):
-        return {"predictions": [self.name, args.weight, beside_the_script.OFFSET]}
-
-
-if __name__ == "__main__":
-    model = Weighted(args.model_name)
-    model.load()
-    kserve.ModelServer(workers=1).start([model])
-"""
-
-
-@pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "beside_the_script.py").write_text("OFFSET = 5\n")
-    path = tmp_path / "calendar.py"  # as one of Python's own modules is called
-    path.write_text(SCRIPT)
-    return path
-
-
-@pytest.mark.parametrize("named", ["", ":Weighted"], ids=["script", "class"])
-async def test_a_file_is_hosted_as_a_script_or_by_its_class_and_reads_its_own_flags(script: Path, named: str):
-    before = kserve.ModelServer.start
-    async with serving(f"{script}{named}", extra={"weight": 2}) as plane:
-        assert await plane.predict_v1("m", b'{"instances": [1]}') == {"predictions": ["m", 2.0, 5]}
-    assert kserve.ModelServer.start is before
-
-
-SCRIPT_OF_SEVERAL = """
-import kserve
-from kserve.model_repository import ModelRepository
-
-args = kserve.model_server.args
-
-
-class Named(kserve.Model):
-    def predict(self, payload, headers=None):
-        return {"predictions": [self.name]}
-
-
-if __name__ == "__main__":
-    stored = Named("stored")
-    stored.load()
-    repository = ModelRepository()
-    repository.update(stored)
-    models = [Named("first"), Named("second")]
-    for model in models:
-        model.load()
-    server = kserve.ModelServer(registered_models=repository, workers=7)
-    server.start(models)
-"""
-
-
-async def test_a_script_gives_every_model_that_it_starts_and_runs_again_when_one_is_loaded_again(
-    script: Path, caplog: pytest.LogCaptureFixture
-):
-    script.write_text(SCRIPT_OF_SEVERAL)
-    settings = ModelSettings(name="", implementation=str(script), threads=3)
-    found = settings_from_script(settings, None, keep_name=True)
-    assert [(one.name, one.threads) for one in found] == [("stored", 3), ("first", 3), ("second", 3)]
-    plane = Plane(Registry(build_model))
-    await plane.start(found)
-    try:
-        before = hosted(plane, "first")
-        await plane.registry.load("first", {})
-        assert hosted(plane, "first") is not before
-        for name in ("stored", "first", "second"):
-            assert await plane.predict_v1(name, b'{"instances": []}') == {"predictions": [name]}
-    finally:
-        await plane.close()
-    assert "ModelServer(workers=7) has no effect here; give --workers" in caplog.text
-
-
-OF_A_REPOSITORY = """
-import kserve
-from kserve import Model, ModelRepository, ModelServer
-
-
-class Named(Model):
-    loads = 0
-
-    def __init__(self, name):
-        super().__init__(name)
-        self.ready = True
-
-    def predict(self, payload, headers=None, response_headers=None):
-        return {"predictions": [self.name, self.loads]}
-
-
-class Mine(ModelRepository):
-    loads = 0
-
-    COROUTINEdef load(self, name):
-        if name == "broken":
-            raise OSError("its disk is gone")
-        if name in ("first", "later"):
-            self.loads += 1
-            model = Named(name)
-            model.loads = self.loads
-            self.update(model)
-            return True
-        return False
-
-
-if __name__ == "__main__":
-    server = ModelServer(registered_models=Mine("/nowhere"))
-    server.start([STARTED])
-"""
-
-
-@pytest.mark.parametrize("coroutine", ["", "async "])
-@pytest.mark.parametrize("started", ['Named("first")', ""])
-async def test_a_scripts_own_repository_is_asked_for_every_load(tmp_path: Path, coroutine: str, started: str):
-    file = tmp_path / "mine.py"
-    file.write_text(OF_A_REPOSITORY.replace("COROUTINE", coroutine).replace("STARTED", started))
-    script = script_models(ModelSettings(name="", implementation=str(file)), None, keep_name=False)
-    plane = Plane(Registry(build_model, discover=script.discover))
-    await plane.start(script.models)
-    try:
-        if started:
-            assert await plane.predict_v1("first", b"{}") == {"predictions": ["first", 0]}
-        for number, name in enumerate(("first", "later", "later"), 1):
-            await plane.load(name)
-            assert await plane.predict_v1(name, b"{}") == {"predictions": [name, number]}
-        await plane.unload("later")
-        with pytest.raises(NotFound):
-            await plane.predict_v1("later", b"{}")
-        await plane.load("later")
-        with pytest.raises(NotFound, match="model 'none' is none that the script's repository loads"):
-            await plane.load("none")
-        with pytest.raises(InvalidInput, match="its repository does not load it: its disk is gone"):
-            await plane.load("broken")
-        assert "none" not in {row["name"] for row in plane.repository_index()}
-    finally:
-        await plane.close()
-
-
-async def test_a_repository_without_a_load_of_its_own_has_the_script_run_again(tmp_path: Path):
-    file = tmp_path / "mine.py"
-    own = OF_A_REPOSITORY.replace("COROUTINEdef load", "def other").replace("STARTED", 'Named("first")')
-    file.write_text(own)
-    assert script_models(ModelSettings(name="", implementation=str(file)), None, keep_name=False).discover is None
-
-
-@pytest.mark.parametrize(("keep_name", "expected"), [(True, "given"), (False, "own")])
-def test_an_only_model_of_a_script_has_the_scripts_name_for_it_unless_one_is_given(
-    script: Path, keep_name: bool, expected: str
-):
-    script.write_text("import kserve\nkserve.ModelServer().start([kserve.Model('own')])\n")
-    settings = ModelSettings(name="given", implementation=str(script))
-    (found,) = settings_from_script(settings, None, keep_name=keep_name)
-    assert found.name == expected
-
-
-@pytest.mark.parametrize(
-    ("source", "named", "message"),
-    [
-        (SCRIPT, ":Weighted", r"ended with status 2 .* --extra FLAG=VALUE"),
-        (SCRIPT, "", r"ended with status 2 .* --extra FLAG=VALUE"),
-        ("import kserve\n", "", r"starts no kserve.ModelServer with a model; name the class to serve: .*\.py:Class"),
-        ("import kserve\nclass A(kserve.Model): pass\n", ":B", "has no 'B'; it has A"),
-        ("import kserve\nclass A(:\n", ":A", "cannot be imported: invalid syntax"),
-        ("import not_installed_here\n", ":A", "needs not_installed_here, which is not installed"),
-        ("import not_installed_here\n", "", "needs not_installed_here, which is not installed"),
-        ("import kserve\nkserve.ModelServer().start([1, 2])\n", "", "starts a server of 2 models"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_said(script: Path, source: str, named: str, message: str):
-    script.write_text(source)
-    with pytest.raises(ConfigError, match=message):
-        build_model(ModelSettings(name="m", implementation=f"{script}{named}"))
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no such file"):
-        build_model(ModelSettings(name="m", implementation=f"{tmp_path}/none.py:A"))

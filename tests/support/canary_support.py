@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
+from serinus.canary.evidence.blocks import Block, Counts
 from serinus.canary.judge import Decision, Judge
 from serinus.canary.looks import Arm, Latency, Look
 from serinus.canary.policy import Policy
@@ -18,6 +20,8 @@ LE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 FINE_LE_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5)
 EVEN_SCORES = (0.1,) * 10
 _LOOK_S = 6.0
+WANTED = math.log(20)
+"""The logarithm of evidence that is enough: a level of a twentieth."""
 
 
 def lognormal(median_s: float, sigma: float, le_s: Sequence[float] = LE_S) -> np.ndarray:
@@ -172,3 +176,28 @@ def _after(before: Look, more: Look) -> Look:
         )
 
     return replace(more, stable=added(before.stable, more.stable), canary=added(before.canary, more.canary))
+
+
+def block(stable: Counts, canary: Counts, stable_count: int, canary_count: int) -> Block:
+    """A block of so many of each category."""
+    return Block(np.asarray(stable, float), np.asarray(canary, float), stable_count, canary_count)
+
+
+def walk(
+    test: Any,
+    rng: np.random.Generator,
+    canary: Counts,
+    stable: Counts,
+    *,
+    blocks: int,
+    requests: int = 500,
+    share: float = 0.1,
+) -> float:
+    """The highest evidence along a simulated rollout."""
+    highest = 0.0
+    for _ in range(blocks):
+        n = int(rng.binomial(requests, share))
+        if 10 <= n <= requests - 10:
+            test.add(block(rng.multinomial(requests - n, stable), rng.multinomial(n, canary), requests - n, n))
+            highest = max(highest, test.value)
+    return highest

@@ -21,7 +21,7 @@ from serinus.dataplane.plane import Plane
 from serinus.dataplane.registry import Registry
 from serinus.hosts import build_model
 from serinus.model import Call, Model
-from serinus.protocol.types import TensorSpec
+from serinus.protocol.types import Tensor, TensorSpec
 from serinus.settings import ModelSettings, PredictorSettings
 from waiting import wait_until
 
@@ -135,3 +135,19 @@ def _wait(child: subprocess.Popen[bytes], url: str, said: IO[bytes]) -> None:
             connection.close()
 
     wait_until(answers, limit_s=60)
+
+
+REST = {"host": "127.0.0.1", "content-type": "application/json"}
+
+
+GRPC = {"user-agent": "grpc-python/1.0"}
+
+
+def text(*values: str) -> Tensor:
+    array = np.empty(len(values), dtype=object)
+    array[:] = [value.encode() for value in values]
+    return Tensor.of("kind", array)
+
+
+def rows(*values: list[float]) -> Tensor:
+    return Tensor.of("x", np.array(values, dtype=np.float32))

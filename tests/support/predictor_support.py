@@ -6,11 +6,20 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import grpc.aio
+import numpy as np
+
+import grpc
+from serinus.client.predictor_client import PredictorClient
+from serinus.protocol import _open_inference_pb2 as pb
+from serinus.protocol import proto_codec
 from serinus.protocol.rest_codec import RestCodec
-from serinus.protocol.types import InferResponse, Tensor
+from serinus.protocol.types import InferRequest, InferResponse, Tensor
+from serinus.settings import PredictorSettings
 
-__all__ = ["Predictor", "doubled", "http"]
+__all__ = ["Predictor", "Servicer", "client", "doubled", "http", "question"]
 
 
 class Predictor:
@@ -80,3 +89,67 @@ def doubled(predictor: Predictor) -> bytes:
     answer = codec.encode_response(InferResponse("m", [Tensor.of("y", tensor.data * 2)], id=request.id), request)
     fields = {"inference_header_content_length": str(answer.json_length)} if answer.json_length else {}
     return http(200, answer.to_bytes(), **fields)(predictor)
+
+
+def client(port: int, **settings: Any) -> PredictorClient:
+    """Of a predictor on this machine."""
+    return PredictorClient(PredictorSettings(host=f"127.0.0.1:{port}", **{"protocol": "v2", **settings}))
+
+
+def question(**fields: Any) -> InferRequest:
+    """One row of two numbers."""
+    return InferRequest("m", [Tensor.of("x", np.array([[1.5, 2.5]], np.float32))], **fields)
+
+
+class Servicer(grpc.GenericRpcHandler):
+    """A gRPC predictor on raw bytes."""
+
+    def __init__(
+        self,
+        name: str,
+        status: grpc.StatusCode | None = None,
+        pushback: str | None = None,
+        version: str = "",
+        retry_after: str | None = None,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.status = status
+        self.trailing = [("grpc-retry-pushback-ms", pushback)] if pushback else []
+        self.trailing += [("retry-after", retry_after)] if retry_after else []
+        self.calls: list[tuple[dict[str, str], float | None]] = []
+
+    def service(self, details: Any) -> Any:
+        if details.method.endswith("ModelInfer"):
+            return grpc.unary_unary_rpc_method_handler(self.infer)
+        return grpc.unary_unary_rpc_method_handler(self.ready)
+
+    async def ready(self, message: bytes, context: Any) -> bytes:
+        return pb.ServerReadyResponse(ready=True).SerializeToString()
+
+    async def infer(self, message: bytes, context: Any) -> bytes:
+        self.calls.append((dict(context.invocation_metadata()), context.time_remaining()))
+        if self.status is not None:
+            status, self.status = self.status, None
+            if self.trailing:
+                context.set_trailing_metadata(tuple(self.trailing))
+            await context.abort(status, "because")
+        request = proto_codec.decode_request(message)
+        output = Tensor.of("y", request.inputs[0].data * 2)
+        answer = InferResponse(self.name, [output], self.version, id=request.id)
+        return proto_codec.encode_response(answer, request)
+
+    @contextlib.asynccontextmanager
+    async def listening(self, port: int = 0, *, tls: tuple[bytes, bytes] | None = None) -> AsyncIterator[int]:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((self,))
+        address = f"127.0.0.1:{port}"
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials((tls,)))
+        await server.start()
+        try:
+            yield port
+        finally:
+            await server.stop(None)
