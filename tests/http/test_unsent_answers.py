@@ -279,6 +279,26 @@ def test_an_engine_is_asked_once_what_it_has_given_up_and_stays_in_the_account(s
     assert account.waiting_bytes == engine.left + new.left
 
 
+def test_the_page_of_metrics_tells_what_waits_now():
+    account = Account(2 * MB)
+    reader, slow = account.readers(2)
+    reader.is_given(MB)
+    slow.is_given(MB)
+    reader.left = MB // 2
+    assert refused(account)
+    account.look()
+    account.now += 60
+    reader.left = 1000
+    account.check(MB)
+    reader.left = 10
+    values = {family.name: family.samples[0][1] for family in account.families()}
+    assert values == {
+        "serinus_unsent_answer_bytes": 10,
+        "serinus_slow_readers_closed_total": 1,
+        "serinus_unsent_answers_refused_total": 1,
+    }
+
+
 @pytest.mark.parametrize(("more", "is_closed"), [(0, False), (1, True)])
 def test_small_answers_beyond_the_bound_close_who_is_slow_and_those_within_it_nobody(more: int, is_closed: bool):
     account = Account(MB)
