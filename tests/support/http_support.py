@@ -18,6 +18,22 @@ from serinus.server.http.thin import ThinServer
 
 TRANSPORTS = {"thin": ThinServer, "uvicorn": UvicornServer}
 
+HOST = b"Host: x\r\n"
+CHUNKED = b"Transfer-Encoding: chunked"
+GET = b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n"
+LAST = b"GET /last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+
+
+def post(body: bytes, *fields: bytes, path: bytes = b"/p", version: bytes = b"1.1") -> bytes:
+    """A POST with these fields, none of which is added."""
+    lines = [b"POST %b HTTP/%b" % (path, version), b"Host: x", *fields]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def sized(body: bytes, *fields: bytes) -> bytes:
+    """A POST with its body's length."""
+    return post(body, b"Content-Length: %d" % len(body), *fields)
+
 
 class Probe:
     """Says on `/...` what it was sent; `/hold` answers when it is told to; `/big` with a megabyte; `/fast` is like `/`."""
