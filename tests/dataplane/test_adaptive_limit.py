@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataplane_support import Told
 from depth import QUICK, some_of
 from representative import every
 from serinus import Call, InferRequest
@@ -96,7 +97,7 @@ class Inside(Places):
         self._begin()
 
 
-class Queue:
+class Queue(Told):
     """A batcher, and a record of who was told what and when."""
 
     def __init__(
@@ -108,8 +109,8 @@ class Queue:
         limit: AdaptiveLimit | None = None,
         **settings: Any,
     ) -> None:
-        self.loop, self.executor = loop, executor
-        self.told: dict[Any, tuple[float, str]] = {}
+        super().__init__(loop)
+        self.executor = executor
         self.begun: dict[Any, float] = {}
         self.refused: Counter[int] = Counter()
         self.most_present = 0
@@ -165,17 +166,6 @@ class Queue:
         return sorted(
             told[label][0] - at for label, at in self.begun.items() if told.get(label, (0, ""))[1] == "answered"
         )
-
-    def _answer(self, batch: Batch) -> None:
-        for pending in batch.members:
-            if pending.state != DONE:
-                pending.state = DONE
-                self._tell(pending, "answered")
-
-    def _tell(self, pending: PendingRequest, what: str) -> None:
-        label = pending.request.id
-        assert label not in self.told, f"{label} was told twice"
-        self.told[label] = (round(self.loop.time(), 6), what)
 
 
 def leave(pending: PendingRequest) -> None:

@@ -118,13 +118,32 @@ class SimulatedExecutor:
         self.abandoned.append([pending.request.id for pending in batch.members])
 
 
-class Queue:
+class Told:
+    """Who of a batcher's requests was told what and when; nobody twice."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.told: dict[Any, tuple[float, str]] = {}
+        """By label, seconds of the loop's time and what."""
+
+    def _answer(self, batch: Batch) -> None:
+        for pending in batch.members:
+            if pending.state != DONE:
+                pending.state = DONE
+                self._tell(pending, "answered")
+
+    def _tell(self, pending: PendingRequest, what: str) -> None:
+        label = pending.request.id
+        assert label not in self.told, f"{label} was told twice"
+        self.told[label] = (round(self.loop.time(), 6), what)
+
+
+class Queue(Told):
     """A batcher over a simulated executor, and a record of who was told what and when."""
 
     def __init__(self, executor: SimulatedExecutor, *, solo: bool = False, **settings: Any) -> None:
-        self.loop = asyncio.get_running_loop()
+        super().__init__(asyncio.get_running_loop())
         self.executor = executor
-        self.told: dict[Any, tuple[float, str]] = {}
         self.gone: list[Any] = []
         self.batcher = Batcher(
             BatchSettings(**settings),
@@ -156,14 +175,3 @@ class Queue:
         """Wait until nothing is queued and nothing runs."""
         while not self.batcher.idle:
             await asyncio.sleep(0.05)  # of simulated time, where the test has it
-
-    def _answer(self, batch: Batch) -> None:
-        for pending in batch.members:
-            if pending.state != DONE:
-                pending.state = DONE
-                self._tell(pending, "answered")
-
-    def _tell(self, pending: PendingRequest, what: str) -> None:
-        label = pending.request.id
-        assert label not in self.told, f"{label} was told twice"
-        self.told[label] = (round(self.loop.time(), 6), what)
