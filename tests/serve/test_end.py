@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import itertools
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ def rest_stream(served: Served) -> str:
     return "ended"
 
 
+@contextlib.contextmanager
+def asked(
+    ask: Callable[[Served], Any], folder: Path, model: str, *more: str, environment: dict[str, str]
+) -> Iterator[tuple[Served, concurrent.futures.Future[Any]]]:
+    """A server whose model has begun with a request, and what the client is told in the end."""
+    flags = ("--class", f"stuck_models:{model}", *FLAGS, *more)
+    with serving(folder, *flags, environment=environment) as served, concurrent.futures.ThreadPoolExecutor() as pool:
+        flying = pool.submit(ask, served)
+        wait_until((folder / "begun").exists)
+        yield served, flying
+
+
 @pytest.mark.parametrize("name", ["Plain", "InProcess"])
 @pytest.mark.parametrize(
     ("ask", "told"), [(rest, 503), (rest_v1, 503), (grpc, "StatusCode.UNAVAILABLE")], ids=["REST", "V1", "gRPC"]
@@ -87,13 +100,7 @@ def test_a_predict_that_hangs_does_not_hold_the_end_and_its_client_is_told(
 
 @pytest.mark.parametrize("engine", ["native", "grpcio"])
 def test_a_grpc_call_that_hangs_is_told_on_each_engine(engine: str, environment: dict[str, str], tmp_path: Path):
-    flags = ("--class", "stuck_models:Plain", *FLAGS, "--grpc", engine)
-    with (
-        serving(tmp_path, *flags, environment=environment) as served,
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
-        flying = pool.submit(grpc, served)
-        wait_until((tmp_path / "begun").exists)
+    with asked(grpc, tmp_path, "Plain", "--grpc", engine, environment=environment) as (served, flying):
         assert served.stop(timeout_s=SOON_S) == 124
         assert flying.result(SOON_S) == "StatusCode.UNAVAILABLE"
 
@@ -103,13 +110,7 @@ def test_a_grpc_call_that_hangs_is_told_on_each_engine(engine: str, environment:
 def test_a_task_or_a_stream_without_an_end_does_not_hold_the_end_either(
     ask: Callable[[Served], Any], http: str, environment: dict[str, str], tmp_path: Path
 ):
-    flags = ("--class", "stuck_models:Streams", *FLAGS, "--http", http)
-    with (
-        serving(tmp_path, *flags, environment=environment) as served,
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
-        flying = pool.submit(ask, served)
-        wait_until((tmp_path / "begun").exists)
+    with asked(ask, tmp_path, "Streams", "--http", http, environment=environment) as (served, flying):
         assert served.stop(timeout_s=SOON_S) == 124
         assert flying.result(SOON_S) in (503, "broken off", "ended")
 
@@ -119,13 +120,10 @@ def test_a_predict_that_holds_the_loop_is_told_of_with_its_place_and_a_reason_fo
 ):
     message = tmp_path / "termination-log"
     message.touch()
-    flags = ("--class", "stuck_models:Inline", *FLAGS, "--termination_message_path", str(message))
-    with (
-        serving(tmp_path, *flags, environment=environment) as served,
-        concurrent.futures.ThreadPoolExecutor() as pool,
+    with asked(rest, tmp_path, "Inline", "--termination_message_path", str(message), environment=environment) as (
+        served,
+        flying,
     ):
-        flying = pool.submit(rest, served)
-        wait_until((tmp_path / "begun").exists)
         assert served.stop(timeout_s=SOON_S) == 124
         with pytest.raises((ConnectionError, http.client.HTTPException)):
             flying.result(SOON_S)
@@ -189,13 +187,7 @@ def test_a_second_signal_ends_everything_at_once(
 
 
 def test_workers_end_within_the_bound_and_their_status_is_the_groups(environment: dict[str, str], tmp_path: Path):
-    flags = ("--class", "stuck_models:Inline", *FLAGS, "--workers", "2")
-    with (
-        serving(tmp_path, *flags, environment=environment) as served,
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
-        flying = pool.submit(rest, served)
-        wait_until((tmp_path / "begun").exists)
+    with asked(rest, tmp_path, "Inline", "--workers", "2", environment=environment) as (served, flying):
         assert served.stop(timeout_s=SOON_S) == 124
         with pytest.raises((ConnectionError, http.client.HTTPException)):
             flying.result(SOON_S)
