@@ -76,6 +76,19 @@ def test_the_kernel_takes_a_tensor_of_the_very_limit_and_leaves_one_that_is_a_by
         assert (kernel.decode_request(document, None, "m", "", {}) is not None) is is_taken
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT64", "UINT8"])
+@pytest.mark.parametrize("count", [40_000, 200_000])
+def test_the_numbers_of_a_large_body_keep_no_more_memory_than_four_times_its_bytes(datatype: str, count: int):
+    document = body(tensor_json(datatype, [count], [1] * count))
+    assert KERNEL is not None
+    request = KERNEL.decode_request(document, None, "m", "", {})
+    assert request is not None
+    array = request.inputs[0].data
+    while array.base is not None:
+        array = array.base
+    assert array.nbytes <= 4 * len(document) + 64
+
+
 def test_both_paths_answer_alike_to_damaged_real_requests():
     rnd = random.Random(7)
     codec, plain = RestCodec(), plain_codec()
