@@ -3,6 +3,9 @@
 Of `dataframe_split`, `dataframe_records`, `instances` and `inputs` exactly one, and `params`; or CSV with a header. As MLflow does where there is a signature:
 columns come in any order, those that the model does not know are left out, and one that is missing is refused by name.
 
+A body may be written so that it becomes far more than it is: records that each bring a column of their own, a text of a megabyte among thousands of
+short ones, lines of CSV that hold next to nothing. What becomes of it is counted before it is made.
+
 Source: mlflow.org, "Deploy MLflow Model as a Local Inference Server"; `mlflow.pyfunc.scoring_server` and `mlflow.utils.proto_json_utils` of 3.x.
 """
 
@@ -12,14 +15,16 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
-from serinus.errors import InvalidInput, UnsupportedMedia
+from serinus.errors import InvalidInput, TooLarge, UnsupportedMedia
 from serinus.model import Model
 from serinus.protocol.datatypes import BYTES, NUMPY_DTYPES
-from serinus.protocol.json_codec import load_object
+from serinus.protocol.json_census import MOST_CONTAINERS, MOST_VALUES
+from serinus.protocol.json_codec import describe, load_object
 from serinus.protocol.types import InferRequest, InferResponse, Limits, Tensor, TensorSpec
 
 from .flavours import Answer
@@ -46,6 +51,7 @@ def read_body(body: bytes, content_type: str, limits: Limits = Limits()) -> Aske
 
     Raises:
         InvalidInput: it is none of the forms.
+        TooLarge: it is, or becomes, more than is read.
         UnsupportedMedia: a content type that is not read here.
     """
     kind, _, rest = content_type.partition(";")
@@ -102,22 +108,36 @@ def _records(data: object, form: str, *, is_frame: bool) -> Asked:
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise InvalidInput(f"{form}: a list of objects was expected, one a row")
     names = dict.fromkeys(name for row in data for name in row)
+    if len(names) * len(data) > MOST_VALUES:
+        raise TooLarge(
+            f"{form}: {len(data)} rows of {len(names)} different names are a table of more than {MOST_VALUES} values; send several requests, "
+            "or rows with the same names"
+        )
     if not is_frame and any(row.keys() != names.keys() for row in data):
         raise InvalidInput(f"{form}: every object has to have the same names")
     return Asked({name: [row.get(name) for row in data] for name in names}, None, is_frame)
 
 
 def _csv(body: bytes) -> Asked:
+    names: list[str] | None = None
+    rows: list[list[str]] = []
     try:
-        rows = list(csv.reader(io.StringIO(body.decode("utf-8-sig"))))
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig")))
+        for row in lines:
+            if names is None:
+                names = row
+            elif row:
+                if len(row) != len(names):
+                    raise InvalidInput(f"row {len(rows)} of the CSV has {len(row)} values, for {len(names)} columns")
+                rows.append(row)
+                if len(rows) > MOST_CONTAINERS or len(rows) * len(names) > MOST_VALUES:
+                    raise TooLarge(
+                        f"the CSV has more than {MOST_CONTAINERS} rows or {MOST_VALUES} values; send several requests"
+                    )
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"the body is no CSV in UTF-8: {error}") from None
-    if not rows or len(set(rows[0])) != len(rows[0]):
+    if names is None or len(set(names)) != len(names):
         raise InvalidInput("the body is no CSV with a header of names, each once")
-    names, rows = rows[0], [row for row in rows[1:] if row]
-    for index, row in enumerate(rows):
-        if len(row) != len(names):
-            raise InvalidInput(f"row {index} of the CSV has {len(row)} values, for {len(names)} columns")
     return Asked({name: _typed([row[place] for row in rows]) for place, name in enumerate(names)}, None, True)
 
 
@@ -194,28 +214,51 @@ def _array(values: Any, name: str, spec: TensorSpec | None) -> np.ndarray:
     Raises:
         InvalidInput: they are neither, or of different lengths.
     """
+    leaves = _leaves(values, name)
+    kinds = set(map(type, leaves))
+    # NumPy would give each text of an array the room of the longest one.
+    is_text = str in kinds or dict in kinds or (spec is not None and spec.datatype == BYTES)
     try:
-        array = np.array(values)
+        array = np.array(values, object if is_text else None)
     except ValueError:
         raise InvalidInput(f"{name!r}: its rows have different lengths") from None
-    if array.dtype == object and (spec is None or spec.datatype != BYTES):
-        try:
-            array = np.array(values, np.float64)  # None becomes NaN
-        except (TypeError, ValueError):
-            pass
-        else:
-            return array
-    if array.dtype.kind in "biuf" and (spec is None or spec.datatype != BYTES):
+    if is_text:
+        if array.size != len(leaves):
+            raise InvalidInput(f"{name!r}: its rows have different lengths")
+        return _encoded(array.shape, leaves, name)
+    if array.dtype.kind in "biuf":
         return array
-    made = np.empty(array.shape, object)
-    flat = (
-        np.array(values, object).reshape(-1) if array.shape == np.shape(np.array(values, object)) else array.reshape(-1)
-    )
-    for place, value in enumerate(flat.tolist()):
+    try:
+        return np.array(values, np.float64)  # None becomes NaN
+    except (TypeError, ValueError, OverflowError):
+        return _encoded(array.shape, leaves, name)
+
+
+def _leaves(values: Any, name: str) -> list[Any]:
+    """Give the values that are no lists, in their order.
+
+    Raises:
+        InvalidInput: lists and values stand beside one another.
+    """
+    level = values if isinstance(values, list) else [values]
+    while True:
+        kinds = set(map(type, level))
+        if list not in kinds:
+            return level
+        if len(kinds) > 1:
+            raise InvalidInput(f"{name!r}: its rows have different lengths")
+        level = list(chain.from_iterable(level))
+
+
+def _encoded(shape: tuple[int, ...], leaves: Sequence[Any], name: str) -> np.ndarray:
+    made = np.empty(len(leaves), object)
+    for place, value in enumerate(leaves):
         if value is not None and not isinstance(value, str):
-            raise InvalidInput(f"{name!r}: texts and {value!r} are mixed, or the value is neither a number nor a text")
-        made.reshape(-1)[place] = None if value is None else value.encode()
-    return made
+            raise InvalidInput(
+                f"{name!r}: texts and {describe(value)} are mixed, or the value is neither a number nor a text"
+            )
+        made[place] = None if value is None else value.encode()
+    return made.reshape(shape)
 
 
 def _tensor(array: np.ndarray, spec: TensorSpec) -> Tensor:

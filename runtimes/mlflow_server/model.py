@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from serinus.artifacts import Extra
+from serinus.dataplane.large_bodies import read_aside
 from serinus.errors import ConfigError
 from serinus.model import Call, Model
 from serinus.protocol.documents.json_values import dump_document
-from serinus.protocol.types import TensorSpec
+from serinus.protocol.types import InferRequest, TensorSpec
 from serinus.settings import ModelSettings
 
 from .flavours import Choice, choose
@@ -111,9 +112,14 @@ class _Flavour(Model):
 
     async def _invoke(self, body: bytes, content_type: str) -> Answered:
         assert self.ask is not None  # noqa: S101 # routes are asked of what is served
-        asked = read_body(body, content_type)
-        response = await self.ask(to_request(asked, self, self._mlmodel.signature))
-        document = {"predictions": predictions(response, self._flavour_choice.answer, is_frame=asked.is_frame)}
+
+        def read() -> tuple[bool, InferRequest]:
+            asked = read_body(body, content_type)
+            return asked.is_frame, to_request(asked, self, self._mlmodel.signature)
+
+        is_frame, request = await read_aside(len(body), read)
+        response = await self.ask(request)
+        document = {"predictions": predictions(response, self._flavour_choice.answer, is_frame=is_frame)}
         return 200, "application/json", dump_document(document, "null")
 
 
