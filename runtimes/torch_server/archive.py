@@ -28,6 +28,8 @@ import torch
 
 from serinus.errors import ConfigError
 
+from .archive_storages import check_sizes
+
 if TYPE_CHECKING:
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
@@ -93,6 +95,7 @@ def check(file: Path, content: bytes, allows: Callable[[str], bool]) -> None:
         reader = PT2ArchiveReader(io.BytesIO(content))
         names = list(reader.get_file_names())
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            check_sizes(archive, len(content))
             listed = [info.filename.partition("/")[2] for info in archive.infolist()]
     except Exception as error:  # noqa: BLE001 # PyTorch and zipfile raise half a dozen classes, all meaning that it is no archive
         raise ConfigError(f"{file}: no archive of torch.export.save: {' '.join(str(error).split())[:200]}") from None

@@ -5,20 +5,25 @@ pickle's number of elements; `rebuildTensor`: a tensor gets the pickle's offset,
 torch/serialization.py for `torch.save`. A record that is shorter, or a tensor that reaches further, is memory of something else, or ends the
 process.
 
-The pickles are read here with stand-ins for every class and function, so that nothing of theirs is called.
+The pickles are read here with stand-ins for every class and function, so that nothing of theirs is called; and by the reader in Python: the one in C, and
+PyTorch's own, make a memo of as many places as the largest index that a pickle names, so that 127 bytes take 64 GiB. The entries are bounded by the
+archive's bytes, since PyTorch makes room for what the directory says.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
+import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from serinus.content.zip_members import read_member
 from serinus.errors import ConfigError
 
-__all__ = ["check_storages"]
+__all__ = ["check_sizes", "check_storages"]
 
 _BYTES: Final[Mapping[str, int]] = {
     "DoubleStorage": 8,
@@ -36,6 +41,11 @@ _BYTES: Final[Mapping[str, int]] = {
 _LOADED: Final = frozenset({"data.pkl", "constants.pkl"})
 """Pickles that are read when an archive is loaded; those beside them (`traced_inputs.pkl`) are not, and their tensors may be empty."""
 _MOST_DIMENSIONS: Final = 64
+_MOST_PICKLE_BYTES: Final = 64 << 20
+"""Of one that is read on loading; that of a state dict of 10,000 tensors has 2 MiB."""
+_SPARED_BYTES: Final = 64 << 20
+_MOST_RATIO: Final = 4
+"""All entries together may unpack to so many bytes for each of the file, beyond `_SPARED_BYTES`. PyTorch packs the code alone."""
 _REBUILDERS: Final = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
 
 
@@ -51,18 +61,33 @@ def check_storages(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             sizes = {info.filename.partition("/")[2]: info.file_size for info in archive.infolist()}
-            names = [info.filename for info in archive.infolist() if info.filename.partition("/")[2] in _LOADED]
-            for name in names:
-                with archive.open(name) as opened:
-                    _check(file, name.partition("/")[2], opened, sizes)
+            check_sizes(archive, file.stat().st_size)
+            for info in archive.infolist():
+                name = info.filename.partition("/")[2]
+                if name not in _LOADED:
+                    continue
+                if info.file_size > _MOST_PICKLE_BYTES:
+                    raise ValueError(f"{name} has {info.file_size} bytes; at most {_MOST_PICKLE_BYTES} are read")
+                _check(file, name, read_member(archive, info), sizes)
     except zipfile.BadZipFile as error:
         raise ConfigError(f"{file}: the archive is damaged: {error}") from None
     except (OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{file}: the archive cannot be read: {error}") from None
 
 
-def _check(file: Path, name: str, opened: Any, sizes: Mapping[str, int]) -> None:
-    reader = _Reader(opened, name.removesuffix(".pkl"), sizes)
+def check_sizes(archive: zipfile.ZipFile, file_bytes: int) -> None:
+    """Hold what an archive's directory says of its entries to the archive's own bytes.
+
+    Raises:
+        ValueError: they would unpack to far more.
+    """
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > _SPARED_BYTES + _MOST_RATIO * file_bytes:
+        raise ValueError(f"its entries unpack to {unpacked} bytes, far more than the {file_bytes} of the file")
+
+
+def _check(file: Path, name: str, content: bytes, sizes: Mapping[str, int]) -> None:
+    reader = _Reader(content, name.removesuffix(".pkl"), sizes)
     try:
         reader.load()
     except _Beyond as error:
@@ -108,15 +133,31 @@ class _StandIn:
         """Take an item of a mapping."""
 
 
-class _Reader(pickle.Unpickler):
+_KINDS: Final = {name: type(name, (_StandIn,), {"_name": name}) for name in (*_REBUILDERS, *_BYTES)}
+"""Stand-ins that are told apart; a class for each name of a pickle's would be a kilobyte for five bytes."""
+
+
+class _Reader(pickle._Unpickler):  # noqa: SLF001 # the reader in Python, which has no other name
     """Reads a pickle without what it names."""
 
-    def __init__(self, opened: Any, folder: str, sizes: Mapping[str, int]) -> None:
-        super().__init__(opened)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001 # as above
+
+    def __init__(self, content: bytes, folder: str, sizes: Mapping[str, int]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._length = len(content)
         self._folder, self._sizes = folder, sizes
 
-    def find_class(self, module: str, name: str, /) -> Any:
-        return type(name, (_StandIn,), {"_name": name.rpartition(".")[2]})
+    def find_class(self, module: str, name: str, /) -> Any:  # noqa: ARG002 # as the base class has it
+        return _KINDS.get(name.rpartition(".")[2], _StandIn)
+
+    def load_long_binput(self) -> None:
+        """Put what is on top into the memo."""
+        (place,) = struct.unpack("<I", self.read(4))
+        if place > self._length:  # both number them as they come
+            raise _Beyond(f"place {place} of its memo, of a pickle of {self._length} bytes")
+        self.memo[place] = self.stack[-1]
+
+    dispatch[pickle.LONG_BINPUT[0]] = load_long_binput
 
     def persistent_load(self, pid: Any, /) -> Any:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -150,6 +151,50 @@ def test_nothing_that_a_pickle_names_is_called(tmp_path: Path):
         archive.writestr("model/data.pkl", pickle.dumps(Bad()))
     check_storages(tmp_path / "m.pt")
     assert not (tmp_path / "touched").exists()
+
+
+def _archive(path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("model/data.pkl", pickled)
+        for name, content in records.items():
+            archive.writestr(f"model/data/{name}", content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pickled", "compression", "records", "said"),
+    [
+        pytest.param(b"\x80\x02]r\xff\xff\xff\x07.", zipfile.ZIP_STORED, {}, "place 134217727 of its memo, of a pickle of 9 bytes",
+                     id="a memo of 2 GiB"),
+        pytest.param(b"\x80\x02" + b"ca\nb\n0" * 20_000_000, zipfile.ZIP_DEFLATED, {}, "data.pkl has 120000002 bytes|far more than",
+                     id="a pickle of 120 MB"),
+        pytest.param(b"\x80\x02N.", zipfile.ZIP_DEFLATED, {"0": bytes(100 << 20)}, "unpack to 104857604 bytes, far more than the",
+                     id="a record of 100 MiB"),
+        pytest.param(b"\x80\x02N.", zipfile.ZIP_BZIP2, {}, "packed with bzip2", id="a pickle in bzip2"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, pickled: bytes, compression: int, records: dict[str, bytes], said: str
+):
+    path = _archive(tmp_path / "m.pt", pickled, compression, **records)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=said):
+            check_storages(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_in_a_pickle_cost_no_class_each(tmp_path: Path):
+    names = b"".join(b"ca\nb%d\n" % number for number in range(20_000))
+    path = _archive(tmp_path / "m.pt", b"\x80\x02(" + names + b"t.")
+    tracemalloc.start()
+    try:
+        check_storages(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
