@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from serinus.content.zip_members import read_member
 from serinus.errors import ConfigError
 
 from .estimator import TREE, Estimator
@@ -112,15 +113,16 @@ class _Reader:
         }
 
     def entry(self, name: str) -> bytes:
-        """Read an entry; `zipfile` gives no more of it than the directory says.
+        """Read an entry, no more of it than the directory says.
 
         Raises:
-            ValueError: with what was read before it would be too much.
+            ValueError: with what was read before it would be too much, or it is packed in a way that is not read.
         """
-        self._left -= self._archive.getinfo(name).file_size
+        member = self._archive.getinfo(name)
+        self._left -= member.file_size
         if self._left < 0:
             raise ValueError(f"its entries unpack to far more than the file holds, {name[:80]!r} among them")
-        return self._archive.read(name)
+        return read_member(self._archive, member)
 
     def value(self, node: Any) -> Any:
         identity = node.get("__id__")

@@ -6,6 +6,7 @@ import functools
 import gzip
 import http.server
 import io
+import lzma
 import resource
 import stat
 import struct
@@ -74,6 +75,50 @@ def large_directory(path: Path) -> None:
     path.write_bytes(b"x" * 100 + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, 20 << 20, 0, 0))
 
 
+def packed(compression: int) -> Make:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("m.bin", b"\0" * 1000)
+
+    return make
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, content: bytes = b"", *, more: bytes = b"") -> bytes:
+    """One entry of a tar file, its size as told.
+
+    Args:
+        more: put into the head's last bytes, where a sparse file has the flag of further maps.
+    """
+    head = tarfile.TarInfo(name)
+    head.type, head.size = kind, max(size, 0)
+    made = bytearray(head.tobuf(tarfile.GNU_FORMAT))
+    if size < 0:
+        made[124:136] = b"\xff" * 8 + struct.pack(">i", size)
+    made[482 : 482 + len(more)] = more
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made) + content + bytes(-len(content) % 512)
+
+
+def pax(kind: bytes = tarfile.XHDTYPE, **fields: str) -> bytes:
+    texts = b""
+    for name, value in fields.items():
+        rest = f" {name.replace('_', '.')}={value}\n".encode()
+        digits = next(count for count in range(1, 9) if len(str(len(rest) + count)) == count)
+        texts += b"%d" % (len(rest) + digits) + rest
+    return entry("PaxHeader", kind, len(texts), texts)
+
+
+def tarred(*entries: bytes) -> Make:
+    return lambda path: path.write_bytes(gzip.compress(b"".join(entries) + bytes(1024), 1)) and None
+
+
+SPARSE = {"GNU_sparse_major": "1", "GNU_sparse_minor": "0", "GNU_sparse_name": "m", "GNU_sparse_realsize": "0"}
+MAP = b"5000\n" + b"0\n" * 10_000
+MAPS = struct.pack("12s12s", b"%011o" % 1, b"%011o" % 1) * 21 + b"\x01" + bytes(7)
+LONG = entry("././@LongLink", tarfile.GNUTYPE_LONGNAME, 1 << 20, bytes(1 << 20))
+
+
 GOOD = (("model/weights.bin", b"w" * 1000), ("config.json", b"{}"))
 
 
@@ -107,6 +152,19 @@ def test_an_archive_is_unpacked(tmp_path: Path, name: str, make: Make):
         ("m.zip", zipped(*((f"{n}/", b"") for n in range(60))), "more than 50 files"),
         ("m.zip", large_directory, "its directory alone has 20971520 bytes"),
         pytest.param("m.tar.gz", long_header, "it has a header of 209715200 bytes", marks=pytest.mark.slow),
+        ("m.zip", packed(zipfile.ZIP_BZIP2), "'m.bin' is packed with bzip2"),
+        ("m.zip", packed(zipfile.ZIP_LZMA), "'m.bin' is packed with LZMA"),
+        ("m.tar", lambda path: path.write_bytes(lzma.compress(b"\0" * 1_000_000)), "it is packed with xz"),
+        ("m.tar", lambda path: path.write_bytes(lzma.compress(b"\0" * 1_000_000, lzma.FORMAT_ALONE)), "it is packed with xz, LZMA"),
+        ("m.tgz", tarred(pax(**SPARSE), entry("m", size=len(MAP), content=MAP)), "'m' is packed as a sparse file"),
+        ("m.tgz", tarred(pax(GNU_sparse_map="0,0", GNU_sparse_size="0"), entry("m")), "'m' is packed as a sparse file"),
+        ("m.tgz", tarred(pax(GNU_sparse_size="0", GNU_sparse_numblocks="0"), entry("m")), "'m' is packed as a sparse file"),
+        ("m.tgz", tarred(entry("m", tarfile.GNUTYPE_SPARSE, more=b"\x01"), MAPS * 100), "'m' is packed as a sparse file"),
+        ("m.tgz", tarred(*[LONG] * 2, entry("m")), "it has a header of 1048576 bytes; at most 1048576 of them are read"),
+        ("m.tgz", tarred(*(part for name in "abc" for part in (pax(tarfile.XGLTYPE, **{name: "v" * 500_000}), entry(name)))), "it has a header of 500"),
+        ("m.tgz", tarred(entry("m"), entry("n", size=-1024)), "'n' has a size below 0"),
+        ("m.tgz", tarred(entry("m"), pax(size="-2048"), entry("n")), "'n' has a size below 0"),
+        ("m.tgz", tarred(entry("m"), b"x" * 512, entry("n")), "not a readable archive"),
         ("m.tar", tar(("../out", b"x"), mode="w"), "'../out' would leave the folder"),
         ("m.tar", tar(("/out", b"x"), mode="w"), "'/out' would leave the folder"),
         ("m.zip", zipped(("a/../../out", b"x")), "would leave the folder"),

@@ -57,12 +57,32 @@ def nested(depth: int) -> bytes:
     return opened * depth + b"]}" * depth
 
 
+def packed(path: Path, compression: int) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("schema.json", b" " * 1000)
+    return path
+
+
+def lying(path: Path) -> Path:
+    """Its schema has 200 MB, and 10 bytes by the directory."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("schema.json", "w") as member:
+        for _ in range(200):
+            member.write(b" " * 1_000_000)
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02") + 24
+    path.write_bytes(content[:at] + (10).to_bytes(4, "little") + content[at + 4 :])
+    return path
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one array named 1000 times": (
         lambda path: write(path, node("ListNode", content=[array_of("a.npy")] * 1000), a=zeros(1_000_000)),
         "unpack to far more than the file holds",
     ),
     "a schema of 300 MB of spaces": (lambda path: write(path, b" " * 300_000_000), "unpack to far more than the file holds"),
+    "a schema in bzip2": (lambda path: packed(path, zipfile.ZIP_BZIP2), "'schema.json' is packed with bzip2"),
+    "a schema in LZMA": (lambda path: packed(path, zipfile.ZIP_LZMA), "'schema.json' is packed with LZMA"),
+    "a schema of 200 MB that is said to have 10 bytes": (lying, "no skops file"),
     "an array of 400 MB of zeros": (lambda path: write(path, array_of("a.npy"), a=zeros(50_000_000)), "unpack to far more than the file holds"),
     "an array that claims a terabyte": (lambda path: write(path, array_of("a.npy"), a=claims("(125000000000,)")), "no skops file"),
     "objects of a shape of 80 GB": (lambda path: write(path, objects_of([100_000, 100_000], 1)), "an array of shape (100000, 100000) has values of shape (1,)"),

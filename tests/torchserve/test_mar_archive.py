@@ -47,6 +47,24 @@ def test_an_entry_that_leads_out_or_is_no_file_is_refused(name: str, mode: int, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("compression", "named"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "LZMA")])
+def test_what_is_packed_so_that_one_read_may_fill_the_memory_is_not_read(compression: int, named: str, tmp_path: Path):
+    path = mar_support.archive(tmp_path / "m.mar", "h.py", {"h.py": ""})
+    with zipfile.ZipFile(path, "a", compression) as made:
+        made.writestr("bomb", bytes(1000))
+    into = tmp_path / "into"
+    into.mkdir()
+    with pytest.raises(ConfigError, match=f"'bomb' is packed with {named}, .* pack the archive again"):
+        open_archive(path, into)
+
+
+def test_an_entry_for_the_archive_itself_is_no_trouble(tmp_path: Path):
+    path = with_entry(tmp_path / "m.mar", "./", b"")
+    into = tmp_path / "into"
+    into.mkdir()
+    assert open_archive(path, into).handler == "h.py"
+
+
 @pytest.mark.slow
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path):
     path = with_entry(tmp_path / "m.mar", "bomb", bytes(200 << 20))

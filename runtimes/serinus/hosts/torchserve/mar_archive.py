@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from ...content.zip_members import check_packing
 from ...errors import ConfigError
 from ...loading.model_formats import MAR_MANIFEST, is_mar
 from ...small_file import read_bytes
@@ -110,7 +111,7 @@ def _target(entry: zipfile.ZipInfo, path: Path) -> PurePosixPath:
         or ".." in target.parts
         or "\\" in name
         or "\0" in name
-        or ":" in target.parts[0]
+        or ":" in name.partition("/")[0]
     ):
         raise ConfigError(f"{path}: the entry {name[:200]!r} leads out of the archive")
     mode = entry.external_attr >> 16
@@ -118,6 +119,7 @@ def _target(entry: zipfile.ZipInfo, path: Path) -> PurePosixPath:
         raise ConfigError(f"{path}: the entry {name[:200]!r} is a link or a device; files were expected")
     if entry.flag_bits & 1:
         raise ConfigError(f"{path}: the entry {name[:200]!r} is encrypted")
+    check_packing(entry)
     return target
 
 

@@ -1,7 +1,8 @@
 """Archives of models, unpacked within bounds: whoever wrote one that is fetched from elsewhere must not fill this machine.
 
-Theory of operation. What an archive says of itself is believed only where it says too much: bytes are counted as they are written. An archive's directory
-and its long names are read into memory before any file, so both are bounded too. No entry leads out of the folder or is a link or a device.
+Theory of operation. What an archive says of itself is believed only where it says too much: bytes are counted as they are written. An archive's directory,
+its long names and other headers are read into memory before any file, so all are bounded too; and what is packed so that one read of it may fill the
+memory (zip's bzip2 and LZMA, xz, maps of sparse files) is not read. No entry leads out of the folder or is a link or a device.
 `SERINUS_MAX_UNPACKED_BYTES` and `SERINUS_MAX_UNPACKED_FILES` raise the bounds, for an archive that is trusted.
 """
 
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
+from ...content.zip_members import check_packing
 from ...errors import ConfigError
 
 __all__ = ["ARCHIVES", "Bound", "Refused", "unpack"]
@@ -34,7 +36,11 @@ _MOST_FILES: Final = 10_000
 _DIRECTORY_BYTES: Final = 16 << 20
 """Of a zip file's directory: 100,000 entries with names of 100 bytes."""
 _NAME_BYTES: Final = 1 << 20
-"""Of one header of a tar file that is no file: long names, PAX. Linux's PATH_MAX is 4096."""
+"""Of the headers of a tar file that are no file, before one that is: long names, PAX. Linux's PATH_MAX is 4096. So much of those for all files, too."""
+_READ_AS: Final = ((b"\x1f\x8b", "r:gz"), (b"BZh", "r:bz2"), (b"", "r:"))
+"""How a tar file is read, by its first bytes; its name may say something else."""
+_UNBOUNDED: Final = (b"\xfd7zXZ\0", b"\x5d\0\0", b"\x28\xb5\x2f\xfd")
+"""xz, LZMA and Zstandard take as large a window as the file says, up to 4 GiB, and no reader of the standard library bounds it."""
 _PIECE_BYTES: Final = 1 << 20
 _END: Final = b"PK\x05\x06"
 _END_64: Final = b"PK\x06\x06"
@@ -153,6 +159,10 @@ def _zipped(file: Path) -> Entries:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
                 raise Refused(f"member {entry.filename[:200]!r} is a link or device")
+            try:
+                check_packing(entry)
+            except ValueError as error:
+                raise Refused(str(error)) from None
             yield entry.filename, None if entry.is_dir() else partial(archive.open, entry)
 
 
@@ -182,17 +192,75 @@ _OF_THE_NEXT: Final = (
 
 
 class _BoundedHead(tarfile.TarInfo):
-    """An entry of a tar file; one that is no file, but a long name or other fields of the next entry, is read whole and so bounded."""
+    """An entry of a tar file; what is no file, but a long name or other fields of the next entry, is read whole and so bounded.
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _OF_THE_NEXT and self.size > _NAME_BYTES:
-            raise Refused(f"it has a header of {self.size} bytes; at most {_NAME_BYTES} are read")
+    The methods have no public names; they are those by which `tarfile` lets subclasses take part ("TarInfo objects" in its source).
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        """Read the next entry; one that is damaged is no end of the archive, as `TarFile.next` takes it to be."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined] # not in its stubs
+            raise tarfile.ReadError(str(error)) from None
+
+    def _proc_member(self, archive: _BoundedTar) -> tarfile.TarInfo:
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            _refuse_sparse(self)
+        if self.type in _OF_THE_NEXT:
+            archive.count_head(self.size, of_all=self.type == tarfile.XGLTYPE)
+        else:
+            archive.waiting_bytes = 0
         return super()._proc_member(archive)  # type: ignore[misc] # subclasses of TarInfo are given entries by it; it has no public name
+
+    def _block(self, count: int) -> int:
+        if count < 0:  # the archive would be read from an earlier place, for ever
+            raise Refused(f"member {self.name[:200]!r} has a size below 0")
+        return super()._block(count)  # type: ignore[misc] # as above
+
+    def _proc_gnusparse_00(self, of: tarfile.TarInfo, *_: object) -> None:
+        _refuse_sparse(of)
+
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
+
+
+def _refuse_sparse(entry: tarfile.TarInfo) -> None:
+    """A map of its pieces may be as long as all that was packed, and is read before any of them."""
+    raise Refused(f"member {entry.name[:200]!r} is packed as a sparse file; pack it without --sparse")
+
+
+class _BoundedTar(tarfile.TarFile):
+    """Counts the bytes of headers that are kept."""
+
+    tarinfo = _BoundedHead
+    waiting_bytes = 0
+    """Of those for the entry that comes next."""
+    kept_bytes = 0
+    """Of those for all entries."""
+
+    def count_head(self, size: int, *, of_all: bool) -> None:
+        """Count a header.
+
+        Raises:
+            Refused: it, or those before it with it, have too many bytes.
+        """
+        self.waiting_bytes += size
+        self.kept_bytes += size if of_all else 0
+        if max(self.waiting_bytes, self.kept_bytes) > _NAME_BYTES:
+            raise Refused(f"it has a header of {size} bytes; at most {_NAME_BYTES} of them are read")
 
 
 def _tarred(file: Path) -> Entries:
-    """Give the entries of a tar file, in any compression that the standard library knows."""
-    with tarfile.open(file, tarinfo=_BoundedHead) as archive:
+    """Give the entries of a tar file: plain, or packed by gzip or bzip2."""
+    with file.open("rb") as opened:
+        head = opened.read(8)
+    if head.startswith(_UNBOUNDED):
+        raise Refused(
+            "it is packed with xz, LZMA or Zstandard, whose reading takes memory without a bound; pack it with gzip"
+        )
+    mode = next(mode for beginning, mode in _READ_AS if head.startswith(beginning))
+    with _BoundedTar.open(file, mode) as archive:  # type: ignore[call-overload] # one of its modes
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
                 raise Refused(f"member {entry.name[:200]!r} is a link or device")
