@@ -137,17 +137,17 @@ _KINDS: Final = {name: type(name, (_StandIn,), {"_name": name}) for name in (*_R
 """Stand-ins that are told apart; a class for each name of a pickle's would be a kilobyte for five bytes."""
 
 
-class _Reader(pickle._Unpickler):  # noqa: SLF001 # the reader in Python, which has no other name
+class _Reader(pickle._Unpickler):  # the reader in Python, which has no other name
     """Reads a pickle without what it names."""
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001 # as above
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # as above
 
     def __init__(self, content: bytes, folder: str, sizes: Mapping[str, int]) -> None:
         super().__init__(io.BytesIO(content))
         self._length = len(content)
         self._folder, self._sizes = folder, sizes
 
-    def find_class(self, module: str, name: str, /) -> Any:  # noqa: ARG002 # as the base class has it
+    def find_class(self, module: str, name: str, /) -> Any:  # as the base class has it
         return _KINDS.get(name.rpartition(".")[2], _StandIn)
 
     def load_long_binput(self) -> None:

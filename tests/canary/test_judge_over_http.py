@@ -24,6 +24,7 @@ from serinus.canary.replay import Replay
 from serinus.canary.web.judge_answers import JudgeAnswers
 from serinus.canary.web.judged_runs import JudgedRuns
 from serinus.canary.web.listener import Listener, Request
+from serinus.errors import ConfigError
 
 PAGE = Path(__file__).resolve().parents[2] / "runtimes" / "serinus" / "JUDGE.md"
 
@@ -224,6 +225,58 @@ def test_a_web_page_of_another_origin_cannot_post():
         connection.close()
     finally:
         listener.close()
+
+
+def ask_as(listener: Listener, host: str | None, origin: str = "", method: str = "GET") -> int:
+    port = int(listener.url.rstrip("/").rpartition(":")[2])
+    fields = {} if host is None else {"Host": host.replace("PORT", str(port))}
+    fields |= {"Origin": origin.replace("PORT", str(port))} if origin else {}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.putrequest(method, "/healthz" if method == "GET" else "/looks", skip_host=True)
+    body = json.dumps(GOOD).encode() if method == "POST" else b""
+    for name, value in {**fields, "Content-Length": str(len(body))}.items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    try:
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_page_that_was_led_here_by_its_own_name_neither_reads_nor_posts(address: str):
+    listener = Listener(address, 0, judged().answer)
+    listener.start()
+    try:
+        for name in ("evil.example", "evil.example:PORT", "localhost.evil.example", "127.0.0.1.evil.example:PORT", "serinus-judge.dev",
+                     "svc", "evil.svc.example", "evil.example@localhost", "[::1", ""):  # fmt: skip
+            is_fine = address == "0.0.0.0" and name in ("svc", "")
+            assert ask_as(listener, name) == (200 if is_fine else 403), name
+        assert ask_as(listener, "evil.example:PORT", "http://evil.example:PORT", "POST") == 403
+        for name in ("127.0.0.1:PORT", "localhost", "LOCALHOST:PORT", "me.localhost.", "[::1]:PORT"):
+            assert ask_as(listener, name) == 200, name
+        assert ask_as(listener, "127.0.0.1:PORT", "http://127.0.0.1:PORT", "POST") == 200
+    finally:
+        listener.close()
+
+
+def test_beyond_loopback_addresses_services_and_allowed_names_may_be_asked():
+    listener = Listener("0.0.0.0", 0, judged().answer, allowed_hosts=["Judge.Example.org.", ".corp.example"])
+    listener.start()
+    try:
+        for name in ("10.1.2.3:8099", "[fd00::1]:8099", "serinus-judge:8099", "serinus-judge.serinus.svc", "judge.serinus.svc.cluster.local:8099",
+                     "judge.example.org:443", "a.b.corp.example", "gpu1.local"):  # fmt: skip
+            assert ask_as(listener, name) == 200, name
+        for name in ("example.org", "x.judge.example.org", "corp.example", "notcorp.example"):
+            assert ask_as(listener, name) == 403, name
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("name", ["", ".", "http://judge.example", "judge.example:80", "a b", "*.example.org", "[::1]"])
+def test_what_is_no_name_cannot_be_allowed(name: str):
+    with pytest.raises(ConfigError, match="--allow-host"):
+        Listener("127.0.0.1", 0, judged().answer, allowed_hosts=[name])
 
 
 def test_a_fault_of_ours_is_answered_and_logged(caplog: pytest.LogCaptureFixture):

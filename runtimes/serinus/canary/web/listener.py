@@ -1,23 +1,23 @@
 """A small HTTP server for pages and decisions: a thread a connection, bounded in number, time and bytes; on loopback unless told otherwise.
 
-A web page of another origin that a browser has open must neither read nor write here. So requests whose Host is no name of this machine are
-refused while it listens on loopback (a rebound DNS name), and those whose Origin is not this server's are refused always.
+A web page of another origin that a browser has open must neither read nor write here. So requests whose Host may be a name of anybody's are
+refused (a rebound DNS name; see `host_names`), and those whose Origin is not this server's.
 """
 
 from __future__ import annotations
 
 import http.server
-import ipaddress
 import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from ...errors import ConfigError
+from .host_names import HostNames
 
 __all__ = ["Answer", "Listener", "Request", "as_json", "parse_address"]
 
@@ -79,11 +79,17 @@ class Listener:
         host: an address or name of this machine.
         port: 0: any free one.
         answer: gives the answer to a request; called from several threads.
+        allowed_hosts: names by which it may be asked, beside its own.
+
+    Raises:
+        ConfigError: it cannot listen there, or what is allowed is no name.
     """
 
-    def __init__(self, host: str, port: int, answer: Callable[[Request], Answer]) -> None:
+    def __init__(
+        self, host: str, port: int, answer: Callable[[Request], Answer], *, allowed_hosts: Iterable[str] = ()
+    ) -> None:
         try:
-            self._server = _Server(host, port, answer)
+            self._server = _Server(host, port, answer, tuple(allowed_hosts))
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}"
@@ -109,12 +115,15 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = _MOST_CONNECTIONS  # socketserver's 5: of twenty clients at once some try again after a second
     block_on_close = False
 
-    def __init__(self, host: str, port: int, answer: Callable[[Request], Answer]) -> None:
+    def __init__(
+        self, host: str, port: int, answer: Callable[[Request], Answer], allowed_hosts: tuple[str, ...]
+    ) -> None:
+        HostNames(host, allowed_hosts)  # before it listens
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.answer = answer
         self.places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         super().__init__((host, port), _Handler)
-        self.is_loopback = _is_loopback(str(self.server_address[0]))
+        self.names = HostNames(str(self.server_address[0]), allowed_hosts)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self.places.acquire(blocking=False):
@@ -196,9 +205,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _refusal(self) -> str:
         host = self.headers.get("Host", "")
-        name = urlsplit(f"//{host}").hostname if host.count("[") == host.count("]") else None
-        if self._own.is_loopback and not _is_loopback(name or ""):
-            return f"Host {host[:100]!r} is no name of this machine's loopback address; localhost or 127.0.0.1 was expected"
+        if refused := self._own.names.refusal(host):
+            return refused
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
             return f"pages of another origin ({origin[:100]!r}) may not ask here"
@@ -222,12 +230,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # the base class names it so
         """Requests are not logged: a page asks every two seconds."""
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -27,6 +27,13 @@ def judge(
     ] = DEFAULT_POLICY,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one, which is printed.", min=0, max=65535)] = 8099,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A DNS name by which it is asked, such as judge.example.org; repeatable. Addresses and names of Services go by themselves.",
+            show_default=False,
+        ),
+    ] = None,
     most_runs: Annotated[
         int, typer.Option(help="Runs that are kept; the least recently posted to are forgotten first.", min=1)
     ] = 1000,
@@ -40,7 +47,7 @@ def judge(
     Example: `serinus canary judge --policy policy.yaml --port 8099`
     """
     runs = JudgedRuns(load_policy(policy), most_runs)
-    listener = Listener(host, port, JudgeAnswers(runs).answer)
+    listener = Listener(host, port, JudgeAnswers(runs).answer, allowed_hosts=allow_host or ())
     done = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: done.set())

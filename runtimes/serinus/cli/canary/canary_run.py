@@ -137,6 +137,10 @@ def run(
             "--web", metavar="[HOST:]PORT", help="Show the run as a page there (loopback unless HOST says otherwise)."
         ),
     ] = "",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="With --web: a DNS name by which the page is asked for; repeatable.", show_default=False),
+    ] = None,
     output: Annotated[
         Literal["auto", "live", "lines", "json"], typer.Option("--output", "-o", help="auto is live on a terminal.")
     ] = "auto",
@@ -193,7 +197,7 @@ def run(
     )
     view = RunView(output)
     files = make_files(records, state_dir, name)
-    page = _Page(web, files)
+    page = _Page(web, files, allow_host or [])
 
     def show(event: Event) -> None:
         view.show(event)
@@ -242,11 +246,11 @@ def _policy_of(target: Target) -> tuple[Policy, str]:
 class _Page:
     """The page of `--web`, or nothing where none is asked for."""
 
-    def __init__(self, address: str, files: RunFiles) -> None:
+    def __init__(self, address: str, files: RunFiles, allowed_hosts: list[str]) -> None:
         self._page = self._listener = None
         if address:
             self._page = LivePage(files)
-            self._listener = Listener(*parse_address(address, "--web"), self._page.answer)
+            self._listener = Listener(*parse_address(address, "--web"), self._page.answer, allowed_hosts=allowed_hosts)
             self._listener.start()
             typer.echo(f"serinus canary: the run's page is {self._listener.url}", err=True)
 
