@@ -66,9 +66,7 @@ def check_storages(file: Path) -> None:
                 name = info.filename.partition("/")[2]
                 if name not in _LOADED:
                     continue
-                if info.file_size > _MOST_PICKLE_BYTES:
-                    raise ValueError(f"{name} has {info.file_size} bytes; at most {_MOST_PICKLE_BYTES} are read")
-                _check(file, name, read_member(archive, info), sizes)
+                _check(file, name, _pickled(archive, info), sizes)
     except zipfile.BadZipFile as error:
         raise ConfigError(f"{file}: the archive is damaged: {error}") from None
     except (OSError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -84,6 +82,12 @@ def check_sizes(archive: zipfile.ZipFile, file_bytes: int) -> None:
     unpacked = sum(info.file_size for info in archive.infolist())
     if unpacked > _SPARED_BYTES + _MOST_RATIO * file_bytes:
         raise ValueError(f"its entries unpack to {unpacked} bytes, far more than the {file_bytes} of the file")
+
+
+def _pickled(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.file_size > _MOST_PICKLE_BYTES:
+        raise ValueError(f"{info.filename} has {info.file_size} bytes; at most {_MOST_PICKLE_BYTES} are read")
+    return read_member(archive, info)
 
 
 def _check(file: Path, name: str, content: bytes, sizes: Mapping[str, int]) -> None:
@@ -140,6 +144,9 @@ _KINDS: Final = {name: type(name, (_StandIn,), {"_name": name}) for name in (*_R
 class _Reader(pickle._Unpickler):  # the reader in Python, which has no other name
     """Reads a pickle without what it names."""
 
+    read: Callable[[int], bytes]
+    memo: dict[int, Any]
+    stack: list[Any]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # as above
 
     def __init__(self, content: bytes, folder: str, sizes: Mapping[str, int]) -> None:
@@ -147,7 +154,7 @@ class _Reader(pickle._Unpickler):  # the reader in Python, which has no other na
         self._length = len(content)
         self._folder, self._sizes = folder, sizes
 
-    def find_class(self, module: str, name: str, /) -> Any:  # as the base class has it
+    def find_class(self, module: str, name: str) -> Any:  # as the base class has it
         return _KINDS.get(name.rpartition(".")[2], _StandIn)
 
     def load_long_binput(self) -> None:
@@ -159,7 +166,7 @@ class _Reader(pickle._Unpickler):  # the reader in Python, which has no other na
 
     dispatch[pickle.LONG_BINPUT[0]] = load_long_binput
 
-    def persistent_load(self, pid: Any, /) -> Any:
+    def persistent_load(self, pid: Any) -> Any:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
             raise _Beyond(f"{str(pid)[:60]!r} is no storage")
         kind, key, count = pid[1], str(pid[2]), pid[4]

@@ -17,7 +17,9 @@ from typing import Final
 
 from ..artifacts import leads_out
 from ..errors import ConfigError
+from ..small_file import read_text
 from .image_source import ImageSource
+from .left_out import SECRET_HEAD_BYTES, LeftOut, check_no_secret, check_requirements
 
 __all__ = ["Recipe", "check_arguments", "image_name", "write_context", "write_dockerfile"]
 
@@ -137,13 +139,19 @@ def write_context(recipe: Recipe, folder: Path, wheel: Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder}: not empty; name a folder that is not there yet")
-        for name, paths in (("app", recipe.source.code), ("model", recipe.source.model)):
+        source = recipe.source
+        left_out = LeftOut(source.folder)
+        for name, paths in (("app", source.code), ("model", source.model)):
             for path in paths:
-                _copy(path, folder / name / path.name, recipe.source.folder)
-        if recipe.source.requirements is not None:
-            _copy(recipe.source.requirements, folder / "requirements.txt")
+                _copy(path, folder / name / path.name, left_out, source.folder)
+        if source.requirements is not None:
+            is_found = source.folder is not None and source.requirements.parent == source.folder
+            _copy(source.requirements, folder / "requirements.txt", left_out, source.folder if is_found else None)
+            check_requirements(
+                read_text(folder / "requirements.txt", errors="replace"), source.requirements, base=recipe.base
+            )
         if wheel is not None:
-            _copy(wheel, folder / wheel.name)
+            _copy(wheel, folder / wheel.name, left_out)
         dockerfile = folder / "Dockerfile"
         dockerfile.write_text(write_dockerfile(recipe), encoding="utf-8")
     except (OSError, shutil.Error) as error:
@@ -154,13 +162,13 @@ def write_context(recipe: Recipe, folder: Path, wheel: Path | None) -> Path:
     return dockerfile
 
 
-def _copy(path: Path, to: Path, within: Path | None = None) -> None:
+def _copy(path: Path, to: Path, left_out: LeftOut, within: Path | None = None) -> None:
     """Copy a file or a folder; what a link leads to, so that the image holds what is served here.
 
     Raises:
-        ConfigError: a link leads out of `within`, or in a circle: a model from elsewhere would take any file of this machine into the image.
+        ConfigError: a link leads out of `within`, or in a circle: a model from elsewhere would take any file of this machine into the image. Or it is
+            no file, or a secret.
     """
-    pruned = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
 
     def check(file: str | Path) -> None:
         if within is not None and leads_out(Path(file), within, ()):
@@ -174,10 +182,14 @@ def _copy(path: Path, to: Path, within: Path | None = None) -> None:
         above = [here, *here.parents][: len(here.parts) - len(path.parts) + 1]
         if len({each.resolve() for each in above}) < len(above):
             raise ConfigError(f"{folder}: a link that leads in a circle")
-        return pruned(folder, names)
+        return {name for name in names if left_out.has(here / name)}
 
     def copy(source: str, target: str) -> str:
         check(source)
+        if not Path(source).is_file():
+            raise ConfigError(f"{source}: is no file; a pipe, a socket or a device cannot be part of an image")
+        with Path(source).open("rb") as opened:
+            check_no_secret(Path(source), opened.read(SECRET_HEAD_BYTES))
         return str(shutil.copyfile(source, target))
 
     to.parent.mkdir(parents=True, exist_ok=True)

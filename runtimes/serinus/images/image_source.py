@@ -17,7 +17,8 @@ from typing import Any, Final
 from ..errors import ConfigError
 from ..loading.directory import SETTINGS_FILE
 from ..loading.model_formats import RUNTIMES, TORCHSERVE, infer_implementation, is_runtime
-from ..small_file import read_text
+from ..small_file import read_bytes, read_text
+from .left_out import LeftOut
 
 __all__ = ["ImageSource", "find_source"]
 
@@ -73,8 +74,9 @@ def find_source(
     if not path.exists():
         raise ConfigError(f"{path}: no such file or directory")
     folder = path if path.is_dir() else path.parent
-    code = (path,) if path.suffix == ".py" else tuple(_code(folder)) if path.is_dir() else ()
-    model, model_dir = _model(path, folder, code)
+    left_out = LeftOut(path if path.is_dir() else None)
+    code = (path,) if path.suffix == ".py" else tuple(_code(folder, left_out)) if path.is_dir() else ()
+    model, model_dir = _model(path, folder, code, left_out)
     own = _settings(model_dir)
     found = implementation or _named_in_settings(own, code)
     if not found and code:
@@ -123,25 +125,25 @@ def find_source(
     )
 
 
-def _code(folder: Path) -> Iterator[Path]:
+def _code(folder: Path, left_out: LeftOut) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if _PROJECT_FILES.fullmatch(path.name) or path.name == "model":
+        if _PROJECT_FILES.fullmatch(path.name) or path.name == "model" or left_out.has(path):
             continue
         if (path.is_file() and path.suffix == ".py") or (path / "__init__.py").is_file():
             yield path
 
 
-def _model(path: Path, folder: Path, code: Sequence[Path]) -> tuple[tuple[Path, ...], Path | None]:
+def _model(path: Path, folder: Path, code: Sequence[Path], left_out: LeftOut) -> tuple[tuple[Path, ...], Path | None]:
     """Files of the model, and the file or folder that says what it is."""
     if path.is_file() and path.suffix != ".py":
         return (path,), path
     within = folder / "model"
     if within.is_dir():
-        return tuple(sorted(each for each in within.iterdir() if not each.name.startswith("."))), within
+        return tuple(sorted(each for each in within.iterdir() if not left_out.has(each))), within
     if path.is_file():
         return (), None
     beside = (each for each in sorted(folder.iterdir()) if each not in code)
-    files = tuple(each for each in beside if not _PROJECT_FILES.fullmatch(each.name))
+    files = tuple(each for each in beside if not _PROJECT_FILES.fullmatch(each.name) and not left_out.has(each))
     return files, folder if files else None
 
 
@@ -166,9 +168,11 @@ def _named_in_settings(own: dict[str, Any], code: Sequence[Path]) -> str:
 
 def _parse(path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"{path}: not Python: {error}") from None
+        return ast.parse(read_bytes(path), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path}: not Python: {error or 'nested too deep'}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a module was expected") from None
 
 
 def _modules(code: Sequence[Path]) -> Iterator[tuple[Path, str]]:

@@ -1,9 +1,10 @@
 """By which names a page may be asked for: those that nobody else can have a browser come by.
 
-Theory of operation. Whoever owns a DNS name can serve a page by it and then have it lead to an address here (DNS rebinding); to a browser both are one origin, so
-the page reads all answers, and its `Origin` is its `Host`. The name in `Host` is what gives it away: it is the attacker's. An address cannot be made to
-lead elsewhere, nor can names that no registry sells: `localhost`, names of one word, those of a cluster's Services (`.svc`, `.svc.cluster.local`), `.local` and
-`.internal`. All other names are the operator's to allow. A server on loopback has fewer: only this machine can reach it, by names for that.
+Theory of operation. Whoever owns a DNS name can serve a page by it and then have it lead to an address here (DNS rebinding); to a browser both are one
+origin, so the page reads all answers, and its `Origin` is its `Host`. The name in `Host` is what gives it away: it is the attacker's. An address cannot
+be made to lead elsewhere, nor can names that no registry sells: `localhost`, names of one word, those of a cluster's Services (`.svc`,
+`.svc.cluster.local`), `.local` and `.internal`. All other names are the operator's to allow. A server on loopback has fewer: only this machine can reach
+it, by names for that.
 
 Source: as Ollama's (CVE-2024-28224), Vite's `server.allowedHosts` (CVE-2025-24010) and Jupyter's `local_hostnames` have it.
 """

@@ -191,6 +191,10 @@ _OF_THE_NEXT: Final = (
 )
 
 
+_BROKEN_HEAD: Final = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined] # not in its stubs
+_ReadError: Final = tarfile.ReadError
+
+
 class _BoundedHead(tarfile.TarInfo):
     """An entry of a tar file; what is no file, but a long name or other fields of the next entry, is read whole and so bounded.
 
@@ -198,12 +202,12 @@ class _BoundedHead(tarfile.TarInfo):
     """
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
         """Read the next entry; one that is damaged is no end of the archive, as `TarFile.next` takes it to be."""
         try:
-            return super().fromtarfile(tarfile_)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined] # not in its stubs
-            raise tarfile.ReadError(str(error)) from None
+            return super().fromtarfile(tarfile)
+        except _BROKEN_HEAD as error:
+            raise _ReadError(str(error)) from None
 
     def _proc_member(self, archive: _BoundedTar) -> tarfile.TarInfo:
         if self.type == tarfile.GNUTYPE_SPARSE:
