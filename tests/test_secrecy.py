@@ -14,6 +14,10 @@ from serinus.secrecy import hide, hide_named, is_secret_name
 
 HIDDEN = {
     "https://me:hunter2@host/m": "https://me:***@host/m",
+    "https://me:p@ss@w0rd@host/m": "https://me:***@host/m",
+    "git+https://ghp_0123456789abcdef@github.com/a/b": "git+https://***@github.com/a/b",
+    "host=db user=me password=hunter2 port=1": "host=db user=me password=*** port=1",
+    "('aws_secret_access_key=abc/def', 1)": "('aws_secret_access_key=***', 1)",
     "redis://:hunter2@redis:6379/0": "redis://:***@redis:6379/0",
     "see https://a:b@c and s3://d:e@f.": "see https://a:***@c and s3://d:***@f.",
     "https://h/m?X-Amz-Signature=abc&X-Amz-Credential=d%2Fe&x=1": "https://h/m?X-Amz-Signature=***&X-Amz-Credential=***&x=1",
@@ -36,6 +40,8 @@ PLAIN = [
     "input 'x': shape [2, 3] holds 6 values",
     "GET /v2/models/m?timeout=3&page=2",
     "https://host/path@version",
+    "git+ssh://git@github.com/a/b and https://me@host/",
+    "a password = what nobody guesses; password: none",
     "basic statistics and bearers",
     "",
 ]
@@ -53,7 +59,7 @@ def test_what_is_no_credential_stays(text: str):
 
 
 def test_long_texts_of_anybody_are_read_in_one_pass():
-    for piece in ("://a:", "?a=", "?token", "Bearer ", "-----BEGIN PRIVATE KEY-----"):
+    for piece in ("://a:", "?a=", "?token", "Bearer ", "-----BEGIN PRIVATE KEY-----", "a_password=", "x_", "://aaaaaaaaaaaaaaaaaa"):
         text = piece * (200_000 // len(piece))
         hide(text)
 

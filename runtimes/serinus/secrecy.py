@@ -19,8 +19,14 @@ _WORDS: Final = (
 )
 _NAME: Final = re.compile(rf"(?i)(?:^|[^a-z0-9])(?:{_WORDS})")
 # Bounded repeats keep each of these linear in the text, which may be a client's.
-_IN_URL: Final = re.compile(r"(?<=://)([^/@\s:'\"]{0,256}):[^/@\s'\"]{1,512}@")
-"""RFC 3986, 3.2.1: userinfo."""
+_IN_URL: Final = re.compile(r"(?<=://)([^/@\s:'\"]{0,256}):[^/\s'\"]{1,512}@")
+"""RFC 3986, 3.2.1: userinfo, up to the last `@`: people leave those of passwords as they are."""
+_TOKEN_IN_URL: Final = re.compile(r"(?<=://)[^/@\s:'\"]{16,256}@")
+"""A name so long is a token, as GitHub and package indexes take one."""
+_IN_TEXT: Final = re.compile(
+    r"(?i)(?<![^\s,({\"'])((?:[a-z0-9_]{0,48}_)?(?:password|passwd|pwd|secret|secret_access_key|session_token)=)[^\s,;)}\"']+"
+)
+"""As connection strings of databases, and settings that an error quotes, have them."""
 _IN_QUERY: Final = re.compile(
     rf"(?i)([?&;](?:key|[^=&;?#\s'\"]{{0,48}}?(?:{_WORDS})[^=&;?#\s'\"]{{0,48}})=)[^&;#\s'\"]+"
 )
@@ -39,9 +45,12 @@ def hide(text: str) -> str:
         'https://me:***@models.example/m?X-Amz-Signature=***&v=1'
     """
     if "://" in text:
-        text = _IN_URL.sub(rf"\1:{HIDDEN}@", text)
+        text = _TOKEN_IN_URL.sub(f"{HIDDEN}@", _IN_URL.sub(rf"\1:{HIDDEN}@", text))
     if "=" in text:
         text = _IN_QUERY.sub(rf"\1{HIDDEN}", text)
+        small = text.lower()
+        if "passw" in small or "pwd=" in small or "secret" in small or "token=" in small:
+            text = _IN_TEXT.sub(rf"\1{HIDDEN}", text)
     if "earer" in text or "asic" in text or "EARER" in text or "ASIC" in text:
         text = _AUTHORIZATION.sub(rf"\1\2{HIDDEN}", text)
     return _PRIVATE_KEY.sub(rf"\1{HIDDEN}\2", text) if "PRIVATE KEY" in text else text
