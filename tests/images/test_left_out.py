@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serinus.errors import ConfigError
+from serinus.images.container_engine import ContainerEngine
 from serinus.images.dockerfile import Recipe, write_context
 from serinus.images.image_source import find_source
 from serinus.images.left_out import LeftOut
@@ -16,6 +17,25 @@ from serinus.images.left_out import LeftOut
 CLASS = "from serinus import Model\n\n\nclass Mine(Model):\n    pass\n"
 BODY = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj"
 KEY = f"-----BEGIN PRIVATE KEY-----\n{BODY}\n-----END PRIVATE KEY-----\n"
+
+
+ENGINE = """#!/bin/sh
+echo "words: $@"
+env | grep ^PIP_ | sort
+"""
+
+
+def test_secrets_for_a_build_are_no_words_of_a_command(tmp_path: Path):
+    program = tmp_path / "docker"
+    program.write_text(ENGINE)
+    program.chmod(0o755)
+    given = {"PIP_INDEX_URL": "https://me:hunter22@index.example/simple", "PIP_TRUSTED_HOST": "index.example", "MY_TOKEN": "hunter22"}  # fmt: skip
+    said: list[str] = []
+    ContainerEngine(str(program), "").build(tmp_path, "t", given, said.append)
+    words, *variables = said
+    assert "--build-arg PIP_INDEX_URL --build-arg PIP_TRUSTED_HOST=index.example --build-arg MY_TOKEN " in words
+    assert "hunter22" not in words
+    assert f"PIP_INDEX_URL={given['PIP_INDEX_URL']}" in variables
 
 
 def lay(folder: Path, files: dict[str, str]) -> Path:

@@ -6,6 +6,7 @@ import base64
 import functools
 import http.server
 import json
+import sys
 import textwrap
 import threading
 from pathlib import Path
@@ -197,3 +198,23 @@ def test_a_spec_s_settings_reach_the_fetch_alone_and_another_endpoint_is_another
     assert get("s3://b/m", STORAGE_CONFIG=config, STORAGE_OVERRIDE_CONFIG='{"endpoint_url": "http://x"}') != there
     with pytest.raises(ConfigError, match="could not fetch it: RuntimeError: no such bucket"):
         get("s3://b/bad")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the words of a process from /proc")
+def test_an_address_that_is_signed_is_no_word_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kserve_storage.py").write_text(
+        textwrap.dedent("""
+            import pathlib
+            class Storage:
+                @staticmethod
+                def download(uri, folder):
+                    pathlib.Path(folder, "words").write_bytes(pathlib.Path("/proc/self/cmdline").read_bytes())
+                    pathlib.Path(folder, "uri").write_text(uri)
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    uri = "https://a.blob.core.windows.net/c/m?sig=hunter22"
+    there = fetch(uri, base=tmp_path, cache=tmp_path / "cache", mounts={}, settings={})
+    assert (there / "uri").read_text() == uri
+    assert b"hunter22" not in (there / "words").read_bytes()

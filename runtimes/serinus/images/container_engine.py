@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ConfigError
+from ..secrecy import hide_named
 
 __all__ = ["HARDENED", "ContainerEngine", "find_engine"]
 
@@ -68,10 +69,16 @@ class ContainerEngine:
         Raises:
             ConfigError: the build fails; with the last lines.
         """
-        words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+        # Anybody on this machine sees the words of a command: secrets go by name, and the engine takes their values from its environment.
+        secrets = {name: value for name, value in arguments.items() if hide_named(name, value) != value}
+        words = [
+            word
+            for name, value in arguments.items()
+            for word in ("--build-arg", name if name in secrets else f"{name}={value}")
+        ]
         said: list[str] = []
         # Without this BuildKit redraws the screen; the classic builder and Podman do not read it.
-        environment = {**os.environ, "BUILDKIT_PROGRESS": "plain"}
+        environment = {**os.environ, **secrets, "BUILDKIT_PROGRESS": "plain"}
         command = [self.command, "build", "-f", str(context / "Dockerfile"), "-t", tag, *words, str(context)]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment

@@ -217,7 +217,8 @@ def _endpoint(settings: Mapping[str, str]) -> str:
     return f" at {found}" if found else ""
 
 
-_FETCH = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"
+_FETCH = "import sys; from kserve_storage import Storage; Storage.download(sys.stdin.read(), sys.argv[1])"
+"""The address comes by a pipe: anybody on this machine sees the words of a command, and it may be signed."""
 
 
 def _kserve_storage(uri: str, scheme: str, folder: Path, settings: Mapping[str, str]) -> None:
@@ -227,9 +228,9 @@ def _kserve_storage(uri: str, scheme: str, folder: Path, settings: Mapping[str, 
             f"{hide(uri)}: {scheme}:// is fetched by the package kserve-storage, which is not installed: pip install kserve-storage"
         ) from None
     done = subprocess.run(
-        [sys.executable, "-c", _FETCH, uri, str(folder)],
+        [sys.executable, "-c", _FETCH, str(folder)],
         env={**os.environ, **settings},
-        stdin=subprocess.DEVNULL,
+        input=uri.encode(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,
