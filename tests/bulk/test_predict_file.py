@@ -366,3 +366,66 @@ def test_the_text_that_makes_a_column_of_a_csv_one_of_text_is_told(
     Path("in.csv").write_text("age\n" + text)
     assert main(["predict", "model", "in.csv", "out.csv", "--class", "model.py:Fields", "--rows", "3"]) == 1
     assert says in capsys.readouterr().err
+
+
+def rows_of(count: int) -> None:
+    parquet.write_table(pa.table({name: [1.0] * count for name in "abc"}), "in.parquet")
+
+
+def test_a_link_that_lies_where_the_output_is_made_leads_to_no_other_file(tmp_path: Path):
+    rows_of(3)
+    (tmp_path / "precious").write_text("mine")
+    Path(".out.csv.partial").symlink_to("precious")
+    assert predict("in.parquet", "out.csv") == 0
+    assert Path("precious").read_text() == "mine"
+    assert not Path("out.csv").is_symlink()
+    assert len(Path("out.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("kind", ["a link", "of another user"])
+def test_parts_that_somebody_else_put_there_are_not_taken_for_answers(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    rows_of(3)
+    Path("elsewhere").mkdir()
+    if kind == "a link":
+        Path("out.csv.parts").symlink_to("elsewhere")
+    else:
+        Path("out.csv.parts").mkdir()
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # a second user is not ours to make
+    assert predict("in.parquet", "out.csv") == 1
+    assert f"out.csv.parts: is {kind}" in capsys.readouterr().err
+    assert not list(Path("elsewhere").iterdir())
+
+
+def test_a_part_that_is_damaged_is_told_with_the_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows_of(3)
+    table = pa.table({"a": [1.0, 1.0, 666.0]})
+    parquet.write_table(table.append_column("b", table["a"]).append_column("c", table["a"]), "in.parquet")
+    assert predict("in.parquet", "out.csv", "--rows", "1", "--in-flight", "1") != 0
+    (part,) = Path("out.csv.parts").glob("000000.parquet")
+    part.write_bytes(part.read_bytes()[:20])
+    capsys.readouterr()
+    assert predict("in.parquet", "out.csv", "--rows", "1", "--in-flight", "1") == 1
+    assert "a part cannot be read" in (said := capsys.readouterr().err)
+    assert "--restart begins anew" in said
+
+
+def test_texts_that_a_spreadsheet_would_run_are_written_as_they_are_and_told(capsys: pytest.CaptureFixture[str]):
+    names = ["=cmd|' /C calc'!A0", "+1", "-x", "@SUM(A1)", "plain", "a=b", "\tx"]
+    table = pa.table({"a": [1.0] * 7, "b": [-1.0] * 7, "c": [1.0] * 7, "name": names, "=id": list(range(7))})
+    parquet.write_table(table, "in.parquet")
+    words = ("--columns", "a,b,c", "--keep", "name,=id")
+    assert predict("in.parquet", "out.csv", *words) == 0
+    assert "out.csv: 6 texts begin with =, +, - or @" in "".join(capsys.readouterr()).replace("\n", " ").replace(
+        "  ", " "
+    )
+    assert csv.read_csv("out.csv")["name"].to_pylist() == names
+    assert predict("in.parquet", "out.parquet", *words) == 0
+    assert "begin with" not in "".join(capsys.readouterr())
+
+
+def test_a_table_of_many_columns_is_read_in_one_look():
+    count = 20_000
+    Path("in.csv").write_text(",".join(f"c{number}" for number in range(count)) + "\n" + ",".join("1" * count) + "\n")
+    assert len(TableReader(Path("in.csv")).schema.names) == count

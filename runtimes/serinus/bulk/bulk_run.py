@@ -32,7 +32,7 @@ from .column_mapping import ColumnMapping, output_columns
 from .finished_parts import FinishedParts
 from .table_files import TableReader, format_of, write_table
 
-__all__ = ["BulkRun", "predict_file"]
+__all__ = ["BulkRun", "Written", "predict_file"]
 
 _PART_ROWS: Final = 65536
 _PART_BYTES: Final = 64 * 2**20
@@ -66,7 +66,16 @@ class BulkRun:
     """As `serinus serve --transformer`."""
 
 
-def predict_file(run: BulkRun, *, restart: bool = False, tell: Callable[[int, int | None], None]) -> int:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a run wrote."""
+
+    rows: int
+    formulas: int
+    """Texts of a CSV that begin as a spreadsheet's formulas do."""
+
+
+def predict_file(run: BulkRun, *, restart: bool = False, tell: Callable[[int, int | None], None]) -> Written:
     """Predict every row of a file, or go on where an interrupted run of the same kind ended.
 
     Args:
@@ -75,7 +84,7 @@ def predict_file(run: BulkRun, *, restart: bool = False, tell: Callable[[int, in
         tell: called with the rows done and those of the file (None: not known before its end).
 
     Returns:
-        Rows of the output.
+        What the output holds.
 
     Raises:
         ConfigError: a file, a column or an output is not what it must be; what was done is kept.
@@ -106,9 +115,9 @@ def predict_file(run: BulkRun, *, restart: bool = False, tell: Callable[[int, in
     schema = parts.schema
     if schema is None:
         raise ConfigError(f"{run.source}: the table has no rows, so there is nothing to write")
-    write_table(run.output, schema, parts.batches())
+    formulas = write_table(run.output, schema, parts.batches())
     parts.remove()
-    return parts.rows
+    return Written(parts.rows, formulas)
 
 
 def _identity(run: BulkRun) -> dict[str, Any]:

@@ -7,7 +7,9 @@ leave. `run.json` says what was asked: a folder of another run's parts is never 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ class FinishedParts:
         self.folder = output.with_name(f"{output.name}.parts")
         record = self.folder / "run.json"
         wanted = json.loads(json.dumps(asked))
+        self._check_owner()
         try:
             if record.is_file():
                 self._check(json.loads(record.read_bytes()), wanted)
@@ -47,8 +50,27 @@ class FinishedParts:
         except json.JSONDecodeError as error:
             raise ConfigError(f"{record}: cannot be read: {error}; --restart begins anew") from error
         self._parts = self._complete()
-        self.rows = sum(parquet.read_metadata(part).num_rows for part in self._parts)
-        """That are done."""
+        try:
+            self.rows = sum(parquet.read_metadata(part).num_rows for part in self._parts)
+            """That are done."""
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ConfigError(f"{self.folder}: a part cannot be read: {error}; --restart begins anew") from error
+
+    def _check_owner(self) -> None:
+        """Refuse a folder that somebody else has put there: its parts would be taken for answers of the model.
+
+        Raises:
+            ConfigError: it is a link, or another user's.
+        """
+        try:
+            status = self.folder.lstat()
+        except OSError:
+            return
+        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid():
+            raise ConfigError(
+                f"{self.folder}: is {'a link' if stat.S_ISLNK(status.st_mode) else 'of another user'}, so its parts may not be those of a run of yours; "
+                "move it away, or name an output in a folder of your own"
+            )
 
     def _check(self, there: Any, wanted: Mapping[str, Any]) -> None:
         if there == wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import orjson
 import pyarrow as pa
-from pyarrow import csv, json, parquet
+from pyarrow import compute, csv, json, parquet
 
 from ..errors import ConfigError
 
@@ -26,6 +27,8 @@ _SUFFIXES: Final[dict[str, Format]] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = "^[=+\\-@\t\r]"
 
 
 def format_of(path: Path) -> Format:
@@ -60,7 +63,7 @@ class TableReader:
         except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise _unreadable(path, self._format, error) from error
         names = self.schema.names
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise ConfigError(
                 f"{path}: the columns {', '.join(map(repr, twice))} are there more than once; rename them"
@@ -138,36 +141,57 @@ def _unreadable(path: Path, kind: str, error: Exception) -> ConfigError:
     return ConfigError(f"{path}: not a table in {kind}: {error}")
 
 
-def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write a table whole or not at all: beside its place first, then moved there.
 
-    CSV has a column for each element of a list (`y_0`, `y_1`), JSON lines have lists, and null for what is not finite.
+    CSV has a column for each element of a list (`y_0`, `y_1`), JSON lines have lists, and null for what is not finite. Texts are written as they are, in
+    CSV as pandas and Arrow write them: also those that a spreadsheet would run.
+
+    Returns:
+        Texts of a CSV that begin as formulas do; 0 of another format.
 
     Raises:
         ConfigError: it cannot be written.
     """
     kind = format_of(path)
     partial = path.with_name(f".{path.name}.partial")
+    formulas = 0
     try:
-        if kind == "parquet":
-            with parquet.ParquetWriter(partial, schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-        elif kind == "csv":
-            flat = _flat_schema(schema)
-            with csv.CSVWriter(partial, flat) as writer:
-                for batch in batches:
-                    writer.write_batch(_flattened(batch, flat))
-        else:
-            with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)
+        with partial.open(
+            "xb"
+        ) as file:  # new: in a folder of many, somebody's link of that name may lead to any file of ours
+            if kind == "parquet":
+                with parquet.ParquetWriter(file, schema) as writer:
+                    for batch in batches:
+                        writer.write_batch(batch)
+            elif kind == "csv":
+                flat = _flat_schema(schema)
+                formulas += sum(name.startswith(_FORMULAS) for name in flat.names)
+                with csv.CSVWriter(file, flat) as writer:
+                    for batch in batches:
+                        flattened = _flattened(batch, flat)
+                        formulas += _count_formulas(flattened)
+                        writer.write_batch(flattened)
+            else:
                 for batch in batches:
                     _write_lines(file, batch)
-        with partial.open("rb") as file:
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return formulas
+
+
+def _count_formulas(batch: pa.RecordBatch) -> int:
+    """Count the texts that a spreadsheet takes for formulas (OWASP, "CSV Injection")."""
+    return sum(
+        compute.sum(compute.match_substring_regex(column, _FORMULA)).as_py() or 0
+        for column in batch.columns
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    )
 
 
 def _write_lines(file: Any, batch: pa.RecordBatch) -> None:

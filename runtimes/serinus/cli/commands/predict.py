@@ -102,7 +102,7 @@ def predict(
             progress.update(task, completed=rows_done, total=total)
 
         try:
-            count = predict_file(run, restart=restart, tell=tell)
+            written = predict_file(run, restart=restart, tell=tell)
         except KeyboardInterrupt:
             progress.stop()
             console.print(f"stopped after {done:,} rows, which are kept: the same command goes on", markup=False)
@@ -111,7 +111,13 @@ def predict(
             raise
         except SerinusError as error:
             raise ConfigError(str(error)) from error
-    console.print(f"{output}: {count:,} rows", markup=False)
+    console.print(f"{output}: {written.rows:,} rows", markup=False)
+    if written.formulas:
+        console.print(
+            f"{output}: {written.formulas:,} texts begin with =, +, - or @, which a spreadsheet runs as formulas: open the file there as text, or "
+            "write .parquet",
+            markup=False,
+        )
 
 
 def _names(text: str | None, option: str) -> tuple[str, ...]:
