@@ -18,7 +18,7 @@ from serinus.errors import ConfigError
 from serinus.settings import ModelSettings
 from serinus.small_file import read_bytes
 
-from .signature import MlSignature, read_signature
+from .signature import MlSignature, read_signature, told
 
 __all__ = ["FILE", "PYFUNC", "MlModel", "read"]
 
@@ -48,15 +48,17 @@ class MlModel:
         """
         if not isinstance(name, str) or not name:
             raise ConfigError(
-                f"{self.folder / FILE}: a flavour names its data as {name!r}; a path in the folder was expected"
+                f"{self.folder / FILE}: a flavour names its data as {told(name)}; a path in the folder was expected"
             )
         path = self.folder / name
         if leads_out(path, self.folder, settings.allow_uri):
             raise ConfigError(
-                f"{self.folder / FILE}: the data {name!r} lead out of the folder; to trust them, start with --allow_uri and the folder to read from"
+                f"{self.folder / FILE}: the data {told(name)} lead out of the folder; to trust them, start with --allow_uri and the folder to read from"
             )
         if not path.exists():
-            raise ConfigError(f"{self.folder / FILE}: the data {name!r} are not there; the folder was not copied whole")
+            raise ConfigError(
+                f"{self.folder / FILE}: the data {told(name)} are not there; the folder was not copied whole"
+            )
         return path
 
 
@@ -92,7 +94,7 @@ def read(settings: ModelSettings) -> MlModel:
         raise ConfigError(f"{path}: names no flavors; a mapping of them was expected")
     for name, flavour in flavours.items():
         if not isinstance(name, str) or not isinstance(flavour, dict):
-            raise ConfigError(f"{path}: the flavour {name!r} is no mapping")
+            raise ConfigError(f"{path}: the flavour {told(name)} is no mapping")
     version = document.get("mlflow_version")
     return MlModel(
         folder,

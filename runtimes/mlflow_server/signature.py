@@ -20,7 +20,7 @@ from serinus.errors import ConfigError
 from serinus.protocol.datatypes import datatype_of
 from serinus.protocol.types import TensorSpec
 
-__all__ = ["NO_SIGNATURE", "Column", "MlSignature", "Parameter", "read_signature"]
+__all__ = ["NO_SIGNATURE", "Column", "MlSignature", "Parameter", "read_signature", "told"]
 
 _DATATYPES: Final = {
     "boolean": "BOOL",
@@ -35,6 +35,9 @@ _DATATYPES: Final = {
 """Of `mlflow.types.DataType`."""
 _PARTED: Final = frozenset({"array", "object", "map", "any", "sparkml_vector"})
 _MOST_COLUMNS: Final = 100_000
+_MOST_TOLD: Final = 120
+_MOST_DTYPE: Final = 32
+"""Characters; NumPy reads a list of kinds in one text too, and takes a second for 200 KB of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def _listed(document: Mapping[str, Any], key: str, where: str) -> list[Any] | No
     try:
         listed = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: signature.{key}: not JSON: {error}") from None
+        raise ConfigError(f"{where}: signature.{key}: not JSON: {str(error)[:200]}") from None
     if isinstance(listed, dict):  # outputs of a type of their own are written alone
         listed = [listed]
     if not isinstance(listed, list) or len(listed) > _MOST_COLUMNS:
@@ -143,7 +146,7 @@ def _columns(document: Mapping[str, Any], key: str, prefix: str, where: str) -> 
     counts = Counter(column.spec.name for column in columns)
     twice = min((name for name, count in counts.items() if count > 1), default=None)
     if twice is not None:
-        raise ConfigError(f"{where}: signature.{key}: {twice!r} is there more than once")
+        raise ConfigError(f"{where}: signature.{key}: {told(twice)} is there more than once")
     return columns
 
 
@@ -152,7 +155,7 @@ def _column(entry: object, index: int, prefix: str, where: str) -> Column:
         raise ConfigError(f"{where}: a mapping was expected")
     name = entry.get("name")
     if name is not None and not isinstance(name, str | int):
-        raise ConfigError(f"{where}: its name is {name!r}; a text was expected")
+        raise ConfigError(f"{where}: its name is {told(name)}; a text was expected")
     shown = f"{prefix}{index}" if name is None else str(name)
     optional = entry.get("required") is False or entry.get("optional") is True
     kind = entry.get("type")
@@ -165,20 +168,27 @@ def _column(entry: object, index: int, prefix: str, where: str) -> Column:
     if kind in _PARTED:
         return Column(TensorSpec(shown, "BYTES", (-1,), optional=optional), "json", name is not None)
     known = ", ".join((*_DATATYPES, "tensor", *sorted(_PARTED)))
-    raise ConfigError(f"{where}: its type is {entry.get('type')!r}; one of {known} was expected")
+    raise ConfigError(f"{where}: its type is {told(entry.get('type'))}; one of {known} was expected")
+
+
+def told(value: object) -> str:
+    """Put a value of somebody's file into a message, the beginning of it."""
+    text = repr(value)
+    return text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}..."
 
 
 def _tensor(document: object, where: str) -> tuple[str, tuple[int, ...]]:
     if not isinstance(document, dict) or not isinstance(document.get("shape"), list):
         raise ConfigError(f"{where}: tensor-spec needs dtype and shape")
     shape = document["shape"]
-    if not all(type(size) is int and size >= -1 for size in shape) or len(shape) > 32:
-        raise ConfigError(f"{where}: shape is {shape!r}; whole numbers were expected, -1 for what may vary")
+    if not all(type(size) is int and -1 <= size < 1 << 63 for size in shape) or len(shape) > 32:
+        raise ConfigError(f"{where}: shape is {told(shape)}; whole numbers were expected, -1 for what may vary")
+    dtype = document.get("dtype")
     try:
-        dtype = np.dtype(document.get("dtype"))
-        datatype = "BYTES" if dtype.kind in "USO" else datatype_of(dtype)
+        kind = np.dtype(dtype if isinstance(dtype, str) and len(dtype) <= _MOST_DTYPE else "no kind")
+        datatype = "BYTES" if kind.kind in "USO" else datatype_of(kind)
     except (TypeError, ValueError, KeyError):
-        raise ConfigError(f"{where}: dtype {document.get('dtype')!r} is none that the protocol carries") from None
+        raise ConfigError(f"{where}: dtype {told(dtype)} is none that the protocol carries") from None
     return datatype, tuple(shape)
 
 

@@ -142,14 +142,18 @@ class Extra:
 def leads_out(path: Path, folder: Path, allowed: Sequence[Path]) -> bool:
     """Tell whether a path ends elsewhere than in a folder, or in one of those allowed, once `..` and all links are followed.
 
-    A link that leads in a circle leads out.
+    A link that leads in a circle leads out, and so does what is no path (with a NUL).
     """
     try:
         ends = path.resolve()
         if ends.is_symlink():  # what resolve() leaves of a circle
             return True
         return not any(ends.is_relative_to(root.resolve()) for root in (folder, *allowed))
-    except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError of a circle
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):  # Python before 3.13 raises RuntimeError of a circle; ValueError of a NUL
         return True
 
 

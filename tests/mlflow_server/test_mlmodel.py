@@ -83,6 +83,8 @@ def test_a_folder_with_an_mlmodel_is_mlflow_servers_and_the_file_itself_is_too(t
         (changed(flavors={"xgboost": {"data": "/etc/passwd"}}), "lead out of the folder"),
         (changed(flavors={"sklearn": {"pickled_model": "/etc/passwd"}}), "lead out of the folder"),
         (changed(flavors={"pytorch": {"model_data": "/etc"}}), "lead out of the folder"),
+        (changed(flavors={"xgboost": {"data": "a\0b"}}), r"'a\\x00b' lead out of the folder"),
+        (changed(flavors={"xgboost": {"data": "a" * 5000}}), r"a{100}\.\.\. lead out of the folder"),
         (changed(flavors={"crate": {}}), "has no python_function flavour"),
         (changed(flavors={"python_function": {"loader_module": "os"}}), "--allow_implementation mlflow.pyfunc"),
         (changed(signature=1), "signature is no mapping"),
@@ -95,12 +97,16 @@ def test_a_folder_with_an_mlmodel_is_mlflow_servers_and_the_file_itself_is_too(t
         (changed(signature={"inputs": '[{"type": "tensor"}]'}), "needs dtype and shape"),
         (changed(signature={"inputs": '[{"type": "tensor", "tensor-spec": {"dtype": "x", "shape": []}}]'}), "protocol carries"),
         (changed(signature={"inputs": '[{"type": "tensor", "tensor-spec": {"dtype": "int8", "shape": [-7]}}]'}), "whole numbers"),
+        (changed(signature={"inputs": '[{"type": "tensor", "tensor-spec": {"dtype": "int8", "shape": [9223372036854775808]}}]'}), "whole numbers"),
+        (changed(signature={"inputs": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "f4," * 50_000, "shape": [1]}}])}), r"f4,f4\.\.\. is none"),
+        (changed(signature={"inputs": '[{"type": "tensor", "tensor-spec": {"dtype": null, "shape": [1]}}]'}), "dtype None is none"),
         (changed(signature={"params": "[{}]"}), "without a name"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_none_is_refused_in_words(document: Any, words: str, tmp_path: Path):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as told:
         make(folder_of(tmp_path, document))
+    assert len(str(told.value)) < 1000
 
 
 @pytest.mark.timeout(20)  # each column was looked for among all: a minute
