@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["HIDDEN", "hide", "hide_named", "is_secret_name"]
+__all__ = ["HIDDEN", "fault_without_content", "hide", "hide_named", "is_secret_name"]
 
 HIDDEN: Final = "***"
 
@@ -73,3 +73,18 @@ def hide_named(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [hide_named(name, each) for each in value]
     return value
+
+
+def fault_without_content(error: Exception) -> str:
+    """Say where a file of secrets is damaged, and nothing of what is there; the message of a YAML parser quotes the line.
+
+    Args:
+        error: of reading or parsing the file.
+    """
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        problem = str(getattr(error, "problem", "") or "damaged").partition("'")[0].strip()  # in quotes: of the file
+        return f"not YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    return getattr(error, "strerror", None) or (
+        "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else "not YAML"
+    )

@@ -504,6 +504,16 @@ def test_a_kubeconfig_says_where_and_as_whom(tmp_path: Path):
         load_access(kubeconfig(tmp_path, plugin)).authorization()
 
 
+@pytest.mark.parametrize("token", ["hunter22: x", "'hunter22", "*hunter22", "!hunter22 x", "{hunter22", "@hunter22"])
+def test_a_kubeconfig_that_is_damaged_is_told_by_its_place_and_not_its_content(tmp_path: Path, token: str):
+    (tmp_path / "config").write_text(f"users:\n- name: a\n  user:\n    token: {token}\n")
+    with pytest.raises(
+        ConfigError, match=r"config: not YAML: line \d+, column \d+: .*a kubeconfig was expected"
+    ) as told:
+        load_access(tmp_path / "config")
+    assert "hunter22" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -85,3 +85,30 @@ def test_what_kubectl_says_of_a_failure_is_told(kubectl: Callable[..., Path]):
     with pytest.raises(ConfigError) as refused:
         live_documents([document()])
     assert str(refused.value) == "kubectl could not read InferenceService a: no such context"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        document(name="--server=http://evil.example"),
+        document(name="-o=go-template"),
+        document(name="a,b"),
+        document(name="a/b"),
+        document(name="a b"),
+        document(name=""),
+        document(kind="--server=http://evil.example"),
+        document("--server=http://evil/v1"),
+        document(namespace="--token=x"),
+    ],
+    ids=lambda each: f"{each.api_version} {each.kind} {each.namespace} {each.name}",
+)
+def test_a_manifest_gives_kubectl_no_option(hostile: Document, kubectl: Callable[..., Path]):
+    asked = kubectl(LIVE)
+    assert [one.name for one in live_documents([hostile, document()])] == ["a"]
+    assert len(asked.read_text().splitlines()) == 1
+
+
+def test_names_of_rbac_are_asked_for(kubectl: Callable[..., Path]):
+    asked = kubectl(LIVE)
+    live_documents([document("rbac.authorization.k8s.io/v1", "Role", name="system:a-b.c")])
+    assert "Role.rbac.authorization.k8s.io system:a-b.c " in asked.read_text()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serinus.cli.main import main
-from serinus.manifests import kustomization
+from serinus.manifests import kustomization, reading
 from serinus.manifests.documents import load_text
 from serinus.manifests.problems import Problem, Problems
-from serinus.manifests.reading import check
+from serinus.manifests.reading import check, load_documents
 from serinus.manifests.rules.update_rules import check_updates
 
 GOOD = (
@@ -209,3 +211,36 @@ def test_a_kustomization_that_is_never_rendered_is_a_finding(tmp_path: Path, mon
     (tmp_path / "app" / "kustomization.yaml").write_text("resources: [https://192.0.2.1/base.yaml]\n")
     (problem,) = check([tmp_path / "app"]).problems
     assert "kustomize has not rendered it after 0.2 s" in problem.message
+
+
+@pytest.mark.timeout(20)  # a pipe was waited for without an end
+def test_what_is_no_file_of_a_sensible_size_is_told_and_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    (problem,) = check([tmp_path / "large.yaml"]).problems
+    assert "is 1099511627776 bytes, 67108864 at most were expected" in problem.message
+    (folder := tmp_path / "folder").mkdir()
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "a.yaml").write_text(GOOD % ("a", "gs://a"))
+    assert [document.name for document in load_documents(folder)] == ["a"]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_that_is_named_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(GOOD % ("a", "gs://a"),))
+    writer.start()
+    checked = check([tmp_path / "pipe"])
+    writer.join()
+    assert (checked.problems, checked.objects) == ([], 1)
+
+
+def test_a_broken_file_of_many_documents_is_read_again_no_further_than_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_MOST_AGAIN", 10_000)  # its own bound takes seconds to reach
+    text = "---\n".join(GOOD % (f"a{number}", "gs://a") for number in range(60)) + "---\na: ["
+    (tmp_path / "a.yaml").write_text(text)
+    checked = check([tmp_path / "a.yaml"])
+    assert 20 < checked.objects < 60
+    assert [problem.line for problem in checked.problems] == [text.count("\n") + 1]

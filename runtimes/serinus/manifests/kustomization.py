@@ -8,21 +8,26 @@ that a patch or generator made takes the kustomization's.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ConfigError
-from ..small_file import is_folder, is_there
+from ..small_file import is_folder, is_there, read_bytes
 from .documents import Document, FieldPath, Place, load_text
 from .fields import listed
 
 __all__ = ["find_kustomization", "kustomization_files", "live_documents", "read_text", "render"]
 
+_MOST_BYTES: Final = 64 << 20
+"""Of a file; the API server takes 3 MiB of an object, and the largest bundles of CRDs have some 5."""
 _RENDER_S: Final = 120.0
 """Remote bases are fetched meanwhile: kustomize itself gives git 27 s for each."""
 _ASK_S: Final = 60.0
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]*")
+"""What names of objects, kinds and namespaces are made of; RBAC's have colons."""
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
 
@@ -31,14 +36,25 @@ def find_kustomization(folder: Path) -> Path | None:
     return next((folder / name for name in KUSTOMIZATIONS if (folder / name).is_file()), None)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, is_named: bool = False) -> str:
     """Read a file.
 
+    Args:
+        path: the file.
+        is_named: by who asks, who may name a pipe too (`<(helm template .)`); else it was found, and one would be waited for without an end.
+
     Raises:
-        ConfigError: it cannot be read, or is not UTF-8.
+        ConfigError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        if is_named and not path.is_file():
+            with path.open("rb") as opened:
+                body = opened.read(_MOST_BYTES + 1)
+            if len(body) > _MOST_BYTES:
+                raise ConfigError(f"{path}: more than {_MOST_BYTES} bytes; a manifest was expected")
+        else:
+            body = read_bytes(path, most_bytes=_MOST_BYTES)
+        return body.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -110,6 +126,8 @@ def render(kustomization: Path) -> list[Document]:
 def live_documents(documents: Sequence[Document]) -> list[Document]:
     """The objects of a cluster that bear the names of these, as kubectl's current context has them; those that are not there are left out.
 
+    So are those that no cluster can have: a name such as `--server=http://elsewhere` would be an option of kubectl's, which sends its credentials there.
+
     Raises:
         ConfigError: there is no kubectl, or it could not ask; the message is kubectl's.
     """
@@ -118,6 +136,8 @@ def live_documents(documents: Sequence[Document]) -> list[Document]:
     for document in documents:
         group = document.api_version.rpartition("/")[0]
         kind = f"{document.kind}.{group}" if group else document.kind
+        if not (_WORD.fullmatch(kind) and _WORD.fullmatch(document.name) and _WORD.fullmatch(document.namespace)):
+            continue
         words = [kubectl, "get", kind, document.name, "--ignore-not-found", "-o", "yaml"]
         if "namespace" in document.metadata:
             words += ["--namespace", document.namespace]

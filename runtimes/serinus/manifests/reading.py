@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from ..errors import ConfigError
 from ..small_file import is_folder, is_there
@@ -25,6 +26,9 @@ __all__ = ["Checked", "check", "load_documents", "read_documents"]
 _SUFFIXES = {".yaml", ".yml", ".json"}
 _PASSED_OVER = {"node_modules", "__pycache__", "venv"}
 _TEMPLATE = re.compile(r"\{\{-?\s*(?:[.$]|if|range|with|include|define|end|template|toYaml|tpl|/\*)")
+
+_MOST_AGAIN: Final = 32 << 20
+"""Characters of a broken file that are read again, document by document: each comes with as many empty lines as there are lines before it."""
 
 
 def _is_object(document: Document) -> bool:
@@ -44,7 +48,7 @@ def load_documents(path: Path) -> list[Document]:
         kustomization = find_kustomization(path)
         if kustomization is not None:
             return render(kustomization)
-        files = sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
+        files = sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"} and file.is_file())
         found = [
             doc for file in files for doc in load_text(read_text(file), str(file), patches=True) if _is_object(doc)
         ]
@@ -55,7 +59,7 @@ def load_documents(path: Path) -> list[Document]:
         raise ConfigError(f"{path}: no such file or folder")
     if path.name in KUSTOMIZATIONS:
         return render(path)
-    return _objects(read_text(path), str(path))
+    return _objects(read_text(path, is_named=True), str(path))
 
 
 def _objects(text: str, file: str) -> list[Document]:
@@ -185,7 +189,7 @@ def _read(path: Path, problems: Problems, *, named: bool) -> list[Document]:
         elif not is_there(path):
             raise ConfigError(f"{path}: no such file or folder")  # noqa: TRY301
         else:
-            text, file = read_text(path), str(path)
+            text, file = read_text(path, is_named=named), str(path)
     except ConfigError as error:
         problems.extend([_unreadable(path, text) for text in error.problems])
         return []
@@ -212,8 +216,11 @@ def _parse(text: str, file: str, path: Path, problems: Problems, *, named: bool)
                 ]
             )
             return []
-        found = []
+        found, looked = [], 0
         for chunk in _chunks(text):
+            looked += len(chunk)
+            if looked > _MOST_AGAIN:
+                break
             try:
                 found += load_text(chunk, file, patches=not named)
             except ConfigError as broken:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from ...errors import ConfigError
+from ...secrecy import fault_without_content
 
 __all__ = ["Access", "load_access"]
 
@@ -129,7 +130,7 @@ def _from_kubeconfig(path: Path, wanted: str) -> Access:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; a kubeconfig was expected") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+        raise ConfigError(f"{path}: {fault_without_content(error)}; a kubeconfig was expected") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a kubeconfig was expected")
     name = wanted or str(document.get("current-context") or "")

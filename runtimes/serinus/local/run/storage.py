@@ -26,7 +26,7 @@ import yaml
 
 from ...errors import ConfigError
 from ...manifests.documents import Document
-from ...secrecy import HIDDEN, hide, is_secret_name
+from ...secrecy import HIDDEN, fault_without_content, hide, is_secret_name
 from ...small_file import is_there
 from ..plan.container_environment import config_data
 from .unpacking import ARCHIVES, Bound, Refused, unpack
@@ -75,7 +75,7 @@ def read_storage_config(file: Path) -> dict[str, str]:
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--storage-config {file}: cannot be read: {_without_content(error)}") from None
+        raise ValueError(f"--storage-config {file}: cannot be read: {fault_without_content(error)}") from None
     if not isinstance(value, dict):
         raise ValueError(  # noqa: TRY004 (a file's content, as every other option's)
             f'--storage-config {file}: expected a mapping such as {{"default": {{"type": "s3", "bucket": "b"}}}}'
@@ -84,16 +84,6 @@ def read_storage_config(file: Path) -> dict[str, str]:
         (entries,) = config_data([Document(value, {}, str(file))]).entries.values()
         return dict(entries)
     return {str(key): each if isinstance(each, str) else json.dumps(each) for key, each in value.items()}
-
-
-def _without_content(error: Exception) -> str:
-    """Say where a file of secrets is damaged and nothing of what is there."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return f"not YAML: line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '') or 'damaged'}"
-    return getattr(error, "strerror", None) or (
-        "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else "not YAML"
-    )
 
 
 def _secrets_of(settings: Mapping[str, str]) -> list[str]:
