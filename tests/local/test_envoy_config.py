@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -186,8 +187,18 @@ def test_an_inner_listener_leads_to_its_predictor_alone_on_loopback():
 
 
 def test_the_bootstrap_names_the_watched_files_and_its_admin_port_on_loopback():
-    found = envoy.bootstrap(FOLDER, 20200)
+    found = envoy.bootstrap(FOLDER, 20200, "secret1")
     assert found["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 20200}
+    ((allowed,),) = (found["admin"]["allow_paths"],)
+    for path in ("/ready", "/clusters?format=json", "/config_dump?resource=dynamic_route_configs"):
+        assert re.fullmatch(allowed["safe_regex"]["regex"], envoy.admin_path(path, "secret1"))
+        for wrong in (
+            path,
+            envoy.admin_path(path, "secret2"),
+            envoy.admin_path(path, "secret1") + "0",
+            path + "?xkey=secret1",
+        ):
+            assert not re.fullmatch(allowed["safe_regex"]["regex"], wrong), wrong
     for key, name in (("cds_config", "cds.json"), ("lds_config", "lds.json")):
         source = found["dynamic_resources"][key]["path_config_source"]
         assert source == {"path": str(FOLDER / name), "watched_directory": {"path": str(FOLDER)}}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serinus.local.plan.envoy_config import Host
+from serinus.local.plan.envoy_config import Host, admin_path
 from serinus.local.plan.routing_table import GatewayTable
 from serinus.local.run import gateway as gateway_module
 from serinus.local.run.gateway import Gateway
@@ -23,7 +23,8 @@ def _table(*names: str) -> GatewayTable:
 
 
 async def _shown_version(gateway: Gateway) -> str:
-    _, body = await http_get(gateway.admin_port, "/config_dump?resource=dynamic_route_configs", timeout_s=5.0)
+    path = admin_path("/config_dump?resource=dynamic_route_configs", gateway.admin_key)
+    _, body = await http_get(gateway.admin_port, path, timeout_s=5.0)
     return json.loads(body)["configs"][0]["version_info"]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from depth import draws
 from local_support import Up, all_ready, manifest, up
+from serinus.local.plan.envoy_config import admin_path
 from serinus.local.run.control_socket import Client, ControlFailed
 from waiting import wait_until
 
@@ -106,10 +107,23 @@ def test_copies_reach_the_canary_and_no_client_notices_whatever_becomes_of_them(
         answer = control.ask("mirror", name="fraud", percent=100)
         assert answer["services"][0]["mirror"] == 100
         admin = f"127.0.0.1:{answer['gateway']['admin_port']}"
+        bootstrap = json.loads(next(tmp_path.rglob("bootstrap.json")).read_text())
+        key = bootstrap["node"]["metadata"]["admin_key"]
+        for method, path in (
+            ("POST", "/quitquitquit"),
+            ("POST", "/drain_listeners"),
+            ("GET", "/config_dump"),
+            ("GET", "/"),
+        ):
+            connection = http.client.HTTPConnection(admin, timeout=10)
+            connection.request(method, path)
+            assert connection.getresponse().status == 403, "any page and any user could end the gateway"
+            connection.close()
 
         def copies() -> int:
             connection = http.client.HTTPConnection(admin, timeout=10)
-            connection.request("GET", f"/stats?filter=^cluster.{NEW}/http.upstream_rq_2xx$&usedonly&format=json")
+            counted = f"/stats?filter=^cluster.{NEW}/http.upstream_rq_2xx$&usedonly&format=json"
+            connection.request("GET", admin_path(counted, key))
             stats = json.loads(connection.getresponse().read())["stats"]
             connection.close()
             return stats[0]["value"] if stats else 0

@@ -30,6 +30,7 @@ __all__ = [
     "Endpoint",
     "Host",
     "InnerListener",
+    "admin_path",
     "bootstrap",
     "cluster_file",
     "clusters",
@@ -122,12 +123,19 @@ def _address(port: int, host: str = "127.0.0.1") -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def bootstrap(folder: Path, admin_port: int) -> dict[str, Any]:
+def admin_path(path: str, key: str) -> str:
+    """A path of Envoy's admin interface, as who knows the key asks for it."""
+    return f"{path}{'&' if '?' in path else '?'}key={key}"
+
+
+def bootstrap(folder: Path, admin_port: int, admin_key: str) -> dict[str, Any]:
     """What Envoy is started with.
 
     Args:
         folder: holds `cds.json`, `lds.json`, `rds.json` and `eds/`.
-        admin_port: loopback port of its admin interface.
+        admin_port: loopback port of its admin interface, which asks nobody for anything: any page that a browser here has open, and any user of the
+            machine, could end Envoy by a POST.
+        admin_key: letters and digits, without which no path of it is answered.
     """
 
     def watched(name: str) -> dict[str, Any]:
@@ -137,8 +145,11 @@ def bootstrap(folder: Path, admin_port: int) -> dict[str, Any]:
         }
 
     return {
-        "node": {"id": "serinus", "cluster": "serinus"},
-        "admin": {"address": _address(admin_port)},
+        "node": {"id": "serinus", "cluster": "serinus", "metadata": {"admin_key": admin_key}},
+        "admin": {
+            "address": _address(admin_port),
+            "allow_paths": [{"safe_regex": {"regex": rf"/[a-z_]+\?(.*&)?key={admin_key}"}}],
+        },
         "dynamic_resources": {"cds_config": watched("cds.json"), "lds_config": watched("lds.json")},
         # A laptop's gateway has no edge to protect; without a limit Envoy warns at each start.
         "overload_manager": {

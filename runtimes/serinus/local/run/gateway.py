@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -59,6 +60,7 @@ class Gateway:
         self.port = port or ports.take()
         self.folder = folder
         self.admin_port = ports.take()
+        self.admin_key = secrets.token_hex(16)
         self._access_log = access_log
         self._log = log
         self._lock = asyncio.Lock()
@@ -75,6 +77,7 @@ class Gateway:
             "--log-level",
             "warning",
         )
+        ready = envoy.admin_path("/ready", self.admin_key)
         plan = ProcessPlan(
             name="envoy",
             # Two workers: a gateway on a laptop shares the cores with the models behind it.
@@ -87,9 +90,9 @@ class Gateway:
             cwd=None,
             ports=Ports(self.admin_port, self.port, 0),
             model_name="",
-            readiness=Probe("http", "/ready", self.admin_port, (), 0, 1, 2, 3),
+            readiness=Probe("http", ready, self.admin_port, (), 0, 1, 2, 3),
             # One that hangs is ended; a busy machine has a quarter of a minute to answer.
-            liveness=Probe("http", "/ready", self.admin_port, (), 0, 2, 5, 3),
+            liveness=Probe("http", ready, self.admin_port, (), 0, 2, 5, 3),
             probe_ports={},
         )
         self.process = ManagedProcess("gateway", plan, log, reaper, lambda: None)
@@ -114,7 +117,9 @@ class Gateway:
         for old in (self.folder / "eds").glob("*.json"):
             old.unlink()
         bootstrap = self.folder / "bootstrap.json"
-        bootstrap.write_text(json.dumps(envoy.bootstrap(self.folder, self.admin_port)), encoding="utf-8")
+        bootstrap.write_text(
+            json.dumps(envoy.bootstrap(self.folder, self.admin_port, self.admin_key)), encoding="utf-8"
+        )
         self._write_tables(GatewayTable())
         self.process.start()
         try:
@@ -130,7 +135,9 @@ class Gateway:
 
     async def stop_accepting(self) -> None:
         """Refuse new connections; those that are open go on."""
-        await http_get(self.admin_port, "/drain_listeners", timeout_s=2.0, method="POST")
+        await http_get(
+            self.admin_port, envoy.admin_path("/drain_listeners", self.admin_key), timeout_s=2.0, method="POST"
+        )
 
     async def apply(self, make: Callable[[], GatewayTable]) -> bool:
         """Bring Envoy to the table that `make` returns, and wait until it is there.
@@ -218,7 +225,7 @@ class Gateway:
         return True
 
     async def _admin(self, path: str) -> dict[str, Any]:
-        status, body = await http_get(self.admin_port, path, timeout_s=5.0)
+        status, body = await http_get(self.admin_port, envoy.admin_path(path, self.admin_key), timeout_s=5.0)
         try:
             answer = json.loads(body) if status == 200 else {}
         except ValueError:
