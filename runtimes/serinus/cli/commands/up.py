@@ -252,7 +252,10 @@ def _detach(console: Console, client: Client, folders: list[Path], timeout_s: fl
     words = [word for word in sys.argv[1:] if word not in {"--detach", "-d"}]
     log = client.state / "supervisor.log"
     try:
-        client.state.mkdir(parents=True, exist_ok=True)
+        client.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        client.state.chmod(
+            0o700
+        )  # refused where it is another user's, whose links would lead what is written elsewhere
         out = log.open("ab")  # where two start at once both write to it, and each behind the other
         out.truncate(0)
     except OSError as error:

@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import socket
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
 
-__all__ = ["Client", "ControlFailed", "NotRunning", "reached_address", "socket_path"]
+__all__ = ["Client", "ControlFailed", "NotRunning", "is_own_peer", "reached_address", "socket_path"]
 
 
 class NotRunning(ConfigError):
@@ -45,6 +46,21 @@ def socket_path(state: Path) -> Path:
         return path
     word = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"serinus-{os.getuid()}-{word}.sock"
+
+
+def is_own_peer(connection: Any) -> bool:
+    """Whether the other end of a unix socket is a process of this user, or of root; also where the system does not tell.
+
+    The folder of the socket is the user's; where its path is too long the socket is in a folder of everybody, in which another user may put one of
+    that name first, or reach ours before its mode is set.
+
+    Args:
+        connection: a socket, or asyncio's stand-in for one.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return uid in (os.geteuid(), 0)
 
 
 class Client:
@@ -76,6 +92,8 @@ class Client:
                 connection.connect(str(path))
             except OSError:
                 raise NotRunning(f"nothing runs in {self.state}; start it with: serinus up PATH") from None
+            if not is_own_peer(connection):
+                raise ControlFailed(f"{path} is another user's; give another --state-dir", [])
             try:
                 connection.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
                 with connection.makefile("rb") as reader:

@@ -24,7 +24,7 @@ from ...errors import ConfigError
 from ..plan.deployment_plan import PlanOptions
 from ..plan.plan_loader import Loaded
 from .applied_manifests import AppliedManifests, ManifestsRefused, PathOptions
-from .control_socket import socket_path
+from .control_socket import is_own_peer, socket_path
 from .local_cluster import LocalCluster
 from .processes.process_record import identify
 from .reconciler import RunOptions
@@ -203,6 +203,8 @@ class Daemon:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if not is_own_peer(writer.get_extra_info("socket")):
+                return
             line = await reader.readline()
             if not line:
                 return
