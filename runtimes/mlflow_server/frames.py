@@ -121,8 +121,10 @@ def _array(value: Any) -> np.ndarray:
     """Make one tensor: numbers as they are, all else as texts; parts of their own as JSON."""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         value = [value]
+    # NumPy would give each text of a list the room of the longest one.
+    is_text = isinstance(value, list) and any(isinstance(one, str | bytes) for one in value)
     try:
-        array = np.asarray(value)
+        array = np.asarray(value, object if is_text else None)
     except ValueError:  # rows of different lengths
         array = np.empty(len(value), object)
         array[:] = value

@@ -28,6 +28,8 @@ __all__ = ["METHODS", "Predictor", "installed_version"]
 
 _log = logging.getLogger("serinus.sklearn")
 
+_MOST_BYTES: Final = (1 << 31) - 1
+"""What one gRPC message carries: a HashingVectorizer makes a million numbers of each text, so 4,096 short ones would be 34 GB."""
 METHODS: Final = ("predict", "predict_proba", "decision_function", "transform")
 """What a model may be asked, in the order of the outputs."""
 
@@ -209,8 +211,12 @@ def _carried(answer: Any) -> np.ndarray:
 
     Raises:
         TypeError: it cannot.
+        ValueError: it would be too large.
     """
-    if hasattr(answer, "toarray"):  # a sparse matrix
+    if hasattr(answer, "toarray"):  # a sparse matrix, of as many columns as a vectorizer has words
+        size = answer.shape[0] * answer.shape[1] * 8
+        if size > _MOST_BYTES:
+            raise ValueError(f"the answer would have {size} bytes, at most {_MOST_BYTES} are made; send fewer rows")
         answer = answer.toarray()
     if isinstance(answer, list):
         raise TypeError("a model of several outputs answers probabilities as a list, which has no one tensor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ decomposition = Deferred("sklearn.decomposition")
 scaling = Deferred("sklearn.preprocessing")
 pipeline = Deferred("sklearn.pipeline")
 text = Deferred("sklearn.feature_extraction.text")
+carried = Deferred("sklearn_server.predictor", "_carried")
 
 CITIES = ["oslo", "bergen", "bodø"]
 
@@ -188,3 +190,17 @@ async def test_a_pipeline_that_begins_with_a_vectorizer_takes_texts(tmp_path: Pa
     async with serving(SklearnModel, ModelSettings(name="m", model_dir=tmp_path)) as plane:
         answer = await _v1(plane, {"instances": ["good thing", "bad thing"]})
     assert answer["predictions"] == [1, 0]
+
+
+def test_an_answer_of_as_many_columns_as_a_vectorizer_has_is_bounded_before_it_is_made():
+    tracemalloc.start()
+    try:
+        answer = text.HashingVectorizer().transform(["a word"] * 257)
+        with pytest.raises(
+            ValueError, match="would have 2155872256 bytes, at most 2147483647 are made; send fewer rows"
+        ):
+            carried(answer)
+        assert carried(answer[:1, :1024]).shape == (1, 1024)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()

@@ -394,7 +394,12 @@ def response_from_dict(document: Mapping[str, Any], request: InferRequest, versi
         )
         return from_kserve_response(hosted, request, version)
     if "predictions" in document:
-        array = np.asarray(document["predictions"])
+        predictions = document["predictions"]
+        if isinstance(predictions, list) and predictions and all(isinstance(one, str) for one in predictions):
+            # NumPy would give each text the room of the longest one.
+            array = _bytes_array("predictions", predictions, (len(predictions),), ModelFailed)
+            return InferResponse(request.model_name, [Tensor.of("output-0", array)], version, request.id)
+        array = np.asarray(predictions)
         if array.dtype == object or array.dtype.kind not in "biufSU":
             raise ModelFailed("the model answered V1 predictions that are no tensor, and the request was V2")
         if array.dtype.kind in "SU":

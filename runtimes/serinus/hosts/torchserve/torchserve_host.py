@@ -188,8 +188,10 @@ def _plain(value: Any) -> Any:
 
 def _array(value: Any) -> np.ndarray:
     """Make one tensor: numbers and truth values as they are, all else as texts, what has parts as JSON."""
+    is_text = isinstance(value, list) and any(isinstance(one, str) for one in value)
     try:
-        array = np.asarray(value)
+        # NumPy would give each text of a list the room of the longest one; a list of them is made below.
+        array = np.asarray(None if is_text else value)
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind in "biuf":
