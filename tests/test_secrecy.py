@@ -59,7 +59,16 @@ def test_what_is_no_credential_stays(text: str):
 
 
 def test_long_texts_of_anybody_are_read_in_one_pass():
-    for piece in ("://a:", "?a=", "?token", "Bearer ", "-----BEGIN PRIVATE KEY-----", "a_password=", "x_", "://aaaaaaaaaaaaaaaaaa"):
+    for piece in (
+        "://a:",
+        "?a=",
+        "?token",
+        "Bearer ",
+        "-----BEGIN PRIVATE KEY-----",
+        "a_password=",
+        "x_",
+        "://aaaaaaaaaaaaaaaaaa",
+    ):
         text = piece * (200_000 // len(piece))
         hide(text)
 
