@@ -23,7 +23,7 @@ CLUSTERS = envoy.clusters(FOLDER, [Backend("a-00001", (Endpoint(1, 2, "HEALTHY")
 LISTENERS = envoy.listeners(
     FOLDER, host="127.0.0.1", port=8080, access_log=FOLDER / "log", inner=[InnerListener(9, "a-00001", 5.0)]
 )
-BOOTSTRAP = envoy.bootstrap(FOLDER, 20200)
+BOOTSTRAP = envoy.bootstrap(FOLDER, 20200, "key")
 (TABLE,) = envoy.routes([Host("service:a", ("a.x",), (Arm("a-00001", 100),), 5.0)])
 OPTIONS = "typed_extension_protocol_options"
 MANAGER = ("filter_chains", 0, "filters", 0, "typed_config")
@@ -36,7 +36,8 @@ MONITOR = ("overload_manager", "resource_monitors", 0)
         (CLUSTERS[1], (OPTIONS, "*", "explicit_http_config", "http2_protocol_options", "max_concurrent_streams"), 1000),
         (BOOTSTRAP, (*MONITOR, "typed_config", "max_active_downstream_connections"), 50_000),
         (BOOTSTRAP, (*MONITOR, "name"), "envoy.resource_monitors.global_downstream_max_connections"),
-        (BOOTSTRAP, ("node",), {"id": "serinus", "cluster": "serinus"}),
+        (BOOTSTRAP, ("node", "id"), "serinus"),
+        (BOOTSTRAP, ("node", "cluster"), "serinus"),
         (TABLE, ("virtual_hosts", 0, "routes", 0, "route", "retry_policy", "retry_back_off"),
             {"base_interval": "0.025s", "max_interval": "0.250s"}),
         *((listener, ("per_connection_buffer_limit_bytes",), 1_048_576) for listener in LISTENERS),
