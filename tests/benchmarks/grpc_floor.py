@@ -1,9 +1,10 @@
 """What gRPC costs per request, on each engine: one row of 30 FP32 through a model that does next to nothing (W1g).
 
-Usage: python tests/benchmarks/grpc_floor.py [--seconds 3] [--engine native] [--tls]
+Usage: python tests/benchmarks/grpc_floor.py [--seconds 3] [--engine native] [--tls] [--python-relay]
 Needs h2load (Debian: nghttp2-client). Prints requests/s as h2load counts them and the server's CPU time (user + system) per
 request; every answer must be a success. The engines are loaded in turn, load by load, so that what else the machine does meets each; with
---tls each is measured over TLS (1.3, a certificate of P-256) and without.
+--tls each is measured over TLS (1.3, a certificate of P-256) and without. With --python-relay the native engine is measured a second time, with all connections on
+the event loop, as where there are no compiled kernels.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ from serinus.dataplane.telemetry.metrics import Metrics
 from serinus.model import Call, Model
 from serinus.protocol.proto_codec import encode_request
 from serinus.protocol.types import InferRequest, Tensor, TensorSpec
-from serinus.server.grpc import start_grpc
+from serinus.server.grpc import native_engine, start_grpc
 from serinus.settings import ModelSettings, ServerSettings
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
+ENGINES = ("grpcio", "native")
+PYTHON_RELAY = "python relay"
+"""The native engine with its connections on the event loop."""
 LOADS = ((1, 1), (1, 16), (16, 1), (16, 4), (64, 1))
 """Connections, and calls at a time on each."""
 
@@ -61,6 +65,9 @@ class Measured:
 
 async def serve(engine: str, files: Mapping[str, str]) -> None:
     """Serve until standard input closes; prints the port first."""
+    if engine == PYTHON_RELAY:
+        engine = "native"
+        native_engine.start_relays = lambda *_, **__: None
     metrics = Metrics()
     plane = Plane(Registry(Nothing, metrics=metrics), metrics=metrics)
     await plane.start([ModelSettings(name="m")])
@@ -122,9 +129,10 @@ def main() -> None:
     """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--engine", choices=["grpcio", "native"], action="append")
+    parser.add_argument("--engine", choices=ENGINES, action="append")
     parser.add_argument("--tls", action="store_true", help="over TLS too")
-    parser.add_argument("--serve", choices=["grpcio", "native"], help=argparse.SUPPRESS)
+    parser.add_argument("--python-relay", action="store_true", help="the native engine's relay in Python too")
+    parser.add_argument("--serve", choices=[*ENGINES, PYTHON_RELAY], help=argparse.SUPPRESS)
     parser.add_argument("--files", nargs=2, default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -145,8 +153,10 @@ def main() -> None:
         servers = [
             stack.enter_context(serving(engine, folder, tls=tls))
             for tls in ((False, True) if arguments.tls else (False,))
-            for engine in arguments.engine or ["grpcio", "native"]
+            for engine in arguments.engine or ENGINES
         ]
+        if arguments.python_relay:
+            servers.append(stack.enter_context(serving(PYTHON_RELAY, folder, tls=False)))
         print(f"load average before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
         for connections, calls in LOADS:
             for measured in servers:

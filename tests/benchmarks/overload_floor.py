@@ -7,6 +7,7 @@ so many refusals. Four servers, one process each, which all compute 5 ms after 5
   rest    a protocol that answers whatever it reads with the bytes of a 429: one read and one write for each
   grpc    the same with the frames of RESOURCE_EXHAUSTED
   native  relays, size filter and front of the native engine, over a service that fails every call: two reads and two writes
+  python  the same with its relays on the event loop, as where there are no compiled kernels
   grpcio  grpcio's engine over the same service
 Steps of the thread without refusals and with them, in turns, so that what the machine does beside hits both; the median of the rounds. The clients
 are those of the overload benchmark, each connection with one request at a time, on the same cores.
@@ -31,7 +32,7 @@ from .overload_models import compute
 
 __all__ = ["main"]
 
-KINDS = ("rest", "grpc", "native", "grpcio")
+KINDS = ("rest", "grpc", "native", "python", "grpcio")
 PREDICT_S = 0.005
 _BODY = b'{"error":"the model is overloaded; come back in 0.1 s or send to more replicas"}'
 REFUSAL = (
@@ -83,6 +84,7 @@ async def _engine_server(kind: str) -> int:
     from serinus.dataplane.plane import Plane
     from serinus.dataplane.registry import Registry
     from serinus.dataplane.telemetry.metrics import Metrics
+    from serinus.server.grpc import native_engine
     from serinus.server.grpc.answers import Answer, Failure
     from serinus.server.grpc.grpcio_engine import GrpcioEngine
     from serinus.server.grpc.native_engine import NativeEngine
@@ -112,7 +114,9 @@ async def _engine_server(kind: str) -> int:
     settings = ServerSettings(host="127.0.0.1")
     service = Refusing(plane, settings, metrics=metrics)
     engine: NativeEngine | GrpcioEngine
-    if kind == "native":
+    if kind == "python":
+        native_engine.start_relays = lambda *_, **__: None
+    if kind in ("native", "python"):
         engine = NativeEngine(service, settings)
         await engine.start("127.0.0.1", 0)
     else:
@@ -131,7 +135,7 @@ async def _serve(kind: str) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Refusing(is_grpc=kind == "grpc"), "127.0.0.1", 0)
     rest = server.sockets[0].getsockname()[1]
-    print(rest, await _engine_server(kind) if kind in ("native", "grpcio") else rest, flush=True)
+    print(rest, await _engine_server(kind) if kind in ("native", "python", "grpcio") else rest, flush=True)
     steps = _Steps()
     while await loop.run_in_executor(None, sys.stdin.readline):
         print(steps.done, flush=True)

@@ -14,9 +14,9 @@ import pytest
 from grpc_support import loaded, tls_context
 from serinus.server.connections.acceptor import Acceptor
 from serinus.server.connections.tls_connection import TlsConnections
-from serinus.server.grpc import relay as relay_module
-from serinus.server.grpc.relay import Relay
-from serinus.server.grpc.size_filter import FrameGuard
+from serinus.server.grpc.relays import relay as relay_module
+from serinus.server.grpc.relays.relay import Relay
+from serinus.server.grpc.relays.size_filter import FrameGuard
 from waiting import until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -26,8 +26,8 @@ from grpc_support import (
     serving,
 )
 from serinus.server.grpc import native_engine
-from serinus.server.grpc.relay import Relay
-from serinus.server.grpc.size_filter import FrameGuard
+from serinus.server.grpc.relays.relay import Relay
+from serinus.server.grpc.relays.size_filter import FrameGuard
 
 
 @pytest.fixture

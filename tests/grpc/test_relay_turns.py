@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from serinus.server.grpc import relay as relay_module
-from serinus.server.grpc.relay import Relay
-from serinus.server.grpc.size_filter import DROPPED_MOST, INFLATED_HERE
+from serinus.server.grpc.relays import pace
+from serinus.server.grpc.relays import relay as relay_module
+from serinus.server.grpc.relays.relay import Relay
+from serinus.server.grpc.relays.size_filter import DROPPED_MOST, INFLATED_HERE
 
 
 class Wire:
@@ -309,4 +310,4 @@ async def test_what_the_front_has_left_waits_for_its_client_no_longer_than_any_o
 
 
 def test_the_rest_and_the_shortest_time_of_a_pace_are_those_that_are_told():
-    assert (relay_module._REST_S, relay_module._SOON_S) == (0.1, 0.001)
+    assert (relay_module._REST_S, pace._SOON_S) == (0.1, 0.001)

@@ -22,6 +22,13 @@ SYMBOLS = (
     "serinus_json_take",
     "serinus_mlp_predict",
     "serinus_proto_census",
+    "serinus_relay_add",
+    "serinus_relay_drop",
+    "serinus_relay_free",
+    "serinus_relay_make",
+    "serinus_relay_release",
+    "serinus_relay_run",
+    "serinus_relay_stop",
 )
 """What the Python side calls: a library that lacks one is stale, and not used at all."""
 

@@ -7,7 +7,7 @@ import struct
 
 from connection_support import Joined
 from reliability.fuzz.targets import target
-from serinus.server.grpc.size_filter import FrameGuard
+from serinus.server.grpc.relays.size_filter import FrameGuard
 
 __all__: list[str] = []
 

@@ -43,6 +43,7 @@ class Acceptor:
         backlog: connections that may wait to be accepted.
         make_room: closes a connection that is idle, where descriptors have run out; gives whether there was one.
         is_full: whether no more are to be accepted until room is made.
+        take: serves a connection without a protocol of `make`'s; gives whether it does.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Acceptor:
         backlog: int,
         make_room: Callable[[], bool] = lambda: False,
         is_full: Callable[[], bool] = lambda: False,
+        take: Callable[[socket.socket], bool] = lambda _: False,
     ) -> None:
         self._is_full = is_full
+        self._take = take
         self._sock = sock
         self._make = make
         self._make_room = make_room
@@ -101,6 +104,8 @@ class Acceptor:
 
     def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
+        if self._take(connection):
+            return
         task = self._loop.create_task(self._begin(connection))
         self._beginning[task] = self._loop.time()
         task.add_done_callback(partial(self._begun, connection))

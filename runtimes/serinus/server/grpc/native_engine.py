@@ -48,6 +48,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...model import Cancellable
+from ...native.frames.frame_relay import Reported
 from ...settings import ServerSettings
 from ..certificates import Certificates, Loaded
 from ..connections.acceptor import Acceptor
@@ -55,9 +56,10 @@ from ..connections.idle_room import Idle, IdleRoom
 from ..connections.tls_connection import TlsConnections
 from ..connections.unsent_answers import LARGE_BYTES, UnsentAnswers
 from .grpcio_engine import GrpcioEngine, address
-from .relay import ALPN, Relay
+from .relays.native_relays import NativeRelay, NativeRelays, start_relays
+from .relays.relay import ALPN, Relay
+from .relays.size_filter import FrameGuard
 from .service import INFER, Failure, Metadata, Service, failure_of, plain_headers
-from .size_filter import FrameGuard
 
 __all__ = ["NativeEngine"]
 
@@ -230,7 +232,8 @@ class NativeEngine:
         self._empty_looks = 0
         """Of the loop, one after the other, while a model refuses."""
         self._listener: Acceptor | None = None
-        self.relays: set[Relay] = set()
+        self.relays: set[Relay | NativeRelay] = set()
+        self._native_relays: NativeRelays | None = None
         self.given = _Given(self, service.unsent, settings.send_timeout_s)
         self.front: Any = None
         self.calls: dict[int, _Call] = {}
@@ -286,20 +289,32 @@ class NativeEngine:
             ) from None
 
         def make() -> Relay:
-            return Relay(
-                str(front),
-                FrameGuard(limit, marker),
-                self.relays,
-                self._settings.send_timeout_s,
-                self._closed_slow,
-                self.room.make,
-                counts_calls=self.room.is_scarce(),
-            )
+            return relay(FrameGuard(limit, marker), counts_calls=self.room.is_scarce())
 
-        listen = Acceptor if certificates is None else partial(TlsConnections, context=certificates.context(ALPN))
-        self._listener = listen(sock, make=make, backlog=_BACKLOG, make_room=self.room.make, is_full=self.room.is_full)
+        def go_on(declined: Reported) -> Relay:
+            guard = FrameGuard(limit, marker)
+            if declined.has_begun:
+                guard.go_on(declined.messages, has_data=declined.has_data)
+            return relay(guard, declined=declined)
+
+        timeout_s, full = self._settings.send_timeout_s, self.room.is_full
+        relay = partial(Relay, str(front), relays=self.relays, send_timeout_s=timeout_s, on_stalled=self._closed_slow)
+        relay = partial(relay, make_room=self.room.make)
         if certificates is not None:
+            listen = partial(TlsConnections, context=certificates.context(ALPN))
             certificates.on_change(self._change)
+        else:
+            self._native_relays = start_relays(
+                limit,
+                timeout_s,
+                str(front),
+                self.relays,
+                go_on=go_on,
+                room=self.room,
+                on_stalled=self._closed_slow,
+            )
+            listen = partial(Acceptor, take=self._native_relays.take) if self._native_relays is not None else Acceptor
+        self._listener = listen(sock, make=make, backlog=_BACKLOG, make_room=self.room.make, is_full=full)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     def _change(self, loaded: Loaded) -> None:
@@ -425,7 +440,7 @@ class NativeEngine:
             return handshake
         return since, partial(self._close_idle, longest)
 
-    def _close_idle(self, relay: Relay) -> None:
+    def _close_idle(self, relay: Relay | NativeRelay) -> None:
         self.relays.discard(relay)
         relay.abort()
 
@@ -458,6 +473,9 @@ class NativeEngine:
             await asyncio.sleep(_LOOK_S)
         for relay in list(self.relays):
             relay.abort()
+        if self._native_relays is not None:
+            await self._native_relays.close()
+            self._native_relays = None
         for call in list(self.calls.values()):
             call.cancel()
         self.calls.clear()

@@ -1,4 +1,7 @@
-"""A client's connection of the native engine, joined to one of its own to the front, through the guard.
+"""A client's connection of the native engine, joined to one of its own to the front, through the guard, on the event loop.
+
+It serves what `NativeRelays` does not: TLS, connections that came while descriptors were scarce, those that were declined there, and all where
+there are no compiled kernels or no epoll.
 
 Theory of operation. What the client sends goes through `FrameGuard`; what the front answers is passed on unread, unless descriptors are scarce: then the
 heads of its frames are read for the streams that they end. Which connections have open calls nobody else knows, and one that has none is closed for
@@ -12,13 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
-from ..connections.acceptor import NO_DESCRIPTORS
-from ..connections.unsent_answers import SEND_TIMEOUT_S
+from ....native.frames.frame_relay import Reported
+from ...connections.acceptor import NO_DESCRIPTORS
+from ...connections.unsent_answers import SEND_TIMEOUT_S
+from .pace import Paced
 from .size_filter import DROPPED_MOST, INFLATED_HERE, FrameGuard
 
 __all__ = ["ALPN", "Relay"]
@@ -33,11 +38,9 @@ _HEADERS, _RST_STREAM, _END_STREAM = 1, 3, 1
 """Types of frames, and the flag of HEADERS that are trailers (RFC 9113, 6.2, 6.4)."""
 _HEAD = struct.Struct(">IBI")
 """A frame's length (24 bits) and type in one number, its flags, its stream (RFC 9113, 4.1)."""
-_SOON_S = 1e-3
-"""What no pace is told over less than."""
 
 
-class Relay(asyncio.Protocol):
+class Relay(asyncio.Protocol, Paced):
     """One client's connection, joined to one of its own to the front.
 
     Args:
@@ -48,19 +51,22 @@ class Relay(asyncio.Protocol):
         on_stalled: told when it is closed for that.
         make_room: closes another connection where there is no descriptor for the one to the front; whether there was one.
         counts_calls: know which calls are open, for half a microsecond an answer.
+        declined: what was joined to the front elsewhere, to go on with; the guard knows of it.
     """
 
     def __init__(
         self,
         path: str,
         guard: FrameGuard,
-        relays: set[Relay],
+        relays: set[Any],
         send_timeout_s: float = SEND_TIMEOUT_S,
         on_stalled: Callable[[], None] = lambda: None,
         make_room: Callable[[], bool] = lambda: False,
         *,
         counts_calls: bool = False,
+        declined: Reported | None = None,
     ) -> None:
+        super().__init__()
         self._make_room = make_room
         self._time = asyncio.get_running_loop().time
         self.heard_at = self._time()
@@ -69,12 +75,9 @@ class Relay(asyncio.Protocol):
         self._on_stalled = on_stalled
         self._stalled: asyncio.TimerHandle | None = None
         """Waits for the client to take something."""
-        self._sent = self._seen = self._marked = 0
-        """Bytes that the front has sent to the client; as of the last look; as of the mark."""
-        self.moved_at = time.monotonic()
-        """When that was last seen to grow."""
-        self.marked_at = self.moved_at
-        """Since when `pace` counts."""
+        self._sent = 0
+        """Bytes that the front has sent to the client."""
+        self._declined = declined
         self._path = path
         self._guard = guard
         self.counts_calls = counts_calls
@@ -84,6 +87,8 @@ class Relay(asyncio.Protocol):
         self._client: Any = None
         self._front: Any = None
         self._joining: asyncio.Task[None] | None = None
+        self._going_on: asyncio.Task[None] | None = None
+        """Owns the front's descriptor, so it is never cancelled."""
         self._early = b""
         """Read before the front was joined: uvloop may deliver once more after `pause_reading`."""
         self._early_end = False
@@ -108,7 +113,25 @@ class Relay(asyncio.Protocol):
             self.front_left()  # after the handshake, as grpcio's engine: a monitor of certificates has seen what it wanted
             return
         self._client.pause_reading()
-        self._joining = asyncio.get_running_loop().create_task(self._join())
+        loop = asyncio.get_running_loop()
+        declined, self._declined = self._declined, None
+        if declined is None:
+            self._joining = loop.create_task(self._join())
+            return
+        if declined.to_client:
+            self._client.write(declined.to_client)  # before the front can say more; it is too little to hold the front
+        self._going_on = loop.create_task(self._go_on(declined))
+
+    async def _go_on(self, declined: Reported) -> None:
+        """Take the front's end of a connection that was joined to it elsewhere."""
+        front = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=declined.front)
+        try:
+            transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _FrontSide(self), sock=front)
+        except BaseException:
+            front.close()
+            self._client.abort()
+            raise
+        self._begin(transport, declined.to_front, declined.tail)
 
     async def _join(self) -> None:
         loop = asyncio.get_running_loop()
@@ -123,15 +146,21 @@ class Relay(asyncio.Protocol):
                     return
                 if not self._make_room():
                     await asyncio.sleep(_REST_S)
+        self._begin(front)
+
+    def _begin(self, front: asyncio.Transport, passed: bytes = b"", tail: bytes = b"") -> None:
+        """Pass on what has come until now: what the guard need not see, then what it has not seen."""
         if self._client.is_closing():
             front.abort()
             return
         self._front = front
         self._client.resume_reading()
-        early, self._early = self._early, b""
+        if passed:
+            front.write(passed)
+        early, self._early = tail + self._early, b""
         if early:
             self.data_received(early)
-        if self._early_end:
+        if self._early_end and self._inflating is None and not front.is_closing():
             front.write_eof()
 
     def data_received(self, data: bytes) -> None:
@@ -222,20 +251,6 @@ class Relay(asyncio.Protocol):
     def is_closing(self) -> bool:
         """Whether it is on its way out."""
         return self._client is None or self._client.is_closing()
-
-    def note_progress(self, now: float) -> None:
-        """Note whether anything has gone to the client since the last look."""
-        if self._sent != self._seen:
-            self._seen = self._sent
-            self.moved_at = now
-
-    def mark(self, now: float) -> None:
-        """Count what goes to the client anew."""
-        self._marked, self.marked_at = self._sent, now
-
-    def pace(self, now: float) -> float:
-        """Bytes per second that have gone to the client since it was marked."""
-        return (self._sent - self._marked) / max(now - self.marked_at, _SOON_S)
 
     def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
         """Leave the front too, which cancels the calls."""

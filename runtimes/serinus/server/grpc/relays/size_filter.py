@@ -25,9 +25,10 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
-from .deflate import DEFLATED, HIDDEN, NAMED, begins_deflated
+from ..deflate import DEFLATED, HIDDEN, NAMED, begins_deflated
 
 __all__ = ["DROPPED_MOST", "INFLATED_HERE", "FrameGuard"]
 
@@ -93,6 +94,19 @@ class FrameGuard:
         """What `feed` was not to inflate begins what it has kept; call it again, from wherever that may take its time."""
         self.dropped = 0
         """Bytes that the client has sent and the front will never see."""
+
+    def go_on(self, messages: Iterable[tuple[int, int]], *, has_data: bool) -> None:
+        """Take over from `frame_scan.h`, which has let the preface and whole frames pass.
+
+        Args:
+            messages: streams that are within a plain message, and the bytes of it that are to come.
+            has_data: a DATA frame has passed.
+        """
+        self._preface = False
+        self.has_data = has_data
+        for stream, remaining in messages:
+            message = self._messages[stream] = _Message()
+            message.prefix, message.remaining, message.sent = _PREFIX.pack(0, remaining), remaining, True
 
     def feed(self, data: bytes, inflated_most: int = sys.maxsize) -> bytes:
         """Take what the client sent, and return what the front is to get.
