@@ -118,6 +118,25 @@ def test_a_gzip_message_that_inflates_over_the_limit_is_replaced_by_the_marker(s
     assert messages_of(got) == {1: REFUSED}
 
 
+def test_the_reserved_bit_of_a_frame_s_stream_hides_no_piece_of_a_message():
+    """The front ignores it (RFC 9113, 4.1); such a frame, read as a stream of its own, may look like a whole plain message."""
+    limit = 2_000_000
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
+    piece = bomb.compress(bytes(15_000_000)) + bomb.flush()
+    looks_plain = message(piece)
+    noise = NOISE.randbytes(1_200_000)  # more than is held
+    blocks = [*(noise[at : at + 16000] for at in range(0, len(noise), 16000)), looks_plain[:5]]
+    stored = b"".join(b"\0" + struct.pack("<HH", len(block), len(block) ^ 0xFFFF) + block for block in blocks)
+    packed = squeezed(b"")[:10] + stored[:-5]
+    first = message(packed, 1, claim=len(packed) + len(looks_plain))
+    sent = b"".join(data_frames(1, first, end=False)) + frame(0, 1, 1 | 1 << 31, looks_plain)
+    checked = FrameGuard(limit, MARKER)
+    checked.feed(PREFACE)
+    body, ended = messages_of(checked.feed(sent))[1]
+    assert ended
+    assert len(body) < 5 + int.from_bytes(body[1:5], "big"), "the front must see that the message is incomplete"
+
+
 def test_a_gzip_message_too_large_to_hold_is_cut_short_where_it_passes_the_limit():
     checked = FrameGuard(5_000_000, MARKER)
     checked.feed(PREFACE)

@@ -151,7 +151,7 @@ class FrameGuard:
                     or flags & _PADDED
                     or int.from_bytes(data[position + 10 : position + 14], "big") != length - 5
                     or length - 5 > self._limit
-                    or stream in messages
+                    or (messages and stream & _STREAM_MASK in messages)
                 ):
                     if inflated_most < sys.maxsize and self._may_inflate(stream & _STREAM_MASK, data, position, length):
                         inflated_most -= length
