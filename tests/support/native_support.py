@@ -18,7 +18,7 @@ NATIVE = Path(build.__file__).parent
 _TESTS = Path(__file__).resolve().parents[1] / "native"
 PROGRAMS, FUZZ, CORPUS = _TESTS / "programs", _TESTS / "fuzz", _TESTS / "corpus"
 
-LIBFUZZER_TARGETS = ("json_split", "json_number")
+LIBFUZZER_TARGETS = ("json_split", "json_number", "frame_scan")
 """C files of `FUZZ` that each hold one target."""
 
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
