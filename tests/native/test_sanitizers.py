@@ -1,15 +1,16 @@
-"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, each array ending where its allocation ends."""
+"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, each array ending where its allocation ends; threads under ThreadSanitizer too."""
 
 from __future__ import annotations
 
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from depth import draws
-from native_support import NATIVE, PROGRAMS, TESTED, compile_program, has_sanitizers
+from native_support import NATIVE, PROGRAMS, TESTED, THREADS, compile_program, has_sanitizers
 from protocol_support import random_body
 from serinus.native import build
 
@@ -52,3 +53,17 @@ def test_the_json_kernel_stays_within_its_bounds(compiler: list[str], tmp_path: 
     run = subprocess.run([str(program)], input=records, capture_output=True)
     assert run.returncode == 0, run.stderr.decode()[-4000:]
     assert int(run.stdout) > 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the relay stands on epoll")
+@pytest.mark.parametrize("flags", [(*TESTED, "-pthread"), THREADS], ids=["memory", "threads"])
+def test_the_relay_s_thread_shares_nothing_unguarded_however_connections_end(
+    flags: tuple[str, ...], compiler: list[str], tmp_path: Path
+):
+    if not has_sanitizers(compiler, tmp_path, flags):
+        pytest.skip("the compiler has no ThreadSanitizer, or none that runs here")
+    program = compile_program(compiler, tmp_path / "relayed", PROGRAMS / "relayed.c", flags=flags)
+    ran = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-4000:]
+    over, stalled, declined = map(int, ran.stdout.split())
+    assert min(over, stalled, declined) > 0

@@ -10,7 +10,7 @@ from depth import DEEP
 from serinus.native import build
 
 __all__ = [
-    "CORPUS", "FUZZ", "LIBFUZZER_TARGETS", "NATIVE", "PROGRAMS", "SANITIZERS", "TESTED", "compile_program", "has_sanitizers",
+    "CORPUS", "FUZZ", "LIBFUZZER_TARGETS", "NATIVE", "PROGRAMS", "SANITIZERS", "TESTED", "THREADS", "compile_program", "has_sanitizers",
     "preloaded", "sanitized_library",
 ]  # fmt: skip
 
@@ -22,6 +22,8 @@ LIBFUZZER_TARGETS = ("json_split", "json_number", "frame_scan")
 """C files of `FUZZ` that each hold one target."""
 
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREADS = ("-O1", "-g", "-fsanitize=thread", "-pthread")
+"""ThreadSanitizer, which stands no other beside it."""
 TESTED = SANITIZERS if DEEP else (*SANITIZERS, "-O0")
 """What is compiled for one short run: without optimisation, which takes a third of the time to compile and leaves every access where it is."""
 
@@ -43,12 +45,14 @@ def compile_program(
     return program
 
 
-def has_sanitizers(compiler: list[str], folder: Path) -> bool:
-    """Whether the compiler has AddressSanitizer's and UndefinedBehaviorSanitizer's libraries."""
+def has_sanitizers(compiler: list[str], folder: Path, flags: tuple[str, ...] = SANITIZERS) -> bool:
+    """Whether the compiler has the sanitizers' libraries, and what it makes with them runs here: ThreadSanitizer's wants its own layout of memory."""
     source = folder / "empty.c"
     source.write_text("int main(void) { return 0; }\n")
-    command = [*compiler, *SANITIZERS, "-o", str(folder / "empty"), str(source)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    command = [*compiler, *flags, "-o", str(folder / "empty"), str(source)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        return False
+    return subprocess.run([str(folder / "empty")], capture_output=True, check=False).returncode == 0
 
 
 def sanitized_library(folder: Path, flags: tuple[str, ...] = SANITIZERS) -> Path:

@@ -1,6 +1,6 @@
 """Fuzz every kernel that meets untrusted bytes: `make fuzz SECONDS=60` (so long for each target).
 
-`json_split` and `json_number` are libFuzzer's (clang), guided by coverage. `model_arrays` runs the kernels from Python, compiled by gcc
+`json_split`, `json_number` and `frame_scan` are libFuzzer's (clang), guided by coverage. `model_arrays` runs the kernels from Python, compiled by gcc
 with AddressSanitizer. Each starts from tests/native/corpus/TARGET and keeps what it finds new in .cache/fuzz/TARGET. A finding ends the
 run with status 1 and the file that shows it: mend the kernel, and add the file to the corpus, which the tests replay.
 """
@@ -21,6 +21,8 @@ from native_support import CORPUS, FUZZ, LIBFUZZER_TARGETS, compile_program, pre
 CACHE = Path(__file__).resolve().parents[3] / ".cache" / "fuzz"
 LONGEST_INPUT_BYTES = 4096
 LONGEST_RUN_S = 10
+DICTIONARIES = {"json_split": "json.dict", "json_number": "json.dict", "frame_scan": "frames.dict"}
+"""Words that each target's inputs are made of."""
 
 
 def fuzz_by_coverage(target: str, seconds: int, folder: Path) -> int:
@@ -34,7 +36,7 @@ def fuzz_by_coverage(target: str, seconds: int, folder: Path) -> int:
         f"-max_total_time={seconds}",
         f"-max_len={LONGEST_INPUT_BYTES}",
         f"-timeout={LONGEST_RUN_S}",
-        f"-dict={FUZZ / 'json.dict'}",
+        f"-dict={FUZZ / DICTIONARIES[target]}",
         f"-artifact_prefix={CACHE}/{target}-",
         "-print_final_stats=1",
         "-verbosity=0",
