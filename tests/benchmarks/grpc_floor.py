@@ -3,8 +3,8 @@
 Usage: python tests/benchmarks/grpc_floor.py [--seconds 3] [--engine native] [--tls] [--python-relay]
 Needs h2load (Debian: nghttp2-client). Prints requests/s as h2load counts them and the server's CPU time (user + system) per
 request; every answer must be a success. The engines are loaded in turn, load by load, so that what else the machine does meets each; with
---tls each is measured over TLS (1.3, a certificate of P-256) and without. With --python-relay the native engine is measured a second time, with all connections on
-the event loop, as where there are no compiled kernels.
+--tls each is measured over TLS (1.3, a certificate of P-256) and without. With --python-relay the native engine is measured a second
+time, its connections on the event loop, as where there are no compiled kernels.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from serinus.server.grpc import native_engine
 from serinus.server.grpc.answers import Failure
 from serinus.server.grpc.native_engine import NativeEngine, _Call, _unended
 from serinus.server.grpc.relays.relay import Relay
-from serinus.server.grpc.service import INFER, SERVICE, Service
 from serinus.server.grpc.relays.size_filter import FrameGuard
+from serinus.server.grpc.service import INFER, SERVICE, Service
 from serinus.settings import ServerSettings
 from waiting import until
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serinus.errors import InvalidInput, TooLarge
-from serinus.server.grpc.relays import relay as relay_module
 from serinus.server.grpc.deflate import DEFLATED, inflate
+from serinus.server.grpc.relays import relay as relay_module
 from serinus.server.grpc.relays.relay import Relay
 from serinus.server.grpc.relays.size_filter import INFLATED_HERE, FrameGuard
 

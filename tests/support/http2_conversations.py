@@ -76,7 +76,11 @@ def conversation(rnd: random.Random) -> bytes:
         (_odd if rnd.random() < oddness else _honest)(rnd, rnd.choice((stream, stream, 1)))
         for stream in range(1, 2 * rnd.randint(1, 8), 2)
     ]
-    preface = PREFACE if rnd.random() < 0.97 else rnd.choice((b"GET / HTTP/1.1\r\n\r\n", PREFACE[:9] + b"!", b"", PREFACE[:20]))
+    preface = (
+        PREFACE
+        if rnd.random() < 0.97
+        else rnd.choice((b"GET / HTTP/1.1\r\n\r\n", PREFACE[:9] + b"!", b"", PREFACE[:20]))
+    )
     said = [preface, frame(4, 0, 0, struct.pack("!HI", 4, 65535))]
     while calls:
         call = rnd.choice(calls)

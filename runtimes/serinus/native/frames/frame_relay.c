@@ -331,6 +331,7 @@ static void turn(relay *r, side *s, uint32_t events) {
         if (reads_front(c)) {
             if (events & EPOLLIN || has_ended) read_front(r, c);
         } else if (has_ended) {
+            leave(r, c);
             unwatch(r, s); /* else it would be told again and again, until the client takes what waits */
         }
     }

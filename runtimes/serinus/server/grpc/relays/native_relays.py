@@ -202,7 +202,11 @@ def start_relays(
     Args:
         limit: largest message that passes without judgement, bytes.
         send_timeout_s: how long a client may take nothing of what waits for it.
-        path: see `NativeRelays`, as all else.
+        path: see `NativeRelays`.
+        relays: likewise.
+        go_on: likewise.
+        room: likewise.
+        on_stalled: likewise.
     """
     kernels = library()
     if kernels is None:
