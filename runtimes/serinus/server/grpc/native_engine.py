@@ -8,6 +8,9 @@ model that computes in Python wants the GIL all that time, and a thread that is 
 No coroutine and no task exists for a ModelInfer: the answer's callback hands bytes to the front, by the call's number.
 The front serves calls with one request message. Streams (ModelStreamInfer, Health.Watch, reflection) it passes on,
 HTTP/2 frames and all, to a grpcio engine behind it.
+Every connection reaches the front through a relay, which holds messages to their limit: `NativeRelays`, compiled code on a thread of its own that
+takes no lock of the interpreter's, and a `Relay` on the loop for connections in which something wants judgement, for TLS, and where
+there are no compiled kernels.
 
 Why it may serve payments. pygrpc-native 0.5.0 (Apache-2.0; 2 700 lines of Rust over tonic, h2 and tokio, read whole) was held
 to the same tests as grpcio, and to HTTP/2 abuse (tests/test_grpc_abuse.py):
@@ -16,7 +19,7 @@ to the same tests as grpcio, and to HTTP/2 abuse (tests/test_grpc_abuse.py):
   - Flow control: windows of 4 MiB a stream; a client that does not read its answers holds those and nothing else. Sound.
   - Malformed HTTP/2, rapid reset (CVE-2023-44487), CONTINUATION, PING and SETTINGS floods: h2 answers or closes the connection
     (GOAWAY "too_many_resets", "too_many_continuations"). Sound. grpcio dies of a path that is no UTF-8; this does not.
-  - Message size: no limit, neither for plain nor for inflated gzip messages. Unsound; mended in guard.py.
+  - Message size: no limit, neither for plain nor for inflated gzip messages. Unsound; mended in relays/size_filter.py.
   - Draining: none, only `close`. Mended here: the guard's listener closes, new calls are refused with UNAVAILABLE, and `close`,
     with its GOAWAY, waits until every answer is out.
   - Metadata over the limit, in several frames, closes the connection (GOAWAY) where grpcio ends the call alone. Left: the limit

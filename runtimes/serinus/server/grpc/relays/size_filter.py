@@ -4,7 +4,8 @@ Why. pygrpc-native 0.5.0 takes messages of any size: it buffers whatever is anno
 without bound before its size is known to anybody. Measured: one request of 0.5 MB that inflates to 500 MB took it from 13
 to 1 516 MB of memory and was handed to Python as if nothing were amiss. In a container that is a kill by one small request,
 and it can be neither configured nor refused from Python. So the front listens on a Unix socket, and every connection passes through
-here.
+here; or, while it holds nothing but plain messages within the limit, through native/frames/frame_scan.h, which judges those as this does and leaves
+the connection to this with the first frame that it cannot judge (`go_on`).
 
 Theory of operation. `FrameGuard` reads the client's half of an HTTP/2 connection, only so far as to know where frames end
 (RFC 9113, 4.1) and where gRPC messages begin in DATA frames (gRPC over HTTP/2, "Length-Prefixed-Message"). It decodes no
