@@ -39,6 +39,7 @@ from http2_conversations import LIMIT, squeezed
 from serinus.native.frames.frame_relay import FrameRelay, Reported
 from serinus.native.kernel_library import library
 from serinus.server.connections.idle_room import IdleRoom
+from serinus.server.grpc import native_engine
 from serinus.server.grpc.deflate import NAMED
 from serinus.server.grpc.relays import native_relays
 from serinus.server.grpc.relays.native_relays import NativeRelay, NativeRelays
@@ -329,6 +330,31 @@ def test_one_client_that_sends_without_end_keeps_nobody_from_being_served(server
     finally:
         stop.set()
         flooding.join()
+
+
+def test_of_these_too_who_has_called_nothing_makes_room_first_and_who_was_silent_for_long_last(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+):
+    engine = server.server._engine
+    with Wire(server.port) as at_work, Wire(server.port) as mute:
+        at_work.send(frame(HEADERS, END_HEADERS, 1, call_headers()))
+        at_work.send(frame(DATA, END_STREAM, 1, message(asks("slow"))))
+        server.until(lambda: SLOW["slow"].came == 1 and len(engine.relays) == 2)
+        assert kinds(server) == {NativeRelay}
+
+        async def make_room() -> bool:
+            return engine.room.make()
+
+        assert server.run(make_room())
+        assert not mute.ended(1), "it is closed"
+        server.until(lambda: len(engine.relays) == 1)
+        assert not server.run(make_room()), "a call waits on it"
+        monkeypatch.setattr(native_engine, "_SILENT_S", 0.3)
+        server.until(lambda: engine._idlest() is not None)
+        at_work.send(frame(PING, 0, 0, bytes(8)))  # a client that says something is no silent one
+        server.until(lambda: engine._idlest() is None)
+        server.loop.call_soon_threadsafe(SLOW["slow"].go.set)
+        assert at_work.ended(1)
 
 
 def test_where_descriptors_are_scarce_connections_are_served_in_python(

@@ -127,10 +127,11 @@ class Relay(asyncio.Protocol, Paced):
         front = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=declined.front)
         try:
             transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _FrontSide(self), sock=front)
-        except BaseException:
+        except OSError as error:
+            _log.error("a connection to the gRPC front cannot go on: %s", error)
             front.close()
             self._client.abort()
-            raise
+            return
         self._begin(transport, declined.to_front, declined.tail)
 
     async def _join(self) -> None:
