@@ -2,16 +2,18 @@
 #ifndef SERINUS_FRAME_RELAY_H
 #define SERINUS_FRAME_RELAY_H
 
-#include "frame_scan.h"
+#include "../kernels.h"
 
 /* epoll, and atomic numbers of 64 bits that every compiler has without a library of its own. */
 #if defined(__linux__) && UINTPTR_MAX > 0xffffffffu
 #define SERINUS_HAS_RELAY 1
+#include "frame_scan.h"
 #include <stdatomic.h>
 #define RELAY_ATOMIC(type) _Atomic(type)
 #else
 #define SERINUS_HAS_RELAY 0
 #define RELAY_ATOMIC(type) type
+typedef struct scan_message scan_message;
 #endif
 
 typedef struct serinus_relay serinus_relay;
