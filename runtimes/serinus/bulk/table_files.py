@@ -28,7 +28,7 @@ _SUFFIXES: Final[dict[str, Format]] = {
     ".pq": "parquet",
 }
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
-_FORMULA: Final = "^[=+\\-@\t\r]"
+_AS_FORMULA: Final = compute.MatchSubstringOptions("^[=+\\-@\t\r]")
 
 
 def format_of(path: Path) -> Format:
@@ -188,7 +188,7 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 def _count_formulas(batch: pa.RecordBatch) -> int:
     """Count the texts that a spreadsheet takes for formulas (OWASP, "CSV Injection")."""
     return sum(
-        compute.sum(compute.match_substring_regex(column, _FORMULA)).as_py() or 0
+        compute.call_function("match_substring_regex", [column], _AS_FORMULA).true_count
         for column in batch.columns
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     )
