@@ -165,6 +165,65 @@ def test_annotations_of_managed_devices_are_judged(annotations: dict[str, str], 
     assert found(document) == [f"metadata.annotations.{ANNOTATION}{key}" for key in expected]
 
 
+# A part of the spec, what is said of it and how to mend it, where one thing is wrong or its opposite.
+SAID: list[tuple[str, str, str]] = [
+    ("router: {route: {group: a}}", "missing: group and weight go together", "write weight"),
+    ("router: {route: {weight: 1}}", "missing: group and weight go together", "write group"),
+    ("router: {scheduler: {config: {}}}", "is empty", "write one of inline, ref"),
+    (
+        "router: {scheduler: {config: {inline: {a: 1}, ref: {name: a}}}}",
+        "has inline and ref",
+        "write one of inline, ref",
+    ),
+    ("scaling: {maxReplicas: 2}", "has neither wva nor keda", "write one of them"),
+    ("scaling: {maxReplicas: 2, wva: {}}", "has neither hpa nor keda", "write one of them"),
+    ("scaling: {maxReplicas: 2, wva: {hpa: {}, keda: {}}}", "has hpa and keda", "write one of them"),
+    (
+        "scaling: {keda: {triggers: [{type: cpu}]}, maxReplicas: 2, wva: {hpa: {}}}",
+        "has wva and keda",
+        "write one of them",
+    ),
+    ("parallelism: {data: 2}", "missing beside data", "write dataLocal"),
+    ("parallelism: {dataLocal: 2}", "missing beside dataLocal", "write data"),
+    (
+        "rolloutStrategy: {maxUnavailable: -1}",
+        "-1 is less than 0",
+        "write a number of 0 or more, or 0% to 100%",
+    ),
+    (
+        "rolloutStrategy: {maxSurge: 101%}",
+        "101% is more than 100%",
+        "write a number of 0 or more, or 0% to 100%",
+    ),
+    ("rolloutStrategy: {maxSurge: x}", "'x' is no percentage", "write a number of 0 or more, or 0% to 100%"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message", "mend"), SAID, ids=[spec for spec, _, _ in SAID])
+def test_of_two_ways_to_be_wrong_the_one_that_is_there_is_told(spec: str, message: str, mend: str):
+    document = service(spec)
+    assert [(said, how) for rule in LLM_RULES for _, said, how in rule.check(document)] == [(message, mend)]
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "is_parallel"),
+    [
+        ("{data: 2, dataLocal: 1}", True),
+        ("{data: 1, dataLocal: 1}", True),
+        ("{pipeline: 1}", True),
+        ("{tensor: 4}", False),
+        ("{data: 0, dataLocal: 0}", False),
+        ("{data: 0, dataLocal: 1}", True),
+        ("{data: 1, dataLocal: 0}", True),
+        ("{data: 0, dataLocal: -1}", False),
+        ("{pipeline: true}", False),
+    ],
+)
+def test_workers_are_for_data_or_pipeline_parallelism_of_one_at_least(parallelism: str, is_parallel: bool):
+    told = found(service(f"parallelism: {parallelism}, worker: {{containers: [{{image: x, name: main}}]}}"))
+    assert ("spec.worker" not in told) is is_parallel
+
+
 def test_a_config_has_no_bases_and_a_scheduler_that_runs():
     wrong = service("baseRefs: [{name: b}], router: {scheduler: {replicas: 0}}", kind="LLMInferenceServiceConfig")
     assert found(wrong, LLM_CONFIG_RULES) == ["spec.router.scheduler.replicas", "spec.baseRefs"]

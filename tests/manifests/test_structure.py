@@ -253,6 +253,11 @@ def test_a_field_that_an_older_kserve_lacks_is_warned_of_where_the_version_is_gi
     assert newer(None) == newer((0, 20)) == newer((1, 0)) == []
     assert newer((0, 19)) == ["spec.canary"]
     assert newer((0, 15)) == ["spec.predictor.storageUris", "spec.canary"]
+    problems = Problems()
+    check_documents(load_text(text, "f"), problems, kserve_version=(0, 19))
+    (told,) = [problem for problem in problems.all if problem.rule == "structure-version"]
+    assert "KServe has it since 0.20; 0.19 prunes it, or refuses it from a strict client" in told.message
+    assert told.mend == "remove it, or upgrade KServe"
 
 
 @pytest.mark.slow  # imports both for this alone

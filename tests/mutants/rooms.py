@@ -47,6 +47,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "serinus.cli": ("tests/serve",),
     "serinus.tuning": ("tests/tuning",),
+    "serinus.verification_records": ("tests/engines",),
 }
 
 
