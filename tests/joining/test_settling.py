@@ -13,9 +13,10 @@ import pytest
 
 from serinus import Call, Model, ModelSettings, TensorSpec
 from serinus.dataplane.joining.decision import Batching, decide, first_dimension, settle
-from serinus.errors import ModelFailed
+from serinus.errors import InvalidInput, ModelFailed
 from serinus.model import Provenance
 from serinus.protocol.types import Signature
+from serinus.settings import BatchSettings
 
 X, Y = (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),)
 FIXED = (TensorSpec("x", "FP32", (4, 3)),)
@@ -75,6 +76,29 @@ def test_the_default_function_is_asked_without_its_name_and_once():
     model = made()
     decided(model)
     assert model.asked == {"", "doubles", "sums"}
+
+
+@pytest.mark.parametrize(("most", "is_joined"), [(0, False), (1, False), (2, True)])
+def test_where_one_row_is_the_most_nothing_is_joined_and_nothing_asked(most: int, is_joined: bool):
+    model = made()
+    found = decided(model, batch=BatchSettings(max_batch_rows=most))
+    assert (found.joined, bool(model.asked)) == (is_joined, is_joined)
+    assert is_joined or found.reason == "max_batch_rows is 1"
+
+
+def test_the_models_own_example_is_for_its_default_function_alone():
+    class Picky(Functions):
+        def warmup_inputs(self) -> Mapping[str, np.ndarray]:
+            return {"x": np.full((1, 3), 5000, np.float32)}
+
+        def predict(self, inputs: Mapping[str, np.ndarray], call: Call) -> Mapping[str, np.ndarray]:
+            if np.any(inputs["x"] < 1000):
+                raise InvalidInput("numbers of a thousand and more are expected")
+            return super().predict(inputs, call)
+
+    found = decided(Picky(ModelSettings(name="m")))
+    assert found.joined
+    assert set(found.signatures) == {"doubles", "sums"}
 
 
 def test_a_function_whose_rows_are_fixed_is_not_asked():
