@@ -101,6 +101,18 @@ def test_the_models_own_example_is_for_its_default_function_alone():
     assert set(found.signatures) == {"doubles", "sums"}
 
 
+def test_the_log_says_that_a_check_begins_and_nothing_of_it_where_a_record_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    told = "checking whether rows are independent"
+    with caplog.at_level("INFO", "serinus.model"):
+        decided(made(tmp_path))
+        assert told in caplog.text
+        caplog.clear()
+        decided(made(tmp_path))
+    assert told not in caplog.text
+
+
 def test_a_function_whose_rows_are_fixed_is_not_asked():
     model = made()
     model.signatures = {"main": Signature(X, Y), "sums": Signature(FIXED, Y)}
