@@ -225,6 +225,7 @@ BLOCKS: list[tuple[str, str, str, list[str]]] = [
     ("component-name-inside-model", "transformer", "model: {name: a}", []),
     ("component-one-implementation", "", "minReplicas: 1", [""]),
     ("component-one-implementation", "", "pytorch: {}\nsklearn: {}", ["sklearn"]),
+    ("component-one-implementation", "", "pytorch: {}\nsklearn: {}\nxgboost: {}", ["xgboost"]),
     ("component-one-implementation", "", "model: {}\nsklearn: {}", []),
     ("component-model-replaced", "", "model: {}\nsklearn: {}", ["model"]),
     ("component-model-replaced", "", "model: {}", []),
