@@ -315,6 +315,19 @@ def test_a_hard_limit_of_latency_counts_what_is_surely_beyond_it():
     assert Judge(policy(text)).look(Look(seconds=1, stable=arms[0], canary=arms[1])).decision != "rollback"
 
 
+def test_short_latencies_are_told_in_digits_alone():
+    text = "guardrails:\n  latency: {quantile: 0.9, margin_percent: 10}\n"
+    le_s = (5e-05, 0.0001, 0.25)
+    arms = [
+        Arm(requests=9000, latency=Latency(le_s, (9000, 0, 0, 0))),
+        Arm(requests=1000, latency=Latency(le_s, (0, 900, 100, 0))),
+    ]
+    said = "\n".join(Judge(policy(text)).look(Look(seconds=1, stable=arms[0], canary=arms[1])).reasons)
+    assert "above 0.00005 s canary 100 % of 1,000, stable 0 % of 9,000" in said
+    assert "p90 canary 0.00005 to 0.25 s" in said
+    assert "e-05" not in said
+
+
 def test_drift_without_tolerance_is_warned_of_and_decides_nothing():
     rng = np.random.default_rng(6)
     warned = policy("guardrails:\n  errors: {margin_percentage_points: 0.5}\n  score: {}\n")

@@ -233,7 +233,7 @@ class LatencyWatch(Watch):
         needed = self._not_slower.requests_needed(wanted / discount)
         what = f"p{self._quantile * 100:g} is not longer by {self._margin * 100:g} %"
         if not math.isnan(self._not_slower.bound_s):
-            what += f" (by what exceeds {self._not_slower.bound_s:g} s)"
+            what += f" (by what exceeds {_text(self._not_slower.bound_s)} s)"
         return needs(what, self._not_slower.value, wanted, needed, discount)
 
     def words(self) -> str:
@@ -245,10 +245,15 @@ class LatencyWatch(Watch):
         above_stable = percent_text(float(stable[bound + 1 :].sum()), stable_count)
         tolerated = f", {self._ratio:g} times stable's are tolerated" if self._ratio > 1 else ""
         return (
-            f"above {self._le_s[bound]:g} s canary {above_canary} of {canary_count:,.0f}, stable {above_stable} of "
+            f"above {_text(self._le_s[bound])} s canary {above_canary} of {canary_count:,.0f}, stable {above_stable} of "
             f"{stable_count:,.0f}; {name} canary {self._band(canary)}, stable {self._band(stable)}{tolerated}"
         )
 
     def _band(self, counts: np.ndarray) -> str:
         low, high = quantile_bounds(self._le_s.tolist(), [int(each) for each in counts], self._quantile, 0.05)
-        return f"{low:g} to {high:g} s" if high < math.inf else f"{low:g} s or more"
+        return f"{_text(low)} to {_text(high)} s" if high < math.inf else f"{_text(low)} s or more"
+
+
+def _text(seconds: float) -> str:
+    """Seconds in digits alone: 0.00005, where `:g` says 5e-05."""
+    return np.format_float_positional(seconds, precision=9, trim="-")
