@@ -42,6 +42,8 @@ HERE = Path(__file__).resolve().parent
 HOST = "fraud.default.localhost"
 FORMS = ("fused", "split")
 AT_ONCE = 8
+TRIES = 30
+"""On a machine with other work eight requests at once may be too much; one of them is served in any case."""
 DETACHED = ("-d", "-q", "--no-watch", "--timeout", "1800")
 """`serinus up` returns when everything is ready, however slow the machine; a process that cannot start ends it long before."""
 CODEC = RestCodec()
@@ -88,7 +90,7 @@ def make_request(part: Sample, *, with_labels: bool = False) -> InferRequest:
 
 
 class Rest:
-    """Keep-alive HTTP/1.1 connections to the gateway."""
+    """Keep-alive HTTP/1.1 connections to the gateway. What is refused as too much at once (429) is sent again when the answer says."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -103,7 +105,15 @@ class Rest:
         return CODEC.decode_response(content)
 
     async def send(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Send one request; returns status and body."""
+        """Send a request, at most `TRIES` times while it is too much; returns status and body."""
+        for tries_left in reversed(range(TRIES)):
+            status, headers, content = await self._send(method, path, body)
+            if status != 429 or not tries_left:
+                break
+            await asyncio.sleep(float(headers.get("retry-after", 1)))
+        return status, content
+
+    async def _send(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
         head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
@@ -120,7 +130,7 @@ class Rest:
         else:
             content = await reader.readexactly(int(headers.get("content-length", 0)))
         self._idle.append((reader, writer))
-        return int(lines[0].split()[1]), content
+        return int(lines[0].split()[1]), headers, content
 
     async def close(self) -> None:
         """Close all connections."""
@@ -129,11 +139,34 @@ class Rest:
             await writer.wait_closed()
 
 
+RETRIES = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "1s",
+                    "maxBackoff": "5s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+                },
+            }
+        ]
+    }
+)
+"""gRPC's service config; 5 attempts are the most that gRPC takes. A server's push-back comes before the back-off."""
+
+
 class Grpc:
-    """One gRPC channel to the gateway."""
+    """One gRPC channel to the gateway. What is refused as too much at once (RESOURCE_EXHAUSTED) is sent again."""
 
     def __init__(self, port: int) -> None:
-        options = [("grpc.default_authority", HOST), ("grpc.max_send_message_length", -1)]
+        options = [
+            ("grpc.default_authority", HOST),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.service_config", RETRIES),
+        ]
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options)
         self._infer = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
@@ -289,7 +322,7 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
 
 def verdict(outcome: Outcome, labels: np.ndarray) -> Group:
     """Confusion matrix and AUC-PR."""
-    table = Table(title="decisions against what became of them", box=None, title_justify="left", header_style="dim")
+    table = Table(title="decisions against outcomes", box=None, title_justify="left", header_style="dim")
     table.add_column("")
     for name in ("approve", "review", "decline"):
         table.add_column(name, justify="right", style=COLOURS[name])
