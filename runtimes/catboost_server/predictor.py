@@ -36,7 +36,7 @@ class Predictor:
         except ImportError as error:
             raise ConfigError(
                 f"{file.path}: serving this model takes catboost, which does not import here ({error}); "
-                "pip install 'serinus[catboost_server]'"
+                "pip install 'serinus[catboost-server]'"
             ) from None
         self._catboost = catboost
         self._error = catboost.CatBoostError

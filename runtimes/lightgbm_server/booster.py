@@ -30,7 +30,7 @@ class Booster:
         except (ImportError, OSError) as error:  # OSError: the system's libgomp is missing
             raise ConfigError(
                 f"{file.path}: serving this model takes lightgbm, which does not import here ({error}); "
-                "pip install 'serinus[lightgbm_server]', and Debian's libgomp1"
+                "pip install 'serinus[lightgbm-server]', and Debian's libgomp1"
             ) from None
         self._range = {"start_iteration": chosen[0], "num_iteration": chosen[1] - chosen[0]}
         self.columns, self._groups = file.columns, file.groups

@@ -85,7 +85,7 @@ class PyfuncModel(Model):
             from mlflow import pyfunc
         except ImportError as error:
             raise ConfigError(
-                f"{folder}: serving this model takes MLflow, which cannot be imported ({error}); pip install 'serinus[mlflow_server]'"
+                f"{folder}: serving this model takes MLflow, which cannot be imported ({error}); pip install 'serinus[mlflow-server]'"
             ) from None
         try:
             self._pyfunc = pyfunc.load_model(str(folder.resolve()))

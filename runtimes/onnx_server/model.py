@@ -24,7 +24,7 @@ try:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument as _Refused
 except ImportError as error:  # pragma: no cover # the image has it
-    raise ImportError("onnx_server needs ONNX Runtime: pip install serinus[onnx_server]") from error
+    raise ImportError("onnx_server needs ONNX Runtime: pip install 'serinus[onnx-server]'") from error
 
 from .containers import CONTAINERS, Maps, OptionalTensor, Sequenced, read_classes
 from .external_weights import find_weights, giving_weights, unmixed

@@ -60,7 +60,7 @@ class Predictor:
             import sklearn
         except ImportError:
             raise ConfigError(
-                f"{file.path}: serving this model takes scikit-learn, which is not installed; pip install 'serinus[sklearn_server]'"
+                f"{file.path}: serving this model takes scikit-learn, which is not installed; pip install 'serinus[sklearn-server]'"
             ) from None
         # Rows without names and unknown categories are the clients', and would fill the log.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"sklearn\.")
@@ -139,7 +139,7 @@ def _load(file: ModelFile, settings: ModelSettings, version: str) -> Any:
             import skops.io
         except ImportError:
             raise ConfigError(
-                f"{file.path}: loading this model takes skops, which is not installed; pip install 'serinus[sklearn_server]'"
+                f"{file.path}: loading this model takes skops, which is not installed; pip install 'serinus[sklearn-server]'"
             ) from None
         with unchanged(file.path, file.sha256):
             trusted = check_types(skops.io.get_untrusted_types(file=file.path), file.path, settings)

@@ -33,7 +33,7 @@ def export(
     if missing:
         yield Skipped(
             "onnx",
-            f"the package {missing[0]} is not installed, so a SavedModel cannot become ONNX (pip install 'serinus[tuning,onnx_server]')",
+            f"the package {missing[0]} is not installed, so a SavedModel cannot become ONNX (pip install 'serinus[tuning,onnx-server]')",
         )
     elif root is not None:
         versions = [path for path in root.iterdir() if path.name.isdigit()] if root.is_dir() else []

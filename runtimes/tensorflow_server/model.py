@@ -38,7 +38,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its banner of CPU features
 try:
     import tensorflow as tf
 except ImportError as error:  # pragma: no cover # the image has it
-    raise ImportError("tensorflow_server needs TensorFlow: pip install serinus[tensorflow_server]") from error
+    raise ImportError("tensorflow_server needs TensorFlow: pip install 'serinus[tensorflow-server]'") from error
 
 from . import graph
 from .saved_model import SavedModel, SignatureCall, SignatureTensor

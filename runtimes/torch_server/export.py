@@ -128,7 +128,7 @@ def _onnx(
         yield Skipped("onnx", "the package onnx is not installed (pip install 'serinus[tuning]')")
         return
     if importlib.util.find_spec("onnxruntime") is None:
-        yield Skipped("onnx", "ONNX Runtime is not installed (pip install 'serinus[onnx_server]')")
+        yield Skipped("onnx", "ONNX Runtime is not installed (pip install 'serinus[onnx-server]')")
         return
     if scripted is None:
         yield Skipped("onnx", "there is no TorchScript to export")

@@ -32,7 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 try:
     import torch
 except ImportError as error:  # pragma: no cover # the image has it
-    raise ImportError("torch_server needs PyTorch: pip install serinus[torch_server]") from error
+    raise ImportError("torch_server needs PyTorch: pip install 'serinus[torch-server]'") from error
 
 from . import archive
 from .archive_storages import check_storages

@@ -36,7 +36,7 @@ class Booster:
             import xgboost
         except ImportError:
             raise ConfigError(
-                f"{file.path}: serving this model takes xgboost, which is not installed; pip install 'serinus[xgboost_server]'"
+                f"{file.path}: serving this model takes xgboost, which is not installed; pip install 'serinus[xgboost-server]'"
             ) from None
         self._xgboost = xgboost
         self.iterations = chosen

@@ -35,7 +35,7 @@ def export(
     for engine in ("forest", "booster"):
         name = f"xgboost-{engine}"
         if engine == "booster" and importlib.util.find_spec("xgboost") is None:
-            yield Skipped(name, "xgboost is not installed (pip install 'serinus[xgboost_server]')")
+            yield Skipped(name, "xgboost is not installed (pip install 'serinus[xgboost-server]')")
             continue
         folder = output / name
         copy_file(file, folder / file.name)

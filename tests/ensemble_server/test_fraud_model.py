@@ -298,7 +298,7 @@ def test_without_pytorch_the_steps_that_were_kept_are_enough_and_without_them_th
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     said, ready = [line for line in ran.stdout.splitlines() if line.startswith(("'", '"', "ready"))]
     assert "member 'anomaly'" in said.replace("\\'", "'")
-    assert "serinus[torch_server]" in said
+    assert "serinus[torch-server]" in said
     assert ready == "ready True"
 
 

@@ -51,5 +51,5 @@ def test_the_engine_follows_what_is_asked_for_what_is_installed_whether_tls_is_o
 
 def test_a_native_engine_that_is_asked_for_and_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'serinus\[grpc_native\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'serinus\[grpc-native\]'"):
         choose_engine(ServerSettings(grpc="native", ssl_certfile="c", ssl_keyfile="k"))

@@ -285,7 +285,7 @@ def test_the_engine_is_chosen_by_setting_and_tls_and_said(wanted, tls, engine, c
 def test_native_is_refused_where_it_cannot_serve(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"serinus\[grpc_native\]"):
+    with pytest.raises(ConfigError, match=r"serinus\[grpc-native\]"):
         choose_engine(ServerSettings(grpc="native"))
     assert choose_engine(ServerSettings(grpc="auto")) == "grpcio"
 

@@ -114,7 +114,7 @@ def test_without_lightgbm_a_record_serves_and_its_absence_is_refused(
     monkeypatch.setattr(LightGBMAdapter, "installed_version", lambda *_: "")
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     assert load(path).details["engine"] == "forest"
-    with pytest.raises(ConfigError, match=r"pip install 'serinus\[lightgbm_server\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'serinus\[lightgbm-server\]'"):
         load(path, engine="booster")
 
 

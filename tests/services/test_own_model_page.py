@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "inferenceservices" / "README.md"
-EXTRAS = "[serve,local,xgboost_server]"
+EXTRAS = "[serve,local,xgboost-server]"
 
 
 @pytest.fixture(scope="module")

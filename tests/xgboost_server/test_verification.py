@@ -207,7 +207,7 @@ def test_without_xgboost_and_without_a_record_a_model_is_refused_unless_the_engi
         load(path)
     assert "never compared" in load(path, engine="forest").details["engine_reason"]
     assert "never compared" in caplog.text
-    with pytest.raises(ConfigError, match=r"pip install 'serinus\[xgboost_server\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'serinus\[xgboost-server\]'"):
         load(path, engine="booster")
 
 

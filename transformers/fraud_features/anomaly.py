@@ -22,7 +22,7 @@ from .features import FEATURE_NAMES
 try:
     import torch
 except ImportError as error:  # pragma: no cover # the environments that train have it
-    raise ImportError("fraud_features.anomaly needs PyTorch: pip install 'serinus[torch_server]'") from error
+    raise ImportError("fraud_features.anomaly needs PyTorch: pip install 'serinus[torch-server]'") from error
 
 from torch import Tensor, nn
 

@@ -20,7 +20,7 @@ from .features import FEATURE_NAMES
 try:
     import xgboost
 except ImportError as error:  # pragma: no cover # the environments that train have it
-    raise ImportError("fraud_features.fitting needs XGBoost: pip install 'serinus[xgboost_server]'") from error
+    raise ImportError("fraud_features.fitting needs XGBoost: pip install 'serinus[xgboost-server]'") from error
 
 __all__ = ["CALIBRATE", "REVIEW", "STOP", "TEST", "TRAIN", "Ensemble", "figures", "fit", "policy", "within"]
 

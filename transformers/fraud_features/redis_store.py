@@ -27,7 +27,7 @@ try:
     from redis.exceptions import NoScriptError, RedisError
 except ImportError as error:  # pragma: no cover # the extra that brings it is always there in our environments
     raise ImportError(
-        "FEATURE_STORE_URL names Redis, but its client is missing: pip install 'serinus[fraud_features]'"
+        "FEATURE_STORE_URL names Redis, but its client is missing: pip install 'serinus[fraud-features]'"
     ) from error
 
 __all__ = ["RedisStore", "StoreUnavailable"]

@@ -37,7 +37,7 @@ try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse
     from kserve.errors import InferenceError, InvalidInput, ModelNotReady
 except ImportError as error:  # pragma: no cover # the extra that brings it is always there in our environments
-    raise ImportError("fraud_features needs KServe's SDK: pip install 'serinus[fraud_features]'") from error
+    raise ImportError("fraud_features needs KServe's SDK: pip install 'serinus[fraud-features]'") from error
 
 __all__ = ["FraudFeatures", "open_store"]
 

@@ -20,7 +20,7 @@ import numpy as np
 try:
     from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 except ImportError as error:  # pragma: no cover # the extra brings it
-    raise ImportError("image_pixels needs Pillow: pip install 'serinus[image_pixels]'") from error
+    raise ImportError("image_pixels needs Pillow: pip install 'serinus[image-pixels]'") from error
 
 from .recipe import Recipe
 

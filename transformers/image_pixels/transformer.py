@@ -32,7 +32,7 @@ try:
     from kserve.errors import InferenceError, InvalidInput
     from kserve.protocol.infer_type import RequestedOutput
 except ImportError as error:  # pragma: no cover # the extra brings it
-    raise ImportError("image_pixels needs KServe's SDK: pip install 'serinus[image_pixels]'") from error
+    raise ImportError("image_pixels needs KServe's SDK: pip install 'serinus[image-pixels]'") from error
 
 __all__ = ["ImagePixels"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 try:
     import torch
 except ImportError as error:  # pragma: no cover # the environments that train have it
-    raise ImportError("recommender_features.networks needs PyTorch: pip install 'serinus[torch_server]'") from error
+    raise ImportError("recommender_features.networks needs PyTorch: pip install 'serinus[torch-server]'") from error
 
 from torch import Tensor, nn
 from torch.nn import functional

@@ -29,7 +29,7 @@ from .evaluation import interval, ndcg, ranks, recall
 try:
     import torch
 except ImportError as error:  # pragma: no cover # the environments that train have it
-    raise ImportError("recommender_features.training needs PyTorch: pip install 'serinus[torch_server]'") from error
+    raise ImportError("recommender_features.training needs PyTorch: pip install 'serinus[torch-server]'") from error
 
 from torch.nn import functional
 

@@ -31,7 +31,7 @@ try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse
     from kserve.errors import InferenceError, InvalidInput
 except ImportError as error:  # pragma: no cover # the extra that brings it is always there in our environments
-    raise ImportError("recommender_features needs KServe's SDK: pip install 'serinus[recommender_features]'") from error
+    raise ImportError("recommender_features needs KServe's SDK: pip install 'serinus[recommender-features]'") from error
 
 __all__ = ["RecommenderFeatures"]
 

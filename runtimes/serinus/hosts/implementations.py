@@ -35,19 +35,19 @@ Kind = Literal["serinus", "kserve", "mlserver", "torchserve", "function"]
 _EXTRAS = {
     "kserve": "kserve",
     "mlserver": "mlserver",
-    "xgboost": "xgboost_server",
-    "numba": "xgboost_server",
-    "lightgbm": "lightgbm_server",
-    "sklearn": "sklearn_server",
-    "skops": "sklearn_server",
-    "catboost": "catboost_server",
-    "torch": "torch_server",
-    "onnxruntime": "onnx_server",
-    "tensorflow": "tensorflow_server",
-    "mlflow": "mlflow_server",
-    "redis": "fraud_features",
+    "xgboost": "xgboost-server",
+    "numba": "xgboost-server",
+    "lightgbm": "lightgbm-server",
+    "sklearn": "sklearn-server",
+    "skops": "sklearn-server",
+    "catboost": "catboost-server",
+    "torch": "torch-server",
+    "onnxruntime": "onnx-server",
+    "tensorflow": "tensorflow-server",
+    "mlflow": "mlflow-server",
+    "redis": "fraud-features",
 }
-"""Top-level module to the extra that installs it."""
+"""Top-level module to the extra that installs it, as every pip knows it (before 23.3 pip finds no underscore)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _SIGNATURE_BYTES: Final = 64 << 20
 _GIT: Final = (".git", ".gitattributes", ".github", ".gitignore")
 """What `model_signing` leaves out unless told otherwise (hashing.Config.set_ignored_paths)."""
 _PIECE: Final = 1 << 20
-_INSTALL: Final = "pip install 'serinus[model_signing]'"
+_INSTALL: Final = "pip install 'serinus[model-signing]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def choose_engine(settings: ServerSettings) -> str:
     if settings.grpc == "native":
         if not installed:
             raise ConfigError(
-                "--grpc native: the package pygrpc-native is not installed; pip install 'serinus[grpc_native]'"
+                "--grpc native: the package pygrpc-native is not installed; pip install 'serinus[grpc-native]'"
             )
         return "native"
     if settings.grpc == "grpcio" or not installed:
