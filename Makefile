@@ -70,7 +70,7 @@ setup: $(VENV)/.test ## Make the environment for development
 
 .PHONY: environment
 environment:
-	@$(MAKE) $(SERVICE_ENVIRONMENT)
+	@$(MAKE) -s $(SERVICE_ENVIRONMENT)
 
 $(VENV)/.mutants: $(VENV)/.test
 	@$(UV_INSTALL) --group mutants

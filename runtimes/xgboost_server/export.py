@@ -53,7 +53,9 @@ def export(
         note = "compiled trees" if engine == "forest" else "xgboost.Booster"
         yield Form(name=name, path=folder, package="xgboost_server", note=note)
     if importlib.util.find_spec("onnxmltools") is None:
-        yield Skipped("onnx", "the package onnxmltools is not installed, so trees cannot become ONNX")
+        yield Skipped(
+            "onnx", "the package onnxmltools is not installed, so trees cannot become ONNX (pip install onnxmltools)"
+        )
     else:
         yield _onnx(file, source, output)
 

@@ -102,3 +102,10 @@ def test_every_source_folder_is_in_the_tree_that_the_readme_draws(folder: str):
     if folder == "runtimes":
         for package in (path.parent.name for path in (ROOT / folder).glob("*/__init__.py")):
             assert f"{package}/" in tree
+
+
+def test_an_environment_that_is_there_is_not_spoken_of():
+    """`make demo` and `make up` begin with what they do; make itself would say that nothing was to be done for `.venv/.run`."""
+    command = ["make", "-n", "--no-print-directory", "environment", "SERVICE=fraud"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "up to date" not in done.stdout
