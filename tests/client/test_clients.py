@@ -126,6 +126,14 @@ def test_metadata_of_server_and_model(client: Client):
 
 
 @pytest.mark.slow
+def test_waiting_for_a_name_that_the_server_does_not_know_ends_with_the_servers_words(client: Client):
+    with pytest.raises(
+        TimedOut, match=r"'nobody' of the server .* is not ready after 1 s: .*model 'nobody' is not known"
+    ):
+        client.wait_until_ready("nobody", timeout_s=1)
+
+
+@pytest.mark.slow
 def test_errors_say_whose_they_are(client: Client):
     with pytest.raises(NotFound, match="nobody"):
         client.infer("nobody", {"x": np.zeros((1, 1), np.float32)})

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from ..errors import ConfigError, TimedOut
+from ..errors import ConfigError, SerinusError, TimedOut
 from ..protocol.types import (
     NO_PARAMETERS,
     InferRequest,
@@ -36,6 +36,8 @@ _PROBE_S: Final = 5.0
 """Longest wait for one answer whether a server is ready: a connection may lead nowhere, and the next be answered."""
 _POLL_S: Final = 0.1
 """Between two questions whether a server is ready."""
+_WORDS_S: Final = 0.5
+"""For the question why it was not, beyond the time that one waits for it."""
 
 
 class AsyncClient:
@@ -186,14 +188,16 @@ class AsyncClient:
         """Wait until the server, or one of its models, is ready.
 
         Raises:
-            TimedOut: it is not by `timeout_s`.
+            TimedOut: it is not by `timeout_s`; with the server's own words where it has any within half a second more, as of a name
+                that it does not know.
         """
         until = time.monotonic() + timeout_s
         while not await self._answers_ready(model, min(_PROBE_S, timeout_s, until - time.monotonic())):
             if time.monotonic() + _POLL_S > until:
                 server = f"the server {self._client.settings.host}"
                 what = server if model is None else f"model {model!r} of {server}"
-                raise TimedOut(f"{what} is not ready after {timeout_s:g} s")
+                why = await self._words_of(model, min(_WORDS_S, timeout_s))
+                raise TimedOut(f"{what} is not ready after {timeout_s:g} s{why}")
             await asyncio.sleep(_POLL_S)
 
     async def server_metadata(self) -> ServerMetadata:
@@ -231,6 +235,18 @@ class AsyncClient:
         if model is None:
             return await self._client.server_ready(timeout_s)
         return await self._client.model_ready(model, timeout_s)
+
+    async def _words_of(self, model: str | None, timeout_s: float) -> str:
+        """Why the server, or the model, does not serve, as the server says it; empty: it says nothing."""
+        if model is None:
+            return ""
+        try:
+            await self._metadata(model, "", self._client.until(time.monotonic() + timeout_s))
+        except TimedOut:
+            return ""
+        except SerinusError as error:
+            return f": {error}"
+        return ""
 
     async def _specs_of(self, model: str, version: str, until: float) -> Mapping[str, TensorSpec]:
         specs = self._specs.get((model, version))
