@@ -345,7 +345,7 @@ def test_every_exported_symbol_is_one_that_the_loader_asks_for() -> None:
     exported = {
         match
         for path in (*folder.rglob("*.h"), *folder.rglob("*.c"))
-        for match in re.findall(r"SERINUS_EXPORT \w+ (\w+)\(", path.read_text())
+        for match in re.findall(r"SERINUS_EXPORT \w+ \*?(\w+)\(", path.read_text())
     }
     assert exported == {"serinus_abi", *loader.SYMBOLS}
 
