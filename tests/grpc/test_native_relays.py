@@ -10,12 +10,13 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 from tritonclient.grpc import service_pb2 as pb
 
 import grpc
@@ -93,18 +94,21 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def relays_to(path: Path) -> AsyncIterator[tuple[NativeRelays, set[Any]]]:
+async def relays_to(
+    path: Path, *, send_timeout_s: float = 60, on_stalled: Callable[[], None] = lambda: None
+) -> AsyncIterator[tuple[NativeRelays, set[Any]]]:
     relays: set[Any] = set()
 
     def go_on(declined: Reported) -> Relay:
         guard = FrameGuard(LIMIT, MARKER)
         if declined.has_begun:
             guard.go_on(declined.messages, has_data=declined.has_data)
-        return Relay(str(path), guard, relays, declined=declined)
+        return Relay(str(path), guard, relays, send_timeout_s, on_stalled, declined=declined)
 
     kernels = library()
     assert kernels is not None
-    served = NativeRelays(FrameRelay(kernels, LIMIT, 60), str(path), relays, go_on=go_on, room=IdleRoom())
+    frames = FrameRelay(kernels, LIMIT, send_timeout_s)
+    served = NativeRelays(frames, str(path), relays, go_on=go_on, room=IdleRoom(), on_stalled=on_stalled)
     try:
         yield served, relays
     finally:
@@ -170,6 +174,53 @@ async def test_a_declined_connection_goes_on_without_a_byte_lost_wherever_a_read
             server.close()
             await server.wait_closed()
         await until(lambda: descriptors() <= before)
+
+
+class Talker(Front):
+    """Says as much as it is let, whatever it gets."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.said = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while self.said < 1 << 26:
+                writer.write(bytes(1 << 16))
+                self.said += 1 << 16
+                await writer.drain()
+        writer.close()
+        self.ended.set()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_declined_client_that_reads_nothing_holds_the_front_up_and_is_given_up_after_its_time(
+    run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
+):
+    """uvloop reads from the front before whoever joins it hears that it may."""
+    run(_hand_over_a_client_that_reads_nothing(tmp_path / "front"))
+
+
+async def _hand_over_a_client_that_reads_nothing(path: Path) -> None:
+    stalled: list[int] = []
+    front = Talker()
+    server = await asyncio.start_unix_server(front.serve, path)
+    async with relays_to(path, send_timeout_s=1, on_stalled=lambda: stalled.append(1)) as (served, relays):
+        client, ours = connected()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # else the kernel takes ever more
+        with client:
+            assert served.take(ours)
+            said = 0
+            while said < front.said or not said:  # until nobody takes more of the front
+                said = front.said
+                await asyncio.sleep(0.1)  # that nothing goes on shows only after a while
+            client.send(b"no HTTP/2 at all")
+            await until(lambda: stalled or front.said > said + (1 << 22))
+            assert front.said <= said + (1 << 22), "what is said meanwhile waits in this process"
+            await until(lambda: not relays)
+            assert stalled == [1]
+    await asyncio.wait_for(front.ended.wait(), 10)
+    server.close()
 
 
 async def test_a_connection_that_is_given_up_while_it_is_handed_over_is_closed(tmp_path: Path):

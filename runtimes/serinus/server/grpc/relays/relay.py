@@ -96,6 +96,8 @@ class Relay(asyncio.Protocol, Paced):
         """The guard is at work in a thread; what is read meanwhile is early too."""
         self._is_held = False
         """The front takes nothing more."""
+        self._is_full = False
+        """The client takes nothing more."""
         self._leaving: asyncio.TimerHandle | None = None
         """The front has left; waits for the client to take the rest."""
         self._head = b""
@@ -155,6 +157,8 @@ class Relay(asyncio.Protocol, Paced):
             front.abort()
             return
         self._front = front
+        if self._is_full:
+            self.pause_writing()  # uvloop reads from the front before this is reached
         self._client.resume_reading()
         if passed:
             front.write(passed)
@@ -212,13 +216,15 @@ class Relay(asyncio.Protocol, Paced):
         return True
 
     def pause_writing(self) -> None:
-        """Stop reading from the front while the client does not read."""
+        """Stop reading from the front, once it is joined, while the client does not read."""
+        self._is_full = True
         if self._front is not None:
             self._front.pause_reading()
             self._await_reading(self._client.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """Read from the front again."""
+        self._is_full = False
         if self._front is not None:
             self._front.resume_reading()
         if self._stalled is not None:
