@@ -148,6 +148,35 @@ def test_a_path_and_its_runtimes_are_planned_and_what_is_wrong_leaves_no_plan(tm
     assert [problem.severity for problem in alone.errors] == ["error"]
 
 
+@pytest.mark.parametrize("kind", ["InferenceService", "InferenceGraph", "ServingRuntime"])
+def test_a_kind_of_that_name_of_another_group_is_not_run(tmp_path: Path, kind: str):
+    file = tmp_path / "service.yaml"
+    ports = "[{protocol: TCP}]"
+    file.write_text(
+        f"apiVersion: example.org/v1\nkind: {kind}\nmetadata: {{name: a}}\n"
+        f"spec: {{predictor: {{containers: [{{name: kserve-container, ports: {ports}}}]}}, containers: [{{ports: {ports}}}]}}\n"
+    )
+    loaded = load(file, [], PlanOptions())
+    assert loaded.services == ()
+    error, unchecked = sorted(loaded.problems, key=lambda problem: problem.severity)
+    assert f"{kind} of example.org/v1: not checked" in str(unchecked)
+    assert "no InferenceService or InferenceGraph is in it" in str(error)
+
+
+def test_a_graph_is_planned_beside_a_service_that_is_being_edited_and_is_none_yet(tmp_path: Path):
+    graph, beside = tmp_path / "graph.yaml", tmp_path / "beside.yaml"
+    graph.write_text(
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {name: g}\n"
+        "spec: {nodes: {root: {routerType: Sequence, steps: [{serviceUrl: 'http://127.0.0.1:1/v1/models/m:predict', name: a}]}}}\n"
+    )
+    beside.write_text(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\n"
+        "spec: {predictor: {containers: [{name: kserve-container, image: a, ports: [{protocol: TCP}]}]}}\n"
+    )
+    loaded = load(graph, [], PlanOptions(), [beside])
+    assert [plan.name for plan in loaded.services] == ["g"], loaded.problems
+
+
 def test_a_path_without_a_service_is_told_so(tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text(CONFIG)

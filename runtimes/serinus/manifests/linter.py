@@ -69,7 +69,11 @@ def check_documents(
         else:
             _check_other(document, group, problems)
     check_runtimes(runtimes, problems)
-    services = [document for document in documents if document.kind == "InferenceService"]
+    services = [
+        document
+        for document in documents
+        if document.kind == "InferenceService" and document.api_version.rpartition("/")[0] in {_KSERVE, ""}
+    ]
     for document, (path, message, mend) in unknown_choices(services, runtimes):
         problems.warn(document, path, message, mend, rule="runtime-unknown-choice", layer="unchecked")
     for document, (path, message, mend) in unserved_formats(services, runtimes):

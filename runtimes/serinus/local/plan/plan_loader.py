@@ -71,7 +71,7 @@ def load(
     problems = Problems()
     documents = read_documents([path], problems)
     named = [runtime for runtime in runtimes if not _is_kserve(runtime)]
-    others = [document for document in read_documents(named, problems) if document.kind not in _RUN]
+    others = [document for document in read_documents(named, problems) if not _is_run(document)]
     check_documents([*documents, *others], problems)
     check_updates(previous, documents, problems)
     _one_of_each_name(documents, problems)
@@ -80,7 +80,7 @@ def load(
     known = [
         parse_runtime(document)
         for document in (*documents, *others)
-        if document.kind in {"ServingRuntime", "ClusterServingRuntime"}
+        if document.kind in {"ServingRuntime", "ClusterServingRuntime"} and _in_kserves_group(document)
     ]
     installed = [name for name in (*BUILT_IN, *BY_NAME) if app_class(name)]
     if any(map(_is_kserve, runtimes)):
@@ -88,16 +88,15 @@ def load(
     ours = built_in_runtimes(installed)
     data = config_data([*documents, *others])
     planner = Planner(known, ours, data, options, problems)
-    services = [parse_inference_service(document) for document in documents if document.kind == "InferenceService"]
-    graphs = [parse_inference_graph(document) for document in documents if document.kind == "InferenceGraph"]
+    run = list(filter(_is_run, documents))
+    services = [parse_inference_service(document) for document in run if document.kind == "InferenceService"]
+    graphs = [parse_inference_graph(document) for document in run if document.kind == "InferenceGraph"]
     # Services first: a graph is ready when its router is, and serves as soon as they are.
     plans = [planner.plan(service) for service in services]
     if graphs:
-        neighbours = [document for document in read_documents(beside, Problems()) if document.kind in _RUN]
+        neighbours = [each for each in read_documents(beside, Problems()) if _is_run(each) and _is_admitted(each)]
         near = [parse_inference_service(each) for each in neighbours if each.kind == "InferenceService"]
-        named_graphs = [
-            (each.namespace, each.name) for each in (*documents, *neighbours) if each.kind == "InferenceGraph"
-        ]
+        named_graphs = [(each.namespace, each.name) for each in (*run, *neighbours) if each.kind == "InferenceGraph"]
         by_name = {(service.namespace, service.name): service for service in (*near, *services)}
         graph_planner = GraphPlanner(by_name, named_graphs, [*known, *ours], data, options, problems)
         plans += [graph_planner.plan(graph) for graph in graphs]
@@ -109,11 +108,26 @@ def load(
     return Loaded(tuple(plan for plan in plans if plan is not None), problems.all, tuple(documents))
 
 
+def _is_run(document: Document) -> bool:
+    """Whether it is run here; kinds of these names that other groups may have are somebody else's."""
+    return document.kind in _RUN and _in_kserves_group(document)
+
+
+def _is_admitted(document: Document) -> bool:
+    problems = Problems()
+    check_documents([document], problems)
+    return not problems.errors
+
+
+def _in_kserves_group(document: Document) -> bool:
+    return document.api_version.partition("/")[0] == "serving.kserve.io"
+
+
 def _one_of_each_name(documents: Sequence[Document], problems: Problems) -> None:
     """Of two services with one name a cluster keeps the second; a service and a graph fight for one host. Here nobody could say which is meant."""
     seen: dict[tuple[str, str], Document] = {}
     for document in documents:
-        if document.kind in _RUN:
+        if _is_run(document):
             first = seen.setdefault((document.namespace, document.name), document)
             if first is not document:
                 message = f"{document.kind} {document.name} is also at {first.place(('metadata', 'name'))}"
