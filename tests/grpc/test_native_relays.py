@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -253,6 +254,36 @@ async def test_a_connection_that_is_given_up_while_it_is_handed_over_is_closed(t
                 assert client.recv(1) == b""
     await asyncio.wait_for(front.ended.wait(), 10)
     server.close()
+
+
+async def test_a_connection_that_nobody_can_go_on_with_is_closed_at_both_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    path, loop, before = tmp_path / "front", asyncio.get_running_loop(), descriptors()
+    front = Front([])
+    server = await asyncio.start_unix_server(front.serve, path)
+    async with relays_to(path) as (served, relays):
+        client, ours = connected()
+        with client:
+            assert served.take(ours)
+            (relay,) = relays
+
+            async def refuse(*_: object) -> None:
+                relay.abort()  # as it is where room is made, or the server closes
+                raise OSError("the client has gone")
+
+            monkeypatch.setattr(loop, "connect_accepted_socket", refuse)
+            client.send(b"no HTTP/2 at all")
+            await asyncio.wait_for(front.ended.wait(), 20)
+            client.settimeout(10)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+            await until(lambda: not relays)
+    server.close()
+    await server.wait_closed()
+    await until(lambda: descriptors() <= before)
+    gc.collect()  # an error that nobody takes of a task is told when it is collected
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_front_that_is_killed_closes_its_clients_and_no_descriptor_stays(tmp_path: Path):

@@ -168,10 +168,11 @@ class NativeRelays:
             _log.debug("a connection could not go on: %s", error)
             client.close()
             socket.close(declined.front)
+        else:
+            if relay.is_closing:
+                next_relay.abort()
         finally:
             self._relays.discard(relay)
-        if relay.is_closing:
-            next_relay.abort()
 
     async def close(self) -> None:
         """Close every connection that is left, and end the thread."""
