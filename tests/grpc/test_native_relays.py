@@ -45,7 +45,7 @@ from serinus.server.grpc import native_engine
 from serinus.server.grpc.deflate import NAMED
 from serinus.server.grpc.relays import native_relays
 from serinus.server.grpc.relays.native_relays import NativeRelay, NativeRelays
-from serinus.server.grpc.relays.relay import Relay
+from serinus.server.grpc.relays.relay import Relay, _FrontSide
 from serinus.server.grpc.relays.size_filter import FrameGuard
 from waiting import until, wait_until
 
@@ -253,6 +253,35 @@ async def test_a_connection_that_is_given_up_while_it_is_handed_over_is_closed(t
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(1) == b""
     await asyncio.wait_for(front.ended.wait(), 10)
+    server.close()
+
+
+def test_a_client_that_goes_while_the_front_is_joined_to_it_anew_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """On uvloop, which reads from the front in that very moment."""
+    begin = _FrontSide.__init__
+
+    def begin_late(side: _FrontSide, relay: Relay) -> None:
+        begin(side, relay)
+        relay.abort()
+
+    monkeypatch.setattr(_FrontSide, "__init__", begin_late)
+    uvloop.run(_hand_over_a_client_that_goes(tmp_path / "front"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def _hand_over_a_client_that_goes(path: Path) -> None:
+    front = Talker()
+    server = await asyncio.start_unix_server(front.serve, path)
+    async with relays_to(path) as (served, relays):
+        client, ours = connected()
+        with client:
+            assert served.take(ours)
+            await until(lambda: front.said > 1 << 20)
+            client.send(b"no HTTP/2 at all")
+            await asyncio.wait_for(front.ended.wait(), 20)
+            await until(lambda: not relays)
     server.close()
 
 

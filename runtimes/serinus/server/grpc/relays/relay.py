@@ -273,6 +273,8 @@ class Relay(asyncio.Protocol, Paced):
 
     def from_front(self, data: bytes) -> None:
         """Pass on what the front answers."""
+        if self._front is None and self._client.is_closing():
+            return  # it has gone while the front was joined to it anew, and `_begin` is about to see that
         self.heard_at = self._time()
         self._sent += len(data)
         self._client.write(data)
