@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import queue
 import random
+import select
 import shutil
 import socket
 import threading
@@ -83,20 +83,20 @@ def test_what_is_scanned_and_then_guarded_is_what_the_guard_alone_lets_pass(scan
 
 
 class Moved:
-    """A relay with its thread, and what it has reported."""
+    """A relay with its thread, and what it reports."""
 
     def __init__(self) -> None:
         kernels = library()
         assert kernels is not None
         self.frames = FrameRelay(kernels, LIMIT, 60)
-        self.reported: queue.SimpleQueue[Reported] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self.frames.run)
         self.thread.start()
 
-    def _run(self) -> None:
-        while (reported := self.frames.run()) is not None:
-            for one in reported:
-                self.reported.put(one)
+    def next(self) -> Reported:
+        """What is reported next, alone."""
+        assert select.select([self.frames.told], [], [], 20)[0]
+        (reported,) = self.frames.take()
+        return reported
 
     def close(self) -> None:
         self.frames.stop()
@@ -163,7 +163,7 @@ def test_no_byte_is_lost_doubled_or_moved_between_the_relay_and_who_goes_on(move
             heard, got = pool.submit(all_of, client), pool.submit(all_of, front)
             answered = pool.submit(front.sendall, answer)
             got.add_done_callback(lambda _, front=front, ok=answered: ok.result(20) or front.shutdown(socket.SHUT_WR))
-            reported = moved.reported.get(timeout=20)
+            reported = moved.next()
             assert reported.number == number
             if reported.outcome is Outcome.DECLINED:
                 go_on_by_hand(reported)

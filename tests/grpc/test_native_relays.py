@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
 import random
+import select
 import socket
 import struct
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -38,7 +41,7 @@ from grpc_support import (
     serving,
 )
 from http2_conversations import LIMIT, squeezed
-from serinus.native.frames.frame_relay import FrameRelay, Reported
+from serinus.native.frames.frame_relay import FrameRelay, Outcome, Reported
 from serinus.native.kernel_library import library
 from serinus.server.connections.idle_room import IdleRoom
 from serinus.server.grpc import native_engine
@@ -368,6 +371,44 @@ async def test_connections_that_are_left_when_the_relays_close_are_closed(tmp_pa
     server.close()
     await server.wait_closed()
     await until(lambda: descriptors() <= before)
+
+
+def test_bytes_pass_while_somebody_holds_the_interpreter_s_lock_and_connections_end():
+    """All that happens here between two lines is done by C functions that keep the lock, which nobody is given in between."""
+    kernels = library()
+    assert kernels is not None
+    frames, holding = FrameRelay(kernels, LIMIT, 60), ctypes.PyDLL(None)
+    thread = threading.Thread(target=frames.run)
+    (gone, its_end), (its_front, _kept) = socket.socketpair(), socket.socketpair()
+    (client, ours), (to_front, front) = socket.socketpair(), socket.socketpair()
+    for one in (its_end, its_front, ours, to_front):
+        one.setblocking(False)
+    frames.add(1, its_end.detach(), its_front.detach())
+    frames.add(2, ours.detach(), to_front.detach())
+    thread.start()
+    before = sys.getswitchinterval()
+    try:
+        client.sendall(PREFACE)
+        assert front.recv(100) == PREFACE
+        said = frame(PING, 0, 0, bytes(8))
+        to_read = struct.pack("ihh", front.fileno(), select.POLLIN, 0)
+        number = gone.detach()
+        sys.setswitchinterval(1000)
+        holding.close(number)
+        holding.poll(None, 0, 100)  # until the relay has seen it, which shows nowhere
+        holding.send(client.fileno(), said, len(said), 0)
+        readable = holding.poll(to_read, 1, 5000)
+    finally:
+        sys.setswitchinterval(before)
+        client.close()
+        frames.stop()
+        thread.join(20)
+        left = {one.number: one.outcome for one in frames.take()}
+        frames.close()
+        front.close()
+        _kept.close()
+    assert readable == 1
+    assert left[1] is Outcome.OVER
 
 
 # In the engine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["ABI", "SYMBOLS", "Library", "library", "library_path"]
 
-ABI = 5
+ABI = 6
 """Number that `serinus_abi()` of the library must return: raised whenever a signature or a structure in the C files changes."""
 
 SYMBOLS = (
@@ -29,6 +29,8 @@ SYMBOLS = (
     "serinus_relay_release",
     "serinus_relay_run",
     "serinus_relay_stop",
+    "serinus_relay_take",
+    "serinus_relay_told",
 )
 """What the Python side calls: a library that lacks one is stale, and not used at all."""
 

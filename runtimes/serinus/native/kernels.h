@@ -12,6 +12,6 @@
 #endif
 
 /* Raise together with ABI in kernel_library.py whenever an exported signature or a structure changes; a new symbol joins SYMBOLS there. */
-#define SERINUS_ABI 5
+#define SERINUS_ABI 6
 
 #endif

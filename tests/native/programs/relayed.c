@@ -7,6 +7,7 @@
 #include "frames/frame_relay.c"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -25,9 +26,15 @@ static void hold(int holds, const char *what) {
 
 static void *run_relay(void *unused) {
     (void)unused;
+    serinus_relay_run(handle);
+    return NULL;
+}
+
+static void take_reported(void) {
     serinus_relay_event events[3];
-    int32_t count;
-    while ((count = serinus_relay_run(handle, events, 3)) >= 0) {
+    int32_t count = 3;
+    while (count == 3) {
+        count = serinus_relay_take(handle, events, 3);
         for (int32_t i = 0; i < count; i++) {
             const serinus_relay_event *e = events + i;
             int64_t sum = 0;
@@ -46,7 +53,6 @@ static void *run_relay(void *unused) {
             atomic_store(over + e->id, 1);
         }
     }
-    return NULL;
 }
 
 static void nonblocking(int descriptor) { hold(fcntl(descriptor, F_SETFL, O_NONBLOCK) == 0, "fcntl"); }
@@ -129,7 +135,9 @@ int main(void) {
             for (int turn = 0; !atomic_load(over + first + i); turn++) {
                 hold(turn < 20000, "a connection that does not end");
                 if (turn == 200) serinus_relay_drop(handle, added[first + i]); /* one whose ends do not oblige */
-                usleep(1000);
+                struct pollfd told = {.fd = serinus_relay_told(handle), .events = POLLIN};
+                poll(&told, 1, 1);
+                take_reported();
             }
             serinus_relay_release(handle, added[first + i]);
         }
@@ -138,6 +146,7 @@ int main(void) {
                 if (ends[i][side] >= 0) close(ends[i][side]);
     }
     pthread_join(thread, NULL);
+    take_reported();
     serinus_relay_free(handle);
     hold(heard > 0, "counters");
     printf("%d %d %d\n", outcomes[RELAY_OVER], outcomes[RELAY_STALLED], outcomes[RELAY_DECLINED]);

@@ -8,8 +8,9 @@
  *
  * Who calls what. `serinus_relay_run` belongs to one thread, and all that connections are is touched by it alone, but for three atomic
  * counters, which anybody reads, and `asked`: what another thread asks of a connection, which it puts on a list and wakes the first for.
- * That a connection is over, or is declined by the scan, is reported once; then it is nobody's but the asker's, until it is released.
- * Descriptors are closed here, but those of a declined connection, which go to whoever takes the report. */
+ * That a connection is over, or is declined by the scan, is told once, at the end of a turn, when epoll can name it no more: it is put on a list for the
+ * asker, whom another descriptor wakes, and is the asker's alone until it is released. So the thread waits for nobody, and least for the interpreter's
+ * lock. Descriptors are closed here, but those of a declined connection, which go to whoever takes the report. */
 #define _GNU_SOURCE
 #include "frame_relay.h"
 
@@ -63,10 +64,13 @@ struct serinus_connection {
 
 struct serinus_relay {
     int epoll, bell;
+    int told; /* rings where `reported` has something */
     int64_t limit, timeout_ns, now_ns;
     connection *due_first, *due_last; /* in the order of `due_ns`, since all have the same time */
     connection *all;
-    connection *reported_first, *reported_last;
+    connection *ended_first, *ended_last; /* in this turn */
+    _Atomic(connection *) reported; /* ended in turns before, and not taken */
+    connection *taken; /* of the taker: of these it has not made events yet */
     _Atomic(connection *) asked;
     _Atomic(int) is_stopping;
     uint8_t scratch[SCRATCH];
@@ -173,8 +177,8 @@ static void finish(relay *r, connection *c, uint8_t state) {
         close_side(&c->front);
     }
     c->reported_after = NULL;
-    *(r->reported_last ? &r->reported_last->reported_after : &r->reported_first) = c;
-    r->reported_last = c;
+    *(r->ended_last ? &r->ended_last->reported_after : &r->ended_first) = c;
+    r->ended_last = c;
 }
 
 static void forget(relay *r, connection *c) {
@@ -211,17 +215,23 @@ static void take_asked(relay *r) {
     }
 }
 
-static void ring(relay *r) {
+static void ring(int bell) {
     const uint64_t one = 1;
-    const ssize_t written = write(r->bell, &one, sizeof one);
+    const ssize_t written = write(bell, &one, sizeof one);
     (void)written; /* it can only be full of rings */
+}
+
+static void silence(int bell) {
+    uint64_t rings;
+    const ssize_t drained = read(bell, &rings, sizeof rings);
+    (void)drained; /* it may be silent */
 }
 
 static void ask(relay *r, connection *c, uint32_t what) {
     if (atomic_fetch_or(&c->asked, what) != 0) return; /* on the list, and the bell has rung */
     c->asked_after = atomic_load(&r->asked);
     while (!atomic_compare_exchange_weak(&r->asked, &c->asked_after, c)) {}
-    ring(r);
+    ring(r->bell);
 }
 
 /* ---- the two ways */
@@ -342,12 +352,27 @@ static void turn(relay *r, side *s, uint32_t events) {
 
 /* ---- the thread */
 
-static int32_t report(relay *r, serinus_relay_event *events, int32_t most) {
+/* Pass what has ended in this turn on to whoever takes it; from here on nothing of it is touched but what is asked. */
+static void publish(relay *r) {
+    if (r->ended_first == NULL) return;
+    connection *before = atomic_load(&r->reported);
+    do r->ended_last->reported_after = before;
+    while (!atomic_compare_exchange_weak(&r->reported, &before, r->ended_first));
+    r->ended_first = r->ended_last = NULL;
+    if (before == NULL) ring(r->told);
+}
+
+SERINUS_EXPORT int32_t serinus_relay_told(const relay *r) { return r->told; }
+
+SERINUS_EXPORT int32_t serinus_relay_take(relay *r, serinus_relay_event *events, int32_t most) {
     int32_t count = 0;
-    for (; r->reported_first != NULL && count < most; count++) {
-        connection *c = r->reported_first;
-        r->reported_first = c->reported_after;
-        if (r->reported_first == NULL) r->reported_last = NULL;
+    if (r->taken == NULL) {
+        silence(r->told); /* before the list is taken: what comes after it rings anew */
+        r->taken = atomic_exchange(&r->reported, NULL);
+    }
+    for (; r->taken != NULL && count < most; count++) {
+        connection *c = r->taken;
+        r->taken = c->reported_after;
         events[count] = (serinus_relay_event){
             .id = c->id, .state = c->state, .client = c->client.descriptor, .front = c->front.descriptor,
             .has_begun = c->scan.has_begun, .has_data = c->scan.has_data, .message_count = c->scan.count, .messages = c->scan.messages,
@@ -372,26 +397,23 @@ static int next_ms(const relay *r) {
     return left_ms < 0 ? 0 : left_ms > 3600000 ? 3600000 : (int)left_ms;
 }
 
-SERINUS_EXPORT int32_t serinus_relay_run(relay *r, serinus_relay_event *events, int32_t most) {
+SERINUS_EXPORT void serinus_relay_run(relay *r) {
     struct epoll_event ready[READY];
     while (!atomic_load(&r->is_stopping)) {
-        if (r->reported_first != NULL) return report(r, events, most);
         const int count = epoll_wait(r->epoll, ready, READY, next_ms(r));
-        if (count < 0 && errno != EINTR) return -1;
+        if (count < 0 && errno != EINTR) return; /* it is no epoll */
         r->now_ns = clock_ns();
         for (int i = 0; i < count; i++) {
             if (ready[i].data.ptr != NULL) {
                 turn(r, ready[i].data.ptr, ready[i].events);
                 continue;
             }
-            uint64_t rings;
-            const ssize_t drained = read(r->bell, &rings, sizeof rings);
-            (void)drained;
+            silence(r->bell);
             take_asked(r);
         }
         close_due(r);
+        publish(r);
     }
-    return -1;
 }
 
 SERINUS_EXPORT relay *serinus_relay_make(int64_t limit, int64_t timeout_ns) {
@@ -399,13 +421,15 @@ SERINUS_EXPORT relay *serinus_relay_make(int64_t limit, int64_t timeout_ns) {
     if (r == NULL) return NULL;
     r->epoll = epoll_create1(EPOLL_CLOEXEC);
     r->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    r->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     r->limit = limit;
     r->timeout_ns = timeout_ns;
     r->now_ns = clock_ns();
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    if (r->epoll >= 0 && r->bell >= 0 && epoll_ctl(r->epoll, EPOLL_CTL_ADD, r->bell, &event) == 0) return r;
+    if (r->epoll >= 0 && r->bell >= 0 && r->told >= 0 && epoll_ctl(r->epoll, EPOLL_CTL_ADD, r->bell, &event) == 0) return r;
     if (r->epoll >= 0) close(r->epoll);
     if (r->bell >= 0) close(r->bell);
+    if (r->told >= 0) close(r->told);
     free(r);
     return NULL;
 }
@@ -428,7 +452,7 @@ SERINUS_EXPORT void serinus_relay_release(relay *r, connection *c) { ask(r, c, R
 
 SERINUS_EXPORT void serinus_relay_stop(relay *r) {
     atomic_store(&r->is_stopping, 1);
-    ring(r);
+    ring(r->bell);
 }
 
 SERINUS_EXPORT void serinus_relay_free(relay *r) {
@@ -439,15 +463,21 @@ SERINUS_EXPORT void serinus_relay_free(relay *r) {
         forget(r, r->all);
     }
     close(r->bell);
+    close(r->told);
     close(r->epoll);
     free(r);
 }
 
 #else /* the relay in Python serves */
 
-SERINUS_EXPORT int32_t serinus_relay_run(serinus_relay *r, serinus_relay_event *events, int32_t most) {
-    (void)r, (void)events, (void)most;
+SERINUS_EXPORT void serinus_relay_run(serinus_relay *r) { (void)r; }
+SERINUS_EXPORT int32_t serinus_relay_told(const serinus_relay *r) {
+    (void)r;
     return -1;
+}
+SERINUS_EXPORT int32_t serinus_relay_take(serinus_relay *r, serinus_relay_event *events, int32_t most) {
+    (void)r, (void)events, (void)most;
+    return 0;
 }
 SERINUS_EXPORT serinus_relay *serinus_relay_make(int64_t limit, int64_t timeout_ns) {
     (void)limit, (void)timeout_ns;

@@ -42,8 +42,13 @@ typedef struct {
 
 /* A loop over no connections. `limit`: bytes of a message. NULL: there are no descriptors or no memory for it, or no epoll here. */
 SERINUS_EXPORT serinus_relay *serinus_relay_make(int64_t limit, int64_t timeout_ns);
-/* Moves bytes until something is to be reported, and says how many events that is; -1: it has been stopped. For one thread. */
-SERINUS_EXPORT int32_t serinus_relay_run(serinus_relay *r, serinus_relay_event *events, int32_t most);
+/* Moves bytes until it is stopped. For one thread. */
+SERINUS_EXPORT void serinus_relay_run(serinus_relay *r);
+/* A descriptor, the relay's, that may be read where something is to be taken; -1: there is no relay here. */
+SERINUS_EXPORT int32_t serinus_relay_told(const serinus_relay *r);
+/* Takes what is to be reported, and says how many events that is: `most`, while there may be more. For one thread at a time, another than that of
+ * `serinus_relay_run`; what is taken when that has returned is all. */
+SERINUS_EXPORT int32_t serinus_relay_take(serinus_relay *r, serinus_relay_event *events, int32_t most);
 /* Takes a client's socket and one to the front, both not blocking. NULL: there is no memory, and the sockets stay the caller's. */
 SERINUS_EXPORT serinus_connection *serinus_relay_add(serinus_relay *r, int64_t id, int32_t client, int32_t front);
 /* Ends a connection, which is reported as any other. */

@@ -1,7 +1,6 @@
 """`FrameRelay`: the compiled relay (`frame_relay.c`) and what it reports. Knows no event loop.
 
-`run` is for a thread of its own, which it holds without the GIL until something is to be reported; all else is for one other thread, and takes
-microseconds.
+`run` is for a thread of its own, which it holds without the GIL until the relay is stopped; all else is for one other thread, and takes microseconds.
 """
 
 from __future__ import annotations
@@ -143,19 +142,31 @@ class FrameRelay:
         self._add.argtypes, self._add.restype = (pointer, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32), pointer
         self._drop, self._release = quick.serinus_relay_drop, quick.serinus_relay_release
         self._stop, self._free = quick.serinus_relay_stop, quick.serinus_relay_free
+        self._take = quick.serinus_relay_take
+        self._take.argtypes, self._take.restype = (pointer, ctypes.POINTER(_Event), ctypes.c_int32), ctypes.c_int32
+        quick.serinus_relay_told.argtypes, quick.serinus_relay_told.restype = (pointer,), ctypes.c_int32
         self._run = library.long.serinus_relay_run
-        self._run.argtypes, self._run.restype = (pointer, ctypes.POINTER(_Event), ctypes.c_int32), ctypes.c_int32
-        for function, count in ((self._drop, 2), (self._release, 2), (self._stop, 1), (self._free, 1)):
+        for function, count in ((self._drop, 2), (self._release, 2), (self._stop, 1), (self._free, 1), (self._run, 1)):
             function.argtypes, function.restype = (pointer,) * count, None
         self._handle = quick.serinus_relay_make(limit, int(min(send_timeout_s, _FOREVER_S) * 1e9))
         if self._handle is None:
             raise OSError("there is no relay outside the interpreter's lock here")
+        self.told: int = quick.serinus_relay_told(self._handle)
+        """A descriptor, the relay's, that may be read where there is something to `take`."""
         self._events = (_Event * _MOST)()
 
-    def run(self) -> list[Reported] | None:
-        """Move bytes until connections are to be reported; None: the relay has been stopped."""
-        count = self._run(self._handle, self._events, _MOST)
-        return None if count < 0 else [event.read() for event in self._events[:count]]
+    def run(self) -> None:
+        """Move bytes until the relay is stopped."""
+        self._run(self._handle)
+
+    def take(self) -> list[Reported]:
+        """Take what is to be reported by now; when `run` has returned, all that ever is."""
+        reported: list[Reported] = []
+        while True:
+            count = self._take(self._handle, self._events, _MOST)
+            reported += [event.read() for event in self._events[:count]]
+            if count < _MOST:
+                return reported
 
     def add(self, number: int, client: int, front: int) -> int:
         """Take a client's socket and one to the front, both not blocking.
@@ -185,7 +196,7 @@ class FrameRelay:
         self._release(self._handle, address)
 
     def stop(self) -> None:
-        """Have `run` return None, now and ever after."""
+        """Have `run` return, now and ever after."""
         self._stop(self._handle)
 
     def close(self) -> None:

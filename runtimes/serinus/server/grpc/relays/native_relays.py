@@ -1,9 +1,10 @@
 """The native engine's connections outside the interpreter's lock: a thread of compiled code moves their bytes (native/frames).
 
 Theory of operation. For each client that is accepted a connection to the front is made at once, and both sockets go to the compiled relay: no
-transport, no protocol and no task is made for them, and no call takes the event loop's time before it is a call. The thread comes back
-to Python where a connection is over, or is *declined*: what the client sends wants judgement (a compressed message, one over the limit, padding,
-no HTTP/2). Then a `Relay` goes on with it, with what was under way both ways, for the rest of its life. What the engine asks of a `Relay` it asks
+transport, no protocol and no task is made for them, and no call takes the event loop's time before it is a call. The loop is told by a descriptor
+where a connection is over, or is *declined*: what the client sends wants judgement (a compressed message, one over the limit, padding,
+no HTTP/2). Then a `Relay` goes on with it, with what was under way both ways, for the rest of its life. The thread itself never comes back to Python:
+it would wait for the lock while a model computes, and all connections with it. What the engine asks of a `Relay` it asks
 of a `NativeRelay`, which reads the compiled code's counters.
 
 Not taken, and left to a `Relay` from the beginning: connections while descriptors are scarce, for then it is worth while to know which have open calls;
@@ -16,7 +17,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ....native.frames.frame_relay import Counters, FrameRelay, Outcome, Reported
@@ -110,8 +111,9 @@ class NativeRelays:
         self._numbered: dict[int, NativeRelay] = {}
         self._newest = 0
         self._going_on: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._move, name="serinus-grpc-relay", daemon=True)
+        self._thread = threading.Thread(target=frames.run, name="serinus-grpc-relay", daemon=True)
         self._thread.start()
+        self._loop.add_reader(frames.told, self._take_reported)
 
     def take(self, client: socket.socket) -> bool:
         """Serve an accepted connection; False: it stays the caller's."""
@@ -136,16 +138,8 @@ class NativeRelays:
         self._relays.add(relay)
         return True
 
-    def _move(self) -> None:
-        """Move bytes, on the thread, until the relay is stopped."""
-        while (reported := self._frames.run()) is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._done, reported)
-            except RuntimeError:  # the loop has closed
-                return
-
-    def _done(self, reported: Sequence[Reported]) -> None:
-        for one in reported:
+    def _take_reported(self) -> None:
+        for one in self._frames.take():
             relay = self._numbered.pop(one.number)
             relay.let_go()
             if one.outcome is Outcome.DECLINED:
@@ -178,6 +172,8 @@ class NativeRelays:
         """Close every connection that is left, and end the thread."""
         self._frames.stop()
         await self._loop.run_in_executor(None, self._thread.join)
+        self._loop.remove_reader(self._frames.told)
+        self._take_reported()
         if self._going_on:
             await asyncio.wait(self._going_on)
         for relay in self._numbered.values():
