@@ -104,9 +104,45 @@ static void *be_peers(void *of) {
     return NULL;
 }
 
+/* Has a front say more than its client takes, until the client's time runs. */
+static void fill(connection *c, int front) {
+    static const uint8_t said[PIECE];
+    while (!c->is_due) {
+        const ssize_t sent = send(front, said, sizeof said, MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)sent;
+        read_front(handle, c);
+    }
+}
+
+/* One thread, and a clock that is put on: as if the process had been stopped for longer than a client may take nothing. */
+static void stop_for_long(void) {
+    int client[2], front[2];
+    static uint8_t taken[PIECE];
+    hold(socketpair(AF_UNIX, SOCK_STREAM, 0, client) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, front) == 0, "sockets");
+    nonblocking(client[1]), nonblocking(front[1]);
+    connection *c = serinus_relay_add(handle, 0, client[1], front[1]);
+    take_asked(handle);
+    fill(c, front[0]);
+    while (recv(client[0], taken, sizeof taken, MSG_DONTWAIT) > 0) {}
+    handle->now_ns += handle->timeout_ns + 1;
+    close_due(handle);
+    hold(c->state == RELAY_RUNNING, "a client that has taken all meanwhile");
+    hold(!c->to_client.length && !c->is_due && c->front.watched == EPOLLIN && c->client.watched == EPOLLIN, "goes on");
+    fill(c, front[0]);
+    handle->now_ns += handle->timeout_ns + 1;
+    close_due(handle);
+    hold(c->state == RELAY_STALLED, "one that has taken nothing");
+    publish(handle);
+    take_reported();
+    atomic_store(over + 0, 0);
+    serinus_relay_release(handle, c);
+    close(client[0]), close(front[0]);
+}
+
 int main(void) {
     handle = serinus_relay_make(30000, 30 * 1000000);
     hold(handle != NULL, "make");
+    stop_for_long();
     pthread_t thread;
     hold(pthread_create(&thread, NULL, run_relay, NULL) == 0, "thread");
     int64_t heard = 0;

@@ -17,6 +17,7 @@
 #if SERINUS_HAS_RELAY
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -386,9 +387,18 @@ SERINUS_EXPORT int32_t serinus_relay_take(relay *r, serinus_relay_event *events,
     return count;
 }
 
+/* Whether a client would be found to take something, had this turn come to it: more may be ready than one takes, after a process has been stopped. */
+static int takes_unseen(const connection *c) {
+    struct pollfd client = {.fd = c->client.descriptor, .events = POLLOUT};
+    return !c->is_leaving && poll(&client, 1, 0) > 0 && client.revents & POLLOUT;
+}
+
 static void close_due(relay *r) {
-    while (r->due_first != NULL && r->due_first->due_ns <= r->now_ns)
-        finish(r, r->due_first, r->due_first->is_leaving ? RELAY_OVER : RELAY_STALLED);
+    while (r->due_first != NULL && r->due_first->due_ns <= r->now_ns) {
+        connection *c = r->due_first;
+        if (takes_unseen(c)) turn(r, &c->client, EPOLLOUT);
+        if (c->is_due && c->due_ns <= r->now_ns) finish(r, c, c->is_leaving ? RELAY_OVER : RELAY_STALLED);
+    }
 }
 
 static int next_ms(const relay *r) {
