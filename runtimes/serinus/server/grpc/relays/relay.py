@@ -98,6 +98,8 @@ class Relay(asyncio.Protocol, Paced):
         """The front takes nothing more."""
         self._is_full = False
         """The client takes nothing more."""
+        self._has_gone = False
+        """The client has."""
         self._leaving: asyncio.TimerHandle | None = None
         """The front has left; waits for the client to take the rest."""
         self._head = b""
@@ -262,6 +264,7 @@ class Relay(asyncio.Protocol, Paced):
     def connection_lost(self, exc: Exception | None) -> None:  # why the client left is nobody's concern
         """Leave the front too, which cancels the calls."""
         self._relays.discard(self)
+        self._has_gone = True
         for timer in (self._stalled, self._leaving):
             if timer is not None:
                 timer.cancel()
@@ -273,8 +276,8 @@ class Relay(asyncio.Protocol, Paced):
 
     def from_front(self, data: bytes) -> None:
         """Pass on what the front answers."""
-        if self._front is None and self._client.is_closing():
-            return  # it has gone while the front was joined to it anew, and `_begin` is about to see that
+        if self._has_gone:
+            return  # while the front was joined to it anew, which `_begin` is about to see
         self.heard_at = self._time()
         self._sent += len(data)
         self._client.write(data)
