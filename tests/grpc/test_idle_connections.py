@@ -99,9 +99,6 @@ async def test_of_what_the_front_answers_each_stream_s_end_is_found_wherever_a_r
         def get_write_buffer_size(self) -> int:
             return 0
 
-        def is_closing(self) -> bool:
-            return False
-
     guard = FrameGuard(1000, b"")
     relay = Relay("", guard, set(), counts_calls=True)
     relay._client = client = Client()
