@@ -64,11 +64,19 @@ def test_the_setting_turns_it_off(tmp_path: Path):
 def test_a_record_of_another_version_or_of_no_sense_does_not_hold(tmp_path: Path):
     _model(tmp_path, "fine").load()
     record = tmp_path / "model.trial.verdict.json"
-    assert record.exists()
-    for body in (record.read_text().replace('"framework": "1"', '"framework": "2"'), "{}", "[]", '{"ended_by": 5}'):
+    ours = record.read_text()
+    for body in ("{}", "[]", '{"ended_by": 5}'):
         record.write_text(body)
         _model(tmp_path, "fine").load()
-        assert '"framework": "1"' in record.read_text()
+        assert record.read_text() == ours
+    others = ours.replace('"framework": "1"', '"framework": "2"')
+    record.write_text(others)
+    before = len(_loads(tmp_path))
+    _model(tmp_path, "fine").load()
+    assert record.read_text() == others, "it came with its model"
+    assert [pid == os.getpid() for pid in _loads(tmp_path)[before:]] == [False, True]
+    _model(tmp_path, "fine").load()
+    assert [pid == os.getpid() for pid in _loads(tmp_path)[before + 2 :]] == [True], "ours is in the cache folder"
 
 
 def test_a_process_that_cannot_be_started_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
