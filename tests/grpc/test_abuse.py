@@ -233,7 +233,7 @@ def test_random_damage_to_a_right_conversation_is_survived(server):
         + b"".join(opening(s) + frame(DATA, END_STREAM, s, GOOD) for s in range(1, 21, 2))
     )
     before = memory()
-    for turn in range(draws(1500, 500)):
+    for turn in range(draws(1500, 250)):
         damaged = bytearray(right)
         for _ in range(chance.randint(1, 6)):
             at = chance.randrange(len(damaged))

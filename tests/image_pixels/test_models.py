@@ -100,7 +100,7 @@ def make_lite0(folder: Path) -> Path:
     return export(folder, keras_lite0(module, side=SIDE), module)
 
 
-NETWORKS = ["slim-resnet", "slim-lite0", *(["resnet50", "lite0"] if DEEP else [])]
+NETWORKS = ["slim-resnet", *(["slim-lite0", "resnet50", "lite0"] if DEEP else [])]
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

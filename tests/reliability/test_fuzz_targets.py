@@ -25,7 +25,7 @@ NAMES = (
 )
 FRAMEWORKS = ("skops", "cbm", "xgboost_json", "xgboost_ubjson", "lightgbm")
 """Their good files are written by the frameworks, which take seconds to import."""
-MOST_S = draws(400, 400, 100) / 1000
+MOST_S = draws(400, 150, 100) / 1000
 """For each: how many mutations that are is printed, and none of it is asserted."""
 MOST = draws(2000, 2000, 500)
 DOCUMENTS = (
