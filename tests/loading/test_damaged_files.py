@@ -15,8 +15,8 @@ SUPPORT = Path(__file__).parents[1] / "support" / "damaged_files.py"
 
 COUNTS = {
     ("onnx",): draws(150, 20),
-    ("torchscript", "pt2"): draws(13, 2),
-    ("saved_model",): draws(25, 4),
+    ("torchscript", "pt2"): draws(13, 4),
+    ("saved_model",): draws(25, 6),
     ("skops", "skops_svc"): draws(50, 10),
     ("cbm", "cbm_json"): draws(25, 4),
 }
