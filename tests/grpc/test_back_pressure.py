@@ -88,6 +88,8 @@ async def relayed(folder: Path, kind: str = "python", *, send_timeout_s: float =
         before = Acceptor(sock, make, backlog=10)
     names = {"ssl": tls_context(), "server_hostname": "127.0.0.1"} if kind == "TLS" else {}
     client = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1], limit=1 << 16, **names)
+    # Else the kernel's buffer may grow to 32 MiB (net.ipv4.tcp_rmem).
+    client[1].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
     joined = Joined(relays, client, await asyncio.wait_for(front.connections.get(), 10), stalled)
     joined.writer.write(PREFACE)
     assert await asyncio.wait_for(joined.front_reader.readexactly(len(PREFACE)), 10) == PREFACE
