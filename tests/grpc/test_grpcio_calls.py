@@ -471,6 +471,39 @@ async def test_an_answer_of_more_than_a_few_kilobytes_waits_until_its_call_is_ov
         assert account._readers == {}
 
 
+async def test_answers_that_are_ready_in_one_turn_are_each_counted_before_the_next_is_asked_about():
+    async with engine() as found:
+        account, answers, seen = found._service.unsent, [], []
+        found._service.infer = lambda message, headers, deadline, answer: answers.append(answer)
+        contexts = [Context() for _ in range(3)]
+        calling = [asyncio.ensure_future(found._infer(b"", context)) for context in contexts]
+        await turns(1)
+        for answer in answers:
+            seen.append(account.waiting_bytes)
+            answer.respond(b"x" * 5000, None)
+        assert seen == [0, 5000, 10000]
+        await asyncio.gather(*calling)
+        assert account.waiting_bytes == 15000
+        for context in contexts:
+            for callback in context.callbacks:
+                callback(context)
+        assert account.waiting_bytes == 0
+
+
+async def test_an_answer_whose_call_is_cancelled_before_it_goes_on_is_not_counted_any_more():
+    async with engine() as found:
+        answers: list[Any] = []
+        found._service.infer = lambda message, headers, deadline, answer: answers.append(answer)
+        calling = asyncio.ensure_future(found._infer(b"", Context()))
+        await turns(1)
+        answers[0].respond(b"x" * 5000, None)
+        assert found._service.unsent.waiting_bytes == 5000
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert found._service.unsent.waiting_bytes == 0
+
+
 async def test_who_takes_too_long_is_given_up_and_its_call_cancelled():
     account = UnsentAnswers()
     reading = grpcio_engine._Reading(account, 5000)

@@ -100,15 +100,26 @@ _NO_NEWS = _NoNews()
 
 
 class _Pending:
-    """An `Answer` that a task waits for."""
+    """An `Answer` that a task waits for.
 
-    __slots__ = ("future",)
+    Args:
+        loop: of the task.
+        unsent: counts an answer that is not small from here on, before the task goes on: of several that are ready in one turn of the loop each finds the
+            others counted. None: nothing is.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_unsent", "future", "reading")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, unsent: UnsentAnswers | None = None) -> None:
         self.future: asyncio.Future[tuple[bytes, Metadata | None] | Failure] = loop.create_future()
+        self._unsent = unsent
+        self.reading: _Reading | None = None
+        """The answer, where it is counted."""
 
     def respond(self, payload: bytes, metadata: Metadata | None) -> None:
         if not self.future.done():
+            if self._unsent is not None and len(payload) > _COUNTED_BYTES:
+                self.reading = _Reading(self._unsent, len(payload))
             self.future.set_result((payload, metadata))
 
     def fail(self, failure: Failure) -> None:
@@ -125,11 +136,11 @@ class _Reading:
         self._unsent = unsent
         self._size = size
         self._task: asyncio.Task[Any] | None = None
+        unsent.add(self, size)
 
     def follow(self, context: Any) -> None:
         """Count the answer until its call is over; called in the call's own task."""
         self._task = asyncio.current_task()
-        self._unsent.add(self, self._size)
         context.add_done_callback(self._ended)
 
     def unsent(self) -> int:
@@ -326,7 +337,7 @@ class GrpcioEngine:
         return headers
 
     async def _infer(self, message: bytes, context: Any) -> bytes:
-        pending = _Pending(self._loop)
+        pending = _Pending(self._loop, self._service.unsent)
         headers = plain_headers(context.invocation_metadata() or ())
         self._service.began()
         try:
@@ -336,11 +347,13 @@ class GrpcioEngine:
             except asyncio.CancelledError:
                 if begun is not None:
                     begun.cancel()
+                if pending.reading is not None:
+                    pending.reading.give_up()
                 raise
         finally:
             self._service.ended()
-        if not isinstance(outcome, Failure) and len(outcome[0]) > _COUNTED_BYTES:
-            _Reading(self._service.unsent, len(outcome[0])).follow(context)
+        if pending.reading is not None:
+            pending.reading.follow(context)
         return await _finish(context, outcome)
 
     def _unary(self, path: str) -> Any:
